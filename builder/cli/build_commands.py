@@ -1,0 +1,216 @@
+"""Commands that look at or work on a target: plan, build, verify."""
+
+from __future__ import annotations
+
+import os
+from typing import Annotated, Any
+
+import typer
+
+from builder import pipeline, plan, progress
+from builder.cli.failures import raise_failures
+from builder.cli.options import Channel, Frozen, Json, Names, ProjectFolder, Quiet, TargetName
+from builder.errors import SOMETHING_TO_DO, TargetUnavailableError, TemplateError
+from builder.events import Event
+from builder.project import Project
+from builder.registry import DEFAULT_CHANNEL
+from builder.render import Rendered
+from builder.targets import Target, choose, connect
+from builder.verify import first_use_pairs
+
+__all__ = ["register"]
+
+Force = Annotated[bool, typer.Option("--force", help="Build although nothing changed.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the program."""
+    for command in (plan_command, build, verify):
+        app.command(name=command.__name__.removesuffix("_command"))(command)
+
+
+def plan_command(
+    names: Names = None,
+    project: ProjectFolder = None,
+    target: TargetName = None,
+    channel: Channel = DEFAULT_CHANNEL,
+    frozen: Frozen = False,
+    force: Force = False,
+    exit_code: Annotated[
+        bool, typer.Option("--exit-code", help="End with 2 when there is something to do.")
+    ] = False,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say what `build` would do with each variant, and why; do nothing."""
+    place = Project.find(project)
+    settings, why = choose(place, target)
+    variants = pipeline.select(place, names or [])
+    with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        report(Event(kind="note", text=why))
+        try:
+            adapter: Target | TargetUnavailableError = connect(settings)
+        except TargetUnavailableError as error:
+            adapter = error
+        prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
+        planned = pipeline.make_plan(
+            place, prepared, adapter, name=settings.name, channel=channel, force=force
+        )
+    if as_json:
+        progress.show_json(planned.to_json())
+    elif not quiet:
+        _show_plan(planned)
+    if exit_code and planned.something_to_do:
+        raise typer.Exit(SOMETHING_TO_DO)
+
+
+def _show_plan(planned: plan.Plan) -> None:
+    rows = []
+    for variant in planned.variants:
+        first, *others = [str(reason) for reason in variant.reasons]
+        digest = variant.digest.removeprefix("sha256:")[:12] if variant.digest else "-"
+        rows.append([variant.name, variant.action, digest, first.splitlines()[0]])
+        rows += [["", "", "", reason] for reason in [*first.splitlines()[1:], *others]]
+    progress.table(["template", "action", "digest", "because"], rows)
+    for stage, names in planned.shared.items():
+        progress.show_text(f"shared: {stage} by {', '.join(names)}")
+    lacking = {
+        line: [v.name for v in planned.variants if line in v.lacking]
+        for v in planned.variants
+        for line in v.lacking
+    }
+    for line, whom in lacking.items():
+        whose = "" if len(whom) == len(planned.variants) else f" ({', '.join(whom)})"
+        progress.show_text(f"not provided by {planned.target}: {line}{whose}")
+    for note in dict.fromkeys(note for variant in planned.variants for note in variant.notes):
+        progress.show_text(f"note: {note}")
+
+
+def build(
+    names: Names = None,
+    project: ProjectFolder = None,
+    target: TargetName = None,
+    channel: Channel = DEFAULT_CHANNEL,
+    frozen: Frozen = False,
+    force: Force = False,
+    jobs: Annotated[
+        int, typer.Option("--jobs", "-j", min=1, max=64, help="Variants built at a time.")
+    ] = min(4, os.cpu_count() or 1),
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Lock, render, build, verify in a real sandbox, and record."""
+    place = Project.find(project)
+    settings, why = choose(place, target)
+    with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        report(Event(kind="note", text=why))
+        adapter = connect(settings)
+        variants = pipeline.select(place, names or [])
+        pipeline.read_registry(place)  # a registry that cannot be read stops us before the work
+        prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
+        planned = pipeline.make_plan(
+            place, prepared, adapter, name=settings.name, channel=channel, force=force
+        )
+        outcomes = pipeline.build(
+            place,
+            prepared,
+            planned,
+            adapter,
+            force=force,
+            jobs=jobs,
+            all_variants=not names,
+            report=report,
+        )
+    if as_json:
+        progress.show_json(
+            {"target": settings.name, "outcomes": [outcome.to_json() for outcome in outcomes]}
+        )
+    elif not quiet:
+        headings = [
+            "template",
+            "result",
+            "ref",
+            "digest",
+            "packages",
+            "size",
+            "took",
+            "first import",
+        ]
+        progress.table(headings, [_row(outcome) for outcome in outcomes])
+    raise_failures({outcome.name: outcome.error for outcome in outcomes})
+
+
+def _row(outcome: pipeline.Outcome) -> list[str]:
+    fields: Any = outcome.fields or {}
+    digest = (outcome.digest or "").removeprefix("sha256:")[:12] or "-"
+    ref = outcome.ref or "-"
+    if "@sha256-" in ref:
+        ref = ref[: ref.index("@sha256-") + len("@sha256-") + 12] + "…"
+    size = fields.get("size_bytes")
+    return [
+        outcome.name,
+        outcome.action,
+        ref,
+        digest,
+        str(len(fields["packages"])) if "packages" in fields else "-",
+        f"{size / 2**20:,.0f} MiB" if size is not None else "-",
+        f"{outcome.seconds:.1f} s",
+        _first_import(fields),
+    ]
+
+
+def _first_import(fields: Any) -> str:
+    levels = fields.get("verified", {}).get("seconds", {}).get("first_use", {})
+    return " → ".join(f"{level} {_duration(s)}" for level, s in first_use_pairs(levels)) or "-"
+
+
+def _duration(seconds: float) -> str:
+    if seconds >= 0.1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+
+
+def verify(
+    names: Names = None,
+    project: ProjectFolder = None,
+    target: TargetName = None,
+    channel: Channel = DEFAULT_CHANNEL,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Run the checks of recorded builds again, in fresh sandboxes of them."""
+    place = Project.find(project)
+    settings, why = choose(place, target)
+    variants = pipeline.select(place, names or [])
+    found: dict[str, Any] = {}
+    with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        report(Event(kind="note", text=why))
+        adapter = connect(settings)
+        recorded = pipeline.read_registry(place)
+        prepared = pipeline.prepare(place, variants, frozen=True, report=report)
+        raise_failures(prepared)
+        for name, rendered in prepared.items():
+            assert isinstance(rendered, Rendered)
+            try:
+                entry = recorded.lookup(name, target=settings.name, channel=channel)
+                found[name] = pipeline.reverify(place, rendered, entry, adapter, report=report)
+            except TemplateError as error:
+                found[name] = error
+    passed = {n: v for n, v in found.items() if not isinstance(v, TemplateError)}
+    if as_json:
+        progress.show_json(
+            {
+                name: {
+                    "checks": [check.name for check in verified.checks],
+                    "first_use": verified.first_use,
+                    "sandbox_seconds": verified.sandbox_seconds,
+                }
+                for name, verified in passed.items()
+            }
+        )
+    elif not quiet:
+        for name, verified in passed.items():
+            progress.show_text(f"{name}: {len(verified.checks)} checks passed")
+            for check in verified.checks:
+                progress.show_text(f"  {check.name} ({_duration(check.seconds)})")
+    raise_failures(found)

@@ -1,0 +1,29 @@
+"""The arguments that commands have in common."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+__all__ = ["Channel", "Frozen", "Json", "Names", "ProjectFolder", "Quiet", "TargetName"]
+
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(metavar="[NAME…]", help="Template names or variant files; all by default."),
+]
+ProjectFolder = Annotated[
+    Path | None,
+    typer.Option("--project", metavar="DIR", help="The project; the nearest one by default."),
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors only.")]
+Json = Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")]
+Frozen = Annotated[
+    bool, typer.Option("--frozen", help="Use the committed locks; fail when they are stale.")
+]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", metavar="T", help="Where: local, e2b, or a configured target."),
+]
+Channel = Annotated[str, typer.Option("--channel", metavar="C", help="The channel.")]

@@ -1,0 +1,155 @@
+"""Commands that look at what is recorded and at this machine: resolve, list, show, logs, doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from builder import doctor as checks
+from builder import logs as log_files
+from builder import pipeline, progress, registry
+from builder.cli.options import Channel, Json, ProjectFolder, TargetName
+from builder.errors import (
+    SelectionError,
+    TemplateError,
+    did_you_mean,
+)
+from builder.project import Project
+
+__all__ = ["register"]
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the program."""
+    for command in (resolve, list_command, show, logs, doctor):
+        app.command(name=command.__name__.removesuffix("_command"))(command)
+
+
+def _registry(project: Path | None) -> registry.Registry:
+    return pipeline.read_registry(Project.find(project)) if project else registry.load()
+
+
+def resolve(
+    name: Name,
+    target: TargetName = None,
+    channel: Channel = registry.DEFAULT_CHANNEL,
+    project: ProjectFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Print what a sandbox of the template is created from."""
+    found = _registry(project).lookup(name, target=target, channel=channel)
+    if as_json:
+        progress.show_json(
+            {
+                "name": name,
+                "target": found.target,
+                "ref": found.ref,
+                "template_id": found.template_id,
+                "build_id": found.build_id,
+            }
+        )
+    else:
+        progress.show_text(found.ref)
+
+
+def list_command(project: ProjectFolder = None, as_json: Json = False) -> None:
+    """List the recorded templates: targets, channels, and what they point at."""
+    found = _registry(project)
+    rows: list[dict[str, Any]] = []
+    for name, targets in sorted(found.templates.items()):
+        for target, entry in sorted(targets.items()):
+            for channel, ref in sorted(entry.get("channels", {}).items()):
+                fields = entry.get("builds", {}).get(ref, {})
+                rows.append(
+                    {
+                        "name": name,
+                        "target": target,
+                        "channel": channel,
+                        "ref": ref,
+                        "origin": fields.get("origin", "-"),
+                        "built_at": fields.get("built_at"),
+                        "state": _state(target, fields),
+                    }
+                )
+    if as_json:
+        progress.show_json(rows)
+    else:
+        keys = ["name", "target", "channel", "origin", "built_at", "state", "ref"]
+        cells = [[str(row[key] or "-") for key in keys] for row in rows]
+        progress.table([key.replace("_", " ") for key in keys], cells)
+
+
+def _state(target: str, fields: dict[str, Any]) -> str:
+    if fields.get("revoked"):
+        return "revoked"
+    if target != "local" or "digest" not in fields:
+        return "recorded"
+    from builder.targets.local import environment
+
+    return "here" if environment.find(fields["digest"]) else "not on this machine"
+
+
+def show(
+    name: Name,
+    target: TargetName = None,
+    channel: Channel = registry.DEFAULT_CHANNEL,
+    project: ProjectFolder = None,
+    as_json: Json = False,
+) -> None:
+    """Show everything recorded of a template's build."""
+    found = _registry(project).lookup(name, target=target, channel=channel)
+    fields = {key: value for key, value in found.fields.items() if key != "inputs"}
+    if as_json:
+        progress.show_json({"name": name, "target": found.target, "ref": found.ref} | found.fields)
+        return
+    progress.show_text(f"{name} on {found.target}: {found.ref}")
+    for line in _lines(fields, "  "):
+        progress.show_text(line)
+
+
+def _lines(value: dict[str, Any], indent: str) -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{key}:", *_lines(item, f"{indent}  ")]
+        elif isinstance(item, list):
+            lines += [f"{indent}{key}:", *(f"{indent}  - {one}" for one in item)]
+        else:
+            lines.append(f"{indent}{key}: {item}")
+    return lines
+
+
+def logs(
+    name: Name,
+    project: ProjectFolder = None,
+    path_only: Annotated[bool, typer.Option("--path", help="Print where the log is.")] = False,
+) -> None:
+    """Print the log of the newest build attempt of a template."""
+    folder = Project.find(project).state / "logs"
+    found = log_files.latest(folder / Path(name).name)
+    if found is None:
+        known = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+        raise SelectionError(
+            f"there is no log of `{name}`; there are logs of: {', '.join(known) or 'nothing'}",
+            hint=did_you_mean(name, known) or "a log is written by `template-builder build`",
+        )
+    if path_only:
+        progress.show_text(str(found))
+    else:
+        progress.show_text(found.read_text(encoding="utf-8", errors="replace"))
+
+
+def doctor(project: ProjectFolder = None, as_json: Json = False) -> None:
+    """Check this machine and project: what works, what does not, what to do."""
+    findings = checks.examine(project)
+    if as_json:
+        progress.show_json([finding.to_json() for finding in findings])
+    else:
+        progress.table(["", "what", "found"], [[f.state, f.what, f.found] for f in findings])
+    broken = [finding for finding in findings if finding.error]
+    if broken:
+        raise broken[0].error or TemplateError("something is broken")

@@ -1,0 +1,112 @@
+"""What this machine and project can do: facts, each with what to do where it falls short."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder import pipeline, uv_tool
+from builder.errors import TemplateError, from_os_error
+from builder.project import Project
+from builder.targets.local import environment
+
+__all__ = ["Finding", "examine"]
+
+_LOW_SPACE_BYTES = 8 << 30
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One fact; `error` is set when the main job cannot work because of it."""
+
+    state: str
+    what: str
+    found: str
+    error: TemplateError | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """The finding as plain values."""
+        return {"state": self.state, "what": self.what, "found": self.found}
+
+
+def examine(project: Path | None) -> list[Finding]:
+    """Look at everything that the commands rely on; never raises for what it finds."""
+    findings = [
+        _tried("Python", lambda: f"{platform.python_version()} on {platform.platform()}"),
+        _tried("uv", lambda: uv_tool.run(["--version"], doing="asking uv").strip()),
+        _tried("environments", _environments),
+        _space(),
+        _docker(),
+        _key(),
+    ]
+    try:
+        place = Project.find(project)
+    except TemplateError as error:
+        return [*findings, Finding(state="no", what="project", found=error.message, error=error)]
+    findings.append(Finding(state="ok", what="project", found=str(place.root)))
+    findings += _project(place)
+    return findings
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(state="ok", what=what, found=look())
+    except TemplateError as error:
+        return Finding(state="no", what=what, found=error.message, error=error)
+
+
+def _environments() -> str:
+    folder = environment.cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise from_os_error(error, "keeping environments") from error
+    made = len(list((folder / "environments").glob("sha256-*")))
+    cache = Path(uv_tool.run(["cache", "dir"], doing="asking uv").strip())
+    linked = cache.exists() and cache.stat().st_dev == folder.stat().st_dev
+    how = "linked to uv's cache" if linked else "copied, since uv's cache is on another disk"
+    return f"{made} in {folder}; files are {how}"
+
+
+def _space() -> Finding:
+    folder = environment.cache_folder()
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    enough = free >= _LOW_SPACE_BYTES
+    note = "" if enough else "; the PyTorch variants may need 8 GiB"
+    return Finding(
+        state="ok" if enough else "low",
+        what="free space",
+        found=f"{free / 2**30:.0f} GiB for environments{note}",
+    )
+
+
+def _docker() -> Finding:
+    found = shutil.which("docker")
+    return Finding(
+        state="ok" if found else "-",
+        what="docker",
+        found="a client is installed" if found else "not installed; the target local needs none",
+    )
+
+
+def _key() -> Finding:
+    # That it is set, and nothing else of it.
+    state = "ok" if os.environ.get("E2B_API_KEY") else "-"
+    return Finding(state=state, what="E2B_API_KEY", found="set" if state == "ok" else "not set")
+
+
+def _project(place: Project) -> Iterator[Finding]:
+    yield _tried("variants", lambda: f"{len(pipeline.select(place, []))} valid")
+    yield _tried(
+        "registry",
+        lambda: f"{len(pipeline.read_registry(place).templates)} templates in {place.registry}",
+    )

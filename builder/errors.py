@@ -1,0 +1,247 @@
+"""Everything that can go wrong, in one tree; each leaf owns its exit code.
+
+This module words failures. It does not catch, log or print them.
+
+TemplateError                     1
+├── ProjectError                  3   no project, or bad settings in pyproject.toml
+├── SpecError                     4   a variant file says something it may not
+├── SelectionError                5   a name or file that no variant has
+├── LockConflictError            10   the requirements cannot all be met
+├── StaleLockError               11   --frozen, and the committed lock is not the spec's
+├── NetworkError                 12   an index or registry could not be reached
+├── RenderDriftError             13   generated/ is not what the specs say
+├── BuildError                   20   a target could not make what was planned
+├── VerifyError                  21   what was made is not what was promised
+├── StorageError                 22   disk full, or a place that cannot be written
+├── TargetUnavailableError       30   the target is unknown, not there yet, or not usable here
+├── BlockedError                 31   the plan says that this variant cannot be built there
+├── NotOnThisMachineError        32   a local build that another machine has made
+├── SandboxError                 33   a sandbox did not start or went away
+├── RegistryError                40   registry.json cannot be read
+│   └── RegistryVersionError     41   …because a newer version of this program wrote it
+├── TemplateLookupError (LookupError)
+│   ├── UnknownTemplateError     42
+│   ├── NotBuiltError            43   known, but not for that target
+│   ├── UnknownChannelError      44
+│   └── RevokedError             45
+├── SeveralFailuresError         50   several variants failed, each in its own way
+└── InterruptedRunError         130   Ctrl-C
+
+Two more codes are not failures of ours: 2 is `plan --exit-code` with something to do, 64 is a
+command line that cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+# Light on purpose: `builder.registry` loads this module in every application.
+SOMETHING_TO_DO = 2
+USAGE = 64
+
+
+class TemplateError(Exception):
+    """A failure that a person can act on: what happened, and what to do next (`hint`)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+    def to_json(self) -> dict[str, object]:
+        """The failure as plain values: `kind`, `message`, `hint`, `exit_code`."""
+        return {
+            "kind": type(self).__name__,
+            "message": self.message,
+            "hint": self.hint,
+            "exit_code": self.exit_code,
+        }
+
+
+class ProjectError(TemplateError):
+    exit_code = 3
+
+
+class Problem:
+    """One mistake in one file; `line` and `column` count from 1, 0 is "somewhere in the file"."""
+
+    __slots__ = ("column", "file", "hint", "key", "line", "message")
+
+    def __init__(
+        self,
+        file: str,
+        message: str,
+        *,
+        line: int = 0,
+        column: int = 0,
+        key: str = "",
+        hint: str | None = None,
+    ) -> None:
+        self.file = file
+        self.line = line
+        self.column = column
+        self.key = key
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        key = f" `{self.key}`:" if self.key else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return f"{place}:{key} {self.message}{hint}"
+
+    def to_json(self) -> dict[str, object]:
+        """The mistake as plain values."""
+        return {slot: getattr(self, slot) for slot in sorted(self.__slots__)}
+
+
+class SpecError(TemplateError):
+    """All mistakes of all files that were read, in the order of files and lines."""
+
+    exit_code = 4
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        self.problems = sorted(problems, key=lambda p: (p.file, p.line, p.column, p.key))
+        count = len(self.problems)
+        title = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__("\n".join([f"{title} in the variants:", *map(str, self.problems)]))
+
+    def to_json(self) -> dict[str, object]:
+        """The failure with its list of problems."""
+        return super().to_json() | {"problems": [p.to_json() for p in self.problems]}
+
+
+class SelectionError(TemplateError):
+    exit_code = 5
+
+
+class LockConflictError(TemplateError):
+    exit_code = 10
+
+
+class StaleLockError(TemplateError):
+    exit_code = 11
+
+
+class NetworkError(TemplateError):
+    exit_code = 12
+
+
+class RenderDriftError(TemplateError):
+    exit_code = 13
+
+
+class BuildError(TemplateError):
+    exit_code = 20
+
+
+class VerifyError(TemplateError):
+    exit_code = 21
+
+
+class StorageError(TemplateError):
+    exit_code = 22
+
+
+class TargetUnavailableError(TemplateError):
+    exit_code = 30
+
+
+class BlockedError(TemplateError):
+    exit_code = 31
+
+
+class NotOnThisMachineError(TemplateError):
+    exit_code = 32
+
+
+class SandboxError(TemplateError):
+    exit_code = 33
+
+
+class RegistryError(TemplateError):
+    exit_code = 40
+
+
+class RegistryVersionError(RegistryError):
+    exit_code = 41
+
+
+class TemplateLookupError(TemplateError, LookupError):
+    """A name, target or channel that the registry does not have."""
+
+
+class UnknownTemplateError(TemplateLookupError):
+    exit_code = 42
+
+
+class NotBuiltError(TemplateLookupError):
+    exit_code = 43
+
+
+class UnknownChannelError(TemplateLookupError):
+    exit_code = 44
+
+
+class RevokedError(TemplateLookupError):
+    exit_code = 45
+
+
+class SeveralFailuresError(TemplateError):
+    """Variants that failed side by side, each with its own error."""
+
+    exit_code = 50
+
+    def __init__(self, failures: Mapping[str, TemplateError]) -> None:
+        self.failures = dict(failures)
+        count = len(self.failures)
+        super().__init__(
+            f"{count} variants failed:\n"
+            + "\n".join(f"{name}: {error.message}" for name, error in self.failures.items())
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The failure with each variant's own."""
+        return super().to_json() | {
+            "failures": {name: error.to_json() for name, error in self.failures.items()}
+        }
+
+
+class InterruptedRunError(TemplateError):
+    exit_code = 130
+
+
+def from_os_error(error: OSError, doing: str) -> StorageError:
+    """Turn an `OSError` met while `doing` something into the error a person is shown."""
+    import errno
+
+    place = f" `{error.filename}`" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"the disk is full: {doing} needed more space{place}",
+            hint="free some space and run the same command again; what is finished is kept",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(
+            f"{doing} is not allowed to write{place}: {error.strerror}",
+            hint="make the folder writable, or point the command at another one",
+        )
+    return StorageError(f"{doing} failed{place}: {error.strerror or error}")
+
+
+def near(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The words of `known` that a misspelt `word` may have meant, best first."""
+    import difflib
+
+    return difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint that names the near matches, or None when nothing is near."""
+    matches = near(word, known)
+    return f"did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else None

@@ -1,0 +1,32 @@
+"""What the inner rooms tell the outside while they work. They never print.
+
+A `Reporter` takes events from any thread. It does not answer, and what it does with them (a live
+display, plain lines, JSON lines) is `builder.progress`'s business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Event", "Reporter", "silent"]
+
+Kind = Literal["note", "warning", "step", "detail", "done", "failed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Event:
+    """One thing that happened; `variant` is None for the run as a whole, `seconds` is elapsed."""
+
+    kind: Kind
+    text: str
+    variant: str | None = None
+    seconds: float | None = None
+
+
+Reporter = Callable[[Event], None]
+
+
+def silent(_event: Event) -> None:
+    """The reporter of who does not want to know."""

@@ -1,0 +1,88 @@
+"""Writing to disk so that a crash at any moment leaves the old file or the new one, never a half.
+
+The only owner of filelock. It knows nothing of what the files mean.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import filelock
+
+from builder.errors import from_os_error
+
+__all__ = ["atomic_write", "exclusive", "remove_tree"]
+
+
+def atomic_write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+    """Replace `path` by `content` in one step: temporary file beside it, fsync, rename.
+
+    Parent folders are made. Raises `StorageError`; then `path` is as it was.
+    """
+    doing = f"writing {path.name}"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    except OSError as error:
+        raise from_os_error(error, doing) from error
+    try:
+        with open(descriptor, "wb") as file:
+            file.write(content)
+            os.fchmod(file.fileno(), mode)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException as error:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+        if isinstance(error, OSError):
+            raise from_os_error(error, doing) from error
+        raise
+
+
+@contextlib.contextmanager
+def exclusive(
+    path: Path, *, waiting: Callable[[], None] | None = None, wait: bool = True
+) -> Iterator[None]:
+    """Hold the lock file `path`, against threads and other processes, for the `with` block.
+
+    When somebody else holds it: without `wait`, raises `BlockingIOError`; else `waiting` is called
+    once, and then it waits. The operating system frees the lock of a process that dies.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        # Not a singleton per path: two threads of one process must exclude each other, too.
+        lock = filelock.FileLock(path, thread_local=False)
+        try:
+            lock.acquire(timeout=0)
+        except filelock.Timeout:
+            if not wait:
+                raise BlockingIOError(f"{path} is held") from None
+            if waiting:
+                waiting()
+            lock.acquire()
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise from_os_error(error, f"locking {path.name}") from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def remove_tree(path: Path) -> None:
+    """Remove a folder and all in it, read-only entries included; absent is fine."""
+
+    def retry(function: Callable[..., object], name: str, _info: object) -> None:
+        with contextlib.suppress(OSError):
+            os.chmod(os.path.dirname(name), 0o700)
+            os.chmod(name, 0o700)
+            function(name)
+
+    shutil.rmtree(path, onerror=retry)

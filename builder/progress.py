@@ -1,0 +1,174 @@
+"""What a person sees while the program works and when it is done. The only owner of rich.
+
+Events go to standard error: a live display on a terminal, plain lines elsewhere, JSON lines on
+request. Tables are data and go to standard output.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import sys
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from builder.events import Event, Reporter, silent
+
+__all__ = ["reporting", "show_json", "show_text", "table"]
+
+
+@contextlib.contextmanager
+def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
+    """The reporter that fits where standard error goes."""
+    if quiet:
+        yield silent
+    elif as_json:
+        yield _json_line
+    elif sys.stderr.isatty():
+        with _Live() as live:
+            yield live
+    else:
+        yield _Plain()
+
+
+def show_json(value: Any) -> None:
+    """Write a value to standard output as JSON."""
+    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+
+
+def show_text(text: str) -> None:
+    """Write lines to standard output."""
+    sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+
+
+def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Write a table to standard output: drawn on a terminal, aligned columns elsewhere."""
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table
+
+        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in headings:
+            drawn.add_column(heading, overflow="fold")
+        for row in rows:
+            drawn.add_row(*(_escaped(cell) for cell in row))
+        Console().print(drawn)
+        return
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        show_text("  ".join(cells).rstrip())
+
+
+def _escaped(text: str) -> str:
+    from rich.markup import escape
+
+    return escape(text)
+
+
+def _json_line(event: Event) -> None:
+    fields = {"kind": event.kind, "variant": event.variant, "text": event.text}
+    if event.seconds is not None:
+        fields["seconds"] = f"{event.seconds:.3f}"
+    sys.stderr.write(json.dumps(fields, ensure_ascii=False) + "\n")
+
+
+class _Plain:
+    """One line an event, details left out: for files, pipes and CI."""
+
+    def __init__(self) -> None:
+        self._start = time.monotonic()
+
+    def __call__(self, event: Event) -> None:
+        if event.kind == "detail":
+            return
+        elapsed = time.monotonic() - self._start
+        subject = f"{event.variant}: " if event.variant else ""
+        words = {"warning": "warning: ", "failed": "failed: "}.get(event.kind, "")
+        taken = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
+        if event.kind == "note":
+            sys.stderr.write(f"{event.text}\n")
+        else:
+            sys.stderr.write(f"{elapsed:7.1f}s {subject}{words}{event.text}{taken}\n")
+
+
+@dataclass
+class _Row:
+    started: float
+    text: str = ""
+    detail: str = ""
+    ended: float | None = None
+    style: str = "cyan"
+    downloads: set[str] = field(default_factory=set)
+
+
+class _Live:
+    """A line a variant, redrawn in place: what it is doing, for how long, and the last detail."""
+
+    def __init__(self) -> None:
+        from rich.console import Console
+        from rich.live import Live
+
+        self._console = Console(stderr=True)
+        self._lock = threading.Lock()
+        self._rows: dict[str, _Row] = {}
+        self._live = Live(
+            console=self._console, get_renderable=self._draw, refresh_per_second=8, transient=True
+        )
+
+    def __enter__(self) -> _Live:
+        self._live.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._live.stop()
+
+    def __call__(self, event: Event) -> None:
+        if event.variant is None:
+            style = "yellow" if event.kind == "warning" else "dim" if event.kind == "step" else ""
+            self._console.print(event.text, style=style, markup=False, highlight=False)
+            return
+        with self._lock:
+            row = self._rows.setdefault(event.variant, _Row(started=time.monotonic()))
+            if event.kind == "detail":
+                row.detail = _downloads(row, event.text) or event.text
+                return
+            row.text, row.detail = event.text, ""
+            if event.kind in ("done", "failed"):
+                row.ended = time.monotonic()
+                row.style = "green" if event.kind == "done" else "red"
+
+    def _draw(self) -> Any:
+        from rich.table import Table
+
+        drawn = Table.grid(padding=(0, 2))
+        drawn.add_column(no_wrap=True)
+        drawn.add_column(no_wrap=True, justify="right")
+        drawn.add_column(no_wrap=True)
+        drawn.add_column(no_wrap=True, overflow="ellipsis", style="dim")
+        with self._lock:
+            for name, row in sorted(self._rows.items()):
+                elapsed = (row.ended or time.monotonic()) - row.started
+                drawn.add_row(
+                    f"[{row.style}]{_escaped(name)}[/]",
+                    f"{elapsed:.0f} s",
+                    _escaped(row.text),
+                    _escaped(row.detail),
+                )
+        return drawn
+
+
+def _downloads(row: _Row, line: str) -> str | None:
+    """What is still under way, from "Downloading torch (900MiB)" and " Downloaded torch"."""
+    word, _, rest = line.strip().partition(" ")
+    if word == "Downloading":
+        row.downloads.add(rest)
+    elif word == "Downloaded":
+        row.downloads = {one for one in row.downloads if one.split(" ")[0] != rest}
+    else:
+        return None
+    return f"downloading {', '.join(sorted(row.downloads))}" if row.downloads else "unpacking"

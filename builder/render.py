@@ -1,0 +1,286 @@
+"""Variant and lock to the files that are built: a multi-stage Dockerfile and what it copies.
+
+A pure function of its input, to the byte: no time, no host, no tool version. Values are validated
+by the spec; the filters here quote them once more, each for the one place it stands in.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import shlex
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import tomli_w
+
+from builder.errors import RenderDriftError, from_os_error
+from builder.files import atomic_write, remove_tree
+from builder.lock import Lock
+from builder.spec import Stage, Variant
+
+__all__ = ["GeneratedFile", "Rendered", "drift", "render", "write"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratedFile:
+    """A file of the build context: path below `generated/<name>/`, permissions, content."""
+
+    path: str
+    mode: int
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """Everything that is built of one variant, and the digest of exactly that."""
+
+    variant: Variant
+    lock: Lock
+    files: tuple[GeneratedFile, ...]
+    digest: str
+
+    def content(self, path: str) -> bytes:
+        """The content of one file; raises `KeyError`."""
+        return {file.path: file.content for file in self.files}[path]
+
+
+def render(variant: Variant, lock: Lock) -> Rendered:
+    """Render one variant. `lock` must be that of the same variant."""
+    environment = _environment()
+    values = {
+        "variant": variant,
+        "image": lock.image.pinned,
+        "locks": {stage.stem: stage for stage in lock.stages},
+    }
+    contents: dict[str, tuple[int, bytes]] = {}
+    for path in ("Dockerfile", "warmup.py"):
+        text = environment.get_template(f"{path}.j2").render(values)
+        contents[path] = (0o644, text.encode())
+    contents["requirements/uv.txt"] = (0o644, _installer())
+    for stage, locked in zip(variant.stages, lock.stages, strict=True):
+        if locked.text:
+            header = (
+                f"# The lock of {stage.source}, exact and hashed, for every platform.\n"
+                "# Written by template-builder; `template-builder lock` resolves it anew.\n"
+            )
+            path = f"requirements/{stage.stem}.txt"
+            contents[path] = (0o644, (header + locked.text).encode())
+        for entry in stage.files:
+            path = f"files/{stage.stem}{entry.target}"
+            contents[path] = (0o644, entry.content)
+    contents["template.toml"] = (0o644, _template_toml(variant, lock).encode())
+    files = tuple(
+        GeneratedFile(path=path, mode=mode, content=content)
+        for path, (mode, content) in sorted(contents.items())
+    )
+    return Rendered(variant=variant, lock=lock, files=files, digest=_digest(variant, files))
+
+
+def write(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
+    """Bring `generated/` in line, touching only what differs.
+
+    With `all_variants`, folders of variants that are no more go as well. Raises `StorageError`.
+    """
+    rendered = list(rendered)
+    for one in rendered:
+        folder = generated / one.variant.name
+        for file in one.files:
+            path = folder / file.path
+            if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
+                atomic_write(path, file.content, mode=file.mode)
+        for path in _strangers(one, folder):
+            try:
+                path.unlink()
+            except OSError as error:
+                raise from_os_error(error, f"removing {path.name}") from error
+    if all_variants:
+        for folder in _orphans(rendered, generated):
+            remove_tree(folder)
+
+
+def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
+    """Compare `generated/` with what the specs and the committed locks render to.
+
+    Raises `RenderDriftError` with every file that is missing, differs or should not be there.
+    """
+    rendered = list(rendered)
+    found = []
+    for one in rendered:
+        folder = generated / one.variant.name
+        for file in one.files:
+            path = folder / file.path
+            shown = f"generated/{one.variant.name}/{file.path}"
+            if not path.is_file():
+                found.append(f"{shown} is missing")
+            elif path.read_bytes() != file.content:
+                found.append(f"{shown} differs")
+        found += [
+            f"generated/{one.variant.name}/{path.relative_to(folder)} belongs to nothing"
+            for path in _strangers(one, folder)
+        ]
+    if all_variants:
+        found += [f"generated/{f.name} has no variant" for f in _orphans(rendered, generated)]
+    if found:
+        raise RenderDriftError(
+            "generated/ is not what the specs and the committed locks say:\n"
+            + "\n".join(f"  {line}" for line in found),
+            hint="run `template-builder render` and commit the result",
+        )
+
+
+def _strangers(one: Rendered, folder: Path) -> list[Path]:
+    ours = {file.path for file in one.files}
+    paths = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
+    return sorted(p for p in paths if p.relative_to(folder).as_posix() not in ours)
+
+
+def _orphans(rendered: Sequence[Rendered], generated: Path) -> list[Path]:
+    names = {one.variant.name for one in rendered}
+    # Only folders that this program wrote: somebody else's are not ours to remove.
+    written = generated.glob("*/template.toml")
+    return sorted(path.parent for path in written if path.parent.name not in names)
+
+
+def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.path}\0{file.mode:o}\0{len(file.content)}\0".encode())
+        digest.update(file.content)
+    digest.update(f"cpu={variant.cpu}\0memory-mb={variant.memory_mb}\0".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+@functools.cache
+def _installer() -> bytes:
+    return resources.files("builder").joinpath("templates", "uv.txt").read_bytes()
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("builder"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - no HTML here; every value passes a filter of its own
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+    )
+    environment.filters |= {
+        "stage_name": _stage_name,
+        "env_pairs": _env_pairs,
+        "shell": shlex.quote,
+        "export_line": lambda pair: shlex.quote(f"export {pair[0]}={shlex.quote(pair[1])}"),
+        "sudo_lines": _sudo_lines,
+        "exec_form": lambda words: json.dumps(words, ensure_ascii=False),
+        "python": _python,
+        "python_check": _python_check,
+    }
+    return environment
+
+
+def _stage_name(stem: str) -> str:
+    return f"shared-{stem[1:]}" if stem.startswith("_") else stem
+
+
+def _env_pairs(env: Mapping[str, str]) -> str:
+    return " \\\n    ".join(f"{name}={_env_value(value)}" for name, value in env.items())
+
+
+def _env_value(value: str) -> str:
+    r"""Quote for ENV as BuildKit's lexer reads it: `\\`, `"` and `$` have a meaning in quotes."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'
+
+
+def _python(value: str | Sequence[str] | None) -> str:
+    # What JSON writes for text and lists of text, Python reads as the same.
+    return "None" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _sudo_lines(env: Mapping[str, str]) -> str:
+    lines = [f'Defaults env_keep += "{" ".join(env)}"']
+    if "PATH" in env:
+        lines.append("Defaults !secure_path")
+    return " ".join(shlex.quote(line) for line in lines)
+
+
+def _python_check(specifier: str) -> str:
+    # pip brings the reader of version specifiers, and pip is needed on the next line anyway.
+    wanted = json.dumps(specifier)
+    code = (
+        "import sys; from pip._vendor.packaging.specifiers import SpecifierSet; "
+        'found = ".".join(map(str, sys.version_info[:3])); '
+        f"found in SpecifierSet({wanted}) or "
+        f'sys.exit("base.python: the image has Python " + found + ", expected " + {wanted})'
+    )
+    return f"python3 -c {shlex.quote(code)}"
+
+
+def _template_toml(variant: Variant, lock: Lock) -> str:
+    document: dict[str, Any] = {
+        "schema": 1,
+        "name": variant.name,
+        "description": variant.description,
+        "source": variant.source,
+        "base": {"image": variant.image, "python": variant.python},
+        "env": dict(variant.env),
+        "service": _present(command=list(variant.command), ready_url=variant.ready_url),
+        "resources": {"cpu": variant.cpu, "memory-mb": variant.memory_mb},
+        "warmup": {"level": variant.level, "imports": list(variant.imports)},
+        "stages": [_stage_table(stage) for stage in variant.stages],
+        "lock": {
+            **_present(image=lock.image.reference, digest=lock.image.digest, note=lock.image.note),
+            "python": lock.python,
+            "stages": [
+                {
+                    "name": stage.stem,
+                    "requirements": list(stage.requirements),
+                    **_present(
+                        torch_backend_wanted=stage.torch_wanted, torch_backend=stage.torch_backend
+                    ),
+                }
+                for stage in lock.stages
+            ],
+            "notes": list(lock.notes),
+            "packages": lock.packages,
+        },
+    }
+    header = (
+        f"# Generated by template-builder from {variant.source}: the variant with all that it\n"
+        "# inherits, and what its lock decided. Edit that, then run `template-builder render`.\n\n"
+    )
+    return header + tomli_w.dumps(document, multiline_strings=True)
+
+
+def _stage_table(stage: Stage) -> dict[str, Any]:
+    checks = [
+        {"name": c.name, "code": c.code, **_present(stdout=c.stdout), "timeout": c.timeout}
+        for c in stage.checks
+    ]
+    files = [
+        {
+            "source": entry.source,
+            "target": entry.target,
+            "mode": entry.mode,
+            "sha256": hashlib.sha256(entry.content).hexdigest(),
+        }
+        for entry in stage.files
+    ]
+    return {
+        "name": stage.stem,
+        "source": stage.source,
+        "system-packages": list(stage.system),
+        "python-packages": list(stage.requirements),
+        "files": files,
+        "verify": checks,
+    }
+
+
+def _present(**values: Any) -> dict[str, Any]:
+    return {key.replace("_", "-"): value for key, value in values.items() if value is not None}

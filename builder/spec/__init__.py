@@ -1,0 +1,14 @@
+"""TOML files to frozen variants; every mistake of every file in one report."""
+
+from builder.spec.load import load_variants, place_of
+from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
+
+__all__ = [
+    "Check",
+    "FileEntry",
+    "Stage",
+    "Variant",
+    "WarmupLevel",
+    "load_variants",
+    "place_of",
+]

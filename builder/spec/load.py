@@ -1,0 +1,360 @@
+"""Reading the variants folder: parse every file, follow every chain, report every mistake."""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, cast
+
+from pydantic import BaseModel, ValidationError
+
+from builder.errors import Problem, SpecError, TemplateError, did_you_mean
+from builder.spec.models import VariantFile, python_floor
+from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
+
+__all__ = ["load_variants", "place_of"]
+
+_STEM = re.compile(r"_?[a-z0-9][a-z0-9_-]*")
+_MAX_SPEC_BYTES = 1 << 20
+# The name of the last stage of every Dockerfile, and the prefix that shared stages get there.
+RESERVED_STEMS = ("template",)
+SHARED_PREFIX = "shared-"
+
+
+@dataclass
+class _File:
+    stem: str
+    shown: str
+    text: str
+    model: VariantFile | None = None
+
+
+@dataclass
+class _Report:
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(
+        self, file: _File, key: Sequence[str | int], message: str, hint: str | None = None
+    ) -> None:
+        line, column = _positions(file.text).of(key) if file.text else (0, 0)
+        self.problems.append(
+            Problem(file.shown, message, line=line, column=column, key=_dotted(key), hint=hint)
+        )
+
+
+def load_variants(folder: Path) -> tuple[Variant, ...]:
+    """Every buildable variant of `folder`, sorted by name.
+
+    Raises `SpecError` with all mistakes of all files.
+    """
+    report = _Report()
+    files = {file.stem: file for file in _read(folder, report)}
+    for file in files.values():
+        _parse(file, report)
+    _check_names(files.values(), report)
+    broken = _check_chains(files, report)
+    stages: dict[str, Stage] = {}
+    variants = []
+    for stem, file in files.items():
+        if stem in broken or file.model is None:
+            continue
+        chain = _chain(files, stem)
+        if any(link.model is None for link in chain):
+            continue
+        for depth, link in enumerate(chain):
+            if link.stem not in stages:
+                stages[link.stem] = _stage(folder, chain[: depth + 1], report)
+        if not stem.startswith("_"):
+            variant = _variant(chain, tuple(stages[link.stem] for link in chain), report)
+            variants.append(variant)
+    if report.problems:
+        raise SpecError(report.problems)
+    return tuple(sorted((v for v in variants if v), key=lambda v: v.name))
+
+
+def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:
+    """`variants/ml.toml:8`, the place of `key` in a spec that was loaded, for a later error."""
+    try:
+        line, _ = _positions((folder / Path(source).name).read_text(encoding="utf-8")).of(key)
+    except OSError:
+        return source
+    return f"{source}:{line}" if line else source
+
+
+def _positions(text: str) -> Any:
+    # Loaded when there is something to report, and never otherwise.
+    from builder.spec.positions import Positions
+
+    return Positions(text)
+
+
+def _dotted(key: Sequence[str | int]) -> str:
+    dotted = ""
+    for part in key:
+        dotted += f"[{part}]" if isinstance(part, int) else f".{part}" if dotted else part
+    return dotted
+
+
+def _read(folder: Path, report: _Report) -> Iterable[_File]:
+    shown_folder = folder.name
+    try:
+        names = sorted(name for name in os.listdir(folder) if name.endswith(".toml"))
+    except OSError as error:
+        raise TemplateError(f"{folder} cannot be read: {error.strerror}") from error
+    if not names:
+        report.problems.append(
+            Problem(f"{shown_folder}/", "there is no variant, that is no .toml file, in it")
+        )
+    for name in names:
+        file = _File(stem=name.removesuffix(".toml"), shown=f"{shown_folder}/{name}", text="")
+        if not _STEM.fullmatch(file.stem):
+            report.add(file, (), "a variant's file name may hold a-z, 0-9, - and _ only")
+            continue
+        if file.stem in RESERVED_STEMS or file.stem.startswith(SHARED_PREFIX):
+            report.add(file, (), "this file name is kept for a stage of the Dockerfile")
+            continue
+        try:
+            found = os.stat(folder / name)
+            if not stat.S_ISREG(found.st_mode):
+                report.add(file, (), "is not a regular file")
+                continue
+            if found.st_size > _MAX_SPEC_BYTES:
+                report.add(file, (), f"is larger than {_MAX_SPEC_BYTES} bytes")
+                continue
+            file.text = (folder / name).read_text(encoding="utf-8")
+        except UnicodeDecodeError:
+            report.add(file, (), "is not UTF-8 text")
+            continue
+        except OSError as error:
+            report.add(file, (), f"cannot be read: {error.strerror}")
+            continue
+        yield file
+
+
+def _parse(file: _File, report: _Report) -> None:
+    try:
+        document = tomllib.loads(file.text)
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
+        line, column = (int(place[1]), int(place[2])) if place else (file.text.count("\n") + 1, 1)
+        message = re.sub(r" \(at .*\)$", "", str(error))
+        report.problems.append(
+            Problem(file.shown, f"is not valid TOML: {message}", line=line, column=column)
+        )
+        return
+    try:
+        file.model = VariantFile.model_validate(document)
+    except ValidationError as error:
+        for found in error.errors(include_url=False):
+            key = tuple(part for part in found["loc"] if part != "[key]")
+            message, hint = _worded(found, key)
+            report.add(file, key, message, hint)
+
+
+def _worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            known = _known_keys(key[:-1])
+            hint = did_you_mean(str(key[-1]), known)
+            return "unknown key", hint or f"known here: {', '.join(sorted(known))}"
+        case "missing":
+            return "is missing", "add `schema = 1`" if key == ("schema",) else None
+        case "value_error":
+            return str(context["error"]), None
+        case "literal_error":
+            return f"{value!r} is not one of {context['expected']}", None
+        case "greater_than_equal" | "less_than_equal":
+            limit = context.get("ge", context.get("le"))
+            bound = "at least" if kind == "greater_than_equal" else "at most"
+            return f"{value!r} must be {bound} {limit}", None
+        case "string_pattern_mismatch":
+            return f"{value!r} is not an octal mode such as '0644'", None
+        case "string_too_long":
+            return f"is longer than {context['max_length']} characters", None
+        case "string_too_short":
+            return "is empty", None
+    wanted = {
+        "string_type": "a string",
+        "int_type": "a whole number",
+        "list_type": "a list",
+        "dict_type": "a table",
+        "model_type": "a table",
+        "model_attributes_type": "a table",
+    }.get(kind)
+    if wanted is None:
+        return str(found["msg"]), None
+    return f"expected {wanted}, found {value!r}", None
+
+
+def _known_keys(path: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = VariantFile
+    for part in path:
+        if isinstance(part, int):
+            continue
+        for name, info in model.model_fields.items():
+            if (info.alias or name) == part:
+                inner = info.annotation
+                inner = next(iter(getattr(inner, "__args__", ())), inner)
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    model = inner
+    return [info.alias or name for name, info in model.model_fields.items()]
+
+
+def _check_names(files: Iterable[_File], report: _Report) -> None:
+    seen: dict[str, _File] = {}
+    for file in files:
+        if file.model is None:
+            continue
+        name = file.model.name
+        if file.stem.startswith("_"):
+            if name is not None:
+                report.add(file, ("name",), "a shared stage (leading `_`) is never built: no name")
+        elif name is None:
+            report.add(file, ("name",), "is missing", "every variant without a leading `_` has one")
+        elif name in seen:
+            report.add(file, ("name",), f"{name!r} is the name of {seen[name].shown}, too")
+        else:
+            seen[name] = file
+
+
+def _check_chains(files: Mapping[str, _File], report: _Report) -> set[str]:
+    broken = set()
+    for stem, file in files.items():
+        parent = file.model.extends if file.model else None
+        if parent is not None and parent not in files:
+            others = [other for other in files if other != stem]
+            hint = did_you_mean(parent, others) or f"there are: {', '.join(sorted(others))}"
+            report.add(file, ("extends",), f"there is no {parent!r} to extend", hint)
+            broken.add(stem)
+    for stem, file in files.items():
+        path = [stem]
+        while (model := files[path[-1]].model) and model.extends in files:
+            path.append(cast(str, model.extends))
+            if path[-1] in path[:-1]:
+                if path[-1] == stem and stem == min(path):
+                    report.add(file, ("extends",), f"a circle: {' → '.join(path)}")
+                broken.add(stem)
+                break
+        if broken & set(path):
+            broken.add(stem)
+    return broken
+
+
+def _chain(files: Mapping[str, _File], stem: str) -> list[_File]:
+    chain = [files[stem]]
+    while (model := chain[0].model) and model.extends:
+        chain.insert(0, files[model.extends])
+    return chain
+
+
+def _merged(chain: Sequence[_File], table: str, key: str) -> Any:
+    """The value that the last file of the chain that sets it gives, or the field's default."""
+    for file in reversed(chain):
+        found = getattr(file.model, table)
+        if key in found.model_fields_set:
+            return getattr(found, key)
+    return getattr(getattr(chain[-1].model, table), key)
+
+
+def _stage(folder: Path, chain: Sequence[_File], report: _Report) -> Stage:
+    file = chain[-1]
+    model = cast(VariantFile, file.model)
+    return Stage(
+        stem=file.stem,
+        source=file.shown,
+        env=dict(model.env),
+        system=tuple(model.system.packages),
+        requirements=tuple(model.python.packages),
+        torch_backend=_merged(chain, "python", "torch_backend"),
+        files=tuple(_files(folder, file, report)),
+        checks=tuple(
+            Check(name=v.name, code=v.code, stdout=v.stdout, timeout=v.timeout)
+            for v in model.verify
+        ),
+    )
+
+
+def _files(folder: Path, file: _File, report: _Report) -> Iterable[FileEntry]:
+    seen = set()
+    for number, entry in enumerate(cast(VariantFile, file.model).files):
+        key = ("files", number, "source")
+        path = folder / entry.source
+        if entry.target in seen:
+            report.add(file, ("files", number, "target"), f"{entry.target!r} is written twice")
+            continue
+        seen.add(entry.target)
+        steps = [
+            folder / Path(*path.parts[len(folder.parts) : n + 1])
+            for n in range(len(folder.parts), len(path.parts))
+        ]
+        if any(step.is_symlink() for step in steps):
+            report.add(file, key, f"{entry.source!r} is, or is behind, a symbolic link")
+            continue
+        try:
+            if not stat.S_ISREG(os.stat(path).st_mode):
+                report.add(file, key, f"{entry.source!r} is not a regular file")
+                continue
+            content = path.read_bytes()
+        except OSError as error:
+            report.add(file, key, f"{entry.source!r} cannot be read: {error.strerror}")
+            continue
+        yield FileEntry(source=entry.source, target=entry.target, mode=entry.mode, content=content)
+
+
+def _variant(chain: Sequence[_File], stages: tuple[Stage, ...], report: _Report) -> Variant | None:
+    leaf = chain[-1]
+    model = cast(VariantFile, leaf.model)
+    before = len(report.problems)
+    image = _merged(chain, "base", "image")
+    python = _merged(chain, "base", "python")
+    for key, value, example in (("image", image, "python:3.13"), ("python", python, ">=3.11")):
+        if value is None:
+            files = ", ".join(file.shown for file in chain)
+            hint = f'write [base] {key} = "{example}" in one of {files}'
+            report.add(leaf, ("base", key), "is missing in the whole chain", hint)
+    command = _merged(chain, "service", "command") or ()
+    ready_url = _merged(chain, "service", "ready_url")
+    level: WarmupLevel = _merged(chain, "warmup", "level")
+    imports = tuple(_merged(chain, "warmup", "imports"))
+    if level != "none" and not imports:
+        hint = "list modules in `warmup.imports`, or set the level to none"
+        report.add(leaf, ("warmup", "level"), f"is {level!r}, but there is nothing to import", hint)
+    if level == "memory" and not command:
+        hint = "add [service], or set the level to disk"
+        message = "is 'memory', but there is no service whose interpreter could be kept warm"
+        report.add(leaf, ("warmup", "level"), message, hint)
+    if command and not ready_url:
+        hint = "say which URL answers 200 when it is up"
+        report.add(leaf, ("service", "ready-url"), "is missing beside `service.command`", hint)
+    names: dict[str, str] = {}
+    for stage, file in zip(stages, chain, strict=True):
+        for number, check in enumerate(stage.checks):
+            if check.name in names:
+                message = f"{check.name!r} is the name of a check in {names[check.name]}, too"
+                report.add(file, ("verify", number, "name"), message)
+            names[check.name] = stage.source
+    if len(report.problems) > before or model.name is None:
+        return None
+    return Variant(
+        name=model.name,
+        stem=leaf.stem,
+        source=leaf.shown,
+        description=model.description,
+        stages=stages,
+        image=image,
+        python=python,
+        python_floor=python_floor(python),
+        env={name: value for stage in stages for name, value in stage.env.items()},
+        command=tuple(command),
+        ready_url=ready_url,
+        cpu=_merged(chain, "resources", "cpu"),
+        memory_mb=_merged(chain, "resources", "memory_mb"),
+        level=level,
+        imports=imports,
+    )

@@ -1,0 +1,299 @@
+"""What a variant file may say: one pydantic model a table, one type a kind of value.
+
+A value that passes here cannot break out of the place it is rendered to. The models describe one
+file; what several files say together is checked in `builder.spec.load`.
+"""
+
+from __future__ import annotations
+
+import keyword
+import re
+import unicodedata
+from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
+
+from packaging.requirements import InvalidRequirement, Requirement
+from packaging.specifiers import InvalidSpecifier, SpecifierSet
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+
+__all__ = ["VariantFile", "json_schema", "python_floor"]
+
+SCHEMA_VERSION = 1
+_MINORS = range(8, 30)
+
+_APT = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
+_ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+_PATH = re.compile(r"(/[A-Za-z0-9._+@%~=,-]+)+")
+# The grammar of distribution/reference: [host[:port]/]path[:tag][@digest]
+_IMAGE = re.compile(
+    r"(?:(?:[A-Za-z0-9](?:[A-Za-z0-9.-]*[A-Za-z0-9])?)(?::[0-9]+)?/)?"
+    r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
+    r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
+)
+_TORCH = re.compile(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9]+(\.[0-9]+){1,2}")
+_SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
+_SECRET_VALUE = re.compile(
+    r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|"
+    r"e2b_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16}|xox[abprs]-[A-Za-z0-9-]{10,})|-----BEGIN "
+)
+
+
+def _one_line(value: str) -> str:
+    for character in value:
+        if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
+            raise ValueError(f"must be one line of text, but holds {character!r}")
+    return value
+
+
+def _no_secret(value: str) -> str:
+    if _SECRET_VALUE.search(value):
+        raise ValueError(
+            "looks like a secret; what a template holds can be read by all who can use it."
+            " Give secrets to a sandbox when it is opened"
+        )
+    return value
+
+
+def _many_lines(value: str) -> str:
+    for line in value.replace("\t", " ").split("\n"):
+        _one_line(line)
+    return value
+
+
+def _matching(pattern: re.Pattern[str], what: str) -> Any:
+    def check(value: str) -> str:
+        if not pattern.fullmatch(value):
+            raise ValueError(f"{value!r} is not {what}")
+        return value
+
+    return AfterValidator(check)
+
+
+def _requirement(value: str) -> str:
+    _one_line(value)
+    try:
+        requirement = Requirement(value)
+    except InvalidRequirement as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{value!r} is not a PEP 508 requirement: {reason}") from error
+    if requirement.url:
+        raise ValueError(
+            f"{value!r} names a URL; write a name and versions, which can be locked with hashes"
+        )
+    return value
+
+
+def _python(value: str) -> str:
+    _one_line(value)
+    try:
+        python_floor(value)
+    except InvalidSpecifier as error:
+        raise ValueError(f"{value!r} is not a version specifier such as '>=3.11'") from error
+    return value
+
+
+def python_floor(specifier: str) -> str:
+    """The lowest Python ("3.11") that `specifier` allows. Raises `ValueError` when it has none."""
+    allowed = SpecifierSet(specifier)
+    for minor in _MINORS:
+        # .99 stands for "some patch release of it", as in ">3.11" or ">=3.11.4".
+        if allowed.contains(f"3.{minor}.0") or allowed.contains(f"3.{minor}.99"):
+            return f"3.{minor}"
+    raise ValueError(f"no Python 3 version satisfies {specifier!r}")
+
+
+def _path(value: str) -> str:
+    if not _PATH.fullmatch(value) or {".", ".."} & set(value.split("/")):
+        raise ValueError(
+            f"{value!r} is not an absolute POSIX path of letters, digits and ._+@%~=,-"
+            " without `.` or `..` in it"
+        )
+    return value
+
+
+def _url(value: str) -> str:
+    _one_line(value)
+    try:
+        parts = urlsplit(value)
+        valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+    except ValueError:
+        valid = False
+    if not valid or not value.isascii() or re.search(r"[\s\"'\\$`]", value):
+        raise ValueError(f"{value!r} is not an http or https URL")
+    if parts.username or parts.password:
+        raise ValueError("the URL holds a user or password; those must not be in a template")
+    return value
+
+
+def _module(value: str) -> str:
+    for part in value.split("."):
+        if not part.isidentifier() or not part.isascii() or keyword.iskeyword(part):
+            raise ValueError(f"{value!r} is not the name of a Python module")
+    return value
+
+
+def _command(value: list[str]) -> list[str]:
+    if not value or not value[0]:
+        raise ValueError("must name a program")
+    return value
+
+
+def _source(value: str) -> str:
+    _one_line(value)
+    parts = value.split("/")
+    if value.startswith("/") or "\\" in value or {"", ".", ".."} & set(parts):
+        raise ValueError(f"{value!r} is not a path inside the variants folder")
+    return value
+
+
+def _cpu(value: int) -> int:
+    if value != 1 and value % 2:
+        raise ValueError(f"{value} is neither 1 nor even")
+    return value
+
+
+def _even(value: int) -> int:
+    if value % 2:
+        raise ValueError(f"{value} is not even")
+    return value
+
+
+def _env(value: dict[str, str]) -> dict[str, str]:
+    for name in value:
+        if _SECRET_NAME.search(name):
+            raise ValueError(
+                f"`{name}` is the name of a secret; what a template holds can be read by all who"
+                " can use it. Give secrets to a sandbox when it is opened"
+            )
+    return value
+
+
+Text = Annotated[StrictStr, AfterValidator(_one_line), AfterValidator(_no_secret)]
+Code = Annotated[StrictStr, AfterValidator(_many_lines), AfterValidator(_no_secret)]
+EnvName = Annotated[StrictStr, _matching(_ENV_NAME, "the name of an environment variable")]
+AptPackage = Annotated[StrictStr, _matching(_APT, "the name of a Debian package")]
+Image = Annotated[StrictStr, _matching(_IMAGE, "an image reference such as 'python:3.13'")]
+PythonPackage = Annotated[StrictStr, AfterValidator(_requirement)]
+Module = Annotated[StrictStr, AfterValidator(_module)]
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(
+        extra="forbid",
+        strict=True,
+        frozen=True,
+        alias_generator=lambda name: name.replace("_", "-"),
+    )
+
+
+class BaseTable(_Table):
+    """The image that the first stage starts from."""
+
+    image: Image | None = Field(None, description="image reference; its digest is locked")
+    python: Annotated[StrictStr, AfterValidator(_python)] | None = Field(
+        None, description="what the image's interpreter must satisfy, e.g. '>=3.11'"
+    )
+
+
+class ServiceTable(_Table):
+    """What must be up when a sandbox starts."""
+
+    command: Annotated[list[Text], AfterValidator(_command)] | None = Field(
+        None, description="program and arguments"
+    )
+    ready_url: Annotated[StrictStr, AfterValidator(_url)] | None = Field(
+        None, description="answers 200 when the service is ready"
+    )
+
+
+class ResourcesTable(_Table):
+    """What a sandbox of the template is given."""
+
+    cpu: Annotated[StrictInt, Field(ge=1, le=32), AfterValidator(_cpu)] = Field(
+        2, description="virtual CPUs: 1 or an even number up to 32"
+    )
+    memory_mb: Annotated[StrictInt, Field(ge=128), AfterValidator(_even)] = Field(
+        1024, description="memory in MiB: even, at least 128"
+    )
+
+
+class PythonTable(_Table):
+    """Python packages that this stage adds."""
+
+    packages: list[PythonPackage] = Field([], description="PEP 508 requirements; no pins needed")
+    torch_backend: Annotated[StrictStr, _matching(_TORCH, "a PyTorch backend")] | None = Field(
+        None, description="which builds of PyTorch to take: cpu, cu130, rocm6.4, …"
+    )
+
+
+class SystemTable(_Table):
+    """Debian packages that this stage adds."""
+
+    packages: list[AptPackage] = Field([], description="names that apt-get knows")
+
+
+class FileTable(_Table):
+    """One file that this stage adds."""
+
+    source: Annotated[StrictStr, AfterValidator(_source)] = Field(
+        description="path inside the variants folder"
+    )
+    target: Annotated[StrictStr, AfterValidator(_path)] = Field(
+        description="absolute path in the sandbox"
+    )
+    mode: Annotated[StrictStr, Field(pattern=r"^0[0-7]{3}$")] = Field(
+        "0644", description="permissions, octal"
+    )
+
+
+class WarmupTable(_Table):
+    """What is loaded before anybody asks for it."""
+
+    level: Literal["none", "disk", "memory"] = Field(
+        "none", description="none; disk: byte code and caches in a layer; memory: already imported"
+    )
+    imports: list[Module] = Field([], description="modules, in the order they are imported")
+
+
+class VerifyTable(_Table):
+    """Code that must run in a sandbox of the build before the build is recorded."""
+
+    name: Annotated[Text, Field(min_length=1)] = Field(description="what is checked")
+    code: Code = Field(description="Python code; an exception fails the check")
+    stdout: Code | None = Field(
+        None, description="what it must print, white space at the end aside"
+    )
+    timeout: Annotated[StrictInt, Field(ge=1, le=3600)] = Field(60, description="seconds")
+
+
+class VariantFile(_Table):
+    """One TOML file of `variants/`: a variant, or with a leading `_` in its name a shared stage."""
+
+    schema_version: Literal[1] = Field(alias="schema", description="version of this format")
+    name: (
+        Annotated[
+            StrictStr,
+            Field(max_length=128),
+            _matching(re.compile(r"[a-z0-9-_]+"), "a template name: a-z, 0-9, - and _"),
+        ]
+        | None
+    ) = Field(None, description="the template's name; a shared stage has none")
+    description: Text = Field("", description="one line for people")
+    extends: Text | None = Field(None, description="the file, without .toml, that this one adds to")
+    base: BaseTable = BaseTable()
+    env: Annotated[dict[EnvName, Text], AfterValidator(_env)] = Field(
+        {}, description="reaches every process of a sandbox"
+    )
+    service: ServiceTable = ServiceTable()
+    resources: ResourcesTable = ResourcesTable()
+    python: PythonTable = PythonTable()
+    system: SystemTable = SystemTable()
+    files: list[FileTable] = []
+    warmup: WarmupTable = WarmupTable()
+    verify: list[VerifyTable] = []
+
+
+def json_schema() -> dict[str, Any]:
+    """The JSON schema of a variant file, for editors."""
+    schema = VariantFile.model_json_schema(by_alias=True)
+    return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema

@@ -1,0 +1,61 @@
+"""The JSON schemas of the file formats, for editors and other programs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from builder.spec.models import json_schema
+
+__all__ = ["schemas"]
+
+
+def schemas() -> dict[str, dict[str, Any]]:
+    """Schema name → JSON schema: `variant` from its models, `registry` as `builder.registry` reads
+    it."""
+    return {"registry": _registry(), "variant": json_schema()}
+
+
+def _registry() -> dict[str, Any]:
+    text = {"type": "string"}
+    build = {
+        "type": "object",
+        "description": "One build; unknown fields are kept.",
+        "properties": {
+            "template_id": text,
+            "build_id": text,
+            "origin": {"enum": ["built", "adopted"]},
+            "digest": {"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"},
+            "base_image": text,
+            "packages": {"type": "object", "additionalProperties": text},
+            "built_at": {"type": "string", "format": "date-time"},
+            "revoked": {"type": "string", "description": "why it must not be used any more"},
+            "warnings": {"type": "array", "items": text},
+        },
+        "required": ["template_id", "origin"],
+    }
+    target = {
+        "type": "object",
+        "properties": {
+            "channels": {
+                "type": "object",
+                "description": "channel → the ref of one of the builds",
+                "additionalProperties": text,
+            },
+            "builds": {"type": "object", "additionalProperties": build},
+        },
+        "required": ["channels", "builds"],
+    }
+    return {
+        "$schema": "http://json-schema.org/draft-07/schema#",
+        "title": "registry.json",
+        "description": "Template name → target → channels and builds.",
+        "type": "object",
+        "properties": {
+            "version": {"const": 1},
+            "templates": {
+                "type": "object",
+                "additionalProperties": {"type": "object", "additionalProperties": target},
+            },
+        },
+        "required": ["version", "templates"],
+    }

@@ -1,0 +1,76 @@
+"""A variant as the rest of the program knows it: frozen values, the chain of stages spelt out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Check", "FileEntry", "Stage", "Variant", "WarmupLevel"]
+
+WarmupLevel = Literal["none", "disk", "memory"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Check:
+    """Code that must run, and print `stdout` if that is given, within `timeout` seconds."""
+
+    name: str
+    code: str
+    stdout: str | None
+    timeout: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FileEntry:
+    """A file of the variants folder and where it goes; `mode` is octal text such as "0644"."""
+
+    source: str
+    target: str
+    mode: str
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Stage:
+    """What one TOML file adds. `stem` is the file's name without .toml, `source` its place."""
+
+    stem: str
+    source: str
+    env: Mapping[str, str]
+    system: tuple[str, ...]
+    requirements: tuple[str, ...]
+    torch_backend: str | None
+    files: tuple[FileEntry, ...]
+    checks: tuple[Check, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Variant:
+    """One buildable template: its chain of stages, root first, and what was merged down it."""
+
+    name: str
+    stem: str
+    source: str
+    description: str
+    stages: tuple[Stage, ...]
+    image: str
+    python: str
+    python_floor: str
+    env: Mapping[str, str]
+    command: tuple[str, ...]
+    ready_url: str | None
+    cpu: int
+    memory_mb: int
+    level: WarmupLevel
+    imports: tuple[str, ...]
+
+    @property
+    def checks(self) -> tuple[Check, ...]:
+        """The checks of the whole chain, root first."""
+        return tuple(check for stage in self.stages for check in stage.checks)
+
+    @property
+    def requirements(self) -> tuple[str, ...]:
+        """The requirements of the whole chain, root first."""
+        return tuple(text for stage in self.stages for text in stage.requirements)

@@ -1,0 +1,89 @@
+"""The target `local`: environments made by uv, sandboxes that are Jupyter kernels.
+
+It is not a security boundary: code in such a sandbox can do what the user who runs it can do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+
+from builder.build import Built
+from builder.errors import NotOnThisMachineError
+from builder.events import Reporter
+from builder.logs import Log
+from builder.render import Rendered
+from builder.spec import Variant
+from builder.targets.local import environment, interpreter
+from builder.verify import Sandbox
+
+__all__ = ["LocalTarget"]
+
+
+class LocalTarget:
+    """Builder and sandbox opener of this machine."""
+
+    def __init__(self, *, name: str = "local") -> None:
+        self.name = name
+
+    def present(self, digests: Iterable[str]) -> frozenset[str]:
+        """Those of `digests` whose environment is on this machine and has its interpreter."""
+        return frozenset(digest for digest in digests if environment.find(digest))
+
+    def lacking(self, variant: Variant) -> tuple[str, ...]:
+        """What of the variant has no meaning without a machine of its own."""
+        found = []
+        for stage in variant.stages:
+            if stage.system:
+                found.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
+            if stage.files:
+                targets = ", ".join(entry.target for entry in stage.files)
+                found.append(f"files at absolute paths of {stage.source}: {targets}")
+        found.append(
+            f"the base image {variant.image} and its service: Python comes from this machine"
+        )
+        found.append(
+            f"limits: {variant.cpu} CPUs and {variant.memory_mb} MiB are not enforced,"
+            " and it is no security boundary"
+        )
+        return tuple(found)
+
+    def blocked(self, variant: Variant) -> str | None:
+        """No Python here that the variant can use."""
+        if interpreter.choose(variant.python) is not None:
+            return None
+        return (
+            f"no Python on this machine satisfies `base.python` {variant.python};"
+            f" `uv python install {variant.python_floor}` gets one"
+        )
+
+    def build(self, rendered: Rendered, *, force: bool, report: Reporter, log: Log) -> Built:
+        """Make the environment of the variant's digest, or find it made."""
+        found, reused = environment.make(rendered, force=force, report=report, log=log)
+        build_id = rendered.digest.replace(":", "-")
+        name = rendered.variant.name
+        return Built(
+            name=name,
+            target=self.name,
+            ref=f"local:{name}@{build_id}",
+            template_id=name,
+            build_id=build_id,
+            digest=rendered.digest,
+            seconds=found.seconds,
+            reused=reused,
+            size=found.size,
+            cold=found.cold,
+            warnings=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
+        )
+
+    def open(self, ref: str, *, warm: Sequence[str], env: Mapping[str, str]) -> Sandbox:
+        """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own."""
+        from builder.targets.local.kernel import KernelSandbox
+
+        name, _, build_id = ref.removeprefix("local:").partition("@")
+        found = environment.find(build_id.replace("-", ":", 1))
+        if found is None:
+            raise NotOnThisMachineError(
+                f"the environment of `{ref}` is not on this machine",
+                hint=f"`template-builder build {name} --target local` makes it",
+            )
+        return KernelSandbox(found.path, warm=warm, env=env)

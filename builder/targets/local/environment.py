@@ -1,0 +1,260 @@
+"""Environments by digest: made whole in a temporary place, then moved to where they are looked for.
+
+What is in place is complete. What a crash leaves behind has another name, and the next maker of the
+same digest removes it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import platformdirs
+
+from builder import processes, uv_tool
+from builder.errors import BuildError, InterruptedRunError, NetworkError, from_os_error
+from builder.events import Event, Reporter
+from builder.files import atomic_write, exclusive, remove_tree
+from builder.logs import Log
+from builder.render import Rendered
+from builder.targets.local import interpreter
+
+__all__ = ["Environment", "cache_folder", "find", "make", "sandbox_variables"]
+
+_MANIFEST = "environment.json"
+_WARMUP_TIMEOUT_SECONDS = 1800
+# What a process needs of the outside, and none of what may be a secret.
+_PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+# The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
+_SANDBOX_HOMES = ("/root", "/home/user")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Environment:
+    """An environment that is in place. `seconds` is what making it took, `size` is in bytes,
+    `cold` is seconds by warm-up import before there was byte code."""
+
+    path: Path
+    python: str
+    ipykernel: str
+    seconds: float
+    size: int
+    cold: Mapping[str, float]
+
+
+def cache_folder() -> Path:
+    """Where environments are kept: `TEMPLATE_BUILDER_CACHE_DIR`, else the user's cache folder."""
+    named = os.environ.get("TEMPLATE_BUILDER_CACHE_DIR")
+    return Path(named).absolute() if named else platformdirs.user_cache_path("template-builder")
+
+
+def find(digest: str) -> Environment | None:
+    """The environment of `digest` (`sha256:…`), if it is here and its interpreter still exists."""
+    path = _place(digest)
+    try:
+        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
+        if not (path / "bin" / "python").exists():
+            return None
+        return Environment(path=path, **manifest)
+    except (OSError, ValueError, TypeError):
+        return None
+
+
+def make(
+    rendered: Rendered, *, force: bool, report: Reporter, log: Log
+) -> tuple[Environment, bool]:
+    """The environment of a rendered variant, and whether it was there already.
+
+    One process makes a digest at a time; the others wait and then find it. Raises `BuildError`,
+    `NetworkError`, `StorageError`.
+    """
+    name = rendered.variant.name
+    if not force and (found := find(rendered.digest)):
+        return found, True
+
+    def waiting() -> None:
+        report(Event(kind="step", variant=name, text="waiting for another process to build this"))
+
+    place = _place(rendered.digest)
+    started = time.time()
+    with exclusive(cache_folder() / "locks" / f"{place.name}.lock", waiting=waiting):
+        found = find(rendered.digest)
+        if found and (not force or _made_since(found, started)):
+            return found, True
+        _sweep(place.parent, place.name)
+        temporary = place.parent / f".making-{place.name}-{os.getpid()}"
+        try:
+            _make_in(temporary, rendered, report, log)
+            remove_tree(place)
+            os.replace(temporary, place)
+        except OSError as error:
+            raise from_os_error(error, "making the environment") from error
+        finally:
+            remove_tree(temporary)
+    found = find(rendered.digest)
+    if found is None:
+        raise BuildError(f"the environment of `{name}` vanished from {place.parent}")
+    return found, False
+
+
+def _sweep(environments: Path, name: str) -> None:
+    """Remove what killed makers left: of `name`, whose lock we hold, and of what nobody makes."""
+    for folder in environments.glob(".making-*"):
+        digest = folder.name.removeprefix(".making-").rpartition("-")[0]
+        if digest == name:
+            remove_tree(folder)
+            continue
+        lock = cache_folder() / "locks" / f"{digest}.lock"
+        with contextlib.suppress(BlockingIOError), exclusive(lock, wait=False):
+            remove_tree(folder)
+
+
+def sandbox_variables(env: Mapping[str, str], *, path: Path, home: Path) -> dict[str, str]:
+    """The whole environment of a sandbox's process: the template's, and nothing that is secret."""
+    variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
+    variables |= {name: _rebased(value, home) for name, value in env.items()}
+    search = [
+        str(path / "bin"),
+        *filter(None, [variables.get("PATH")]),
+        "/usr/local/bin",
+        "/usr/bin",
+        "/bin",
+    ]
+    return variables | {"HOME": str(home), "PATH": ":".join(search), "VIRTUAL_ENV": str(path)}
+
+
+def _rebased(value: str, home: Path) -> str:
+    for known in _SANDBOX_HOMES:
+        if value == known or value.startswith(f"{known}/"):
+            return f"{home}{value.removeprefix(known)}"
+    return value
+
+
+def _place(digest: str) -> Path:
+    return cache_folder() / "environments" / digest.replace(":", "-")
+
+
+def _made_since(found: Environment, moment: float) -> bool:
+    return (found.path / _MANIFEST).stat().st_mtime >= moment
+
+
+def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> None:
+    variant, start = rendered.variant, time.perf_counter()
+
+    def step(text: str) -> None:
+        log.line(text)
+        report(Event(kind="step", variant=variant.name, text=text))
+
+    def detail(text: str) -> None:
+        log.line(f"uv: {text}")
+        report(Event(kind="detail", variant=variant.name, text=text.strip()))
+
+    python = interpreter.choose(variant.python)
+    if python is None:
+        raise BuildError(f"no Python on this machine satisfies {variant.python}")
+    step("making the environment")
+    # Relocatable, since it is made in one place and used in another.
+    _uv(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], detail)
+    for file in rendered.files:
+        atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
+    requirements = [
+        str(folder / "template" / "requirements" / f"{stage.stem}.txt")
+        for stage in rendered.lock.stages
+        if stage.text
+    ]
+    target = ["--python", str(folder / "bin" / "python")]
+    if requirements:
+        step("installing the locked packages")
+        backends = {stage.torch_backend for stage in rendered.lock.stages} - {None}
+        arguments = ["pip", "install", *target, "--no-deps", "--require-hashes"]
+        arguments += [f"--torch-backend={backend}" for backend in sorted(map(str, backends))[:1]]
+        _uv([*arguments, *(f"--requirement={path}" for path in requirements)], detail)
+    step("adding the kernel")
+    constraints = [f"--constraints={path}" for path in requirements]
+    kernel = ["pip", "install", *target, *constraints, "ipykernel"]
+    try:
+        _uv(kernel, detail)
+    except NetworkError:
+        log.line("no network: trying with what uv has in its cache")
+        _uv([*kernel, "--offline"], detail)
+    cold: dict[str, float] = {}
+    (folder / "home").mkdir(exist_ok=True)
+    if variant.level != "none":
+        step("warming up the disk")
+        cold = _warm_disk(folder, variant.env, log)
+    manifest = {
+        "python": _output(folder, "import platform; print(platform.python_version())"),
+        "ipykernel": _output(
+            folder, "import importlib.metadata as m; print(m.version('ipykernel'))"
+        ),
+        "seconds": round(time.perf_counter() - start, 3),
+        "size": _size(folder),
+        "cold": cold,
+    }
+    atomic_write(folder / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:
+    try:
+        uv_tool.run(arguments, doing=f"`uv {' '.join(arguments[:2])}`", on_line=detail)
+    except uv_tool.UvError as error:
+        raise BuildError(
+            error.message,
+            hint="the lock resolves, but a package of it does not install here: uv says which",
+        ) from error
+
+
+def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, float]:
+    """Run the variant's own warm-up, as a layer of its image would; seconds by module."""
+    home = folder / "home"
+    script = str(folder / "template" / "warmup.py")
+    finished = _run(folder, [script, "disk"], sandbox_variables(env, path=folder, home=home))
+    log.line(finished.stdout + finished.stderr)
+    if finished.returncode:
+        said = "\n".join(finished.stderr.strip().splitlines()[-3:])
+        raise BuildError(
+            f"the warm-up imports fail in the new environment:\n{said}",
+            hint="correct `warmup.imports`, or add the package that is missing",
+        )
+    return dict(json.loads(finished.stdout.strip().splitlines()[-1]))
+
+
+def _output(folder: Path, code: str) -> str:
+    return _run(folder, ["-c", code], {}).stdout.strip()
+
+
+def _run(
+    folder: Path, arguments: list[str], variables: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    with processes.started(
+        [str(folder / "bin" / "python"), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        errors="replace",
+        cwd=folder / "home",
+        env=dict(variables),
+    ) as process:
+        try:
+            stdout, stderr = process.communicate(timeout=_WARMUP_TIMEOUT_SECONDS)
+        except subprocess.TimeoutExpired as error:
+            raise BuildError(
+                f"the warm-up imports did not end within {_WARMUP_TIMEOUT_SECONDS} seconds"
+            ) from error
+    if processes.stopped():
+        raise InterruptedRunError("interrupted")
+    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+
+
+def _size(folder: Path) -> int:
+    total = 0
+    for parent, _, names in os.walk(folder):
+        total += sum(os.lstat(os.path.join(parent, name)).st_size for name in names)
+    return total

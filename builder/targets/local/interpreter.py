@@ -1,0 +1,30 @@
+"""Which Python of this machine an environment is made with."""
+
+from __future__ import annotations
+
+import functools
+import platform
+import sys
+
+from packaging.specifiers import SpecifierSet
+
+from builder import uv_tool
+from builder.errors import TemplateError
+
+__all__ = ["choose"]
+
+
+@functools.cache
+def choose(specifier: str) -> str | None:
+    """The path of a Python that satisfies `specifier`: the one that runs this program if it does,
+    else the first that uv finds; None when there is none."""
+    if SpecifierSet(specifier).contains(platform.python_version(), prereleases=True):
+        return getattr(sys, "_base_executable", None) or sys.executable
+    try:
+        found = uv_tool.run(
+            ["python", "find", "--no-project", "--no-python-downloads", specifier],
+            doing=f"looking for Python {specifier}",
+        )
+    except TemplateError:
+        return None
+    return found.strip() or None

@@ -1,0 +1,118 @@
+"""Running uv: its output line by line, its failures in our words.
+
+It knows how uv is called and how it fails, not what for.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+from builder import processes
+from builder.errors import InterruptedRunError, NetworkError, StorageError, TemplateError
+
+__all__ = ["UvError", "run"]
+
+# From uv's (reqwest's, the operating system's) own wording.
+_NETWORK = re.compile(
+    r"Failed to fetch|error sending request|client error \(Connect\)|dns error|"
+    r"operation timed out|connection (?:reset|closed|refused)|Network is unreachable|"
+    r"Network connectivity is disabled",
+    re.IGNORECASE,
+)
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+_NOT_WRITABLE = re.compile(r"Permission denied|Read-only file system", re.IGNORECASE)
+
+
+class UvError(TemplateError):
+    """uv ended with an error that is about the request itself; `output` is what uv said."""
+
+    def __init__(self, doing: str, output: str) -> None:
+        super().__init__(f"{doing} failed:\n{output}")
+        self.output = output
+
+
+def binary() -> str:
+    """The uv that this program was installed with."""
+    import uv
+
+    return uv.find_uv_bin()
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    doing: str,
+    on_line: Callable[[str], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> str:
+    """Run `uv arguments…` and return its standard output.
+
+    `on_line` gets each line of its standard error as it comes. Raises `NetworkError`,
+    `StorageError`, `InterruptedRunError` or `UvError`.
+    """
+    output: list[str] = []
+    lines: list[str] = []
+    with processes.started(
+        [binary(), *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        cwd=folder,
+        env=_environment(environment or {}),
+    ) as process:
+        # Of a child with pipes, which these are, both are there.
+        stdout, stderr = cast(IO[str], process.stdout), cast(IO[str], process.stderr)
+        reader = threading.Thread(target=lambda: output.append(stdout.read()), daemon=True)
+        reader.start()
+        for line in stderr:
+            lines.append(line.rstrip())
+            if on_line:
+                on_line(line.rstrip())
+        reader.join()
+        code = process.wait()
+    if code == 0:
+        return output[0]
+    if processes.stopped():
+        raise InterruptedRunError("interrupted")
+    raise _translated("\n".join(lines) or f"uv ended with code {code} and no message", doing)
+
+
+def _environment(extra: Mapping[str, str]) -> dict[str, str]:
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        # The environment that this program runs in is not the one that uv shall work on.
+        if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "UV_PYTHON")
+    }
+    return kept | {"NO_COLOR": "1"} | dict(extra)
+
+
+def _translated(output: str, doing: str) -> TemplateError:
+    said = re.sub(r"^error: ", "", output.strip())
+    if _DISK_FULL.search(said):
+        return StorageError(
+            f"the disk is full: {doing} needed more space\n{said}",
+            hint="free some space and run the same command again; what is finished is kept",
+        )
+    if _NETWORK.search(said):
+        return NetworkError(
+            f"no network: {doing} could not reach a package index\n{said}",
+            hint="check the connection and run the same command again;"
+            " with --frozen the committed locks are used and nothing is resolved",
+        )
+    if _NOT_WRITABLE.search(said):
+        return StorageError(
+            f"{doing} is not allowed to write\n{said}",
+            hint="make the folder writable, or set UV_CACHE_DIR to one that is",
+        )
+    return UvError(doing, said)

@@ -1,0 +1,74 @@
+from __future__ import annotations
+
+import nox
+
+nox.needs_version = ">=2024.10"
+nox.options.default_venv_backend = "uv|virtualenv"
+nox.options.reuse_existing_virtualenvs = True
+nox.options.sessions = ["lint", "types", "tests"]
+
+PROJECT = nox.project.load_toml("pyproject.toml")
+
+
+def install(session: nox.Session, *groups: str) -> None:
+    """Install the project, editable, and the dependency groups named."""
+    session.install("--editable", ".", *nox.project.dependency_groups(PROJECT, *groups))
+
+
+@nox.session
+def build_templates(session: nox.Session) -> None:
+    """Build, verify and record every template; arguments go to `template-builder build`."""
+    install(session)
+    session.run("template-builder", "build", *session.posargs)
+
+
+@nox.session
+def plan(session: nox.Session) -> None:
+    """Say what build_templates would do, and why."""
+    install(session)
+    session.run("template-builder", "plan", *session.posargs)
+
+
+@nox.session
+def render(session: nox.Session) -> None:
+    """Write generated/ from the specs; `-- --check` compares only."""
+    install(session)
+    session.run("template-builder", "render", *session.posargs)
+
+
+@nox.session
+def tests(session: nox.Session) -> None:
+    """Run the tests; arguments go to pytest."""
+    install(session, "tests")
+    session.run("pytest", *(session.posargs or ["--cov", "--cov-report=term:skip-covered"]))
+
+
+@nox.session
+def lint(session: nox.Session) -> None:
+    """Check style, formatting and the direction of imports."""
+    install(session, "lint")
+    session.run("ruff", "check")
+    session.run("ruff", "format", "--check")
+    session.run("lint-imports")
+
+
+@nox.session
+def types(session: nox.Session) -> None:
+    """Check the types, strictly."""
+    install(session, "types")
+    session.install("nox")
+    session.run("mypy")
+
+
+@nox.session
+def docs(session: nox.Session) -> None:
+    """Write the reference pages anew from the program itself."""
+    install(session)
+    session.run("python", "docs/generate.py", *session.posargs)
+
+
+@nox.session
+def bench(session: nox.Session) -> None:
+    """Measure; `-- --write` puts the tables into docs/benchmarks.md."""
+    install(session, "tests")
+    session.run("python", "-m", "bench", *session.posargs)

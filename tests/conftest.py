@@ -1,0 +1,82 @@
+"""What the tests share: throw-away projects, and caches that leave the user's alone."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+BASE = """
+    schema = 1
+    [base]
+    image = "localhost:1/python:3.13"
+    python = ">=3.11"
+"""
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write the files of a project's variants folder; returns that folder."""
+
+    def write_files(**files: str) -> Path:
+        folder = tmp_path / "project" / "variants"
+        folder.mkdir(parents=True, exist_ok=True)
+        for stem, text in files.items():
+            (folder / f"{stem}.toml").write_text(textwrap.dedent(text), encoding="utf-8")
+        return folder
+
+    return write_files
+
+
+@pytest.fixture(autouse=True)
+def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the person who runs the tests may change what they prove."""
+    for name in (
+        "TEMPLATE_TARGET",
+        "TEMPLATE_REGISTRY",
+        "E2B_API_KEY",
+        "TEMPLATE_BUILDER_CACHE_DIR",
+    ):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("COLUMNS", "200")
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An environment cache for the whole test run, so that one environment serves many tests."""
+    return tmp_path_factory.mktemp("cache")
+
+
+@pytest.fixture
+def local_cache(cache: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The same cache, in force for this test."""
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
+    return cache
+
+
+Command = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+@pytest.fixture
+def command(tmp_path: Path, cache: Path) -> Command:
+    """Run `template-builder` as a person would, in a process of its own."""
+
+    def run(
+        *arguments: object, cwd: Path | None = None, **variables: str
+    ) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [sys.executable, "-m", "builder", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd or tmp_path,
+            env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)} | variables,
+        )
+
+    return run
