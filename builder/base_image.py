@@ -9,6 +9,10 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import httpx
 
 __all__ = ["BaseImage", "resolve_digest"]
 
@@ -55,13 +59,16 @@ def resolve_digest(reference: str) -> BaseImage:
             answer = client.head(url, headers={"Accept": _ACCEPT})
             if answer.status_code == httpx.codes.UNAUTHORIZED:
                 token = _anonymous_token(client, answer.headers.get("WWW-Authenticate", ""))
+                if token is None:
+                    return _kept(reference, "its registry gives no anonymous access")
                 headers = {"Accept": _ACCEPT, "Authorization": f"Bearer {token}"}
                 answer = client.head(url, headers=headers)
             answer.raise_for_status()
             digest = answer.headers.get("Docker-Content-Digest", "")
     except httpx.HTTPStatusError as error:
         return _kept(reference, f"its registry answered {error.response.status_code}")
-    except (httpx.HTTPError, httpx.InvalidURL, ValueError, KeyError):
+    # Not only its own: httpx passes on what a proxy scheme or a certificate file runs into.
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):
         return _kept(reference, "its registry did not answer")
     if not _DIGEST.fullmatch(digest):
         return _kept(reference, "its registry gave no digest")
@@ -90,13 +97,14 @@ def _parts(reference: str) -> tuple[str, str, str]:
     return host, repository, tag or "latest"
 
 
-def _anonymous_token(client: object, challenge: str) -> str:
+def _anonymous_token(client: httpx.Client, challenge: str) -> str | None:
     """Follow a `WWW-Authenticate: Bearer realm="…",service="…",scope="…"` challenge."""
-    import httpx
-
-    assert isinstance(client, httpx.Client)
     fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-    answer = client.get(fields.pop("realm"), params=fields)
+    realm = fields.pop("realm", None)
+    if realm is None or not challenge.lower().startswith("bearer "):
+        return None
+    answer = client.get(realm, params=fields)
     answer.raise_for_status()
     body = answer.json()
-    return str(body.get("token") or body["access_token"])
+    token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
+    return token if isinstance(token, str) else None

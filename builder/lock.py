@@ -19,7 +19,7 @@ from builder import uv_tool
 from builder.base_image import BaseImage, resolve_digest
 from builder.errors import LockConflictError, NetworkError, StaleLockError, TemplateError
 from builder.events import Event, Reporter
-from builder.lock_conflict import explain
+from builder.lock_conflict import explain, says_not_found
 from builder.spec import Stage, Variant
 
 __all__ = ["Lock", "StageLock", "lock_latest", "parse_pins", "read_committed"]
@@ -167,13 +167,7 @@ def _lock_stage(
         text = ""
     else:
         try:
-            try:
-                text = _compile(floor, chain, parents, backend)
-            except NetworkError:
-                if backend is None:
-                    raise
-                backend = None
-                text = _compile(floor, chain, parents, None)
+            text, backend = _compile_or_fall_back(floor, chain, parents, backend)
         except uv_tool.UvError as error:
             pins = {n: (v, p.stem) for p in parents for n, v in parse_pins(p.text)}
             return explain(error.output, chain, pins, folder)
@@ -186,6 +180,23 @@ def _lock_stage(
         torch_wanted=stage.torch_backend,
         torch_backend=backend,
     )
+
+
+def _compile_or_fall_back(
+    floor: str, chain: Sequence[Stage], parents: Sequence[StageLock], backend: str | None
+) -> tuple[str, str | None]:
+    """The stage's lock and the backend it comes from: the default index where `backend`'s index is
+    out of reach, be it that it does not answer or that a filter answers in its place."""
+    try:
+        return _compile(floor, chain, parents, backend), backend
+    except (NetworkError, uv_tool.UvError) as error:
+        if backend is None:
+            raise
+        if isinstance(error, uv_tool.UvError) and not says_not_found(error.output):
+            raise
+        if any(f"+{backend}" in parent.text for parent in parents):
+            raise  # the chain has that backend's builds already: there is no way round its index
+    return _compile(floor, chain, parents, None), None
 
 
 def _compile(

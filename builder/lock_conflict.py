@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from packaging.requirements import Requirement
@@ -15,7 +16,14 @@ from packaging.utils import canonicalize_name
 from builder.errors import LockConflictError
 from builder.spec import Stage, place_of
 
-__all__ = ["explain"]
+__all__ = ["explain", "says_not_found"]
+
+_NOT_FOUND = re.compile(r"Because (\S+) was not found in the package registry")
+
+
+def says_not_found(output: str) -> bool:
+    """Whether uv says that an index does not have a package at all."""
+    return _NOT_FOUND.search(output) is not None
 
 
 def explain(
@@ -28,54 +36,69 @@ def explain(
     stage = chain[-1]
     said = re.sub(r"\s*cause: ", "\n", output).strip()
     reasoning = f"uv's reasoning:\n{said}"
-    asked: dict[str, tuple[str, tuple[Stage, int]]] = {
-        canonicalize_name(Requirement(text).name): (text, place)
+    wishes = [
+        _Wish(
+            name=canonicalize_name(Requirement(text).name),
+            text=text,
+            stage=link.stem,
+            place=place_of(folder, link.source, ("python", "packages", number)),
+        )
         for link in chain
         for number, text in enumerate(link.requirements)
-        if (place := (link, number))
-    }
-
-    def at(name: str) -> str:
-        link, number = asked[name][1]
-        return place_of(folder, link.source, ("python", "packages", number))
-
-    absent = re.search(r"Because (\S+) was not found in the package registry", output)
+    ]
+    absent = _NOT_FOUND.search(output)
     if absent:
         name = canonicalize_name(absent[1])
-        where = f" ({at(name)})" if name in asked else ", which a package of it needs,"
+        places = [wish.place for wish in wishes if wish.name == name]
+        where = f" ({places[-1]})" if places else ", which a package of it needs,"
         return LockConflictError(
             f"stage `{stage.stem}`: package `{name}`{where} does not exist in the package index\n"
             f"{reasoning}",
             hint="check the spelling of the package's name",
         )
     mentioned = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*\w", output)}
-    own = [n for n in mentioned if n in asked and asked[n][1][0] is stage]
-    inherited = [n for n in mentioned if n in locked]
+    own = [wish for wish in wishes if wish.name in mentioned and wish.stage == stage.stem]
+    own.sort(key=lambda wish: wish.name)
+    inherited = sorted(mentioned & set(locked))
     if inherited and own:
         lines = []
-        for name in sorted(inherited):
+        for name in inherited:
             version, stem = locked[name]
-            because = f', asked for by "{asked[name][0]}" at {at(name)}' if name in asked else ""
+            because = "".join(
+                f', asked for by "{wish.text}" at {wish.place}'
+                for wish in wishes
+                if wish.name == name and wish.stage != stage.stem
+            )
             lines.append(f"  {name}=={version} is locked by stage `{stem}`{because}")
-        lines += [f'  "{asked[n][0]}" is asked for by stage `{stage.stem}` at {at(n)}' for n in own]
-        parents = " and ".join(f"`{s}`" for s in sorted({locked[n][1] for n in inherited}))
+        lines += [f'  "{w.text}" is asked for by stage `{stage.stem}` at {w.place}' for w in own]
+        parents = " and ".join(f"`{s}`" for s in sorted({locked[name][1] for name in inherited}))
         return LockConflictError(
             f"stage `{stage.stem}` cannot live with the versions that {parents} locked:\n"
             + "\n".join(lines)
             + f"\n{reasoning}",
-            hint=f"loosen {_either(asked[n][0] for n in sorted(own))} in {stage.source},"
+            hint=f"loosen {_either(own)} in {stage.source},"
             f" or ask for a version that both can use in the stage {parents}",
         )
-    if len(own) >= 1:
-        lines = [f'  "{asked[n][0]}" at {at(n)}' for n in sorted(own)]
+    if own:
+        lines = [f'  "{wish.text}" at {wish.place}' for wish in own]
         return LockConflictError(
             f"stage `{stage.stem}`: no versions meet all requirements:\n"
             + "\n".join(lines)
             + f"\n{reasoning}",
-            hint=f"loosen {_either(asked[n][0] for n in sorted(own))}",
+            hint=f"loosen {_either(own)}",
         )
     return LockConflictError(f"stage `{stage.stem}` cannot be resolved\n{reasoning}")
 
 
-def _either(texts: Iterable[str]) -> str:
-    return " or ".join(f'"{text}"' for text in texts)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    """A requirement, who asks for it, and where."""
+
+    name: str
+    text: str
+    stage: str
+    place: str
+
+
+def _either(wishes: Iterable[_Wish]) -> str:
+    return " or ".join(f'"{wish.text}"' for wish in wishes)

@@ -17,7 +17,7 @@ from typing import Any
 
 from builder.events import Event, Reporter, silent
 
-__all__ = ["reporting", "show_json", "show_text", "table"]
+__all__ = ["json_shown", "reporting", "show_json", "show_text", "table"]
 
 
 @contextlib.contextmanager
@@ -34,8 +34,18 @@ def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
         yield _Plain()
 
 
+_json_shown = False
+
+
+def json_shown() -> bool:
+    """Whether standard output holds its one JSON value already."""
+    return _json_shown
+
+
 def show_json(value: Any) -> None:
     """Write a value to standard output as JSON."""
+    global _json_shown  # noqa: PLW0603 - the process has one standard output
+    _json_shown = True
     sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
 
 

@@ -22,7 +22,7 @@ __all__ = ["UvError", "run"]
 _NETWORK = re.compile(
     r"Failed to fetch|error sending request|client error \(Connect\)|dns error|"
     r"operation timed out|connection (?:reset|closed|refused)|Network is unreachable|"
-    r"Network connectivity is disabled",
+    r"network (?:connectivity is|was) disabled",
     re.IGNORECASE,
 )
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)

@@ -1,5 +1,58 @@
-"""`template-builder`: arguments to words and exit codes. The only owner of typer."""
+"""`template-builder`: arguments to words and exit codes. The only owner of typer.
 
-from builder.cli.app import main
+This module is the frame: one way to end, one exit code a kind of failure. It loads the rest only
+when a signal is already handled.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+from typing import Any, NoReturn
+
+from builder import errors
 
 __all__ = ["main"]
+
+
+def main() -> NoReturn:
+    """Run the command line; ends the process with the exit code of what happened."""
+    signal.signal(signal.SIGTERM, _terminated)
+    try:
+        from builder.cli.app import app
+
+        app()
+    except errors.TemplateError as error:
+        _fail(error)
+    except KeyboardInterrupt:
+        _fail(
+            errors.InterruptedRunError(
+                "interrupted; what was finished is recorded, the rest left nothing behind",
+                hint="run the same command again: it goes on with what is there",
+            )
+        )
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
+    except OSError as error:
+        _fail(errors.from_os_error(error, "the command"))
+    sys.exit(0)
+
+
+def _terminated(_signal: int, _frame: Any) -> None:
+    # One way to stop: what Ctrl-C cleans up, `kill` does too. Once: a second one must not
+    # break into the cleaning up.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    raise KeyboardInterrupt
+
+
+def _fail(error: errors.TemplateError) -> NoReturn:
+    from builder import progress
+
+    if "--json" in sys.argv and not progress.json_shown():
+        sys.stdout.write(json.dumps({"error": error.to_json()}, indent=2) + "\n")
+    sys.stderr.write(f"error: {error}\n")
+    sys.exit(error.exit_code)

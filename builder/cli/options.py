@@ -11,13 +11,15 @@ __all__ = ["Channel", "Frozen", "Json", "Names", "ProjectFolder", "Quiet", "Targ
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="[NAME…]", help="Template names or variant files; all by default."),
+    typer.Argument(metavar="NAME", help="Template names or variant files; all by default."),
 ]
 ProjectFolder = Annotated[
     Path | None,
     typer.Option("--project", metavar="DIR", help="The project; the nearest one by default."),
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress; errors only.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Nothing but errors, and the data that is asked for.")
+]
 Json = Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")]
 Frozen = Annotated[
     bool, typer.Option("--frozen", help="Use the committed locks; fail when they are stale.")

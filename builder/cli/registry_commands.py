@@ -10,7 +10,7 @@ import typer
 from builder import doctor as checks
 from builder import logs as log_files
 from builder import pipeline, progress, registry
-from builder.cli.options import Channel, Json, ProjectFolder, TargetName
+from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.errors import (
     SelectionError,
     TemplateError,
@@ -33,19 +33,27 @@ def _registry(project: Path | None) -> registry.Registry:
     return pipeline.read_registry(Project.find(project)) if project else registry.load()
 
 
+def _called(name: str, project: Path | None) -> str:
+    """The template's name, also where its file is named."""
+    if not name.endswith(".toml"):
+        return name
+    return pipeline.select(Project.find(project), [name])[0].name
+
+
 def resolve(
     name: Name,
     target: TargetName = None,
     channel: Channel = registry.DEFAULT_CHANNEL,
     project: ProjectFolder = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Print what a sandbox of the template is created from."""
-    found = _registry(project).lookup(name, target=target, channel=channel)
+    found = _registry(project).lookup(_called(name, project), target=target, channel=channel)
     if as_json:
         progress.show_json(
             {
-                "name": name,
+                "name": found.name,
                 "target": found.target,
                 "ref": found.ref,
                 "template_id": found.template_id,
@@ -56,11 +64,18 @@ def resolve(
         progress.show_text(found.ref)
 
 
-def list_command(project: ProjectFolder = None, as_json: Json = False) -> None:
+def list_command(
+    names: Names = None, project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False
+) -> None:
     """List the recorded templates: targets, channels, and what they point at."""
     found = _registry(project)
+    wanted = {_called(name, project) for name in names or found.templates}
+    if unknown := sorted(wanted - set(found.templates)):
+        found.lookup(unknown[0])
     rows: list[dict[str, Any]] = []
     for name, targets in sorted(found.templates.items()):
+        if name not in wanted:
+            continue
         for target, entry in sorted(targets.items()):
             for channel, ref in sorted(entry.get("channels", {}).items()):
                 fields = entry.get("builds", {}).get(ref, {})
@@ -98,15 +113,18 @@ def show(
     target: TargetName = None,
     channel: Channel = registry.DEFAULT_CHANNEL,
     project: ProjectFolder = None,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Show everything recorded of a template's build."""
-    found = _registry(project).lookup(name, target=target, channel=channel)
+    found = _registry(project).lookup(_called(name, project), target=target, channel=channel)
     fields = {key: value for key, value in found.fields.items() if key != "inputs"}
     if as_json:
-        progress.show_json({"name": name, "target": found.target, "ref": found.ref} | found.fields)
+        progress.show_json(
+            {"name": found.name, "target": found.target, "ref": found.ref} | found.fields
+        )
         return
-    progress.show_text(f"{name} on {found.target}: {found.ref}")
+    progress.show_text(f"{found.name} on {found.target}: {found.ref}")
     for line in _lines(fields, "  "):
         progress.show_text(line)
 
@@ -126,10 +144,12 @@ def _lines(value: dict[str, Any], indent: str) -> list[str]:
 def logs(
     name: Name,
     project: ProjectFolder = None,
+    quiet: Quiet = False,
     path_only: Annotated[bool, typer.Option("--path", help="Print where the log is.")] = False,
 ) -> None:
     """Print the log of the newest build attempt of a template."""
     folder = Project.find(project).state / "logs"
+    name = _called(name, project)
     found = log_files.latest(folder / Path(name).name)
     if found is None:
         known = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
@@ -143,12 +163,12 @@ def logs(
         progress.show_text(found.read_text(encoding="utf-8", errors="replace"))
 
 
-def doctor(project: ProjectFolder = None, as_json: Json = False) -> None:
+def doctor(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Check this machine and project: what works, what does not, what to do."""
     findings = checks.examine(project)
     if as_json:
         progress.show_json([finding.to_json() for finding in findings])
-    else:
+    elif not quiet:
         progress.table(["", "what", "found"], [[f.state, f.what, f.found] for f in findings])
     broken = [finding for finding in findings if finding.error]
     if broken:

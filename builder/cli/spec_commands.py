@@ -122,6 +122,7 @@ def schema(
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; fail when schemas/ differs.")
     ] = False,
+    quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Write the JSON schemas of the file formats to schemas/."""
@@ -142,5 +143,5 @@ def schema(
         raise RenderDriftError(
             f"{' and '.join(drifted)} differs from the models", hint="run `template-builder schema`"
         )
-    for name in found:
+    for name in () if quiet else found:
         progress.show_text(f"schemas/{name}.schema.json")

@@ -32,6 +32,9 @@ class _File:
     shown: str
     text: str
     model: VariantFile | None = None
+    # As written, so that names and chains are checked in files that have other mistakes, too.
+    name: str | None = None
+    extends: str | None = None
 
 
 @dataclass
@@ -141,12 +144,16 @@ def _parse(file: _File, report: _Report) -> None:
         document = tomllib.loads(file.text)
     except (tomllib.TOMLDecodeError, RecursionError) as error:
         place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
-        line, column = (int(place[1]), int(place[2])) if place else (file.text.count("\n") + 1, 1)
+        lines = file.text.split("\n")
+        line, column = (int(place[1]), int(place[2])) if place else (len(lines), len(lines[-1]) + 1)
         message = re.sub(r" \(at .*\)$", "", str(error))
         report.problems.append(
             Problem(file.shown, f"is not valid TOML: {message}", line=line, column=column)
         )
         return
+    name, extends = document.get("name"), document.get("extends")
+    file.name = name if isinstance(name, str) else None
+    file.extends = extends if isinstance(extends, str) else None
     try:
         file.model = VariantFile.model_validate(document)
     except ValidationError as error:
@@ -177,7 +184,7 @@ def _worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
             return f"{value!r} is not an octal mode such as '0644'", None
         case "string_too_long":
             return f"is longer than {context['max_length']} characters", None
-        case "string_too_short":
+        case "string_too_short" | "too_short":
             return "is empty", None
     wanted = {
         "string_type": "a string",
@@ -209,24 +216,22 @@ def _known_keys(path: Sequence[str | int]) -> list[str]:
 def _check_names(files: Iterable[_File], report: _Report) -> None:
     seen: dict[str, _File] = {}
     for file in files:
-        if file.model is None:
-            continue
-        name = file.model.name
+        name = file.name
         if file.stem.startswith("_"):
             if name is not None:
                 report.add(file, ("name",), "a shared stage (leading `_`) is never built: no name")
-        elif name is None:
+        elif name is None and file.model:
             report.add(file, ("name",), "is missing", "every variant without a leading `_` has one")
         elif name in seen:
             report.add(file, ("name",), f"{name!r} is the name of {seen[name].shown}, too")
-        else:
+        elif name:
             seen[name] = file
 
 
 def _check_chains(files: Mapping[str, _File], report: _Report) -> set[str]:
     broken = set()
     for stem, file in files.items():
-        parent = file.model.extends if file.model else None
+        parent = file.extends
         if parent is not None and parent not in files:
             others = [other for other in files if other != stem]
             hint = did_you_mean(parent, others) or f"there are: {', '.join(sorted(others))}"
@@ -234,8 +239,8 @@ def _check_chains(files: Mapping[str, _File], report: _Report) -> set[str]:
             broken.add(stem)
     for stem, file in files.items():
         path = [stem]
-        while (model := files[path[-1]].model) and model.extends in files:
-            path.append(cast(str, model.extends))
+        while (parent := files[path[-1]].extends) in files:
+            path.append(cast(str, parent))
             if path[-1] in path[:-1]:
                 if path[-1] == stem and stem == min(path):
                     report.add(file, ("extends",), f"a circle: {' → '.join(path)}")
@@ -248,8 +253,8 @@ def _check_chains(files: Mapping[str, _File], report: _Report) -> set[str]:
 
 def _chain(files: Mapping[str, _File], stem: str) -> list[_File]:
     chain = [files[stem]]
-    while (model := chain[0].model) and model.extends:
-        chain.insert(0, files[model.extends])
+    while parent := chain[0].extends:
+        chain.insert(0, files[parent])
     return chain
 
 

@@ -7,6 +7,7 @@ same digest removes it.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import json
 import os
 import subprocess
@@ -21,6 +22,7 @@ from builder import processes, uv_tool
 from builder.errors import BuildError, InterruptedRunError, NetworkError, from_os_error
 from builder.events import Event, Reporter
 from builder.files import atomic_write, exclusive, remove_tree
+from builder.lock import StageLock
 from builder.logs import Log
 from builder.render import Rendered
 from builder.targets.local import interpreter
@@ -163,20 +165,20 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     _uv(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], detail)
     for file in rendered.files:
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
-    requirements = [
-        str(folder / "template" / "requirements" / f"{stage.stem}.txt")
-        for stage in rendered.lock.stages
-        if stage.text
-    ]
+
+    def path_of(stage: StageLock) -> Path:
+        return folder / "template" / "requirements" / f"{stage.stem}.txt"
+
+    locked = [stage for stage in rendered.lock.stages if stage.text]
     target = ["--python", str(folder / "bin" / "python")]
-    if requirements:
+    if locked:
         step("installing the locked packages")
-        backends = {stage.torch_backend for stage in rendered.lock.stages} - {None}
-        arguments = ["pip", "install", *target, "--no-deps", "--require-hashes"]
-        arguments += [f"--torch-backend={backend}" for backend in sorted(map(str, backends))[:1]]
-        _uv([*arguments, *(f"--requirement={path}" for path in requirements)], detail)
+        for backend, stages in itertools.groupby(locked, key=lambda stage: stage.torch_backend):
+            arguments = ["pip", "install", *target, "--no-deps", "--require-hashes"]
+            arguments += [f"--torch-backend={backend}"] if backend else []
+            _uv([*arguments, *(f"--requirement={path_of(stage)}" for stage in stages)], detail)
     step("adding the kernel")
-    constraints = [f"--constraints={path}" for path in requirements]
+    constraints = [f"--constraints={path_of(stage)}" for stage in locked]
     kernel = ["pip", "install", *target, *constraints, "ipykernel"]
     try:
         _uv(kernel, detail)

@@ -36,6 +36,7 @@ _WARM_SECONDS = 600.0
 _INTERRUPT_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 _CLOSE_SECONDS = 10.0
+_LONGEST_FOLDER = 70
 
 
 class KernelSandbox:
@@ -45,8 +46,7 @@ class KernelSandbox:
         """Start a kernel of `environment`, import the modules of `warm` in it, wait until it is
         ready. Raises `SandboxError`, and then leaves nothing behind."""
         try:
-            # Short: the names of Unix sockets may have some hundred characters only.
-            self._folder = Path(tempfile.mkdtemp(prefix="template-"))
+            self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=_short_folder()))
             self.home = self._folder / "home"
             shutil.copytree(environment / "home", self.home, symlinks=True)
         except (OSError, shutil.Error) as error:
@@ -108,6 +108,8 @@ class KernelSandbox:
             self._interrupt()
             if not self._collect(request, collected, time.monotonic() + _INTERRUPT_SECONDS):
                 self.close()
+                return collected.execution(time.monotonic() - start)
+        self._replied(request, _INTERRUPT_SECONDS)
         return collected.execution(time.monotonic() - start)
 
     def close(self) -> None:
@@ -133,16 +135,28 @@ class KernelSandbox:
         return stdout is not None and not select.select([stdout], [], [], 0)[0]
 
     def _wait_until_ready(self) -> None:
+        """Ready is a kernel that answers, and whose output is heard: a subscription takes a moment
+        to arrive, and what is published before is lost."""
         deadline = time.monotonic() + _START_SECONDS
-        request = self._client.kernel_info()
         while time.monotonic() < deadline:
-            with contextlib.suppress(queue.Empty):
-                answer = self._client.get_shell_msg(timeout=_POLL_SECONDS)
-                if answer["parent_header"].get("msg_id") == request:
-                    return
-            if not self._alive():
-                raise SandboxError(f"the kernel did not start:\n{self._said()}")
+            request = self._client.kernel_info()
+            while not self._replied(request, _POLL_SECONDS):
+                if not self._alive():
+                    raise SandboxError(f"the kernel did not start:\n{self._said()}")
+                if time.monotonic() > deadline:
+                    break
+            if self._collect(request, _Collected(), time.monotonic() + _POLL_SECONDS):
+                return
         raise SandboxError(f"the kernel was not ready within {_START_SECONDS:.0f} seconds")
+
+    def _replied(self, request: str, timeout: float) -> bool:
+        """Take replies until the one to `request` (True) or none came for `timeout` seconds."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                answer = self._client.get_shell_msg(timeout=timeout)
+                if answer["parent_header"].get("msg_id") == request:
+                    return True
+        return False
 
     def _said(self) -> str:
         with contextlib.suppress(OSError):
@@ -202,6 +216,12 @@ class _Collected:
 
 def _plain(text: str) -> str:
     return re.sub(r"\x1b\[[0-9;]*m", "", text)
+
+
+def _short_folder() -> str:
+    """Where temporary folders go; the names of Unix sockets may have a hundred characters only."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes it safe
 
 
 def _key() -> bytes:

@@ -1,0 +1,264 @@
+"""Package indexes on loopback that play every host of the world, over real TLS.
+
+The server is an HTTP proxy whose tunnels all end in itself, with a certificate for whatever host
+was asked for. A client that is given `variables` reaches nothing else. Which index is meant shows
+in the path of a request, so no host's name stands here: those that were asked for are learnt.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import socket
+import ssl
+import sys
+import threading
+import zipfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal, TypeVar
+
+import trustme
+
+_T = TypeVar("_T")
+
+# How a host fails: the proxy has no route to it, hangs up or leaves the client waiting; its
+# certificate is not to be trusted; it answers with an error.
+Failure = Literal["no route", "hangs up", "silent", "untrusted", "503", "403"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Wheel:
+    """A wheel as an index offers it."""
+
+    filename: str
+    metadata: bytes
+    content: bytes
+
+    @property
+    def name(self) -> str:
+        """The project's name, as it stands in the paths of an index."""
+        return self.filename.partition("-")[0].replace("_", "-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What was asked of an index."""
+
+    host: str
+    path: str
+
+
+def sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def wheel(
+    name: str,
+    version: str,
+    tag: str = "py3-none-any",
+    *,
+    requires: Sequence[str] = (),
+    **files: str,
+) -> Wheel:
+    """A wheel with one module of its own name; `files` are the sources of its modules."""
+    stem = f"{name.replace('-', '_')}-{version}"
+    info = f"{stem}.dist-info"
+    lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
+    metadata = "".join(f"{line}\n" for line in [*lines, *(f"Requires-Dist: {r}" for r in requires)])
+    contents = {f"{module}.py": source for module, source in files.items()} | {
+        f"{info}/METADATA": metadata,
+        f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n",
+    }
+    contents[f"{info}/RECORD"] = "".join(f"{path},,\n" for path in [*contents, f"{info}/RECORD"])
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        for path, text in contents.items():
+            # An entry without a time of its own: the same wheel has the same hash in every run.
+            archive.writestr(zipfile.ZipInfo(path), text)
+    return Wheel(
+        filename=f"{stem}-{tag}.whl", metadata=metadata.encode(), content=buffer.getvalue()
+    )
+
+
+class IndexServer(ThreadingHTTPServer):
+    """Serves `indexes`, each below its path, on every host; use it as a context manager.
+
+    `tunnels` are the hosts that a connection was asked for, `requests` what was then asked of them.
+    `down` says which hosts fail; with `all_down` every one does.
+    """
+
+    daemon_threads = False
+
+    def __init__(self, indexes: Mapping[str, Sequence[Wheel]], folder: Path) -> None:
+        super().__init__(("127.0.0.1", 0), _Handler)
+        self.tunnels: list[str] = []
+        self.requests: list[Request] = []
+        self.down: dict[str, Failure] = {}
+        self.all_down: Failure | None = None
+        self.closing = threading.Event()
+        self.answers = dict(_answers(indexes))
+        self._authority, self._stranger = trustme.CA(), trustme.CA()
+        self._bundle = folder / "authority.pem"
+        self._authority.cert_pem.write_to_path(str(self._bundle))
+        self._thread = threading.Thread(target=self.serve_forever, args=(0.05,))
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What makes a client go through this server, and trust it."""
+        proxy = f"http://127.0.0.1:{self.server_port}"
+        return {"HTTPS_PROXY": proxy, "SSL_CERT_FILE": str(self._bundle)}
+
+    def failure(self, host: str) -> Failure | None:
+        """How `host` fails; None when it works."""
+        return self.all_down or self.down.get(host)
+
+    def hosts(self, below: str) -> set[str]:
+        """The hosts that were asked for something below a path."""
+        return {request.host for request in self.requests if request.path.startswith(below)}
+
+    def paths(self, below: str) -> list[str]:
+        """The paths below a path that were asked for, in order."""
+        return [request.path for request in self.requests if request.path.startswith(below)]
+
+    def context(self, host: str) -> ssl.SSLContext:
+        """The server's side of TLS as `host`."""
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        issuer = self._stranger if self.failure(host) == "untrusted" else self._authority
+        issuer.issue_cert(host).configure_cert(context)
+        return context
+
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """Say nothing of clients that have gone: uv drops connections when it knows enough."""
+        if not isinstance(sys.exception(), ConnectionError):
+            super().handle_error(request, client_address)
+
+    def __enter__(self) -> IndexServer:
+        self._thread.start()
+        return self
+
+    def __exit__(
+        self,
+        _kind: type[BaseException] | None,
+        _error: BaseException | None,
+        _traceback: TracebackType | None,
+    ) -> None:
+        self.closing.set()
+        self.shutdown()
+        self._thread.join()
+        self.server_close()
+
+
+class _Tls(io.RawIOBase):
+    """The server's side of TLS over a socket that stays as it is.
+
+    `SSLContext.wrap_socket` leaks the socket when the client is gone before the handshake.
+    """
+
+    def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
+        self._connection = connection
+        self._received, self._to_send = ssl.MemoryBIO(), ssl.MemoryBIO()
+        self._tls = context.wrap_bio(self._received, self._to_send, server_side=True)
+        self._done(self._tls.do_handshake)
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        try:
+            content = self._done(lambda: self._tls.read(len(buffer)))
+        except ssl.SSLError:  # the end, whether it was announced or not
+            return 0
+        buffer[: len(content)] = content
+        return len(content)
+
+    def write(self, content: Any) -> int:
+        return self._done(lambda: self._tls.write(content))
+
+    def _done(self, action: Callable[[], _T]) -> _T:
+        """The result of `action`, with all that it needs to be sent and received."""
+        while True:
+            try:
+                return action()
+            except ssl.SSLWantReadError:
+                pass
+            finally:
+                self._connection.sendall(self._to_send.read())
+            if received := self._connection.recv(1 << 16):
+                self._received.write(received)
+            else:
+                self._received.write_eof()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    timeout = 20  # so that a client that never ends cannot keep the server from closing
+    server: IndexServer
+
+    def do_CONNECT(self) -> None:
+        host = self.path.rpartition(":")[0]
+        self.server.tunnels.append(host)
+        failure = self.server.failure(host)
+        self.close_connection = True
+        if failure == "hangs up":
+            return
+        if failure == "no route":
+            self._answer(502)
+            return
+        self.send_response(200)
+        self.end_headers()
+        if failure == "silent":
+            self.server.closing.wait()
+            return
+        try:
+            tls = _Tls(self.connection, self.server.context(host))
+        except ssl.SSLError:
+            return  # the client does not trust the certificate, or has gone
+        self.rfile.close()
+        self.rfile, self.wfile = io.BufferedReader(tls), io.BufferedWriter(tls)
+        self.close_connection = False
+
+    def do_GET(self) -> None:
+        host = self.headers["Host"]
+        self.server.requests.append(Request(host=host, path=self.path))
+        content = self.server.answers.get(self.path)
+        failure = self.server.failure(host)
+        if failure in ("503", "403"):
+            self._answer(int(failure))
+        elif content is None:
+            self._answer(404)
+        else:
+            self._answer(200, content)
+
+    def log_message(self, *_arguments: Any) -> None:
+        """Say nothing: what was asked for is in the server's lists."""
+
+    def _answer(self, status: int, content: bytes = b"") -> None:
+        kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
+        self.send_response(status)
+        self.send_header("Content-Type", kind)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+
+def _answers(indexes: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, bytes]]:
+    for index, wheels in indexes.items():
+        pages: dict[str, list[str]] = {}
+        for one in wheels:
+            path = f"{index}/files/{one.filename.replace('+', '%2B')}"
+            yield path, one.content
+            yield f"{path}.metadata", one.metadata
+            pages.setdefault(one.name, []).append(
+                f'<a href="{path}#sha256={sha256(one.content)}"'
+                f' data-core-metadata="sha256={sha256(one.metadata)}">{one.filename}</a>'
+            )
+        for name, links in pages.items():
+            page = f"<!DOCTYPE html><html><body>{'<br>'.join(links)}</body></html>"
+            yield f"{index}/{name}/", page.encode()

@@ -1,0 +1,86 @@
+"""Variants, locks and builds for tests of the pure rooms: made by hand, no network."""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from builder.base_image import BaseImage
+from builder.build import Built
+from builder.lock import Lock, StageLock
+from builder.render import Rendered, render
+from builder.spec import Variant, load_variants
+from builder.verify import CheckResult, Verified
+
+HASH = "0" * 64
+
+
+def pins(*names_and_versions: str) -> str:
+    """A locked requirements text, as uv writes it."""
+    return "".join(f"{pin} \\\n    --hash=sha256:{HASH}\n" for pin in names_and_versions)
+
+
+def load(folder: Path, **files: str) -> dict[str, Variant]:
+    """Write specs below `folder` and load them: name → variant."""
+    variants = folder / "variants"
+    variants.mkdir(parents=True, exist_ok=True)
+    for stem, text in files.items():
+        (variants / f"{stem}.toml").write_text(textwrap.dedent(text), encoding="utf-8")
+    return {variant.name: variant for variant in load_variants(variants)}
+
+
+def lock_of(
+    variant: Variant,
+    *,
+    version: str = "1.0",
+    digest: str | None = "sha256:" + "a" * 64,
+    torch_backend: str | None = None,
+    extra: Sequence[str] = (),
+) -> Lock:
+    """A lock in which every requirement has the same version."""
+    stages = tuple(
+        StageLock(
+            stem=stage.stem,
+            requirements=stage.requirements,
+            text=pins(*(f"{name}=={version}" for name in stage.requirements), *extra)
+            if stage.requirements
+            else "",
+            torch_wanted=stage.torch_backend,
+            torch_backend=torch_backend,
+        )
+        for stage in variant.stages
+    )
+    image = BaseImage(reference=variant.image, digest=digest)
+    return Lock(image=image, python=variant.python, stages=stages)
+
+
+def rendered_of(variant: Variant, **options: Any) -> Rendered:
+    """What the variant renders to under a lock made by hand."""
+    return render(variant, lock_of(variant, **options))
+
+
+def verified_of(rendered: Rendered, *, target: str = "local", **changes: Any) -> Verified:
+    """A verified build of what was rendered, with figures made up."""
+    name, build_id = rendered.variant.name, rendered.digest.replace(":", "-")
+    built = Built(
+        name=name,
+        target=target,
+        ref=f"{target}:{name}@{build_id}",
+        template_id=name,
+        build_id=build_id,
+        digest=rendered.digest,
+        seconds=1.5,
+        reused=False,
+        size=1 << 20,
+    )
+    verified = Verified(
+        built=built,
+        checks=(CheckResult(name="import idna", seconds=0.1),),
+        packages={"idna": "1.0"},
+        sandbox_seconds=0.7,
+        warm_sandbox_seconds=None,
+    )
+    return dataclasses.replace(verified, **changes)

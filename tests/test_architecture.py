@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+SOURCES = sorted((ROOT / "builder").rglob("*.py"))
+TESTS = sorted((ROOT / "tests").rglob("*.py"))
+# Third party → the only places that may import it.
+OWNERS = {
+    "filelock": {"files.py"},
+    "httpx": {"base_image.py"},
+    "jinja2": {"render.py"},
+    "jupyter_client": {"targets/local/kernel.py"},
+    "pydantic": {"spec/models.py", "spec/load.py"},
+    "rich": {"progress.py"},
+    "tomli_w": {"render.py"},
+    "tree_sitter": {"spec/positions.py"},
+    "uv": {"uv_tool.py"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {name.name.partition(".")[0] for name in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
+            found.add(node.module.partition(".")[0])
+    return found
+
+
+def tracked() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_import_contracts_hold() -> None:
+    """Imports go in one direction, exhaustively, and what must stay light stays light."""
+    tool = Path(sys.executable).parent / "lint-imports"
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+    found = subprocess.run(
+        [tool], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    assert found.returncode == 0, found.stdout
+
+
+@pytest.mark.parametrize("library", OWNERS)
+def test_each_library_has_one_owner(library: str) -> None:
+    """A third-party client is imported in its room and nowhere else."""
+    users = {str(p.relative_to(ROOT / "builder")) for p in SOURCES if library in imports(p)}
+    assert users == OWNERS[library]
+
+
+def test_command_line_alone_knows_typer() -> None:
+    """typer is imported by the modules of `builder.cli` alone."""
+    users = {p.parent.name for p in SOURCES if "typer" in imports(p)}
+    assert users == {"cli"}
+
+
+def test_help_and_lookups_load_nothing_heavy() -> None:
+    """`resolve` on the command line loads neither the resolver, the kernels nor a drawing library."""
+    code = (
+        "import sys; sys.argv = ['template-builder', 'resolve', 'tta-ml-minimal', '--target', 'e2b']\n"
+        "from builder.cli import main\n"
+        "try: main()\n"
+        "except SystemExit: pass\n"
+        "heavy = {'httpx', 'jupyter_client', 'zmq', 'tree_sitter', 'rich.live', 'e2b', 'docker'}\n"
+        "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stderr == "[]\n"
+
+
+def test_files_stay_short() -> None:
+    """No file of the program is longer than 400 lines."""
+    assert [p for p in SOURCES if len(p.read_text().splitlines()) > 400] == []
+
+
+def test_core_never_prints() -> None:
+    """Nothing but the outermost rooms writes to the terminal."""
+    outer = {"progress.py", "__init__.py", "guard.py"}
+    for path in SOURCES:
+        if path.name not in outer:
+            assert not re.search(r"\bprint\(|sys\.std(out|err)\.", path.read_text()) or (
+                path.name in {"verify.py", "environment.py"}  # code that sandboxes run
+            ), path
+
+
+def test_tests_say_what_they_prove() -> None:
+    """Every test has a docstring of one sentence."""
+    for path in TESTS:
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef) and node.name.startswith("test_"):
+                told = ast.get_docstring(node)
+                assert told, f"{path.name}: {node.name}"
+                assert told.endswith("."), f"{path.name}: {node.name}"
+
+
+def test_no_index_is_named_and_no_machine() -> None:
+    """No tracked file names the host of a package index or the folder it was written in."""
+    hosts = ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "pytorch" + ".org")
+    for path in tracked():
+        text = path.read_bytes().decode("utf-8", "replace")
+        assert not [host for host in hosts if host in text], path
+        assert f"{ROOT}/" not in text, path

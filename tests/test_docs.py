@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import typer.main
+
+from builder.cli.app import app
+from tests.conftest import ROOT
+
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
+Run = Callable[..., "subprocess.CompletedProcess[str]"]
+
+
+def blocks(page: Path) -> list[tuple[str, str]]:
+    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
+
+
+def commands(name: str) -> list[str]:
+    return [
+        line for kind, text in blocks(ROOT / name) if kind == "sh" for line in text.splitlines()
+    ]
+
+
+@pytest.fixture
+def run(tmp_path: Path, cache: Path) -> Run:
+    """Run a block in the folder of this test, with the program on the path."""
+
+    def run_block(*words: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {"PATH": path, "TEMPLATE_BUILDER_CACHE_DIR": str(cache)}
+        found = subprocess.run(
+            words,
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=cwd,
+            env=os.environ | environment,
+        )
+        assert found.returncode == 0, found.stdout + found.stderr
+        return found
+
+    return run_block
+
+
+@pytest.mark.network
+def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
+    """Every block of the how-tos does what it says, in the order in which it stands."""
+    run("git", "init", "-q")
+    for kind, text in blocks(ROOT / "docs" / "how-to.md"):
+        if kind == "toml":
+            name = re.match(r"# (variants/\w+\.toml)\n", text)
+            assert name, text
+            (tmp_path / name[1]).parent.mkdir(exist_ok=True)
+            (tmp_path / name[1]).write_text(text)
+        elif kind == "sh":
+            run("bash", "-euc", text)
+        else:
+            assert kind == "python", kind
+            assert run(sys.executable, "-c", text).stdout.startswith("local:text-tools@sha256-")
+
+
+@pytest.mark.network
+def test_spec_of_the_readme_builds(tmp_path: Path, run: Run) -> None:
+    """The variant that the README shows first builds and holds up."""
+    (text,) = [text for kind, text in blocks(ROOT / "README.md") if kind == "toml"]
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "_base.toml").write_text((ROOT / "variants/_base.toml").read_text())
+    (tmp_path / "variants" / "data.toml").write_text(text)
+    assert "tta-data-minimal  built" in run("template-builder", "build").stdout
+
+
+def test_code_of_the_readme_runs(run: Run) -> None:
+    """The README's Python runs in a clone of the project."""
+    (text,) = [text for kind, text in blocks(ROOT / "README.md") if kind == "python"]
+    run(sys.executable, "-c", text, cwd=ROOT)
+
+
+def test_readme_gives_the_commands_that_ci_runs() -> None:
+    """The README has two commands, and CI's last one is its test command."""
+    build, tests = commands("README.md")
+    assert build == "python -m pip install nox && python -m nox -s build_templates"
+    assert tests == "python -m pip install nox && python -m nox -s tests"
+    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == tests
+
+
+def test_sessions_that_are_named_exist(run: Run) -> None:
+    """Every nox session that a page mentions is in the noxfile."""
+    defined = set(re.findall(r"@nox\.session\ndef (\w+)", (ROOT / "noxfile.py").read_text()))
+    for page in PAGES:
+        for words in re.findall(r"nox -s ([\w ]+)", page.read_text()):
+            assert set(words.split()) <= defined, page
+
+
+def test_commands_that_are_named_exist() -> None:
+    """Every `template-builder` command line on a page has a command and options that exist."""
+    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    for page in PAGES:
+        for line in re.findall(r"template-builder ((?!\[)[^`|\n]*)", page.read_text()):
+            words = [word for word in shlex.split(line, comments=True) if not word.startswith("[")]
+            if not words or not re.fullmatch(r"[a-z]+", words[0]) or page.name == "CHANGELOG.md":
+                continue
+            assert words[0] in known, (page, line)
+            options = {flag for param in known[words[0]].params for flag in param.opts}
+            assert {w for w in words if w.startswith("-")} <= options | {"--help"}, (page, line)
+
+
+def test_every_command_is_documented() -> None:
+    """The page of commands has a section for every command there is."""
+    page = (ROOT / "docs" / "commands.md").read_text()
+    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+        assert f"\n## `template-builder {name}" in page
+
+
+def test_generated_pages_are_up_to_date(run: Run) -> None:
+    """The reference pages are what the program says of itself today."""
+    run(sys.executable, str(ROOT / "docs" / "generate.py"), "--check")
+
+
+def test_links_lead_somewhere() -> None:
+    """Every relative link on a page leads to a file or folder that exists."""
+    for page in PAGES:
+        for target in re.findall(r"\]\((?!http)([^)#]+)", page.read_text()):
+            assert (page.parent / target).exists(), (page, target)
+
+
+def test_toml_of_every_page_is_valid() -> None:
+    """No TOML block on any page is broken."""
+    for page in PAGES:
+        for kind, text in blocks(page):
+            if kind == "toml":
+                tomllib.loads(text)

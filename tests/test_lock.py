@@ -1,0 +1,277 @@
+from __future__ import annotations
+
+import re
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builder import uv_tool
+from builder.base_image import BaseImage
+from builder.errors import LockConflictError, NetworkError, StaleLockError, TemplateError
+from builder.events import Event, silent
+from builder.lock import Lock, StageLock, lock_latest, parse_pins, read_committed
+from builder.lock_conflict import explain
+from builder.render import render
+from builder.render import write as write_files
+from builder.spec import load_variants
+from tests.conftest import BASE
+
+Write = Callable[..., Path]
+LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\n"
+
+
+def latest(folder: Path) -> dict[str, Lock | TemplateError]:
+    return lock_latest(load_variants(folder), folder=folder, report=silent)
+
+
+def locked(folder: Path, name: str = "leaf") -> Lock:
+    lock = latest(folder)[name]
+    assert isinstance(lock, Lock), lock
+    return lock
+
+
+def failed(folder: Path, name: str = "leaf") -> TemplateError:
+    error = latest(folder)[name]
+    assert isinstance(error, TemplateError)
+    return error
+
+
+@pytest.mark.network
+def test_lock_is_exact_hashed_and_knows_no_host(write: Write) -> None:
+    """Every line of a lock is a pin or a hash: no header, no URL, no index, no path."""
+    folder = write(
+        _base=BASE, leaf=LEAF + "packages = ['requests', 'colorama; sys_platform == \"win32\"']"
+    )
+    text = locked(folder).stages[1].text
+    shape = re.compile(r"[a-z0-9-]+==\S+( ; .+)? \\|    --hash=sha256:[0-9a-f]{64}( \\)?")
+    assert [line for line in text.splitlines() if not shape.fullmatch(line)] == []
+    names = [name for name, _ in parse_pins(text)]
+    assert set(names) > {"requests", "idna", "urllib3", "certifi", "colorama"}
+    assert names == sorted(names)
+
+
+@pytest.mark.network
+def test_lock_is_universal(write: Write) -> None:
+    """What only another platform needs is in the lock, under its marker."""
+    folder = write(_base=BASE, leaf=LEAF + "packages = ['tqdm']")
+    assert "colorama==" in locked(folder).stages[1].text
+    assert "sys_platform == 'win32'" in locked(folder).stages[1].text
+
+
+@pytest.mark.network
+def test_child_is_locked_under_its_parents_lock(write: Write) -> None:
+    """A child takes the version that its parent has locked, and adds only what is new."""
+    folder = write(
+        _base=BASE + "[python]\npackages = ['idna<3']",
+        leaf=LEAF + "packages = ['idna', 'six']",
+    )
+    base, leaf = locked(folder).stages
+    assert [name for name, _ in parse_pins(base.text)] == ["idna"]
+    assert [name for name, _ in parse_pins(leaf.text)] == ["six"]
+    assert dict(parse_pins(base.text))["idna"].startswith("2.")
+
+
+@pytest.mark.network
+def test_shared_stage_is_the_same_lock(write: Write) -> None:
+    """Two variants that share a stage share its lock, text and all."""
+    folder = write(
+        _base=BASE + "[python]\npackages = ['idna']",
+        a="schema = 1\nname = 'a'\nextends = '_base'\n",
+        b="schema = 1\nname = 'b'\nextends = '_base'\n",
+    )
+    locks = latest(folder)
+    a, b = locks["a"], locks["b"]
+    assert isinstance(a, Lock)
+    assert isinstance(b, Lock)
+    assert a.stages[0] is b.stages[0]
+
+
+@pytest.mark.network
+def test_conflict_between_stages_names_both_sides(write: Write) -> None:
+    """A child that cannot live with its parent's versions: both packages, stages and lines."""
+    folder = write(
+        _base=BASE + "[python]\npackages = ['idna<3']",
+        leaf=LEAF + "packages = ['six', 'idna>=3.4']",
+    )
+    error = failed(folder)
+    assert isinstance(error, LockConflictError)
+    head, _, reasoning = error.message.partition("\nuv's reasoning:\n")
+    version = re.search(r"idna==(\S+)", head)
+    assert version
+    assert head == (
+        "stage `leaf` cannot live with the versions that `_base` locked:\n"
+        f'  idna=={version[1]} is locked by stage `_base`, asked for by "idna<3"'
+        " at variants/_base.toml:7\n"
+        '  "idna>=3.4" is asked for by stage `leaf` at variants/leaf.toml:5'
+    )
+    assert "Because" in reasoning
+    assert error.hint == (
+        'loosen "idna>=3.4" in variants/leaf.toml,'
+        " or ask for a version that both can use in the stage `_base`"
+    )
+
+
+@pytest.mark.network
+def test_conflict_within_a_stage_names_the_requirements(write: Write) -> None:
+    """Requirements of one stage that exclude each other are named with their lines."""
+    folder = write(_base=BASE, leaf=LEAF + "packages = ['requests==2.31.0', 'idna<2.5']")
+    error = failed(folder)
+    assert error.message.startswith(
+        "stage `leaf`: no versions meet all requirements:\n"
+        '  "idna<2.5" at variants/leaf.toml:5\n'
+        '  "requests==2.31.0" at variants/leaf.toml:5\n'
+        "uv's reasoning:\n"
+    )
+
+
+@pytest.mark.network
+def test_package_that_does_not_exist(write: Write) -> None:
+    """A misspelt package is named with the place where the spec asks for it."""
+    folder = write(_base=BASE, leaf=LEAF + "packages = ['six', 'no-such-package-of-anybody']")
+    error = failed(folder)
+    assert error.message.startswith(
+        "stage `leaf`: package `no-such-package-of-anybody` (variants/leaf.toml:5)"
+        " does not exist in the package index\n"
+    )
+    assert error.hint == "check the spelling of the package's name"
+
+
+@pytest.mark.network
+def test_one_failing_variant_stops_no_other(write: Write) -> None:
+    """A variant without a solution leaves the others their locks."""
+    folder = write(
+        _base=BASE,
+        leaf=LEAF + "packages = ['idna==0.0.0']",
+        other="schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['idna']\n",
+    )
+    locks = latest(folder)
+    assert isinstance(locks["leaf"], LockConflictError)
+    assert isinstance(locks["other"], Lock)
+
+
+def test_no_network_is_one_sentence(
+    write: Write, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Without a network and without a cache, locking fails as a NetworkError."""
+    monkeypatch.setenv("UV_OFFLINE", "1")
+    monkeypatch.setenv("UV_CACHE_DIR", str(tmp_path / "empty"))
+    error = failed(write(_base=BASE, leaf=LEAF + "packages = ['idna']"))
+    assert isinstance(error, NetworkError)
+    assert error.message.startswith(
+        "no network: resolving stage `leaf` could not reach a package index\n"
+    )
+
+
+def test_base_image_without_a_registry_is_said(write: Write) -> None:
+    """Where no registry answers, the tag is kept, noted in the lock and reported once."""
+    folder = write(
+        _base=BASE,
+        a="schema = 1\nname = 'a'\nextends = '_base'\n",
+        b="schema = 1\nname = 'b'\nextends = '_base'\n",
+    )
+    events: list[Event] = []
+    locks = lock_latest(load_variants(folder), folder=folder, report=events.append)
+    note = (
+        "base image `localhost:1/python:3.13` is not pinned to a digest:"
+        " its registry did not answer; the tag is kept"
+    )
+    assert [lock.notes for lock in locks.values() if isinstance(lock, Lock)] == [(note,)] * 2
+    assert [event.text for event in events] == [note]
+
+
+def committed(write: Write, **files: str) -> Path:
+    folder = write(**files)
+    variants = load_variants(folder)
+    stages = tuple(
+        StageLock(
+            stem=stage.stem,
+            requirements=stage.requirements,
+            text=f"idna==3.0 \\\n    --hash=sha256:{'0' * 64}\n" if stage.requirements else "",
+            torch_wanted=stage.torch_backend,
+            torch_backend=None,
+        )
+        for stage in variants[0].stages
+    )
+    image = BaseImage(reference=variants[0].image, digest=None, note="kept")
+    lock = Lock(image=image, python=variants[0].python, stages=stages)
+    write_to = folder.parent / "generated"
+    write_files([render(variants[0], lock)], write_to, all_variants=True)
+    return folder
+
+
+def test_committed_lock_reads_back(write: Write) -> None:
+    """What was rendered from a lock reads back as that lock, to the byte."""
+    folder = committed(write, _base=BASE, leaf=LEAF + "packages = ['idna']")
+    (variant,) = load_variants(folder)
+    lock = read_committed([variant], folder.parent / "generated")["leaf"]
+    assert isinstance(lock, Lock)
+    again = render(variant, lock)
+    path = folder.parent / "generated" / "leaf" / "Dockerfile"
+    assert again.content("Dockerfile") == path.read_bytes()
+    assert lock.notes == ("kept",)
+
+
+def test_stale_lock_says_what_changed(write: Write) -> None:
+    """A committed lock that is not that of the spec is refused, difference by difference."""
+    committed(write, _base=BASE, leaf=LEAF + "packages = ['idna']")
+    folder = write(
+        _base=BASE.replace("3.13", "3.14").replace(">=3.11", ">=3.12"),
+        leaf=LEAF + "packages = ['six']\ntorch-backend = 'cpu'",
+    )
+    error = read_committed(load_variants(folder), folder.parent / "generated")["leaf"]
+    assert isinstance(error, StaleLockError)
+    assert str(error) == (
+        "the committed lock of `leaf` is not that of its spec:\n"
+        "  `base.image`: localhost:1/python:3.13 → localhost:1/python:3.14\n"
+        "  `base.python`: >=3.11 → >=3.12\n"
+        "  variants/leaf.toml: `idna` is gone from `python.packages`\n"
+        "  variants/leaf.toml: `six` is new in `python.packages`\n"
+        "  variants/leaf.toml: `python.torch-backend`: none → cpu\n\n"
+        "hint: run `template-builder lock`, or leave out --frozen"
+    )
+
+
+def test_missing_and_broken_committed_locks(write: Write) -> None:
+    """A lock that is not there, or not of this program, is stale, not a crash."""
+    folder = write(_base=BASE, leaf=LEAF + "packages = ['idna']")
+    generated = folder.parent / "generated"
+    variants = load_variants(folder)
+    absent = read_committed(variants, generated)["leaf"]
+    assert isinstance(absent, StaleLockError)
+    assert absent.message == (
+        "`leaf` has no committed lock: generated/leaf/template.toml is not there"
+    )
+    (generated / "leaf").mkdir(parents=True)
+    for text in ("", "lock = 3", "[lock]\nimage = 'x'\npython = 'x'\nstages = [1]", "\x00"):
+        (generated / "leaf" / "template.toml").write_text(text)
+        broken = read_committed(variants, generated)["leaf"]
+        assert isinstance(broken, StaleLockError), text
+        assert broken.message.startswith(
+            "generated/leaf/template.toml is not what this program writes: "
+        )
+
+
+def test_frozen_never_touches_the_network(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading committed locks starts no uv and opens no connection."""
+
+    def refuse(*_: object, **__: object) -> None:
+        raise AssertionError("the network was used")
+
+    folder = committed(write, _base=BASE, leaf=LEAF + "packages = ['idna']")
+    monkeypatch.setattr(socket, "socket", refuse)
+    monkeypatch.setattr(uv_tool, "run", refuse)
+    assert isinstance(
+        read_committed(load_variants(folder), folder.parent / "generated")["leaf"], Lock
+    )
+
+
+def test_unknown_wording_of_uv_is_passed_on(write: Write) -> None:
+    """What uv says in words we do not know reaches the person unchanged."""
+    folder = write(_base=BASE, leaf=LEAF + "packages = ['idna']")
+    (variant,) = load_variants(folder)
+    error = explain("something else entirely", variant.stages, {}, folder)
+    assert error.message == (
+        "stage `leaf` cannot be resolved\nuv's reasoning:\nsomething else entirely"
+    )

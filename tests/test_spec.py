@@ -1,0 +1,430 @@
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import tomllib
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder.errors import SpecError
+from builder.spec import Variant, load_variants
+from builder.spec.models import python_floor
+from builder.spec.positions import Positions
+from builder.spec.schemas import schemas
+from tests.conftest import BASE, ROOT
+
+Write = Callable[..., Path]
+LEAF = 'schema = 1\nname = "leaf"\nextends = "_base"\n'
+
+
+def problems(folder: Path) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_variants(folder)
+    return [str(problem) for problem in caught.value.problems]
+
+
+def only(folder: Path) -> Variant:
+    (variant,) = load_variants(folder)
+    return variant
+
+
+def test_chain_is_spelt_out_root_first(write: Write) -> None:
+    """A variant knows its stages from the root of its chain to itself."""
+    folder = write(
+        _base=BASE, _mid='schema = 1\nextends = "_base"', leaf=LEAF.replace("_base", "_mid")
+    )
+    assert [stage.stem for stage in only(folder).stages] == ["_base", "_mid", "leaf"]
+
+
+def test_scalars_of_a_child_replace_its_parents(write: Write) -> None:
+    """What a child sets wins, what it does not set is inherited, table by table."""
+    folder = write(
+        _base=BASE + "[resources]\ncpu = 4\nmemory-mb = 512\n[env]\nA = '1'\nB = '2'",
+        leaf=LEAF + "[resources]\ncpu = 8\n[env]\nB = '3'\n[base]\npython = '>=3.12'",
+    )
+    variant = only(folder)
+    assert (variant.cpu, variant.memory_mb) == (8, 512)
+    assert variant.env == {"A": "1", "B": "3"}
+    assert (variant.image, variant.python_floor) == ("localhost:1/python:3.13", "3.12")
+
+
+def test_packages_files_and_checks_stay_with_their_stage(write: Write) -> None:
+    """Lists are added by the stage that declares them and never taken away."""
+    folder = write(
+        _base=BASE + "[python]\npackages = ['idna']\n[[verify]]\nname = 'a'\ncode = 'pass'",
+        leaf=LEAF + "[python]\npackages = ['six']\n[[verify]]\nname = 'b'\ncode = 'pass'",
+    )
+    variant = only(folder)
+    assert [stage.requirements for stage in variant.stages] == [("idna",), ("six",)]
+    assert variant.requirements == ("idna", "six")
+    assert [check.name for check in variant.checks] == ["a", "b"]
+
+
+def test_torch_backend_is_merged_down_to_each_stage(write: Write) -> None:
+    """A stage takes PyTorch from the backend that is in force where it stands in the chain."""
+    folder = write(
+        _base=BASE,
+        _torch="schema = 1\nextends = '_base'\n[python]\ntorch-backend = 'cpu'",
+        leaf=LEAF.replace("_base", "_torch"),
+    )
+    assert [stage.torch_backend for stage in only(folder).stages] == [None, "cpu", "cpu"]
+
+
+def test_shared_stage_is_one_object(write: Write) -> None:
+    """Variants that share a stage share its value, so nothing can differ between them."""
+    folder = write(_base=BASE, a=LEAF.replace("leaf", "a"), b=LEAF.replace("leaf", "b"))
+    a, b = load_variants(folder)
+    assert a.stages[0] is b.stages[0]
+
+
+def test_everything_wrong_is_reported_at_once(write: Write) -> None:
+    """All mistakes of all files come in one report, each with file, line, column and key."""
+    folder = write(
+        _base=BASE.replace('">=3.11"', '"3.11 or so"'),
+        one="""
+            schema = 1
+            name = "One"
+            extends = "_bas"
+            descripton = "x"
+            [python]
+            packages = ["numpy", "not a requirement"]
+            [resources]
+            cpu = 3
+            memory-mb = "many"
+        """,
+        two="schema = 1\n[warmup]\nlevel = 'hot'\n",
+    )
+    assert problems(folder) == [
+        "variants/_base.toml:5:1: `base.python`:"
+        " '3.11 or so' is not a version specifier such as '>=3.11'",
+        "variants/one.toml:3:1: `name`: 'One' is not a template name: a-z, 0-9, - and _",
+        "variants/one.toml:4:1: `extends`: there is no '_bas' to extend (did you mean `_base`?)",
+        "variants/one.toml:5:1: `descripton`: unknown key (did you mean `description`?)",
+        "variants/one.toml:7:22: `python.packages[1]`: 'not a requirement' is not a PEP 508"
+        " requirement: Expected semicolon (after name with no version specifier) or end",
+        "variants/one.toml:9:1: `resources.cpu`: 3 is neither 1 nor even",
+        "variants/one.toml:10:1: `resources.memory-mb`: expected a whole number, found 'many'",
+        "variants/two.toml:3:1: `warmup.level`: 'hot' is not one of 'none', 'disk' or 'memory'",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("schema = 2", "1:1: `schema`: 2 is not one of 1"),
+        ("description = 'x'", "`schema`: is missing (add `schema = 1`)"),
+        ("schema = 1\nname =", "2:7: is not valid TOML: Invalid value"),
+        ("schema = 1\nschema = 1", "2:11: is not valid TOML: Cannot overwrite a value"),
+        ("schema = 1\nbase = 3", "2:1: `base`: expected a table, found 3"),
+        ("schema = 1\nenv = []", "2:1: `env`: expected a table, found []"),
+        ("schema = 1\nverify = {}", "2:1: `verify`: expected a list, found {}"),
+        ("schema = 1\n[env]\nA = 3", "3:1: `env.A`: expected a string, found 3"),
+        (
+            "schema = 1\n[env]\n'A B' = ''",
+            "3:1: `env.A B`: 'A B' is not the name of an environment variable",
+        ),
+        ("schema = 1\n[env]\nA = 'a\\nb'", None),
+        (
+            'schema = 1\n[env]\nA = "a\\nb"',
+            "3:1: `env.A`: must be one line of text, but holds '\\n'",
+        ),
+        (
+            'schema = 1\n[env]\nA = "a\\u2028b"',
+            "3:1: `env.A`: must be one line of text, but holds '\\u2028'",
+        ),
+        (
+            "schema = 1\n[env]\nAPI_TOKEN = 'x'",
+            "2:2: `env`: `API_TOKEN` is the name of a secret; what a template holds can be read by"
+            " all who can use it. Give secrets to a sandbox when it is opened",
+        ),
+        (
+            "schema = 1\n[env]\nA = 'hf_abcdefghijklmnopqrstuv'",
+            "3:1: `env.A`: looks like a secret; what a template holds can be read by all who can"
+            " use it. Give secrets to a sandbox when it is opened",
+        ),
+        (
+            "schema = 1\n[system]\npackages = ['git curl']",
+            "3:13: `system.packages[0]`: 'git curl' is not the name of a Debian package",
+        ),
+        (
+            "schema = 1\n[system]\npackages = ['--yes']",
+            "3:13: `system.packages[0]`: '--yes' is not the name of a Debian package",
+        ),
+        (
+            "schema = 1\n[python]\npackages = ['a @ https://x/a.whl']",
+            "3:13: `python.packages[0]`: 'a @ https://x/a.whl' names a URL; write a name and"
+            " versions, which can be locked with hashes",
+        ),
+        (
+            "schema = 1\n[python]\ntorch-backend = 'gpu'",
+            "3:1: `python.torch-backend`: 'gpu' is not a PyTorch backend",
+        ),
+        (
+            "schema = 1\n[base]\nimage = 'a b'",
+            "3:1: `base.image`: 'a b' is not an image reference such as 'python:3.13'",
+        ),
+        (
+            "schema = 1\n[base]\npython = '<3'",
+            "3:1: `base.python`: no Python 3 version satisfies '<3'",
+        ),
+        (
+            "schema = 1\n[service]\ncommand = []",
+            "3:1: `service.command`: must name a program",
+        ),
+        (
+            "schema = 1\n[service]\nready-url = 'ftp://x'",
+            "3:1: `service.ready-url`: 'ftp://x' is not an http or https URL",
+        ),
+        (
+            "schema = 1\n[service]\nready-url = 'http://me:pw@x/'",
+            "3:1: `service.ready-url`: the URL holds a user or password;"
+            " those must not be in a template",
+        ),
+        ("schema = 1\n[resources]\ncpu = 34", "3:1: `resources.cpu`: 34 must be at most 32"),
+        ("schema = 1\n[resources]\nmemory-mb = 129", "3:1: `resources.memory-mb`: 129 is not even"),
+        (
+            "schema = 1\n[resources]\nmemory-mb = 64",
+            "3:1: `resources.memory-mb`: 64 must be at least 128",
+        ),
+        (
+            "schema = 1\n[warmup]\nimports = ['os; import x']",
+            "3:12: `warmup.imports[0]`: 'os; import x' is not the name of a Python module",
+        ),
+        (
+            "schema = 1\n[[verify]]\nname = ''\ncode = ''",
+            "3:1: `verify[0].name`: is empty",
+        ),
+        ("schema = 1\n[[verify]]\nname = 'x'", "2:3: `verify[0].code`: is missing"),
+        (
+            "schema = 1\n[[verify]]\nname = 'x'\ncode = ''\ntimeout = 0",
+            "5:1: `verify[0].timeout`: 0 must be at least 1",
+        ),
+        (
+            "schema = 1\n[[files]]\nsource = '../x'\ntarget = '/x'",
+            "3:1: `files[0].source`: '../x' is not a path inside the variants folder",
+        ),
+        (
+            "schema = 1\n[[files]]\nsource = 'x'\ntarget = 'x'",
+            "4:1: `files[0].target`: 'x' is not an absolute POSIX path of letters, digits and"
+            " ._+@%~=,- without `.` or `..` in it",
+        ),
+        (
+            "schema = 1\n[[files]]\nsource = 'x'\ntarget = '/x/../y'",
+            "4:1: `files[0].target`: '/x/../y' is not an absolute POSIX path of letters, digits"
+            " and ._+@%~=,- without `.` or `..` in it",
+        ),
+        (
+            "schema = 1\n[[files]]\nsource = 'x'\ntarget = '/x'\nmode = '644'",
+            "5:1: `files[0].mode`: '644' is not an octal mode such as '0644'",
+        ),
+        (
+            "schema = 1\nnme = 'x'",
+            "2:1: `nme`: unknown key (did you mean `name`?)",
+        ),
+        (
+            "schema = 1\n[warmup]\nqqq = 1",
+            "3:1: `warmup.qqq`: unknown key (known here: imports, level)",
+        ),
+    ],
+)
+def test_each_mistake_has_its_sentence(write: Write, text: str, problem: str | None) -> None:
+    """Every kind of wrong value is refused in one sentence at the place where it stands."""
+    folder = write(_x=text)
+    if problem is None:
+        load_variants(folder)
+    else:
+        place = "variants/_x.toml:" if problem[0].isdigit() else "variants/_x.toml: "
+        assert problems(folder) == [place + problem]
+
+
+@pytest.mark.parametrize(
+    ("files", "expected"),
+    [
+        (
+            {"_base": BASE, "a": LEAF, "b": LEAF},
+            ["variants/b.toml:2:1: `name`: 'leaf' is the name of variants/a.toml, too"],
+        ),
+        (
+            {"_base": BASE, "a": "schema = 1\nextends = '_base'"},
+            ["variants/a.toml: `name`: is missing (every variant without a leading `_` has one)"],
+        ),
+        (
+            {"_base": BASE.replace("schema = 1", "schema = 1\n    name = 'x'")},
+            [
+                "variants/_base.toml:3:1: `name`:"
+                " a shared stage (leading `_`) is never built: no name"
+            ],
+        ),
+        (
+            {"_a": "schema = 1\nextends = '_b'", "_b": "schema = 1\nextends = '_a'"},
+            ["variants/_a.toml:2:1: `extends`: a circle: _a → _b → _a"],
+        ),
+        (
+            {"_a": "schema = 1\nextends = '_a'"},
+            ["variants/_a.toml:2:1: `extends`: a circle: _a → _a"],
+        ),
+        (
+            {"a": "schema = 1\nname = 'a'"},
+            [
+                "variants/a.toml: `base.image`: is missing in the whole chain"
+                ' (write [base] image = "python:3.13" in one of variants/a.toml)',
+                "variants/a.toml: `base.python`: is missing in the whole chain"
+                ' (write [base] python = ">=3.11" in one of variants/a.toml)',
+            ],
+        ),
+        (
+            {"_base": BASE, "a": LEAF + "[warmup]\nlevel = 'disk'"},
+            [
+                "variants/a.toml:5:1: `warmup.level`: is 'disk', but there is nothing to import"
+                " (list modules in `warmup.imports`, or set the level to none)"
+            ],
+        ),
+        (
+            {"_base": BASE, "a": LEAF + "[warmup]\nlevel = 'memory'\nimports = ['os']"},
+            [
+                "variants/a.toml:5:1: `warmup.level`: is 'memory', but there is no service whose"
+                " interpreter could be kept warm (add [service], or set the level to disk)"
+            ],
+        ),
+        (
+            {"_base": BASE, "a": LEAF + "[service]\ncommand = ['run']"},
+            [
+                "variants/a.toml:4:2: `service.ready-url`: is missing beside `service.command`"
+                " (say which URL answers 200 when it is up)"
+            ],
+        ),
+        (
+            {
+                "_base": BASE + "[[verify]]\nname = 'same'\ncode = ''",
+                "a": LEAF + "[[verify]]\nname = 'same'\ncode = ''",
+            },
+            [
+                "variants/a.toml:5:1: `verify[0].name`:"
+                " 'same' is the name of a check in variants/_base.toml, too"
+            ],
+        ),
+        (
+            {"template": BASE},
+            ["variants/template.toml: this file name is kept for a stage of the Dockerfile"],
+        ),
+        (
+            {"Upper": BASE},
+            ["variants/Upper.toml: a variant's file name may hold a-z, 0-9, - and _ only"],
+        ),
+        ({}, ["variants/: there is no variant, that is no .toml file, in it"]),
+    ],
+)
+def test_what_files_say_together_is_checked(
+    write: Write, files: dict[str, str], expected: list[str]
+) -> None:
+    """Mistakes that only the whole folder shows are reported like all others."""
+    assert problems(write(**files)) == expected
+
+
+def test_files_are_read_from_inside_the_folder_only(write: Write, tmp_path: Path) -> None:
+    """A source that is a link, is behind a link, is no file or is absent is refused, unread."""
+    entries = "".join(
+        f"[[files]]\nsource = '{source}'\ntarget = '/opt/{number}'\n"
+        for number, source in enumerate(["link", "away/secret", "pipe", "folder", "absent"])
+    )
+    folder = write(_base=BASE, leaf=LEAF + entries)
+    (tmp_path / "outside").mkdir()
+    (tmp_path / "outside" / "secret").write_text("secret")
+    (folder / "link").symlink_to(tmp_path / "outside" / "secret")
+    (folder / "away").symlink_to(tmp_path / "outside")
+    (folder / "folder").mkdir()
+    os.mkfifo(folder / "pipe")
+    assert [line.partition("`: ")[2] for line in problems(folder)] == [
+        "'link' is, or is behind, a symbolic link",
+        "'away/secret' is, or is behind, a symbolic link",
+        "'pipe' is not a regular file",
+        "'folder' is not a regular file",
+        "'absent' cannot be read: No such file or directory",
+    ]
+
+
+def test_unreadable_spec_files_are_reported(write: Write) -> None:
+    """A variant file that is no text, no file or far too large is a problem like any other."""
+    folder = write(_base=BASE)
+    (folder / "a.toml").write_bytes(b"\xff\xfe")
+    (folder / "b.toml").mkdir()
+    (folder / "c.toml").write_bytes(b"#" * (2 << 20))
+    assert problems(folder) == [
+        "variants/a.toml: is not UTF-8 text",
+        "variants/b.toml: is not a regular file",
+        "variants/c.toml: is larger than 1048576 bytes",
+    ]
+
+
+def test_nesting_without_end_is_no_crash(write: Write) -> None:
+    """A value nested a hundred thousand times is invalid TOML, not a traceback."""
+    folder = write(_base=f"schema = 1\nx = {'[' * 100_000}")
+    (problem,) = problems(folder)
+    assert problem.startswith("variants/_base.toml:2:100005: is not valid TOML: ")
+
+
+@pytest.mark.parametrize(
+    ("specifier", "floor"),
+    [
+        (">=3.11", "3.11"),
+        (">3.11", "3.11"),
+        (">=3.11.4,<3.13", "3.11"),
+        ("==3.12.*", "3.12"),
+        ("~=3.13", "3.13"),
+    ],
+)
+def test_python_floor(specifier: str, floor: str) -> None:
+    """The lock is resolved for the lowest minor version that a specifier lets in."""
+    assert python_floor(specifier) == floor
+
+
+def test_positions_of_every_shape() -> None:
+    """Keys are found in tables, arrays of tables, dotted and quoted keys and inline tables."""
+    text = 'a.b = 1\n[t]\n"q k" = [1,\n  2]\n[[l]]\nx = {y = {z = 1}}\n[[l]] # c\nx = [{w = 1}]\n'
+    places = Positions(text)
+    assert [
+        places.of(path)
+        for path in (
+            ("a", "b"),
+            ("t",),
+            ("t", "q k", 1),
+            ("l", 0, "x", "y", "z"),
+            ("l", 1),
+            ("l", 1, "x", 0, "w"),
+            ("t", "absent"),
+            ("absent",),
+        )
+    ] == [(1, 1), (2, 2), (4, 3), (6, 11), (7, 3), (8, 7), (2, 2), (0, 0)]
+
+
+@given(text=st.text(max_size=200))
+def test_any_text_is_a_variant_or_a_report(
+    text: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever stands in a variant file, loading it ends with variants or with a SpecError."""
+    folder = tmp_path_factory.mktemp("any")
+    (folder / "_x.toml").write_text(text, encoding="utf-8", errors="replace")
+    with contextlib.suppress(SpecError):
+        load_variants(folder)
+
+
+def test_schemas_are_committed() -> None:
+    """The schemas in schemas/ are those of the models."""
+    for name, schema in schemas().items():
+        committed = json.loads((ROOT / "schemas" / f"{name}.schema.json").read_text())
+        assert committed == schema
+
+
+def test_schemas_accept_what_the_project_holds() -> None:
+    """Editors find no fault in the variants of this repository, nor in its registry."""
+    for path in (ROOT / "variants").glob("*.toml"):
+        jsonschema.validate(tomllib.loads(path.read_text()), schemas()["variant"])
+        assert path.read_text().startswith("#:schema ../schemas/variant.schema.json\n")
+    registry = json.loads((ROOT / "registry.json").read_text())
+    jsonschema.validate(registry, schemas()["registry"])

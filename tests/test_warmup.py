@@ -1,0 +1,167 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder import pipeline
+from builder.events import silent
+from builder.logs import Log
+from builder.project import Project
+from builder.render import Rendered
+from builder.targets.local import LocalTarget, environment
+from tests.conftest import BASE
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def image(
+    write: Callable[..., Path], local_cache: Path, tmp_path: Path, port: int
+) -> Iterator[Image]:
+    """What a memory-level image would hold: an interpreter with IPython, and warmup.py."""
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    folder = write(
+        _base=BASE,
+        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"
+        "[warmup]\nlevel = 'memory'\nimports = ['idna']\n"
+        f"[service]\ncommand = {command!r}\nready-url = 'http://127.0.0.1:{port}/'\n",
+    )
+    project = Project.find(folder.parent)
+    variants = pipeline.select(project, [])
+    (rendered,) = pipeline.prepare(project, variants, frozen=False, report=silent).values()
+    assert isinstance(rendered, Rendered)
+    with Log(tmp_path / "logs", target="local") as log:
+        LocalTarget().build(rendered, force=False, report=silent, log=log)
+    found = environment.find(rendered.digest)
+    assert found
+    script = tmp_path / "warmup.py"
+    text = rendered.content("warmup.py").decode()
+    # The one change: a folder of this test instead of the one that an image has to itself.
+    script.write_text(text.replace("/tmp/template-warmup", str(tmp_path / "state")))
+    made = Image(python=found.path / "bin" / "python", script=script, home=tmp_path / "home")
+    made.home.mkdir()
+    yield made
+    made.stop()
+
+
+class Image:
+    """The parts of an image that warm-up is about."""
+
+    def __init__(self, *, python: Path, script: Path, home: Path) -> None:
+        self.python, self.script, self.home = python, script, home
+        self.service: subprocess.Popen[bytes] | None = None
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.python, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.home,
+            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin"},
+        )
+
+    def serve(self) -> None:
+        self.service = subprocess.Popen(
+            [self.python, self.script, "serve"],
+            cwd=self.home,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def stop(self) -> None:
+        if self.service:
+            self.service.kill()
+            self.service.wait()
+
+    def interpreter_is_warm(self) -> bool:
+        """Start an interpreter as the service does, and look."""
+        code = "import sys; print('idna' in sys.modules, 'import_all' in globals())"
+        found = self.run("-m", "IPython", "--no-banner", "-c", code)
+        assert found.stdout.split()[-1] == "False", found.stdout + found.stderr
+        return found.stdout.split()[-2] == "True"
+
+    def ready(self) -> subprocess.CompletedProcess[str]:
+        return self.run(str(self.script), "ready")
+
+    def answers(self) -> bool:
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if "refused" not in self.ready().stderr:
+                return True
+            time.sleep(0.1)
+        return False
+
+
+def test_first_interpreter_alone_is_warmed(image: Image) -> None:
+    """The first interpreter of the service imports, later ones do not, and no name is left."""
+    assert image.run(str(image.script), "install").returncode == 0
+    image.serve()
+    assert image.answers()
+    assert [image.interpreter_is_warm() for _ in range(3)] == [True, False, False]
+
+
+def test_ready_means_up_and_warm(image: Image) -> None:
+    """The ready check fails before the service is up and before its interpreter is warm."""
+    image.run(str(image.script), "install")
+    refused = image.ready()
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("ready: ")
+    image.serve()
+    assert image.answers()
+    assert image.ready().returncode == 1
+    assert image.interpreter_is_warm()
+    assert (image.ready().returncode, image.ready().stderr) == (0, "")
+
+
+def test_restart_warms_again(image: Image) -> None:
+    """A service that is started again is not ready until its new first interpreter is warm."""
+    image.run(str(image.script), "install")
+    image.serve()
+    assert image.answers()
+    assert image.interpreter_is_warm()
+    image.stop()
+    image.serve()
+    assert image.answers()
+    assert image.ready().returncode == 1
+    assert image.interpreter_is_warm()
+    assert image.ready().returncode == 0
+
+
+def test_failed_warm_up_is_never_ready(image: Image) -> None:
+    """A module that cannot be imported keeps the sandbox from being ready, and says why."""
+    image.script.write_text(image.script.read_text().replace('["idna"]', '["absent_module"]'))
+    image.run(str(image.script), "install")
+    image.serve()
+    assert image.answers()
+    assert not image.interpreter_is_warm()
+    found = image.ready()
+    assert found.returncode == 1
+    assert found.stderr == (
+        "the warm-up failed: ModuleNotFoundError: No module named 'absent_module'\n"
+    )
+
+
+def test_interpreter_outside_the_service_is_left_alone(image: Image) -> None:
+    """Where nobody serves, an interpreter starts as if there were no warm-up."""
+    image.run(str(image.script), "install")
+    assert not image.interpreter_is_warm()
+
+
+def test_unknown_task_is_refused(image: Image) -> None:
+    """A task that warmup.py does not have is answered with those that it has."""
+    found = image.run(str(image.script), "dusk")
+    assert (found.returncode, found.stderr) == (1, "usage: warmup.py disk|install|serve|ready\n")
