@@ -11,8 +11,8 @@ from pathlib import Path
 
 from builder import pipeline, uv_tool
 from builder.errors import TemplateError, from_os_error
+from builder.files import cache_folder
 from builder.project import Project
-from builder.targets.local import environment
 
 __all__ = ["Finding", "examine"]
 
@@ -60,7 +60,7 @@ def _tried(what: str, look: Callable[[], str]) -> Finding:
 
 
 def _environments() -> str:
-    folder = environment.cache_folder()
+    folder = cache_folder()
     try:
         folder.mkdir(parents=True, exist_ok=True)
         probe = folder / f".probe-{os.getpid()}"
@@ -76,7 +76,7 @@ def _environments() -> str:
 
 
 def _space() -> Finding:
-    folder = environment.cache_folder()
+    folder = cache_folder()
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free

@@ -1,6 +1,6 @@
 """Writing to disk so that a crash at any moment leaves the old file or the new one, never a half.
 
-The only owner of filelock. It knows nothing of what the files mean.
+The only owner of filelock and platformdirs. It knows nothing of what the files mean.
 """
 
 from __future__ import annotations
@@ -12,11 +12,17 @@ import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import filelock
+import platformdirs
 
 from builder.errors import from_os_error
 
-__all__ = ["atomic_write", "exclusive", "remove_tree"]
+__all__ = ["atomic_write", "cache_folder", "exclusive", "remove_tree"]
+
+
+def cache_folder() -> Path:
+    """What may be deleted at any time: `TEMPLATE_BUILDER_CACHE_DIR`, else the user's cache."""
+    named = os.environ.get("TEMPLATE_BUILDER_CACHE_DIR")
+    return Path(named).absolute() if named else platformdirs.user_cache_path("template-builder")
 
 
 def atomic_write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
@@ -54,6 +60,8 @@ def exclusive(
     When somebody else holds it: without `wait`, raises `BlockingIOError`; else `waiting` is called
     once, and then it waits. The operating system frees the lock of a process that dies.
     """
+    import filelock
+
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         # Not a singleton per path: two threads of one process must exclude each other, too.

@@ -6,6 +6,7 @@ by the spec; the filters here quote them once more, each for the one place it st
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import hashlib
 import json
@@ -19,8 +20,8 @@ from typing import Any
 import jinja2
 import tomli_w
 
-from builder.errors import RenderDriftError, from_os_error
-from builder.files import atomic_write, remove_tree
+from builder.errors import RenderDriftError, StorageError, from_os_error
+from builder.files import atomic_write, cache_folder, remove_tree
 from builder.lock import Lock
 from builder.spec import Stage, Variant
 
@@ -161,6 +162,24 @@ def _installer() -> bytes:
     return resources.files("builder").joinpath("templates", "uv.txt").read_bytes()
 
 
+class _Compiled(jinja2.BytecodeCache):
+    """Compiled templates in the user's cache: compiling costs more than all rendering.
+
+    The file's name holds the hash of the template's source; a cache that cannot be used is not.
+    """
+
+    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        with contextlib.suppress(OSError):
+            bucket.bytecode_from_string(self._path(bucket).read_bytes())
+
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        with contextlib.suppress(StorageError):
+            atomic_write(self._path(bucket), bucket.bytecode_to_string())
+
+    def _path(self, bucket: jinja2.bccache.Bucket) -> Path:
+        return cache_folder() / "templates" / f"{bucket.key}-{bucket.checksum}"
+
+
 @functools.cache
 def _environment() -> jinja2.Environment:
     environment = jinja2.Environment(
@@ -170,6 +189,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
+        bytecode_cache=_Compiled(),
     )
     environment.filters |= {
         "stage_name": _stage_name,

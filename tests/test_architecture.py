@@ -19,6 +19,7 @@ OWNERS = {
     "httpx": {"base_image.py"},
     "jinja2": {"render.py"},
     "jupyter_client": {"targets/local/kernel.py"},
+    "platformdirs": {"files.py"},
     "pydantic": {"spec/models.py", "spec/load.py"},
     "rich": {"progress.py"},
     "tomli_w": {"render.py"},

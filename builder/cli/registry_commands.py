@@ -7,7 +7,6 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import doctor as checks
 from builder import logs as log_files
 from builder import pipeline, progress, registry
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
@@ -165,7 +164,9 @@ def logs(
 
 def doctor(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False) -> None:
     """Check this machine and project: what works, what does not, what to do."""
-    findings = checks.examine(project)
+    from builder.doctor import examine
+
+    findings = examine(project)
     if as_json:
         progress.show_json([finding.to_json() for finding in findings])
     elif not quiet:

@@ -14,7 +14,7 @@ from typing import Any, cast
 from pydantic import BaseModel, ValidationError
 
 from builder.errors import Problem, SpecError, TemplateError, did_you_mean
-from builder.spec.models import VariantFile, python_floor
+from builder.spec.models import TABLES, VariantFile, python_floor
 from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
 
 __all__ = ["load_variants", "place_of"]
@@ -262,9 +262,9 @@ def _merged(chain: Sequence[_File], table: str, key: str) -> Any:
     """The value that the last file of the chain that sets it gives, or the field's default."""
     for file in reversed(chain):
         found = getattr(file.model, table)
-        if key in found.model_fields_set:
+        if found is not None and key in found.model_fields_set:
             return getattr(found, key)
-    return getattr(getattr(chain[-1].model, table), key)
+    return TABLES[table].model_fields[key].default
 
 
 def _stage(folder: Path, chain: Sequence[_File], report: _Report) -> Stage:
@@ -274,8 +274,8 @@ def _stage(folder: Path, chain: Sequence[_File], report: _Report) -> Stage:
         stem=file.stem,
         source=file.shown,
         env=dict(model.env),
-        system=tuple(model.system.packages),
-        requirements=tuple(model.python.packages),
+        system=tuple(model.system.packages) if model.system else (),
+        requirements=tuple(model.python.packages) if model.python else (),
         torch_backend=_merged(chain, "python", "torch_backend"),
         files=tuple(_files(folder, file, report)),
         checks=tuple(

@@ -16,7 +16,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
 
-__all__ = ["VariantFile", "json_schema", "python_floor"]
+__all__ = ["TABLES", "VariantFile", "json_schema", "python_floor"]
 
 SCHEMA_VERSION = 1
 _MINORS = range(8, 30)
@@ -182,6 +182,8 @@ class _Table(BaseModel):
         extra="forbid",
         strict=True,
         frozen=True,
+        # The whole file's validator holds those of its tables: none is built on its own.
+        defer_build=True,
         alias_generator=lambda name: name.replace("_", "-"),
     )
 
@@ -280,20 +282,37 @@ class VariantFile(_Table):
     ) = Field(None, description="the template's name; a shared stage has none")
     description: Text = Field("", description="one line for people")
     extends: Text | None = Field(None, description="the file, without .toml, that this one adds to")
-    base: BaseTable = BaseTable()
+    base: BaseTable | None = None
     env: Annotated[dict[EnvName, Text], AfterValidator(_env)] = Field(
         {}, description="reaches every process of a sandbox"
     )
-    service: ServiceTable = ServiceTable()
-    resources: ResourcesTable = ResourcesTable()
-    python: PythonTable = PythonTable()
-    system: SystemTable = SystemTable()
+    service: ServiceTable | None = None
+    resources: ResourcesTable | None = None
+    python: PythonTable | None = None
+    system: SystemTable | None = None
     files: list[FileTable] = []
-    warmup: WarmupTable = WarmupTable()
+    warmup: WarmupTable | None = None
     verify: list[VerifyTable] = []
+
+
+TABLES: dict[str, type[BaseModel]] = {
+    "base": BaseTable,
+    "service": ServiceTable,
+    "resources": ResourcesTable,
+    "python": PythonTable,
+    "system": SystemTable,
+    "warmup": WarmupTable,
+}
 
 
 def json_schema() -> dict[str, Any]:
     """The JSON schema of a variant file, for editors."""
     schema = VariantFile.model_json_schema(by_alias=True)
+    for table in (schema, *schema["$defs"].values()):
+        for key, field in table["properties"].items():
+            # What may be left out is None to us; TOML has no such value.
+            given = [one for one in field.pop("anyOf", []) if one != {"type": "null"}]
+            if given and field.get("default", 0) is None:
+                del field["default"]
+            table["properties"][key] = field | (given[0] if given else {})
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema

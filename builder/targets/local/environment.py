@@ -16,18 +16,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import platformdirs
-
 from builder import processes, uv_tool
 from builder.errors import BuildError, InterruptedRunError, NetworkError, from_os_error
 from builder.events import Event, Reporter
-from builder.files import atomic_write, exclusive, remove_tree
+from builder.files import atomic_write, cache_folder, exclusive, remove_tree
 from builder.lock import StageLock
 from builder.logs import Log
 from builder.render import Rendered
 from builder.targets.local import interpreter
 
-__all__ = ["Environment", "cache_folder", "find", "make", "sandbox_variables"]
+__all__ = ["Environment", "find", "make", "sandbox_variables"]
 
 _MANIFEST = "environment.json"
 _WARMUP_TIMEOUT_SECONDS = 1800
@@ -48,12 +46,6 @@ class Environment:
     seconds: float
     size: int
     cold: Mapping[str, float]
-
-
-def cache_folder() -> Path:
-    """Where environments are kept: `TEMPLATE_BUILDER_CACHE_DIR`, else the user's cache folder."""
-    named = os.environ.get("TEMPLATE_BUILDER_CACHE_DIR")
-    return Path(named).absolute() if named else platformdirs.user_cache_path("template-builder")
 
 
 def find(digest: str) -> Environment | None:
