@@ -98,7 +98,8 @@ def _environment(extra: Mapping[str, str]) -> dict[str, str]:
 
 
 def _translated(output: str, doing: str) -> TemplateError:
-    said = re.sub(r"^error: ", "", output.strip())
+    # What uv tells of its progress stands before the error.
+    said = output.strip().rpartition("\nerror: ")[2].removeprefix("error: ")
     if _DISK_FULL.search(said):
         return StorageError(
             f"the disk is full: {doing} needed more space\n{said}",

@@ -345,6 +345,23 @@ def test_local_build_of_a_chain_with_two_sources(
     assert built_for(render(fallen.variants["plain"], mixed), log) == "cuda"
 
 
+def test_local_build_needs_no_index_for_what_is_cached(
+    tmp_path: Path,
+    index: IndexServer,
+    reached: Locked,
+    log: Log,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What uv has in its cache is installed without a network, another time and elsewhere."""
+    assert built_for(reached.rendered("plain"), log) == "cpu"
+    index.all_down = "no route"
+    monkeypatch.setenv("UV_HTTP_RETRIES", "0")
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "elsewhere"))
+    asked = len(index.requests)
+    assert built_for(reached.rendered("plain"), log) == "cpu"
+    assert len(index.requests) == asked
+
+
 def test_local_build_takes_no_other_build(
     tmp_path: Path,
     index: IndexServer,

@@ -168,7 +168,13 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
         for backend, stages in itertools.groupby(locked, key=lambda stage: stage.torch_backend):
             arguments = ["pip", "install", *target, "--no-deps", "--require-hashes"]
             arguments += [f"--torch-backend={backend}"] if backend else []
-            _uv([*arguments, *(f"--requirement={path_of(stage)}" for stage in stages)], detail)
+            arguments += [f"--requirement={path_of(stage)}" for stage in stages]
+            try:
+                # Exact and hashed: what uv has in its cache is what an index would give.
+                _uv([*arguments, "--offline"], detail)
+            except (NetworkError, BuildError):
+                log.line("not all of it is in uv's cache: asking the index")
+                _uv(arguments, detail)
     step("adding the kernel")
     constraints = [f"--constraints={path_of(stage)}" for stage in locked]
     kernel = ["pip", "install", *target, *constraints, "ipykernel"]
