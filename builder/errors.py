@@ -220,7 +220,7 @@ def from_os_error(error: OSError, doing: str) -> StorageError:
     """Turn an `OSError` met while `doing` something into the error a person is shown."""
     import errno
 
-    place = f" `{error.filename}`" if error.filename else ""
+    place = f" (`{error.filename}`)" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"the disk is full: {doing} needed more space{place}",
@@ -228,10 +228,10 @@ def from_os_error(error: OSError, doing: str) -> StorageError:
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
-            f"{doing} is not allowed to write{place}: {error.strerror}",
+            f"{doing} is not permitted: {error.strerror}{place}",
             hint="make the folder writable, or point the command at another one",
         )
-    return StorageError(f"{doing} failed{place}: {error.strerror or error}")
+    return StorageError(f"{doing} failed: {error.strerror or error}{place}")
 
 
 def near(word: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -30,7 +30,7 @@ def atomic_write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
 
     Parent folders are made. Raises `StorageError`; then `path` is as it was.
     """
-    doing = f"writing {path.name}"
+    doing = f"writing `{path}`"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")

@@ -113,7 +113,7 @@ def _translated(output: str, doing: str) -> TemplateError:
         )
     if _NOT_WRITABLE.search(said):
         return StorageError(
-            f"{doing} is not allowed to write\n{said}",
+            f"{doing} is not permitted to write\n{said}",
             hint="make the folder writable, or set UV_CACHE_DIR to one that is",
         )
     return UvError(doing, said)

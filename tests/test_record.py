@@ -208,7 +208,7 @@ def test_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
         cwd=Path(__file__).parent.parent,
     )
     assert found.stderr.strip().splitlines()[-1] == (
-        "builder.errors.StorageError: writing file failed: File too large"
+        f"builder.errors.StorageError: writing `{path}` failed: File too large"
     )
     assert path.read_text() == "old"
     assert [p.name for p in tmp_path.iterdir()] == ["file"]
@@ -217,7 +217,7 @@ def test_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
 def test_place_that_cannot_be_written_is_told(tmp_path: Path) -> None:
     """Writing below something that is no folder is a StorageError, not a traceback."""
     (tmp_path / "file").write_text("")
-    with pytest.raises(StorageError, match="writing x failed"):
+    with pytest.raises(StorageError, match="/file/x` failed: File exists"):
         atomic_write(tmp_path / "file" / "x", b"")
 
 

@@ -12,7 +12,7 @@ import json
 import os
 import subprocess
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -157,32 +157,8 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     _uv(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], detail)
     for file in rendered.files:
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
-
-    def path_of(stage: StageLock) -> Path:
-        return folder / "template" / "requirements" / f"{stage.stem}.txt"
-
-    locked = [stage for stage in rendered.lock.stages if stage.text]
-    target = ["--python", str(folder / "bin" / "python")]
-    if locked:
-        step("installing the locked packages")
-        for backend, stages in itertools.groupby(locked, key=lambda stage: stage.torch_backend):
-            arguments = ["pip", "install", *target, "--no-deps", "--require-hashes"]
-            arguments += [f"--torch-backend={backend}"] if backend else []
-            arguments += [f"--requirement={path_of(stage)}" for stage in stages]
-            try:
-                # Exact and hashed: what uv has in its cache is what an index would give.
-                _uv([*arguments, "--offline"], detail)
-            except (NetworkError, BuildError):
-                log.line("not all of it is in uv's cache: asking the index")
-                _uv(arguments, detail)
-    step("adding the kernel")
-    constraints = [f"--constraints={path_of(stage)}" for stage in locked]
-    kernel = ["pip", "install", *target, *constraints, "ipykernel"]
-    try:
-        _uv(kernel, detail)
-    except NetworkError:
-        log.line("no network: trying with what uv has in its cache")
-        _uv([*kernel, "--offline"], detail)
+    step("installing the locked packages")
+    _install(folder, rendered.lock.stages, detail, log)
     cold: dict[str, float] = {}
     (folder / "home").mkdir(exist_ok=True)
     if variant.level != "none":
@@ -198,6 +174,35 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
         "cold": cold,
     }
     atomic_write(folder / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _install(
+    folder: Path, stages: Sequence[StageLock], detail: Callable[[str], None], log: Log
+) -> None:
+    """The locked packages, each stage from its own source, then a kernel that fits to them."""
+    locked = [stage for stage in stages if stage.text]
+    target = ["--python", str(folder / "bin" / "python")]
+
+    def path_of(stage: StageLock) -> Path:
+        return folder / "template" / "requirements" / f"{stage.stem}.txt"
+
+    for backend, group in itertools.groupby(locked, key=lambda stage: stage.torch_backend):
+        arguments = ["pip", "install", *target, "--no-deps", "--require-hashes"]
+        arguments += [f"--torch-backend={backend}"] if backend else []
+        arguments += [f"--requirement={path_of(stage)}" for stage in group]
+        try:
+            # Exact and hashed: what uv has in its cache is what an index would give.
+            _uv([*arguments, "--offline"], lambda text: log.line(f"uv, offline: {text}"))
+        except (NetworkError, BuildError):
+            log.line("not all of it is in uv's cache: asking the index")
+            _uv(arguments, detail)
+    constraints = [f"--constraints={path_of(stage)}" for stage in locked]
+    kernel = ["pip", "install", *target, *constraints, "ipykernel"]
+    try:
+        _uv(kernel, detail)
+    except NetworkError:
+        log.line("no network: trying with what uv has in its cache")
+        _uv([*kernel, "--offline"], detail)
 
 
 def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:

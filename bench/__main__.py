@@ -1,0 +1,68 @@
+"""`python -m bench [NAME…]`: run benchmarks, print their tables, write docs/benchmarks.md."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable
+
+from bench import build, job, plan, resolve, scale
+from bench.child import ROOT, ChildError
+from bench.machine import describe
+from bench.options import Options
+from bench.report import page, text
+from bench.result import Result
+from bench.workshop import Workshop
+
+BENCHMARKS: dict[str, Callable[[Options], Result]] = {
+    "job": job.measure,
+    "plan": plan.measure,
+    "resolve": resolve.measure,
+    "scale": scale.measure,
+    "build": build.measure,
+}
+
+
+def main() -> None:
+    """Run what is asked for, everything by default; a missed target is a result, not a failure."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
+    parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
+    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument("--rounds", type=_positive, help="instead of each benchmark's own number")
+    parser.add_argument(
+        "--variant", action="append", metavar="STEM", help="of `job`; data by default; repeatable"
+    )
+    arguments = parser.parse_args()
+    unknown = sorted(set(arguments.names) - set(BENCHMARKS))
+    if unknown:
+        parser.error(f"no benchmark is called {', '.join(unknown)}")
+    if arguments.write and arguments.names:
+        parser.error("--write is for the whole page: leave out the names")
+    results = []
+    try:
+        with Workshop() as workshop:
+            options = Options(
+                workshop=workshop,
+                rounds=arguments.rounds,
+                variants=tuple(arguments.variant or ["data"]),
+            )
+            for name in arguments.names or BENCHMARKS:
+                print(name, file=sys.stderr, flush=True)
+                results.append(BENCHMARKS[name](options))
+                print(text(results[-1]), flush=True)
+    except ChildError as error:
+        sys.exit(f"error: {error}")
+    if arguments.write:
+        document = page(results, describe())
+        (ROOT / "docs" / "benchmarks.md").write_text(document, encoding="utf-8")
+
+
+def _positive(value: str) -> int:
+    number = int(value)
+    if number < 1:
+        raise argparse.ArgumentTypeError("must be at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    main()

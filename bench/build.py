@@ -1,0 +1,96 @@
+"""`template-builder build --frozen` on `local`, beside the same uv commands in a plain script.
+
+Verification is left out: the script has none, and what it costs is what it is worth.
+"""
+
+from __future__ import annotations
+
+import inspect
+import json
+import os
+import sys
+from pathlib import Path
+from statistics import median
+
+from bench.child import ChildError, timed
+from bench.options import Options
+from bench.result import Result, Target, ratio
+from bench.turns import spread, take_turns
+from bench.workshop import Workshop
+from builder import pipeline, uv_tool
+from builder.cli import build_commands
+from builder.events import silent
+from builder.files import remove_tree
+from builder.project import Project
+from builder.render import Rendered
+from builder.targets.local import interpreter
+
+__all__ = ["measure"]
+
+_ROUNDS = 3
+
+
+def measure(options: Options) -> Result:
+    """All templates, made from nothing but uv's cache in every round, by turns."""
+    workshop = options.workshop
+    workshop.require_space(4)
+    cache, plain = workshop.folder / "build-cache", workshop.folder / "plain"
+    task = workshop.folder / "plain.json"
+    environments = _environments(workshop, plain)
+    jobs = inspect.signature(build_commands.build).parameters["jobs"].default
+    told = {"uv": uv_tool.binary(), "jobs": jobs, "environments": environments}
+    task.write_text(json.dumps(told), encoding="utf-8")
+    ours = [sys.executable, "-m", "bench.programs.ours", str(workshop.project)]
+    theirs = [sys.executable, "-m", "bench.programs.plain", str(task)]
+    found = take_turns(
+        {
+            "build": lambda: _fresh(ours, cache, workshop.variables(cache)),
+            "plain uv": lambda: _fresh(theirs, plain, {}),
+        },
+        rounds=options.rounds or _ROUNDS,
+    )
+    value = median(found["build"]) / median(found["plain uv"])
+    return Result(
+        title=f"build: {len(environments)} templates on `local`",
+        measured="Everything from the committed locks to environments with byte code, uv's cache"
+        f" being warm, {jobs} at a time on both sides. The script calls `uv venv`, `uv pip install`"
+        " with the same lock files, `uv pip install ipykernel`, and imports the warm-up modules"
+        " once. Neither side verifies.",
+        headings=("process", "median", "fastest", "slowest", "ratio"),
+        rows=(
+            ("`template-builder build --frozen`, no checks", *spread(found["build"]), ratio(value)),
+            ("the uv commands in a script", *spread(found["plain uv"]), "1"),
+        ),
+        targets=(Target(what="build to plain uv", value=value, limit=1.2),),
+    )
+
+
+def _fresh(command: list[str], folder: Path, variables: dict[str, str]) -> float:
+    # What the other side has left to be written must not be written on this one's time.
+    os.sync()
+    try:
+        return timed(command, extra=variables)
+    finally:
+        remove_tree(folder)
+
+
+def _environments(workshop: Workshop, folder: Path) -> list[dict[str, object]]:
+    project = Project.find(workshop.project)
+    variants = pipeline.select(project, [])
+    prepared = pipeline.prepare(project, variants, frozen=True, report=silent)
+    found: list[dict[str, object]] = []
+    for name, one in prepared.items():
+        if not isinstance(one, Rendered):
+            raise ChildError(str(one))
+        stages = [stage for stage in one.lock.stages if stage.text]
+        locks = project.generated / name / "requirements"
+        found.append(
+            {
+                "folder": str(folder / name),
+                "python": interpreter.choose(one.variant.python),
+                "requirements": [str(locks / f"{stage.stem}.txt") for stage in stages],
+                "torch_backend": next((s.torch_backend for s in stages if s.torch_backend), None),
+                "imports": list(one.variant.imports),
+            }
+        )
+    return found

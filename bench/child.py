@@ -1,0 +1,66 @@
+"""Processes that are measured: in a clean environment, and failing loudly."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["ROOT", "ChildError", "answer", "environment", "timed"]
+
+ROOT = Path(__file__).parent.parent
+# Byte code is part of what is measured, and the caller's own settings of the program are not.
+_DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEIMPORTTIME", "VIRTUAL_ENV", "E2B_API_KEY")
+_DROPPED_PREFIX = "TEMPLATE_"
+
+
+class ChildError(Exception):
+    """A process that was to be measured failed; nothing can be said of its time."""
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    """The variables of this process without those that would change what is measured."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in _DROPPED and not name.startswith(_DROPPED_PREFIX)
+    }
+    return kept | dict(extra or {})
+
+
+def timed(
+    command: Sequence[str], *, folder: Path = ROOT, extra: Mapping[str, str] | None = None
+) -> float:
+    """Seconds from the start of a process to its end. Raises `ChildError`."""
+    variables = environment(extra)
+    start = time.perf_counter()
+    finished = _run(command, folder, variables)
+    taken = time.perf_counter() - start
+    _check(finished)
+    return taken
+
+
+def answer(command: Sequence[str], *, extra: Mapping[str, str] | None = None) -> Any:
+    """The JSON value that a program of ours prints. Raises `ChildError`."""
+    finished = _run(command, ROOT, environment(extra))
+    _check(finished)
+    return json.loads(finished.stdout)
+
+
+def _run(
+    command: Sequence[str], folder: Path, variables: Mapping[str, str]
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        command, cwd=folder, env=dict(variables), capture_output=True, text=True, check=False
+    )
+
+
+def _check(finished: subprocess.CompletedProcess[str]) -> None:
+    if finished.returncode:
+        said = "\n".join((finished.stdout + finished.stderr).strip().splitlines()[-20:])
+        command = " ".join(finished.args)
+        raise ChildError(f"`{command}` ended with {finished.returncode}:\n{said}")

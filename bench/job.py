@@ -1,0 +1,174 @@
+"""What a job waits for until `import pandas` has answered: with a template, and without one.
+
+Without: a fresh environment, the packages of the spec, the first import; by pip, and by uv. With: a
+sandbox of the template that was built before, at each warm-up level.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench.child import ChildError, answer, timed
+from bench.options import Options
+from bench.result import Result, ratio, seconds
+from bench.turns import take_turns
+from bench.workshop import Workshop
+from builder import pipeline, uv_tool
+from builder.files import remove_tree
+from builder.project import Project
+from builder.spec import Variant
+from builder.targets.local import interpreter
+
+__all__ = ["measure"]
+
+_ROUNDS = 3
+_PIP = "pip install, nothing cached"
+_PLAIN_PROCESS = (
+    "Without a template `sandbox up` is `python -m venv` or `uv venv`. How long a download takes is"
+    " the index's doing: the first two rows differ by that. The operating system's cache of files"
+    " is warm in every row. Without a template the first import is that of a plain process, which"
+    " flatters it: a sandbox would start a kernel, too."
+)
+_NONE_AND_DISK = (
+    "At level `none` there is no byte code of any package, and no module has made the caches that"
+    " some make when first imported. A sandbox at level `disk` has both."
+)
+_MEMORY = (
+    "At level `memory` the modules are imported while the sandbox comes up. On `local` that is part"
+    " of the wait unless the sandbox was opened before there was a job for it; on a target with"
+    " snapshots it happens once, when the template is built."
+)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wait:
+    """Seconds until there is a place to run code, until it has the packages, until they answer."""
+
+    place: float
+    install: float
+    first: float
+
+    @property
+    def total(self) -> float:
+        return self.place + self.install + self.first
+
+
+def measure(options: Options) -> Result:
+    """The job of each variant asked for, in as many ways as there are."""
+    workshop = options.workshop
+    rounds = options.rounds or _ROUNDS
+    rows: list[tuple[str, ...]] = []
+    for stem in options.variants:
+        variant = _variant(workshop, stem)
+        found = take_turns(_without(workshop, variant) | _with(workshop, variant), rounds=rounds)
+        slowest = median(wait.total for wait in found[_PIP])
+        rows += [_row(variant.name, way, waits, slowest) for way, waits in found.items()]
+    return Result(
+        title="job: until the imports have answered",
+        measured="What a job waits for on this machine: a place to run code (an environment, or a"
+        " sandbox), the packages of the spec in it, and the first import of the spec's warm-up"
+        " modules.",
+        headings=(
+            "template",
+            "way",
+            "sandbox up",
+            "packages installed",
+            "first result of the imports",
+            "total",
+            "ratio to pip",
+        ),
+        rows=tuple(rows),
+        notes=(_PLAIN_PROCESS, _NONE_AND_DISK, _MEMORY),
+    )
+
+
+def _row(name: str, way: str, waits: list[_Wait], slowest: float) -> tuple[str, ...]:
+    install = median(wait.install for wait in waits)
+    total = median(wait.total for wait in waits)
+    return (
+        f"`{name}`",
+        way,
+        seconds(median(wait.place for wait in waits)),
+        seconds(install) if install else "-",
+        seconds(median(wait.first for wait in waits)),
+        seconds(total),
+        ratio(total / slowest),
+    )
+
+
+def _variant(workshop: Workshop, stem: str) -> Variant:
+    variants = pipeline.select(Project.find(workshop.project), [])
+    found = {variant.stem: variant for variant in variants}
+    if stem not in found:
+        raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(found)}")
+    return found[stem]
+
+
+def _without(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wait]]:
+    folder = workshop.folder / "job"
+    inside = str(folder / "bin" / "python")
+    chosen = interpreter.choose(variant.python)
+    if chosen is None:
+        raise ChildError(f"no Python on this machine satisfies {variant.python}")
+    uv = uv_tool.binary()
+    venv = [chosen, "-m", "venv", str(folder)]
+    pip = [inside, "-m", "pip", "install", "--quiet", *variant.requirements]
+    uv_venv = [uv, "venv", "--quiet", "--no-project", "--python", chosen, str(folder)]
+    uv_pip = [uv, "pip", "install", "--quiet", "--python", inside, *variant.requirements]
+    # A cache of its own, which the warm-up turn fills: the user's may hold anything.
+    cached = {"PIP_CACHE_DIR": str(workshop.folder / "pip-cache")}
+
+    def wait(make: list[str], install: list[str], extra: dict[str, str]) -> _Wait:
+        try:
+            return _Wait(
+                place=timed(make),
+                install=timed(install, extra=extra),
+                first=_first_import(inside, variant, folder / "home"),
+            )
+        finally:
+            remove_tree(folder)
+
+    return {
+        _PIP: lambda: wait(venv, [*pip, "--no-cache-dir"], {}),
+        "pip install, pip's cache warm": lambda: wait(venv, pip, cached),
+        "uv pip install, uv's cache warm": lambda: wait(uv_venv, uv_pip, {}),
+    }
+
+
+def _first_import(python: str, variant: Variant, home: Path) -> float:
+    # In a new sandbox no module has made the caches that some make when first imported.
+    home.mkdir()
+    code = f"import {', '.join(variant.imports)}"
+    return timed([python, "-c", code], folder=home, extra={"HOME": str(home)})
+
+
+def _with(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wait]]:
+    workshop.build(variant.name)
+    variables = workshop.variables(workshop.cache)
+    program = [sys.executable, "-m", "bench.programs.ours", str(workshop.project), variant.name]
+    built = answer(program, extra=variables)[variant.name]
+    bare = answer([*program, "--level=none"], extra=variables)[variant.name]
+    # The first sandbox would leave byte code to the next one, and that would not be `none`.
+    unwritten = {"PYTHONDONTWRITEBYTECODE": "1"}
+
+    def wait(ref: str, warm: tuple[str, ...], extra: dict[str, str]) -> _Wait:
+        task = {
+            "ref": ref,
+            "warm": warm,
+            "env": dict(variant.env) | extra,
+            "imports": variant.imports,
+        }
+        command = [sys.executable, "-m", "bench.programs.sandbox", json.dumps(task)]
+        said = answer(command, extra=variables)
+        return _Wait(place=said["up"], install=0.0, first=said["first"])
+
+    return {
+        "template, level none": lambda: wait(bare, (), unwritten),
+        "template, level disk": lambda: wait(built, (), {}),
+        "template, level memory": lambda: wait(built, variant.imports, {}),
+    }

@@ -1,0 +1,53 @@
+"""What a benchmark gives: a table, and the targets with what was measured for them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+__all__ = ["Result", "Target", "ratio", "seconds"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Target:
+    """What `what` measures should be at most `limit`; `value` is what it is."""
+
+    what: str
+    value: float
+    limit: float
+    unit: str = ""
+
+    @property
+    def met(self) -> bool:
+        """Whether the value keeps the limit."""
+        return self.value <= self.limit
+
+    def __str__(self) -> str:
+        verdict = "met" if self.met else "**not met**"
+        shown = f"{self.value:.2f}" if self.value < 100 else f"{self.value:.0f}"
+        return (
+            f"{self.what}: {shown}{self.unit}, target at most {self.limit:g}{self.unit}: {verdict}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One benchmark's outcome. `measured` says in words what the rows of the table are."""
+
+    title: str
+    measured: str
+    headings: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    targets: tuple[Target, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
+def seconds(value: float) -> str:
+    """A duration with the digits that mean something."""
+    if value >= 1:
+        return f"{value:.2f} s"
+    return f"{value * 1e3:.0f} ms" if value >= 0.01 else f"{value * 1e3:.2f} ms"
+
+
+def ratio(value: float) -> str:
+    """A ratio, as tables show it."""
+    return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"

@@ -1,0 +1,81 @@
+"""Validate, render and plan 100 and 1,000 variants: the time must grow no faster than they do."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench.child import answer
+from bench.options import Options
+from bench.result import Result, Target, ratio, seconds
+from bench.synthetic import write_variants
+from bench.turns import take_turns
+
+__all__ = ["measure"]
+
+_ROUNDS = 15
+_FEW, _MANY = 100, 1_000
+_STEPS = ("validate", "render", "plan")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Turn:
+    """One process: what it said of its steps, and how long it lived."""
+
+    steps: Mapping[str, float]
+    whole: float
+    rss: float
+
+    @property
+    def work(self) -> float:
+        return sum(self.steps[step] for step in _STEPS)
+
+
+def measure(options: Options) -> Result:
+    """Two projects that differ in their number of variants alone."""
+    sides: dict[str, Callable[[], _Turn]] = {}
+    for count in (_FEW, _MANY):
+        folder = options.workshop.folder / f"scale-{count}" / "variants"
+        write_variants(folder, count)
+        sides[str(count)] = functools.partial(_turn, folder)
+    found = take_turns(sides, rounds=options.rounds or _ROUNDS)
+    few, many = found[str(_FEW)], found[str(_MANY)]
+    growth = median(turn.work for turn in many) / median(turn.work for turn in few)
+    whole = median(turn.whole for turn in many)
+    peak = max(turn.rss for turn in many) / 2**20
+    rows = [
+        (
+            f"{count:,}",
+            *(seconds(median(turn.steps[step] for turn in turns)) for step in _STEPS),
+            seconds(median(turn.work for turn in turns)),
+            seconds(median(turn.whole for turn in turns)),
+            f"{max(turn.rss for turn in turns) / 2**20:.0f} MiB",
+            ratio(growth) if turns is many else "1",
+        )
+        for count, turns in ((_FEW, few), (_MANY, many))
+    ]
+    return Result(
+        title="scale: from 100 to 1,000 variants",
+        measured="Chains of three stages with made-up locks of 20 packages, in a fresh process."
+        " The ratio is of the three steps together, without the start of the process, which"
+        " would flatter it; the seconds of the target are those of the whole process.",
+        headings=("variants", *_STEPS, "together", "whole process", "peak memory", "ratio"),
+        rows=tuple(rows),
+        targets=(
+            Target(what="1,000 to 100 variants", value=growth, limit=11),
+            Target(what="whole process, 1,000 variants", value=whole, limit=4, unit=" s"),
+            Target(what="peak memory, 1,000 variants", value=peak, limit=300, unit=" MiB"),
+        ),
+    )
+
+
+def _turn(folder: Path) -> _Turn:
+    start = time.perf_counter()
+    said = answer([sys.executable, "-m", "bench.programs.scale", str(folder)])
+    whole = time.perf_counter() - start
+    return _Turn(steps=said, whole=whole, rss=said["rss"])
