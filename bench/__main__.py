@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 from bench import build, job, plan, resolve, scale
 from bench.child import ROOT, ChildError
-from bench.machine import describe
+from bench.machine import describe, program
 from bench.options import Options
 from bench.report import page, text
 from bench.result import Result
@@ -39,6 +39,7 @@ def main() -> None:
     if arguments.write and arguments.names:
         parser.error("--write is for the whole page: leave out the names")
     results = []
+    before = program()
     try:
         with Workshop() as workshop:
             options = Options(
@@ -52,6 +53,8 @@ def main() -> None:
                 print(text(results[-1]), flush=True)
     except ChildError as error:
         sys.exit(f"error: {error}")
+    if program() != before:
+        sys.exit("error: the program was edited while it was measured; nothing is written")
     if arguments.write:
         document = page(results, describe())
         (ROOT / "docs" / "benchmarks.md").write_text(document, encoding="utf-8")

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import subprocess
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-__all__ = ["ROOT", "ChildError", "answer", "environment", "timed"]
+__all__ = ["ROOT", "ChildError", "answer", "cpu_seconds", "environment", "timed"]
 
 ROOT = Path(__file__).parent.parent
 # Byte code is part of what is measured, and the caller's own settings of the program are not.
@@ -42,6 +43,12 @@ def timed(
     taken = time.perf_counter() - start
     _check(finished)
     return taken
+
+
+def cpu_seconds() -> float:
+    """What all processes that have ended below this one have used so far."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def answer(command: Sequence[str], *, extra: Mapping[str, str] | None = None) -> Any:

@@ -29,10 +29,9 @@ __all__ = ["measure"]
 _ROUNDS = 3
 _PIP = "pip install, nothing cached"
 _PLAIN_PROCESS = (
-    "Without a template `sandbox up` is `python -m venv` or `uv venv`. How long a download takes is"
-    " the index's doing: the first two rows differ by that. The operating system's cache of files"
-    " is warm in every row. Without a template the first import is that of a plain process, which"
-    " flatters it: a sandbox would start a kernel, too."
+    "Without a template `sandbox up` is `python -m venv` or `uv venv`, and the first import is that"
+    " of a plain process, which flatters it: a sandbox would start a kernel, too. How long a"
+    " download takes is the index's doing: the first two rows differ by that."
 )
 _NONE_AND_DISK = (
     "At level `none` there is no byte code of any package, and no module has made the caches that"

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import os
 import platform
 
 import builder
+from bench.child import ROOT
 
-__all__ = ["describe"]
+__all__ = ["describe", "program"]
 
 
 def describe() -> str:
@@ -19,3 +21,13 @@ def describe() -> str:
         f" {platform.machine()}, Python {platform.python_version()},"
         f" uv {importlib.metadata.version('uv')}, template-builder {builder.__version__}"
     )
+
+
+def program() -> str:
+    """A hash of all that is measured, to tell whether it was edited under way."""
+    found = hashlib.sha256()
+    for name in ("builder", "bench", "variants", "generated"):
+        for path in sorted((ROOT / name).rglob("*")):
+            if path.is_file() and "__pycache__" not in path.parts:
+                found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return found.hexdigest()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from statistics import median
 from typing import TypeVar
 
@@ -20,18 +20,19 @@ def take_turns(
     """What each side measured, round by round.
 
     The first turn of each side is thrown away: it is there to write byte code and fill caches.
+    Who begins changes from round to round, so that none always finds what another left behind.
     """
     found: dict[str, list[Measured]] = {name: [] for name in sides}
     for number in range(rounds + 1):
-        for name, side in sides.items():
+        for name in list(sides) if number % 2 else reversed(list(sides)):
             of = f"round {number} of {rounds}" if number else "warm-up"
             print(f"  {of}: {name}", file=sys.stderr, flush=True)
-            measured = side()
+            measured = sides[name]()
             if number:
                 found[name].append(measured)
     return found
 
 
-def spread(times: list[float]) -> tuple[str, str, str]:
+def spread(times: Sequence[float]) -> tuple[str, str, str]:
     """Median, fastest and slowest, as cells of a table."""
     return seconds(median(times)), seconds(min(times)), seconds(max(times))

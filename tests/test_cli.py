@@ -43,7 +43,7 @@ def test_the_main_job_end_to_end(project: Path, command: Command) -> None:
     assert built.stderr.startswith("target local: E2B_API_KEY is not set\n")
     lines = built.stdout.splitlines()
     assert re.fullmatch(
-        r"template  result  ref +digest +packages  size +took +first import", lines[0]
+        r"template  result  ref +digest +packages  size +built in +first import", lines[0]
     )
     assert re.fullmatch(
         r"light     built   local:light@sha256-[0-9a-f]{12}…  [0-9a-f]{12}  1         [\d,]+ MiB"

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -225,3 +226,27 @@ def test_import_loads_the_standard_library_only() -> None:
         env=environment,
     )
     assert set(found.stdout.split()) - {"__main__", "sitecustomize", "usercustomize"} == {"builder"}
+
+
+@pytest.mark.network
+def test_wheel_ships_the_registry(tmp_path: Path) -> None:
+    """An installed wheel resolves the shipped templates with nothing else beside it."""
+    uv = [sys.executable, "-m", "uv"]
+    build = [*uv, "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT)]
+    subprocess.run(build, check=True, capture_output=True)
+    (wheel,) = tmp_path.glob("*.whl")
+    code = (
+        "import sys; sys.path.insert(0, sys.argv[1])\n"
+        "from builder import registry\n"
+        "print(registry.resolve('tta-ml-minimal', target='e2b'))\n"
+    )
+    unpacked = tmp_path / "unpacked"
+    shutil.unpack_archive(wheel, unpacked, "zip")
+    found = subprocess.run(
+        [sys.executable, "-S", "-c", code, str(unpacked)],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+    )
+    assert found.stdout == "3xmp0rmfztawhlpysu4v\n"

@@ -133,7 +133,7 @@ def build(
             "digest",
             "packages",
             "size",
-            "took",
+            "built in",
             "first import",
         ]
         progress.table(headings, [_row(outcome) for outcome in outcomes])
