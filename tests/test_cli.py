@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import errors
+from builder import __version__, errors
 from builder.doctor import examine
 from tests.conftest import BASE, ROOT, Command
 
@@ -354,3 +354,37 @@ def test_configured_targets_are_known(project: Path, command: Command) -> None:
         f"error: {settings}: [tool.template-builder.targets.staging]: unknown key `knid`\n\n"
         "hint: did you mean `kind`?\n"
     )
+
+
+def test_terminal_without_unicode(project: Path, command: Command) -> None:
+    """Where the locale is plain ASCII, what cannot be shown is replaced, and nothing fails."""
+    found = command(
+        "validate", cwd=project, LC_ALL="POSIX", PYTHONUTF8="0", PYTHONCOERCECLOCALE="0"
+    )
+    assert found.returncode == 0, found.stderr
+    assert found.stdout.splitlines()[0] == "variants/light.toml: light (_base ? light): valid"
+
+
+def test_working_directory_that_is_gone(tmp_path: Path) -> None:
+    """In a folder that was removed, the command says so."""
+    folder = tmp_path / "gone"
+    folder.mkdir()
+    shell = f"rmdir {folder}; exec {sys.executable} -m builder validate"
+    found = subprocess.run(
+        ["bash", "-c", shell],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+    )
+    assert found.returncode == errors.ProjectError.exit_code
+    assert found.stderr.endswith(
+        "error: the working directory cannot be used: No such file or directory\n\n"
+        "hint: change to a folder that exists\n"
+    )
+
+
+def test_version(command: Command) -> None:
+    """--version names the program and its version."""
+    assert command("--version").stdout == f"template-builder {__version__}\n"

@@ -7,11 +7,12 @@ when a signal is already handled.
 from __future__ import annotations
 
 import gc
+import io
 import json
 import os
 import signal
 import sys
-from typing import Any, NoReturn
+from typing import Any, NoReturn, cast
 
 from builder import errors
 
@@ -25,7 +26,11 @@ def main() -> NoReturn:
     # search of every installed distribution for plugins of pydantic, which has none to run here.
     gc.set_threshold(100_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+    for stream in (sys.stdout, sys.stderr):
+        # A terminal that knows ASCII alone gets a `?`, not a traceback.
+        cast(io.TextIOWrapper, stream).reconfigure(errors="replace")
     try:
+        _check_working_directory()
         from builder.cli.app import app
 
         app()
@@ -47,6 +52,16 @@ def main() -> NoReturn:
     finally:
         gc.freeze()  # nothing of what was loaded needs to be taken apart piece by piece at the end
     sys.exit(0)
+
+
+def _check_working_directory() -> None:
+    try:
+        os.getcwd()
+    except OSError as error:
+        raise errors.ProjectError(
+            f"the working directory cannot be used: {error.strerror}",
+            hint="change to a folder that exists",
+        ) from error
 
 
 def _terminated(_signal: int, _frame: Any) -> None:
