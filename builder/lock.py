@@ -203,22 +203,25 @@ def _compile(
     floor: str, chain: Sequence[Stage], parents: Sequence[StageLock], backend: str | None
 ) -> str:
     inherited = [entry for parent in parents for entry in _entries(parent.text)]
-    with tempfile.TemporaryDirectory(prefix="template-builder-") as name:
-        folder = Path(name)
-        requirements = folder / "requirements.in"
-        requirements.write_text("".join(f"{r}\n" for s in chain for r in s.requirements))
-        constraints = folder / "constraints.txt"
-        constraints.write_text("".join(f"{pin}\n" for pin, _ in inherited))
+    # Files without a name: a process that is killed leaves none behind.
+    with tempfile.TemporaryFile() as requirements, tempfile.TemporaryFile() as constraints:
+        requirements.write("".join(f"{r}\n" for s in chain for r in s.requirements).encode())
+        constraints.write("".join(f"{pin}\n" for pin, _ in inherited).encode())
+        for file in (requirements, constraints):
+            file.seek(0)
         arguments = ["pip", "compile", "--universal", "--python-version", floor]
         arguments += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
-        arguments += ["--constraints", str(constraints), str(requirements)]
+        arguments += ["--constraints", f"/dev/fd/{constraints.fileno()}", "-"]
         # A fallback follows where a backend's index is out of reach: do not try that one for long.
         retries = {"UV_HTTP_RETRIES": "1"} if backend else {}
         output = uv_tool.run(
             [*arguments, f"--torch-backend={backend}"] if backend else arguments,
             doing=f"resolving stage `{chain[-1].stem}`",
             environment=retries,
-            folder=folder,
+            # Not the user's project: its settings for uv are not the template's.
+            folder=Path(tempfile.gettempdir()),
+            stdin=requirements,
+            keep_open=[constraints.fileno()],
         )
     known = {pin for pin, _ in inherited}
     added = []

@@ -164,6 +164,7 @@ def build(
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     complete = all_variants and len(rendered) == len(prepared)
     render.write(rendered, project.generated, all_variants=complete)
+    target.tidy()
     outcomes: dict[str, Outcome] = {}
     with ThreadPoolExecutor(max_workers=max(1, jobs)) as pool, processes.interruptible():
         running = {

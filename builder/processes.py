@@ -7,6 +7,8 @@ which then ends its children in order and cleans up after them.
 from __future__ import annotations
 
 import contextlib
+import os
+import signal
 import subprocess
 import threading
 from collections.abc import Iterator
@@ -36,7 +38,7 @@ def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any
         yield process
     finally:
         if process.poll() is None:
-            process.kill()
+            _signal(process, signal.SIGKILL)
             process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream:
@@ -56,8 +58,14 @@ def interruptible() -> Iterator[None]:
         with _lock:
             _stopped.set()
             for process in _running:
-                process.terminate()
+                _signal(process, signal.SIGTERM)
         raise
+
+
+def _signal(process: subprocess.Popen[Any], number: signal.Signals) -> None:
+    """Send a signal to a child and to what it has started in its group."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(process.pid, number)
 
 
 def stopped() -> bool:

@@ -51,17 +51,21 @@ def run(
     on_line: Callable[[str], None] | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
+    stdin: IO[bytes] | None = None,
+    keep_open: Sequence[int] = (),
 ) -> str:
     """Run `uv arguments…` and return its standard output.
 
-    `on_line` gets each line of its standard error as it comes. Raises `NetworkError`,
+    `on_line` gets each line of its standard error as it comes; `keep_open` are descriptors that uv
+    may read as `/dev/fd/N`. Raises `NetworkError`,
     `StorageError`, `InterruptedRunError` or `UvError`.
     """
     output: list[str] = []
     lines: list[str] = []
     with processes.started(
         [binary(), *arguments],
-        stdin=subprocess.DEVNULL,
+        stdin=stdin or subprocess.DEVNULL,
+        pass_fds=keep_open,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

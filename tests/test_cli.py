@@ -3,11 +3,13 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -240,15 +242,30 @@ def test_exit_codes_are_unique_and_documented() -> None:
     assert all(kind.__name__ in errors.__doc__ for kind in kinds)
 
 
-def build_process(project: Path, cache: Path) -> subprocess.Popen[str]:
+@pytest.fixture
+def scratch() -> Iterator[Path]:
+    """A folder for temporary files, with a name that is short enough for sockets in it."""
+    folder = Path(tempfile.mkdtemp())
+    yield folder
+    shutil.rmtree(folder)
+
+
+def build_process(project: Path, cache: Path, scratch: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "builder", "build", "--force"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         cwd=project,
-        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)},
+        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache), "TMPDIR": str(scratch)},
     )
+
+
+def emptied(folder: Path, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while any(folder.iterdir()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not any(folder.iterdir())
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -267,14 +284,14 @@ def processes_in(folder: Path) -> list[int]:
 @pytest.mark.network
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
 def test_interrupted_build_leaves_nothing(
-    project: Path, tmp_path: Path, sent: signal.Signals
+    project: Path, tmp_path: Path, scratch: Path, sent: signal.Signals
 ) -> None:
     """Ctrl-C or `kill` at any moment: code 130, no process, no half environment, a whole registry,
     and the next run works."""
     cache = tmp_path / "cache"
     cache.mkdir()
     for pause in (0.4, 0.8, 1.2, 1.6, 2.2, 3.0):
-        running = build_process(project, cache)
+        running = build_process(project, cache, scratch)
         time.sleep(pause)
         running.send_signal(sent)
         _, said = running.communicate(timeout=60)
@@ -282,35 +299,37 @@ def test_interrupted_build_leaves_nothing(
         assert "Traceback" not in said
         assert making(cache) == []
         assert processes_in(cache) == []
-    again = build_process(project, cache)
+        assert list(scratch.iterdir()) == []
+    again = build_process(project, cache, scratch)
     _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
 
 
 @pytest.mark.network
-def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path) -> None:
+def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scratch: Path) -> None:
     """SIGKILL at any moment leaves what the next run cleans up, and a registry that reads."""
     cache = tmp_path / "cache"
     cache.mkdir()
     for pause in (0.5, 1.0, 1.5, 2.0, 2.6):
-        running = build_process(project, cache)
+        running = build_process(project, cache, scratch)
         time.sleep(pause)
         running.kill()
         running.communicate()
         if (project / "registry.json").exists():
             json.loads((project / "registry.json").read_text())
-    last = build_process(project, cache)
+        assert emptied(scratch)
+    last = build_process(project, cache, scratch)
     _, said = last.communicate(timeout=120)
     assert last.returncode == 0, said
     assert making(cache) == []
 
 
 @pytest.mark.network
-def test_two_builds_at_once(project: Path, tmp_path: Path) -> None:
+def test_two_builds_at_once(project: Path, tmp_path: Path, scratch: Path) -> None:
     """Two builds of the same project at once both succeed, and every record is there."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    running = [build_process(project, cache) for _ in range(2)]
+    running = [build_process(project, cache, scratch) for _ in range(2)]
     ended = [process.communicate(timeout=180)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], ended
     assert set(json.loads((project / "registry.json").read_text())["templates"]) == {

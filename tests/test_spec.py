@@ -370,6 +370,16 @@ def test_nesting_without_end_is_no_crash(write: Write) -> None:
 
 
 @pytest.mark.parametrize(
+    "text", [".".join("a" * 400) + " = 1", "x = " + "{a=" * 60 + "1" + "}" * 60]
+)
+def test_tables_nested_without_end_are_told(write: Write, text: str) -> None:
+    """Tables nested hundreds of times are one problem, not a traceback."""
+    folder = write(_base=f"schema = 1\n{text}")
+    (problem,) = problems(folder)
+    assert problem == "variants/_base.toml: is nested deeper than 20 levels"
+
+
+@pytest.mark.parametrize(
     ("specifier", "floor"),
     [
         (">=3.11", "3.11"),

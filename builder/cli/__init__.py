@@ -50,6 +50,9 @@ def main() -> NoReturn:
     except OSError as error:
         _fail(errors.from_os_error(error, "the command"))
     finally:
+        # What is done is done: a signal from here on would only spoil the exit code.
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
         gc.freeze()  # nothing of what was loaded needs to be taken apart piece by piece at the end
     sys.exit(0)
 

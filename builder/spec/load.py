@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import re
 import stat
@@ -21,6 +22,7 @@ __all__ = ["load_variants", "place_of"]
 
 _STEM = re.compile(r"_?[a-z0-9][a-z0-9_-]*")
 _MAX_SPEC_BYTES = 1 << 20
+_MAX_DEPTH = 20
 # The name of the last stage of every Dockerfile, and the prefix that shared stages get there.
 RESERVED_STEMS = ("template",)
 SHARED_PREFIX = "shared-"
@@ -89,6 +91,7 @@ def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:
     return f"{source}:{line}" if line else source
 
 
+@functools.lru_cache(maxsize=64)
 def _positions(text: str) -> Any:
     # Loaded when there is something to report, and never otherwise.
     from builder.spec.positions import Positions
@@ -151,6 +154,11 @@ def _parse(file: _File, report: _Report) -> None:
             Problem(file.shown, f"is not valid TOML: {message}", line=line, column=column)
         )
         return
+    if _depth(document) > _MAX_DEPTH:
+        # Neither the validator nor the search for places gets to the bottom of that.
+        message = f"is nested deeper than {_MAX_DEPTH} levels"
+        report.problems.append(Problem(file.shown, message))
+        return
     name, extends = document.get("name"), document.get("extends")
     file.name = name if isinstance(name, str) else None
     file.extends = extends if isinstance(extends, str) else None
@@ -161,6 +169,15 @@ def _parse(file: _File, report: _Report) -> None:
             key = tuple(part for part in found["loc"] if part != "[key]")
             message, hint = _worded(found, key)
             report.add(file, key, message, hint)
+
+
+def _depth(document: Any) -> int:
+    depth, level = 0, [document]
+    while level:
+        depth += 1
+        inner = [one.values() if isinstance(one, dict) else one for one in level]
+        level = [x for values in inner for x in values if isinstance(x, dict | list)]
+    return depth
 
 
 def _worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:

@@ -18,6 +18,10 @@ __all__ = ["Target", "choose", "connect"]
 class Target(Builder, SandboxOpener, Protocol):
     """All that the pipeline asks of a target."""
 
+    def tidy(self) -> None:
+        """Remove what runs that were killed have left behind."""
+        ...
+
     def present(self, digests: Iterable[str]) -> frozenset[str]:
         """Those of `digests` whose build is there and usable."""
         ...

@@ -25,6 +25,10 @@ class LocalTarget:
     def __init__(self, *, name: str = "local") -> None:
         self.name = name
 
+    def tidy(self) -> None:
+        """Remove half-made environments that nobody is making any more."""
+        environment.sweep()
+
     def present(self, digests: Iterable[str]) -> frozenset[str]:
         """Those of `digests` whose environment is on this machine and has its interpreter."""
         return frozenset(digest for digest in digests if environment.find(digest))

@@ -25,7 +25,7 @@ from builder.logs import Log
 from builder.render import Rendered
 from builder.targets.local import interpreter
 
-__all__ = ["Environment", "find", "make", "sandbox_variables"]
+__all__ = ["Environment", "find", "make", "sandbox_variables", "sweep"]
 
 _MANIFEST = "environment.json"
 _WARMUP_TIMEOUT_SECONDS = 1800
@@ -81,7 +81,8 @@ def make(
         found = find(rendered.digest)
         if found and (not force or _made_since(found, started)):
             return found, True
-        _sweep(place.parent, place.name)
+        for abandoned in place.parent.glob(f".making-{place.name}-*"):
+            remove_tree(abandoned)
         temporary = place.parent / f".making-{place.name}-{os.getpid()}"
         try:
             _make_in(temporary, rendered, report, log)
@@ -97,13 +98,10 @@ def make(
     return found, False
 
 
-def _sweep(environments: Path, name: str) -> None:
-    """Remove what killed makers left: of `name`, whose lock we hold, and of what nobody makes."""
-    for folder in environments.glob(".making-*"):
+def sweep() -> None:
+    """Remove what killed makers left, of every digest that nobody is making."""
+    for folder in (cache_folder() / "environments").glob(".making-*"):
         digest = folder.name.removeprefix(".making-").rpartition("-")[0]
-        if digest == name:
-            remove_tree(folder)
-            continue
         lock = cache_folder() / "locks" / f"{digest}.lock"
         with contextlib.suppress(BlockingIOError), exclusive(lock, wait=False):
             remove_tree(folder)

@@ -40,10 +40,11 @@ def children() -> list[int]:
     return found
 
 
-def end(kernel: "subprocess.Popen[bytes]", folder: str) -> None:
+def end(kernel: "subprocess.Popen[bytes] | None", folder: str) -> None:
     """Kill the kernel's group, then every descendant that comes to us, then remove the folder."""
-    with contextlib.suppress(OSError):
-        os.killpg(kernel.pid, signal.SIGKILL)
+    if kernel:
+        with contextlib.suppress(OSError):
+            os.killpg(kernel.pid, signal.SIGKILL)
     for _ in range(200):
         left = children()
         if not left:
@@ -62,6 +63,9 @@ def end(kernel: "subprocess.Popen[bytes]", folder: str) -> None:
 def main() -> None:
     """Start the kernel and wait for its end or the owner's."""
     folder, *command = sys.argv[1:]
+    kernel = None
+    # Before there is a kernel, so that at no moment this process ends without ending it.
+    signal.signal(signal.SIGTERM, lambda *_: end(kernel, folder))
     adopt_orphans()
     signal.signal(signal.SIGINT, lambda *_: None)  # a handler; "ignore" would be inherited
     with open(os.path.join(folder, "kernel.log"), "wb") as log:
@@ -71,8 +75,9 @@ def main() -> None:
             stdout=log,
             stderr=log,
             start_new_session=True,
+            # A kernel that is told its parent ends when that is gone, even if killed outright.
+            env=os.environ | {"JPY_PARENT_PID": str(os.getpid())},
         )
-    signal.signal(signal.SIGTERM, lambda *_: end(kernel, folder))
     # Poll, not wait: a wait here would race with the one that reaps orphans.
     threading.Thread(target=watch, args=(kernel,), daemon=True).start()
     for line in sys.stdin:

@@ -45,14 +45,28 @@ class KernelSandbox:
     def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
         """Start a kernel of `environment`, import the modules of `warm` in it, wait until it is
         ready. Raises `SandboxError`, and then leaves nothing behind."""
+        self._held = contextlib.ExitStack()
+        self._guard: subprocess.Popen[bytes] | None = None
+        self._client = BlockingKernelClient()
         try:
             self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=_short_folder()))
-            self.home = self._folder / "home"
-            shutil.copytree(environment / "home", self.home, symlinks=True)
-        except (OSError, shutil.Error) as error:
+        except OSError as error:
+            raise from_os_error(error, "making the sandbox's folder") from error
+        self.home = self._folder / "home"
+        try:
+            self._start(environment, env)
+            self._wait_until_ready()
+            self._warm_up(warm)
+        except BaseException as error:
+            self.close()
             if isinstance(error, shutil.Error):
                 raise SandboxError(f"the sandbox's home cannot be made: {error}") from error
-            raise from_os_error(error, "making the sandbox's home") from error
+            if isinstance(error, OSError):
+                raise from_os_error(error, "starting the sandbox") from error
+            raise
+
+    def _start(self, environment: Path, env: Mapping[str, str]) -> None:
+        shutil.copytree(environment / "home", self.home, symlinks=True)
         connection = self._folder / "connection.json"
         write_connection_file(
             str(connection), transport="ipc", ip=str(self._folder / "socket"), key=_key()
@@ -61,7 +75,6 @@ class KernelSandbox:
         variables["IPYTHONDIR"] = str(self._folder / "ipython")
         command = [str(environment / "bin" / "python"), "-m", "ipykernel_launcher"]
         command += ["-f", str(connection), "--HistoryManager.enabled=False"]
-        self._held = contextlib.ExitStack()
         self._guard = self._held.enter_context(
             processes.started(
                 [sys.executable, "-I", "-S", guard.__file__, str(self._folder), *command],
@@ -72,31 +85,27 @@ class KernelSandbox:
                 env=variables,
             )
         )
-        self._client = BlockingKernelClient()
-        try:
-            self._client.load_connection_file(str(connection))
-            self._client.start_channels(stdin=False)
-            self._wait_until_ready()
-            if warm:
-                found = self.run(
-                    f"for _name in {list(warm)!r}: __import__('importlib').import_module(_name)\n"
-                    "del _name",
-                    timeout=_WARM_SECONDS,
-                    silent=True,
-                )
-                if found.error or found.timed_out:
-                    raise SandboxError(
-                        f"the warm-up imports fail in the sandbox: {found.error or 'no end'}",
-                        hint="correct `warmup.imports`",
-                    )
-        except BaseException:
-            self.close()
-            raise
+        self._client.load_connection_file(str(connection))
+        self._client.start_channels(stdin=False)
+
+    def _warm_up(self, warm: Sequence[str]) -> None:
+        if not warm:
+            return
+        found = self.run(
+            f"for _name in {list(warm)!r}: __import__('importlib').import_module(_name)\ndel _name",
+            timeout=_WARM_SECONDS,
+            silent=True,
+        )
+        if found.error or found.timed_out:
+            raise SandboxError(
+                f"the warm-up imports fail in the sandbox: {found.error or 'no end'}",
+                hint="correct `warmup.imports`",
+            )
 
     def run(self, code: str, *, timeout: float, silent: bool = False) -> Execution:
         """Run code. After `timeout` seconds it is interrupted; a kernel that does not obey is
         killed, and with it the sandbox. Raises `SandboxError` when the kernel is gone."""
-        if self._guard.poll() is not None:
+        if self._guard is None or self._guard.poll() is not None:
             raise SandboxError("the sandbox is closed, or its kernel was killed")
         start = time.monotonic()
         request = self._client.execute(
@@ -117,20 +126,20 @@ class KernelSandbox:
         with contextlib.suppress(Exception):
             self._client.stop_channels()
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            if self._guard.stdin:
+            if self._guard and self._guard.stdin:
                 self._guard.stdin.close()
-            self._guard.wait(timeout=_CLOSE_SECONDS)
+                self._guard.wait(timeout=_CLOSE_SECONDS)
         self._held.close()
         shutil.rmtree(self._folder, ignore_errors=True)
 
     def _interrupt(self) -> None:
         with contextlib.suppress(OSError):
-            if self._guard.stdin:
+            if self._guard and self._guard.stdin:
                 self._guard.stdin.write(b"interrupt\n")
                 self._guard.stdin.flush()
 
     def _alive(self) -> bool:
-        stdout = self._guard.stdout
+        stdout = self._guard.stdout if self._guard else None
         # The guard closes its output when the kernel is gone: readable means end of file.
         return stdout is not None and not select.select([stdout], [], [], 0)[0]
 
