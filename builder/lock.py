@@ -15,6 +15,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
 from builder import uv_tool
 from builder.base_image import BaseImage, resolve_digest
 from builder.errors import LockConflictError, NetworkError, StaleLockError, TemplateError
@@ -25,6 +28,12 @@ from builder.spec import Stage, Variant
 __all__ = ["Lock", "StageLock", "lock_latest", "parse_pins", "read_committed"]
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\\n]+?))?(?: \\)?$", re.MULTILINE)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_BACKEND = re.compile(r"[a-z0-9.]+")
+_LOCKED_TEXT = re.compile(
+    r"(?:[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+(?: ; [ -~]+?)?"
+    r"(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+\n)*"
+)
 _JOBS = 8
 
 
@@ -267,6 +276,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
             reference=locked["image"], digest=locked.get("digest"), note=locked.get("note")
         )
         lock = Lock(image=image, python=locked["python"], stages=stages)
+        _check_shape(lock)
     except FileNotFoundError as error:
         missing = Path(error.filename).name
         raise StaleLockError(
@@ -286,6 +296,25 @@ def _committed(variant: Variant, folder: Path) -> Lock:
             hint=relock,
         )
     return lock
+
+
+def _check_shape(lock: Lock) -> None:
+    """What was edited by hand or merged badly must not reach a Dockerfile. Raises `ValueError`."""
+    image = lock.image
+    if image.digest is not None and not _DIGEST.fullmatch(image.digest):
+        raise ValueError(f"`lock.digest` is {image.digest!r}")
+    if image.note is not None and not (isinstance(image.note, str) and image.note.isprintable()):
+        raise ValueError("`lock.note` is not one line of text")
+    known: set[str] = set()
+    for stage in lock.stages:
+        if stage.torch_backend is not None and not _BACKEND.fullmatch(stage.torch_backend):
+            raise ValueError(f"`torch-backend` of stage {stage.stem!r} is {stage.torch_backend!r}")
+        if not _LOCKED_TEXT.fullmatch(stage.text):
+            raise ValueError(f"requirements/{stage.stem}.txt holds more than pins and hashes")
+        known |= {name for name, _ in parse_pins(stage.text)}
+        for requirement in map(Requirement, stage.requirements):
+            if canonicalize_name(requirement.name) not in known:
+                raise ValueError(f"requirements/{stage.stem}.txt lacks `{requirement.name}`")
 
 
 def _body(path: Path) -> str:

@@ -275,3 +275,52 @@ def test_unknown_wording_of_uv_is_passed_on(write: Write) -> None:
     assert error.message == (
         "stage `leaf` cannot be resolved\nuv's reasoning:\nsomething else entirely"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "old", "new", "said"),
+    [
+        (
+            "template.toml",
+            "[lock]\n",
+            '[lock]\ndigest = "sha256:x\\nRUN evil"\n',
+            "`lock.digest` is 'sha256:x\\nRUN evil'",
+        ),
+        (
+            "template.toml",
+            'name = "leaf"\nrequirements',
+            'name = "leaf"\ntorch-backend = "cpu; evil"\nrequirements',
+            "`torch-backend` of stage 'leaf' is 'cpu; evil'",
+        ),
+        (
+            "requirements/leaf.txt",
+            "idna==3.0",
+            "-r /etc/passwd\nidna==3.0",
+            "requirements/leaf.txt holds more than pins and hashes",
+        ),
+        (
+            "requirements/leaf.txt",
+            f" \\\n    --hash=sha256:{'0' * 64}",
+            "",
+            "requirements/leaf.txt holds more than pins and hashes",
+        ),
+        (
+            "requirements/leaf.txt",
+            "idna==3.0",
+            "six==3.0",
+            "requirements/leaf.txt lacks `idna`",
+        ),
+    ],
+)
+def test_committed_lock_that_was_tampered_with(
+    write: Write, path: str, old: str, new: str, said: str
+) -> None:
+    """A committed lock that says what no lock says is refused before it reaches a Dockerfile."""
+    folder = committed(write, _base=BASE, leaf=LEAF + "packages = ['idna']")
+    file = folder.parent / "generated" / "leaf" / path
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new, 1))
+    error = read_committed(load_variants(folder), folder.parent / "generated")["leaf"]
+    assert isinstance(error, StaleLockError)
+    assert error.message == f"generated/leaf/template.toml is not what this program writes: {said}"
