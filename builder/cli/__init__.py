@@ -18,10 +18,13 @@ from builder import errors
 
 __all__ = ["main"]
 
+_STOPPING = (signal.SIGINT, signal.SIGTERM)
+
 
 def main() -> NoReturn:
     """Run the command line; ends the process with the exit code of what happened."""
-    signal.signal(signal.SIGTERM, _terminated)
+    for number in _STOPPING:
+        signal.signal(number, _interrupted)
     # Start-up is what a person waits for: no collection of garbage while modules load, and no
     # search of every installed distribution for plugins of pydantic, which has none to run here.
     gc.set_threshold(100_000)
@@ -51,8 +54,7 @@ def main() -> NoReturn:
         _fail(errors.from_os_error(error, "the command"))
     finally:
         # What is done is done: a signal from here on would only spoil the exit code.
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        _ignore_signals()
         gc.freeze()  # nothing of what was loaded needs to be taken apart piece by piece at the end
     sys.exit(0)
 
@@ -67,11 +69,16 @@ def _check_working_directory() -> None:
         ) from error
 
 
-def _terminated(_signal: int, _frame: Any) -> None:
+def _interrupted(_signal: int, _frame: Any) -> None:
     # One way to stop: what Ctrl-C cleans up, `kill` does too. Once: a second one must not
     # break into the cleaning up.
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    _ignore_signals()
     raise KeyboardInterrupt
+
+
+def _ignore_signals() -> None:
+    for number in _STOPPING:
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _fail(error: errors.TemplateError) -> NoReturn:
