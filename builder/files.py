@@ -85,12 +85,19 @@ def exclusive(
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, read-only entries included; absent is fine."""
+    """Remove a folder and all in it, read-only entries included; absent is fine.
+
+    Of a symbolic link, the link goes, and nothing that it leads to is touched.
+    """
+    if path.is_symlink():
+        path.unlink()
+        return
 
     def retry(function: Callable[..., object], name: str, _info: object) -> None:
         with contextlib.suppress(OSError):
-            os.chmod(os.path.dirname(name), 0o700)
-            os.chmod(name, 0o700)
+            for entry in (os.path.dirname(name), name):
+                if Path(entry).is_relative_to(path) and not os.path.islink(entry):
+                    os.chmod(entry, 0o700)
             function(name)
 
     shutil.rmtree(path, onerror=retry)

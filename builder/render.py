@@ -21,7 +21,7 @@ import jinja2
 import tomli_w
 
 from builder.errors import RenderDriftError, StorageError, from_os_error
-from builder.files import atomic_write, cache_folder, remove_tree
+from builder.files import atomic_write, cache_folder, exclusive, remove_tree
 from builder.lock import Lock
 from builder.spec import Stage, Variant
 
@@ -89,20 +89,27 @@ def write(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) 
     With `all_variants`, folders of variants that are no more go as well. Raises `StorageError`.
     """
     rendered = list(rendered)
-    for one in rendered:
-        folder = generated / one.variant.name
-        for file in one.files:
-            path = folder / file.path
-            if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
-                atomic_write(path, file.content, mode=file.mode)
-        for path in _strangers(one, folder):
-            try:
-                path.unlink()
-            except OSError as error:
-                raise from_os_error(error, f"removing {path.name}") from error
-    if all_variants:
-        for folder in _orphans(rendered, generated):
-            remove_tree(folder)
+    # One writer at a time: what looks like a stray file may be another one's temporary file.
+    with exclusive(generated.parent / ".builder" / "generated.lock"):
+        for one in rendered:
+            folder = generated / one.variant.name
+            for link in _links(one, folder):
+                raise StorageError(
+                    f"`{link}` is a symbolic link, and what it leads to is not ours to write",
+                    hint="remove the link and run the same command again",
+                )
+            for file in one.files:
+                path = folder / file.path
+                if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
+                    atomic_write(path, file.content, mode=file.mode)
+            for path in _strangers(one, folder):
+                try:
+                    path.unlink()
+                except OSError as error:
+                    raise from_os_error(error, f"removing `{path}`") from error
+        if all_variants:
+            for folder in _orphans(rendered, generated):
+                remove_tree(folder)
 
 
 def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
@@ -114,6 +121,9 @@ def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) 
     found = []
     for one in rendered:
         folder = generated / one.variant.name
+        if links := list(_links(one, folder)):
+            found += [f"generated/{x.relative_to(generated)} is a symbolic link" for x in links]
+            continue
         for file in one.files:
             path = folder / file.path
             shown = f"generated/{one.variant.name}/{file.path}"
@@ -135,6 +145,12 @@ def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) 
         )
 
 
+def _links(one: Rendered, folder: Path) -> Iterable[Path]:
+    """The folders of a variant that are symbolic links; nothing behind one is written or removed."""
+    inner = {folder / p for f in one.files for p in Path(f.path).parents}
+    return sorted(path for path in {folder, *inner} if path.is_symlink())
+
+
 def _strangers(one: Rendered, folder: Path) -> list[Path]:
     ours = {file.path for file in one.files}
     paths = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
@@ -144,8 +160,8 @@ def _strangers(one: Rendered, folder: Path) -> list[Path]:
 def _orphans(rendered: Sequence[Rendered], generated: Path) -> list[Path]:
     names = {one.variant.name for one in rendered}
     # Only folders that this program wrote: somebody else's are not ours to remove.
-    written = generated.glob("*/template.toml")
-    return sorted(path.parent for path in written if path.parent.name not in names)
+    folders = {path.parent for path in generated.glob("*/template.toml")}
+    return sorted(f for f in folders if f.name not in names and not f.is_symlink())
 
 
 def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> str:

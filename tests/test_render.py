@@ -17,7 +17,7 @@ from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
 from builder import pipeline
-from builder.errors import RenderDriftError, SpecError
+from builder.errors import RenderDriftError, SpecError, StorageError
 from builder.events import silent
 from builder.project import Project
 from builder.render import Rendered, drift, render, write
@@ -194,6 +194,61 @@ def test_drift_names_every_file(tmp_path: Path) -> None:
         "  generated/gone has no variant\n\n"
         "hint: run `template-builder render` and commit the result"
     )
+
+
+@pytest.mark.parametrize("inner", ["", "requirements"])
+def test_links_in_generated_are_refused(tmp_path: Path, inner: str) -> None:
+    """A folder of generated/ that is a link is refused, and nothing behind it is touched."""
+    precious = tmp_path / "elsewhere" / "thesis.txt"
+    precious.parent.mkdir()
+    precious.write_text("precious")
+    link = tmp_path / "generated" / "leaf" / inner
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(precious.parent)
+    rendered = one(tmp_path, LEAF)
+    with pytest.raises(StorageError, match="is a symbolic link, and what it leads to is not ours"):
+        write([rendered], tmp_path / "generated", all_variants=True)
+    with pytest.raises(RenderDriftError, match="is a symbolic link"):
+        drift([rendered], tmp_path / "generated", all_variants=True)
+    assert [path.name for path in precious.parent.iterdir()] == ["thesis.txt"]
+
+
+def test_link_that_looks_like_an_old_variant_is_left_alone(tmp_path: Path) -> None:
+    """A link beside the variants is not ours: it stays, and what it leads to keeps its mode."""
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir(mode=0o755)
+    (elsewhere / "template.toml").write_text("")
+    generated = tmp_path / "generated"
+    generated.mkdir()
+    (generated / "old").symlink_to(elsewhere)
+    rendered = one(tmp_path, LEAF)
+    write([rendered], generated, all_variants=True)
+    drift([rendered], generated, all_variants=True)
+    assert (generated / "old").is_symlink()
+    assert elsewhere.stat().st_mode & 0o777 == 0o755
+
+
+def test_writers_of_generated_do_not_disturb_each_other(tmp_path: Path) -> None:
+    """Several processes that render at once all succeed, round after round."""
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "_base.toml").write_text(BASE.replace("    ", ""))
+    for name in "abcde":
+        text = LEAF.replace("leaf", name)
+        (tmp_path / "variants" / f"{name}.toml").write_text(text)
+    for number in range(4):
+        for path in (tmp_path / "generated").rglob("Dockerfile"):
+            path.write_text(str(number))
+        running = [
+            subprocess.Popen(
+                [sys.executable, "-m", "builder", "render", "-q", "--project", tmp_path],
+                stderr=subprocess.PIPE,
+                text=True,
+                cwd=ROOT,
+            )
+            for _ in range(4)
+        ]
+        said = [process.communicate()[1] for process in running]
+        assert [process.returncode for process in running] == [0] * 4, said
 
 
 @pytest.mark.parametrize(
