@@ -18,7 +18,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder import uv_tool
+from builder import processes, uv_tool
 from builder.base_image import BaseImage, resolve_digest
 from builder.errors import LockConflictError, NetworkError, StaleLockError, TemplateError
 from builder.events import Event, Reporter
@@ -102,7 +102,7 @@ def lock_latest(
     stop the others.
     """
     done: dict[tuple[str, ...], StageLock | TemplateError] = {}
-    with ThreadPoolExecutor(max_workers=_JOBS) as pool:
+    with ThreadPoolExecutor(max_workers=_JOBS) as pool, processes.interruptible():
         images = {
             reference: pool.submit(resolve_digest, reference)
             for reference in {variant.image for variant in variants}
@@ -220,7 +220,8 @@ def _compile(
             file.seek(0)
         arguments = ["pip", "compile", "--universal", "--python-version", floor]
         arguments += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
-        arguments += ["--constraints", f"/dev/fd/{constraints.fileno()}", "-"]
+        arguments += ["--constraints", f"/dev/fd/{constraints.fileno()}"]
+        arguments += [f"/dev/fd/{requirements.fileno()}"]
         # A fallback follows where a backend's index is out of reach: do not try that one for long.
         retries = {"UV_HTTP_RETRIES": "1"} if backend else {}
         output = uv_tool.run(
@@ -229,8 +230,7 @@ def _compile(
             environment=retries,
             # Not the user's project: its settings for uv are not the template's.
             folder=Path(tempfile.gettempdir()),
-            stdin=requirements,
-            keep_open=[constraints.fileno()],
+            keep_open=[constraints.fileno(), requirements.fileno()],
         )
     known = {pin for pin, _ in inherited}
     added = []

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import traceback
 from pathlib import Path
 from types import TracebackType
 from typing import TextIO
 
-from builder.errors import from_os_error
+from builder.errors import TemplateError, from_os_error
 
 __all__ = ["Log", "latest"]
 
@@ -48,6 +49,8 @@ class Log:
     ) -> None:
         if error is not None:
             self.line(f"{type(error).__name__}: {error}")
+            if not isinstance(error, TemplateError):
+                self.line("".join(traceback.format_exception(error)))
         with contextlib.suppress(OSError):
             self._file.close()
 

@@ -17,6 +17,8 @@ from typing import Any
 from builder import lock, plan, processes, record, registry, render, spec, verify
 from builder.errors import (
     BlockedError,
+    BuildError,
+    InterruptedRunError,
     NotOnThisMachineError,
     SelectionError,
     StaleLockError,
@@ -159,7 +161,7 @@ def build(
     """Write `generated/`, then carry the plan out, `jobs` variants at a time.
 
     The outcomes are in the plan's order. Raises `StorageError` before anything is built when
-    `generated/` cannot be written, and `KeyboardInterrupt` after everything was cleaned up.
+    `generated/` cannot be written, and passes on an interrupt after everything was cleaned up.
     """
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     complete = all_variants and len(rendered) == len(prepared)
@@ -221,8 +223,19 @@ def _carry_out(
     report: Reporter,
 ) -> Outcome:
     name, start = planned.name, time.perf_counter()
-
-    def ended(action: str, ref: str | None, fields: Mapping[str, Any] | None) -> Outcome:
+    try:
+        action, ref, fields = _attempt(project, planned, prepared, whole, target, force, report)
+    except OSError as error:
+        failure: TemplateError = from_os_error(error, f"building `{name}`")
+    except TemplateError as error:
+        failure = error
+    except Exception as error:  # noqa: BLE001 - one variant's surprise must not stop the others
+        failure = BuildError(
+            f"building `{name}` ended in an error that this program did not foresee:"
+            f" {type(error).__name__}: {error}",
+            hint=f"please report it, with what `template-builder logs {name}` says",
+        )
+    else:
         seconds = time.perf_counter() - start
         report(Event(kind="done", variant=name, text=action, seconds=seconds))
         return Outcome(
@@ -233,39 +246,8 @@ def _carry_out(
             seconds=seconds,
             fields=fields,
         )
-
-    try:
-        if isinstance(prepared, TemplateError):
-            raise prepared
-        if planned.action == "blocked":
-            raise BlockedError(f"`{name}`: {planned.reasons[0]}")
-        if planned.action == "skip":
-            assert planned.ref is not None
-            recorded = read_registry(project).templates[name][whole.target]["builds"]
-            return ended("skipped", planned.ref, recorded[planned.ref])
-        if planned.action == "retag":
-            assert planned.retag is not None
-            record.point_channel(
-                project.registry,
-                name=name,
-                target=whole.target,
-                channel=whole.channel,
-                ref=planned.retag,
-            )
-            recorded = read_registry(project).templates[name][whole.target]["builds"]
-            return ended("retagged", planned.retag, recorded[planned.retag])
-        with Log(project.state / "logs" / name, target=whole.target) as log:
-            for reason in planned.reasons:
-                log.line(f"because: {reason}")
-            built = target.build(prepared, force=force, report=report, log=log)
-            verified = verify.verify(built, prepared, target, report=report, log=log)
-            fields = record.record(project.registry, verified, prepared, channel=whole.channel)
-            log.line(f"recorded {built.ref}")
-        return ended("built", built.ref, fields)
-    except OSError as error:
-        failure: TemplateError = from_os_error(error, f"building `{name}`")
-    except TemplateError as error:
-        failure = error
+    if processes.stopped():
+        failure = InterruptedRunError("interrupted")
     report(Event(kind="failed", variant=name, text=failure.message.splitlines()[0]))
     return Outcome(
         name=name,
@@ -274,3 +256,42 @@ def _carry_out(
         seconds=time.perf_counter() - start,
         error=failure,
     )
+
+
+def _attempt(
+    project: Project,
+    planned: plan.PlannedVariant,
+    prepared: render.Rendered | TemplateError,
+    whole: plan.Plan,
+    target: Target,
+    force: bool,
+    report: Reporter,
+) -> tuple[str, str, Mapping[str, Any]]:
+    """Do what was planned: what was done, the ref that the channel points at now, its record."""
+    name = planned.name
+    if isinstance(prepared, TemplateError):
+        raise prepared
+    if planned.action == "blocked":
+        raise BlockedError(f"`{name}`: {planned.reasons[0]}")
+    if planned.action == "build":
+        with Log(project.state / "logs" / name, target=whole.target) as log:
+            for reason in planned.reasons:
+                log.line(f"because: {reason}")
+            built = target.build(prepared, force=force, report=report, log=log)
+            verified = verify.verify(built, prepared, target, report=report, log=log)
+            if not target.present([prepared.digest]):
+                raise BuildError(
+                    f"the build of `{name}` is not there any more after its checks",
+                    hint="a check must not remove the environment that it runs in",
+                )
+            fields = record.record(project.registry, verified, prepared, channel=whole.channel)
+            log.line(f"recorded {built.ref}")
+        return "built", built.ref, fields
+    ref = planned.retag or planned.ref
+    assert ref is not None
+    if planned.action == "retag":
+        record.point_channel(
+            project.registry, name=name, target=whole.target, channel=whole.channel, ref=ref
+        )
+    recorded = read_registry(project).templates[name][whole.target]["builds"]
+    return "retagged" if planned.action == "retag" else "skipped", ref, recorded[ref]

@@ -1,19 +1,20 @@
 """The child processes of this program, so that none outlives it.
 
-Every child runs in a process group of its own: Ctrl-C in a terminal reaches this program alone,
-which then ends its children in order and cleans up after them.
+Every child runs in a session of its own: Ctrl-C in a terminal reaches this program alone, which
+then ends its children in order and cleans up after them.
 """
 
 from __future__ import annotations
 
 import contextlib
-import os
-import signal
 import subprocess
+import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
+from builder import guard
 from builder.errors import InterruptedRunError
 
 __all__ = ["interruptible", "started", "stopped"]
@@ -21,24 +22,38 @@ __all__ = ["interruptible", "started", "stopped"]
 _running: set[subprocess.Popen[Any]] = set()
 _lock = threading.Lock()
 _stopped = threading.Event()
+_END_SECONDS = 10.0
 
 
 @contextlib.contextmanager
-def started(command: list[str], **options: Any) -> Iterator[subprocess.Popen[Any]]:
-    """A child for the time of the `with` block, as by `Popen`; killed if it still runs at the end.
+def started(
+    command: Sequence[str], *, folder: Path | None = None, **options: Any
+) -> Iterator[subprocess.Popen[Any]]:
+    """A child for the time of the `with` block, under a guard; what is yielded is the guard.
 
-    Raises `InterruptedRunError` when this program is on its way out already.
+    `options` are those of `Popen`, but for standard input, which is the guard's. See
+    `builder.guard` for what `folder` does. At the end of the block, or of this program in whatever
+    way, the child and all that it has started are killed. Raises `InterruptedRunError` when this
+    program is on its way out already.
     """
     with _lock:
         if _stopped.is_set():
             raise InterruptedRunError("interrupted")
-        process = subprocess.Popen(command, process_group=0, **options)
+        process = subprocess.Popen(
+            [sys.executable, "-I", "-S", guard.__file__, str(folder or "-"), *command],
+            stdin=subprocess.PIPE,
+            process_group=0,
+            **options,
+        )
         _running.add(process)
     try:
         yield process
     finally:
-        if process.poll() is None:
-            _signal(process, signal.SIGKILL)
+        process.terminate()
+        try:
+            process.wait(timeout=_END_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
             process.wait()
         for stream in (process.stdin, process.stdout, process.stderr):
             if stream:
@@ -58,14 +73,8 @@ def interruptible() -> Iterator[None]:
         with _lock:
             _stopped.set()
             for process in _running:
-                _signal(process, signal.SIGTERM)
+                process.terminate()
         raise
-
-
-def _signal(process: subprocess.Popen[Any], number: signal.Signals) -> None:
-    """Send a signal to a child and to what it has started in its group."""
-    with contextlib.suppress(ProcessLookupError, PermissionError):
-        os.killpg(process.pid, number)
 
 
 def stopped() -> bool:

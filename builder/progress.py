@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import sys
 import threading
 import time
@@ -23,11 +24,11 @@ __all__ = ["json_shown", "reporting", "show_json", "show_text", "table"]
 @contextlib.contextmanager
 def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
     """The reporter that fits where standard error goes."""
-    if quiet:
+    if quiet or not sys.stderr:
         yield silent
     elif as_json:
         yield _json_line
-    elif sys.stderr.isatty():
+    elif sys.stderr and sys.stderr.isatty():
         with _Live() as live:
             yield live
     else:
@@ -46,17 +47,24 @@ def show_json(value: Any) -> None:
     """Write a value to standard output as JSON."""
     global _json_shown  # noqa: PLW0603 - the process has one standard output
     _json_shown = True
-    sys.stdout.write(json.dumps(value, indent=2, ensure_ascii=False) + "\n")
+    show_text(json.dumps(value, indent=2, ensure_ascii=False))
 
 
 def show_text(text: str) -> None:
     """Write lines to standard output."""
-    sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+    if not sys.stdout:
+        return
+    try:
+        sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # Whoever read our output has had enough, as `head` does.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to standard output: drawn on a terminal, aligned columns elsewhere."""
-    if sys.stdout.isatty():
+    if sys.stdout and sys.stdout.isatty():
         from rich import box
         from rich.console import Console
         from rich.table import Table

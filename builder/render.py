@@ -146,7 +146,7 @@ def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) 
 
 
 def _links(one: Rendered, folder: Path) -> Iterable[Path]:
-    """The folders of a variant that are symbolic links; nothing behind one is written or removed."""
+    """The folders of a variant that are symbolic links: what is behind one is not ours."""
     inner = {folder / p for f in one.files for p in Path(f.path).parents}
     return sorted(path for path in {folder, *inner} if path.is_symlink())
 

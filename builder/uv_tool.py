@@ -51,7 +51,6 @@ def run(
     on_line: Callable[[str], None] | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
-    stdin: IO[bytes] | None = None,
     keep_open: Sequence[int] = (),
 ) -> str:
     """Run `uv arguments…` and return its standard output.
@@ -64,7 +63,6 @@ def run(
     lines: list[str] = []
     with processes.started(
         [binary(), *arguments],
-        stdin=stdin or subprocess.DEVNULL,
         pass_fds=keep_open,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -25,6 +25,8 @@ from builder.spec import Check
 __all__ = ["Execution", "Sandbox", "SandboxOpener", "Verified", "verify"]
 
 SMOKE_TIMEOUT_SECONDS = 300
+_TOLD_CHARACTERS = 2000
+_TOLD_LINES = 12
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -183,13 +185,13 @@ def _first_use(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, float]:
         "    seconds[name] = round(time.perf_counter() - start, 6)\n"
         "print(json.dumps(seconds))\n"
     )
-    found = _run(sandbox, code, SMOKE_TIMEOUT_SECONDS)
-    if isinstance(found, str):
+    answer = _answer(_run(sandbox, code, SMOKE_TIMEOUT_SECONDS), dict)
+    if isinstance(answer, str):
         raise VerifyError(
-            f"the warm-up imports {', '.join(imports)} fail in a sandbox: {found}",
+            f"the warm-up imports {', '.join(imports)} fail in a sandbox: {answer}",
             hint="correct `warmup.imports`, or add the package that is missing",
         )
-    return dict(json.loads(found.stdout.strip().splitlines()[-1]))
+    return answer
 
 
 def _inventory(sandbox: Sandbox) -> dict[str, str]:
@@ -198,11 +200,10 @@ def _inventory(sandbox: Sandbox) -> dict[str, str]:
         "print(json.dumps({d.metadata['Name']: d.version"
         " for d in importlib.metadata.distributions() if d.metadata['Name']}))\n"
     )
-    found = _run(sandbox, code, SMOKE_TIMEOUT_SECONDS)
-    if isinstance(found, str):
-        raise VerifyError(f"the sandbox cannot list its packages: {found}")
-    listed = json.loads(found.stdout.strip().splitlines()[-1])
-    return {canonicalize_name(name): version for name, version in sorted(listed.items())}
+    answer = _answer(_run(sandbox, code, SMOKE_TIMEOUT_SECONDS), dict)
+    if isinstance(answer, str):
+        raise VerifyError(f"the sandbox cannot list its packages: {answer}")
+    return {canonicalize_name(name): version for name, version in sorted(answer.items())}
 
 
 # What a distribution installs at the top level is what can be imported of it. Where one of that
@@ -237,9 +238,9 @@ print(json.dumps(modules))
 
 def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
     found = _run(sandbox, _SMOKE.format(name=name), SMOKE_TIMEOUT_SECONDS)
-    if isinstance(found, str):
-        return f"expected that it can be imported, got {found}"
-    modules = json.loads(found.stdout.strip().splitlines()[-1])
+    modules = _answer(found, list)
+    if isinstance(found, str) or isinstance(modules, str):
+        return f"expected that it can be imported, got {modules}"
     title = f"import {name}" + (f" ({', '.join(modules)})" if modules and modules != [name] else "")
     return CheckResult(name=title, seconds=round(found.seconds, 6))
 
@@ -251,12 +252,37 @@ def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
     if isinstance(found, str):
         return f"expected {_wanted(check)}, got {found}"
     if check.stdout is not None and found.stdout.rstrip() != check.stdout.rstrip():
-        return f"expected {_wanted(check)}, got {found.stdout.rstrip()!r}"
+        return f"expected {_wanted(check)}, got {_cut(found.stdout.rstrip())!r}"
     return CheckResult(name=check.name, seconds=round(found.seconds, 6))
+
+
+def _tail(traceback: str) -> str:
+    return "\n".join(traceback.splitlines()[-_TOLD_LINES:])
 
 
 def _wanted(check: Check) -> str:
     return "no error" if check.stdout is None else repr(check.stdout.rstrip())
+
+
+_T = TypeVar("_T")
+
+
+def _answer(found: Execution | str, kind: type[_T]) -> _T | str:
+    """The JSON value that code of ours has printed last; text says why there is none."""
+    if isinstance(found, str):
+        return found
+    with contextlib.suppress(ValueError, IndexError):
+        answer = json.loads(found.stdout.strip().splitlines()[-1])
+        if isinstance(answer, kind):
+            return answer
+    return f"an answer that is none: {_cut(found.stdout)!r}"
+
+
+def _cut(text: str) -> str:
+    """Text short enough for an error message; the end says most."""
+    if len(text) <= _TOLD_CHARACTERS:
+        return text
+    return f"… {len(text) - _TOLD_CHARACTERS} characters left out …{text[-_TOLD_CHARACTERS:]}"
 
 
 def _run(sandbox: Sandbox, code: str, timeout: float) -> Execution | str:
@@ -268,7 +294,7 @@ def _run(sandbox: Sandbox, code: str, timeout: float) -> Execution | str:
     if found.timed_out:
         return f"no end within {timeout:.0f} seconds"
     if found.error:
-        return f"{found.error}\n{found.traceback}".rstrip()
+        return _cut(f"{found.error}\n{_tail(found.traceback)}".rstrip())
     return found
 
 

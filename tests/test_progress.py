@@ -117,7 +117,8 @@ def test_log_keeps_what_happened(tmp_path: Path) -> None:
         raise ValueError("odd")
     found = latest(tmp_path)
     assert found == log.path
-    assert [line[10:] for line in log.path.read_text().splitlines()] == ["first", "ValueError: odd"]
+    lines = [line[10:] for line in log.path.read_text().splitlines()]
+    assert lines[:3] == ["first", "ValueError: odd", "Traceback (most recent call last):"]
 
 
 def test_old_logs_go(tmp_path: Path) -> None:

@@ -8,11 +8,10 @@ from __future__ import annotations
 
 import gc
 import io
-import json
 import os
 import signal
 import sys
-from typing import Any, NoReturn, cast
+from typing import Any, NoReturn
 
 from builder import errors
 
@@ -30,33 +29,35 @@ def main() -> NoReturn:
     gc.set_threshold(100_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows ASCII alone gets a `?`, not a traceback.
-        cast(io.TextIOWrapper, stream).reconfigure(errors="replace")
+        # A terminal that knows ASCII alone gets a `?`, not a traceback. A closed one is None.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
+    code = 0
     try:
         _check_working_directory()
-        from builder.cli.app import app
+        from builder.cli.app import run
 
-        app()
+        code = run(sys.argv[1:])
     except errors.TemplateError as error:
-        _fail(error)
-    except KeyboardInterrupt:
-        _fail(
+        code = _told(error)
+    except (_Stopped, KeyboardInterrupt):
+        code = _told(
             errors.InterruptedRunError(
                 "interrupted; what was finished is recorded, the rest left nothing behind",
                 hint="run the same command again: it goes on with what is there",
             )
         )
-    except BrokenPipeError:
-        # Whoever read our output has had enough, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(0)
     except OSError as error:
-        _fail(errors.from_os_error(error, "the command"))
+        code = _told(errors.from_os_error(error, "the command"))
     finally:
         # What is done is done: a signal from here on would only spoil the exit code.
         _ignore_signals()
         gc.freeze()  # nothing of what was loaded needs to be taken apart piece by piece at the end
-    sys.exit(0)
+    sys.exit(code)
+
+
+class _Stopped(BaseException):
+    """Ctrl-C or `kill`. Not KeyboardInterrupt, which typer would end without a word."""
 
 
 def _check_working_directory() -> None:
@@ -73,7 +74,7 @@ def _interrupted(_signal: int, _frame: Any) -> None:
     # One way to stop: what Ctrl-C cleans up, `kill` does too. Once: a second one must not
     # break into the cleaning up.
     _ignore_signals()
-    raise KeyboardInterrupt
+    raise _Stopped
 
 
 def _ignore_signals() -> None:
@@ -81,10 +82,12 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _fail(error: errors.TemplateError) -> NoReturn:
+def _told(error: errors.TemplateError) -> int:
+    """Tell a failure to people, and to machines if they listen; the exit code for it."""
     from builder import progress
 
     if "--json" in sys.argv and not progress.json_shown():
-        sys.stdout.write(json.dumps({"error": error.to_json()}, indent=2) + "\n")
-    sys.stderr.write(f"error: {error}\n")
-    sys.exit(error.exit_code)
+        progress.show_json({"error": error.to_json()})
+    if sys.stderr:
+        sys.stderr.write(f"error: {error}\n")
+    return error.exit_code

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
 from builder import __version__, errors, progress
 from builder.cli import build_commands, registry_commands, spec_commands
 
-__all__ = ["app"]
+__all__ = ["app", "run"]
 
 app = typer.Typer(
     name="template-builder",
@@ -21,8 +21,20 @@ app = typer.Typer(
 for commands in (spec_commands, build_commands, registry_commands):
     commands.register(app)
 
-# A usage error is not "something to do", which is 2.
-next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError").exit_code = errors.USAGE  # type: ignore[attr-defined]
+_USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
+
+
+def run(arguments: list[str]) -> int:
+    """Run a command; its exit code. Raises what the command raises."""
+    try:
+        return int(app(args=arguments, standalone_mode=False) or 0)
+    except _USAGE_ERROR as error:
+        error.show()
+        if "--json" in arguments:
+            told = errors.TemplateError(error.format_message()).to_json()
+            told |= {"kind": "UsageError", "exit_code": errors.USAGE}
+            progress.show_json({"error": told})
+        return errors.USAGE
 
 
 def _version(asked: bool) -> None:

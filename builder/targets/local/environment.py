@@ -11,6 +11,7 @@ import itertools
 import json
 import os
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -162,11 +163,12 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     if variant.level != "none":
         step("warming up the disk")
         cold = _warm_disk(folder, variant.env, log)
+    python_version, _, kernel_version = (
+        _run(folder, ["-c", _VERSIONS], {})[1].strip().partition(" ")
+    )
     manifest = {
-        "python": _output(folder, "import platform; print(platform.python_version())"),
-        "ipykernel": _output(
-            folder, "import importlib.metadata as m; print(m.version('ipykernel'))"
-        ),
+        "python": python_version,
+        "ipykernel": kernel_version,
         "seconds": round(time.perf_counter() - start, 3),
         "size": _size(folder),
         "cold": cold,
@@ -213,47 +215,63 @@ def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:
         ) from error
 
 
+# Not as a program of its own, whose output the imports could write into, or end too early.
+_WARM = """
+from json import dumps
+from runpy import run_path
+from sys import argv
+seconds = run_path(argv[1])["import_all"]()
+with open(argv[2], "w", encoding="utf-8") as file:
+    file.write(dumps(seconds))
+"""
+_VERSIONS = """
+import importlib.metadata, platform
+print(platform.python_version(), importlib.metadata.version("ipykernel"))
+"""
+
+
 def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, float]:
-    """Run the variant's own warm-up, as a layer of its image would; seconds by module."""
-    home = folder / "home"
-    script = str(folder / "template" / "warmup.py")
-    finished = _run(folder, [script, "disk"], sandbox_variables(env, path=folder, home=home))
-    log.line(finished.stdout + finished.stderr)
-    if finished.returncode:
-        said = "\n".join(finished.stderr.strip().splitlines()[-3:])
+    """Do what the variant's own warm-up does in a layer of its image; seconds by module."""
+    variables = sandbox_variables(env, path=folder, home=folder / "home")
+    script, result = folder / "template" / "warmup.py", folder / "warmup.json"
+    code, said = _run(folder, ["-c", _WARM, str(script), str(result)], variables)
+    log.line(said)
+    try:
+        seconds = dict(json.loads(result.read_text(encoding="utf-8")))
+        result.unlink()
+    except (OSError, ValueError) as error:
+        last = "\n".join(said.strip().splitlines()[-3:])
         raise BuildError(
-            f"the warm-up imports fail in the new environment:\n{said}",
+            "the warm-up imports fail in the new environment:\n"
+            + (last if code else f"the interpreter ended before the last import\n{last}").strip(),
             hint="correct `warmup.imports`, or add the package that is missing",
-        )
-    return dict(json.loads(finished.stdout.strip().splitlines()[-1]))
+        ) from error
+    return seconds
 
 
-def _output(folder: Path, code: str) -> str:
-    return _run(folder, ["-c", code], {}).stdout.strip()
-
-
-def _run(
-    folder: Path, arguments: list[str], variables: Mapping[str, str]
-) -> subprocess.CompletedProcess[str]:
-    with processes.started(
-        [str(folder / "bin" / "python"), *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        errors="replace",
-        cwd=folder / "home",
-        env=dict(variables),
-    ) as process:
+def _run(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
+    """Run the environment's Python; its exit code, and what it wrote."""
+    with (
+        tempfile.TemporaryFile() as output,
+        processes.started(
+            [str(folder / "bin" / "python"), *arguments],
+            stdout=output,
+            stderr=output,
+            cwd=folder / "home",
+            env=dict(variables),
+        ) as process,
+    ):
         try:
-            stdout, stderr = process.communicate(timeout=_WARMUP_TIMEOUT_SECONDS)
+            code = process.wait(timeout=_WARMUP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise BuildError(
                 f"the warm-up imports did not end within {_WARMUP_TIMEOUT_SECONDS} seconds"
             ) from error
+        output.seek(0)
+        said = output.read().decode("utf-8", "replace")
     if processes.stopped():
         raise InterruptedRunError("interrupted")
-    return subprocess.CompletedProcess(arguments, process.returncode, stdout, stderr)
+    return code, said
 
 
 def _size(folder: Path) -> int:

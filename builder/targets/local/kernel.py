@@ -13,7 +13,6 @@ import secrets
 import select
 import shutil
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +24,6 @@ from jupyter_client.connect import write_connection_file
 
 from builder import processes
 from builder.errors import SandboxError, from_os_error
-from builder.targets.local import guard
 from builder.targets.local.environment import sandbox_variables
 from builder.verify import Execution
 
@@ -77,8 +75,8 @@ class KernelSandbox:
         command += ["-f", str(connection), "--HistoryManager.enabled=False"]
         self._guard = self._held.enter_context(
             processes.started(
-                [sys.executable, "-I", "-S", guard.__file__, str(self._folder), *command],
-                stdin=subprocess.PIPE,
+                command,
+                folder=self._folder,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
                 cwd=self.home,
@@ -107,6 +105,12 @@ class KernelSandbox:
         killed, and with it the sandbox. Raises `SandboxError` when the kernel is gone."""
         if self._guard is None or self._guard.poll() is not None:
             raise SandboxError("the sandbox is closed, or its kernel was killed")
+        try:
+            return self._run(code, timeout=timeout, silent=silent)
+        except (ValueError, KeyError, TypeError) as error:
+            raise SandboxError(f"the kernel's answer cannot be read: {error}") from error
+
+    def _run(self, code: str, *, timeout: float, silent: bool) -> Execution:
         start = time.monotonic()
         request = self._client.execute(
             code, silent=silent, store_history=not silent, allow_stdin=False, stop_on_error=False
@@ -169,7 +173,7 @@ class KernelSandbox:
 
     def _said(self) -> str:
         with contextlib.suppress(OSError):
-            lines = (self._folder / "kernel.log").read_text(errors="replace").splitlines()
+            lines = (self._folder / "child.log").read_text(errors="replace").splitlines()
             return "\n".join(lines[-10:])
         return ""
 
