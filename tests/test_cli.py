@@ -410,3 +410,130 @@ def test_working_directory_that_is_gone(tmp_path: Path) -> None:
 def test_version(command: Command) -> None:
     """--version names the program and its version."""
     assert command("--version").stdout == f"template-builder {__version__}\n"
+
+
+def arguments(pid: int) -> bytes:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_bytes()
+    except OSError:
+        return b""
+
+
+def with_module(project: Path, source: str) -> None:
+    """Let the variant `light` import a module of the test at its warm-up."""
+    modules = project.parent / "modules"
+    modules.mkdir()
+    (modules / "odd_module.py").write_text(source)
+    (project / "variants" / "light.toml").write_text(
+        "schema = 1\nname = 'light'\nextends = '_base'\n"
+        "[warmup]\nlevel = 'disk'\nimports = ['odd_module']\n"
+        f"[env]\nPYTHONPATH = '{modules}'\n"
+    )
+
+
+@pytest.mark.network
+@pytest.mark.parametrize(
+    ("source", "failure"),
+    [
+        ("import atexit; atexit.register(lambda: print('bye'))", None),
+        ("print('noise')", None),
+        ("raise SystemExit(0)", "the interpreter ended before the last import"),
+        ("import os; os._exit(0)", "the interpreter ended before the last import"),
+        ("import builtins; builtins.print = lambda *a, **k: None", "an answer that is none: ''"),
+    ],
+)
+def test_odd_warm_up_module_stops_no_other_variant(
+    project: Path, command: Command, source: str, failure: str | None
+) -> None:
+    """Whatever a warm-up import does, it is told in a sentence, and the other variant is built."""
+    with_module(project, source)
+    found = command("build", cwd=project)
+    assert "Traceback" not in found.stderr.replace("Traceback (most recent call last) ", "")
+    templates = json.loads((project / "registry.json").read_text())["templates"]
+    assert "other" in templates
+    if failure:
+        assert failure in found.stderr
+        assert "light" not in templates
+
+
+@pytest.mark.network
+def test_process_that_a_warm_up_import_starts(project: Path, tmp_path: Path, scratch: Path) -> None:
+    """A process that an import leaves behind neither holds up the build nor outlives it."""
+    with_module(
+        project,
+        "import subprocess, sys\n"
+        "code = 'import os, time; os.chdir(sys.argv[1]); time.sleep(1000)'\n"
+        "code = 'import sys; ' + code\n"
+        f"subprocess.Popen([sys.executable, '-c', code, {str(tmp_path / 'cache')!r}],"
+        " start_new_session=True)\n",
+    )
+    (tmp_path / "cache").mkdir()
+    start = time.monotonic()
+    running = build_process(project, tmp_path / "cache", scratch)
+    _, said = running.communicate(timeout=120)
+    assert time.monotonic() - start < 100
+    assert running.returncode == 0, said
+    assert processes_in(tmp_path / "cache") == []
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
+def test_import_that_hangs_ends_with_the_builder(
+    project: Path, tmp_path: Path, scratch: Path, sent: signal.Signals
+) -> None:
+    """An import that never ends is ended with the builder, whether that is asked to or killed."""
+    with_module(project, "import time; time.sleep(1000)")
+    cache = tmp_path / "cache"
+    cache.mkdir()
+    running = build_process(project, cache, scratch)
+    deadline = time.monotonic() + 60
+    while not any(b"warmup.json" in arguments(pid) for pid in processes_in(cache)):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running.send_signal(sent)
+    running.communicate(timeout=30)
+    deadline = time.monotonic() + 10
+    while processes_in(cache) and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert processes_in(cache) == []
+
+
+def test_interrupt_speaks(project: Path, tmp_path: Path, scratch: Path) -> None:
+    """An interrupted command says so, to people and to machines."""
+    (project / "variants" / "other.toml").unlink()
+    running = subprocess.Popen(
+        [sys.executable, "-m", "builder", "build", "--json"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=project,
+        env=os.environ
+        | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(scratch)},
+    )
+    assert running.stderr
+    running.stderr.readline()
+    running.send_signal(signal.SIGINT)
+    out, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "error: interrupted; what was finished is recorded" in said
+    assert json.loads(out)["error"]["kind"] == "InterruptedRunError"
+
+
+@pytest.mark.network
+def test_build_that_removes_itself_is_not_recorded(project: Path, command: Command) -> None:
+    """A check that removes the environment it runs in leaves no record of a build that is gone."""
+    (project / "variants" / "light.toml").write_text(
+        "schema = 1\nname = 'light'\nextends = '_base'\n[[verify]]\nname = 'x'\n"
+        "code = 'import shutil, sys; shutil.rmtree(sys.prefix)'\n"
+    )
+    found = command("build", "light", cwd=project)
+    assert found.returncode == errors.BuildError.exit_code
+    assert "is not there any more after its checks" in found.stderr
+    assert not (project / "registry.json").exists()
+
+
+def test_usage_error_for_machines(project: Path, command: Command) -> None:
+    """A command line that cannot be read is told as JSON where that is asked for."""
+    found = command("build", "--json", "--jobs", "0", cwd=project)
+    assert found.returncode == errors.USAGE
+    assert json.loads(found.stdout)["error"]["exit_code"] == errors.USAGE
