@@ -22,7 +22,7 @@ from builder import processes, uv_tool
 from builder.base_image import BaseImage, resolve_digest
 from builder.errors import LockConflictError, NetworkError, StaleLockError, TemplateError
 from builder.events import Event, Reporter
-from builder.lock_conflict import explain, says_not_found
+from builder.lock_conflict import explain, missing_extra, says_not_found
 from builder.spec import Stage, Variant
 
 __all__ = ["Lock", "StageLock", "lock_latest", "parse_pins", "read_committed"]
@@ -176,7 +176,7 @@ def _lock_stage(
         text = ""
     else:
         try:
-            text, backend = _compile_or_fall_back(floor, chain, parents, backend)
+            text, backend = _compile_or_fall_back(floor, chain, parents, backend, folder)
         except uv_tool.UvError as error:
             pins = {n: (v, p.stem) for p in parents for n, v in parse_pins(p.text)}
             return explain(error.output, chain, pins, folder)
@@ -192,12 +192,16 @@ def _lock_stage(
 
 
 def _compile_or_fall_back(
-    floor: str, chain: Sequence[Stage], parents: Sequence[StageLock], backend: str | None
+    floor: str,
+    chain: Sequence[Stage],
+    parents: Sequence[StageLock],
+    backend: str | None,
+    folder: Path,
 ) -> tuple[str, str | None]:
     """The stage's lock and the backend it comes from: the default index where `backend`'s index is
     out of reach, be it that it does not answer or that a filter answers in its place."""
     try:
-        return _compile(floor, chain, parents, backend), backend
+        return _compile(floor, chain, parents, backend, folder), backend
     except (NetworkError, uv_tool.UvError) as error:
         if backend is None:
             raise
@@ -205,11 +209,15 @@ def _compile_or_fall_back(
             raise
         if any(f"+{backend}" in parent.text for parent in parents):
             raise  # the chain has that backend's builds already: there is no way round its index
-    return _compile(floor, chain, parents, None), None
+    return _compile(floor, chain, parents, None, folder), None
 
 
 def _compile(
-    floor: str, chain: Sequence[Stage], parents: Sequence[StageLock], backend: str | None
+    floor: str,
+    chain: Sequence[Stage],
+    parents: Sequence[StageLock],
+    backend: str | None,
+    folder: Path,
 ) -> str:
     inherited = [entry for parent in parents for entry in _entries(parent.text)]
     # Files without a name: a process that is killed leaves none behind.
@@ -219,19 +227,23 @@ def _compile(
         for file in (requirements, constraints):
             file.seek(0)
         arguments = ["pip", "compile", "--universal", "--python-version", floor]
-        arguments += ["--generate-hashes", "--no-header", "--no-annotate", "--quiet"]
+        arguments += ["--generate-hashes", "--no-header", "--no-annotate", "--no-progress"]
         arguments += ["--constraints", f"/dev/fd/{constraints.fileno()}"]
         arguments += [f"/dev/fd/{requirements.fileno()}"]
         # A fallback follows where a backend's index is out of reach: do not try that one for long.
         retries = {"UV_HTTP_RETRIES": "1"} if backend else {}
+        said: list[str] = []
         output = uv_tool.run(
             [*arguments, f"--torch-backend={backend}"] if backend else arguments,
             doing=f"resolving stage `{chain[-1].stem}`",
+            on_line=said.append,
             environment=retries,
             # Not the user's project: its settings for uv are not the template's.
             folder=Path(tempfile.gettempdir()),
             keep_open=[constraints.fileno(), requirements.fileno()],
         )
+    if problem := missing_extra("\n".join(said), chain, folder):
+        raise problem
     known = {pin for pin, _ in inherited}
     added = []
     for pin, hashes in _entries(output):

@@ -13,11 +13,13 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import LockConflictError
+from builder.errors import LockConflictError, Problem, SpecError, did_you_mean
 from builder.spec import Stage, place_of
 
-__all__ = ["explain", "says_not_found"]
+__all__ = ["explain", "missing_extra", "says_not_found"]
 
+_EXTRA = re.compile(r"The package `([^=`]+)==([^`]+)` does not have an extra named `([^`]+)`")
+_BACKENDS = re.compile(r"'--torch-backend.*?possible values: ([^\]]+)\]", re.DOTALL)
 _NOT_FOUND = re.compile(r"Because (\S+) was not found in the package registry")
 
 
@@ -26,14 +28,35 @@ def says_not_found(output: str) -> bool:
     return _NOT_FOUND.search(output) is not None
 
 
+def missing_extra(output: str, chain: Sequence[Stage], folder: Path) -> LockConflictError | None:
+    """The error about an extra of a requirement that the package does not have, if uv says so.
+
+    uv itself only warns, and then what the extra was meant to bring is missing in a sandbox.
+    """
+    for package, version, extra in _EXTRA.findall(output):
+        for link in chain:
+            for number, text in enumerate(link.requirements):
+                wish = Requirement(text)
+                if canonicalize_name(wish.name) == package and extra in wish.extras:
+                    place = place_of(folder, link.source, ("python", "packages", number))
+                    return LockConflictError(
+                        f'stage `{link.stem}`: "{text}" at {place} asks for the extra `{extra}`,'
+                        f" which {package}=={version} does not have",
+                        hint="check the spelling of the extra, or leave it out",
+                    )
+    return None
+
+
 def explain(
     output: str, chain: Sequence[Stage], locked: Mapping[str, tuple[str, str]], folder: Path
-) -> LockConflictError:
+) -> LockConflictError | SpecError:
     """Turn uv's `output` about the last stage of `chain` into an error.
 
     `locked` maps a package that a parent stage locks to (version, that stage's stem).
     """
     stage = chain[-1]
+    if backends := _BACKENDS.search(output):
+        return _unknown_backend(chain, backends[1].split(", "), folder)
     said = re.sub(r"\s*cause: ", "\n", output).strip()
     reasoning = f"uv's reasoning:\n{said}"
     wishes = [
@@ -88,6 +111,18 @@ def explain(
             hint=f"loosen {_either(own)}",
         )
     return LockConflictError(f"stage `{stage.stem}` cannot be resolved\n{reasoning}")
+
+
+def _unknown_backend(chain: Sequence[Stage], known: Sequence[str], folder: Path) -> SpecError:
+    wanted = chain[-1].torch_backend or ""
+    file = next(s for s in chain if s.torch_backend == wanted)
+    line = int(place_of(folder, file.source, ("python", "torch-backend")).rpartition(":")[2])
+    message = f"uv knows no PyTorch backend {wanted!r}"
+    hint = did_you_mean(wanted, known) or f"it knows {', '.join(known)}"
+    problem = Problem(
+        file.source, message, line=line, column=1, key="python.torch-backend", hint=hint
+    )
+    return SpecError([problem])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -113,7 +113,7 @@ def prepare(
 def read_registry(project: Project) -> registry.Registry:
     """The project's registry; empty where no file is yet. Raises `RegistryError`."""
     if project.registry.exists():
-        return registry.load(project.registry)
+        return registry.load(project.registry).checked()
     data = {"version": registry.VERSION, "templates": {}}
     return registry.Registry(data, os.fspath(project.registry))
 

@@ -6,6 +6,8 @@ It finds and reads; it checks the settings, not the variants.
 from __future__ import annotations
 
 import os
+import re
+import stat
 import tomllib
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,6 +18,7 @@ from builder.errors import ProjectError, did_you_mean
 __all__ = ["Project", "TargetSettings"]
 
 TARGET_KINDS = ("e2b", "local")
+_TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "domain", "kind")
 
 
@@ -95,38 +98,57 @@ class Project:
 
 def _targets(path: Path) -> dict[str, TargetSettings]:
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise ProjectError(f"{path} is not a regular file")
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return dict(BUILT_IN_TARGETS)
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise ProjectError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise ProjectError(f"{path} cannot be read: {error.strerror}") from error
-    settings = document.get("tool", {}).get("template-builder", {})
+    tool = document.get("tool", {})
+    _check_keys(tool, None, f"{path}: [tool]")
+    settings = tool.get("template-builder", {})
     where = f"{path}: [tool.template-builder"
     _check_keys(settings, ("targets",), f"{where}]")
+    entries = settings.get("targets", {})
+    _check_keys(entries, None, f"{where}.targets]")
     targets = dict(BUILT_IN_TARGETS)
-    for name, entry in settings.get("targets", {}).items():
-        place = f"{where}.targets.{name}]"
-        _check_keys(entry, TARGET_KEYS, place)
-        kind = entry.get("kind")
-        if kind not in TARGET_KINDS:
-            raise ProjectError(f"{place}: `kind` is {kind!r}, expected one of {TARGET_KINDS}")
-        for key, value in entry.items():
-            if not isinstance(value, str):
-                raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
-        targets[name] = TargetSettings(
-            name=name,
-            kind=kind,
-            domain=entry.get("domain"),
-            api_key_env=entry.get("api-key-env", "E2B_API_KEY" if kind == "e2b" else None),
-        )
+    for name, entry in entries.items():
+        targets[name] = _target(name, entry, f"{where}.targets")
     return targets
 
 
-def _check_keys(table: Any, known: tuple[str, ...], place: str) -> None:
+def _target(name: str, entry: Any, where: str) -> TargetSettings:
+    if not _TARGET_NAME.fullmatch(name):
+        raise ProjectError(
+            f"{where}]: {name!r} is not the name of a target, which holds a-z, 0-9, - and _"
+        )
+    place = f"{where}.{name}]"
+    _check_keys(entry, TARGET_KEYS, place)
+    kind = entry.get("kind")
+    if kind not in TARGET_KINDS:
+        raise ProjectError(f"{place}: `kind` is {kind!r}, expected one of {TARGET_KINDS}")
+    if name in BUILT_IN_TARGETS and kind != BUILT_IN_TARGETS[name].kind:
+        raise ProjectError(
+            f"{place}: `kind` is {kind!r}, but the target `{name}` is always of its own kind",
+            hint="give the target another name",
+        )
+    for key, value in entry.items():
+        if not isinstance(value, str):
+            raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
+    return TargetSettings(
+        name=name,
+        kind=kind,
+        domain=entry.get("domain"),
+        api_key_env=entry.get("api-key-env", "E2B_API_KEY" if kind == "e2b" else None),
+    )
+
+
+def _check_keys(table: Any, known: tuple[str, ...] | None, place: str) -> None:
     if not isinstance(table, dict):
         raise ProjectError(f"{place}: expected a table")
-    for key in table:
-        if key not in known:
+    for key in table if known else ():
+        if known and key not in known:
             raise ProjectError(f"{place}: unknown key `{key}`", hint=did_you_mean(key, known))

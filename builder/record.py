@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -81,9 +82,10 @@ def point_channel(path: Path, *, name: str, target: str, channel: str, ref: str)
 
 def update(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     """Apply `change` to the registry's templates: locked, read anew, written in one step."""
+    path = Path(os.path.realpath(path))  # of a link, the file that it leads to is the registry
     with exclusive(path.parent / ".builder" / f"{path.name}.lock"):
         if path.exists():
-            data = registry.load(path).data
+            data = registry.load(path).checked().data
         else:
             data = {"version": registry.VERSION, "templates": {}}
         change(data["templates"])

@@ -20,6 +20,7 @@ from builder.errors import (
 )
 
 if False:  # for type checkers; importing typing costs as much as all the rest
+    from collections.abc import Iterator
     from typing import Any
 
 __all__ = ["Record", "Registry", "find", "load", "lookup", "resolve"]
@@ -27,6 +28,19 @@ __all__ = ["Record", "Registry", "find", "load", "lookup", "resolve"]
 VERSION = 1
 FILE_NAME = "registry.json"
 DEFAULT_CHANNEL = "stable"
+_KINDS: dict[type, str] = {str: "text", dict: "a table", list: "a list", int: "a whole number"}
+_TYPES: dict[str, type] = {
+    "template_id": str,
+    "build_id": str,
+    "digest": str,
+    "origin": str,
+    "built_at": str,
+    "revoked": str,
+    "packages": dict,
+    "inputs": dict,
+    "verified": dict,
+    "size_bytes": int,
+}
 
 
 class Record:
@@ -146,19 +160,37 @@ class Registry:
         return record
 
     def _targets(self, name: str) -> dict[str, dict[str, Any]]:
-        targets = self.templates.get(name)
-        if targets is None:
+        if name not in self.templates:
             raise UnknownTemplateError(
                 f"no template `{name}` in {self.path}, which has {_count(self.templates)}",
                 hint=did_you_mean(name, self.templates)
                 or "`template-builder list` shows what there is",
             )
+        targets = self.templates[name]
         if not isinstance(targets, dict) or not all(isinstance(t, dict) for t in targets.values()):
             raise RegistryError(
                 f"{self.path}: the entry of template `{name}` is not a table of targets",
                 hint="restore the file from git",
             )
         return targets
+
+    def checked(self) -> Registry:
+        """The registry itself, after a look at every entry: for who works with all of it.
+
+        Raises `RegistryError` naming the first value of a type that it cannot be.
+        """
+        for name in self.templates:
+            for target, entry in self._targets(name).items():
+                channels = self._table(entry, "channels", name, target)
+                builds = self._table(entry, "builds", name, target)
+                for what, value, kind in _typed(channels, builds):
+                    if not isinstance(value, kind):
+                        raise RegistryError(
+                            f"{self.path}: {what} of template `{name}` on `{target}` is"
+                            f" {json.dumps(value)[:80]}, expected {_KINDS[kind]}",
+                            hint="restore the file from git",
+                        )
+        return self
 
     def _table(self, entry: dict[str, Any], key: str, name: str, target: str) -> dict[str, Any]:
         table = entry.get(key, {})
@@ -180,6 +212,20 @@ class Registry:
             f" (in {self.path})",
             hint='pass target="…" or set TEMPLATE_TARGET',
         )
+
+
+def _typed(channels: dict[str, Any], builds: dict[str, Any]) -> Iterator[tuple[str, Any, type]]:
+    """What the value is, the value, and the type that it must have."""
+    for channel, ref in channels.items():
+        yield f"channel `{channel}`", ref, str
+    for ref, fields in builds.items():
+        yield f"build `{ref}`", fields, dict
+        if isinstance(fields, dict):
+            for key, kind in _TYPES.items():
+                if fields.get(key) is not None:
+                    yield f"`{key}` of build `{ref}`", fields[key], kind
+            for part, value in (fields.get("inputs") or {}).items():
+                yield f"`inputs.{part}` of build `{ref}`", value, dict
 
 
 def _count(templates: dict[str, Any]) -> str:
@@ -249,7 +295,8 @@ def load(path: str | os.PathLike[str] | None = None) -> Registry:
     """Read a registry file. `path` defaults to the one in use (see `find`)."""
     path = os.fspath(path or find())
     try:
-        with open(path, encoding="utf-8") as file:
+        # Not `open`, which would wait for a writer where somebody put a pipe in the file's place.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as file:
             text = file.read()
     except UnicodeDecodeError as error:
         raise RegistryError(

@@ -19,6 +19,14 @@ BASE = """
     python = ">=3.11"
 """
 
+LIGHT = (
+    "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"
+    "[warmup]\nlevel = 'disk'\nimports = ['idna']\n"
+    "[[verify]]\nname = 'a name is encoded'\n"
+    "code = \"import idna; print(idna.encode('straße').decode())\"\nstdout = 'xn--strae-oqa'\n"
+)
+OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
+
 
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
@@ -32,6 +40,12 @@ def write(tmp_path: Path) -> Callable[..., Path]:
         return folder
 
     return write_files
+
+
+@pytest.fixture
+def project(write: Callable[..., Path]) -> Path:
+    """A project of two light variants."""
+    return write(_base=BASE, light=LIGHT, other=OTHER).parent
 
 
 @pytest.fixture(autouse=True)

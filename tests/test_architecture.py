@@ -20,7 +20,7 @@ OWNERS = {
     "jinja2": {"render.py"},
     "jupyter_client": {"targets/local/kernel.py"},
     "platformdirs": {"files.py"},
-    "pydantic": {"spec/models.py", "spec/load.py"},
+    "pydantic": {"spec/models.py", "spec/load.py", "spec/wording.py"},
     "rich": {"progress.py"},
     "tomli_w": {"render.py"},
     "tree_sitter": {"spec/positions.py"},

@@ -3,37 +3,15 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
-import signal
 import subprocess
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from builder import __version__, errors
 from builder.doctor import examine
-from tests.conftest import BASE, ROOT, Command
-
-LIGHT = (
-    "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"
-    "[warmup]\nlevel = 'disk'\nimports = ['idna']\n"
-    "[[verify]]\nname = 'a name is encoded'\n"
-    "code = \"import idna; print(idna.encode('straße').decode())\"\nstdout = 'xn--strae-oqa'\n"
-)
-OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
-
-
-@pytest.fixture
-def project(write: Callable[..., Path]) -> Path:
-    return write(_base=BASE, light=LIGHT, other=OTHER).parent
-
-
-def making(cache: Path) -> list[Path]:
-    return list((cache / "environments").glob(".making-*"))
+from tests.conftest import OTHER, ROOT, Command
 
 
 @pytest.mark.network
@@ -242,105 +220,6 @@ def test_exit_codes_are_unique_and_documented() -> None:
     assert all(kind.__name__ in errors.__doc__ for kind in kinds)
 
 
-@pytest.fixture
-def scratch() -> Iterator[Path]:
-    """A folder for temporary files, with a name that is short enough for sockets in it."""
-    folder = Path(tempfile.mkdtemp())
-    yield folder
-    shutil.rmtree(folder)
-
-
-def build_process(project: Path, cache: Path, scratch: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "builder", "build", "--force"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=project,
-        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache), "TMPDIR": str(scratch)},
-    )
-
-
-def emptied(folder: Path, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while any(folder.iterdir()) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not any(folder.iterdir())
-
-
-def processes_in(folder: Path) -> list[int]:
-    """The processes whose working directory is below `folder`."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                if str((entry / "cwd").readlink()).startswith(str(folder)):
-                    found.append(int(entry.name))
-            except OSError:
-                continue
-    return found
-
-
-@pytest.mark.network
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_build_leaves_nothing(
-    project: Path, tmp_path: Path, scratch: Path, sent: signal.Signals
-) -> None:
-    """Ctrl-C or `kill` at any moment: code 130, no process, no half environment, a whole registry,
-    and the next run works."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    for pause in (0.4, 0.8, 1.2, 1.6, 2.2, 3.0):
-        running = build_process(project, cache, scratch)
-        time.sleep(pause)
-        running.send_signal(sent)
-        if pause > 1:  # an impatient person: the second one must not break into the cleaning up
-            time.sleep(0.1)
-            running.send_signal(sent)
-        _, said = running.communicate(timeout=60)
-        assert running.returncode in (130, 0), said
-        assert "Traceback" not in said
-        assert making(cache) == []
-        assert processes_in(cache) == []
-        assert list(scratch.iterdir()) == []
-    again = build_process(project, cache, scratch)
-    _, said = again.communicate(timeout=120)
-    assert again.returncode == 0, said
-
-
-@pytest.mark.network
-def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scratch: Path) -> None:
-    """SIGKILL at any moment leaves what the next run cleans up, and a registry that reads."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    for pause in (0.5, 1.0, 1.5, 2.0, 2.6):
-        running = build_process(project, cache, scratch)
-        time.sleep(pause)
-        running.kill()
-        running.communicate()
-        if (project / "registry.json").exists():
-            json.loads((project / "registry.json").read_text())
-        assert emptied(scratch)
-    last = build_process(project, cache, scratch)
-    _, said = last.communicate(timeout=120)
-    assert last.returncode == 0, said
-    assert making(cache) == []
-
-
-@pytest.mark.network
-def test_two_builds_at_once(project: Path, tmp_path: Path, scratch: Path) -> None:
-    """Two builds of the same project at once both succeed, and every record is there."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    running = [build_process(project, cache, scratch) for _ in range(2)]
-    ended = [process.communicate(timeout=180)[1] for process in running]
-    assert [process.returncode for process in running] == [0, 0], ended
-    assert set(json.loads((project / "registry.json").read_text())["templates"]) == {
-        "light",
-        "other",
-    }
-
-
 def test_output_that_nobody_reads_to_the_end(project: Path) -> None:
     """A reader that closes the pipe early, as `head` does, is no failure."""
     shell = f"{sys.executable} -m builder schema --json --project {project} | head -n 1"
@@ -368,7 +247,8 @@ def test_configured_targets_are_known(project: Path, command: Command) -> None:
     """Targets in pyproject.toml are known by name; a wrong key in them is told with its place."""
     settings = project / "pyproject.toml"
     settings.write_text('[tool.template-builder.targets.staging]\nkind = "local"\n')
-    assert command("plan", "--frozen", "--target", "staging", cwd=project).returncode == 0
+    planned = command("plan", "--frozen", "--json", "--target", "staging", cwd=project)
+    assert json.loads(planned.stdout)["target"] == "staging"
     settings.write_text('[tool.template-builder.targets.staging]\nknid = "local"\n')
     found = command("plan", cwd=project)
     assert found.returncode == errors.ProjectError.exit_code
@@ -410,126 +290,6 @@ def test_working_directory_that_is_gone(tmp_path: Path) -> None:
 def test_version(command: Command) -> None:
     """--version names the program and its version."""
     assert command("--version").stdout == f"template-builder {__version__}\n"
-
-
-def arguments(pid: int) -> bytes:
-    try:
-        return Path(f"/proc/{pid}/cmdline").read_bytes()
-    except OSError:
-        return b""
-
-
-def with_module(project: Path, source: str) -> None:
-    """Let the variant `light` import a module of the test at its warm-up."""
-    modules = project.parent / "modules"
-    modules.mkdir()
-    (modules / "odd_module.py").write_text(source)
-    (project / "variants" / "light.toml").write_text(
-        "schema = 1\nname = 'light'\nextends = '_base'\n"
-        "[warmup]\nlevel = 'disk'\nimports = ['odd_module']\n"
-        f"[env]\nPYTHONPATH = '{modules}'\n"
-    )
-
-
-@pytest.mark.network
-@pytest.mark.parametrize(
-    ("source", "failure"),
-    [
-        ("import atexit; atexit.register(lambda: print('bye'))", None),
-        ("print('noise')", None),
-        ("raise SystemExit(0)", "the interpreter ended before the last import"),
-        ("import os; os._exit(0)", "the interpreter ended before the last import"),
-        ("import builtins; builtins.print = lambda *a, **k: None", "an answer that is none: ''"),
-    ],
-)
-def test_odd_warm_up_module_stops_no_other_variant(
-    project: Path, command: Command, source: str, failure: str | None
-) -> None:
-    """Whatever a warm-up import does, it is told in a sentence, and the other variant is built."""
-    with_module(project, source)
-    found = command("build", cwd=project)
-    assert "Traceback" not in found.stderr.replace("Traceback (most recent call last) ", "")
-    templates = json.loads((project / "registry.json").read_text())["templates"]
-    assert "other" in templates
-    if failure:
-        assert failure in found.stderr
-        assert "light" not in templates
-
-
-@pytest.mark.network
-def test_process_that_a_warm_up_import_starts(project: Path, tmp_path: Path, scratch: Path) -> None:
-    """A process that an import leaves behind neither holds up the build nor outlives it."""
-    with_module(
-        project,
-        "import subprocess, sys\n"
-        "code = 'import os, time; os.chdir(sys.argv[1]); time.sleep(1000)'\n"
-        "code = 'import sys; ' + code\n"
-        f"subprocess.Popen([sys.executable, '-c', code, {str(tmp_path / 'cache')!r}],"
-        " start_new_session=True)\n",
-    )
-    (tmp_path / "cache").mkdir()
-    start = time.monotonic()
-    running = build_process(project, tmp_path / "cache", scratch)
-    _, said = running.communicate(timeout=120)
-    assert time.monotonic() - start < 100
-    assert running.returncode == 0, said
-    assert processes_in(tmp_path / "cache") == []
-
-
-@pytest.mark.network
-@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
-def test_import_that_hangs_ends_with_the_builder(
-    project: Path, tmp_path: Path, scratch: Path, sent: signal.Signals
-) -> None:
-    """An import that never ends is ended with the builder, whether that is asked to or killed."""
-    with_module(project, "import time; time.sleep(1000)")
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    running = build_process(project, cache, scratch)
-    deadline = time.monotonic() + 60
-    while not any(b"warmup.json" in arguments(pid) for pid in processes_in(cache)):
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    running.send_signal(sent)
-    running.communicate(timeout=30)
-    deadline = time.monotonic() + 10
-    while processes_in(cache) and time.monotonic() < deadline:
-        time.sleep(0.1)
-    assert processes_in(cache) == []
-
-
-def test_interrupt_speaks(project: Path, tmp_path: Path, scratch: Path) -> None:
-    """An interrupted command says so, to people and to machines."""
-    (project / "variants" / "other.toml").unlink()
-    running = subprocess.Popen(
-        [sys.executable, "-m", "builder", "build", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=project,
-        env=os.environ
-        | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(scratch)},
-    )
-    assert running.stderr
-    running.stderr.readline()
-    running.send_signal(signal.SIGINT)
-    out, said = running.communicate(timeout=60)
-    assert running.returncode == 130
-    assert "error: interrupted; what was finished is recorded" in said
-    assert json.loads(out)["error"]["kind"] == "InterruptedRunError"
-
-
-@pytest.mark.network
-def test_build_that_removes_itself_is_not_recorded(project: Path, command: Command) -> None:
-    """A check that removes the environment it runs in leaves no record of a build that is gone."""
-    (project / "variants" / "light.toml").write_text(
-        "schema = 1\nname = 'light'\nextends = '_base'\n[[verify]]\nname = 'x'\n"
-        "code = 'import shutil, sys; shutil.rmtree(sys.prefix)'\n"
-    )
-    found = command("build", "light", cwd=project)
-    assert found.returncode == errors.BuildError.exit_code
-    assert "is not there any more after its checks" in found.stderr
-    assert not (project / "registry.json").exists()
 
 
 def test_usage_error_for_machines(project: Path, command: Command) -> None:

@@ -60,6 +60,7 @@ def plan_command(
         progress.show_json(planned.to_json())
     elif not quiet:
         _show_plan(planned)
+    raise_failures(prepared)
     if exit_code and planned.something_to_do:
         raise typer.Exit(SOMETHING_TO_DO)
 

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 __all__ = ["Channel", "Frozen", "Json", "Names", "ProjectFolder", "Quiet", "TargetName"]
+
+# Channels are tags on E2B, and these are the characters of one.
+_CHANNEL = re.compile(r"[a-z0-9_.-]{1,128}")
 
 Names = Annotated[
     list[str] | None,
@@ -28,4 +32,14 @@ TargetName = Annotated[
     str | None,
     typer.Option("--target", metavar="T", help="Where: local, e2b, or a configured target."),
 ]
-Channel = Annotated[str, typer.Option("--channel", metavar="C", help="The channel.")]
+
+
+def _channel(value: str) -> str:
+    if not _CHANNEL.fullmatch(value):
+        raise typer.BadParameter(f"{value!r} is not the name of a channel: a-z, 0-9, -, _ and .")
+    return value
+
+
+Channel = Annotated[
+    str, typer.Option("--channel", metavar="C", help="The channel.", callback=_channel)
+]

@@ -67,7 +67,7 @@ def list_command(
     names: Names = None, project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
     """List the recorded templates: targets, channels, and what they point at."""
-    found = _registry(project)
+    found = _registry(project).checked()
     wanted = {_called(name, project) for name in names or found.templates}
     if unknown := sorted(wanted - set(found.templates)):
         found.lookup(unknown[0])

@@ -9,22 +9,28 @@ import stat
 import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from builder.errors import Problem, SpecError, TemplateError, did_you_mean
+from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.models import TABLES, VariantFile, python_floor
 from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
+from builder.spec.wording import dotted, worded
 
 __all__ = ["load_variants", "place_of"]
 
-_STEM = re.compile(r"_?[a-z0-9][a-z0-9_-]*")
+# The name of a stage, too, which begins with a letter; a shared one gets a prefix there.
+_STEM = re.compile(r"_[a-z0-9][a-z0-9_-]*|[a-z][a-z0-9_-]*")
+# More digits than Python is willing to read as a number.
+_TOO_LONG_NUMBER = re.compile(r"[0-9_]{4301,}")
 _MAX_SPEC_BYTES = 1 << 20
+_MAX_SOURCE_BYTES = 64 << 20
 _MAX_DEPTH = 20
-# The name of the last stage of every Dockerfile, and the prefix that shared stages get there.
-RESERVED_STEMS = ("template",)
+# The name of the last stage of every Dockerfile, the two names that Docker keeps for itself, and
+# the prefix that shared stages get.
+RESERVED_STEMS = ("template", "scratch", "context")
 SHARED_PREFIX = "shared-"
 
 
@@ -48,7 +54,7 @@ class _Report:
     ) -> None:
         line, column = _positions(file.text).of(key) if file.text else (0, 0)
         self.problems.append(
-            Problem(file.shown, message, line=line, column=column, key=_dotted(key), hint=hint)
+            Problem(file.shown, message, line=line, column=column, key=dotted(key), hint=hint)
         )
 
 
@@ -77,6 +83,9 @@ def load_variants(folder: Path) -> tuple[Variant, ...]:
         if not stem.startswith("_"):
             variant = _variant(chain, tuple(stages[link.stem] for link in chain), report)
             variants.append(variant)
+    if not variants and not report.problems:
+        message = "there are shared stages only: no .toml file without a leading `_`"
+        report.problems.append(Problem(f"{folder.name}/", message))
     if report.problems:
         raise SpecError(report.problems)
     return tuple(sorted((v for v in variants if v), key=lambda v: v.name))
@@ -99,19 +108,12 @@ def _positions(text: str) -> Any:
     return Positions(text)
 
 
-def _dotted(key: Sequence[str | int]) -> str:
-    dotted = ""
-    for part in key:
-        dotted += f"[{part}]" if isinstance(part, int) else f".{part}" if dotted else part
-    return dotted
-
-
 def _read(folder: Path, report: _Report) -> Iterable[_File]:
     shown_folder = folder.name
     try:
         names = sorted(name for name in os.listdir(folder) if name.endswith(".toml"))
     except OSError as error:
-        raise TemplateError(f"{folder} cannot be read: {error.strerror}") from error
+        raise from_os_error(error, f"reading `{folder}`") from error
     if not names:
         report.problems.append(
             Problem(f"{shown_folder}/", "there is no variant, that is no .toml file, in it")
@@ -119,33 +121,44 @@ def _read(folder: Path, report: _Report) -> Iterable[_File]:
     for name in names:
         file = _File(stem=name.removesuffix(".toml"), shown=f"{shown_folder}/{name}", text="")
         if not _STEM.fullmatch(file.stem):
-            report.add(file, (), "a variant's file name may hold a-z, 0-9, - and _ only")
+            report.add(
+                file, (), "a variant's file name holds a-z, 0-9, - and _, and begins with a letter"
+            )
             continue
         if file.stem in RESERVED_STEMS or file.stem.startswith(SHARED_PREFIX):
             report.add(file, (), "this file name is kept for a stage of the Dockerfile")
             continue
-        try:
-            found = os.stat(folder / name)
-            if not stat.S_ISREG(found.st_mode):
-                report.add(file, (), "is not a regular file")
-                continue
-            if found.st_size > _MAX_SPEC_BYTES:
-                report.add(file, (), f"is larger than {_MAX_SPEC_BYTES} bytes")
-                continue
-            file.text = (folder / name).read_text(encoding="utf-8")
-        except UnicodeDecodeError:
-            report.add(file, (), "is not UTF-8 text")
-            continue
-        except OSError as error:
-            report.add(file, (), f"cannot be read: {error.strerror}")
-            continue
-        yield file
+        if _read_text(folder / name, file, report):
+            yield file
+
+
+def _read_text(path: Path, file: _File, report: _Report) -> bool:
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            report.add(file, (), "is not a regular file")
+        elif found.st_size > _MAX_SPEC_BYTES:
+            report.add(file, (), f"is larger than {_MAX_SPEC_BYTES} bytes")
+        else:
+            file.text = path.read_text(encoding="utf-8")
+            return True
+    except UnicodeDecodeError:
+        report.add(file, (), "is not UTF-8 text")
+    except OSError as error:
+        report.add(file, (), f"cannot be read: {error.strerror}")
+    return False
 
 
 def _parse(file: _File, report: _Report) -> None:
     try:
         document = tomllib.loads(file.text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
+        if too_long := _TOO_LONG_NUMBER.search(file.text):
+            line = file.text.count("\n", 0, too_long.start()) + 1
+            column = too_long.start() - file.text.rfind("\n", 0, too_long.start())
+            message = "is not valid TOML: a number of thousands of digits"
+            report.problems.append(Problem(file.shown, message, line=line, column=column))
+            return
         place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
         lines = file.text.split("\n")
         line, column = (int(place[1]), int(place[2])) if place else (len(lines), len(lines[-1]) + 1)
@@ -167,7 +180,7 @@ def _parse(file: _File, report: _Report) -> None:
     except ValidationError as error:
         for found in error.errors(include_url=False):
             key = tuple(part for part in found["loc"] if part != "[key]")
-            message, hint = _worded(found, key)
+            message, hint = worded(found, key)
             report.add(file, key, message, hint)
 
 
@@ -178,56 +191,6 @@ def _depth(document: Any) -> int:
         inner = [one.values() if isinstance(one, dict) else one for one in level]
         level = [x for values in inner for x in values if isinstance(x, dict | list)]
     return depth
-
-
-def _worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
-    kind, value, context = found["type"], found["input"], found.get("ctx", {})
-    match kind:
-        case "extra_forbidden":
-            known = _known_keys(key[:-1])
-            hint = did_you_mean(str(key[-1]), known)
-            return "unknown key", hint or f"known here: {', '.join(sorted(known))}"
-        case "missing":
-            return "is missing", "add `schema = 1`" if key == ("schema",) else None
-        case "value_error":
-            return str(context["error"]), None
-        case "literal_error":
-            return f"{value!r} is not one of {context['expected']}", None
-        case "greater_than_equal" | "less_than_equal":
-            limit = context.get("ge", context.get("le"))
-            bound = "at least" if kind == "greater_than_equal" else "at most"
-            return f"{value!r} must be {bound} {limit}", None
-        case "string_pattern_mismatch":
-            return f"{value!r} is not an octal mode such as '0644'", None
-        case "string_too_long":
-            return f"is longer than {context['max_length']} characters", None
-        case "string_too_short" | "too_short":
-            return "is empty", None
-    wanted = {
-        "string_type": "a string",
-        "int_type": "a whole number",
-        "list_type": "a list",
-        "dict_type": "a table",
-        "model_type": "a table",
-        "model_attributes_type": "a table",
-    }.get(kind)
-    if wanted is None:
-        return str(found["msg"]), None
-    return f"expected {wanted}, found {value!r}", None
-
-
-def _known_keys(path: Sequence[str | int]) -> list[str]:
-    model: type[BaseModel] = VariantFile
-    for part in path:
-        if isinstance(part, int):
-            continue
-        for name, info in model.model_fields.items():
-            if (info.alias or name) == part:
-                inner = info.annotation
-                inner = next(iter(getattr(inner, "__args__", ())), inner)
-                if isinstance(inner, type) and issubclass(inner, BaseModel):
-                    model = inner
-    return [info.alias or name for name, info in model.model_fields.items()]
 
 
 def _check_names(files: Iterable[_File], report: _Report) -> None:
@@ -319,14 +282,30 @@ def _files(folder: Path, file: _File, report: _Report) -> Iterable[FileEntry]:
             report.add(file, key, f"{entry.source!r} is, or is behind, a symbolic link")
             continue
         try:
-            if not stat.S_ISREG(os.stat(path).st_mode):
+            found = os.stat(path)
+            if not stat.S_ISREG(found.st_mode):
                 report.add(file, key, f"{entry.source!r} is not a regular file")
+                continue
+            if found.st_size > _MAX_SOURCE_BYTES:
+                message = f"{entry.source!r} is larger than {_MAX_SOURCE_BYTES >> 20} MiB"
+                report.add(file, key, message, "have a sandbox fetch it, or put it into a package")
                 continue
             content = path.read_bytes()
         except OSError as error:
             report.add(file, key, f"{entry.source!r} cannot be read: {error.strerror}")
             continue
         yield FileEntry(source=entry.source, target=entry.target, mode=entry.mode, content=content)
+
+
+def _check_targets(chain: Sequence[_File], report: _Report) -> None:
+    """No file may stand where another one needs a folder."""
+    targets = {e.target: f for f in chain for e in cast(VariantFile, f.model).files}
+    for file in chain:
+        for number, entry in enumerate(cast(VariantFile, file.model).files):
+            for parent in PurePosixPath(entry.target).parents:
+                if other := targets.get(str(parent)):
+                    message = f"{entry.target!r} is below {str(parent)!r}, a file of {other.shown}"
+                    report.add(file, ("files", number, "target"), message)
 
 
 def _variant(chain: Sequence[_File], stages: tuple[Stage, ...], report: _Report) -> Variant | None:
@@ -354,6 +333,7 @@ def _variant(chain: Sequence[_File], stages: tuple[Stage, ...], report: _Report)
     if command and not ready_url:
         hint = "say which URL answers 200 when it is up"
         report.add(leaf, ("service", "ready-url"), "is missing beside `service.command`", hint)
+    _check_targets(chain, report)
     names: dict[str, str] = {}
     for stage, file in zip(stages, chain, strict=True):
         for number, check in enumerate(stage.checks):

@@ -14,14 +14,23 @@ from urllib.parse import urlsplit
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictInt, StrictStr
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StrictInt,
+    StrictStr,
+)
 
 __all__ = ["TABLES", "VariantFile", "json_schema", "python_floor"]
 
 SCHEMA_VERSION = 1
 _MINORS = range(8, 30)
 
-_APT = re.compile(r"[a-z0-9][a-z0-9+.-]*(:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
+# A name that ended in `-` would remove a package.
+_APT = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH = re.compile(r"(/[A-Za-z0-9._+@%~=,-]+)+")
 # The grammar of distribution/reference: [host[:port]/]path[:tag][@digest]
@@ -31,6 +40,10 @@ _IMAGE = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 _TORCH = re.compile(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9]+(\.[0-9]+){1,2}")
+# What one line of a Dockerfile, and one variable of a Linux process, can hold with room to spare.
+_MAX_LINE = 30_000
+_MAX_FILE_NAME = 255
+_MAX_PATH = 4095
 _SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
 _SECRET_VALUE = re.compile(
     r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|"
@@ -39,6 +52,8 @@ _SECRET_VALUE = re.compile(
 
 
 def _one_line(value: str) -> str:
+    if len(value) > _MAX_LINE:
+        raise ValueError(f"is longer than {_MAX_LINE:,} characters")
     for character in value:
         if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
             raise ValueError(f"must be one line of text, but holds {character!r}")
@@ -85,6 +100,8 @@ def _requirement(value: str) -> str:
 
 def _python(value: str) -> str:
     _one_line(value)
+    if not value.strip():
+        raise ValueError("is empty; say for example '>=3.11'")
     try:
         python_floor(value)
     except InvalidSpecifier as error:
@@ -108,6 +125,14 @@ def _path(value: str) -> str:
             f"{value!r} is not an absolute POSIX path of letters, digits and ._+@%~=,-"
             " without `.` or `..` in it"
         )
+    return _path_length(value)
+
+
+def _path_length(value: str) -> str:
+    if any(len(part.encode()) > _MAX_FILE_NAME for part in value.split("/")):
+        raise ValueError(f"holds a name of more than {_MAX_FILE_NAME} bytes")
+    if len(value.encode()) > _MAX_PATH:
+        raise ValueError(f"is longer than {_MAX_PATH} bytes")
     return value
 
 
@@ -143,6 +168,12 @@ def _source(value: str) -> str:
     parts = value.split("/")
     if value.startswith("/") or "\\" in value or {"", ".", ".."} & set(parts):
         raise ValueError(f"{value!r} is not a path inside the variants folder")
+    return _path_length(value)
+
+
+def _whole(value: object) -> object:
+    if type(value) is not int:
+        raise ValueError(f"expected the number {SCHEMA_VERSION}, found {value!r}")
     return value
 
 
@@ -271,7 +302,9 @@ class VerifyTable(_Table):
 class VariantFile(_Table):
     """One TOML file of `variants/`: a variant, or with a leading `_` in its name a shared stage."""
 
-    schema_version: Literal[1] = Field(alias="schema", description="version of this format")
+    schema_version: Annotated[Literal[1], BeforeValidator(_whole)] = Field(
+        alias="schema", description="version of this format"
+    )
     name: (
         Annotated[
             StrictStr,

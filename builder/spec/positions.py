@@ -6,6 +6,7 @@ something to report.
 
 from __future__ import annotations
 
+import tomllib
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -79,4 +80,5 @@ def _key(node: Any) -> tuple[str, ...]:
     if node.type == "dotted_key":
         return tuple(part for child in node.named_children for part in _key(child))
     text = node.text.decode()
-    return (text.strip("\"'") if node.type == "quoted_key" else text,)
+    # Escapes and all: what the parser of the file reads there is the key.
+    return (next(iter(tomllib.loads(f"{text} = 0"))) if node.type == "quoted_key" else text,)

@@ -7,6 +7,8 @@ process closes the sandbox, or dies.
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import queue
 import re
 import secrets
@@ -35,6 +37,8 @@ _INTERRUPT_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 _CLOSE_SECONDS = 10.0
 _LONGEST_FOLDER = 70
+# Less than what a kernel needs for its own files.
+_FULL_BYTES = 64 << 10
 
 
 class KernelSandbox:
@@ -56,7 +60,13 @@ class KernelSandbox:
             self._wait_until_ready()
             self._warm_up(warm)
         except BaseException as error:
+            full = (
+                isinstance(error, Exception) and shutil.disk_usage(self._folder).free < _FULL_BYTES
+            )
             self.close()
+            if full:
+                told = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder.parent))
+                raise from_os_error(told, "starting the sandbox") from error
             if isinstance(error, shutil.Error):
                 raise SandboxError(f"the sandbox's home cannot be made: {error}") from error
             if isinstance(error, OSError):

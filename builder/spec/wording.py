@@ -1,0 +1,89 @@
+"""What the validator found, in words: a sentence and a hint for each kind of mistake."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from pydantic import BaseModel
+
+from builder.errors import did_you_mean
+from builder.spec.models import VariantFile
+
+__all__ = ["dotted", "worded"]
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
+_MAX_SHOWN = 200
+
+
+def dotted(key: Sequence[str | int]) -> str:
+    """A key as TOML writes it: `files[0].source`, quoted where it must be."""
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        shown = part if _BARE_KEY.fullmatch(part) else json.dumps(part, ensure_ascii=True)
+        text += f".{shown}" if text else shown
+    return text
+
+
+def worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
+    """The sentence and the hint for one of pydantic's errors about `key`."""
+    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    match kind:
+        case "extra_forbidden":
+            known = _known_keys(key[:-1])
+            hint = did_you_mean(str(key[-1]), known)
+            return "unknown key", hint or f"known here: {', '.join(sorted(known))}"
+        case "missing":
+            return "is missing", "add `schema = 1`" if key == ("schema",) else None
+        case "value_error":
+            return str(context["error"]), None
+        case "literal_error":
+            return f"{_shown(value)} is not one of {context['expected']}", None
+        case "greater_than_equal" | "less_than_equal":
+            limit = context.get("ge", context.get("le"))
+            bound = "at least" if kind == "greater_than_equal" else "at most"
+            return f"{_shown(value)} must be {bound} {limit}", None
+        case "string_pattern_mismatch":
+            return f"{_shown(value)} is not an octal mode such as '0644'", None
+        case "string_too_long":
+            return f"is longer than {context['max_length']} characters", None
+        case "string_too_short" | "too_short":
+            return "is empty", None
+    wanted = {
+        "string_type": "a string",
+        "int_type": "a whole number",
+        "list_type": "a list",
+        "dict_type": "a table",
+        "model_type": "a table",
+        "model_attributes_type": "a table",
+    }.get(kind)
+    if wanted is None:
+        return str(found["msg"]), None
+    return f"expected {wanted}, found {_shown(value)}", None
+
+
+def _shown(value: object) -> str:
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
+
+
+def _known_keys(path: Sequence[str | int]) -> list[str]:
+    model: type[BaseModel] = VariantFile
+    for part in path:
+        if isinstance(part, int):
+            continue
+        for name, info in model.model_fields.items():
+            if (info.alias or name) == part:
+                inner = info.annotation
+                inner = next(iter(getattr(inner, "__args__", ())), inner)
+                if isinstance(inner, type) and issubclass(inner, BaseModel):
+                    model = inner
+    return [info.alias or name for name, info in model.model_fields.items()]

@@ -1,0 +1,191 @@
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import errors
+from tests.conftest import Command
+
+FROM_GIT = "\n\nhint: restore the file from git\n"
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        (None, "the entry of template `light` is not a table of targets"),
+        ([], "the entry of template `light` is not a table of targets"),
+        (5, "the entry of template `light` is not a table of targets"),
+        ({"local": 3}, "the entry of template `light` is not a table of targets"),
+        ({"local": {"channels": []}}, "`channels` of template `light` on `local` is not a table"),
+        ({"local": {"builds": None}}, "`builds` of template `light` on `local` is not a table"),
+        (
+            {"local": {"channels": {"stable": 1}}},
+            "channel `stable` of template `light` on `local` is 1, expected text",
+        ),
+        (
+            {"local": {"builds": {"r": None}}},
+            "build `r` of template `light` on `local` is null, expected a table",
+        ),
+        (
+            {"local": {"builds": {"r": {"inputs": []}}}},
+            "`inputs` of build `r` of template `light` on `local` is [], expected a table",
+        ),
+        (
+            {"local": {"builds": {"r": {"inputs": {"spec": 3}}}}},
+            "`inputs.spec` of build `r` of template `light` on `local` is 3, expected a table",
+        ),
+        (
+            {"local": {"builds": {"r": {"digest": {"a": 1}}}}},
+            '`digest` of build `r` of template `light` on `local` is {"a": 1}, expected text',
+        ),
+    ],
+)
+def test_registry_of_another_shape(
+    project: Path, command: Command, entry: Any, message: str
+) -> None:
+    """A registry of valid JSON that cannot be meant is refused with the entry that is wrong."""
+    path = project / "registry.json"
+    path.write_text(json.dumps({"version": 1, "templates": {"light": entry}}))
+    before = path.read_bytes()
+    for arguments in (["list"], ["plan", "--frozen"], ["build", "--frozen"]):
+        found = command(*arguments, cwd=project)
+        assert found.returncode == errors.RegistryError.exit_code
+        assert found.stderr.endswith(f"error: {path}: {message}{FROM_GIT}")
+    assert path.read_bytes() == before
+
+
+def test_entry_that_is_null_is_no_unknown_template(project: Path, command: Command) -> None:
+    """A template whose entry was emptied is a broken registry, not a template nobody recorded."""
+    (project / "registry.json").write_text('{"version": 1, "templates": {"light": null}}')
+    assert command("resolve", "light", cwd=project).returncode == errors.RegistryError.exit_code
+
+
+def test_registry_that_is_a_pipe(project: Path, command: Command) -> None:
+    """A pipe in the registry's place is refused, not waited for."""
+    os.mkfifo(project / "registry.json")
+    found = command("plan", "--frozen", cwd=project)
+    assert found.returncode == errors.RegistryError.exit_code
+
+
+@pytest.mark.network
+def test_registry_behind_a_link_stays_there(
+    project: Path, command: Command, tmp_path: Path
+) -> None:
+    """What registry.json links to is written, and the link stays a link."""
+    shared = tmp_path / "shared.json"
+    shared.write_text('{"version": 1, "templates": {}}')
+    (project / "registry.json").symlink_to(shared)
+    assert command("build", "light", cwd=project).returncode == 0
+    assert (project / "registry.json").is_symlink()
+    assert "light" in json.loads(shared.read_text())["templates"]
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ("tool = 3", "[tool]: expected a table"),
+        (
+            "[tool.template-builder]\ntargets = 1",
+            "[tool.template-builder.targets]: expected a table",
+        ),
+        (
+            "[tool.template-builder]\ntargets = []",
+            "[tool.template-builder.targets]: expected a table",
+        ),
+        (
+            "[[tool.template-builder.targets]]\na = 1",
+            "[tool.template-builder.targets]: expected a table",
+        ),
+        (
+            '[tool.template-builder.targets."a/b"]\nkind = "local"',
+            "[tool.template-builder.targets]: 'a/b' is not the name of a target, which holds"
+            " a-z, 0-9, - and _",
+        ),
+        (
+            '[tool.template-builder.targets.local]\nkind = "e2b"',
+            "[tool.template-builder.targets.local]: `kind` is 'e2b', but the target `local` is"
+            " always of its own kind\n\nhint: give the target another name",
+        ),
+        (
+            "[tool.template-builder.targets.x]\nkind = 3",
+            "[tool.template-builder.targets.x]: `kind` is 3, expected one of ('e2b', 'local')",
+        ),
+        (
+            '[tool.template-builder.targets.x]\nkind = "e2b"\ndomain = 3',
+            "[tool.template-builder.targets.x]: `domain` is 3, expected a string",
+        ),
+    ],
+)
+def test_settings_of_another_shape(
+    project: Path, command: Command, settings: str, message: str
+) -> None:
+    """Settings that cannot be meant are refused with file and table."""
+    (project / "pyproject.toml").write_text(settings)
+    found = command("validate", cwd=project)
+    assert found.returncode == errors.ProjectError.exit_code
+    assert found.stderr == f"error: {project / 'pyproject.toml'}: {message}\n"
+
+
+@pytest.mark.parametrize("settings", [f"x = {'[' * 3000}", f"x = {'9' * 5000}", "x ="])
+def test_settings_that_are_no_toml(project: Path, command: Command, settings: str) -> None:
+    """A pyproject.toml that the parser gives up on is invalid, not a traceback."""
+    (project / "pyproject.toml").write_text(settings)
+    found = command("validate", cwd=project)
+    assert found.returncode == errors.ProjectError.exit_code
+    assert "pyproject.toml is not valid TOML: " in found.stderr
+    assert "Traceback" not in found.stderr
+
+
+def test_settings_that_are_a_pipe(project: Path, command: Command) -> None:
+    """A pipe in the place of pyproject.toml is refused, not waited for."""
+    os.mkfifo(project / "pyproject.toml")
+    found = command("validate", cwd=project)
+    assert found.stderr == f"error: {project / 'pyproject.toml'} is not a regular file\n"
+
+
+@pytest.mark.parametrize("channel", ["", "a\nb", "Ä", "a b"])
+def test_channel_is_a_name(project: Path, command: Command, channel: str) -> None:
+    """What could not be a tag on E2B cannot be a channel."""
+    found = command("build", "--frozen", "--channel", channel, cwd=project)
+    assert found.returncode == errors.USAGE
+    assert "is not the name of a channel" in found.stderr
+
+
+def test_plan_ends_with_the_failure_of_a_lock(project: Path, command: Command) -> None:
+    """A plan that could not be made for a variant shows why, and does not end as if all was well."""
+    found = command("plan", "--frozen", "-q", cwd=project)
+    assert found.returncode == errors.StaleLockError.exit_code
+    assert "`light` has no committed lock" in found.stderr
+
+
+@pytest.mark.network
+def test_extra_that_a_package_does_not_have(project: Path, command: Command) -> None:
+    """A misspelt extra, which uv lets pass with a warning, is an error with file and line."""
+    spec = project / "variants" / "light.toml"
+    spec.write_text(
+        "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna[sokcs]']\n"
+    )
+    found = command("lock", "light", cwd=project)
+    assert found.returncode == errors.LockConflictError.exit_code
+    first = found.stderr.splitlines()[-3]
+    assert first.startswith('error: stage `light`: "idna[sokcs]" at variants/light.toml:5 asks for')
+
+
+@pytest.mark.network
+def test_backend_that_nobody_has_heard_of(project: Path, command: Command) -> None:
+    """A PyTorch backend that uv does not know is an error with file, line and near match."""
+    spec = project / "variants" / "light.toml"
+    spec.write_text(
+        "schema = 1\nname = 'light'\nextends = '_base'\n"
+        "[python]\npackages = ['idna']\ntorch-backend = 'cu999'\n"
+    )
+    found = command("lock", "light", cwd=project)
+    assert found.returncode == errors.SpecError.exit_code
+    assert (
+        "variants/light.toml:6:1: `python.torch-backend`: uv knows no PyTorch backend 'cu999'"
+        in found.stderr
+    )
