@@ -10,6 +10,7 @@ TemplateError                     1
 ├── StaleLockError               11   --frozen, and the committed lock is not the spec's
 ├── NetworkError                 12   an index or registry could not be reached
 ├── RenderDriftError             13   generated/ is not what the specs say
+├── FlattenError                 14   a Dockerfile says what E2B cannot do
 ├── BuildError                   20   a target could not make what was planned
 ├── VerifyError                  21   what was made is not what was promised
 ├── StorageError                 22   disk full, or a place that cannot be written
@@ -100,20 +101,25 @@ class Problem:
         return {slot: getattr(self, slot) for slot in sorted(self.__slots__)}
 
 
-class SpecError(TemplateError):
+class _ProblemsError(TemplateError):
     """All mistakes of all files that were read, in the order of files and lines."""
 
-    exit_code = 4
+    where = ""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
         self.problems = sorted(problems, key=lambda p: (p.file, p.line, p.column, p.key))
         count = len(self.problems)
         title = "1 problem" if count == 1 else f"{count} problems"
-        super().__init__("\n".join([f"{title} in the variants:", *map(str, self.problems)]))
+        super().__init__("\n".join([f"{title} {self.where}:", *map(str, self.problems)]))
 
     def to_json(self) -> dict[str, object]:
         """The failure with its list of problems."""
         return super().to_json() | {"problems": [p.to_json() for p in self.problems]}
+
+
+class SpecError(_ProblemsError):
+    exit_code = 4
+    where = "in the variants"
 
 
 class SelectionError(TemplateError):
@@ -134,6 +140,11 @@ class NetworkError(TemplateError):
 
 class RenderDriftError(TemplateError):
     exit_code = 13
+
+
+class FlattenError(_ProblemsError):
+    exit_code = 14
+    where = "that E2B would not build as Docker does"
 
 
 class BuildError(TemplateError):

@@ -15,6 +15,10 @@ SOURCES = sorted((ROOT / "builder").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # Third party → the only places that may import it.
 OWNERS = {
+    "docker": {"docker_engine.py"},
+    "e2b_dockerfile_utils": {
+        f"flatten/{name}.py" for name in ("convert", "copies", "losses", "runs", "stages")
+    },
     "filelock": {"files.py"},
     "httpx": {"base_image.py"},
     "jinja2": {"render.py"},

@@ -1,0 +1,168 @@
+"""COPY: a step for each file, with the target and the owner that Docker would give it."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Collection
+
+from e2b_dockerfile_utils import (
+    DockerfileHeredoc,
+    DockerfileInstruction,
+    chomp_heredoc_content,
+    parse_heredoc,
+)
+
+from builder.flatten import shell
+from builder.flatten.losses import check_flags
+from builder.flatten.program import Step
+from builder.flatten.runs import RunSteps
+from builder.flatten.stages import Report, Scope
+
+__all__ = ["ALWAYS_THERE", "PLAIN_PATH", "CopySteps", "parents_of"]
+
+# E2B gives every machine its account, and that account's home.
+ALWAYS_THERE = frozenset({"/", "/home", "/home/user"})
+_OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
+_MODE = re.compile(r"0?[0-7]{3}|[0-7]{4}")
+PLAIN_PATH = re.compile(r"[A-Za-z0-9._+@%~=,:/ -]+")
+
+
+class CopySteps:
+    """Turns COPY instructions into steps; knows the files of the context, and the volumes."""
+
+    def __init__(
+        self, steps: list[Step], runs: RunSteps, report: Report, files: Collection[str] | None
+    ) -> None:
+        self.volumes: dict[str, int] = {}
+        self.made = set(ALWAYS_THERE)
+        self._steps = steps
+        self._runs = runs
+        self._report = report
+        self._files = files
+
+    def add(self, instruction: DockerfileInstruction, scope: Scope, workdir: str) -> None:
+        """The steps of a COPY instruction."""
+        flags = check_flags(instruction, {"chown", "chmod"}, self._report)
+        words = instruction.args
+        if len(words) < 2:
+            self._report.add(instruction, "expected at least one source, and a target")
+            return
+        owner = scope.expand(instruction, flags.get("chown", "root:root"))
+        if not _OWNER.fullmatch(owner):
+            self._report.add(instruction, f"`--chown={owner}` is not user:group")
+        owner = owner if ":" in owner else f"{owner}:{owner}"
+        mode = scope.expand(instruction, flags.get("chmod", ""))
+        if mode and not _MODE.fullmatch(mode):
+            self._report.add(
+                instruction,
+                f"E2B sets octal modes only, not `--chmod={mode}`",
+                "write it as in --chmod=0755",
+            )
+        target = scope.expand(instruction, words[-1])
+        if not target.startswith("/"):
+            target = posixpath.join(workdir, target)
+        if len(words) > 2 and not target.endswith(("/", "/.")):
+            self._report.add(instruction, "several sources need a target that ends in /")
+        heredocs = {one.name: one for one in instruction.heredocs}
+        for word in words[:-1]:
+            marker = parse_heredoc(word) if heredocs and not instruction.json else None
+            if marker and marker.name in heredocs:
+                content = _content(instruction, heredocs[marker.name], scope)
+                self._write(instruction, content, marker.name, target, owner, mode)
+            else:
+                source = posixpath.normpath(scope.expand(instruction, word)).lstrip("/")
+                self._copy_file(instruction, word, source, target, owner, mode)
+
+    def _copy_file(
+        self,
+        instruction: DockerfileInstruction,
+        word: str,
+        source: str,
+        target: str,
+        owner: str,
+        mode: str,
+    ) -> None:
+        if problem := self._problem(word, source):
+            self._report.add(instruction, *problem)
+            return
+        if target.endswith(("/", "/.")):
+            target = posixpath.join(target, posixpath.basename(source))
+        target = posixpath.normpath(target)
+        for path in (source, target):
+            if not PLAIN_PATH.fullmatch(path):
+                self._report.add(
+                    instruction,
+                    f"`{path}` holds characters that E2B's scripts would read as their own",
+                    "use letters, digits and ._+@%~=,:-",
+                )
+        self.check_volumes(instruction, target)
+        folder = posixpath.dirname(target)
+        if owner != "root:root" and folder not in self.made:
+            # E2B would make what is missing for root, Docker makes it for the file's owner.
+            self._runs.as_root(instruction, shell.make_folders(folder, owner))
+        self.made |= {folder, *parents_of(folder)}
+        self._runs.close()
+        lines = (instruction.start_line, instruction.end_line)
+        args = (source, target, owner, f"{int(mode, 8):04o}" if _MODE.fullmatch(mode) else "")
+        self._steps.append(Step(kind="COPY", args=args, stage=self._runs.stage, lines=lines))
+
+    def _problem(self, word: str, source: str) -> tuple[str, str | None] | None:
+        """What keeps E2B from copying `source`, and what to do instead."""
+        if re.search(r"[*?\[\]]", source):
+            return (
+                f"E2B moves whatever matches `{source}` into one place, folders and all",
+                "name the files",
+            )
+        if source.startswith("../"):
+            return f"`{source}` is outside of the build context", None
+        is_folder = source in (".", "") or word.endswith("/")
+        if self._files is not None and not is_folder and source not in self._files:
+            is_folder = any(name.startswith(f"{source}/") for name in self._files)
+            if not is_folder:
+                return f"`{source}` is not in the build context", None
+        if is_folder:
+            message = (
+                f"`{word}` is a folder: where its target has folders of the same names, Docker"
+                " merges them and E2B fails"
+            )
+            return message, "name the files, or pack them and unpack them in a RUN"
+        return None
+
+    def _write(
+        self,
+        instruction: DockerfileInstruction,
+        content: str,
+        name: str,
+        target: str,
+        owner: str,
+        mode: str,
+    ) -> None:
+        self.check_volumes(instruction, target)
+        command = shell.write_file(content, target, name, owner=owner, mode=mode or "0644")
+        self._runs.as_root(instruction, f"(\n{command}\n)")
+
+    def check_volumes(self, instruction: DockerfileInstruction, path: str) -> None:
+        """Report a `path` that is in a VOLUME."""
+        for volume, line in self.volumes.items():
+            if path == volume or path.startswith(f"{volume.rstrip('/')}/"):
+                self._report.add(
+                    instruction,
+                    f"`{path}` is in the VOLUME of line {line}: some of Docker's builders throw"
+                    " away what is put there, E2B keeps it",
+                    "leave out the VOLUME: a sandbox has one disk",
+                )
+
+
+def parents_of(path: str) -> set[str]:
+    """Every folder above an absolute path."""
+    found = set()
+    while path != "/":
+        path = posixpath.dirname(path)
+        found.add(path)
+    return found
+
+
+def _content(instruction: DockerfileInstruction, heredoc: DockerfileHeredoc, scope: Scope) -> str:
+    content = chomp_heredoc_content(heredoc.content) if heredoc.chomp else heredoc.content
+    return scope.expand(instruction, content, heredoc=True) if heredoc.expand else content

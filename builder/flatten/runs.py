@@ -1,0 +1,89 @@
+"""RUN steps that grow: commands of one user in one stage are one step, and one layer."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from e2b_dockerfile_utils import DockerfileInstruction
+
+from builder.flatten import shell
+from builder.flatten.program import Step
+from builder.flatten.stages import Report
+
+__all__ = ["RunSteps"]
+
+# One argument of a Linux process holds 128 KiB.
+_LONGEST_COMMAND = 100_000
+
+
+@dataclass
+class _Open:
+    """A RUN step that may still grow; `env` and `workdir` are what its shell has by now."""
+
+    user: str
+    stage: str
+    first: int
+    last: int
+    parts: list[str] = field(default_factory=list)
+    env: dict[str, str] = field(default_factory=dict)
+    workdir: str | None = None
+    length: int = 0
+
+
+class RunSteps:
+    """Puts RUN steps together and appends each finished one to `steps`."""
+
+    def __init__(self, steps: list[Step], report: Report) -> None:
+        self.stage = ""
+        self._steps = steps
+        self._report = report
+        self._open: _Open | None = None
+
+    def add(
+        self,
+        instruction: DockerfileInstruction,
+        command: str,
+        *,
+        user: str,
+        variables: Mapping[str, str],
+        workdir: str | None,
+    ) -> None:
+        """Run `command` with at least `variables` set, in `workdir` (None: wherever)."""
+        size = len(command.encode())
+        if size > _LONGEST_COMMAND:
+            self._report.add(
+                instruction,
+                f"a command of {size:,} bytes is more than one argument of a process can hold",
+                "put it into a file, and COPY that",
+            )
+            return
+        grown = self._open
+        if grown and (grown.user != user or grown.length + size > _LONGEST_COMMAND):
+            self.close()
+            grown = None
+        if grown is None:
+            first, last = instruction.start_line, instruction.end_line
+            grown = self._open = _Open(user=user, stage=self.stage, first=first, last=last)
+        changed = {k: v for k, v in variables.items() if grown.env.get(k) != v}
+        if changed:
+            grown.parts.append(shell.exports(changed))
+            grown.env |= changed
+        if workdir and workdir != grown.workdir:
+            grown.parts.append(shell.command_line(["cd", workdir]))
+            grown.workdir = workdir
+        grown.parts.append(command)
+        grown.last = instruction.end_line
+        grown.length += size
+
+    def as_root(self, instruction: DockerfileInstruction, command: str) -> None:
+        """Run what Docker's builder does itself, whoever the user is."""
+        self.add(instruction, command, user="root", variables={}, workdir=None)
+
+    def close(self) -> None:
+        """End the step that is being put together, if there is one."""
+        if self._open:
+            lines = (self._open.first, self._open.last)
+            args = (" && \\\n".join(self._open.parts), self._open.user)
+            self._steps.append(Step(kind="RUN", args=args, stage=self._open.stage, lines=lines))
+            self._open = None

@@ -1,0 +1,88 @@
+"""Text as the shells of E2B's build read it: what is meant literally arrives literally."""
+
+from __future__ import annotations
+
+import functools
+import shlex
+from collections.abc import Mapping, Sequence
+
+__all__ = [
+    "command_line",
+    "exports",
+    "make_folders",
+    "printf_literal",
+    "script_file",
+    "write_file",
+]
+
+# ENV values are evaluated as `printf "VALUE"`: first in double quotes, then as a format.
+_IN_FORMAT = {
+    "\\": "\\\\\\\\",
+    "%": "%%",
+    '"': '\\"',
+    "$": "\\$",
+    "`": "\\`",
+}
+
+
+def printf_literal(value: str) -> str:
+    """`value`, so that E2B's evaluation of an ENV value gives it back unchanged."""
+    escaped = "".join(_IN_FORMAT.get(character, character) for character in value)
+    # A leading dash would be an option of printf.
+    return f"\\055{escaped[1:]}" if escaped.startswith("-") else escaped
+
+
+def exports(variables: Mapping[str, str]) -> str:
+    """An export of `variables`: a login shell has set some of them anew."""
+    return "export " + " ".join([_pair(name, value) for name, value in variables.items()])
+
+
+@functools.lru_cache(maxsize=4096)
+def _pair(name: str, value: str) -> str:
+    return f"{name}={shlex.quote(value)}"
+
+
+def command_line(words: Sequence[str]) -> str:
+    """Words of an exec form as one command line."""
+    return shlex.join(words)
+
+
+def make_folders(path: str, owner: str) -> str:
+    """A command that makes `path` and what is missing above it, each for `owner` (user:group)."""
+    return _make_folders(shlex.quote(path), owner)
+
+
+def _make_folders(word: str, owner: str) -> str:
+    if owner in ("root:root", "root:"):
+        return f"mkdir -p {word}"
+    return (
+        f"( path={word}; set --;"
+        ' until [ -d "$path" ]; do set -- "$path" "$@"; path=$(dirname "$path"); done;'
+        ' for path; do mkdir "$path" && chown '
+        f'{shlex.quote(owner)} "$path" || exit; done )'
+    )
+
+
+def write_file(content: str, target: str, name: str, *, owner: str, mode: str) -> str:
+    """A script that writes a file as `COPY <<NAME target` does."""
+    lines = [f"target={shlex.quote(target)}"]
+    if target.endswith("/"):
+        lines.append(f'target="$target"{shlex.quote(name)}')
+    else:
+        lines.append(f'if [ -d "$target" ]; then target="$target"/{shlex.quote(name)}; fi')
+    lines += [
+        'folder=$(dirname "$target")',
+        _make_folders('"$folder"', owner) + " || exit",
+        f"printf '%s' {shlex.quote(content)} > \"$target\" || exit",
+        f'chown {shlex.quote(owner)} "$target" && chmod {shlex.quote(mode)} "$target"',
+    ]
+    return "\n".join(lines)
+
+
+def script_file(content: str) -> str:
+    """A script that runs a here-document with a `#!` line of its own, as a program."""
+    return (
+        "script=$(mktemp) || exit\n"
+        f'printf \'%s\' {shlex.quote(content)} > "$script" && chmod 0755 "$script" || exit\n'
+        '"$script"\ncode=$?\nrm -f "$script"\nexit "$code"'
+    )

@@ -1,0 +1,242 @@
+"""The chain of stages that the last one stands on, and Docker's rules for variables."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+
+from e2b_dockerfile_utils import (
+    DockerfileInstruction,
+    DockerfileSyntaxError,
+    ShellLex,
+    parse_dockerfile_ast,
+)
+
+from builder.errors import Problem
+
+__all__ = ["Report", "Scope", "StageText", "chain_of", "flags_of"]
+
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Of bash, which runs every step.
+_READ_ONLY = {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
+# Known without being declared by ARG, and empty unless given (docs.docker.com/reference/dockerfile,
+# "Predefined ARGs").
+PREDEFINED = frozenset(
+    name
+    for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
+    for name in (upper, upper.lower())
+)
+# What BuildKit gives to an ARG of that name; E2B's machines are of one kind.
+PLATFORM = {
+    "TARGETPLATFORM": "linux/amd64",
+    "TARGETOS": "linux",
+    "TARGETARCH": "amd64",
+    "TARGETVARIANT": "",
+    "BUILDPLATFORM": "linux/amd64",
+    "BUILDOS": "linux",
+    "BUILDARCH": "amd64",
+    "BUILDVARIANT": "",
+}
+
+
+@dataclass
+class Report:
+    """The mistakes found so far in one file."""
+
+    file: str
+    problems: list[Problem] = field(default_factory=list)
+
+    def add(
+        self, at: DockerfileInstruction | int, message: str, hint: str | None = None, key: str = ""
+    ) -> None:
+        """Note a mistake at an instruction or line."""
+        line = at if isinstance(at, int) else at.start_line
+        name = key or ("" if isinstance(at, int) else at.name)
+        self.problems.append(Problem(self.file, message, line=line, column=1, key=name, hint=hint))
+
+
+@dataclass
+class StageText:
+    """One stage: its name, the FROM that opens it, and what follows."""
+
+    name: str
+    opening: DockerfileInstruction
+    base: str = ""
+    parent: StageText | None = None
+    instructions: list[DockerfileInstruction] = field(default_factory=list)
+
+
+class _Variables(Mapping[str, str]):
+    """What may be expanded; remembers the names that nobody has declared."""
+
+    def __init__(self, values: Mapping[str, str | None]) -> None:
+        self._values = values
+        self.missing: list[str] = []
+
+    def __getitem__(self, name: str) -> str:
+        if name not in self._values and name not in PREDEFINED:
+            self.missing.append(name)
+        value = self._values.get(name)
+        if value is None:
+            raise KeyError(name)
+        return value
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+
+@dataclass
+class Scope:
+    """The variables of a stage: `visible` are those that ENV and ARG have set so far, the later one
+    winning, as BuildKit has it (None: declared, and not set); `env` are those of ENV alone, which
+    stay.
+
+    `base_known` says whether `env` holds those of the base image, too: then what is nowhere set is
+    empty, as Docker has it; else it is an error, since the base image may set it.
+    """
+
+    escape: str
+    report: Report
+    base_known: bool
+    visible: dict[str, str | None] = field(default_factory=dict)
+    env: dict[str, str] = field(default_factory=dict)
+
+    def expand(self, at: DockerfileInstruction, word: str, *, heredoc: bool = False) -> str:
+        """`word` without quotes and with the values of its variables."""
+        if not heredoc and word.isalnum():
+            return word
+        variables = _Variables(self.visible)
+        lexer = ShellLex(
+            self.escape, env=variables, skip_unset_env=False, skip_process_quotes=heredoc
+        )
+        try:
+            expanded: str = lexer.process_word(word)
+        except ValueError as error:
+            self.report.add(at, str(error))
+            return word
+        for name in dict.fromkeys(variables.missing):
+            if not self.base_known:
+                self.report.add(
+                    at,
+                    f"`${name}` is set nowhere in this file, and a step of E2B cannot see what the"
+                    " base image sets",
+                    f"write the value out, or declare it: ARG {name}=…",
+                )
+        return expanded
+
+    def declare(
+        self,
+        instruction: DockerfileInstruction,
+        outer: Mapping[str, str | None],
+        given: Mapping[str, str],
+    ) -> None:
+        """An ARG: its value is what was given, its default, or that of the same name outside."""
+        for word in instruction.args:
+            name, has_default, default = word.partition("=")
+            name = self.expand(instruction, name)
+            value = self.expand(instruction, default) if has_default else None
+            if name in given:
+                value = given[name]
+            elif value is None:
+                value = outer.get(name, PLATFORM.get(name))
+            self.check_name(instruction, name)
+            if value is not None or name not in self.visible:
+                self.visible[name] = value
+
+    def keep(self, variables: Mapping[str, str]) -> None:
+        """An ENV."""
+        self.env |= variables
+        self.visible |= variables
+
+    def check_name(self, instruction: DockerfileInstruction, name: str) -> None:
+        """Report a name that Docker takes and a shell does not."""
+        if not _VARIABLE.fullmatch(name) or name in _READ_ONLY:
+            self.report.add(
+                instruction,
+                f"the shells of E2B's steps cannot set a variable called `{name}`",
+                "give it another name: letters, digits and _",
+            )
+
+
+def flags_of(instruction: DockerfileInstruction) -> dict[str, str]:
+    """`--name=value` by name; a flag without a value is "true"."""
+    found = {}
+    for flag in instruction.flags:
+        name, has_value, value = flag.removeprefix("--").partition("=")
+        found[name] = value if has_value else "true"
+    return found
+
+
+def chain_of(
+    text: str, report: Report, given: Mapping[str, str]
+) -> tuple[list[StageText], dict[str, str | None], str]:
+    """The stages that the last stage stands on, root first; the global ARGs; the escape token.
+
+    Stages that it does not stand on are left out. The chain is empty where the text has none.
+    """
+    try:
+        parsed = parse_dockerfile_ast(text)
+    except DockerfileSyntaxError as error:
+        line = error.line or 1
+        message = str(error).removeprefix("Dockerfile parse error")
+        message = message.removeprefix(f" on line {line}").removeprefix(": ")
+        report.add(line, message)
+        return [], {}, "\\"
+    outer = Scope(escape=parsed.escape_token, report=report, base_known=True)
+    outer.visible.update(PLATFORM)
+    stages: list[StageText] = []
+    by_name: dict[str, StageText] = {}
+    for instruction in parsed.instructions:
+        if instruction.name == "FROM":
+            stages.append(_opened(instruction, outer, by_name, len(stages)))
+            by_name[stages[-1].name.lower()] = stages[-1]
+        elif stages:
+            stages[-1].instructions.append(instruction)
+        elif instruction.name == "ARG":
+            outer.declare(instruction, {}, given)
+        else:
+            report.add(instruction, "stands before the first FROM")
+    if not stages:
+        report.add(1, "there is no FROM instruction")
+        return [], outer.visible, parsed.escape_token
+    chain = [stages[-1]]
+    while chain[0].parent:
+        chain.insert(0, chain[0].parent)
+    for stage in chain:
+        _check_opening(stage, report)
+    return chain, outer.visible, parsed.escape_token
+
+
+def _opened(
+    instruction: DockerfileInstruction, outer: Scope, known: Mapping[str, StageText], number: int
+) -> StageText:
+    args = instruction.args
+    if len(args) not in (1, 3) or (len(args) == 3 and args[1].lower() != "as"):
+        outer.report.add(instruction, "expected FROM image, or FROM image AS name")
+        return StageText(name=str(number), opening=instruction, base="?")
+    name = args[2] if len(args) == 3 else str(number)
+    base = outer.expand(instruction, args[0])
+    return StageText(name=name, opening=instruction, base=base, parent=known.get(base.lower()))
+
+
+def _check_opening(stage: StageText, report: Report) -> None:
+    opening = stage.opening
+    if flags_of(opening):
+        report.add(
+            opening,
+            "E2B builds for linux/amd64 and ignores a platform",
+            "leave out --platform",
+            key="FROM --platform",
+        )
+    if stage.base == "scratch":
+        report.add(
+            opening,
+            "E2B starts from an image with a system in it, never from nothing",
+            "write FROM debian:stable-slim, or another image",
+        )
+    elif not stage.base:
+        report.add(opening, f"`{opening.args[0]}` expands to nothing", "give the ARG a default")

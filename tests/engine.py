@@ -1,0 +1,229 @@
+"""A Docker engine for tests, and E2B's way to carry out steps, played on it.
+
+What E2B does for each kind of step was read from its published sources (github.com/e2b-dev/infra,
+`packages/orchestrator/internal/template/build/commands`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import hashlib
+import io
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from builder.flatten import Program
+
+HERE = Path(__file__).parent
+BASE = os.environ.get("TEMPLATE_TEST_BASE_IMAGE", "template-test/code-interpreter:latest")
+LABEL = "template-builder-test"
+REQUIRED = "docker" in os.environ.get("TEMPLATE_TEST_REQUIRE", "")
+
+
+@functools.cache
+def client() -> docker.DockerClient:
+    """The engine. Skips the test where there is none, unless TEMPLATE_TEST_REQUIRE says docker."""
+    try:
+        engine = docker.from_env(timeout=600)
+        engine.ping()
+    except docker.errors.DockerException:
+        if REQUIRED:
+            raise
+        pytest.skip("no Docker engine answers")
+    return engine
+
+
+@functools.cache
+def base_image() -> str:
+    """The image that tests build on, made from Debian's packages where it is not there yet."""
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        client().images.get(BASE)
+        return BASE
+    if not shutil.which("mmdebstrap") and not REQUIRED:
+        pytest.skip("mmdebstrap is not installed, which makes the base image")
+    made = subprocess.run(
+        ["bash", HERE / "base_image" / "make.sh", BASE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return BASE
+
+
+@functools.cache
+def buildkit() -> str:
+    """A `docker` that builds with BuildKit: that of Docker 20.10 does, newer ones with buildx."""
+    for folder in os.get_exec_path():
+        found = Path(folder) / "docker"
+        if found.exists():
+            version = subprocess.run(
+                [found, "--version"], capture_output=True, text=True, check=True
+            )
+            plugin = subprocess.run([found, "buildx", "version"], capture_output=True, check=False)
+            if "version 20.10" in version.stdout or plugin.returncode == 0:
+                return str(found)
+    pytest.skip("no docker command here builds with BuildKit")
+
+
+def build(folder: Path, *, network: str = "none") -> str:
+    """Build the Dockerfile of `folder` with BuildKit; the image's ID."""
+    found = subprocess.run(
+        [buildkit(), "build", "--quiet", "--network", network, "--label", LABEL, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"DOCKER_BUILDKIT": "1"},
+    )
+    assert found.returncode == 0, found.stderr + (folder / "Dockerfile").read_text()
+    return found.stdout.strip()
+
+
+@contextlib.contextmanager
+def running(image: str, *, network: str = "none") -> Iterator[Container]:
+    """A container of an image that does nothing."""
+    container = client().containers.run(
+        image,
+        ["infinity"],
+        entrypoint="sleep",
+        user="root",
+        working_dir="/",
+        detach=True,
+        network_mode=network,
+        labels={LABEL: ""},
+    )
+    try:
+        yield container
+    finally:
+        container.remove(force=True)
+
+
+class Machine:
+    """A container in which steps run as E2B runs them."""
+
+    def __init__(self, container: Container, base_env: Mapping[str, str]) -> None:
+        self.container = container
+        self.env = dict(base_env)
+        self.user, self.workdir = "user", "/home/user"
+        self.log: list[str] = []
+
+    def carry_out(self, program: Program, context: Path) -> None:
+        """Every step in turn."""
+        for step in program.steps:
+            getattr(self, f"_{step.kind.lower()}")(step.args, context)
+
+    def bash(
+        self, command: str, *, user: str, workdir: str | None = None, env: Mapping[str, str]
+    ) -> str:
+        """Run a command in a login shell; its standard output."""
+        home = {"root": "/root"}.get(user, f"/home/{user}")
+        found: Any = self.container.exec_run(
+            ["timeout", "60", "/bin/bash", "-l", "-c", command],
+            user=user,
+            workdir=workdir or home,
+            environment={"HOME": home, "USER": user, "LOGNAME": user} | dict(env),
+            demux=True,
+        )
+        out, err = (part.decode() if part else "" for part in found.output)
+        assert found.exit_code == 0, f"{command}\n{out}{err}"
+        return out
+
+    def _run(self, args: Sequence[str], context: Path) -> None:
+        self.log.append(
+            self.bash(args[0], user=args[1] or self.user, workdir=self.workdir, env=self.env)
+        )
+
+    def _env(self, args: Sequence[str], context: Path) -> None:
+        for name, value in zip(args[::2], args[1::2], strict=True):
+            self.env[name] = self.bash(f'printf "{value}"', user="root", env={})
+
+    def _workdir(self, args: Sequence[str], context: Path) -> None:
+        self.bash(f'mkdir -p "{args[0]}"', user=self.user, env=self.env)
+        self.workdir = self.bash(f'printf "{args[0]}"', user="root", env={})
+
+    def _user(self, args: Sequence[str], context: Path) -> None:
+        made = f"id -u {args[0]} || adduser --disabled-password --gecos '' {args[0]}"
+        self.bash(made, user="root", env=self.env)
+        self.user = self.bash(f'printf "{args[0]}"', user="root", env={})
+
+    def _copy(self, args: Sequence[str], context: Path) -> None:
+        source, target, owner, mode = args
+        place = f"/tmp/{hashlib.sha256(source.encode()).hexdigest()}"
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            tar.add(context / source, arcname=f"unpack/{source}", recursive=False)
+        self.container.exec_run(["mkdir", "-p", place])
+        self.container.put_archive(place, archive.getvalue())
+        script = f"""
+            target="{target}"; source="{place}/unpack/{source}"
+            cd "{self.workdir}" || exit
+            case "$target" in /*) ;; *) target="$(pwd)/$target";; esac
+            cd "$(dirname "$source")" || exit
+            entry="$(ls -A | head -n 1)"
+            chown "{owner}" "$entry" || exit
+            [ -z "{mode}" ] || chmod "{mode}" "$entry" || exit
+            mkdir -p "$(dirname "$target")" && mv "$entry" "$target"
+        """
+        self.bash(script, user="root", workdir=self.workdir, env=self.env)
+        self.container.exec_run(["rm", "-rf", place])
+
+
+# Everything below / but what an engine or a clock puts there; hashes of what is newer than `since`.
+_WALK = """
+import hashlib, json, os, stat, sys
+since, skipped = float(sys.argv[1]), tuple(sys.argv[2:])
+found = {}
+for folder, folders, files in os.walk("/"):
+    paths = [os.path.join(folder, name) for name in (*folders, *files)]
+    folders[:] = [n for n in folders if not os.path.join(folder, n).startswith(skipped)]
+    for path in paths:
+        if path.startswith(skipped):
+            continue
+        s = os.lstat(path)
+        entry = [stat.S_IFMT(s.st_mode), s.st_mode & 0o7777, s.st_uid, s.st_gid]
+        if stat.S_ISLNK(s.st_mode):
+            entry = [entry[0], *entry[2:], os.readlink(path)]
+        elif stat.S_ISREG(s.st_mode) and s.st_ctime > since and not path.endswith(".pyc"):
+            entry.append(hashlib.sha256(open(path, "rb").read()).hexdigest())
+        found[path] = entry
+print(json.dumps(found))
+"""
+_SKIPPED = (
+    "/proc", "/sys", "/dev", "/run", "/tmp/", "/.dockerenv", "/etc/hostname", "/etc/hosts",
+    "/etc/resolv.conf", "/etc/mtab", "/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg",
+)  # fmt: skip
+
+
+def tree(container: Container, since: float) -> dict[str, list[Any]]:
+    """Path → type, mode, owner, group and content of everything in a container."""
+    found: Any = container.exec_run(["python3", "-c", _WALK, str(since), *_SKIPPED], user="root")
+    assert found.exit_code == 0, found.output
+    parsed: dict[str, list[Any]] = json.loads(found.output)
+    return parsed
+
+
+def differences(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) -> list[str]:
+    """What is not the same in two trees; a hash that only one side took is not compared."""
+    found = []
+    for path in sorted({*one, *other}):
+        a, b = one.get(path), other.get(path)
+        if a is None or b is None or a[:4] != b[:4] or (len(a) == len(b) and a != b):
+            found.append(f"{path}: {a} / {b}")
+    return found
+
+
+def moment() -> float:
+    """Now, a second ago, for clocks that are not fine."""
+    return time.time() - 1
