@@ -174,6 +174,12 @@ def test_arguments_reach_from_and_run_and_nothing_else() -> None:
     assert found.steps[0].args[0].startswith("export W=w U=given E=wgiven && \\\n")
 
 
+def test_later_one_of_env_and_arg_wins() -> None:
+    """An ARG hides the ENV of its name until the end of its stage, as BuildKit has it."""
+    text = "FROM x AS a\nENV A=env\nARG A=arg\nARG Z=zed\nENV B=$A\nFROM a\nENV C=$A D=$Z"
+    assert flatten(text).env == {"A": "env", "B": "arg", "C": "env", "D": "zed"}
+
+
 def test_platform_arguments_are_those_of_e2b() -> None:
     """TARGETARCH and its kin are known to FROM, and to a stage that declares them."""
     text = "FROM x-$TARGETARCH\nARG TARGETOS\nENV A=$TARGETOS B=$HTTP_PROXY"

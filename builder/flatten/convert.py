@@ -68,6 +68,8 @@ class _Converter:
     ) -> None:
         self.runs.stage = stage.name
         self._command_set = False
+        # What ENV set in the stages below is seen again where an ARG hid it there.
+        self.state.scope.keep(self.state.scope.env)
         for instruction in stage.instructions:
             self.steps_before += instruction.name in _STEP_KINDS
             if instruction.name == "ARG":

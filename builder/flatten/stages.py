@@ -17,6 +17,8 @@ from builder.errors import Problem
 
 __all__ = ["Report", "Scope", "StageText", "chain_of", "flags_of"]
 
+# What means something to the lexer; words without it, and most are, need none.
+_LEXED = re.compile(r"[\"'$<`\\]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Of bash, which runs every step.
 _READ_ONLY = {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
@@ -107,7 +109,7 @@ class Scope:
 
     def expand(self, at: DockerfileInstruction, word: str, *, heredoc: bool = False) -> str:
         """`word` without quotes and with the values of its variables."""
-        if not heredoc and word.isalnum():
+        if not _LEXED.search(word):
             return word
         variables = _Variables(self.visible)
         lexer = ShellLex(
