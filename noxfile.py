@@ -30,6 +30,13 @@ def plan(session: nox.Session) -> None:
 
 
 @nox.session
+def precheck(session: nox.Session) -> None:
+    """Build and check with Docker; arguments go to `template-builder precheck`."""
+    install(session)
+    session.run("template-builder", "precheck", *session.posargs)
+
+
+@nox.session
 def render(session: nox.Session) -> None:
     """Write generated/ from the specs; `-- --check` compares only."""
     install(session)

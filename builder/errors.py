@@ -11,6 +11,8 @@ TemplateError                     1
 ├── NetworkError                 12   an index or registry could not be reached
 ├── RenderDriftError             13   generated/ is not what the specs say
 ├── FlattenError                 14   a Dockerfile says what E2B cannot do
+├── PrecheckError                15   Docker cannot build or start what was rendered
+├── EngineUnavailableError       16   no Docker engine answers
 ├── BuildError                   20   a target could not make what was planned
 ├── VerifyError                  21   what was made is not what was promised
 ├── StorageError                 22   disk full, or a place that cannot be written
@@ -145,6 +147,14 @@ class RenderDriftError(TemplateError):
 class FlattenError(_ProblemsError):
     exit_code = 14
     where = "that E2B would not build as Docker does"
+
+
+class PrecheckError(TemplateError):
+    exit_code = 15
+
+
+class EngineUnavailableError(TemplateError):
+    exit_code = 16
 
 
 class BuildError(TemplateError):

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder import lock, plan, processes, record, registry, render, spec, verify
+from builder import lock, plan, precheck, processes, record, registry, render, spec, verify
 from builder.errors import (
     BlockedError,
     BuildError,
@@ -32,7 +32,16 @@ from builder.logs import Log
 from builder.project import Project
 from builder.targets import Target
 
-__all__ = ["Outcome", "build", "make_plan", "prepare", "read_registry", "reverify", "select"]
+__all__ = [
+    "Outcome",
+    "build",
+    "make_plan",
+    "precheck_all",
+    "prepare",
+    "read_registry",
+    "reverify",
+    "select",
+]
 
 Prepared = Mapping[str, render.Rendered | TemplateError]
 
@@ -126,10 +135,12 @@ def make_plan(
     name: str,
     channel: str,
     force: bool,
+    programs: bool = True,
 ) -> plan.Plan:
     """Compare what was prepared with the registry and the target called `name`.
 
-    A target that is not available blocks every variant, and the plan says why.
+    Without `programs`, the plan holds no steps of E2B, which takes less time. A target that is not
+    available blocks every variant, and the plan says why.
     """
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     if isinstance(target, TargetUnavailableError):
@@ -144,7 +155,44 @@ def make_plan(
             blocked={variant: reason for variant, reason in reasons.items() if reason},
         )
     templates = read_registry(project).templates
-    return plan.make_plan(prepared, templates, situation, channel=channel, force=force)
+    return plan.make_plan(
+        prepared, templates, situation, channel=channel, force=force, programs=programs
+    )
+
+
+def precheck_all(
+    project: Project,
+    prepared: Prepared,
+    engine: precheck.Engine,
+    *,
+    force: bool,
+    report: Reporter,
+) -> dict[str, precheck.Checked | TemplateError]:
+    """Write `generated/` and pre-check what was rendered, one after the other: name → what was
+    found, or why it is not good. One that fails stops none of the others."""
+    rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
+    render.write(rendered, project.generated, all_variants=False)
+    found: dict[str, precheck.Checked | TemplateError] = {
+        name: one for name, one in prepared.items() if isinstance(one, TemplateError)
+    }
+    for one in rendered:
+        name = one.variant.name
+        try:
+            with Log(project.state / "logs" / name, target="precheck") as log:
+                found[name] = precheck.precheck(
+                    one,
+                    engine,
+                    folder=project.state / "precheck",
+                    settings=project.precheck,
+                    force=force,
+                    report=report,
+                    log=log,
+                )
+            report(Event(kind="done", variant=name, text="pre-checked"))
+        except TemplateError as error:
+            found[name] = error
+            report(Event(kind="failed", variant=name, text=error.message.splitlines()[0]))
+    return found
 
 
 def build(

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from builder.errors import TemplateError
+from builder.flatten import Program, flatten
 from builder.registry import DEFAULT_CHANNEL
 from builder.render import Rendered
 
@@ -79,6 +80,8 @@ class PlannedVariant:
     stages: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    program: Program | None = None
+    step_keys: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The planned variant as plain values."""
@@ -91,6 +94,7 @@ class PlannedVariant:
             "stages": list(self.stages),
             "not_provided": list(self.lacking),
             "notes": list(self.notes),
+            "program": self.program.to_json() if self.program else None,
         }
 
 
@@ -116,6 +120,23 @@ class Plan:
                 users.setdefault(stage, []).append(variant.name)
         return {stage: tuple(names) for stage, names in users.items() if len(names) > 1}
 
+    @property
+    def shared_steps(self) -> list[tuple[int, tuple[str, ...]]]:
+        """How many first steps are the same, for whom: (count, variants), longest last.
+
+        A step is the same when it is, with all before it and the files it copies: E2B runs such a
+        step once for all of them.
+        """
+        users: dict[tuple[str, ...], list[str]] = {}
+        for variant in self.variants:
+            for count in range(1, len(variant.step_keys) + 1):
+                users.setdefault(variant.step_keys[:count], []).append(variant.name)
+        longest: dict[tuple[str, ...], int] = {}
+        for keys, names in users.items():
+            if len(names) > 1:
+                longest[tuple(names)] = max(len(keys), longest.get(tuple(names), 0))
+        return sorted((count, names) for names, count in longest.items())
+
     def to_json(self) -> dict[str, Any]:
         """The plan as plain values."""
         return {
@@ -124,6 +145,9 @@ class Plan:
             "something_to_do": self.something_to_do,
             "variants": [variant.to_json() for variant in self.variants],
             "shared_stages": {stage: list(names) for stage, names in self.shared.items()},
+            "shared_steps": [
+                {"steps": count, "variants": list(names)} for count, names in self.shared_steps
+            ],
         }
 
 
@@ -134,10 +158,12 @@ def make_plan(
     *,
     channel: str = DEFAULT_CHANNEL,
     force: bool = False,
+    programs: bool = True,
 ) -> Plan:
     """Decide what to do with each of `variants` (by name; an error when it could not be rendered).
 
-    `templates` is the registry's name → target → entry.
+    `templates` is the registry's name → target → entry. Without `programs`, the steps of E2B are
+    left out. Raises `FlattenError` when a rendered Dockerfile says what E2B cannot do.
     """
     planned = [
         _decide(
@@ -147,6 +173,7 @@ def make_plan(
             situation,
             channel,
             force,
+            programs=programs,
         )
         for name, found in sorted(variants.items())
     ]
@@ -160,12 +187,15 @@ def _decide(
     situation: Situation,
     channel: str,
     force: bool,
+    *,
+    programs: bool,
 ) -> PlannedVariant:
     builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
     ref = entry.get("channels", {}).get(channel)
     if isinstance(found, TemplateError):
         why = (Reason(kind="state", what=found.message),)
         return PlannedVariant(name=name, action="blocked", reasons=why, digest=None, ref=ref)
+    program = _program(found) if programs else None
     action, reasons, retag = _action(name, found, builds, ref, situation, channel, force)
     return PlannedVariant(
         name=name,
@@ -177,7 +207,27 @@ def _decide(
         stages=tuple(stage.stem for stage in found.variant.stages),
         lacking=tuple(situation.lacking.get(name, ())),
         notes=found.lock.notes,
+        program=program,
+        step_keys=_step_keys(found, program) if program else (),
     )
+
+
+def _program(found: Rendered) -> Program:
+    return flatten(
+        found.content("Dockerfile").decode(),
+        file=f"generated/{found.variant.name}/Dockerfile",
+        files=[file.path for file in found.files],
+    )
+
+
+def _step_keys(found: Rendered, program: Program) -> tuple[str, ...]:
+    """A key for each step, of what decides whether E2B has it in its cache but for those before."""
+    keys = []
+    for step in program.steps:
+        content = found.content(step.args[0]) if step.kind == "COPY" else b""
+        told = repr((program.base_image, step.kind, step.args, content))
+        keys.append(_short_hash(told.encode()))
+    return tuple(keys)
 
 
 def _action(

@@ -18,7 +18,7 @@ from typing import Any
 
 from builder.events import Event, Reporter, silent
 
-__all__ = ["json_shown", "reporting", "show_json", "show_text", "table"]
+__all__ = ["duration", "json_shown", "reporting", "show_json", "show_text", "table"]
 
 
 @contextlib.contextmanager
@@ -80,6 +80,13 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (headings, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         show_text("  ".join(cells).rstrip())
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if seconds >= 0.1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
 def _escaped(text: str) -> str:

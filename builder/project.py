@@ -9,14 +9,17 @@ import os
 import re
 import stat
 import tomllib
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from builder.errors import ProjectError, did_you_mean
 
-__all__ = ["Project", "TargetSettings"]
+__all__ = ["PRECHECK_WHEN", "PrecheckSettings", "Project", "TargetSettings"]
 
+PRECHECK_WHEN = ("always", "auto", "never")
+PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "when")
 TARGET_KINDS = ("e2b", "local")
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "domain", "kind")
@@ -32,6 +35,17 @@ class TargetSettings:
     api_key_env: str | None = None
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PrecheckSettings:
+    """How `precheck` builds: `network` is Docker's network mode, `ca_bundle` a file of certificates
+    that a build behind a proxy must trust, `build_args` go to every build."""
+
+    when: str = "auto"
+    network: str | None = None
+    build_args: Mapping[str, str] = field(default_factory=dict)
+    ca_bundle: str | None = None
+
+
 BUILT_IN_TARGETS = {
     "e2b": TargetSettings(name="e2b", kind="e2b", api_key_env="E2B_API_KEY"),
     "local": TargetSettings(name="local", kind="local"),
@@ -44,6 +58,7 @@ class Project:
 
     root: Path
     targets: dict[str, TargetSettings] = field(default_factory=lambda: dict(BUILT_IN_TARGETS))
+    precheck: PrecheckSettings = field(default_factory=PrecheckSettings)
 
     @property
     def variants(self) -> Path:
@@ -93,26 +108,53 @@ class Project:
                     hint="run the command inside a project, or name one with --project",
                 )
             root = roots[0]
-        return cls(root=root, targets=_targets(root / "pyproject.toml"))
+        settings = _settings(root / "pyproject.toml")
+        where = f"{root / 'pyproject.toml'}: [tool.template-builder"
+        return cls(
+            root=root,
+            targets=_targets(settings.get("targets", {}), where),
+            precheck=_precheck(settings.get("precheck", {}), f"{where}.precheck]", root),
+        )
 
 
-def _targets(path: Path) -> dict[str, TargetSettings]:
+def _settings(path: Path) -> dict[str, Any]:
     try:
         if not stat.S_ISREG(path.stat().st_mode):
             raise ProjectError(f"{path} is not a regular file")
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        return dict(BUILT_IN_TARGETS)
+        return {}
     except (ValueError, RecursionError) as error:
         raise ProjectError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise ProjectError(f"{path} cannot be read: {error.strerror}") from error
     tool = document.get("tool", {})
     _check_keys(tool, None, f"{path}: [tool]")
-    settings = tool.get("template-builder", {})
-    where = f"{path}: [tool.template-builder"
-    _check_keys(settings, ("targets",), f"{where}]")
-    entries = settings.get("targets", {})
+    settings: dict[str, Any] = tool.get("template-builder", {})
+    _check_keys(settings, ("precheck", "targets"), f"{path}: [tool.template-builder]")
+    return settings
+
+
+def _precheck(entry: Any, place: str, root: Path) -> PrecheckSettings:
+    _check_keys(entry, PRECHECK_KEYS, place)
+    when, arguments = entry.get("when", "auto"), entry.get("build-args", {})
+    if when not in PRECHECK_WHEN:
+        raise ProjectError(f"{place}: `when` is {when!r}, expected one of {PRECHECK_WHEN}")
+    _check_keys(arguments, None, f"{place}: `build-args`")
+    texts = {k: v for k, v in entry.items() if k in ("network", "ca-bundle")} | arguments
+    for key, value in texts.items():
+        if not isinstance(value, str):
+            raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
+    bundle = entry.get("ca-bundle")
+    return PrecheckSettings(
+        when=when,
+        network=entry.get("network"),
+        build_args=dict(arguments),
+        ca_bundle=str(root / bundle) if bundle else None,
+    )
+
+
+def _targets(entries: Any, where: str) -> dict[str, TargetSettings]:
     _check_keys(entries, None, f"{where}.targets]")
     targets = dict(BUILT_IN_TARGETS)
     for name, entry in entries.items():

@@ -10,10 +10,11 @@ from typing import Any
 
 from builder.base_image import BaseImage
 from builder.build import Built
+from builder.checks import CheckResult
 from builder.lock import Lock, StageLock
 from builder.render import Rendered, render
 from builder.spec import Variant, load_variants
-from builder.verify import CheckResult, Verified
+from builder.verify import Verified
 
 HASH = "0" * 64
 

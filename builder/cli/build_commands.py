@@ -10,6 +10,7 @@ import typer
 from builder import pipeline, plan, progress
 from builder.cli.failures import raise_failures
 from builder.cli.options import Channel, Frozen, Json, Names, ProjectFolder, Quiet, TargetName
+from builder.cli.precheck_command import PrecheckWhen, prechecked
 from builder.errors import SOMETHING_TO_DO, TargetUnavailableError, TemplateError
 from builder.events import Event
 from builder.project import Project
@@ -54,7 +55,13 @@ def plan_command(
             adapter = error
         prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
         planned = pipeline.make_plan(
-            place, prepared, adapter, name=settings.name, channel=channel, force=force
+            place,
+            prepared,
+            adapter,
+            name=settings.name,
+            channel=channel,
+            force=force,
+            programs=as_json or not quiet,
         )
     if as_json:
         progress.show_json(planned.to_json())
@@ -75,6 +82,25 @@ def _show_plan(planned: plan.Plan) -> None:
     progress.table(["template", "action", "digest", "because"], rows)
     for stage, names in planned.shared.items():
         progress.show_text(f"shared: {stage} by {', '.join(names)}")
+    for variant in planned.variants:
+        if program := variant.program:
+            progress.show_text(
+                f"steps on E2B: {variant.name}: {len(program.steps)},"
+                f" instead of {program.steps_before} line by line"
+            )
+    for count, names in planned.shared_steps:
+        progress.show_text(f"shared steps: the first {count} by {', '.join(names)}")
+    unsent = {
+        line: None
+        for variant in planned.variants
+        if variant.program
+        for line in (
+            *(f"{m.instruction}: {m.why}" for m in variant.program.metadata),
+            *(f"taken for granted {assumption}" for assumption in variant.program.assumptions),
+        )
+    }
+    for line in unsent:
+        progress.show_text(f"no step on E2B: {line}")
     lacking = {
         line: [v.name for v in planned.variants if line in v.lacking]
         for v in planned.variants
@@ -97,6 +123,10 @@ def build(
     jobs: Annotated[
         int, typer.Option("--jobs", "-j", min=1, max=64, help="Variants built at a time.")
     ] = min(4, os.cpu_count() or 1),
+    precheck: Annotated[
+        PrecheckWhen | None,
+        typer.Option("--precheck", help="With Docker first: always, never, or auto, as pyproject."),
+    ] = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
@@ -110,8 +140,16 @@ def build(
         pipeline.read_registry(place)  # a registry that cannot be read stops us before the work
         prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
         planned = pipeline.make_plan(
-            place, prepared, adapter, name=settings.name, channel=channel, force=force
+            place,
+            prepared,
+            adapter,
+            name=settings.name,
+            channel=channel,
+            force=force,
+            programs=False,
         )
+        when = precheck or PrecheckWhen(place.precheck.when)
+        prepared = prechecked(place, prepared, planned, settings.kind, when, report=report)
         outcomes = pipeline.build(
             place,
             prepared,
@@ -162,13 +200,9 @@ def _row(outcome: pipeline.Outcome) -> list[str]:
 
 def _first_import(fields: Any) -> str:
     levels = fields.get("verified", {}).get("seconds", {}).get("first_use", {})
-    return " → ".join(f"{level} {_duration(s)}" for level, s in first_use_pairs(levels)) or "-"
-
-
-def _duration(seconds: float) -> str:
-    if seconds >= 0.1:
-        return f"{seconds:.1f} s"
-    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+    return (
+        " → ".join(f"{level} {progress.duration(s)}" for level, s in first_use_pairs(levels)) or "-"
+    )
 
 
 def verify(
@@ -213,5 +247,5 @@ def verify(
         for name, verified in passed.items():
             progress.show_text(f"{name}: {len(verified.checks)} checks passed")
             for check in verified.checks:
-                progress.show_text(f"  {check.name} ({_duration(check.seconds)})")
+                progress.show_text(f"  {check.name} ({progress.duration(check.seconds)})")
     raise_failures(found)

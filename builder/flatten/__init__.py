@@ -7,5 +7,6 @@ E2B carries a step out was read from its published sources (github.com/e2b-dev/i
 
 from builder.flatten.convert import flatten
 from builder.flatten.program import BaseConfig, Metadata, Program, Step
+from builder.flatten.stages import instruction_lines
 
-__all__ = ["BaseConfig", "Metadata", "Program", "Step", "flatten"]
+__all__ = ["BaseConfig", "Metadata", "Program", "Step", "flatten", "instruction_lines"]

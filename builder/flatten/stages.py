@@ -15,7 +15,7 @@ from e2b_dockerfile_utils import (
 
 from builder.errors import Problem
 
-__all__ = ["Report", "Scope", "StageText", "chain_of", "flags_of"]
+__all__ = ["Report", "Scope", "StageText", "chain_of", "flags_of", "instruction_lines"]
 
 # What means something to the lexer; words without it, and most are, need none.
 _LEXED = re.compile(r"[\"'$<`\\]")
@@ -171,6 +171,12 @@ def flags_of(instruction: DockerfileInstruction) -> dict[str, str]:
         name, has_value, value = flag.removeprefix("--").partition("=")
         found[name] = value if has_value else "true"
     return found
+
+
+def instruction_lines(text: str) -> list[tuple[int, int]]:
+    """The first and last line of every instruction, in the order in which Docker counts steps."""
+    found = parse_dockerfile_ast(text).instructions
+    return [(one.start_line, one.end_line) for one in found]
 
 
 def chain_of(

@@ -359,4 +359,10 @@ def _variant(chain: Sequence[_File], stages: tuple[Stage, ...], report: _Report)
         memory_mb=_merged(chain, "resources", "memory_mb"),
         level=level,
         imports=imports,
+        accept_broken=tuple(
+            name
+            for file in chain
+            if (table := cast(VariantFile, file.model).python)
+            for name in table.accept_broken
+        ),
     )

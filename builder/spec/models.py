@@ -31,6 +31,8 @@ _MINORS = range(8, 30)
 
 # A name that ended in `-` would remove a package.
 _APT = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
+# The name of PEP 508.
+_DISTRIBUTION = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH = re.compile(r"(/[A-Za-z0-9._+@%~=,-]+)+")
 # The grammar of distribution/reference: [host[:port]/]path[:tag][@digest]
@@ -205,6 +207,7 @@ EnvName = Annotated[StrictStr, _matching(_ENV_NAME, "the name of an environment 
 AptPackage = Annotated[StrictStr, _matching(_APT, "the name of a Debian package")]
 Image = Annotated[StrictStr, _matching(_IMAGE, "an image reference such as 'python:3.13'")]
 PythonPackage = Annotated[StrictStr, AfterValidator(_requirement)]
+Distribution = Annotated[StrictStr, _matching(_DISTRIBUTION, "the name of a Python package")]
 Module = Annotated[StrictStr, AfterValidator(_module)]
 
 
@@ -256,6 +259,9 @@ class PythonTable(_Table):
     packages: list[PythonPackage] = Field([], description="PEP 508 requirements; no pins needed")
     torch_backend: Annotated[StrictStr, _matching(_TORCH, "a PyTorch backend")] | None = Field(
         None, description="which builds of PyTorch to take: cpu, cu130, rocm6.4, …"
+    )
+    accept_broken: list[Distribution] = Field(
+        [], description="packages of the base image that may break when others are upgraded"
     )
 
 

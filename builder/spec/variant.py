@@ -64,6 +64,7 @@ class Variant:
     memory_mb: int
     level: WarmupLevel
     imports: tuple[str, ...]
+    accept_broken: tuple[str, ...] = ()
 
     @property
     def checks(self) -> tuple[Check, ...]:

@@ -8,13 +8,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 
 from builder.build import Built
+from builder.checks import Sandbox
 from builder.errors import NotOnThisMachineError
 from builder.events import Reporter
 from builder.logs import Log
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.targets.local import environment, interpreter
-from builder.verify import Sandbox
 
 __all__ = ["LocalTarget"]
 

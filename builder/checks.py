@@ -1,0 +1,219 @@
+"""What is asked of a sandbox, whichever made it: smoke tests, the spec's checks, first uses.
+
+Smoke tests come from what the distributions themselves say they install.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol, TypeVar
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from builder.errors import SandboxError, VerifyError
+from builder.spec import Check, Variant
+
+__all__ = [
+    "CheckResult",
+    "Execution",
+    "Sandbox",
+    "first_use_seconds",
+    "inventory",
+    "run_checks",
+]
+
+SMOKE_TIMEOUT_SECONDS = 300
+_TOLD_CHARACTERS = 2000
+_TOLD_LINES = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Execution:
+    """What running code gave. `results` are MIME bundles; `traceback` is plain text."""
+
+    stdout: str = ""
+    stderr: str = ""
+    results: tuple[Mapping[str, Any], ...] = ()
+    error: str | None = None
+    traceback: str = ""
+    timed_out: bool = False
+    seconds: float = 0.0
+
+
+class Sandbox(Protocol):
+    """A running sandbox."""
+
+    def run(self, code: str, *, timeout: float) -> Execution:
+        """Run Python code, `timeout` in seconds. Errors of the code are in the result."""
+        ...
+
+    def close(self) -> None:
+        """End it and all that runs in it."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """One check that passed; `seconds` is what it took."""
+
+    name: str
+    seconds: float
+
+
+def run_checks(
+    sandbox: Sandbox,
+    variant: Variant,
+    packages: Mapping[str, str],
+    step: Callable[[str], None],
+) -> tuple[list[CheckResult], list[str]]:
+    """Every check of the variant: those that passed, and what is wrong with the others."""
+    results: list[CheckResult] = []
+    failures: list[str] = []
+    for requirement in map(Requirement, variant.requirements):
+        name = canonicalize_name(requirement.name)
+        if requirement.marker and name not in packages:
+            continue  # the marker excludes this platform
+        step(f"import {name}")
+        found = _smoke(sandbox, name)
+        if isinstance(found, str):
+            failures.append(f"`import {name}`: {found}")
+        elif found.name not in {result.name for result in results}:
+            results.append(found)
+    for stage in variant.stages:
+        for check in stage.checks:
+            step(check.name)
+            outcome = _check(sandbox, check)
+            if isinstance(outcome, str):
+                failures.append(f"`{check.name}` of {stage.source}: {outcome}")
+            else:
+                results.append(outcome)
+    return results, failures
+
+
+def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, float]:
+    """Import the modules in order; seconds by module. Raises `VerifyError`."""
+    code = (
+        "import importlib, json, time\n"
+        "seconds = {}\n"
+        f"for name in {list(imports)!r}:\n"
+        "    start = time.perf_counter()\n"
+        "    importlib.import_module(name)\n"
+        "    seconds[name] = round(time.perf_counter() - start, 6)\n"
+        "print(json.dumps(seconds))\n"
+    )
+    answer = _answer(_run(sandbox, code, SMOKE_TIMEOUT_SECONDS), dict)
+    if isinstance(answer, str):
+        raise VerifyError(
+            f"the warm-up imports {', '.join(imports)} fail in a sandbox: {answer}",
+            hint="correct `warmup.imports`, or add the package that is missing",
+        )
+    return answer
+
+
+def inventory(sandbox: Sandbox) -> dict[str, str]:
+    """Distribution → version, as the sandbox's interpreter knows them. Raises `VerifyError`."""
+    code = (
+        "import importlib.metadata, json\n"
+        "print(json.dumps({d.metadata['Name']: d.version"
+        " for d in importlib.metadata.distributions() if d.metadata['Name']}))\n"
+    )
+    answer = _answer(_run(sandbox, code, SMOKE_TIMEOUT_SECONDS), dict)
+    if isinstance(answer, str):
+        raise VerifyError(f"the sandbox cannot list its packages: {answer}")
+    return {canonicalize_name(name): version for name, version in sorted(answer.items())}
+
+
+# What a distribution installs at the top level is what can be imported of it. Where one of that
+# has the distribution's own name, it is the one that must work; the rest may be tests and tools.
+_SMOKE = """
+import importlib, importlib.metadata, json, re
+name = {name!r}
+files = importlib.metadata.distribution(name).files or []
+tops, packages = set(), set()
+for path in files:
+    first, *rest = path.parts
+    stem = first.partition(".")[0]
+    if not stem.isidentifier() or first.endswith((".dist-info", ".data", ".egg-info", ".pth")):
+        continue
+    if rest and not rest[-1].endswith((".py", ".so", ".pyd")):
+        continue
+    if not rest and not first.endswith((".py", ".so", ".pyd")):
+        continue
+    tops.add(stem)
+    if not rest or rest == ["__init__.py"]:
+        packages.add(stem)
+own = re.sub(r"[-_.]+", "_", name).lower()
+public = sorted(t for t in (packages or tops) if not t.startswith("_"))
+same = [t for t in public if t.lower() == own]
+unlikely = ("test", "tests", "doc", "docs", "example", "examples", "benchmarks", "scripts")
+modules = same or [t for t in public if t not in unlikely]
+for module in modules:
+    importlib.import_module(module)
+print(json.dumps(modules))
+"""
+
+
+def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
+    found = _run(sandbox, _SMOKE.format(name=name), SMOKE_TIMEOUT_SECONDS)
+    modules = _answer(found, list)
+    if isinstance(found, str) or isinstance(modules, str):
+        return f"expected that it can be imported, got {modules}"
+    title = f"import {name}" + (f" ({', '.join(modules)})" if modules and modules != [name] else "")
+    return CheckResult(name=title, seconds=round(found.seconds, 6))
+
+
+def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
+    # A namespace of its own: a check must not pass on what the one before it left behind.
+    code = f"exec(compile({check.code!r}, {check.name!r}, 'exec'), {{'__name__': '__main__'}})"
+    found = _run(sandbox, code, check.timeout)
+    if isinstance(found, str):
+        return f"expected {_wanted(check)}, got {found}"
+    if check.stdout is not None and found.stdout.rstrip() != check.stdout.rstrip():
+        return f"expected {_wanted(check)}, got {_cut(found.stdout.rstrip())!r}"
+    return CheckResult(name=check.name, seconds=round(found.seconds, 6))
+
+
+def _tail(traceback: str) -> str:
+    return "\n".join(traceback.splitlines()[-_TOLD_LINES:])
+
+
+def _wanted(check: Check) -> str:
+    return "no error" if check.stdout is None else repr(check.stdout.rstrip())
+
+
+_T = TypeVar("_T")
+
+
+def _answer(found: Execution | str, kind: type[_T]) -> _T | str:
+    """The JSON value that code of ours has printed last; text says why there is none."""
+    if isinstance(found, str):
+        return found
+    with contextlib.suppress(ValueError, IndexError):
+        answer = json.loads(found.stdout.strip().splitlines()[-1])
+        if isinstance(answer, kind):
+            return answer
+    return f"an answer that is none: {_cut(found.stdout)!r}"
+
+
+def _cut(text: str) -> str:
+    """Text short enough for an error message; the end says most."""
+    if len(text) <= _TOLD_CHARACTERS:
+        return text
+    return f"… {len(text) - _TOLD_CHARACTERS} characters left out …{text[-_TOLD_CHARACTERS:]}"
+
+
+def _run(sandbox: Sandbox, code: str, timeout: float) -> Execution | str:
+    """Run code; text says how it went wrong."""
+    try:
+        found = sandbox.run(code, timeout=timeout)
+    except SandboxError as error:
+        return error.message
+    if found.timed_out:
+        return f"no end within {timeout:.0f} seconds"
+    if found.error:
+        return _cut(f"{found.error}\n{_tail(found.traceback)}".rstrip())
+    return found

@@ -1,0 +1,135 @@
+"""Code in a started machine: through its code service where it has one, else its interpreter."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Sequence
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from builder.checks import Execution, Sandbox
+from builder.errors import SandboxError
+from builder.spec import Variant
+
+__all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]
+
+_MARGIN_SECONDS = 15.0
+_KILLED = 137  # 128 + SIGKILL
+_FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
+
+
+class Machine(Protocol):
+    """A started container; see `builder.docker_engine`."""
+
+    def run(
+        self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
+    ) -> tuple[int, str, str]:
+        """Run a program: exit code (137 after `timeout` seconds), output, error output."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put a file into a folder that exists."""
+        ...
+
+    def copy_to(self, other: Machine, path: str) -> None:
+        """Copy a folder into another machine of the same engine, to the same place."""
+        ...
+
+    def state(self) -> tuple[str, str]:
+        """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
+        and what was said last."""
+        ...
+
+
+# Runs in the machine, so that no port of it has to be reached from here. E2B's service answers
+# with a line of JSON an event.
+_CLIENT = """
+import json, sys, time, urllib.error, urllib.request
+origin, path, limit = sys.argv[1], sys.argv[2], float(sys.argv[3])
+body = json.dumps({"code": open(path).read(), "language": "python"}).encode()
+asked = urllib.request.Request(origin + "/execute", body, {"Content-Type": "application/json"})
+found = {"stdout": "", "stderr": "", "error": None, "traceback": "", "timed_out": False}
+end = time.monotonic() + limit
+try:
+    with urllib.request.urlopen(asked, timeout=limit) as answer:
+        for line in answer:
+            event = json.loads(line)
+            kind = event["type"]
+            if kind in ("stdout", "stderr"):
+                found[kind] += event["text"]
+            elif kind == "error":
+                found["error"] = event["name"] + ": " + event["value"]
+                found["traceback"] = event["traceback"]
+            elif kind == "unexpected_end_of_execution":
+                found["error"] = "the interpreter ended"
+            if time.monotonic() > end:
+                found["timed_out"] = True
+                break
+except TimeoutError:
+    found["timed_out"] = True
+print(json.dumps(found))
+"""
+
+
+class InterpreterSandbox:
+    """Each piece of code is a run of the machine's `python3`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self._machine = machine
+        self._numbers = itertools.count()
+
+    def run(self, code: str, *, timeout: float) -> Execution:
+        """Run code as a program. Raises `PrecheckError` when the machine is gone."""
+        path = f"{_FOLDER}/code-{next(self._numbers)}.py"
+        self._machine.write(path, code.encode())
+        status, out, err = self._machine.run(["python3", path], timeout=timeout)
+        timed_out = status == _KILLED
+        error = None if status == 0 else (err.strip().splitlines() or [f"exit code {status}"])[-1]
+        return Execution(
+            stdout=out,
+            stderr=err,
+            error=None if timed_out else error,
+            traceback="" if status == 0 else err,
+            timed_out=timed_out,
+        )
+
+    def close(self) -> None:
+        """Nothing is kept between runs."""
+
+
+class ServiceSandbox:
+    """Code goes to the default interpreter of the machine's code service."""
+
+    def __init__(self, machine: Machine, origin: str) -> None:
+        self._machine = machine
+        self._origin = origin
+        self._numbers = itertools.count()
+        machine.write(f"{_FOLDER}/code-client.py", _CLIENT.encode())
+
+    def run(self, code: str, *, timeout: float) -> Execution:
+        """Run code. Raises `SandboxError` when the service does not answer."""
+        path = f"{_FOLDER}/code-{next(self._numbers)}.txt"
+        self._machine.write(path, code.encode())
+        words = ["python3", f"{_FOLDER}/code-client.py", self._origin, path, str(timeout)]
+        status, out, err = self._machine.run(words, timeout=timeout + _MARGIN_SECONDS)
+        if status != 0:
+            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
+            raise SandboxError(f"the code service does not answer: {last}")
+        return Execution(**json.loads(out))
+
+    def close(self) -> None:
+        """The service stays; the machine ends it."""
+
+
+def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
+    """The way to run code in a ready machine of `variant`."""
+    if variant.ready_url:
+        parts = urlsplit(variant.ready_url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        probe = (
+            f"import urllib.request; urllib.request.urlopen({origin + '/contexts'!r}, timeout=10)"
+        )
+        if machine.run(["python3", "-c", probe], timeout=30)[0] == 0:
+            return ServiceSandbox(machine, origin)
+    return InterpreterSandbox(machine)

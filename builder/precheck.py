@@ -1,0 +1,351 @@
+"""The rendered Dockerfile, built and started for real before it goes to a target.
+
+It says what a machine of the image is like from inside, what the build changed and broke in the
+base, and how long a sandbox takes to be of use at each warm-up level. The engine is
+`builder.docker_engine`'s; nothing is recorded in the registry here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from packaging.utils import canonicalize_name
+
+from builder import machine_sandbox
+from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, run_checks
+from builder.errors import PrecheckError, VerifyError
+from builder.events import Event, Reporter
+from builder.files import atomic_write
+from builder.logs import Log
+from builder.machine_sandbox import Machine
+from builder.render import Rendered, render
+from builder.spec import Variant, WarmupLevel
+
+__all__ = ["Checked", "Engine", "Image", "known_good", "precheck"]
+
+_READY_SECONDS = 600.0  # E2B asks for so long
+_POLL_SECONDS = 0.2
+_UV = "/opt/template/uv"
+_LEVELS: tuple[WarmupLevel, ...] = ("none", "disk", "memory")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Image:
+    """An image on an engine; `size` is in bytes."""
+
+    identity: str
+    size: int
+    layers: int
+    env: Mapping[str, str]
+    user: str
+    workdir: str
+    has_health_check: bool
+
+
+class Engine(Protocol):
+    """What is asked of a container engine; see `builder.docker_engine`."""
+
+    identity: str
+    cpus: int
+
+    def image(self, reference: str) -> Image:
+        """An image by name, fetched where it is not there."""
+        ...
+
+    def has_image(self, identity: str) -> bool:
+        """Whether an image is still there."""
+        ...
+
+    def build(self, rendered: Rendered, *, tag: str, report: Reporter, log: Log) -> Image:
+        """Build the rendered context under the variant's memory limit."""
+        ...
+
+    def remove_image(self, image: Image) -> None:
+        """Remove an image's name, and keep its layers."""
+        ...
+
+    def started(
+        self, image: Image, *, cpu: int, memory_mb: int, idle: bool = False
+    ) -> AbstractContextManager[Machine]:
+        """A machine for the time of the block; `idle` instead of its CMD."""
+        ...
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """A rendered variant that Docker builds, whose machine keeps its promises.
+
+    `ready_seconds` and `first_use` (seconds by module) are by warm-up level; `changed` is what the
+    build did to the base's distributions: name → (version before, version after or None);
+    `broken` is what `uv pip check` says now and did not say of the base, `accepted` those of it
+    whose packages the spec accepts broken. `reused` says that nothing had to be built again.
+    """
+
+    name: str
+    digest: str
+    image: str
+    size: int
+    layers: int
+    build_seconds: float
+    user: str
+    workdir: str
+    env: Mapping[str, str]
+    packages: Mapping[str, str]
+    system_packages: Mapping[str, str]
+    changed: Mapping[str, tuple[str, str | None]]
+    broken: tuple[str, ...]
+    checks: tuple[str, ...]
+    ready_seconds: Mapping[str, float]
+    first_use: Mapping[str, Mapping[str, float]]
+    notes: tuple[str, ...] = ()
+    reused: bool = field(default=False, compare=False)
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything found, as plain values."""
+        return dataclasses.asdict(self)
+
+
+def known_good(
+    folder: Path, rendered: Rendered, engine: Engine, settings: object
+) -> Checked | None:
+    """The last good pre-check of the same digest, engine and settings, if its image is there."""
+    try:
+        kept = json.loads((folder / f"{rendered.variant.name}.json").read_text(encoding="utf-8"))
+        if kept["key"] != _key(rendered, engine, settings):
+            return None
+        found = Checked(**{**kept["checked"], "reused": True})
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if engine.has_image(found.image) else None
+
+
+def precheck(
+    rendered: Rendered,
+    engine: Engine,
+    *,
+    folder: Path,
+    settings: object,
+    force: bool,
+    report: Reporter,
+    log: Log,
+) -> Checked:
+    """Build the image, start it as a sandbox would be, look into it, run every check inside.
+
+    `folder` keeps the results. Raises `PrecheckError`, `VerifyError`, `StorageError`,
+    `NetworkError`; then the last good result is as it was.
+    """
+    variant = rendered.variant
+    if not force and (found := known_good(folder, rendered, engine, settings)):
+        return found
+
+    def step(text: str) -> None:
+        log.line(text)
+        report(Event(kind="step", variant=variant.name, text=f"precheck: {text}"))
+
+    start = time.perf_counter()
+    image = engine.build(rendered, tag=_tag(variant, variant.level), report=report, log=log)
+    seconds = round(time.perf_counter() - start, 3)
+    base = _in_base(engine, rendered, image, step)
+    ready: dict[str, float] = {}
+    first_use: dict[str, Mapping[str, float]] = {}
+    with _started(engine, image, variant, step) as (machine, ready_seconds):
+        ready[variant.level] = ready_seconds
+        sandbox = machine_sandbox.open_sandbox(machine, variant)
+        if variant.imports:
+            step("first use of the warm-up imports")
+            first_use[variant.level] = first_use_seconds(sandbox, variant.imports)
+        step("looking inside")
+        packages = inventory(sandbox)
+        broken = _broken(machine)
+        results = _check(sandbox, variant, packages, step, log)
+        found = Checked(
+            name=variant.name,
+            digest=rendered.digest,
+            image=image.identity,
+            size=image.size,
+            layers=image.layers,
+            build_seconds=seconds,
+            user=image.user,
+            workdir=image.workdir,
+            env=image.env,
+            packages=packages,
+            system_packages=_debian(machine),
+            changed={
+                name: (version, packages.get(name))
+                for name, version in base.packages.items()
+                if packages.get(name) != version
+            },
+            broken=tuple(line for line in broken if line not in base.broken),
+            checks=tuple(result.name for result in results),
+            ready_seconds=ready,
+            first_use=first_use,
+            notes=_notes(engine, variant),
+        )
+    _refuse_broken(found, variant)
+    for level in _LEVELS[: _LEVELS.index(variant.level)]:
+        _measure(level, rendered, engine, ready, first_use, report=report, log=log, step=step)
+    kept = {"key": _key(rendered, engine, settings), "checked": found.to_json()}
+    text = json.dumps(kept, indent=2, sort_keys=True) + "\n"
+    atomic_write(folder / f"{variant.name}.json", text.encode())
+    return found
+
+
+def _key(rendered: Rendered, engine: Engine, settings: object) -> str:
+    told = f"{rendered.digest}\0{engine.identity}\0{settings!r}"
+    return hashlib.sha256(told.encode()).hexdigest()
+
+
+def _tag(variant: Variant, level: str) -> str:
+    return f"template-builder/{variant.name.strip('-_')}:{level}"
+
+
+def _notes(engine: Engine, variant: Variant) -> tuple[str, ...]:
+    if variant.cpu <= engine.cpus:
+        return ()
+    return (f"checked with {engine.cpus} CPUs, which is all the engine has, not {variant.cpu}",)
+
+
+@contextlib.contextmanager
+def _started(engine: Engine, image: Image, variant: Variant, step: Any) -> Any:
+    step("starting it as a sandbox")
+    begun = time.perf_counter()
+    with engine.started(image, cpu=variant.cpu, memory_mb=variant.memory_mb) as machine:
+        yield machine, _wait_until_ready(machine, image, variant, begun)
+
+
+def _wait_until_ready(machine: Machine, image: Image, variant: Variant, begun: float) -> float:
+    """Seconds until the ready check passes; then the health check must turn, too."""
+    if not image.has_health_check:
+        return round(time.perf_counter() - begun, 3)
+    deadline = begun + _READY_SECONDS
+    seconds = None
+    while True:
+        state, said = machine.state()
+        if state == "out of memory":
+            raise PrecheckError(
+                f"the service of `{variant.name}` was killed: it needed more than the"
+                f" {variant.memory_mb} MiB of the variant\n{said}",
+                hint="raise `resources.memory-mb`, or warm up less",
+            )
+        if state == "exited":
+            raise PrecheckError(
+                f"the service of `{variant.name}` ended before it was ready: {said}",
+                hint="correct `service.command`",
+            )
+        if seconds is None:
+            code, *_ = machine.run(["python3", "/opt/template/warmup.py", "ready"], timeout=30)
+            if code == 0:
+                seconds = round(time.perf_counter() - begun, 3)
+        if state == "healthy" and seconds is not None:
+            return seconds
+        if state == "unhealthy" or time.perf_counter() > deadline:
+            raise PrecheckError(
+                f"the health check of `{variant.name}` never turned healthy; it says: {said}",
+                hint="correct `service.ready-url`, or what `service.command` starts",
+            )
+        time.sleep(_POLL_SECONDS)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Base:
+    packages: Mapping[str, str]
+    broken: tuple[str, ...]
+
+
+def _in_base(engine: Engine, rendered: Rendered, image: Image, step: Any) -> _Base:
+    """What the base image held before, and what of that was broken already."""
+    step("looking into the base image")
+    variant = rendered.variant
+    base = engine.image(rendered.lock.image.pinned)
+    limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
+    with (
+        engine.started(base, idle=True, **limits) as before,
+        engine.started(image, idle=True, **limits) as after,
+    ):
+        after.copy_to(before, _UV)
+        return _Base(
+            packages=inventory(machine_sandbox.InterpreterSandbox(before)), broken=_broken(before)
+        )
+
+
+def _broken(machine: Machine) -> tuple[str, ...]:
+    """What uv finds incompatible among the installed distributions, a line each."""
+    command = [f"{_UV}/bin/uv", "pip", "check", "--system", "--no-progress"]
+    _, _, said = machine.run(command, user="root", timeout=300)
+    lines = (line.strip() for line in said.splitlines())
+    return tuple(sorted(line for line in lines if line.startswith("The package `")))
+
+
+def _debian(machine: Machine) -> dict[str, str]:
+    form = "${Package}\\t${Version}\\n"
+    code, said, _ = machine.run(["dpkg-query", "--show", f"--showformat={form}"], timeout=60)
+    pairs = (line.partition("\t")[::2] for line in said.splitlines()) if code == 0 else ()
+    return dict(pairs)
+
+
+def _check(
+    sandbox: Sandbox,
+    variant: Variant,
+    packages: Mapping[str, str],
+    step: Any,
+    log: Log,
+) -> Sequence[CheckResult]:
+    results, failures = run_checks(sandbox, variant, packages, step)
+    if not failures:
+        return results
+    for failure in failures:
+        log.line(f"failed: {failure}")
+    raise VerifyError(
+        f"`{variant.name}` builds with Docker but is not what it promises:\n"
+        + "\n".join(f"  check {failure}" for failure in failures)
+        + f"\nlog: {log.path}",
+        hint="correct the spec, or the check",
+    )
+
+
+def _refuse_broken(found: Checked, variant: Variant) -> None:
+    accepted = {canonicalize_name(name) for name in variant.accept_broken}
+    refused = [line for line in found.broken if line.split("`")[1] not in accepted]
+    if not refused:
+        return
+    names = sorted({line.split("`")[1] for line in refused})
+    raise PrecheckError(
+        f"installing the packages of `{variant.name}` broke what the base image holds:\n"
+        + "\n".join(f"  {line}" for line in refused),
+        hint="ask for versions that both can use, or accept it by name:"
+        f" [python] accept-broken = {json.dumps(names)}",
+    )
+
+
+def _measure(
+    level: WarmupLevel,
+    rendered: Rendered,
+    engine: Engine,
+    ready: dict[str, float],
+    first_use: dict[str, Mapping[str, float]],
+    *,
+    report: Reporter,
+    log: Log,
+    step: Any,
+) -> None:
+    """Time to ready and first use at a lower level: its own image, from the same layers."""
+    variant = dataclasses.replace(rendered.variant, level=level)
+    step(f"measuring the level {level}")
+    lower = render(variant, rendered.lock)
+    image = engine.build(lower, tag=_tag(variant, level), report=report, log=log)
+    try:
+        with _started(engine, image, variant, step) as (machine, seconds):
+            ready[level] = seconds
+            sandbox = machine_sandbox.open_sandbox(machine, variant)
+            first_use[level] = first_use_seconds(sandbox, variant.imports)
+    finally:
+        engine.remove_image(image)
