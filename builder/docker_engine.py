@@ -370,7 +370,6 @@ def _image(found: Any) -> Image:
         env=dict(pair.partition("=")[::2] for pair in config["Env"] or ()),
         user=config["User"] or "root",
         workdir=config["WorkingDir"] or "/",
-        has_health_check=bool(config.get("Healthcheck")),
     )
 
 

@@ -27,12 +27,12 @@ from builder.events import Event, Reporter
 from builder.files import atomic_write
 from builder.logs import Log
 from builder.machine_sandbox import Machine
+from builder.project import PrecheckSettings
 from builder.render import Rendered, render
 from builder.spec import Variant, WarmupLevel
 
 __all__ = ["Checked", "Engine", "Image", "known_good", "precheck"]
 
-_READY_SECONDS = 600.0  # E2B asks for so long
 _POLL_SECONDS = 0.2
 _UV = "/opt/template/uv"
 _LEVELS: tuple[WarmupLevel, ...] = ("none", "disk", "memory")
@@ -48,7 +48,6 @@ class Image:
     env: Mapping[str, str]
     user: str
     workdir: str
-    has_health_check: bool
 
 
 class Engine(Protocol):
@@ -115,7 +114,7 @@ class Checked:
 
 
 def known_good(
-    folder: Path, rendered: Rendered, engine: Engine, settings: object
+    folder: Path, rendered: Rendered, engine: Engine, settings: PrecheckSettings
 ) -> Checked | None:
     """The last good pre-check of the same digest, engine and settings, if its image is there."""
     try:
@@ -133,7 +132,7 @@ def precheck(
     engine: Engine,
     *,
     folder: Path,
-    settings: object,
+    settings: PrecheckSettings,
     force: bool,
     report: Reporter,
     log: Log,
@@ -157,7 +156,7 @@ def precheck(
     base = _in_base(engine, rendered, image, step)
     ready: dict[str, float] = {}
     first_use: dict[str, Mapping[str, float]] = {}
-    with _started(engine, image, variant, step) as (machine, ready_seconds):
+    with _started(engine, image, variant, settings, step) as (machine, ready_seconds):
         ready[variant.level] = ready_seconds
         sandbox = machine_sandbox.open_sandbox(machine, variant)
         if variant.imports:
@@ -165,7 +164,8 @@ def precheck(
             first_use[variant.level] = first_use_seconds(sandbox, variant.imports)
         step("looking inside")
         packages = inventory(sandbox)
-        broken = _broken(machine)
+        broken = tuple(line for line in _broken(machine) if line not in base.broken)
+        _refuse_broken(broken, variant)
         results = _check(sandbox, variant, packages, step, log)
         found = Checked(
             name=variant.name,
@@ -184,22 +184,31 @@ def precheck(
                 for name, version in base.packages.items()
                 if packages.get(name) != version
             },
-            broken=tuple(line for line in broken if line not in base.broken),
+            broken=broken,
             checks=tuple(result.name for result in results),
             ready_seconds=ready,
             first_use=first_use,
             notes=_notes(engine, variant),
         )
-    _refuse_broken(found, variant)
     for level in _LEVELS[: _LEVELS.index(variant.level)]:
-        _measure(level, rendered, engine, ready, first_use, report=report, log=log, step=step)
+        _measure(
+            level,
+            rendered,
+            engine,
+            settings,
+            ready,
+            first_use,
+            report=report,
+            log=log,
+            step=step,
+        )
     kept = {"key": _key(rendered, engine, settings), "checked": found.to_json()}
     text = json.dumps(kept, indent=2, sort_keys=True) + "\n"
     atomic_write(folder / f"{variant.name}.json", text.encode())
     return found
 
 
-def _key(rendered: Rendered, engine: Engine, settings: object) -> str:
+def _key(rendered: Rendered, engine: Engine, settings: PrecheckSettings) -> str:
     told = f"{rendered.digest}\0{engine.identity}\0{settings!r}"
     return hashlib.sha256(told.encode()).hexdigest()
 
@@ -215,18 +224,23 @@ def _notes(engine: Engine, variant: Variant) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _started(engine: Engine, image: Image, variant: Variant, step: Any) -> Any:
+def _started(
+    engine: Engine, image: Image, variant: Variant, settings: PrecheckSettings, step: Any
+) -> Any:
     step("starting it as a sandbox")
     begun = time.perf_counter()
-    with engine.started(image, cpu=variant.cpu, memory_mb=variant.memory_mb) as machine:
-        yield machine, _wait_until_ready(machine, image, variant, begun)
+    # Without a service nothing runs in a sandbox; what the base image would start does not either.
+    limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
+    with engine.started(image, idle=not variant.command, **limits) as machine:
+        limit = settings.ready_seconds
+        yield machine, _wait_until_ready(machine, variant, begun, limit)
 
 
-def _wait_until_ready(machine: Machine, image: Image, variant: Variant, begun: float) -> float:
+def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: float) -> float:
     """Seconds until the ready check passes; then the health check must turn, too."""
-    if not image.has_health_check:
+    if not variant.command:
         return round(time.perf_counter() - begun, 3)
-    deadline = begun + _READY_SECONDS
+    deadline = begun + limit
     seconds = None
     while True:
         state, said = machine.state()
@@ -312,9 +326,9 @@ def _check(
     )
 
 
-def _refuse_broken(found: Checked, variant: Variant) -> None:
+def _refuse_broken(broken: Sequence[str], variant: Variant) -> None:
     accepted = {canonicalize_name(name) for name in variant.accept_broken}
-    refused = [line for line in found.broken if line.split("`")[1] not in accepted]
+    refused = [line for line in broken if line.split("`")[1] not in accepted]
     if not refused:
         return
     names = sorted({line.split("`")[1] for line in refused})
@@ -330,6 +344,7 @@ def _measure(
     level: WarmupLevel,
     rendered: Rendered,
     engine: Engine,
+    settings: PrecheckSettings,
     ready: dict[str, float],
     first_use: dict[str, Mapping[str, float]],
     *,
@@ -343,7 +358,7 @@ def _measure(
     lower = render(variant, rendered.lock)
     image = engine.build(lower, tag=_tag(variant, level), report=report, log=log)
     try:
-        with _started(engine, image, variant, step) as (machine, seconds):
+        with _started(engine, image, variant, settings, step) as (machine, seconds):
             ready[level] = seconds
             sandbox = machine_sandbox.open_sandbox(machine, variant)
             first_use[level] = first_use_seconds(sandbox, variant.imports)

@@ -19,7 +19,7 @@ from builder.errors import ProjectError, did_you_mean
 __all__ = ["PRECHECK_WHEN", "PrecheckSettings", "Project", "TargetSettings"]
 
 PRECHECK_WHEN = ("always", "auto", "never")
-PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "when")
+PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
 TARGET_KINDS = ("e2b", "local")
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "domain", "kind")
@@ -38,12 +38,14 @@ class TargetSettings:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecheckSettings:
     """How `precheck` builds: `network` is Docker's network mode, `ca_bundle` a file of certificates
-    that a build behind a proxy must trust, `build_args` go to every build."""
+    that a build behind a proxy must trust, `build_args` go to every build. A service that is not
+    ready after `ready_seconds` is not waited for; E2B waits for ten minutes, too."""
 
     when: str = "auto"
     network: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: str | None = None
+    ready_seconds: int = 600
 
 
 BUILT_IN_TARGETS = {
@@ -145,12 +147,15 @@ def _precheck(entry: Any, place: str, root: Path) -> PrecheckSettings:
     for key, value in texts.items():
         if not isinstance(value, str):
             raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
-    bundle = entry.get("ca-bundle")
+    bundle, ready = entry.get("ca-bundle"), entry.get("ready-seconds", 600)
+    if type(ready) is not int or ready < 1:
+        raise ProjectError(f"{place}: `ready-seconds` is {ready!r}, expected a whole number")
     return PrecheckSettings(
         when=when,
         network=entry.get("network"),
         build_args=dict(arguments),
         ca_bundle=str(root / bundle) if bundle else None,
+        ready_seconds=ready,
     )
 
 
