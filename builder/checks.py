@@ -116,15 +116,19 @@ def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, flo
 
 def inventory(sandbox: Sandbox) -> dict[str, str]:
     """Distribution → version, as the sandbox's interpreter knows them. Raises `VerifyError`."""
+    # Where several folders hold a distribution, the first one is what is imported.
     code = (
-        "import importlib.metadata, json\n"
-        "print(json.dumps({d.metadata['Name']: d.version"
-        " for d in importlib.metadata.distributions() if d.metadata['Name']}))\n"
+        "import importlib.metadata, json, re\n"
+        "found = {}\n"
+        "for one in importlib.metadata.distributions():\n"
+        "    name = re.sub(r'[-_.]+', '-', one.metadata['Name'] or '').lower()\n"
+        "    if name: found.setdefault(name, one.version)\n"
+        "print(json.dumps(found))\n"
     )
     answer = _answer(_run(sandbox, code, SMOKE_TIMEOUT_SECONDS), dict)
     if isinstance(answer, str):
         raise VerifyError(f"the sandbox cannot list its packages: {answer}")
-    return {canonicalize_name(name): version for name, version in sorted(answer.items())}
+    return dict(sorted(answer.items()))
 
 
 # What a distribution installs at the top level is what can be imported of it. Where one of that

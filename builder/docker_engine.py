@@ -286,14 +286,6 @@ class DockerMachine:
         files = {path.lstrip("/"): (content, 0o644)}
         self._container.put_archive("/", _context(files).getvalue())
 
-    def copy_to(self, other: Machine, path: str) -> None:
-        """Copy a folder into another machine, to the same place."""
-        assert isinstance(other, DockerMachine)
-        stream, _ = self._container.get_archive(path)
-        parent = path.rpartition("/")[0] or "/"
-        other.run(["mkdir", "-p", parent], user="root")
-        other._container.put_archive(parent, b"".join(stream))  # noqa: SLF001 - of its own kind
-
     def state(self) -> tuple[str, str]:
         """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
         and what was said last: by the health check, or by what ran."""

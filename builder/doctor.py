@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from builder import pipeline, uv_tool
-from builder.errors import TemplateError, from_os_error
+from builder.errors import EngineUnavailableError, TemplateError, from_os_error
 from builder.files import cache_folder
-from builder.project import Project
+from builder.project import PrecheckSettings, Project
 
 __all__ = ["Finding", "examine"]
 
@@ -90,12 +90,14 @@ def _space() -> Finding:
 
 
 def _docker() -> Finding:
-    found = shutil.which("docker")
-    return Finding(
-        state="ok" if found else "-",
-        what="docker",
-        found="a client is installed" if found else "not installed; the target local needs none",
-    )
+    from builder.docker_engine import DockerEngine
+
+    try:
+        engine = DockerEngine(PrecheckSettings())
+    except EngineUnavailableError as error:
+        found = f"{error.message}; only precheck needs one"
+        return Finding(state="-", what="docker", found=found)
+    return Finding(state="ok", what="docker", found=f"engine {engine.identity.split()[-1]}")
 
 
 def _key() -> Finding:

@@ -32,10 +32,6 @@ class Machine(Protocol):
         """Put a file into a folder that exists."""
         ...
 
-    def copy_to(self, other: Machine, path: str) -> None:
-        """Copy a folder into another machine of the same engine, to the same place."""
-        ...
-
     def state(self) -> tuple[str, str]:
         """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
         and what was said last."""

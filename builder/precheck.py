@@ -34,7 +34,7 @@ from builder.spec import Variant, WarmupLevel
 __all__ = ["Checked", "Engine", "Image", "known_good", "precheck"]
 
 _POLL_SECONDS = 0.2
-_UV = "/opt/template/uv"
+_INCOMPATIBLE = ", "  # "a 1 has requirement b<2, but you have b 2.", "a 1 requires b, which is…"
 _LEVELS: tuple[WarmupLevel, ...] = ("none", "disk", "memory")
 
 
@@ -85,8 +85,8 @@ class Checked:
 
     `ready_seconds` and `first_use` (seconds by module) are by warm-up level; `changed` is what the
     build did to the base's distributions: name → (version before, version after or None);
-    `broken` is what `uv pip check` says now and did not say of the base, `accepted` those of it
-    whose packages the spec accepts broken. `reused` says that nothing had to be built again.
+    `broken` is what `pip check` says now and did not say of the base, all of it accepted by the
+    spec. `reused` says that nothing had to be built again.
     """
 
     name: str
@@ -153,7 +153,7 @@ def precheck(
     start = time.perf_counter()
     image = engine.build(rendered, tag=_tag(variant, variant.level), report=report, log=log)
     seconds = round(time.perf_counter() - start, 3)
-    base = _in_base(engine, rendered, image, step)
+    base = _in_base(engine, rendered, step)
     ready: dict[str, float] = {}
     first_use: dict[str, Mapping[str, float]] = {}
     with _started(engine, image, variant, settings, step) as (machine, ready_seconds):
@@ -275,28 +275,24 @@ class _Base:
     broken: tuple[str, ...]
 
 
-def _in_base(engine: Engine, rendered: Rendered, image: Image, step: Any) -> _Base:
+def _in_base(engine: Engine, rendered: Rendered, step: Any) -> _Base:
     """What the base image held before, and what of that was broken already."""
     step("looking into the base image")
     variant = rendered.variant
     base = engine.image(rendered.lock.image.pinned)
     limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
-    with (
-        engine.started(base, idle=True, **limits) as before,
-        engine.started(image, idle=True, **limits) as after,
-    ):
-        after.copy_to(before, _UV)
-        return _Base(
-            packages=inventory(machine_sandbox.InterpreterSandbox(before)), broken=_broken(before)
-        )
+    with engine.started(base, idle=True, **limits) as machine:
+        packages = inventory(machine_sandbox.InterpreterSandbox(machine))
+        return _Base(packages=packages, broken=_broken(machine))
 
 
 def _broken(machine: Machine) -> tuple[str, ...]:
-    """What uv finds incompatible among the installed distributions, a line each."""
-    command = [f"{_UV}/bin/uv", "pip", "check", "--system", "--no-progress"]
-    _, _, said = machine.run(command, user="root", timeout=300)
-    lines = (line.strip() for line in said.splitlines())
-    return tuple(sorted(line for line in lines if line.startswith("The package `")))
+    """What is incompatible among the installed distributions, a line each.
+
+    pip asks the interpreter; uv would look into one folder, and Debian's Python has two.
+    """
+    _, said, _ = machine.run(["python3", "-m", "pip", "check"], user="root", timeout=300)
+    return tuple(sorted(line.strip() for line in said.splitlines() if _INCOMPATIBLE in line))
 
 
 def _debian(machine: Machine) -> dict[str, str]:
@@ -328,10 +324,10 @@ def _check(
 
 def _refuse_broken(broken: Sequence[str], variant: Variant) -> None:
     accepted = {canonicalize_name(name) for name in variant.accept_broken}
-    refused = [line for line in broken if line.split("`")[1] not in accepted]
+    refused = [line for line in broken if canonicalize_name(line.split()[0]) not in accepted]
     if not refused:
         return
-    names = sorted({line.split("`")[1] for line in refused})
+    names = sorted({line.split()[0] for line in refused})
     raise PrecheckError(
         f"installing the packages of `{variant.name}` broke what the base image holds:\n"
         + "\n".join(f"  {line}" for line in refused),

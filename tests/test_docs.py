@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -13,6 +14,7 @@ import pytest
 import typer.main
 
 from builder.cli.app import app
+from tests import engine
 from tests.conftest import ROOT
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -65,6 +67,25 @@ def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
         else:
             assert kind == "python", kind
             assert run(sys.executable, "-c", text).stdout.startswith("local:text-tools@sha256-")
+
+
+@pytest.mark.docker
+@pytest.mark.network
+def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
+    """Every block of the page about Docker does what it says, its settings being in force."""
+    base = (ROOT / "variants" / "_base.toml").read_text()
+    base = base.replace("e2bdev/code-interpreter:latest", engine.base_image())
+    leaf = "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['six']\n"
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "_base.toml").write_text(base)
+    (tmp_path / "variants" / "light.toml").write_text(leaf)
+    found = blocks(ROOT / "docs" / "docker.md")
+    (settings,) = [text for kind, text in found if kind == "toml"]
+    (tmp_path / "pyproject.toml").write_text(settings)
+    for text in [text for kind, text in found if kind == "sh"]:
+        run("bash", "-euc", text)
+    (light,) = json.loads((tmp_path / "plan.json").read_text())["variants"]
+    assert light["program"]["steps"][0]["type"] == "RUN"
 
 
 @pytest.mark.network

@@ -165,13 +165,13 @@ def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> 
     project = made('[python]\npackages = ["pygments==2.3.1"]\n')
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
     assert said.startswith("error: installing the packages of `light` broke what the base image")
-    assert "  The package `ipython` requires `pygments" in said
+    assert "  ipython 8." in said
     assert said.endswith('[python] accept-broken = ["ipython"]\n')
     spec = project / "variants" / "light.toml"
     spec.write_text(spec.read_text() + 'accept-broken = ["IPython"]\n')
     found = command("precheck", cwd=project)
     assert found.returncode == 0, found.stderr
-    assert "light: broken, and accepted: The package `ipython` requires `pygments" in found.stdout
+    assert "light: broken, and accepted: ipython 8." in found.stdout
     assert "light: pygments of the base: 2." in found.stdout
 
 
