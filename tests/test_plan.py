@@ -188,3 +188,36 @@ def test_other_channel_is_another_pointer(tmp_path: Path) -> None:
     (variant,) = plan.variants
     assert (variant.action, variant.retag) == ("retag", verified_of(rendered).built.ref)
     assert dataclasses.asdict(plan)["channel"] == "canary"
+
+
+def test_steps_of_e2b_are_in_the_plan(tmp_path: Path) -> None:
+    """The plan holds every step, and how many of the first ones are the same for whom."""
+    other = LEAF.replace("leaf", "other")
+    three = load(tmp_path, _base=BASE, leaf=LEAF, other=other, third=LEAF.replace("leaf", "third"))
+    rendered = {name: rendered_of(variant) for name, variant in three.items()}
+    rendered["third"] = rendered_of(three["third"], version="2.0")
+    found = make_plan(rendered, {}, Situation(target="local"))
+    everyone = ("leaf", "other", "third")
+    assert found.shared_steps == [(3, everyone)]
+    told = found.to_json()
+    assert told["shared_steps"] == [{"steps": 3, "variants": list(everyone)}]
+    assert [step["type"] for step in told["variants"][0]["program"]["steps"]][:3] == [
+        "RUN",
+        "COPY",
+        "RUN",
+    ]
+    bare = make_plan(rendered, {}, Situation(target="local"), programs=False)
+    assert bare.to_json()["variants"][0]["program"] is None
+
+
+def test_copied_files_are_part_of_a_shared_step(tmp_path: Path) -> None:
+    """Steps that copy other contents under the same name are not shared."""
+    variant = leaf(tmp_path, base=BASE + "[python]\npackages = ['idna']")
+    one = rendered_of(variant)
+    other = dataclasses.replace(
+        rendered_of(variant, version="2.0"), variant=dataclasses.replace(variant, name="other")
+    )
+    found = make_plan({"leaf": one, "other": other}, {}, Situation(target="local"))
+    copied = [step for step in found.variants[0].program.steps if step.kind == "COPY"]  # type: ignore[union-attr]
+    assert copied[1].args[0] == "requirements/_base.txt"
+    assert found.shared_steps == [(3, ("leaf", "other"))]

@@ -54,6 +54,19 @@ def test_scalars_of_a_child_replace_its_parents(write: Write) -> None:
     assert (variant.image, variant.python_floor) == ("localhost:1/python:3.13", "3.12")
 
 
+def test_what_may_break_is_collected_down_the_chain(write: Write) -> None:
+    """A child adds to what its parents accept to be broken; a name must be one."""
+    folder = write(
+        _base=BASE + "[python]\naccept-broken = ['numba']",
+        leaf=LEAF + "[python]\naccept-broken = ['gensim']",
+    )
+    assert only(folder).accept_broken == ("numba", "gensim")
+    (folder / "leaf.toml").write_text(LEAF + "[python]\naccept-broken = ['a b']")
+    assert problems(folder) == [
+        "variants/leaf.toml:5:18: `python.accept-broken[0]`: 'a b' is not the name of a Python package"
+    ]
+
+
 def test_packages_files_and_checks_stay_with_their_stage(write: Write) -> None:
     """Lists are added by the stage that declares them and never taken away."""
     folder = write(

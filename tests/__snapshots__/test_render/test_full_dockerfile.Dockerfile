@@ -46,7 +46,8 @@ COPY requirements/leaf.txt /opt/template/requirements/leaf.txt
 RUN /opt/template/uv/bin/uv pip install --system --break-system-packages --no-cache --no-deps \
     --require-hashes --torch-backend=cpu --requirement /opt/template/requirements/leaf.txt
 # After the packages, since they change more often and nothing above depends on them.
-COPY --chmod=0755 --chown=root:root ["files/leaf/usr/local/bin/tool", "/usr/local/bin/tool"]
+COPY ["files/leaf/usr/local/bin/tool", "/usr/local/bin/tool"]
+RUN chmod 0755 /usr/local/bin/tool
 
 # ---- warm-up: memory ----
 # Last, so that a change of what is warmed never installs anything again.
