@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import build, job, plan, resolve, scale
+from bench import build, flatten, image, job, plan, precheck, resolve, scale
 from bench.child import ROOT, ChildError
 from bench.machine import describe, program
 from bench.options import Options
@@ -20,6 +20,9 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "resolve": resolve.measure,
     "scale": scale.measure,
     "build": build.measure,
+    "flatten": flatten.measure,
+    "image": image.measure,
+    "precheck": precheck.measure,
 }
 
 

@@ -127,6 +127,21 @@ def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Com
     assert said.endswith("hint: raise `resources.memory-mb`, or have the step need less\n")
 
 
+def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -> None:
+    """A step that finds no space says that the engine's disk is full."""
+    project = made(
+        '[warmup]\nlevel = "disk"\nimports = ["greedy"]\n'
+        '[[files]]\nsource = "greedy.py"\ntarget = "/usr/lib/python3/dist-packages/greedy.py"\n'
+    )
+    source = (
+        "import os\nos.posix_fallocate(os.open('/full', os.O_CREAT | os.O_WRONLY), 0, 1 << 42)\n"
+    )
+    (project / "variants" / "greedy.py").write_text(source)
+    said = failed(command("precheck", cwd=project), errors.StorageError)
+    assert said.startswith("error: the disk is full: the engine needed more space in step ")
+    assert said.endswith("where the engine keeps images: `docker system df` shows it\n")
+
+
 @pytest.mark.parametrize(
     ("service", "message"),
     [

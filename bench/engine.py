@@ -1,0 +1,50 @@
+"""A project whose templates are built on an image that is on the Docker engine here."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+from bench.child import ROOT, ChildError
+from bench.workshop import Workshop
+from builder.docker_engine import DockerEngine
+from builder.errors import EngineUnavailableError
+from builder.project import PrecheckSettings
+
+__all__ = ["BASE", "connect", "project"]
+
+BASE = os.environ.get("TEMPLATE_TEST_BASE_IMAGE", "template-test/code-interpreter:latest")
+_CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+def connect() -> DockerEngine:
+    """The engine, with the base image on it. Raises `ChildError`."""
+    try:
+        engine = DockerEngine(PrecheckSettings(network="host"))
+    except EngineUnavailableError as error:
+        raise ChildError(f"{error.message}: leave out `image` and `precheck`") from error
+    if not engine.has_image(BASE):
+        command = ["bash", str(ROOT / "tests" / "base_image" / "make.sh"), BASE]
+        if subprocess.run(command, check=False).returncode:
+            raise ChildError(f"{BASE} cannot be made")
+    return engine
+
+
+def project(workshop: Workshop) -> Path:
+    """A copy of the project with its templates, locks and all, on the base image."""
+    place = workshop.folder / "engine-project"
+    if place.exists():
+        return place
+    for name in ("variants", "generated"):
+        shutil.copytree(ROOT / name, place / name)
+    for path in (*place.glob("variants/*.toml"), *place.glob("generated/*/template.toml")):
+        text = path.read_text(encoding="utf-8")
+        text = text.replace("e2bdev/code-interpreter:latest", BASE)
+        path.write_text(text, encoding="utf-8")
+    settings = '[tool.template-builder.precheck]\nnetwork = "host"\n'
+    if _CERTIFICATES.exists():
+        settings += f'ca-bundle = "{_CERTIFICATES}"\n'
+    (place / "pyproject.toml").write_text(settings, encoding="utf-8")
+    return place
