@@ -24,7 +24,8 @@ class Target:
     def __str__(self) -> str:
         verdict = "met" if self.met else "**not met**"
         shown = f"{self.value:.2f}" if self.value < 100 else f"{self.value:.0f}"
-        return f"{self.what}: {shown}{self.unit}, target at most {self.limit:.3g}{self.unit}: {verdict}"
+        limit = f"{self.limit:.3g}{self.unit}"
+        return f"{self.what}: {shown}{self.unit}, target at most {limit}: {verdict}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
