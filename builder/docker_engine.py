@@ -60,20 +60,27 @@ class DockerEngine:
     def __init__(self, settings: PrecheckSettings) -> None:
         """Connect. Raises `EngineUnavailableError`."""
         self._settings = settings
-        where = "the usual socket"
+        where, client = "the usual socket", None
         try:
             where, options = _place()
-            self._client = docker.DockerClient(**options, timeout=3600)
-            info = self._client.info()
+            client = docker.DockerClient(**options, timeout=3600)
+            info = client.info()
         except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+            if client:
+                client.close()
             raise EngineUnavailableError(
                 f"no Docker engine answers at {where}",
                 hint="install one (docs.docker.com/engine/install), start it, or name another one"
                 " with DOCKER_HOST or `docker context use`",
             ) from error
+        self._client = client
         self.identity = f"{info['ID']} {info['ServerVersion']}"
         self.cpus = int(info["NCPU"])
         self._labels = {_OWNER: f"{socket.gethostname()}:{os.getpid()}"}
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
 
     def tidy(self) -> None:
         """Remove what runs that were killed left: containers, and images that lost their name."""

@@ -97,6 +97,7 @@ def _docker() -> Finding:
     except EngineUnavailableError as error:
         found = f"{error.message}; only precheck needs one"
         return Finding(state="-", what="docker", found=found)
+    engine.close()
     return Finding(state="ok", what="docker", found=f"engine {engine.identity.split()[-1]}")
 
 

@@ -91,6 +91,9 @@ ERRORS = [
     ("ENV A=$NOPE", "ENV", "`$NOPE` is set nowhere in this file, and a step of E2B cannot see what the base image sets (write the value out, or declare it: ARG NOPE=…)"),
     ("ENV A=${B!x}", "ENV", "failed to process '${B!x}': unsupported modifier (!) in substitution"),
     ("VOLUME /d\nWORKDIR /d/e", "WORKDIR", "`/d/e` is in the VOLUME of line 2: some of Docker's builders throw away what is put there, E2B keeps it (leave out the VOLUME: a sandbox has one disk)"),
+    ("ENV", "ENV", "there is no name and value"),
+    ("ARG", "ARG", "there is no name"),
+    ("COPY --chown=a --chown=b c d", "COPY", "a flag is given twice (leave one of them out)"),
     ("NOPE x", "", "unknown instruction: NOPE"),
     ("RUN " + "x" * 200_000, "RUN", "a command of 200,011 bytes is more than one argument of a process can hold (put it into a file, and COPY that)"),
 ]  # fmt: skip

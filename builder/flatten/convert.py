@@ -117,6 +117,8 @@ class _Converter:
     def _env(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
         args, scope, found = instruction.args, self.state.scope, {}
+        if not args:
+            self.report.add(instruction, "there is no name and value")
         for word, value in zip(args[::3], args[1::3], strict=False):
             name = scope.expand(instruction, word)
             scope.check_name(instruction, name)

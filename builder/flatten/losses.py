@@ -51,6 +51,8 @@ def check_flags(
     """The flags of an instruction by name; those that are not `kept` are reported."""
     found = flags_of(instruction)
     lost = _LOST_FLAGS.get(instruction.name, {})
+    if len(found) < len(instruction.flags):
+        report.add(instruction, "a flag is given twice", "leave one of them out")
     for name, value in found.items():
         if name in kept or (name, value) in _HARMLESS_FLAGS:
             continue

@@ -137,6 +137,8 @@ class Scope:
         given: Mapping[str, str],
     ) -> None:
         """An ARG: its value is what was given, its default, or that of the same name outside."""
+        if not instruction.args:
+            self.report.add(instruction, "there is no name")
         for word in instruction.args:
             name, has_default, default = word.partition("=")
             name = self.expand(instruction, name)
