@@ -5,15 +5,43 @@ The building itself is in `builder.targets`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Protocol
 
 from builder.events import Reporter
+from builder.flatten import Program
 from builder.logs import Log
 from builder.render import Rendered
 
-__all__ = ["Builder", "Built"]
+__all__ = ["Builder", "Built", "Order"]
+
+
+def _nobody(_steps: int) -> None:
+    """Nobody waits for the first steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """What is to be built.
+
+    `folder` holds what was rendered, as the context of the build. For a target that builds in
+    steps: `program` is them and `step_keys` their identities; the first `shared` were put into the
+    cache by another build of this run, the first `foretold` are expected from there, and with
+    `require_cache` it is an error when they are not. `passed` is told how many first steps are
+    over.
+    """
+
+    rendered: Rendered
+    folder: Path
+    force: bool = False
+    program: Program | None = None
+    step_keys: tuple[str, ...] = ()
+    shared: int = 0
+    foretold: int = 0
+    require_cache: bool = False
+    passed: Callable[[int], None] = _nobody
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -22,7 +50,8 @@ class Built:
 
     `seconds` is what making it took; `reused` that it was there already, and then `seconds` is
     what it took when it was made. `cold` is seconds by warm-up import without byte code, where the
-    builder could measure that. `size` is in bytes.
+    builder could measure that. `size` is in bytes, None where the target does not tell. `steps`
+    are the identities of the steps that it consists of, `cached` how many came from the cache.
     """
 
     name: str
@@ -33,15 +62,17 @@ class Built:
     digest: str
     seconds: float
     reused: bool
-    size: int
+    size: int | None
     cold: Mapping[str, float] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    steps: tuple[str, ...] = ()
+    cached: int | None = None
 
 
 class Builder(Protocol):
     """The part of a target that makes builds."""
 
-    def build(self, rendered: Rendered, *, force: bool, report: Reporter, log: Log) -> Built:
+    def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
         """Make the build, or find it made. Raises `BuildError` and its kin; then nothing is left
         but what the next run can use."""
         ...

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeVar
@@ -23,6 +24,7 @@ __all__ = [
     "Sandbox",
     "first_use_seconds",
     "inventory",
+    "plain",
     "run_checks",
 ]
 
@@ -46,6 +48,11 @@ class Execution:
 
 class Sandbox(Protocol):
     """A running sandbox."""
+
+    @property
+    def timings(self) -> Mapping[str, float]:
+        """Seconds since it was asked for, by what was reached."""
+        ...
 
     def run(self, code: str, *, timeout: float) -> Execution:
         """Run Python code, `timeout` in seconds. Errors of the code are in the result."""
@@ -179,6 +186,11 @@ def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
     if check.stdout is not None and found.stdout.rstrip() != check.stdout.rstrip():
         return f"expected {_wanted(check)}, got {_cut(found.stdout.rstrip())!r}"
     return CheckResult(name=check.name, seconds=round(found.seconds, 6))
+
+
+def plain(text: str) -> str:
+    """Text without the colours of a terminal."""
+    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _tail(traceback: str) -> str:

@@ -8,12 +8,15 @@ TemplateError                     1
 ├── SelectionError                5   a name or file that no variant has
 ├── LockConflictError            10   the requirements cannot all be met
 ├── StaleLockError               11   --frozen, and the committed lock is not the spec's
-├── NetworkError                 12   an index or registry could not be reached
+├── NetworkError                 12   an index, registry or service could not be reached
 ├── RenderDriftError             13   generated/ is not what the specs say
 ├── FlattenError                 14   a Dockerfile says what E2B cannot do
 ├── PrecheckError                15   Docker cannot build or start what was rendered
 ├── EngineUnavailableError       16   no Docker engine answers
 ├── BuildError                   20   a target could not make what was planned
+│   ├── StepError                23   …because one of the steps failed there
+│   ├── LimitError               24   …because the account's limit was reached for too long
+│   └── CacheMissError           25   --require-cache, and a step was run that should be cached
 ├── VerifyError                  21   what was made is not what was promised
 ├── StorageError                 22   disk full, or a place that cannot be written
 ├── TargetUnavailableError       30   the target is unknown, not there yet, or not usable here
@@ -159,6 +162,24 @@ class EngineUnavailableError(TemplateError):
 
 class BuildError(TemplateError):
     exit_code = 20
+
+
+class StepError(BuildError):
+    """`step` counts from 1; 0 is the base image, None what comes after the steps."""
+
+    exit_code = 23
+
+    def __init__(self, message: str, *, step: int | None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+
+
+class LimitError(BuildError):
+    exit_code = 24
+
+
+class CacheMissError(BuildError):
+    exit_code = 25
 
 
 class VerifyError(TemplateError):

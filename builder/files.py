@@ -11,12 +11,15 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import platformdirs
 
 from builder.errors import from_os_error
 
 __all__ = ["atomic_write", "cache_folder", "exclusive", "remove_tree"]
+
+_CHECK_SECONDS = 0.5
 
 
 def cache_folder() -> Path:
@@ -43,6 +46,7 @@ def atomic_write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
+        _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -51,14 +55,29 @@ def atomic_write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
         raise
 
 
+def _sync_folder(folder: Path) -> None:
+    """Have the new name itself on disk: without, a power loss may bring the old file back."""
+    with contextlib.suppress(OSError):  # not every file system can
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
 @contextlib.contextmanager
 def exclusive(
-    path: Path, *, waiting: Callable[[], None] | None = None, wait: bool = True
+    path: Path,
+    *,
+    waiting: Callable[[], None] | None = None,
+    check: Callable[[], None] | None = None,
+    wait: bool = True,
 ) -> Iterator[None]:
     """Hold the lock file `path`, against threads and other processes, for the `with` block.
 
     When somebody else holds it: without `wait`, raises `BlockingIOError`; else `waiting` is called
-    once, and then it waits. The operating system frees the lock of a process that dies.
+    once, and then it waits, calling `check` now and then, which ends the waiting when it raises.
+    The operating system frees the lock of a process that dies.
     """
     import filelock
 
@@ -73,7 +92,7 @@ def exclusive(
                 raise BlockingIOError(f"{path} is held") from None
             if waiting:
                 waiting()
-            lock.acquire()
+            _acquire(lock, check)
     except BlockingIOError:
         raise
     except OSError as error:
@@ -82,6 +101,19 @@ def exclusive(
         yield
     finally:
         lock.release()
+
+
+def _acquire(lock: Any, check: Callable[[], None] | None) -> None:
+    import filelock
+
+    while True:
+        try:
+            lock.acquire(timeout=_CHECK_SECONDS)
+        except filelock.Timeout:
+            if check:
+                check()
+        else:
+            return
 
 
 def remove_tree(path: Path) -> None:

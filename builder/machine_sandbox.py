@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from builder.checks import Execution, Sandbox
+from builder.checks import Execution, Sandbox, plain
 from builder.errors import SandboxError
 from builder.spec import Variant
 
@@ -72,6 +73,7 @@ class InterpreterSandbox:
     """Each piece of code is a run of the machine's `python3`."""
 
     def __init__(self, machine: Machine) -> None:
+        self.timings: Mapping[str, float] = {}
         self._machine = machine
         self._numbers = itertools.count()
 
@@ -98,6 +100,7 @@ class ServiceSandbox:
     """Code goes to the default interpreter of the machine's code service."""
 
     def __init__(self, machine: Machine, origin: str) -> None:
+        self.timings: Mapping[str, float] = {}
         self._machine = machine
         self._origin = origin
         self._numbers = itertools.count()
@@ -112,7 +115,8 @@ class ServiceSandbox:
         if status != 0:
             last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
             raise SandboxError(f"the code service does not answer: {last}")
-        return Execution(**json.loads(out))
+        found = Execution(**json.loads(out))
+        return replace(found, traceback=plain(found.traceback))
 
     def close(self) -> None:
         """The service stays; the machine ends it."""

@@ -10,16 +10,17 @@ import contextlib
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from builder import guard
 from builder.errors import InterruptedRunError
 
-__all__ = ["interruptible", "started", "stopped"]
+__all__ = ["check_not_stopped", "interruptible", "pause", "started", "stopped", "when_stopped"]
 
 _running: set[subprocess.Popen[Any]] = set()
+_callbacks: list[Callable[[], None]] = []
 _lock = threading.Lock()
 _stopped = threading.Event()
 _END_SECONDS = 10.0
@@ -74,9 +75,37 @@ def interruptible() -> Iterator[None]:
             _stopped.set()
             for process in _running:
                 process.terminate()
+            callbacks = list(_callbacks)
+        for callback in callbacks:
+            callback()
         raise
+
+
+@contextlib.contextmanager
+def when_stopped(callback: Callable[[], None]) -> Iterator[None]:
+    """Have `callback` called, from another thread, when this program is interrupted inside the
+    `with` block: it ends what the block waits for. It must not raise."""
+    with _lock:
+        _callbacks.append(callback)
+    try:
+        yield
+    finally:
+        with _lock:
+            _callbacks.remove(callback)
 
 
 def stopped() -> bool:
     """Whether the children were ended because this program was interrupted."""
     return _stopped.is_set()
+
+
+def check_not_stopped() -> None:
+    """Raises `InterruptedRunError` when this program is on its way out."""
+    if _stopped.is_set():
+        raise InterruptedRunError("interrupted")
+
+
+def pause(seconds: float) -> None:
+    """Sleep, but not through an interrupt. Raises `InterruptedRunError`."""
+    if _stopped.wait(seconds):
+        raise InterruptedRunError("interrupted")

@@ -46,12 +46,14 @@ def record(
         "resources": {"cpu": variant.cpu, "memory_mb": variant.memory_mb},
         "warmup": {"level": variant.level, "imports": list(variant.imports)},
         "env": dict(variant.env),
-        "size_bytes": built.size,
+        **({} if built.size is None else {"size_bytes": built.size}),
+        **({"steps": list(built.steps)} if built.steps else {}),
         "built_at": dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
         "verified": {
             "checks": [check.name for check in verified.checks],
             "seconds": {
                 "build": built.seconds,
+                **verified.timings,
                 "sandbox": verified.sandbox_seconds,
                 "warm_sandbox": verified.warm_sandbox_seconds,
                 "first_use": {k: dict(v) for k, v in verified.first_use.items()},

@@ -11,6 +11,7 @@ import functools
 import hashlib
 import json
 import shlex
+import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
@@ -102,6 +103,8 @@ def write(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) 
                 path = folder / file.path
                 if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
                     atomic_write(path, file.content, mode=file.mode)
+                elif stat.S_IMODE(path.stat().st_mode) != file.mode:
+                    path.chmod(file.mode)  # what E2B caches goes by the mode, too
             for path in _strangers(one, folder):
                 try:
                     path.unlink()
@@ -267,7 +270,9 @@ def _template_toml(variant: Variant, lock: Lock) -> str:
         "base": {"image": variant.image, "python": variant.python},
         "env": dict(variant.env),
         "service": _present(command=list(variant.command), ready_url=variant.ready_url),
-        "resources": {"cpu": variant.cpu, "memory-mb": variant.memory_mb},
+        "resources": _present(
+            cpu=variant.cpu, memory_mb=variant.memory_mb, free_disk_mb=variant.free_disk_mb
+        ),
         "warmup": {"level": variant.level, "imports": list(variant.imports)},
         "stages": [_stage_table(stage) for stage in variant.stages],
         "lock": {

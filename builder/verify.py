@@ -17,6 +17,7 @@ from builder.errors import VerifyError
 from builder.events import Event, Reporter
 from builder.logs import Log
 from builder.render import Rendered
+from builder.spec import Variant
 
 __all__ = ["SandboxOpener", "Verified", "first_use_pairs", "verify"]
 
@@ -24,9 +25,18 @@ __all__ = ["SandboxOpener", "Verified", "first_use_pairs", "verify"]
 class SandboxOpener(Protocol):
     """The part of a target that opens sandboxes."""
 
-    def open(self, ref: str, *, warm: Sequence[str], env: Mapping[str, str]) -> Sandbox:
-        """Open a sandbox of a build, with the modules of `warm` imported already.
+    def open(
+        self,
+        ref: str,
+        *,
+        name: str,
+        warm: Sequence[str],
+        env: Mapping[str, str],
+        cold: bool = False,
+    ) -> Sandbox:
+        """Open a sandbox of a build of template `name`, the modules of `warm` imported already.
 
+        With `cold`, its interpreter has imported nothing, even where the build keeps a warm one.
         Raises `SandboxError`, `NotOnThisMachineError`.
         """
         ...
@@ -34,13 +44,17 @@ class SandboxOpener(Protocol):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """A build that keeps its promises, with what was measured on the way (seconds)."""
+    """A build that keeps its promises, with what was measured on the way (seconds).
+
+    `timings` are those of the first sandbox itself, from its creation on.
+    """
 
     built: Built
     checks: tuple[CheckResult, ...]
     packages: Mapping[str, str]
     sandbox_seconds: float
-    warm_sandbox_seconds: float | None
+    timings: Mapping[str, float] = field(default_factory=dict)
+    warm_sandbox_seconds: float | None = None
     first_use: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
@@ -62,13 +76,14 @@ def verify(
     warm_seconds = None
     with contextlib.ExitStack() as stack:
         step("opening a sandbox")
-        sandbox, seconds = _opened(stack, opener, built.ref, (), variant.env)
+        sandbox, seconds = _opened(stack, opener, built, (), variant)
+        timings = sandbox.timings
         if variant.imports:
             step("first use of the warm-up imports")
             level = "cold" if variant.level == "none" else "disk"
             first_use[level] = first_use_seconds(sandbox, variant.imports)
         if variant.level == "memory":
-            sandbox, warm_seconds = _opened(stack, opener, built.ref, variant.imports, variant.env)
+            sandbox, warm_seconds = _opened(stack, opener, built, variant.imports, variant)
             first_use["memory"] = first_use_seconds(sandbox, variant.imports)
         packages = inventory(sandbox)
         results, failures = run_checks(sandbox, variant, packages, step)
@@ -86,6 +101,7 @@ def verify(
         checks=tuple(results),
         packages={name: version for name, version in packages.items() if name in locked},
         sandbox_seconds=seconds,
+        timings=timings,
         warm_sandbox_seconds=warm_seconds,
         first_use=first_use,
     )
@@ -94,12 +110,18 @@ def verify(
 def _opened(
     stack: contextlib.ExitStack,
     opener: SandboxOpener,
-    ref: str,
+    built: Built,
     warm: Sequence[str],
-    env: Mapping[str, str],
+    variant: Variant,
 ) -> tuple[Sandbox, float]:
     start = time.perf_counter()
-    sandbox = opener.open(ref, warm=warm, env=env)
+    sandbox = opener.open(
+        built.ref,
+        name=built.name,
+        warm=warm,
+        env=variant.env,
+        cold=not warm and variant.level == "memory",
+    )
     stack.callback(sandbox.close)
     return sandbox, round(time.perf_counter() - start, 6)
 

@@ -11,6 +11,8 @@ from pathlib import Path
 
 import pytest
 
+pytest_plugins = ["tests.clouds"]
+
 ROOT = Path(__file__).parent.parent
 BASE = """
     schema = 1
@@ -55,6 +57,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "TEMPLATE_TARGET",
         "TEMPLATE_REGISTRY",
         "E2B_API_KEY",
+        "E2B_API_URL",
+        "E2B_DOMAIN",
+        "E2B_SANDBOX_URL",
         "TEMPLATE_BUILDER_CACHE_DIR",
     ):
         monkeypatch.delenv(name, raising=False)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.base_image import BaseImage
-from builder.build import Built
+from builder.build import Built, Order
 from builder.checks import CheckResult
 from builder.lock import Lock, StageLock
 from builder.render import Rendered, render
@@ -61,6 +61,11 @@ def lock_of(
 def rendered_of(variant: Variant, **options: Any) -> Rendered:
     """What the variant renders to under a lock made by hand."""
     return render(variant, lock_of(variant, **options))
+
+
+def order_of(rendered: Rendered, **options: Any) -> Order:
+    """An order for a target that takes what it needs from what was rendered."""
+    return Order(rendered=rendered, folder=Path(), **options)
 
 
 def verified_of(rendered: Rendered, *, target: str = "local", **changes: Any) -> Verified:

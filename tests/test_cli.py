@@ -140,8 +140,8 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
         (
             ["build", "--target", "e2b"],
             30,
-            "target e2b: asked for\nerror: target `e2b` is not there yet: this version builds on"
-            " `local` only\n\nhint: use `--target local`: no account and no Docker needed\n",
+            "target e2b: asked for\nerror: target `e2b` needs an account: `E2B_API_KEY` is not set"
+            "\n\nhint: set `E2B_API_KEY` to a key of it, or use `--target local`, which needs none\n",
         ),
         (["build", "--frozen", "light"], 11, None),
         (["render", "--check"], 13, None),
@@ -193,11 +193,15 @@ def test_no_network_ends_with_its_code(project: Path, command: Command, tmp_path
 
 
 def test_key_that_is_set_is_not_printed(project: Path, command: Command) -> None:
-    """With a key for e2b, the first line says what is used instead, and never the key."""
-    found = command("plan", "--frozen", cwd=project, E2B_API_KEY="canary-key")
+    """With a key, e2b is the target, and where that does not answer, the key is not in the error."""
+    assert command("lock", cwd=project).returncode == 0
+    nobody = {"E2B_API_KEY": "canary-key", "E2B_API_URL": "http://127.0.0.1:1"}
+    found = command("plan", "--frozen", cwd=project, **nobody)
+    assert found.returncode == errors.NetworkError.exit_code
     assert found.stderr.splitlines()[0] == (
-        "target local: E2B_API_KEY is set, but this version cannot build on e2b yet"
+        "target e2b: E2B_API_KEY is set, and E2B_API_URL points it at http://127.0.0.1:1"
     )
+    assert "error: asking for the tags of `light` failed: " in found.stderr
     assert "canary" not in found.stderr + found.stdout
     looked = command("doctor", cwd=project, E2B_API_KEY="canary-key")
     assert "canary" not in looked.stderr + looked.stdout

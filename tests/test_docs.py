@@ -15,7 +15,9 @@ import typer.main
 
 from builder.cli.app import app
 from tests import engine
+from tests.clouds import FILES
 from tests.conftest import ROOT
+from tests.e2b_server import Server
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -86,6 +88,31 @@ def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
         run("bash", "-euc", text)
     (light,) = json.loads((tmp_path / "plan.json").read_text())["variants"]
     assert light["program"]["steps"][0]["type"] == "RUN"
+
+
+@pytest.mark.network
+def test_e2b_page_runs_from_top_to_bottom(
+    tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block of the page about E2B does what it says, on a server that speaks its protocol."""
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "_base.toml").write_text(FILES["_base"])
+    leaf = "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['packaging']\n"
+    (tmp_path / "variants" / "light.toml").write_text(leaf)
+    (settings,) = [text for kind, text in blocks(ROOT / "docs" / "e2b.md") if kind == "toml"]
+    (tmp_path / "pyproject.toml").write_text(
+        f'{settings}\n[tool.template-builder.precheck]\nwhen = "never"\n'
+    )
+    with Server() as server:
+        for name, value in server.environment.items():
+            monkeypatch.setenv(name, value)
+        for text in [text for kind, text in blocks(ROOT / "docs" / "e2b.md") if kind == "sh"]:
+            run("bash", "-euc", text)
+        monkeypatch.setenv("STAGING_E2B_API_KEY", server.key)
+        run("template-builder", "build", "--target", "staging")
+    assert server.problems == []
+    entry = json.loads((tmp_path / "registry.json").read_text())["templates"]["light"]
+    assert set(entry) == {"e2b", "staging"}
 
 
 @pytest.mark.network

@@ -26,6 +26,7 @@ from builder.targets.local import LocalTarget, environment
 from builder.targets.local.kernel import KernelSandbox
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
+from tests.samples import order_of
 
 pytestmark = pytest.mark.network
 SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
@@ -63,12 +64,14 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 @pytest.fixture
 def ref(light: Rendered, log: Log, local_cache: Path) -> str:
-    return LocalTarget().build(light, force=False, report=silent, log=log).ref
+    return LocalTarget().build(order_of(light), report=silent, log=log).ref
 
 
 @pytest.fixture
 def sandbox(ref: str) -> Iterator[KernelSandbox]:
-    opened = LocalTarget().open(ref, warm=(), env={"HOUSE": "/root/.cache/house", "X": "1"})
+    opened = LocalTarget().open(
+        ref, name="light", warm=(), env={"HOUSE": "/root/.cache/house", "X": "1"}
+    )
     assert isinstance(opened, KernelSandbox)
     yield opened
     opened.close()
@@ -104,7 +107,7 @@ def test_environment_holds_exactly_the_lock(
 
 def test_second_build_finds_the_first(light: Rendered, ref: str, log: Log) -> None:
     """An environment of the same digest is not made twice, and its recorded times are kept."""
-    first = LocalTarget().build(light, force=False, report=silent, log=log)
+    first = LocalTarget().build(order_of(light), report=silent, log=log)
     assert first.reused
     assert set(first.cold) == {"idna", "dateutil.parser"}
 
@@ -132,9 +135,9 @@ def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
     moved = python.rename(python.with_name("python.moved"))
     try:
         assert environment.find(light.digest) is None
-        assert LocalTarget().present([light.digest]) == frozenset()
+        assert not LocalTarget().look(light, {}, "stable").present
         with pytest.raises(NotOnThisMachineError) as caught:
-            LocalTarget().open(ref, warm=(), env={})
+            LocalTarget().open(ref, name="light", warm=(), env={})
         assert str(caught.value) == (
             f"the environment of `{ref}` is not on this machine\n\n"
             "hint: `template-builder build light --target local` makes it"
@@ -149,6 +152,7 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from builder import pipeline\n"
+        "from builder.build import Order\n"
         "from builder.events import silent\n"
         "from builder.logs import Log\n"
         "from builder.project import Project\n"
@@ -156,7 +160,7 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "project = Project.find(Path(sys.argv[2]))\n"
         "(r,) = pipeline.prepare(project, pipeline.select(project, []), frozen=True,"
         " report=silent).values()\n"
-        "built = LocalTarget().build(r, force=False, report=silent,"
+        "built = LocalTarget().build(Order(rendered=r, folder=Path()), report=silent,"
         " log=Log(Path(sys.argv[2]) / 'logs', target='local'))\n"
         "print(built.reused)\n"
     )
@@ -200,7 +204,7 @@ def test_state_lasts_within_a_sandbox_and_no_longer(ref: str, sandbox: KernelSan
     """Names and files live as long as their sandbox, and no other sandbox sees them."""
     sandbox.run("x = 1; open('file', 'w').write('1')", timeout=30)
     assert sandbox.run("print(x, open('file').read())", timeout=30).stdout == "1 1\n"
-    other = LocalTarget().open(ref, warm=(), env={})
+    other = LocalTarget().open(ref, name="light", warm=(), env={})
     try:
         found = other.run("import os; print('x' in globals(), os.path.exists('file'))", timeout=30)
         assert found.stdout == "False False\n"
@@ -212,7 +216,7 @@ def test_sandbox_sees_no_secret(ref: str, monkeypatch: pytest.MonkeyPatch) -> No
     """The environment of the one who opens a sandbox does not reach the code in it."""
     monkeypatch.setenv("E2B_API_KEY", "canary-in-the-environment")
     monkeypatch.setenv("SOME_TOKEN", "canary-in-the-environment")
-    opened = LocalTarget().open(ref, warm=(), env={})
+    opened = LocalTarget().open(ref, name="light", warm=(), env={})
     try:
         found = opened.run("import os; print(dict(os.environ))", timeout=30)
         assert "canary" not in found.stdout
@@ -287,7 +291,7 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from builder.targets.local import LocalTarget\n"
-        "sandbox = LocalTarget().open(sys.argv[2], warm=(), env={})\n"
+        "sandbox = LocalTarget().open(sys.argv[2], name='light', warm=(), env={})\n"
         "print(sandbox.run('import os, subprocess;"
         ' print(os.getpid(), subprocess.Popen(["sleep", "1000"]).pid, os.getcwd())\','
         " timeout=30).stdout, flush=True)\n"
@@ -312,7 +316,7 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
 
 def test_warm_sandbox_has_imported_and_left_no_name(ref: str) -> None:
     """A memory-warm sandbox has the modules in memory, and nothing in its namespace."""
-    opened = LocalTarget().open(ref, warm=["dateutil.parser"], env={})
+    opened = LocalTarget().open(ref, name="light", warm=["dateutil.parser"], env={})
     try:
         code = "import sys; print('dateutil.parser' in sys.modules, '_name' in globals(), len(In))"
         assert opened.run(code, timeout=30).stdout == "True False 2\n"
@@ -323,7 +327,7 @@ def test_warm_sandbox_has_imported_and_left_no_name(ref: str) -> None:
 def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
     """A warm-up import that is not there is an error, and the half-open sandbox is closed."""
     with pytest.raises(SandboxError) as caught:
-        LocalTarget().open(ref, warm=["absent_module"], env={})
+        LocalTarget().open(ref, name="light", warm=["absent_module"], env={})
     assert caught.value.message == (
         "the warm-up imports fail in the sandbox:"
         " ModuleNotFoundError: No module named 'absent_module'"
@@ -332,7 +336,7 @@ def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
 
 def test_verified_build_carries_its_measurements(light: Rendered, ref: str, log: Log) -> None:
     """Verification runs the derived smoke tests and gives first-use times at every level."""
-    built = LocalTarget().build(light, force=False, report=silent, log=log)
+    built = LocalTarget().build(order_of(light), report=silent, log=log)
     verified = verify(built, light, LocalTarget(), report=silent, log=log)
     assert [check.name for check in verified.checks] == [
         "import idna",
@@ -381,7 +385,7 @@ def test_failed_check_says_what_was_expected_and_found(
         f"[[verify]]\nname = 'odd'\n{block}\n",
     )
     rendered = prepared(folder.parent)
-    built = LocalTarget().build(rendered, force=False, report=silent, log=log)
+    built = LocalTarget().build(order_of(rendered), report=silent, log=log)
     with pytest.raises(VerifyError) as caught:
         verify(built, rendered, LocalTarget(), report=silent, log=log)
     assert f"\n  {failure}" in caught.value.message
@@ -401,7 +405,7 @@ def test_checks_do_not_see_each_other(
         "[[verify]]\nname = 'second'\ncode = 'print(left)'\n",
     )
     rendered = prepared(folder.parent)
-    built = LocalTarget().build(rendered, force=False, report=silent, log=log)
+    built = LocalTarget().build(order_of(rendered), report=silent, log=log)
     with pytest.raises(VerifyError, match="got NameError: name 'left' is not defined"):
         verify(built, rendered, LocalTarget(), report=silent, log=log)
 
@@ -417,7 +421,7 @@ def test_warm_up_import_that_is_missing_fails_the_build(
     )
     rendered = prepared(folder.parent)
     with pytest.raises(BuildError) as caught:
-        LocalTarget().build(rendered, force=False, report=silent, log=log)
+        LocalTarget().build(order_of(rendered), report=silent, log=log)
     assert "ModuleNotFoundError: No module named 'absent_module'" in caught.value.message
     assert caught.value.hint == "correct `warmup.imports`, or add the package that is missing"
     assert not list((local_cache / "environments").glob(".making-*"))

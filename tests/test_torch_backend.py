@@ -17,7 +17,7 @@ from builder.logs import Log
 from builder.render import Rendered, render
 from builder.targets.local import LocalTarget, environment
 from tests.index_server import Failure, IndexServer, Wheel, sha256, wheel
-from tests.samples import load
+from tests.samples import load, order_of
 
 DEFAULT_INDEX, CPU_INDEX = "/simple", "/whl/cpu"
 MAC = ("macosx_11_0_arm64", "macosx_10_12_x86_64")
@@ -307,7 +307,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 def built_for(rendered: Rendered, log: Log) -> str:
     """Build on this machine, and ask the PyTorch that is installed there what it is."""
-    LocalTarget().build(rendered, force=False, report=silent, log=log)
+    LocalTarget().build(order_of(rendered), report=silent, log=log)
     found = environment.find(rendered.digest)
     assert found
     code = "import torch; print(torch.built_for)"

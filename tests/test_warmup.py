@@ -16,6 +16,7 @@ from builder.project import Project
 from builder.render import Rendered
 from builder.targets.local import LocalTarget, environment
 from tests.conftest import BASE
+from tests.samples import order_of
 
 pytestmark = pytest.mark.network
 
@@ -44,7 +45,7 @@ def image(
     (rendered,) = pipeline.prepare(project, variants, frozen=False, report=silent).values()
     assert isinstance(rendered, Rendered)
     with Log(tmp_path / "logs", target="local") as log:
-        LocalTarget().build(rendered, force=False, report=silent, log=log)
+        LocalTarget().build(order_of(rendered), report=silent, log=log)
     found = environment.find(rendered.digest)
     assert found
     script = tmp_path / "warmup.py"

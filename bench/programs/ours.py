@@ -7,14 +7,13 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import inspect
 import json
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from builder import pipeline, render
-from builder.cli import build_commands
+from builder.build import Order
 from builder.events import silent
 from builder.lock import Lock, read_committed
 from builder.logs import Log
@@ -66,14 +65,12 @@ def _at_level(
 
 def _build(project: Project, prepared: Mapping[str, Rendered]) -> dict[str, str]:
     target = LocalTarget()
-    # As many at a time as the command builds when nobody says.
-    jobs = inspect.signature(build_commands.build).parameters["jobs"].default
 
     def build(one: Rendered) -> str:
         with Log(project.state / "logs" / one.variant.name, target=target.name) as log:
-            return target.build(one, force=False, report=silent, log=log).ref
+            return target.build(Order(rendered=one, folder=Path()), report=silent, log=log).ref
 
-    with ThreadPoolExecutor(max_workers=jobs) as pool:
+    with ThreadPoolExecutor(max_workers=target.jobs) as pool:  # as the command, when nobody says
         refs = pool.map(build, prepared.values())
         return dict(zip(prepared, refs, strict=True))
 

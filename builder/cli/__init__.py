@@ -43,8 +43,8 @@ def main() -> NoReturn:
     except (_Stopped, KeyboardInterrupt):
         code = _told(
             errors.InterruptedRunError(
-                "interrupted; what was finished is recorded, the rest left nothing behind",
-                hint="run the same command again: it goes on with what is there",
+                "interrupted; what was finished is recorded, and nothing half-made is left here",
+                hint="run the same command again: it goes on with what is there, on E2B, too",
             )
         )
     except OSError as error:

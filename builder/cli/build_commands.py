@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import Annotated, Any
 
 import typer
@@ -50,7 +49,7 @@ def plan_command(
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
         try:
-            adapter: Target | TargetUnavailableError = connect(settings)
+            adapter: Target | TargetUnavailableError = connect(settings, place)
         except TargetUnavailableError as error:
             adapter = error
         prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
@@ -82,25 +81,7 @@ def _show_plan(planned: plan.Plan) -> None:
     progress.table(["template", "action", "digest", "because"], rows)
     for stage, names in planned.shared.items():
         progress.show_text(f"shared: {stage} by {', '.join(names)}")
-    for variant in planned.variants:
-        if program := variant.program:
-            progress.show_text(
-                f"steps on E2B: {variant.name}: {len(program.steps)},"
-                f" instead of {program.steps_before} line by line"
-            )
-    for count, names in planned.shared_steps:
-        progress.show_text(f"shared steps: the first {count} by {', '.join(names)}")
-    unsent = {
-        line: None
-        for variant in planned.variants
-        if variant.program
-        for line in (
-            *(f"{m.instruction}: {m.why}" for m in variant.program.metadata),
-            *(f"taken for granted {assumption}" for assumption in variant.program.assumptions),
-        )
-    }
-    for line in unsent:
-        progress.show_text(f"no step on E2B: {line}")
+    _show_steps(planned)
     lacking = {
         line: [v.name for v in planned.variants if line in v.lacking]
         for v in planned.variants
@@ -113,6 +94,36 @@ def _show_plan(planned: plan.Plan) -> None:
         progress.show_text(f"note: {note}")
 
 
+def _show_steps(planned: plan.Plan) -> None:
+    """What E2B would run, what of it once for several, and what is no step of it."""
+    for variant in planned.variants:
+        if program := variant.program:
+            progress.show_text(
+                f"steps on E2B: {variant.name}: {len(program.steps)},"
+                f" instead of {program.steps_before} line by line"
+            )
+    for count, names in planned.shared_steps:
+        progress.show_text(f"shared steps: the first {count} by {', '.join(names)}")
+    for variant in planned.variants:
+        if variant.cached:
+            whose = f"`{variant.cached_by}`" if variant.cached_by else "an earlier build"
+            progress.show_text(
+                f"from the cache: the first {variant.cached} of {len(variant.step_keys)} steps of"
+                f" {variant.name}, those of {whose}"
+            )
+    unsent = {
+        line: None
+        for variant in planned.variants
+        if variant.program
+        for line in (
+            *(f"{m.instruction}: {m.why}" for m in variant.program.metadata),
+            *(f"taken for granted {assumption}" for assumption in variant.program.assumptions),
+        )
+    }
+    for line in unsent:
+        progress.show_text(f"no step on E2B: {line}")
+
+
 def build(
     names: Names = None,
     project: ProjectFolder = None,
@@ -121,8 +132,17 @@ def build(
     frozen: Frozen = False,
     force: Force = False,
     jobs: Annotated[
-        int, typer.Option("--jobs", "-j", min=1, max=64, help="Variants built at a time.")
-    ] = min(4, os.cpu_count() or 1),
+        int | None,
+        typer.Option(
+            "--jobs", "-j", min=1, max=64, help="Builds at a time; what the target takes if unset."
+        ),
+    ] = None,
+    require_cache: Annotated[
+        bool,
+        typer.Option(
+            "--require-cache", help="Fail when E2B runs a step that the plan says is cached."
+        ),
+    ] = False,
     precheck: Annotated[
         PrecheckWhen | None,
         typer.Option("--precheck", help="With Docker first: always, never, or auto, as pyproject."),
@@ -135,7 +155,7 @@ def build(
     settings, why = choose(place, target)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
-        adapter = connect(settings)
+        adapter = connect(settings, place)
         variants = pipeline.select(place, names or [])
         pipeline.read_registry(place)  # a registry that cannot be read stops us before the work
         prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
@@ -146,7 +166,7 @@ def build(
             name=settings.name,
             channel=channel,
             force=force,
-            programs=False,
+            programs=adapter.steps_cached,
         )
         when = precheck or PrecheckWhen(place.precheck.when)
         prepared = prechecked(place, prepared, planned, settings.kind, when, report=report)
@@ -159,6 +179,7 @@ def build(
             jobs=jobs,
             all_variants=not names,
             report=report,
+            require_cache=require_cache,
         )
     if as_json:
         progress.show_json(
@@ -220,7 +241,7 @@ def verify(
     found: dict[str, Any] = {}
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
-        adapter = connect(settings)
+        adapter = connect(settings, place)
         recorded = pipeline.read_registry(place)
         prepared = pipeline.prepare(place, variants, frozen=True, report=report)
         raise_failures(prepared)

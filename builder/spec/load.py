@@ -357,6 +357,7 @@ def _variant(chain: Sequence[_File], stages: tuple[Stage, ...], report: _Report)
         ready_url=ready_url,
         cpu=_merged(chain, "resources", "cpu"),
         memory_mb=_merged(chain, "resources", "memory_mb"),
+        free_disk_mb=_merged(chain, "resources", "free_disk_mb"),
         level=level,
         imports=imports,
         accept_broken=tuple(

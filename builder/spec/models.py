@@ -251,6 +251,9 @@ class ResourcesTable(_Table):
     memory_mb: Annotated[StrictInt, Field(ge=128), AfterValidator(_even)] = Field(
         1024, description="memory in MiB: even, at least 128"
     )
+    free_disk_mb: Annotated[StrictInt, Field(ge=0)] | None = Field(
+        None, description="free disk in MiB that E2B adds after the steps; its own default if unset"
+    )
 
 
 class PythonTable(_Table):

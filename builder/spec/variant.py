@@ -62,6 +62,7 @@ class Variant:
     ready_url: str | None
     cpu: int
     memory_mb: int
+    free_disk_mb: int | None
     level: WarmupLevel
     imports: tuple[str, ...]
     accept_broken: tuple[str, ...] = ()

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
-from typing import Protocol
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
 
 from builder.build import Builder
 from builder.errors import TargetUnavailableError, did_you_mean
+from builder.events import Reporter
+from builder.plan import Look
 from builder.project import Project, TargetSettings
+from builder.render import Rendered
 from builder.spec import Variant
 from builder.verify import SandboxOpener
 
@@ -18,12 +22,27 @@ __all__ = ["Target", "choose", "connect"]
 class Target(Builder, SandboxOpener, Protocol):
     """All that the pipeline asks of a target."""
 
-    def tidy(self) -> None:
+    @property
+    def name(self) -> str:
+        """What the target is called."""
+        ...
+
+    @property
+    def steps_cached(self) -> bool:
+        """Whether the target builds in steps, and keeps what each made for the next build."""
+        ...
+
+    @property
+    def jobs(self) -> int:
+        """How many builds at a time are sensible."""
+        ...
+
+    def tidy(self, report: Reporter) -> None:
         """Remove what runs that were killed have left behind."""
         ...
 
-    def present(self, digests: Iterable[str]) -> frozenset[str]:
-        """Those of `digests` whose build is there and usable."""
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+        """What the target has of a variant; `entry` is its part of the registry."""
         ...
 
     def lacking(self, variant: Variant) -> tuple[str, ...]:
@@ -32,6 +51,19 @@ class Target(Builder, SandboxOpener, Protocol):
 
     def blocked(self, variant: Variant) -> str | None:
         """Why the variant cannot be built here at all, or None."""
+        ...
+
+    def claimed(self, name: str, *, report: Reporter) -> AbstractContextManager[None]:
+        """Keep others from building the same, for the `with` block, as far as this needs it."""
+        ...
+
+    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
+        """Have `channel` of the target's own point at a verified build, of which `fields` is the
+        record. Raises `BuildError` and its kin; then it points where it pointed."""
+        ...
+
+    def settled(self, name: str) -> None:
+        """The build of `name` is recorded: what was kept for a run that takes it up can go."""
         ...
 
 
@@ -45,21 +77,42 @@ def choose(
                 f"there is no target `{name}`; there are: {', '.join(sorted(project.targets))}",
                 hint=did_you_mean(name, project.targets),
             )
-        return project.targets[name], f"target {name}: asked for"
-    if environment.get("E2B_API_KEY"):
-        return project.targets["local"], (
-            "target local: E2B_API_KEY is set, but this version cannot build on e2b yet"
-        )
-    return project.targets["local"], "target local: E2B_API_KEY is not set"
+        return project.targets[name], f"target {name}: asked for{_where(project.targets[name])}"
+    cloud = project.targets["e2b"]
+    if environment.get(cloud.api_key_env or ""):
+        return cloud, f"target e2b: {cloud.api_key_env} is set{_where(cloud)}"
+    return project.targets["local"], f"target local: {cloud.api_key_env} is not set"
 
 
-def connect(settings: TargetSettings) -> Target:
-    """The adapter of a target. Raises `TargetUnavailableError`."""
+def _where(settings: TargetSettings) -> str:
+    """Where another place than E2B's own cloud is meant."""
+    if settings.kind == "local":
+        return ""
+    if url := os.environ.get("E2B_API_URL"):
+        return f", and E2B_API_URL points it at {url}"
+    domain = settings.domain or os.environ.get("E2B_DOMAIN")
+    return f", at {domain}" if domain else ""
+
+
+def connect(settings: TargetSettings, project: Project) -> Target:
+    """The adapter of a target. Raises `TargetUnavailableError` when its key is not set."""
     if settings.kind == "local":
         from builder.targets.local import LocalTarget
 
         return LocalTarget(name=settings.name)
-    raise TargetUnavailableError(
-        f"target `{settings.name}` is not there yet: this version builds on `local` only",
-        hint="use `--target local`: no account and no Docker needed",
+    variable = settings.api_key_env or "E2B_API_KEY"
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise TargetUnavailableError(
+            f"target `{settings.name}` needs an account: `{variable}` is not set",
+            hint=f"set `{variable}` to a key of it, or use `--target local`, which needs none",
+        )
+    from builder.targets.e2b import E2BTarget
+
+    return E2BTarget(
+        name=settings.name,
+        api_key=key,
+        domain=settings.domain,
+        key_variable=variable,
+        journal=project.state / "journal",
     )

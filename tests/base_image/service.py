@@ -16,11 +16,15 @@ PORT = 49999
 
 
 class Context:
-    def __init__(self, language, cwd):
+    def __init__(self, language, cwd, start=start_new_kernel):
         self.id = uuid.uuid4().hex
         self.language, self.cwd = language, cwd
         self.lock = threading.Lock()
-        self.manager, self.client = start_new_kernel(cwd=cwd)
+        self.manager, self.client = start(cwd=cwd)
+
+    def close(self):
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
 
     def public(self):
         return {"id": self.id, "language": self.language, "cwd": self.cwd}
@@ -33,7 +37,7 @@ class Context:
             request = self.client.execute(code)
             while True:
                 try:
-                    message = self.client.get_iopub_msg(timeout=5)
+                    message = self.client.get_iopub_msg(timeout=1)
                 except queue.Empty:
                     if not self.manager.is_alive():
                         yield {"type": "unexpected_end_of_execution"}
@@ -70,8 +74,7 @@ class Context:
                     return
 
 
-DEFAULT = Context("python", "/home/user")
-CONTEXTS = {DEFAULT.id: DEFAULT}
+CONTEXTS = {}
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -107,7 +110,7 @@ class Handler(BaseHTTPRequestHandler):
             CONTEXTS[made.id] = made
             self.answer(made.public())
         elif self.path == "/execute":
-            context = CONTEXTS.get(asked.get("context_id") or DEFAULT.id)
+            context = CONTEXTS.get(asked.get("context_id") or next(iter(CONTEXTS)))
             if context is None:
                 self.answer({"message": "no such context"}, 404)
                 return
@@ -124,4 +127,7 @@ class Handler(BaseHTTPRequestHandler):
             self.answer({"message": "not found"}, 404)
 
 
-ThreadingHTTPServer(("0.0.0.0", PORT), Handler).serve_forever()
+if __name__ == "__main__":
+    default = Context("python", "/home/user")
+    CONTEXTS[default.id] = default
+    ThreadingHTTPServer(("0.0.0.0", PORT), Handler).serve_forever()

@@ -5,13 +5,18 @@ It is not a security boundary: code in such a sandbox can do what the user who r
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
 
-from builder.build import Built
+from builder.build import Built, Order
 from builder.checks import Sandbox
 from builder.errors import NotOnThisMachineError
 from builder.events import Reporter
 from builder.logs import Log
+from builder.plan import Look
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.targets.local import environment, interpreter
@@ -22,16 +27,32 @@ __all__ = ["LocalTarget"]
 class LocalTarget:
     """Builder and sandbox opener of this machine."""
 
+    steps_cached = False
+    jobs = min(4, os.cpu_count() or 1)
+
     def __init__(self, *, name: str = "local") -> None:
         self.name = name
 
-    def tidy(self) -> None:
+    def tidy(self, report: Reporter) -> None:
         """Remove half-made environments that nobody is making any more."""
+        del report
         environment.sweep()
 
-    def present(self, digests: Iterable[str]) -> frozenset[str]:
-        """Those of `digests` whose environment is on this machine and has its interpreter."""
-        return frozenset(digest for digest in digests if environment.find(digest))
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+        """Whether the digest's environment is on this machine and has its interpreter."""
+        del entry, channel
+        return Look(present=environment.find(rendered.digest) is not None)
+
+    def claimed(self, name: str, *, report: Reporter) -> AbstractContextManager[None]:
+        """Nothing to hold: an environment has a lock of its own."""
+        del name, report
+        return contextlib.nullcontext()
+
+    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
+        """Nothing to move: the registry's channel is the only one there is."""
+
+    def settled(self, name: str) -> None:
+        """Nothing was kept."""
 
     def lacking(self, variant: Variant) -> tuple[str, ...]:
         """What of the variant has no meaning without a machine of its own."""
@@ -60,9 +81,10 @@ class LocalTarget:
             f" `uv python install {variant.python_floor}` gets one"
         )
 
-    def build(self, rendered: Rendered, *, force: bool, report: Reporter, log: Log) -> Built:
+    def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
         """Make the environment of the variant's digest, or find it made."""
-        found, reused = environment.make(rendered, force=force, report=report, log=log)
+        rendered = order.rendered
+        found, reused = environment.make(rendered, force=order.force, report=report, log=log)
         build_id = rendered.digest.replace(":", "-")
         name = rendered.variant.name
         return Built(
@@ -79,11 +101,20 @@ class LocalTarget:
             warnings=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
         )
 
-    def open(self, ref: str, *, warm: Sequence[str], env: Mapping[str, str]) -> Sandbox:
+    def open(
+        self,
+        ref: str,
+        *,
+        name: str,
+        warm: Sequence[str],
+        env: Mapping[str, str],
+        cold: bool = False,
+    ) -> Sandbox:
         """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own."""
         from builder.targets.local.kernel import KernelSandbox
 
-        name, _, build_id = ref.removeprefix("local:").partition("@")
+        del cold  # a kernel is, unless it is asked to be warm
+        build_id = ref.rpartition("@")[2]
         found = environment.find(build_id.replace("-", ":", 1))
         if found is None:
             raise NotOnThisMachineError(

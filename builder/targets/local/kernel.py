@@ -10,7 +10,6 @@ import contextlib
 import errno
 import os
 import queue
-import re
 import secrets
 import select
 import shutil
@@ -25,7 +24,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
 from builder import processes
-from builder.checks import Execution
+from builder.checks import Execution, plain
 from builder.errors import SandboxError, from_os_error
 from builder.targets.local.environment import sandbox_variables
 
@@ -47,6 +46,7 @@ class KernelSandbox:
     def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
         """Start a kernel of `environment`, import the modules of `warm` in it, wait until it is
         ready. Raises `SandboxError`, and then leaves nothing behind."""
+        start = time.perf_counter()
         self._held = contextlib.ExitStack()
         self._guard: subprocess.Popen[bytes] | None = None
         self._client = BlockingKernelClient()
@@ -57,7 +57,9 @@ class KernelSandbox:
         self.home = self._folder / "home"
         try:
             self._start(environment, env)
+            self.timings = {"created": round(time.perf_counter() - start, 6)}
             self._wait_until_ready()
+            self.timings["ready"] = round(time.perf_counter() - start, 6)
             self._warm_up(warm)
         except BaseException as error:
             full = (
@@ -223,7 +225,7 @@ class _Collected:
             self.results.append(content["data"])
         elif kind == "error":
             self.error = f"{content['ename']}: {content['evalue']}"
-            self.traceback = _plain("\n".join(content["traceback"]))
+            self.traceback = plain("\n".join(content["traceback"]))
 
     def execution(self, seconds: float) -> Execution:
         return Execution(
@@ -235,10 +237,6 @@ class _Collected:
             timed_out=self.timed_out,
             seconds=seconds,
         )
-
-
-def _plain(text: str) -> str:
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _short_folder() -> str:

@@ -1,0 +1,105 @@
+"""Builds under way on another machine, on disk before anybody waits for them.
+
+A run that was killed left its entry behind; the next one finds it and takes the build up again. An
+entry is a file of its own below `.builder/journal/<target>/`, held under a lock that dies with the
+process.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import datetime as dt
+import json
+import uuid
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from builder.errors import from_os_error
+from builder.files import atomic_write, exclusive
+from builder.processes import check_not_stopped
+
+__all__ = ["Entry", "Journal"]
+
+_LONGEST_BYTES = 1 << 16
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Entry:
+    """One build that was begun: what it is of, and its IDs once they are known.
+
+    `verifying` says that sandboxes were, or were about to be, opened for it.
+    """
+
+    name: str
+    digest: str
+    started_at: str
+    template_id: str | None = None
+    build_id: str | None = None
+    verifying: bool = False
+
+
+class Journal:
+    """The entries of one target, by the names of their templates."""
+
+    def __init__(self, folder: Path, *, target: str) -> None:
+        self._folder = folder / target
+
+    @property
+    def owner(self) -> str:
+        """An ID of this project's journal, made once: what it opens elsewhere carries it."""
+        path = self._folder / ".owner"
+        with exclusive(self._folder / ".owner.lock"):
+            with contextlib.suppress(OSError, ValueError):
+                return str(uuid.UUID(path.read_text(encoding="ascii").strip()))
+            made = str(uuid.uuid4())
+            atomic_write(path, f"{made}\n".encode())
+            return made
+
+    @contextlib.contextmanager
+    def claimed(
+        self, name: str, *, waiting: Callable[[], None] | None = None, wait: bool = True
+    ) -> Iterator[None]:
+        """Hold the entry of `name` against other threads and processes; see `files.exclusive`."""
+        with exclusive(
+            self._folder / f"{name}.lock", waiting=waiting, check=check_not_stopped, wait=wait
+        ):
+            yield
+
+    def begin(self, name: str, digest: str) -> Entry:
+        """Write the entry of a build that is about to be asked for."""
+        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return self.write(Entry(name=name, digest=digest, started_at=now))
+
+    def write(self, entry: Entry) -> Entry:
+        """Write an entry, in one step. Raises `StorageError`."""
+        text = json.dumps(dataclasses.asdict(entry), indent=2, sort_keys=True) + "\n"
+        atomic_write(self._path(entry.name), text.encode())
+        return entry
+
+    def read(self, name: str) -> Entry | None:
+        """The entry of `name`; None where there is none, or none that can be read."""
+        try:
+            with self._path(name).open("rb") as file:
+                fields = json.loads(file.read(_LONGEST_BYTES))
+            entry = Entry(**fields)
+        except (OSError, ValueError, TypeError, RecursionError):
+            return None
+        texts = (entry.digest, entry.started_at, entry.template_id or "", entry.build_id or "")
+        good = entry.name == name and all(isinstance(text, str) for text in texts)
+        return entry if good and type(entry.verifying) is bool else None
+
+    def remove(self, name: str) -> None:
+        """Forget the entry of `name`: it was finished, or given up. Raises `StorageError`."""
+        try:
+            self._path(name).unlink(missing_ok=True)
+        except OSError as error:
+            raise from_os_error(error, "writing the journal") from error
+
+    def names(self) -> list[str]:
+        """The names that have an entry."""
+        return sorted(path.stem for path in self._folder.glob("*.json"))
+
+    def _path(self, name: str) -> Path:
+        return self._folder / f"{name}.json"

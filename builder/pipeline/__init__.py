@@ -1,0 +1,30 @@
+"""The sequence, in one place: spec → lock → render → plan → build → verify → record.
+
+Variants go through it side by side, each on its own: one that fails stops none of the others. It
+reports events and returns values; it never prints.
+"""
+
+from __future__ import annotations
+
+from builder.pipeline.carry_out import Outcome, build
+from builder.pipeline.prepare import (
+    Prepared,
+    make_plan,
+    precheck_all,
+    prepare,
+    read_registry,
+    reverify,
+    select,
+)
+
+__all__ = [
+    "Outcome",
+    "Prepared",
+    "build",
+    "make_plan",
+    "precheck_all",
+    "prepare",
+    "read_registry",
+    "reverify",
+    "select",
+]

@@ -1,0 +1,265 @@
+"""Carrying a plan out: each variant on its own, side by side, in the one order that is safe."""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from dataclasses import dataclass
+from typing import Any
+
+from builder import plan, processes, record, render, verify
+from builder.build import Order
+from builder.errors import (
+    BlockedError,
+    BuildError,
+    InterruptedRunError,
+    StepError,
+    TemplateError,
+    VerifyError,
+    from_os_error,
+)
+from builder.events import Event, Reporter
+from builder.logs import Log
+from builder.pipeline.prepare import Prepared, read_registry
+from builder.project import Project
+from builder.schedule import Schedule
+from builder.targets import Target
+
+__all__ = ["Outcome", "build"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outcome:
+    """How one variant ended: `fields` is its record, `error` why there is none."""
+
+    name: str
+    action: str
+    ref: str | None = None
+    digest: str | None = None
+    seconds: float = 0.0
+    fields: Mapping[str, Any] | None = None
+    error: TemplateError | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The outcome as plain values."""
+        return {
+            "name": self.name,
+            "action": self.action,
+            "ref": self.ref,
+            "digest": self.digest,
+            "seconds": round(self.seconds, 3),
+            "record": dict(self.fields) if self.fields else None,
+            "error": self.error.to_json() if self.error else None,
+        }
+
+
+def build(
+    project: Project,
+    prepared: Prepared,
+    planned: plan.Plan,
+    target: Target,
+    *,
+    force: bool,
+    jobs: int | None,
+    all_variants: bool,
+    report: Reporter,
+    require_cache: bool = False,
+) -> list[Outcome]:
+    """Write `generated/`, then carry the plan out, `jobs` builds at a time (None: as many as the
+    target takes).
+
+    The outcomes are in the plan's order. Raises `StorageError` before anything is built when
+    `generated/` cannot be written, and passes on an interrupt after everything was cleaned up.
+    """
+    rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
+    complete = all_variants and len(rendered) == len(prepared)
+    render.write(rendered, project.generated, all_variants=complete)
+    target.tidy(report)
+    to_build = {one.name: one.step_keys for one in planned.variants if one.action == "build"}
+    run = _Run(
+        project=project,
+        planned=planned,
+        target=target,
+        force=force,
+        require_cache=require_cache,
+        report=report,
+        schedule=Schedule(to_build if target.steps_cached else {}),
+        slots=threading.Semaphore(jobs or target.jobs),
+    )
+    outcomes: dict[str, Outcome] = {}
+    # A thread each: those that wait for a step that another one runs must not keep it from it.
+    threads = ThreadPoolExecutor(max_workers=len(planned.variants) or 1)
+    with threads as pool, processes.interruptible():
+        running = {pool.submit(run.carry_out, one, prepared[one.name]) for one in planned.variants}
+        try:
+            for future in as_completed(running):
+                outcome = future.result()
+                outcomes[outcome.name] = outcome
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+    return [outcomes[one.name] for one in planned.variants]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """One run of `build`: what all its variants have in common."""
+
+    project: Project
+    planned: plan.Plan
+    target: Target
+    force: bool
+    require_cache: bool
+    report: Reporter
+    schedule: Schedule
+    slots: threading.Semaphore
+
+    def carry_out(
+        self, planned: plan.PlannedVariant, prepared: render.Rendered | TemplateError
+    ) -> Outcome:
+        """Do what was planned for one variant, and tell how it ended; never raises a failure."""
+        name, start = planned.name, time.perf_counter()
+        failed_step: int | None = None
+        try:
+            action, ref, fields = self._attempt(planned, prepared)
+        except OSError as error:
+            failure: TemplateError = from_os_error(error, f"building `{name}`")
+        except TemplateError as error:
+            failure = error
+            failed_step = error.step if isinstance(error, StepError) else None
+        except Exception as error:  # noqa: BLE001 - one's surprise must not stop the others
+            failure = BuildError(
+                f"building `{name}` ended in an error that this program did not foresee:"
+                f" {type(error).__name__}: {error}",
+                hint=f"please report it, with what `template-builder logs {name}` says",
+            )
+        else:
+            seconds = time.perf_counter() - start
+            self.report(Event(kind="done", variant=name, text=action, seconds=seconds))
+            return Outcome(
+                name=name,
+                action=action,
+                ref=ref,
+                digest=planned.digest,
+                seconds=seconds,
+                fields=fields,
+            )
+        finally:
+            self.schedule.end(name, failed_step=failed_step)
+        if processes.stopped():
+            failure = InterruptedRunError("interrupted")
+        self.report(Event(kind="failed", variant=name, text=failure.message.splitlines()[0]))
+        return Outcome(
+            name=name,
+            action="failed",
+            digest=planned.digest,
+            seconds=time.perf_counter() - start,
+            error=failure,
+        )
+
+    def _attempt(
+        self, planned: plan.PlannedVariant, prepared: render.Rendered | TemplateError
+    ) -> tuple[str, str, Mapping[str, Any]]:
+        """What was done, the ref that the channel points at now, its record."""
+        name, channel = planned.name, self.planned.channel
+        if isinstance(prepared, TemplateError):
+            raise prepared
+        if planned.action == "blocked":
+            raise BlockedError(f"`{name}`: {planned.reasons[0]}")
+        with self.target.claimed(name, report=self.report):
+            if planned.action == "build":
+                made = self._recorded_meanwhile(planned)
+                if made and not self.force:
+                    return "skipped", *made
+                return "built", *self._build(planned, prepared)
+            ref = planned.retag or planned.ref
+            assert ref is not None
+            fields = self._recorded(name)["builds"][ref]
+            if planned.action == "retag":
+                self.target.publish(name, fields, channel=channel)
+                record.point_channel(
+                    self.project.registry,
+                    name=name,
+                    target=self.planned.target,
+                    channel=channel,
+                    ref=ref,
+                )
+                return "retagged", ref, fields
+            return "skipped", ref, fields
+
+    def _build(
+        self, planned: plan.PlannedVariant, prepared: render.Rendered
+    ) -> tuple[str, Mapping[str, Any]]:
+        """Build, verify, publish, record: in this order, so that what fails is found before it is
+        seen by anybody. The ref and the record."""
+        name, target, report = planned.name, self.target, self.report
+        with Log(self.project.state / "logs" / name, target=self.planned.target) as log:
+            for reason in planned.reasons:
+                log.line(f"because: {reason}")
+            shared = self.schedule.start(name, self._waiting(name))
+            with self._slot():
+                order = Order(
+                    rendered=prepared,
+                    folder=self.project.generated / name,
+                    force=self.force,
+                    program=planned.program,
+                    step_keys=planned.step_keys,
+                    shared=shared,
+                    foretold=max(shared, planned.cached_before),
+                    require_cache=self.require_cache,
+                    passed=lambda steps: self.schedule.passed(name, steps),
+                )
+                built = target.build(order, report=report, log=log)
+                self.schedule.end(name)
+                try:
+                    verified = verify.verify(built, prepared, target, report=report, log=log)
+                except VerifyError:
+                    target.settled(name)  # there is nothing to take up: it was found wanting
+                    raise
+            if not target.look(prepared, {}, self.planned.channel).present:
+                raise BuildError(
+                    f"the build of `{name}` is not there any more after its checks",
+                    hint="a check must not remove the environment that it runs in",
+                )
+            fields = {"digest": built.digest, "build_id": built.build_id}
+            target.publish(name, fields, channel=self.planned.channel)
+            fields = record.record(
+                self.project.registry, verified, prepared, channel=self.planned.channel
+            )
+            target.settled(name)
+            log.line(f"recorded {built.ref}")
+        return built.ref, fields
+
+    def _recorded(self, name: str) -> Mapping[str, Any]:
+        templates = read_registry(self.project).templates
+        found: Mapping[str, Any] = templates.get(name, {}).get(self.planned.target, {})
+        return found
+
+    def _recorded_meanwhile(
+        self, planned: plan.PlannedVariant
+    ) -> tuple[str, Mapping[str, Any]] | None:
+        """What another process has recorded of the same digest since the plan was made."""
+        entry = self._recorded(planned.name)
+        ref = entry.get("channels", {}).get(self.planned.channel)
+        fields = entry.get("builds", {}).get(ref, {})
+        same = fields.get("digest") == planned.digest and not fields.get("revoked")
+        return (ref, fields) if ref != planned.ref and same else None
+
+    def _waiting(self, name: str) -> Callable[[str, int], None]:
+        def waiting(other: str, steps: int) -> None:
+            text = f"waiting for `{other}` to run the first {steps} steps, which they share"
+            self.report(Event(kind="step", variant=name, text=text))
+
+        return waiting
+
+    @contextlib.contextmanager
+    def _slot(self) -> Iterator[None]:
+        while not self.slots.acquire(timeout=0.5):
+            processes.check_not_stopped()
+        try:
+            yield
+        finally:
+            self.slots.release()

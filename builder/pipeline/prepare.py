@@ -1,0 +1,230 @@
+"""Up to the plan, and what looks at builds without making any."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+from builder import lock, plan, precheck, processes, registry, render, spec, verify
+from builder.build import Built
+from builder.errors import (
+    NotOnThisMachineError,
+    SelectionError,
+    StaleLockError,
+    TargetUnavailableError,
+    TemplateError,
+    did_you_mean,
+)
+from builder.events import Event, Reporter
+from builder.logs import Log
+from builder.project import Project
+from builder.targets import Target
+
+__all__ = [
+    "Prepared",
+    "make_plan",
+    "precheck_all",
+    "prepare",
+    "read_registry",
+    "reverify",
+    "select",
+]
+
+_LOOKS_AT_A_TIME = 8
+
+Prepared = Mapping[str, render.Rendered | TemplateError]
+
+
+def select(project: Project, names: Sequence[str]) -> tuple[spec.Variant, ...]:
+    """The variants called by name, by file name or by path; all of them for no names.
+
+    Raises `SpecError`, `SelectionError`.
+    """
+    variants = spec.load_variants(project.variants)
+    if not names:
+        return variants
+    known = {variant.name: variant for variant in variants}
+    paths = {(project.variants / f"{v.stem}.toml").resolve(): v for v in variants}
+    chosen: dict[str, spec.Variant] = {}
+    for name in names:
+        found = known.get(name)
+        if found is None and name.endswith(".toml"):
+            found = paths.get(Path(name).resolve()) or paths.get((project.root / name).resolve())
+        if found is None:
+            abstract = Path(name).name.startswith("_") and name.endswith(".toml")
+            raise SelectionError(
+                f"`{name}` is a shared stage and never built alone"
+                if abstract
+                else f"no variant is called `{name}`; there are: {', '.join(known)}",
+                hint=did_you_mean(name, known),
+            )
+        chosen[found.name] = found
+    return tuple(chosen.values())
+
+
+def prepare(
+    project: Project, variants: Sequence[spec.Variant], *, frozen: bool, report: Reporter
+) -> Prepared:
+    """Lock and render: name → what was rendered, or why it could not be.
+
+    `frozen` takes the committed locks and never touches the network.
+    """
+    if frozen:
+        locks = lock.read_committed(variants, project.generated)
+    else:
+        report(Event(kind="step", text="resolving the latest packages"))
+        locks = lock.lock_latest(variants, folder=project.variants, report=report)
+    prepared: dict[str, render.Rendered | TemplateError] = {}
+    for variant in variants:
+        locked = locks[variant.name]
+        prepared[variant.name] = (
+            locked if isinstance(locked, TemplateError) else render.render(variant, locked)
+        )
+    return prepared
+
+
+def read_registry(project: Project) -> registry.Registry:
+    """The project's registry; empty where no file is yet. Raises `RegistryError`."""
+    if project.registry.exists():
+        return registry.load(project.registry).checked()
+    data = {"version": registry.VERSION, "templates": {}}
+    return registry.Registry(data, os.fspath(project.registry))
+
+
+def make_plan(
+    project: Project,
+    prepared: Prepared,
+    target: Target | TargetUnavailableError,
+    *,
+    name: str,
+    channel: str,
+    force: bool,
+    programs: bool = True,
+) -> plan.Plan:
+    """Compare what was prepared with the registry and the target called `name`.
+
+    Without `programs`, the plan holds no steps of E2B, which takes less time. A target that is not
+    available blocks every variant, and the plan says why.
+    """
+    rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
+    templates = read_registry(project).templates
+    if isinstance(target, TargetUnavailableError):
+        blocked = {one.variant.name: target.message for one in rendered}
+        situation = plan.Situation(target=name, blocked=blocked)
+    else:
+        situation = _situation(target, rendered, templates, name, channel)
+    return plan.make_plan(
+        prepared, templates, situation, channel=channel, force=force, programs=programs
+    )
+
+
+def _situation(
+    target: Target,
+    rendered: Sequence[render.Rendered],
+    templates: Mapping[str, Any],
+    name: str,
+    channel: str,
+) -> plan.Situation:
+    def look(one: render.Rendered) -> plan.Look:
+        return target.look(one, templates.get(one.variant.name, {}).get(name, {}), channel)
+
+    with ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME) as pool:
+        looks = {
+            one.variant.name: found
+            for one, found in zip(rendered, pool.map(look, rendered), strict=True)
+        }
+    reasons = {one.variant.name: target.blocked(one.variant) for one in rendered}
+    return plan.Situation(
+        target=name,
+        present=frozenset(one.digest for one in rendered if looks[one.variant.name].present),
+        drift={variant: found.drift for variant, found in looks.items() if found.drift},
+        lacking={one.variant.name: target.lacking(one.variant) for one in rendered},
+        blocked={variant: reason for variant, reason in reasons.items() if reason},
+        steps_cached=target.steps_cached,
+    )
+
+
+def precheck_all(
+    project: Project,
+    prepared: Prepared,
+    engine: precheck.Engine,
+    *,
+    force: bool,
+    report: Reporter,
+) -> dict[str, precheck.Checked | TemplateError]:
+    """Write `generated/` and pre-check what was rendered, one after the other: name → what was
+    found, or why it is not good. One that fails stops none of the others."""
+    rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
+    render.write(rendered, project.generated, all_variants=False)
+    found: dict[str, precheck.Checked | TemplateError] = {
+        name: one for name, one in prepared.items() if isinstance(one, TemplateError)
+    }
+    for one in rendered:
+        name = one.variant.name
+        try:
+            with Log(project.state / "logs" / name, target="precheck") as log:
+                found[name] = precheck.precheck(
+                    one,
+                    engine,
+                    folder=project.state / "precheck",
+                    settings=project.precheck,
+                    force=force,
+                    report=report,
+                    log=log,
+                )
+            report(Event(kind="done", variant=name, text="pre-checked"))
+        except TemplateError as error:
+            found[name] = error
+            report(Event(kind="failed", variant=name, text=error.message.splitlines()[0]))
+    return found
+
+
+def reverify(
+    project: Project,
+    prepared: render.Rendered,
+    found: registry.Record,
+    target: Target,
+    *,
+    report: Reporter,
+) -> verify.Verified:
+    """Run the checks of a recorded build again; nothing is recorded.
+
+    Raises `VerifyError`, `SandboxError`, `NotOnThisMachineError`, and `StaleLockError` when the
+    spec is not the one that was built.
+    """
+    name = prepared.variant.name
+    again = f"`template-builder build {name} --target {found.target}` makes it anew"
+    if found.digest != prepared.digest:
+        raise StaleLockError(
+            f"the recorded build of `{name}` on `{found.target}` is not of this spec and lock:"
+            f" {found.digest or 'adopted'}, not {prepared.digest}",
+            hint=again,
+        )
+    if not target.look(prepared, {}, registry.DEFAULT_CHANNEL).present:
+        raise NotOnThisMachineError(f"the build `{found.ref}` is not {_there(target)}", hint=again)
+    seconds = found.fields.get("verified", {}).get("seconds", {})
+    built = Built(
+        name=name,
+        target=found.target,
+        ref=found.ref,
+        template_id=found.template_id,
+        build_id=found.build_id or "",
+        digest=prepared.digest,
+        seconds=seconds.get("build", 0.0),
+        reused=True,
+        size=found.fields.get("size_bytes"),
+        cold=seconds.get("first_use", {}).get("cold", {}),
+    )
+    with (
+        Log(project.state / "logs" / name, target=found.target) as log,
+        target.claimed(name, report=report),
+        processes.interruptible(),
+    ):
+        return verify.verify(built, prepared, target, report=report, log=log)
+
+
+def _there(target: Target) -> str:
+    return "on this machine" if target.name == "local" else f"on {target.name}"

@@ -1,0 +1,24 @@
+"""What would be done, and why: one action a variant, with reasons that carry both sides.
+
+A pure function of what was rendered, what is recorded and what the target has. It does nothing.
+"""
+
+from __future__ import annotations
+
+from builder.plan.decide import make_plan
+from builder.plan.inputs import inputs_of
+from builder.plan.steps import common_steps
+from builder.plan.values import Action, Drift, Look, Plan, PlannedVariant, Reason, Situation
+
+__all__ = [
+    "Action",
+    "Drift",
+    "Look",
+    "Plan",
+    "PlannedVariant",
+    "Reason",
+    "Situation",
+    "common_steps",
+    "inputs_of",
+    "make_plan",
+]

@@ -1,0 +1,138 @@
+"""One action a variant, with its reasons."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from builder.errors import TemplateError
+from builder.plan.inputs import differences, inputs_of
+from builder.plan.steps import foretell, known_steps, program_of, step_keys_of
+from builder.plan.values import Action, Plan, PlannedVariant, Reason, Situation
+from builder.registry import DEFAULT_CHANNEL
+from builder.render import Rendered
+
+__all__ = ["make_plan"]
+
+
+def make_plan(
+    variants: Mapping[str, Rendered | TemplateError],
+    templates: Mapping[str, Any],
+    situation: Situation,
+    *,
+    channel: str = DEFAULT_CHANNEL,
+    force: bool = False,
+    programs: bool = True,
+) -> Plan:
+    """Decide what to do with each of `variants` (by name; an error when it could not be rendered).
+
+    `templates` is the registry's name → target → entry. Without `programs`, the steps of E2B are
+    left out. Raises `FlattenError` when a rendered Dockerfile says what E2B cannot do.
+    """
+    planned = [
+        _decide(
+            name,
+            found,
+            templates.get(name, {}).get(situation.target, {}),
+            situation,
+            channel,
+            force,
+            programs=programs,
+        )
+        for name, found in sorted(variants.items())
+    ]
+    if situation.steps_cached:
+        known = [] if force else list(known_steps(templates, situation.target))
+        planned = foretell(planned, known)
+    return Plan(target=situation.target, channel=channel, variants=tuple(planned))
+
+
+def _decide(
+    name: str,
+    found: Rendered | TemplateError,
+    entry: Mapping[str, Any],
+    situation: Situation,
+    channel: str,
+    force: bool,
+    *,
+    programs: bool,
+) -> PlannedVariant:
+    builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
+    ref = entry.get("channels", {}).get(channel)
+    if isinstance(found, TemplateError):
+        why = (Reason(kind="state", what=found.message),)
+        return PlannedVariant(name=name, action="blocked", reasons=why, digest=None, ref=ref)
+    program = program_of(found) if programs else None
+    action, reasons, retag = _action(name, found, builds, ref, situation, channel, force)
+    return PlannedVariant(
+        name=name,
+        action=action,
+        reasons=tuple(reasons),
+        digest=found.digest,
+        ref=ref,
+        retag=retag,
+        stages=tuple(stage.stem for stage in found.variant.stages),
+        lacking=tuple(situation.lacking.get(name, ())),
+        notes=found.lock.notes,
+        program=program,
+        step_keys=step_keys_of(found, program) if program else (),
+    )
+
+
+def _action(
+    name: str,
+    found: Rendered,
+    builds: Mapping[str, Mapping[str, Any]],
+    ref: str | None,
+    situation: Situation,
+    channel: str,
+    force: bool,
+) -> tuple[Action, list[Reason], str | None]:
+    current = builds.get(ref, {}) if ref else {}
+    unchanged = bool(ref) and current.get("digest") == found.digest
+    there = found.digest in situation.present
+    drift = situation.drift.get(name)
+    if unchanged and there and not current.get("revoked") and name not in situation.blocked:
+        if drift and drift.usable and not force:
+            return "retag", [_state(drift.text)], ref
+        return (
+            ("build", [_state("nothing changed, but --force")], None)
+            if force
+            else ("skip", [_state("nothing changed")], None)
+        )
+    reasons = _reasons(found, ref, current, situation, unchanged=unchanged)
+    if name in situation.blocked:
+        return "blocked", [_state(situation.blocked[name]), *reasons], None
+    if there and not force:
+        for other, fields in builds.items():
+            if fields.get("digest") == found.digest and not fields.get("revoked"):
+                moved = Reason(kind="spec", what=f"channel {channel}", old=ref, new=other)
+                return "retag", [*reasons, moved], other
+    return "build", reasons, None
+
+
+def _reasons(
+    found: Rendered,
+    ref: str | None,
+    current: Mapping[str, Any],
+    situation: Situation,
+    *,
+    unchanged: bool,
+) -> list[Reason]:
+    target, drift = situation.target, situation.drift.get(found.variant.name)
+    if ref is None:
+        return [_state(f"never built on {target}")]
+    if current.get("origin") == "adopted":
+        return [_state("adopted, not built from this spec")]
+    if current.get("revoked"):
+        return [_state(f"the build is revoked: {current['revoked']}")]
+    if drift and not drift.usable:
+        return [_state(drift.text), *([] if unchanged else differences(current, inputs_of(found)))]
+    if unchanged:
+        place = "the environment is not on this machine" if target == "local" else None
+        return [_state(place or f"the build is not there any more on {target}")]
+    return list(differences(current, inputs_of(found)))
+
+
+def _state(text: str) -> Reason:
+    return Reason(kind="state", what=text)

@@ -1,0 +1,79 @@
+"""What a build is made of, flat, and how two such lists differ."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any, Literal
+
+from builder.plan.values import Reason
+from builder.render import Rendered
+
+__all__ = ["differences", "inputs_of"]
+
+
+def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
+    """What a build is made of, flat, so that two builds can be compared key by key.
+
+    `spec` by the spec's own keys, `base`, `packages` by distribution, `files` by path (SHA-256).
+    """
+    variant, lock = rendered.variant, rendered.lock
+    spec = {
+        "description": variant.description,
+        "extends": " → ".join(stage.stem for stage in variant.stages),
+        "resources.cpu": str(variant.cpu),
+        "resources.memory-mb": str(variant.memory_mb),
+        "resources.free-disk-mb": "" if variant.free_disk_mb is None else str(variant.free_disk_mb),
+        "base.python": variant.python,
+        "service.command": " ".join(variant.command),
+        "service.ready-url": variant.ready_url or "",
+        "warmup.level": variant.level,
+        "warmup.imports": ", ".join(variant.imports),
+    }
+    spec |= {f"env.{name}": value for name, value in variant.env.items()}
+    for stage in variant.stages:
+        spec[f"{stage.stem}: python.packages"] = ", ".join(stage.requirements)
+        spec[f"{stage.stem}: system.packages"] = ", ".join(stage.system)
+        for check in stage.checks:
+            told = repr((check.code, check.stdout, check.timeout))
+            spec[f"{stage.stem}: verify {check.name!r}"] = _short_hash(told.encode())
+        for entry in stage.files:
+            spec[f"{stage.stem}: file {entry.target}"] = (
+                f"{entry.mode} {_short_hash(entry.content)}"
+            )
+    return {
+        "spec": {key: value for key, value in spec.items() if value},
+        "base": {"base.image": lock.image.pinned},
+        "packages": lock.packages,
+        "files": {f.path: hashlib.sha256(f.content).hexdigest() for f in rendered.files},
+    }
+
+
+def _short_hash(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:12]
+
+
+def differences(
+    recorded: Mapping[str, Any], new: Mapping[str, Mapping[str, str]]
+) -> Iterable[Reason]:
+    """Why a build differs: from the record of one, and the inputs of another."""
+    old = recorded.get("inputs", {})
+    kinds: Sequence[tuple[Literal["spec", "base", "package"], str]] = (
+        ("spec", "spec"),
+        ("base", "base"),
+        ("package", "packages"),
+    )
+    found = [
+        Reason(kind=kind, what=key, old=old.get(part, {}).get(key), new=new[part].get(key))
+        for kind, part in kinds
+        for key in sorted({*old.get(part, {}), *new[part]})
+        if old.get(part, {}).get(key) != new[part].get(key)
+    ]
+    if not found:
+        before, after = old.get("files", {}), new["files"]
+        found = [
+            Reason(kind="renderer", what=path)
+            for path in sorted({*before, *after})
+            if before.get(path) != after.get(path)
+        ]
+    return found or [Reason(kind="state", what="the recorded build has another digest")]

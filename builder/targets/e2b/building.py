@@ -1,0 +1,260 @@
+"""One build on E2B: begun or found under way, followed to its end, its log read for what happened.
+
+Before anything is waited for, its IDs are in the journal; and a build of the same digest that
+somebody has begun already, here or on another machine, is followed instead of begun again.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+
+from builder.build import Built, Order
+from builder.errors import BuildError, CacheMissError, NetworkError, StepError, TemplateError
+from builder.events import Event, Reporter
+from builder.journal import Entry, Journal
+from builder.logs import Log
+from builder.processes import pause
+from builder.targets.e2b.cloud import BuildState, Cloud
+from builder.targets.e2b.following import Followed
+from builder.targets.e2b.program import instruction, origin, template_of
+
+__all__ = ["Building", "digest_tag"]
+
+_POLL_SECONDS = 0.25
+# E2B ends a build after an hour.
+_LONGEST_SECONDS = 75 * 60.0
+# How long a build that somebody has asked for may take to begin, its files being uploaded.
+_BEGIN_SECONDS = 10.0
+_ATTEMPTS = 4
+_SHOWN_CHARACTERS = 300
+
+
+def digest_tag(digest: str) -> str:
+    """The tag that a build of `digest` carries, and no other build."""
+    return digest.replace(":", "-")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Found:
+    template_id: str
+    build_id: str
+    state: BuildState
+
+
+class Building:
+    """The making of one build. Use it from one thread, under the claim of its name."""
+
+    def __init__(
+        self,
+        order: Order,
+        *,
+        target: str,
+        cloud: Cloud,
+        journal: Journal,
+        report: Reporter,
+        log: Log,
+    ) -> None:
+        assert order.program is not None
+        self._order, self._program, self._target = order, order.program, target
+        self._cloud, self._journal = cloud, journal
+        self._report, self._log = report, log
+        self._name = order.rendered.variant.name
+        self._digest = order.rendered.digest
+        self._entry: Entry | None = None
+
+    def make(self) -> Built:
+        """Make the build, or find it made. Raises `StepError`, `CacheMissError`, `BuildError`, and
+        what `Cloud` raises; what E2B is still doing then, the next run takes up."""
+        start = time.monotonic()
+        for _attempt in range(_ATTEMPTS):
+            found = self._under_way()
+            begun = found is None
+            if found is None:
+                found = self._begin()
+            reused = found.state.status == "ready"
+            followed = Followed(steps=len(self._program.steps), passed=self._order.passed)
+            state = self._follow(found, followed)
+            if state.status == "ready":
+                self._order.passed(len(self._program.steps))
+                return self._built(found, followed, time.monotonic() - start, begun, reused)
+            self._journal.remove(self._name)
+            if "superseded" not in state.message:
+                raise self._failed(found, followed, state)
+            self._say("somebody else began the same build later: following that one")
+        raise BuildError(
+            f"the build of `{self._name}` was superseded {_ATTEMPTS} times by others of its digest",
+            hint="somebody else builds the same template over and over: settle who does",
+        )
+
+    def _under_way(self) -> _Found | None:
+        """A build of this digest that is finished or will be, ours first."""
+        entry = self._journal.read(self._name)
+        self._entry = entry if entry and entry.digest == self._digest else None
+        if self._entry and self._entry.template_id and self._entry.build_id:
+            found = self._look(self._entry.template_id, self._entry.build_id)
+            if found:
+                self._say(f"taking up build {found.build_id} of an earlier run")
+                return found
+        elif self._order.force and not self._entry:
+            return None
+        tags = self._cloud.tags(self._name) or {}
+        build_id = tags.get(digest_tag(self._digest))
+        template_id = self._cloud.template_id(self._name) if build_id else None
+        if build_id is None or template_id is None:
+            return None
+        found = self._look(template_id, build_id, patient=True)
+        if found:
+            done = "is there already" if found.state.status == "ready" else "is under way elsewhere"
+            self._say(f"build {build_id} of the same digest {done}")
+            self._identified(template_id, build_id)
+        return found
+
+    def _look(self, template_id: str, build_id: str, *, patient: bool = False) -> _Found | None:
+        """A build, unless it failed or never began; with `patient`, it is given time to begin."""
+        deadline = time.monotonic() + (_BEGIN_SECONDS if patient else 0)
+        try:
+            while True:
+                state = self._cloud.state(template_id, build_id, 0)
+                if state.status != "waiting" or time.monotonic() >= deadline:
+                    break
+                pause(_POLL_SECONDS)
+        except BuildError:
+            return None  # E2B does not know it any more
+        if state.status not in ("building", "ready"):
+            return None
+        return _Found(template_id=template_id, build_id=build_id, state=state)
+
+    def _begin(self) -> _Found:
+        """Ask for the build and start it, through faults of the way there."""
+        order, variant = self._order, self._order.rendered.variant
+        for attempt in range(1, _ATTEMPTS + 1):
+            self._entry = self._journal.begin(self._name, self._digest)
+            try:
+                template_id, build_id = self._cloud.start(
+                    template_of(order),
+                    name=self._name,
+                    tag=digest_tag(self._digest),
+                    cpu=variant.cpu,
+                    memory_mb=variant.memory_mb,
+                    free_disk_mb=variant.free_disk_mb,
+                    force=order.force and order.shared == 0,
+                    tell=self._log.line,
+                    identified=self._identified,
+                )
+            except NetworkError as error:
+                # It may have been started all the same: the answer alone got lost.
+                begun = self._begun()
+                if begun:
+                    return begun
+                if attempt == _ATTEMPTS:
+                    raise
+                self._log.line(f"{error.message}; trying again")
+                pause(0.5 * attempt)
+            else:
+                state = BuildState(status="building")
+                self._say(f"build {build_id} is begun")
+                return _Found(template_id=template_id, build_id=build_id, state=state)
+        raise AssertionError("unreachable")
+
+    def _begun(self) -> _Found | None:
+        entry = self._journal.read(self._name)
+        if entry is None or not entry.template_id or not entry.build_id:
+            return None
+        return self._look(entry.template_id, entry.build_id)
+
+    def _identified(self, template_id: str, build_id: str) -> None:
+        entry = self._entry or self._journal.begin(self._name, self._digest)
+        if (entry.template_id, entry.build_id) != (template_id, build_id):
+            entry = self._journal.write(replace(entry, template_id=template_id, build_id=build_id))
+        self._entry = entry
+
+    def _follow(self, found: _Found, followed: Followed) -> BuildState:
+        """Read the log until the build has ended, and then to the log's end."""
+        offset, empty = 0, 0
+        deadline = time.monotonic() + _LONGEST_SECONDS
+        while True:
+            state = self._cloud.state(found.template_id, found.build_id, offset)
+            for line in state.lines:
+                self._log.line(line)
+                self._show(followed, followed.line(line), quiet=found.state.status == "ready")
+            offset += len(state.lines)
+            empty = 0 if state.lines else empty + 1
+            # At its end, an answer without lines may be one that got lost: a second one is not.
+            if state.status in ("ready", "error") and empty > 1:
+                return state
+            if time.monotonic() > deadline:
+                raise BuildError(
+                    f"build {found.build_id} of `{self._name}` did not end within"
+                    f" {_LONGEST_SECONDS / 60:.0f} minutes",
+                    hint="the next run looks at it again",
+                )
+            if not state.lines and state.status not in ("ready", "error"):
+                pause(_POLL_SECONDS)
+
+    def _show(self, followed: Followed, step: int | None, *, quiet: bool) -> None:
+        if quiet:
+            return
+        if step is None:
+            text = followed.last[-1][:_SHOWN_CHARACTERS] if followed.last else ""
+            self._report(Event(kind="detail", variant=self._name, text=text))
+            return
+        told = instruction(self._order, str(step))[1]
+        text = f"step {step} of {followed.steps}: {told}"
+        if step in followed.cached:
+            text = f"step {step} of {followed.steps}, from the cache: {told}"
+        self._report(Event(kind="step", variant=self._name, text=text))
+
+    def _built(
+        self, found: _Found, followed: Followed, seconds: float, begun: bool, reused: bool
+    ) -> Built:
+        order = self._order
+        # A build that others began ran under their conditions, of which nothing was foretold.
+        missed = followed.missed(order.foretold) if begun and not order.force else []
+        warnings: list[str] = []
+        if missed:
+            steps = ", ".join(map(str, missed))
+            told = f"not from the cache, though it should have been: step {steps}"
+            if order.require_cache:
+                raise CacheMissError(
+                    f"`{self._name}` was built, but {told}",
+                    hint="it is not published; without --require-cache the same command takes it",
+                )
+            warnings.append(told)
+            self._report(Event(kind="warning", variant=self._name, text=told))
+        return Built(
+            name=self._name,
+            target=self._target,
+            ref=f"{found.template_id}:{found.build_id}",
+            template_id=found.template_id,
+            build_id=found.build_id,
+            digest=self._digest,
+            seconds=round(seconds, 3),
+            reused=reused,
+            size=None,
+            warnings=tuple(warnings),
+            steps=order.step_keys,
+            cached=len(followed.cached),
+        )
+
+    def _failed(self, found: _Found, followed: Followed, state: BuildState) -> TemplateError:
+        number, told = instruction(self._order, state.step)
+        where = f"step {number} of {len(self._program.steps)}" if number else "the base image"
+        if number is None:
+            where = "what comes after the steps"
+        lines = [
+            f"{where} failed on {self._target}: {told}",
+            *(f"  {place}" for place in origin(self._order, number)),
+            f"  E2B says: {state.message or 'nothing'}",
+            *(f"  | {line}" for line in followed.last),
+        ]
+        return StepError(
+            "\n".join(lines),
+            step=number,
+            hint=f"`template-builder logs {self._name}` has the whole log of build"
+            f" {found.build_id}",
+        )
+
+    def _say(self, text: str) -> None:
+        self._log.line(text)
+        self._report(Event(kind="step", variant=self._name, text=text))

@@ -1,0 +1,313 @@
+"""E2B's API for one account: the one place that calls the official SDK.
+
+Every call is retried as its failure deserves, and what is left of failures is put into words here.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypeVar
+
+import e2b
+import httpx
+import tenacity
+from e2b.api.client.api.templates import get_templates_aliases_alias
+from e2b.api.client_sync import get_api_client
+from e2b.connection_config import ApiParams
+from e2b_code_interpreter import Sandbox
+
+from builder.errors import (
+    BuildError,
+    LimitError,
+    NetworkError,
+    TargetUnavailableError,
+    TemplateError,
+)
+from builder.processes import pause
+
+__all__ = ["BuildState", "Cloud", "Identified"]
+
+_T = TypeVar("_T")
+Identified = Callable[[str, str], None]
+
+# A limit lifts when other builds end, and a build may take an hour; a fault passes or it does not.
+_LIMIT_SECONDS = 3600.0
+_FAULT_ATTEMPTS = 7
+# What takes long to fail is not tried as often: an address where nobody answers, above all.
+_SLOW_ATTEMPTS = 3
+_FAULT_SECONDS = 6.0
+_IDS = re.compile(r"ID: (?P<template>[a-z0-9]+), Build ID: (?P<build>[0-9a-f-]{36})\b")
+_STATUS = re.compile(r"(\d{3})\b")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BuildState:
+    """A build as E2B tells it. `lines` are the log from the offset on, at most 100; `step` is the
+    one that failed: "base", a number from 1, or "finalize"."""
+
+    status: Literal["waiting", "building", "ready", "error"]
+    lines: tuple[str, ...] = ()
+    message: str = ""
+    step: str | None = None
+
+
+class Cloud:
+    """Calls for one account. Safe to use from several threads.
+
+    Every method raises `TargetUnavailableError` for a key that is refused, `LimitError` when a
+    limit was not lifted within an hour, `NetworkError` for faults that did not pass, `BuildError`
+    for what E2B refuses, `InterruptedRunError`.
+    """
+
+    def __init__(
+        self,
+        *,
+        api_key: str,
+        domain: str | None,
+        key_variable: str,
+        waiting: Callable[[str], None] | None = None,
+    ) -> None:
+        """`waiting` is told whenever a limit keeps a call waiting, and why."""
+        self._options: ApiParams = {"api_key": api_key}
+        if domain:
+            self._options["domain"] = domain
+        self._key, self._domain, self._key_variable = api_key, domain, key_variable
+        self._waiting = waiting
+
+    def telling(self, waiting: Callable[[str], None]) -> Cloud:
+        """The same account, for a caller who wants to be told of waiting."""
+        return Cloud(
+            api_key=self._key,
+            domain=self._domain,
+            key_variable=self._key_variable,
+            waiting=waiting,
+        )
+
+    def start(
+        self,
+        template: Any,
+        *,
+        name: str,
+        tag: str,
+        cpu: int,
+        memory_mb: int,
+        free_disk_mb: int | None,
+        force: bool,
+        tell: Callable[[str], None],
+        identified: Identified,
+    ) -> tuple[str, str]:
+        """Ask for a build, upload its files and start it; template ID and build ID.
+
+        `identified` is told them before anything is uploaded. Not retried as a whole but for
+        limits: the caller knows better what of it was done.
+        """
+
+        def told(entry: Any) -> None:
+            if found := _IDS.search(entry.message):
+                identified(found["template"], found["build"])
+            tell(entry.message)
+
+        def begin() -> tuple[str, str]:
+            info = e2b.Template.build_in_background(
+                template,
+                name,
+                tags=[tag],
+                cpu_count=cpu,
+                memory_mb=memory_mb,
+                min_free_disk_mb=free_disk_mb,
+                skip_cache=force,
+                on_build_logs=told,
+                **self._options,
+            )
+            identified(info.template_id, info.build_id)
+            return info.template_id, info.build_id
+
+        return self._call(f"starting the build of `{name}`", begin, faults=1)
+
+    def state(self, template_id: str, build_id: str, offset: int) -> BuildState:
+        """The state of a build, with its log from line `offset` on."""
+        info = e2b.BuildInfo(
+            template_id=template_id, build_id=build_id, name=template_id, alias=template_id
+        )
+        found = self._call(
+            f"asking for the state of build {build_id}",
+            lambda: e2b.Template.get_build_status(info, logs_offset=offset, **self._options),
+        )
+        return BuildState(
+            status=found.status.value,
+            lines=tuple(self.redacted(entry.message) for entry in found.log_entries),
+            message=self.redacted(found.reason.message) if found.reason else "",
+            step=found.reason.step if found.reason else None,
+        )
+
+    def tags(self, name: str) -> dict[str, str] | None:
+        """Tag → build ID of a template, builds that are not finished included; None where there is
+        no such template."""
+
+        def get() -> dict[str, str] | None:
+            try:
+                found = e2b.Template.get_tags(name, **self._options)
+            except e2b.TemplateException as error:
+                # A name belongs to an account: another one's is none of ours.
+                if _status(error) in (403, 404):
+                    return None
+                raise
+            return {one.tag: one.build_id for one in found}
+
+        return self._call(f"asking for the tags of `{name}`", get)
+
+    def template_id(self, name: str) -> str | None:
+        """The ID of the template called `name`; None where there is none of this account."""
+
+        def get() -> str | None:
+            # The SDK has a call of its own for "is there one", but none that tells which.
+            client = get_api_client(e2b.ConnectionConfig(**self._options))
+            found = get_templates_aliases_alias.sync_detailed(alias=name, client=client)
+            if found.status_code in (403, 404):
+                return None
+            if found.status_code != 200:
+                raise e2b.TemplateException(f"{int(found.status_code)}: {found.content!r}")
+            answer: Any = found.parsed
+            template_id: str = answer.template_id
+            return template_id
+
+        return self._call(f"looking up `{name}`", get)
+
+    def assign_tags(self, name: str, tag: str, tags: Sequence[str]) -> str:
+        """Move `tags` to the build that `tag` is on; that build's ID."""
+        found = self._call(
+            f"moving the tags {', '.join(tags)} of `{name}`",
+            lambda: e2b.Template.assign_tags(f"{name}:{tag}", list(tags), **self._options),
+        )
+        return found.build_id
+
+    def create_sandbox(self, ref: str, *, seconds: int, metadata: Mapping[str, str]) -> Sandbox:
+        """A new sandbox of a build, which E2B ends after `seconds`."""
+        key = str(uuid.uuid4())  # of several attempts, one sandbox at most comes out
+        return self._call(
+            f"creating a sandbox of `{ref}`",
+            lambda: Sandbox.create(
+                template=ref,
+                timeout=seconds,
+                metadata=dict(metadata),
+                idempotency_key=key,
+                **self._options,
+            ),
+        )
+
+    def sandboxes(self, metadata: Mapping[str, str]) -> list[str]:
+        """The IDs of all sandboxes that carry `metadata`."""
+
+        def get() -> list[str]:
+            pages = Sandbox.list(query=e2b.SandboxQuery(metadata=dict(metadata)), **self._options)
+            found: list[str] = []
+            while pages.has_next:
+                found += [one.sandbox_id for one in pages.next_items()]
+            return found
+
+        return self._call("listing sandboxes", get)
+
+    def kill_sandbox(self, sandbox_id: str) -> None:
+        """End a sandbox; one that is gone already is fine."""
+        self._call(
+            f"ending the sandbox {sandbox_id}",
+            lambda: Sandbox.kill(sandbox_id, **self._options),
+        )
+
+    def redacted(self, text: str) -> str:
+        """`text` without the key, wherever that came from."""
+        return text.replace(self._key, f"<{self._key_variable}>")
+
+    def _call(self, doing: str, call: Callable[[], _T], *, faults: int = _FAULT_ATTEMPTS) -> _T:
+        def give_up(state: tenacity.RetryCallState) -> bool:
+            if _kind(_failure(state)) == "limit":
+                return (state.seconds_since_start or 0.0) > _LIMIT_SECONDS
+            slow = state.attempt_number >= _SLOW_ATTEMPTS
+            late = slow and (state.seconds_since_start or 0.0) > _FAULT_SECONDS
+            return late or state.attempt_number >= faults
+
+        def delay(state: tenacity.RetryCallState) -> float:
+            slow = _kind(_failure(state)) == "limit"
+            wait = tenacity.wait_random_exponential(
+                multiplier=1 if slow else 0.2, max=15 if slow else 5, min=0.1
+            )
+            return wait(state)
+
+        def tell(state: tenacity.RetryCallState) -> None:
+            if self._waiting and _kind(_failure(state)) == "limit":
+                self._waiting(self.redacted(f"waiting for E2B: {_failure(state)}"))
+
+        retrying = tenacity.Retrying(
+            retry=tenacity.retry_if_exception(lambda error: _kind(error) != "final"),
+            stop=give_up,
+            wait=delay,
+            sleep=pause,
+            before_sleep=tell,
+            reraise=True,
+        )
+        try:
+            return retrying(call)
+        except TemplateError:
+            raise
+        except Exception as error:
+            raise self._translated(error, doing) from error
+
+    def _translated(self, error: Exception, doing: str) -> TemplateError:
+        said = self.redacted(str(error)) or type(error).__name__
+        if isinstance(error, e2b.AuthenticationException):
+            return TargetUnavailableError(
+                f"E2B refused the key in `{self._key_variable}`: {said}",
+                hint=f"set `{self._key_variable}` to a key of the account",
+            )
+        kind = _kind(error)
+        if kind == "limit":
+            return LimitError(
+                f"{doing} was refused for an hour: {said}",
+                hint="wait for other builds to end, or ask E2B for a higher limit",
+            )
+        if kind == "fault":
+            return NetworkError(
+                f"{doing} failed: {said}",
+                hint="run the same command again: it takes up what was begun",
+            )
+        return BuildError(f"{doing} was refused: {said}")
+
+
+def _failure(state: tenacity.RetryCallState) -> BaseException:
+    found = state.outcome.exception() if state.outcome else None
+    assert found is not None
+    return found
+
+
+def _status(error: BaseException) -> int | None:
+    found = _STATUS.match(str(error))
+    return int(found[1]) if found else None
+
+
+def _kind(error: BaseException) -> Literal["limit", "fault", "final"]:
+    """What a failure deserves: to be waited out, to be tried again, or to be told."""
+    if isinstance(error, TemplateError) or not isinstance(error, Exception):
+        return "final"
+    if isinstance(error, e2b.RateLimitException):
+        return "limit"
+    if isinstance(error, e2b.AuthenticationException | e2b.InvalidArgumentException):
+        return "final"
+    passing = (
+        e2b.ServiceBusyException,
+        e2b.FileUploadException,
+        e2b.TimeoutException,
+        httpx.TransportError,
+        OSError,
+        # An answer that was cut off or is not what the API promises.
+        ValueError,
+        KeyError,
+        TypeError,
+        AttributeError,
+    )
+    if isinstance(error, passing) or type(error).__module__.startswith("pyqwest"):
+        return "fault"
+    status = _status(error)
+    return "fault" if status is not None and status >= 500 else "final"

@@ -1,0 +1,61 @@
+"""From the log of a build to what happened in it: which steps came from the cache, what failed.
+
+The form of the lines is E2B's own: `[base] FROM image [hash]`, `CACHED [builder 2/8] RUN … [hash]`,
+`[builder 3/8] [stdout]: …`, `[finalize] …`.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+__all__ = ["Followed"]
+
+_STEP = re.compile(
+    r"(?P<cached>CACHED )?\[builder (?P<step>\d+)/(?P<steps>\d+)\] (?P<rest>.*)", re.DOTALL
+)
+_FINAL = re.compile(r"(?:CACHED )?\[finalize\]")
+_OUTPUT = re.compile(r"\[(?:stdout|stderr)\]: ?(?P<text>.*)", re.DOTALL)
+_LAST_LINES = 15
+
+
+@dataclass(kw_only=True, slots=True)
+class Followed:
+    """What the log has told so far. `steps` is how many there are, `passed` is told how many are
+    over, `cached` and `ran` are numbers of steps from 1, `last` the last lines of the output."""
+
+    steps: int
+    passed: Callable[[int], None]
+    cached: set[int] = field(default_factory=set)
+    ran: set[int] = field(default_factory=set)
+    last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
+
+    def line(self, line: str) -> int | None:
+        """Take one line; the number of the step that it is the first one of, or None."""
+        found = _STEP.match(line)
+        if found is None:
+            self.last.append(line)
+            if _FINAL.match(line):
+                self.passed(self.steps)
+            return None
+        number = int(found["step"])
+        if output := _OUTPUT.match(found["rest"]):
+            self.last.append(output["text"])
+            return None
+        if number in self.cached or number in self.ran:
+            self.last.append(found["rest"])
+            return None
+        self.last.clear()
+        if found["cached"]:
+            self.cached.add(number)
+            self.passed(number)
+        else:
+            self.ran.add(number)
+            self.passed(number - 1)
+        return number
+
+    def missed(self, foretold: int) -> list[int]:
+        """The steps that were run although the first `foretold` should have been in the cache."""
+        return sorted(number for number in self.ran if number <= foretold)

@@ -1,0 +1,114 @@
+"""From a Program to the SDK's builder, and from a step that failed back to the lines behind it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import e2b
+
+from builder.build import Order
+from builder.flatten import Step
+from builder.spec import Stage
+from builder.spec.positions import Positions
+
+__all__ = ["instruction", "origin", "template_of"]
+
+_SHOWN_CHARACTERS = 120
+
+
+def template_of(order: Order) -> Any:
+    """The builder of the SDK that holds the Program of `order`.
+
+    With `order.force`, steps that another build of this run has just run anew are not run again.
+    """
+    program = order.program
+    assert program is not None
+    builder = e2b.Template(file_context_path=str(order.folder)).from_image(program.base_image)
+    for number, step in enumerate(program.steps):
+        if order.force and number == order.shared:
+            builder.skip_cache()
+        _add(builder, step)
+    if program.start_command and program.ready_command:
+        return builder.set_start_cmd(program.start_command, program.ready_command)
+    return builder
+
+
+def _add(builder: Any, step: Step) -> None:
+    args = step.args
+    if step.kind == "RUN":
+        builder.run_cmd(args[0], user=args[1] or None)
+    elif step.kind == "COPY":
+        mode = int(args[3], 8) if args[3] else None
+        builder.copy(args[0], args[1], user=args[2] or None, mode=mode)
+    elif step.kind == "ENV":
+        builder.set_envs(dict(zip(args[::2], args[1::2], strict=True)))
+    elif step.kind == "WORKDIR":
+        builder.set_workdir(args[0])
+    else:
+        builder.set_user(args[0])
+
+
+def instruction(order: Order, step: str | None) -> tuple[int | None, str]:
+    """The number of the step that E2B names (0 is the base image, None comes after the steps) and
+    what the Dockerfile says there, in one line."""
+    program = order.program
+    assert program is not None
+    if step == "base":
+        return 0, f"FROM {program.base_image}"
+    if step is None or not step.isdecimal() or not 1 <= int(step) <= len(program.steps):
+        return None, f"start command: {program.start_command or 'none'}"
+    first, last = program.steps[int(step) - 1].lines
+    lines = order.rendered.content("Dockerfile").decode().splitlines()[first - 1 : last]
+    words = " ".join(line.removesuffix("\\") for line in lines if line[:1] != "#").split()
+    told = " ".join(words)
+    return int(step), told if len(told) <= _SHOWN_CHARACTERS else f"{told[:_SHOWN_CHARACTERS]} …"
+
+
+def origin(order: Order, number: int | None) -> list[str]:
+    """Where step `number` comes from: the line of the Dockerfile, and that of the spec if one key
+    of it stands behind the step."""
+    program, variant = order.program, order.rendered.variant
+    assert program is not None
+    root, stages = order.folder.parent.parent, variant.stages
+    dockerfile = f"generated/{variant.name}/Dockerfile"
+    if number is None:
+        return [dockerfile, *_place(root, stages, ("service", "command"))]
+    if number == 0:
+        return [dockerfile, *_place(root, stages, ("base", "image"))]
+    step = program.steps[number - 1]
+    names = {stage.stem.replace("_", "shared-", 1): i for i, stage in enumerate(stages, start=1)}
+    chain = stages[: names.get(step.stage, len(stages))]
+    places = [f"{dockerfile}:{step.lines[0]} (stage {step.stage})"]
+    for key in _keys(step, chain[-1]):
+        places += _place(root, chain, key)
+    return places
+
+
+def _keys(step: Step, stage: Stage) -> Iterator[tuple[str, ...]]:
+    told = " ".join(step.args[:1])
+    if f"requirements/{stage.stem}.txt" in told:
+        yield "python", "packages"
+    if "apt-get" in told:
+        yield "system", "packages"
+    if "warmup.py" in told:
+        yield "warmup", "imports"
+    if "SpecifierSet" in told:
+        yield "base", "python"
+    if step.kind == "ENV" or "/etc/profile.d" in told:
+        yield ("env",)
+    if step.kind == "COPY" and any(entry.target == step.args[1] for entry in stage.files):
+        yield ("files",)
+
+
+def _place(root: Path, chain: Sequence[Stage], key: tuple[str, ...]) -> list[str]:
+    """Where the last stage of `chain` that has `key` says it."""
+    for stage in reversed(chain):
+        with contextlib.suppress(OSError, ValueError):
+            text = (root / stage.source).read_text(encoding="utf-8")
+            line, _column = Positions(text).of(key)
+            if line:
+                return [f"{stage.source}:{line}: `{'.'.join(key)}`"]
+    return []

@@ -1,0 +1,12 @@
+"""A server that speaks E2B's protocol: its rules, its cache, its limits, its nastiness.
+
+What it does for each call was read from E2B's published sources (github.com/e2b-dev/infra) and from
+the SDKs, whose models are generated from the published OpenAPI description: they check every request
+and every answer here.
+"""
+
+from tests.e2b_server.faults import Fault
+from tests.e2b_server.server import Server
+from tests.e2b_server.steps import DockerSteps, ModelledSteps
+
+__all__ = ["DockerSteps", "Fault", "ModelledSteps", "Server"]

@@ -1,0 +1,117 @@
+"""Things that go wrong on the way: answers that are errors, late, cut off, or do not come."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import threading
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+Kind = Literal[
+    "status",
+    "reset before",
+    "reset after",
+    "slow body",
+    "truncated",
+    "lost page",
+]
+
+
+@dataclass
+class Fault:
+    """Something to go wrong with the next `times` requests whose "METHOD /path" matches."""
+
+    request: str
+    kind: Kind
+    code: int = 500
+    headers: dict[str, str] = field(default_factory=dict)
+    times: int = 1
+    skip: int = 0
+    happened: int = 0
+
+
+class Faulty:
+    """The application with faults in front; nothing may wrap it, since it closes connections."""
+
+    def __init__(self, application: Any) -> None:
+        self._application = application
+        self._lock = threading.Lock()
+        self.faults: list[Fault] = []
+        self.requests: list[str] = []
+
+    def _due(self, request: str) -> Fault | None:
+        with self._lock:
+            self.requests.append(request)
+            for fault in self.faults:
+                if not re.fullmatch(fault.request, request):
+                    continue
+                if fault.skip:
+                    fault.skip -= 1
+                elif fault.happened < fault.times:
+                    fault.happened += 1
+                    return fault
+        return None
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        if scope["type"] != "http":
+            await self._application(scope, receive, send)
+            return
+        fault = self._due(f"{scope['method']} {scope['path']}")
+        if fault is None:
+            await self._application(scope, receive, send)
+        elif fault.kind == "status":
+            body = json.dumps({"code": fault.code, "message": "injected"}).encode()
+            await self._drain(receive)
+            await _answer(send, fault.code, body, fault.headers)
+        elif fault.kind == "reset before":
+            send.__self__.transport.abort()
+        else:
+            await self._spoilt(fault, scope, receive, send)
+
+    async def _spoilt(self, fault: Fault, scope: Any, receive: Any, send: Any) -> None:
+        start: dict[str, Any] = {}
+        parts: list[bytes] = []
+
+        async def collect(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                start.update(message)
+            else:
+                parts.append(message.get("body", b""))
+
+        await self._application(scope, receive, collect)
+        body = b"".join(parts)
+        if fault.kind == "reset after":
+            send.__self__.transport.abort()
+            return
+        if fault.kind == "truncated":
+            body = body[: len(body) // 2]
+        elif fault.kind == "lost page":
+            found = json.loads(body)
+            found["logEntries"] = []
+            body = json.dumps(found).encode()
+        if fault.kind == "slow body":
+            headers = [(k, v) for k, v in start["headers"] if k != b"content-length"]
+            await send(start | {"headers": headers})
+            for number in range(0, len(body), 64):
+                await asyncio.sleep(0.02)
+                part = {"body": body[number : number + 64], "more_body": True}
+                await send({"type": "http.response.body", **part})
+            await send({"type": "http.response.body", "body": b""})
+            return
+        await _answer(send, start["status"], body, {"content-type": "application/json"})
+
+    @staticmethod
+    async def _drain(receive: Any) -> None:
+        while True:
+            message = await receive()
+            if message["type"] != "http.request" or not message.get("more_body"):
+                return
+
+
+async def _answer(send: Any, code: int, body: bytes, headers: dict[str, str]) -> None:
+    told = {"content-type": "application/json", "content-length": str(len(body))} | headers
+    raw = [(name.lower().encode(), value.encode()) for name, value in told.items()]
+    await send({"type": "http.response.start", "status": code, "headers": raw})
+    await send({"type": "http.response.body", "body": body})

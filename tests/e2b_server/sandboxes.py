@@ -1,0 +1,196 @@
+"""Sandboxes whose code service runs code in real Jupyter kernels, here or in a container."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import queue
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from jupyter_core.utils import ensure_event_loop
+
+from tests.base_image.service import Context
+from tests.e2b_server.state import ApiError, Build, Team, Template
+from tests.e2b_server.zygote import Zygote
+
+SERVICE_PORT = 49999
+
+
+class Service(Protocol):
+    """The code service of one sandbox."""
+
+    def contexts(self) -> list[dict[str, Any]]: ...
+
+    def create(self, asked: dict[str, Any]) -> dict[str, Any]: ...
+
+    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]: ...
+
+    def close(self) -> None: ...
+
+
+class _Confined:
+    """A context in a thread of its own, whose event loop ends with it."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        made: Any = Context
+        self._context = self._thread.submit(
+            made, "python", tempfile.gettempdir(), zygote.start
+        ).result()
+        self.public: dict[str, Any] = self._context.public()
+
+    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
+        events: queue.Queue[bytes | None] = queue.Queue()
+
+        def run() -> None:
+            try:
+                for event in self._context.execute(asked["code"], asked.get("env_vars")):
+                    events.put(json.dumps(event).encode() + b"\n")
+            finally:
+                events.put(None)
+
+        self._thread.submit(run)
+        while (event := events.get()) is not None:
+            yield event
+
+    def kill(self) -> None:
+        self._context.manager.shutdown_kernel(now=True)
+
+    def close(self) -> None:
+        self.kill()
+        self._thread.submit(self._end)
+        self._thread.shutdown()
+
+    def _end(self) -> None:
+        self._context.close()
+        ensure_event_loop().close()
+
+
+class KernelService:
+    """Kernels of this machine's own interpreter."""
+
+    def __init__(self, zygote: Zygote) -> None:
+        self._zygote = zygote
+        self._contexts: dict[str, _Confined] = {}
+        self._new()
+
+    def _new(self) -> dict[str, Any]:
+        made = _Confined(self._zygote)
+        self._contexts[made.public["id"]] = made
+        return made.public
+
+    def contexts(self) -> list[dict[str, Any]]:
+        return [context.public for context in self._contexts.values()]
+
+    def create(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return self._new()
+
+    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
+        context = self._contexts.get(asked.get("context_id") or next(iter(self._contexts)))
+        if context is None:
+            raise ApiError(404, "context not found")
+        yield from context.execute(asked)
+
+    def close(self) -> None:
+        for context in self._contexts.values():
+            context.close()
+
+
+class ContainerService:
+    """The code service in a container made from a build."""
+
+    def __init__(self, build: Build) -> None:
+        from tests import engine
+
+        image, env, user, workdir = build.machine
+        self._container = engine.client().containers.run(
+            image,
+            ["/bin/bash", "-l", "-c", build.request["startCmd"]],
+            entrypoint=[],
+            user=user,
+            working_dir=workdir,
+            environment=env,
+            detach=True,
+            labels={engine.LABEL: ""},
+        )
+        self._container.reload()
+        address = next(iter(self._container.attrs["NetworkSettings"]["Networks"].values()))
+        self._origin = f"http://{address['IPAddress']}:{SERVICE_PORT}"
+        self._build = build
+        self._ready = False
+
+    def ready(self) -> bool:
+        if self._ready:
+            return True
+        found: Any = self._container.exec_run(
+            ["/bin/bash", "-l", "-c", self._build.request["readyCmd"]], user=self._build.machine[2]
+        )
+        self._ready = found.exit_code == 0
+        return self._ready
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(  # noqa: S310 - the container's own address
+            self._origin + path, data, {"Content-Type": "application/json"}, method=method
+        )
+        try:
+            return urllib.request.urlopen(asked, timeout=120)  # noqa: S310
+        except urllib.error.HTTPError as error:
+            raise ApiError(error.code, error.reason) from error
+        except OSError as error:
+            raise ApiError(502, "The sandbox is running but port is not open") from error
+
+    def contexts(self) -> list[dict[str, Any]]:
+        with self._ask("GET", "/contexts") as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
+
+    def create(self, asked: dict[str, Any]) -> dict[str, Any]:
+        with self._ask("POST", "/contexts", asked) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
+        with self._ask("POST", "/execute", asked) as answer:
+            yield from answer
+
+    def close(self) -> None:
+        self._container.remove(force=True)
+
+
+@dataclass
+class Running:
+    """A sandbox that runs."""
+
+    id: str
+    team: Team
+    template: Template
+    build: Build
+    metadata: dict[str, str]
+    started: dt.datetime
+    ends: float
+    ready_at: float
+    zygote: Zygote
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    service: Service | None = None
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def use(self) -> Service:
+        """Its code service, which is not up at once."""
+        with self.lock:
+            if time.monotonic() < self.ready_at:
+                raise ApiError(502, "The sandbox is running but port is not open")
+            if self.service is None:
+                self.service = KernelService(self.zygote)
+            if isinstance(self.service, ContainerService) and not self.service.ready():
+                raise ApiError(502, "The sandbox is running but port is not open")
+            return self.service
