@@ -49,8 +49,9 @@ class Schedule:
                 check_not_stopped()
             for other, step in self._failed.items():
                 if self._shared(name, other) >= step:
+                    what = f"step {step} is shared with" if step else "the base image is that of"
                     raise BuildError(
-                        f"not built: step {step} is shared with `{other}`, where it failed",
+                        f"not built: {what} `{other}`, where it failed",
                         hint=f"`template-builder logs {other}` shows why",
                     )
             self._state[name] = "running"

@@ -13,6 +13,7 @@ Kind = Literal[
     "status",
     "reset before",
     "reset after",
+    "slow",
     "slow body",
     "truncated",
     "lost page",
@@ -26,6 +27,7 @@ class Fault:
     request: str
     kind: Kind
     code: int = 500
+    seconds: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
     skip: int = 0
@@ -65,6 +67,9 @@ class Faulty:
             body = json.dumps({"code": fault.code, "message": "injected"}).encode()
             await self._drain(receive)
             await _answer(send, fault.code, body, fault.headers)
+        elif fault.kind == "slow":
+            await asyncio.sleep(fault.seconds)
+            await self._application(scope, receive, send)
         elif fault.kind == "reset before":
             send.__self__.transport.abort()
         else:

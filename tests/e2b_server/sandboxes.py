@@ -81,12 +81,17 @@ class KernelService:
     def __init__(self, zygote: Zygote) -> None:
         self._zygote = zygote
         self._contexts: dict[str, _Confined] = {}
+        self._lock = threading.Lock()
+        self._closed = False
         self._new()
 
     def _new(self) -> dict[str, Any]:
-        made = _Confined(self._zygote)
-        self._contexts[made.public["id"]] = made
-        return made.public
+        with self._lock:
+            if self._closed:
+                raise ApiError(502, "The sandbox was not found")
+            made = _Confined(self._zygote)
+            self._contexts[made.public["id"]] = made
+            return made.public
 
     def contexts(self) -> list[dict[str, Any]]:
         return [context.public for context in self._contexts.values()]
@@ -101,8 +106,10 @@ class KernelService:
         yield from context.execute(asked)
 
     def close(self) -> None:
-        for context in self._contexts.values():
-            context.close()
+        with self._lock:
+            self._closed = True
+            for context in self._contexts.values():
+                context.close()
 
 
 class ContainerService:
@@ -182,12 +189,20 @@ class Running:
     zygote: Zygote
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     service: Service | None = None
+    closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self) -> None:
+        """End what runs in it; nothing can be started in it any more."""
+        with self.lock:
+            self.closed = True
+            if self.service:
+                self.service.close()
 
     def use(self) -> Service:
         """Its code service, which is not up at once."""
         with self.lock:
-            if time.monotonic() < self.ready_at:
+            if self.closed or time.monotonic() < self.ready_at:
                 raise ApiError(502, "The sandbox is running but port is not open")
             if self.service is None:
                 self.service = KernelService(self.zygote)

@@ -507,8 +507,7 @@ class Server:
         with self.state.lock:
             self.running.pop(sandbox.id, None)
             self.ended.append(sandbox.id)
-        if sandbox.service:
-            sandbox.service.close()
+        sandbox.close()
 
     def _sandbox_timeout(self, request: Request, body: bytes) -> Response:
         self._team(request)

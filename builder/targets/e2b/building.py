@@ -28,6 +28,8 @@ _LONGEST_SECONDS = 75 * 60.0
 _BEGIN_SECONDS = 10.0
 _ATTEMPTS = 4
 _SHOWN_CHARACTERS = 300
+_SUPERSEDED = "superseded"
+_OVERTAKEN = "somebody else has asked for the same build since: following that one"
 
 
 def digest_tag(digest: str) -> str:
@@ -70,18 +72,20 @@ class Building:
         for _attempt in range(_ATTEMPTS):
             found = self._under_way()
             begun = found is None
+            found = found or self._begin()
             if found is None:
-                found = self._begin()
+                self._say(_OVERTAKEN)
+                continue
             reused = found.state.status == "ready"
             followed = Followed(steps=len(self._program.steps), passed=self._order.passed)
             state = self._follow(found, followed)
             if state.status == "ready":
                 self._order.passed(len(self._program.steps))
                 return self._built(found, followed, time.monotonic() - start, begun, reused)
-            self._journal.remove(self._name)
-            if "superseded" not in state.message:
+            if _SUPERSEDED not in state.message:
+                self._journal.remove(self._name)
                 raise self._failed(found, followed, state)
-            self._say("somebody else began the same build later: following that one")
+            self._say(_OVERTAKEN)
         raise BuildError(
             f"the build of `{self._name}` was superseded {_ATTEMPTS} times by others of its digest",
             hint="somebody else builds the same template over and over: settle who does",
@@ -125,8 +129,9 @@ class Building:
             return None
         return _Found(template_id=template_id, build_id=build_id, state=state)
 
-    def _begin(self) -> _Found:
-        """Ask for the build and start it, through faults of the way there."""
+    def _begin(self) -> _Found | None:
+        """Ask for the build and start it, through faults of the way there; None when somebody else
+        has asked for the same meanwhile, which cancels ours."""
         order, variant = self._order, self._order.rendered.variant
         for attempt in range(1, _ATTEMPTS + 1):
             self._entry = self._journal.begin(self._name, self._digest)
@@ -142,12 +147,14 @@ class Building:
                     tell=self._log.line,
                     identified=self._identified,
                 )
-            except NetworkError as error:
+            except (BuildError, NetworkError) as error:
                 # It may have been started all the same: the answer alone got lost.
-                begun = self._begun()
-                if begun:
-                    return begun
-                if attempt == _ATTEMPTS:
+                state = self._state_of_entry()
+                if state and state.status in ("building", "ready"):
+                    return self._found(state)
+                if state and _SUPERSEDED in state.message:
+                    return None
+                if attempt == _ATTEMPTS or isinstance(error, BuildError):
                     raise
                 self._log.line(f"{error.message}; trying again")
                 pause(0.5 * attempt)
@@ -157,11 +164,21 @@ class Building:
                 return _Found(template_id=template_id, build_id=build_id, state=state)
         raise AssertionError("unreachable")
 
-    def _begun(self) -> _Found | None:
-        entry = self._journal.read(self._name)
+    def _state_of_entry(self) -> BuildState | None:
+        entry = self._entry
         if entry is None or not entry.template_id or not entry.build_id:
             return None
-        return self._look(entry.template_id, entry.build_id)
+        try:
+            return self._cloud.state(entry.template_id, entry.build_id, 0)
+        except BuildError:
+            return None
+
+    def _found(self, state: BuildState) -> _Found:
+        entry = self._entry
+        assert entry
+        assert entry.template_id
+        assert entry.build_id
+        return _Found(template_id=entry.template_id, build_id=entry.build_id, state=state)
 
     def _identified(self, template_id: str, build_id: str) -> None:
         entry = self._entry or self._journal.begin(self._name, self._digest)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import time
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -20,6 +21,9 @@ _LIFE_SECONDS = 900
 _MARGIN_SECONDS = 120
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.2
+_ATTEMPTS = 5
+# Refused at the door: too many requests, no service, or a port that is not open.
+_NOT_RUN = re.compile(r"^(?:429|503) |likely due to sandbox timeout")
 _END = "\x1eend of the code\x1e"
 
 
@@ -69,9 +73,7 @@ class CloudSandbox:
                 life = int(timeout) + 2 * _MARGIN_SECONDS
                 self._sandbox.set_timeout(life)
                 self._ends = start + life
-            found = self._sandbox.run_code(
-                f"{code}\nprint({_END!r})", context=self._context, timeout=timeout
-            )
+            found = self._run(f"{code}\nprint({_END!r})", timeout)
         except e2b.TimeoutException as error:
             if time.monotonic() - start >= timeout:
                 return Execution(timed_out=True, seconds=time.monotonic() - start)
@@ -89,6 +91,17 @@ class CloudSandbox:
             traceback=plain(found.error.traceback) if found.error else "",
             seconds=time.monotonic() - start,
         )
+
+    def _run(self, code: str, timeout: float) -> Any:
+        """Run code once: tried again only where the answer says that it did not run."""
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                return self._sandbox.run_code(code, context=self._context, timeout=timeout)
+            except Exception as error:
+                if attempt == _ATTEMPTS or not _NOT_RUN.search(str(error)):
+                    raise
+            pause(_POLL_SECONDS * attempt)
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """End the sandbox; warn, with its ID, when that cannot be done."""
