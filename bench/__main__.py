@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import build, flatten, image, job, plan, precheck, resolve, scale
+from bench import build, cloud, flatten, image, job, plan, precheck, resolve, scale
 from bench.child import ROOT, ChildError
 from bench.machine import describe, program
 from bench.options import Options
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "flatten": flatten.measure,
     "image": image.measure,
     "precheck": precheck.measure,
+    "cloud": cloud.measure,
 }
 
 

@@ -383,7 +383,7 @@ class Server:
             return
         with self.state.lock:
             if not build.canceled.is_set():
-                build.status = "ready"
+                build.status, build.ended_at = "ready", time.monotonic()
 
     def _layer(self, team: str, key: str, force: bool, make: Any) -> tuple[Any, bool]:
         with self.state.lock:

@@ -54,6 +54,7 @@ class Build:
     canceled: threading.Event = field(default_factory=threading.Event)
     machine: Any = None
     times_started: int = 0
+    ended_at: float = 0.0  # of the monotonic clock
 
     @property
     def running(self) -> bool:

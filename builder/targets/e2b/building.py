@@ -21,7 +21,7 @@ from builder.targets.e2b.program import instruction, origin, template_of
 
 __all__ = ["Building", "digest_tag"]
 
-_POLL_SECONDS = 0.25
+_POLL_SECONDS = 0.2
 # E2B ends a build after an hour.
 _LONGEST_SECONDS = 75 * 60.0
 # How long a build that somebody has asked for may take to begin, its files being uploaded.

@@ -1,0 +1,186 @@
+"""Builds on E2B, side by side: what sharing steps saves, and what it costs to wait for them.
+
+The server is the tests' own, with steps that take a time and do nothing.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import e2b
+
+from bench.options import Options
+from bench.result import Result, Target, ratio, seconds
+from bench.turns import take_turns
+from builder import pipeline, plan
+from builder.build import Order
+from builder.checks import Sandbox
+from builder.errors import SandboxError
+from builder.events import silent
+from builder.project import Project
+from builder.render import Rendered
+from builder.targets.e2b import E2BTarget
+from builder.targets.e2b.program import template_of
+from tests.e2b_server import ModelledSteps, Server
+
+__all__ = ["measure"]
+
+_ROUNDS = 2
+_SECONDS = {"RUN": 2.0, "COPY": 0.5, "ENV": 0.5}
+_BASE_SECONDS = 2.0
+_FINAL_SECONDS = 2.0
+
+Planned = Mapping[str, plan.PlannedVariant]
+# How long, and how many steps were run.
+Measured = tuple[float, int]
+
+
+class _Unverified(E2BTarget):
+    """Builds are measured, not sandboxes."""
+
+    def open(self, *_: object, **__: object) -> Sandbox:
+        raise SandboxError("not measured")
+
+
+def measure(options: Options) -> Result:
+    """Build the four templates of the product in four ways, each on a server of its own."""
+    project = Project.find(options.workshop.project)
+    variants = pipeline.select(project, ())
+    prepared = pipeline.prepare(project, variants, frozen=True, report=silent)
+    rendered = {k: v for k, v in prepared.items() if isinstance(v, Rendered)}
+    planned = plan.make_plan(rendered, {}, plan.Situation(target="e2b", steps_cached=True))
+    apart = replace(planned, variants=tuple(map(_alone, planned.variants)))
+    sides: dict[str, Callable[[], Measured]] = {
+        "template-builder": lambda: _ours(project, rendered, planned),
+        "one after another": lambda: _naive(project, rendered, planned, jobs=1),
+        "all at once": lambda: _naive(project, rendered, planned, jobs=len(rendered)),
+        "template-builder, nothing shared": lambda: _ours(project, rendered, apart),
+    }
+    found = take_turns(sides, rounds=options.rounds or _ROUNDS)
+    longest = max(map(_modelled, planned.variants))
+    distinct = len({key for one in planned.variants for key in _prefixes(one)})
+    apart_steps = sum(len(one.step_keys) for one in apart.variants)
+    times = {name: median(value for value, _ in values) for name, values in found.items()}
+    ran = {name: values[-1][1] for name, values in found.items()}
+    return Result(
+        title="cloud: four templates on E2B",
+        measured="From the first request until the last build is ready, on a server that speaks"
+        f" E2B's protocol and takes {_SECONDS['RUN']:.0f} s for a RUN,"
+        f" {_SECONDS['COPY']} s for any other step, {_BASE_SECONDS:.0f} s for the base image and"
+        f" {_FINAL_SECONDS:.0f} s for the end, its cache being empty. The ratio is to the longest"
+        " chain of steps, which nothing can undercut. The naive ways call the SDK's `build`.",
+        headings=("way", "time", "ratio", "steps run"),
+        rows=tuple(
+            (name, seconds(times[name]), ratio(times[name] / longest), str(ran[name]))
+            for name in sides
+        ),
+        targets=(
+            Target(
+                what="shared steps, to the longest chain",
+                value=times["template-builder"] / longest,
+                limit=1.1,
+            ),
+            Target(
+                what="nothing shared, to the longest build",
+                value=times["template-builder, nothing shared"] / longest,
+                limit=1.1,
+            ),
+            Target(
+                what="steps run, to distinct steps",
+                value=ran["template-builder"] / distinct,
+                limit=1,
+            ),
+            Target(
+                what="steps run, to distinct steps, nothing shared",
+                value=ran["template-builder, nothing shared"] / apart_steps,
+                limit=1,
+            ),
+        ),
+    )
+
+
+def _alone(one: plan.PlannedVariant) -> plan.PlannedVariant:
+    """The same variant on a base image of its own."""
+    assert one.program
+    return replace(
+        one,
+        program=replace(one.program, base_image=f"{one.name}:1"),
+        step_keys=tuple(f"{one.name} {key}" for key in one.step_keys),
+        cached=0,
+        cached_by=None,
+    )
+
+
+def _prefixes(one: plan.PlannedVariant) -> list[tuple[str, ...]]:
+    return [one.step_keys[:count] for count in range(1, len(one.step_keys) + 1)]
+
+
+def _modelled(one: plan.PlannedVariant) -> float:
+    assert one.program
+    steps = sum(_SECONDS[step.kind] for step in one.program.steps)
+    return _BASE_SECONDS + steps + _FINAL_SECONDS
+
+
+def _server() -> Server:
+    return Server(
+        ModelledSteps(
+            seconds=lambda step: _SECONDS[step["type"]],
+            base_seconds=_BASE_SECONDS,
+            final_seconds=_FINAL_SECONDS,
+        )
+    )
+
+
+def _measured(server: Server, build: Callable[[], object]) -> Measured:
+    os.environ.update(server.environment)
+    start = time.monotonic()
+    build()
+    ended = [one.ended_at for one in server.builds()]
+    assert all(ended)
+    assert server.problems == []
+    return max(ended) - start, len(server.state.executed)
+
+
+def _ours(project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan) -> Measured:
+    with _server() as server:
+        target = _Unverified(
+            name="e2b",
+            api_key=server.key,
+            domain=None,
+            key_variable="E2B_API_KEY",
+            journal=project.state / "journal" / server.url.rpartition(":")[2],
+        )
+
+        def build() -> object:
+            return pipeline.build(
+                project,
+                dict(rendered),
+                planned,
+                target,
+                force=False,
+                jobs=None,
+                all_variants=True,
+                report=silent,
+            )
+
+        return _measured(server, build)
+
+
+def _naive(
+    project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan, *, jobs: int
+) -> Measured:
+    def build(one: plan.PlannedVariant) -> None:
+        folder: Path = project.generated / one.name
+        order = Order(rendered=rendered[one.name], folder=folder, program=one.program)
+        options: dict[str, Any] = {"cpu_count": 2, "memory_mb": 2048}
+        e2b.Template.build(template_of(order), one.name, **options)
+
+    with _server() as server, ThreadPoolExecutor(max_workers=jobs) as pool:
+        return _measured(server, lambda: list(pool.map(build, planned.variants)))

@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import registry, render
+from builder.pipeline import build, make_plan
+from builder.project import Project
+from builder.targets import choose, connect
+from tests.e2b_server import DockerSteps, Server
+from tests.test_e2b_recovery import until
+from tests.test_same_machine import lightened
+
+
+@pytest.mark.docker
+@pytest.mark.network
+@pytest.mark.timeout(1200)
+def test_four_templates_from_spec_to_running_code(
+    write: Callable[..., Path], lead: Callable[[Server], Server]
+) -> None:
+    """The four variants, on small packages, go through the SDK to a server that runs every step in
+    Docker; their checks hold in containers made from the result, and the registry's ref opens one."""
+    rendered = lightened(write, {})
+    project = Project.find(write().parent)
+    prepared: dict[str, render.Rendered] = {one.variant.name: one for one in rendered}
+    steps = DockerSteps()
+    with Server(steps) as server:
+        lead(server)
+        target = connect(choose(project, "e2b")[0], project)
+        options = {"name": "e2b", "channel": "stable", "force": False}
+        planned = make_plan(project, prepared, target, **options)  # type: ignore[arg-type]
+        events: list[str] = []
+        outcomes = build(
+            project,
+            prepared,
+            planned,
+            target,
+            force=False,
+            jobs=None,
+            all_variants=True,
+            report=lambda event: events.append(event.text),
+        )
+        assert [outcome.error for outcome in outcomes] == [None] * 4
+        assert len(server.state.executed) == len(set(server.state.executed))
+        assert server.running == {}
+        assert server.problems == []
+        path = project.registry
+        record = registry.lookup("tta-ml-minimal", target="e2b", path=path)
+        levels = record.fields["verified"]["seconds"]["first_use"]
+        assert set(levels) == {"disk", "memory"}
+        assert set(record.packages) >= {"six", "attrs", "packaging", "tomli-w"}
+        from e2b_code_interpreter import Sandbox
+
+        sandbox = Sandbox.create(record.ref)
+        try:
+            until(lambda: _up(sandbox), 60)
+            found = sandbox.run_code("import os, six; print(six.__name__, os.environ['HF_HOME'])")
+            assert found.logs.stdout == ["six /root/.cache/huggingface\n"]
+        finally:
+            sandbox.kill()
+        assert re.search(r"step 1 of \d+: RUN id -u user", "\n".join(events))
+
+
+def _up(sandbox: Any) -> bool:
+    try:
+        sandbox.list_code_contexts()
+    except Exception:  # noqa: BLE001 - a port that is not open, in whatever words
+        return False
+    return True
