@@ -525,7 +525,10 @@ class Server:
         return sandbox.use()
 
     def _health(self, request: Request, _body: bytes) -> Response:
-        self._sandbox(request.headers.get("e2b-sandbox-id"))
+        try:
+            self._sandbox(request.headers.get("e2b-sandbox-id"))
+        except ApiError as error:
+            raise ApiError(502, "The sandbox was not found") from error
         return Response(status_code=204)
 
     def _contexts(self, request: Request, _body: bytes) -> Response:

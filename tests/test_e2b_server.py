@@ -1,0 +1,227 @@
+"""The server of the tests, asked by E2B's own SDK: the rules that the other tests lean on."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import e2b
+import httpx
+import pytest
+from e2b_code_interpreter import Sandbox
+
+from tests.e2b_server import Fault, ModelledSteps, Server
+from tests.e2b_server.state import Team
+from tests.test_e2b_recovery import until
+
+
+def template(*commands: str) -> Any:
+    made = e2b.Template(file_context_path=".").from_image("python:3.13")
+    for command in commands:
+        made = made.run_cmd(command)
+    return made.set_start_cmd("serve", "true")
+
+
+def build(name: str, *commands: str, **options: Any) -> tuple[e2b.BuildInfo, list[str]]:
+    lines: list[str] = []
+    info = e2b.Template.build(
+        template(*commands), name, on_build_logs=lambda line: lines.append(line.message), **options
+    )
+    return info, lines
+
+
+def test_tag_that_is_given_leaves_default_alone(cloud: Server) -> None:
+    """Without a tag a build is the default; with one, a bare name stays what it was, or is not
+    there at all; a build's own ID always leads to it."""
+    info, _ = build("x", tags=["v1"])
+    for ref in ("x", info.template_id, "x:v2"):
+        with pytest.raises(e2b.SandboxException, match=r"404: tag .* does not exist"):
+            Sandbox.create(ref)
+    for ref in ("x:v1", f"{info.template_id}:v1", f"x:{info.build_id}", "team/x:v1"):
+        Sandbox.create(ref).kill()
+    plain, _ = build("x", "true")
+    sandbox = Sandbox.create("x")
+    assert next(iter(cloud.running.values())).build.id == plain.build_id
+    sandbox.kill()
+
+
+def test_tag_is_on_the_newest_build_that_is_ready(lead: Callable[[Server], Server]) -> None:
+    """A tag that was given to a build which failed stays on the one before it."""
+    with Server(ModelledSteps(fails=lambda s: "no" if "false" in s["args"] else None)) as server:
+        lead(server)
+        good, _ = build("x", "true")
+        with pytest.raises(e2b.BuildException, match="no"):
+            build("x", "false")
+        assert server.tags("x")["default"] == good.build_id
+        (listed,) = e2b.Template.get_tags("x")
+        assert listed.build_id != good.build_id  # the list shows the newest, ready or not
+        failed = server.builds("x")[1]
+        assert (failed.status, failed.message, failed.step) == ("error", "no", "1")
+
+
+def test_cache_is_chained_and_of_the_team(lead: Callable[[Server], Server]) -> None:
+    """A step comes from the cache when it and all before it are the same, within a team alone."""
+    teams = [Team(key="e2b_" + "1" * 40), Team(key="e2b_" + "2" * 40, slug="other")]
+    with Server(teams=teams) as server:
+        lead(server)
+
+        def cached(*commands: str, **options: Any) -> list[bool]:
+            name = f"x{len(server.state.templates)}"
+            lines = build(name, *commands, **options)[1]
+            return [
+                line.startswith("CACHED") for line in lines if "[builder" in line and "RUN" in line
+            ]
+
+        heads = cached("a", "b")
+        assert [one for one in heads if one] == []
+        assert cached("a", "b").count(True) == 2
+        assert cached("a", "c").count(True) == 1
+        assert cached("c", "b").count(True) == 0
+        assert cached("a", "b", skip_cache=True).count(True) == 0
+        assert cached("a", "b", api_key=teams[1].key).count(True) == 0
+
+
+def test_later_build_of_a_tag_cancels_the_earlier(lead: Callable[[Server], Server]) -> None:
+    """Of two builds of one template with one tag, the one that is begun later goes on."""
+    with Server(ModelledSteps(seconds=lambda _: 0.5)) as server:
+        lead(server)
+        found: list[str] = []
+
+        def first() -> None:
+            try:
+                build("x", "a", tags=["v1"])
+            except e2b.BuildException as error:
+                found.append(str(error))
+
+        thread = threading.Thread(target=first)
+        thread.start()
+        until(lambda: server.builds() and server.builds()[0].running)
+        info, _ = build("x", "b", tags=["v1"])
+        thread.join()
+        assert found == ["The build was canceled because it was superseded by a newer one."]
+        assert server.tags("x") == {"v1": info.build_id}
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "told"),
+    [
+        ("X", {}, "400: Invalid name: invalid template ID: X"),
+        ("x" * 129, {}, "400: Invalid name"),
+        ("x", {"tags": ["A"]}, "400: Invalid tag: 'A'"),
+        ("x", {"tags": ["0d8b4b2e-6a51-4b8e-9d36-0c8a3a5b0c11"]}, "400: Invalid tag"),
+        ("x", {"cpu_count": 3}, "400: CPU count must be 1 or an even number up to 32"),
+        ("x", {"memory_mb": 129}, "400: Memory must be an even number of MiB, at least 128"),
+    ],
+)
+def test_request_that_is_refused(
+    cloud: Server, name: str, options: dict[str, Any], told: str
+) -> None:
+    """What E2B's rules forbid is refused with 400."""
+    with pytest.raises(e2b.BuildException, match=told):
+        build(name, **options)
+
+
+def test_name_that_is_an_id_is_refused(cloud: Server) -> None:
+    """A name that is the ID of a template is a conflict."""
+    info, _ = build("x")
+    with pytest.raises(e2b.BuildException, match=r"409: Alias .* is already used"):
+        build(info.template_id)
+
+
+def test_other_teams_see_nothing(lead: Callable[[Server], Server]) -> None:
+    """A key that is missing or wrong is 401; another team's template is 403, and no build of it
+    can be started, tagged or deleted."""
+    teams = [Team(key="e2b_" + "1" * 40), Team(key="e2b_" + "2" * 40, slug="other")]
+    with Server(teams=teams) as server:
+        lead(server)
+        info, _ = build("x", tags=["v1"])
+        key = {"api_key": teams[1].key}
+        with pytest.raises(e2b.TemplateException, match="403"):
+            e2b.Template.get_tags("x", **key)  # type: ignore[arg-type]
+        with pytest.raises(e2b.TemplateException, match="403"):
+            e2b.Template.assign_tags("x:v1", "v2", **key)  # type: ignore[arg-type]
+        with pytest.raises(e2b.SandboxException, match="403"):
+            Sandbox.create(f"x:{info.build_id}", **key)
+        with pytest.raises(e2b.AuthenticationException, match="401"):
+            e2b.Template.get_tags("x", api_key="e2b_wrong")
+        assert httpx.get(f"{server.url}/templates").status_code == 401
+
+
+def test_files_are_uploaded_once(cloud: Server, tmp_path: Path) -> None:
+    """What was uploaded for one build is there for the next; a step without its files fails."""
+    (tmp_path / "thing").write_text("x")
+    made = e2b.Template(file_context_path=str(tmp_path)).from_image("a").copy("thing", "/thing")
+    for name in ("x", "y"):
+        e2b.Template.build(made, name)
+    assert sum(request.startswith("PUT ") for request in cloud.front.requests) == 1
+    cloud.state.files.clear()
+    cloud.state.layers.clear()
+    cloud.front.faults.append(Fault(r"PUT /upload/.*", "status", code=200))  # as if it was kept
+    with pytest.raises(e2b.BuildException, match="the files of the step were not uploaded"):
+        e2b.Template.build(made, "z")
+
+
+def test_log_comes_in_pages(lead: Callable[[Server], Server]) -> None:
+    """The state of a build brings a hundred lines of its log at most, from the offset on."""
+    with Server(ModelledSteps(lines=230)) as server:
+        lead(server)
+        info, lines = build("x", "a")
+        pages = [
+            len(e2b.Template.get_build_status(info, logs_offset=offset).log_entries)
+            for offset in (0, 100, 200, 300)
+        ]
+        (made,) = server.builds()
+        assert pages == [100, 100, len(made.log) - 200, 0]
+        assert [line for line in lines if "stdout" in line] == [
+            f"[builder 1/1] [stdout]: line {number} of RUN" for number in range(230)
+        ]
+
+
+def test_build_is_started_once(cloud: Server) -> None:
+    """A build that is not waiting any more cannot be started again."""
+    info, _ = build("x")
+    answer = httpx.post(
+        f"{cloud.url}/v2/templates/{info.template_id}/builds/{info.build_id}",
+        json={"fromImage": "a", "steps": [], "force": False},
+        headers={"X-API-Key": cloud.key},
+    )
+    assert (answer.status_code, answer.json()["message"]) == (
+        400,
+        "build is not in waiting state",
+    )
+
+
+def test_sandbox_ends_by_its_own_timeout(cloud: Server) -> None:
+    """A sandbox lives as long as it was asked for, or told since, and no longer."""
+    build("x")
+    sandbox, other = Sandbox.create("x", timeout=1), Sandbox.create("x", timeout=1)
+    other.set_timeout(60)
+    time.sleep(1.2)
+    assert not sandbox.is_running()
+    assert other.run_code("print(1)").logs.stdout == ["1\n"]
+    other.kill()
+
+
+def test_template_in_use_is_not_deleted(cloud: Server) -> None:
+    """A template whose sandboxes run cannot be deleted."""
+    info, _ = build("x")
+    sandbox = Sandbox.create("x")
+    headers = {"X-API-Key": cloud.key}
+    address = f"{cloud.url}/templates/{info.template_id}"
+    assert httpx.delete(address, headers=headers).status_code == 400
+    sandbox.kill()
+    assert httpx.delete(address, headers=headers).status_code == 204
+
+
+def test_unknown_field_is_refused(cloud: Server) -> None:
+    """A request with a field that E2B's description does not have is refused."""
+    answer = httpx.post(
+        f"{cloud.url}/v3/templates",
+        json={"name": "x", "memory": 5},
+        headers={"X-API-Key": cloud.key},
+    )
+    assert answer.status_code == 400
+    assert "has no memory" in answer.json()["message"]
