@@ -41,13 +41,13 @@ def examine(project: Path | None) -> list[Finding]:
         _tried("environments", _environments),
         _space(),
         _docker(),
-        _key(),
     ]
     try:
         place = Project.find(project)
     except TemplateError as error:
         return [*findings, Finding(state="no", what="project", found=error.message, error=error)]
     findings.append(Finding(state="ok", what="project", found=str(place.root)))
+    findings += _keys(place)
     findings += _project(place)
     return findings
 
@@ -101,10 +101,16 @@ def _docker() -> Finding:
     return Finding(state="ok", what="docker", found=f"engine {engine.identity.split()[-1]}")
 
 
-def _key() -> Finding:
-    # That it is set, and nothing else of it.
-    state = "ok" if os.environ.get("E2B_API_KEY") else "-"
-    return Finding(state=state, what="E2B_API_KEY", found="set" if state == "ok" else "not set")
+def _keys(place: Project) -> Iterator[Finding]:
+    """For every account, that its key is set, and nothing else of it."""
+    for settings in place.targets.values():
+        if settings.kind == "e2b":
+            is_set = bool(os.environ.get(settings.api_key_env or ""))
+            yield Finding(
+                state="ok" if is_set else "-",
+                what=f"target {settings.name}",
+                found=f"{settings.api_key_env} is {'set' if is_set else 'not set'}",
+            )
 
 
 def _project(place: Project) -> Iterator[Finding]:

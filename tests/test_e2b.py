@@ -7,6 +7,7 @@ import pytest
 
 from builder.errors import (
     CacheMissError,
+    NetworkError,
     StepError,
     TargetUnavailableError,
     VerifyError,
@@ -254,6 +255,23 @@ def test_targets_are_accounts(
         assert place.build("four")["four"].action == "built"
         assert {build.team.key for build in server.builds("four")} == {t.key for t in teams}
         assert place.recorded("four", "staging")["build_id"] != place.recorded("four")["build_id"]
+
+
+def test_domain_is_that_of_the_target(
+    place: Place, monkeypatch: pytest.MonkeyPatch, command: Command
+) -> None:
+    """A target's domain is where its API is looked for; doctor says which keys are set."""
+    settings = TARGET + 'domain = "cluster.invalid"\n'
+    (place.folder / "pyproject.toml").write_text(settings)
+    monkeypatch.setenv("STAGING_KEY", "canary")
+    found = command("plan", "--frozen", "--target", "staging", cwd=place.folder)
+    assert found.returncode == NetworkError.exit_code
+    assert found.stderr.startswith("target staging: asked for, at cluster.invalid\n")
+    assert "https://api.cluster.invalid/templates/four/tags" in found.stderr
+    looked = command("doctor", cwd=place.folder)
+    assert re.search(r"- +target e2b +E2B_API_KEY is not set", looked.stdout)
+    assert re.search(r"ok +target staging +STAGING_KEY is set", looked.stdout)
+    assert "canary" not in found.stderr + looked.stdout
 
 
 def test_key_that_is_refused(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> None:

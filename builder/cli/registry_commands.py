@@ -117,7 +117,7 @@ def show(
 ) -> None:
     """Show everything recorded of a template's build."""
     found = _registry(project).lookup(_called(name, project), target=target, channel=channel)
-    fields = {key: value for key, value in found.fields.items() if key != "inputs"}
+    fields = {key: value for key, value in found.fields.items() if key not in ("inputs", "steps")}
     if as_json:
         progress.show_json(
             {"name": found.name, "target": found.target, "ref": found.ref} | found.fields

@@ -28,6 +28,11 @@ def _registry() -> dict[str, Any]:
             "base_image": text,
             "packages": {"type": "object", "additionalProperties": text},
             "built_at": {"type": "string", "format": "date-time"},
+            "steps": {
+                "type": "array",
+                "description": "identities of the steps, for a target that caches them",
+                "items": text,
+            },
             "revoked": {"type": "string", "description": "why it must not be used any more"},
             "warnings": {"type": "array", "items": text},
         },
