@@ -30,7 +30,8 @@ class Order:
     steps: `program` is them and `step_keys` their identities; the first `shared` were put into the
     cache by another build of this run, the first `foretold` are expected from there, and with
     `require_cache` it is an error when they are not. `passed` is told how many first steps are
-    over.
+    over. `unwanted` are the IDs of builds that must not be taken instead of a new one: they were
+    revoked.
     """
 
     rendered: Rendered
@@ -41,6 +42,7 @@ class Order:
     shared: int = 0
     foretold: int = 0
     require_cache: bool = False
+    unwanted: frozenset[str] = frozenset()
     passed: Callable[[int], None] = _nobody
 
 

@@ -11,6 +11,7 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
+import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -23,13 +24,15 @@ from builder.processes import check_not_stopped
 __all__ = ["Entry", "Journal"]
 
 _LONGEST_BYTES = 1 << 16
+_ID = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
     """One build that was begun: what it is of, and its IDs once they are known.
 
-    `verifying` says that sandboxes were, or were about to be, opened for it.
+    `verifying` says that sandboxes were, or were about to be, opened for it; `forced` that it was
+    to run every step anew, `foretold` how many first steps should have come from the cache.
     """
 
     name: str
@@ -38,6 +41,8 @@ class Entry:
     template_id: str | None = None
     build_id: str | None = None
     verifying: bool = False
+    forced: bool = False
+    foretold: int = 0
 
 
 class Journal:
@@ -67,10 +72,11 @@ class Journal:
         ):
             yield
 
-    def begin(self, name: str, digest: str) -> Entry:
+    def begin(self, name: str, digest: str, *, forced: bool = False, foretold: int = 0) -> Entry:
         """Write the entry of a build that is about to be asked for."""
         now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        return self.write(Entry(name=name, digest=digest, started_at=now))
+        entry = Entry(name=name, digest=digest, started_at=now, forced=forced, foretold=foretold)
+        return self.write(entry)
 
     def write(self, entry: Entry) -> Entry:
         """Write an entry, in one step. Raises `StorageError`."""
@@ -88,7 +94,9 @@ class Journal:
             return None
         texts = (entry.digest, entry.started_at, entry.template_id or "", entry.build_id or "")
         good = entry.name == name and all(isinstance(text, str) for text in texts)
-        return entry if good and type(entry.verifying) is bool else None
+        good = good and all(_ID.fullmatch(text) for text in texts[2:] if text)
+        flags = (type(entry.verifying), type(entry.forced), type(entry.foretold))
+        return entry if good and flags == (bool, bool, int) else None
 
     def remove(self, name: str) -> None:
         """Forget the entry of `name`: it was finished, or given up. Raises `StorageError`."""

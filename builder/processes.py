@@ -84,8 +84,12 @@ def interruptible() -> Iterator[None]:
 @contextlib.contextmanager
 def when_stopped(callback: Callable[[], None]) -> Iterator[None]:
     """Have `callback` called, from another thread, when this program is interrupted inside the
-    `with` block: it ends what the block waits for. It must not raise."""
+    `with` block: it ends what the block waits for. It must not raise.
+
+    Raises `InterruptedRunError` when that has happened already."""
     with _lock:
+        if _stopped.is_set():
+            raise InterruptedRunError("interrupted")
         _callbacks.append(callback)
     try:
         yield

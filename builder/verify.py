@@ -83,6 +83,7 @@ def verify(
             level = "cold" if variant.level == "none" else "disk"
             first_use[level] = first_use_seconds(sandbox, variant.imports)
         if variant.level == "memory":
+            stack.close()  # an account may have no room for two
             sandbox, warm_seconds = _opened(stack, opener, built, variant.imports, variant)
             first_use["memory"] = first_use_seconds(sandbox, variant.imports)
         packages = inventory(sandbox)

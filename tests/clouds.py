@@ -66,7 +66,7 @@ class Place:
     ) -> dict[str, Outcome]:
         """What the command `build --frozen` does, in this process."""
         project = self.project()
-        adapter = connect(choose(project, target)[0], project)
+        adapter = connect(choose(project, target)[0], project, report=self.events.append)
         prepared = self._prepared(project, names)
         planned = pipeline.make_plan(
             project, prepared, adapter, name=target, channel=channel, force=force

@@ -6,6 +6,7 @@ when a signal is already handled.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import os
@@ -47,6 +48,7 @@ def main() -> NoReturn:
                 hint="run the same command again: it goes on with what is there, on E2B, too",
             )
         )
+        _end_at_once(code)
     except OSError as error:
         code = _told(errors.from_os_error(error, "the command"))
     finally:
@@ -75,6 +77,14 @@ def _interrupted(_signal: int, _frame: Any) -> None:
     # break into the cleaning up.
     _ignore_signals()
     raise _Stopped
+
+
+def _end_at_once(code: int) -> NoReturn:
+    """A thread that waits for an answer over the network would keep the process for as long."""
+    for stream in (sys.stdout, sys.stderr):
+        with contextlib.suppress(OSError, ValueError, AttributeError):
+            stream.flush()
+    os._exit(code)
 
 
 def _ignore_signals() -> None:

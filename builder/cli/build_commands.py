@@ -49,7 +49,7 @@ def plan_command(
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
         try:
-            adapter: Target | TargetUnavailableError = connect(settings, place)
+            adapter: Target | TargetUnavailableError = connect(settings, place, report=report)
         except TargetUnavailableError as error:
             adapter = error
         prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
@@ -155,7 +155,7 @@ def build(
     settings, why = choose(place, target)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
-        adapter = connect(settings, place)
+        adapter = connect(settings, place, report=report)
         variants = pipeline.select(place, names or [])
         pipeline.read_registry(place)  # a registry that cannot be read stops us before the work
         prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
@@ -241,7 +241,7 @@ def verify(
     found: dict[str, Any] = {}
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
-        adapter = connect(settings, place)
+        adapter = connect(settings, place, report=report)
         recorded = pipeline.read_registry(place)
         prepared = pipeline.prepare(place, variants, frozen=True, report=report)
         raise_failures(prepared)

@@ -37,6 +37,10 @@ TargetName = Annotated[
 def _channel(value: str) -> str:
     if not _CHANNEL.fullmatch(value):
         raise typer.BadParameter(f"{value!r} is not the name of a channel: a-z, 0-9, -, _ and .")
+    if value == "default" or value.startswith("sha256-"):
+        raise typer.BadParameter(
+            f"{value!r} is a tag that builds on E2B carry: choose another name"
+        )
     return value
 
 

@@ -6,7 +6,7 @@ import contextlib
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor, as_completed
+from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from typing import Any
 
@@ -29,6 +29,9 @@ from builder.schedule import Schedule
 from builder.targets import Target
 
 __all__ = ["Outcome", "build"]
+
+# What is left of an interrupted run after that are requests that nobody answers.
+_CLEAN_UP_SECONDS = 20.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +80,7 @@ def build(
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     complete = all_variants and len(rendered) == len(prepared)
     render.write(rendered, project.generated, all_variants=complete)
-    target.tidy(report)
+    target.tidy()
     to_build = {one.name: one.step_keys for one in planned.variants if one.action == "build"}
     run = _Run(
         project=project,
@@ -91,16 +94,21 @@ def build(
     )
     outcomes: dict[str, Outcome] = {}
     # A thread each: those that wait for a step that another one runs must not keep it from it.
-    threads = ThreadPoolExecutor(max_workers=len(planned.variants) or 1)
-    with threads as pool, processes.interruptible():
-        running = {pool.submit(run.carry_out, one, prepared[one.name]) for one in planned.variants}
-        try:
+    pool = ThreadPoolExecutor(max_workers=len(planned.variants) or 1)
+    running: set[Future[Outcome]] = set()
+    try:
+        with processes.interruptible():
+            running |= {
+                pool.submit(run.carry_out, one, prepared[one.name]) for one in planned.variants
+            }
             for future in as_completed(running):
                 outcome = future.result()
                 outcomes[outcome.name] = outcome
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            raise
+    except BaseException:
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait(running, timeout=_CLEAN_UP_SECONDS)
+        raise
+    pool.shutdown()
     return [outcomes[one.name] for one in planned.variants]
 
 
@@ -177,7 +185,7 @@ class _Run:
                 return "built", *self._build(planned, prepared)
             ref = planned.retag or planned.ref
             assert ref is not None
-            fields = self._recorded(name)["builds"][ref]
+            fields = self._still_recorded(planned, ref)
             if planned.action == "retag":
                 self.target.publish(name, fields, channel=channel)
                 record.point_channel(
@@ -210,6 +218,7 @@ class _Run:
                     shared=shared,
                     foretold=max(shared, planned.cached_before),
                     require_cache=self.require_cache,
+                    unwanted=self._revoked(name),
                     passed=lambda steps: self.schedule.passed(name, steps),
                 )
                 built = target.build(order, report=report, log=log)
@@ -219,11 +228,7 @@ class _Run:
                 except VerifyError:
                     target.settled(name)  # there is nothing to take up: it was found wanting
                     raise
-            if not target.look(prepared, {}, self.planned.channel).present:
-                raise BuildError(
-                    f"the build of `{name}` is not there any more after its checks",
-                    hint="a check must not remove the environment that it runs in",
-                )
+            processes.check_not_stopped()
             fields = {"digest": built.digest, "build_id": built.build_id}
             target.publish(name, fields, channel=self.planned.channel)
             fields = record.record(
@@ -237,6 +242,25 @@ class _Run:
         templates = read_registry(self.project).templates
         found: Mapping[str, Any] = templates.get(name, {}).get(self.planned.target, {})
         return found
+
+    def _still_recorded(self, planned: plan.PlannedVariant, ref: str) -> Mapping[str, Any]:
+        """The record of `ref`, which the plan was made with. Raises `BuildError`."""
+        entry = self._recorded(planned.name)
+        fields: Mapping[str, Any] = entry.get("builds", {}).get(ref, {})
+        now = entry.get("channels", {}).get(self.planned.channel)
+        if now != planned.ref or fields.get("digest") != planned.digest or fields.get("revoked"):
+            raise BuildError(
+                f"what {self.project.registry.name} says of `{planned.name}` has changed since the"
+                " plan was made",
+                hint="run the same command again",
+            )
+        return fields
+
+    def _revoked(self, name: str) -> frozenset[str]:
+        builds = self._recorded(name).get("builds", {}).values()
+        return frozenset(
+            one["build_id"] for one in builds if one.get("revoked") and "build_id" in one
+        )
 
     def _recorded_meanwhile(
         self, planned: plan.PlannedVariant

@@ -131,16 +131,20 @@ def _situation(
     def look(one: render.Rendered) -> plan.Look:
         return target.look(one, templates.get(one.variant.name, {}).get(name, {}), channel)
 
-    with ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME) as pool:
-        looks = {
-            one.variant.name: found
-            for one, found in zip(rendered, pool.map(look, rendered), strict=True)
-        }
+    pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
+    try:
+        with processes.interruptible():
+            found = list(pool.map(look, rendered))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    names = [one.variant.name for one in rendered]
+    looks = dict(zip(names, found, strict=True))
     reasons = {one.variant.name: target.blocked(one.variant) for one in rendered}
     return plan.Situation(
         target=name,
         present=frozenset(one.digest for one in rendered if looks[one.variant.name].present),
-        drift={variant: found.drift for variant, found in looks.items() if found.drift},
+        drift={variant: seen.drift for variant, seen in looks.items() if seen.drift},
+        usable={variant: seen.usable for variant, seen in looks.items() if seen.usable is not None},
         lacking={one.variant.name: target.lacking(one.variant) for one in rendered},
         blocked={variant: reason for variant, reason in reasons.items() if reason},
         steps_cached=target.steps_cached,
@@ -203,7 +207,8 @@ def reverify(
             f" {found.digest or 'adopted'}, not {prepared.digest}",
             hint=again,
         )
-    if not target.look(prepared, {}, registry.DEFAULT_CHANNEL).present:
+    entry = {"builds": {found.ref: found.fields}}
+    if not target.look(prepared, entry, registry.DEFAULT_CHANNEL).present:
         raise NotOnThisMachineError(f"the build `{found.ref}` is not {_there(target)}", hint=again)
     seconds = found.fields.get("verified", {}).get("seconds", {})
     built = Built(

@@ -104,8 +104,10 @@ def _action(
     if name in situation.blocked:
         return "blocked", [_state(situation.blocked[name]), *reasons], None
     if there and not force:
+        usable = situation.usable.get(name)
         for other, fields in builds.items():
-            if fields.get("digest") == found.digest and not fields.get("revoked"):
+            there = usable is None or fields.get("build_id") in usable
+            if there and fields.get("digest") == found.digest and not fields.get("revoked"):
                 moved = Reason(kind="spec", what=f"channel {channel}", old=ref, new=other)
                 return "retag", [*reasons, moved], other
     return "build", reasons, None

@@ -57,10 +57,12 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Look:
-    """What a look at a target found of one variant: whether its digest is built there."""
+    """What a look at a target found of one variant: whether its digest is built there, and which
+    builds (by ID) of it can be used; None where they need not be told apart."""
 
     present: bool
     drift: Drift | None = None
+    usable: frozenset[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -68,13 +70,15 @@ class Situation:
     """What the target says of itself.
 
     `present` are the digests of builds that are there; `drift` is what differs from the record of
-    a variant (by name), `lacking` what it cannot provide of one, `blocked` why it cannot build one
-    at all. `steps_cached` says that the target keeps what each step made for the next build.
+    a variant (by name), `usable` its builds that can be used, `lacking` what it cannot provide of
+    one, `blocked` why it cannot build one at all. `steps_cached` says that the target keeps what
+    each step made for the next build.
     """
 
     target: str
     present: frozenset[str] = frozenset()
     drift: Mapping[str, Drift] = field(default_factory=dict)
+    usable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     steps_cached: bool = False
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 from builder.build import Builder
 from builder.errors import TargetUnavailableError, did_you_mean
-from builder.events import Reporter
+from builder.events import Reporter, silent
 from builder.plan import Look
 from builder.project import Project, TargetSettings
 from builder.render import Rendered
@@ -37,7 +37,7 @@ class Target(Builder, SandboxOpener, Protocol):
         """How many builds at a time are sensible."""
         ...
 
-    def tidy(self, report: Reporter) -> None:
+    def tidy(self) -> None:
         """Remove what runs that were killed have left behind."""
         ...
 
@@ -79,7 +79,7 @@ def choose(
             )
         return project.targets[name], f"target {name}: asked for{_where(project.targets[name])}"
     cloud = project.targets["e2b"]
-    if environment.get(cloud.api_key_env or ""):
+    if environment.get(cloud.api_key_env or "", "").strip():
         return cloud, f"target e2b: {cloud.api_key_env} is set{_where(cloud)}"
     return project.targets["local"], f"target local: {cloud.api_key_env} is not set"
 
@@ -94,7 +94,7 @@ def _where(settings: TargetSettings) -> str:
     return f", at {domain}" if domain else ""
 
 
-def connect(settings: TargetSettings, project: Project) -> Target:
+def connect(settings: TargetSettings, project: Project, *, report: Reporter = silent) -> Target:
     """The adapter of a target. Raises `TargetUnavailableError` when its key is not set."""
     if settings.kind == "local":
         from builder.targets.local import LocalTarget
@@ -115,4 +115,5 @@ def connect(settings: TargetSettings, project: Project) -> Target:
         domain=settings.domain,
         key_variable=variable,
         journal=project.state / "journal",
+        report=report,
     )

@@ -13,8 +13,8 @@ from typing import Any
 
 from builder.build import Built, Order
 from builder.checks import Sandbox
-from builder.errors import BuildError, NotOnThisMachineError, TemplateError
-from builder.events import Event, Reporter
+from builder.errors import BuildError, NetworkError, NotOnThisMachineError
+from builder.events import Event, Reporter, silent
 from builder.journal import Entry, Journal
 from builder.logs import Log
 from builder.plan import Drift, Look
@@ -44,16 +44,22 @@ class E2BTarget:
         domain: str | None,
         key_variable: str,
         journal: Path,
+        report: Reporter = silent,
     ) -> None:
+        """`report` is told of what no variant's own reporter is: limits, and sandboxes left."""
         self.name = name
-        self._cloud = Cloud(api_key=api_key, domain=domain, key_variable=key_variable)
+        self._cloud = Cloud(
+            api_key=api_key,
+            domain=domain,
+            key_variable=key_variable,
+            waiting=lambda why: report(Event(kind="step", text=why)),
+        )
         self._journal = Journal(journal, target=name)
-        self._report: Reporter | None = None
+        self._report = report
         self._unended: set[str] = set()
 
-    def tidy(self, report: Reporter) -> None:
+    def tidy(self) -> None:
         """End the sandboxes of runs that were killed while they verified."""
-        self._report = report
         for name in self._journal.names():
             with contextlib.suppress(BlockingIOError), self._journal.claimed(name, wait=False):
                 self._end_left_over(name)
@@ -68,15 +74,17 @@ class E2BTarget:
         if tags is None:
             gone = Drift(text=f"the template `{name}` is gone from {self.name}", usable=False)
             return Look(present=False, drift=gone if wanted else None)
-        same = tags.get(digest_tag(rendered.digest))
-        usable = {build_id for build_id in {same, wanted} if self._usable(name, build_id)}
+        builds = [one for one in entry.get("builds", {}).values() if not one.get("revoked")]
+        same = {one.get("build_id") for one in builds if one.get("digest") == rendered.digest}
+        same.add(tags.get(digest_tag(rendered.digest)))
+        usable = frozenset(one for one in {*same, wanted} if one and self._usable(name, one))
         drift = None
         if wanted and wanted not in usable:
             text = f"build {wanted} on {self.name} is gone or not ready"
             drift = Drift(text=text, usable=False)
         elif wanted:
             drift = self._moved(tags, wanted, channel)
-        return Look(present=same in usable, drift=drift)
+        return Look(present=bool(same & usable), drift=drift, usable=usable)
 
     def _moved(self, tags: Mapping[str, str], build_id: str, channel: str) -> Drift | None:
         for tag in _tags_of(channel):
@@ -106,7 +114,6 @@ class E2BTarget:
         def waiting() -> None:
             report(Event(kind="step", variant=name, text="another process builds it: waiting"))
 
-        self._report = report
         with self._journal.claimed(name, waiting=waiting):
             self._end_left_over(name)
             try:
@@ -161,6 +168,9 @@ class E2BTarget:
                 fresh=cold,
                 warn=warn,
             )
+        except NetworkError:
+            self._unended.add(name)  # it may have been created: the answer alone got lost
+            raise
         except BuildError as error:
             raise NotOnThisMachineError(
                 f"no sandbox of `{ref}` can be created on {self.name}: {error.message}",
@@ -168,18 +178,9 @@ class E2BTarget:
             ) from error
 
     def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
-        """Move the tags of `channel` to a verified build. Raises `BuildError` when E2B has another
-        build of the same digest by now; then that one would have been published."""
-        tag, build_id = digest_tag(fields["digest"]), fields["build_id"]
-        now = (self._cloud.tags(name) or {}).get(tag)
-        if now == build_id:
-            now = self._cloud.assign_tags(name, tag, _tags_of(channel))
-        if now != build_id:
-            raise BuildError(
-                f"build {build_id} of `{name}` cannot be published: its tag is"
-                f" {'on build ' + now if now else 'gone'}",
-                hint="somebody else built the same at the same time; run the command again",
-            )
+        """Move the tags of `channel`, and that of its digest, to a verified build."""
+        tags = [digest_tag(fields["digest"]), *_tags_of(channel)]
+        self._cloud.assign_tags(name, fields["build_id"], tags)
 
     def settled(self, name: str) -> None:
         """The build of `name` is recorded: nothing of it has to be taken up again."""
@@ -204,12 +205,15 @@ class E2BTarget:
         entry = self._journal.read(name)
         if entry is None or not entry.verifying:
             return
-        for sandbox_id in self._cloud.sandboxes(self._metadata(name)):
-            try:
+        try:
+            for sandbox_id in self._cloud.sandboxes(self._metadata(name)):
                 self._cloud.kill_sandbox(sandbox_id)
-            except TemplateError as error:
-                self._warn(f"the sandbox {sandbox_id} could not be ended: {error.message}")
-                return
+        except (BuildError, NetworkError) as error:
+            self._warn(
+                f"a sandbox that an earlier run opened for `{name}` may be left: {error.message};"
+                " the next run tries again"
+            )
+            return
         self._closed(entry)
 
     def _closed(self, entry: Entry) -> None:
@@ -220,8 +224,7 @@ class E2BTarget:
             self._journal.remove(entry.name)
 
     def _warn(self, text: str) -> None:
-        if self._report:
-            self._report(Event(kind="warning", text=text))
+        self._report(Event(kind="warning", text=text))
 
 
 def _tags_of(channel: str) -> list[str]:

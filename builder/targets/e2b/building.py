@@ -6,6 +6,7 @@ somebody has begun already, here or on another machine, is followed instead of b
 
 from __future__ import annotations
 
+import random
 import time
 from dataclasses import dataclass, replace
 
@@ -26,10 +27,11 @@ _POLL_SECONDS = 0.2
 _LONGEST_SECONDS = 75 * 60.0
 # How long a build that somebody has asked for may take to begin, its files being uploaded.
 _BEGIN_SECONDS = 10.0
-_ATTEMPTS = 4
+# Asking for a build takes some calls, any of which may meet a fault.
+_ATTEMPTS = 8
 _SHOWN_CHARACTERS = 300
 _SUPERSEDED = "superseded"
-_OVERTAKEN = "somebody else has asked for the same build since: following that one"
+_YIELD_SECONDS = (0.3, 3.0)
 
 
 def digest_tag(digest: str) -> str:
@@ -42,6 +44,7 @@ class _Found:
     template_id: str
     build_id: str
     state: BuildState
+    ours: bool = True
 
 
 class Building:
@@ -69,54 +72,55 @@ class Building:
         """Make the build, or find it made. Raises `StepError`, `CacheMissError`, `BuildError`, and
         what `Cloud` raises; what E2B is still doing then, the next run takes up."""
         start = time.monotonic()
-        for _attempt in range(_ATTEMPTS):
-            found = self._under_way()
-            begun = found is None
-            found = found or self._begin()
+        for attempt in range(_ATTEMPTS):
+            found = self._under_way(overtaken=attempt > 0) or self._begin()
             if found is None:
-                self._say(_OVERTAKEN)
+                self._overtaken()
                 continue
             reused = found.state.status == "ready"
             followed = Followed(steps=len(self._program.steps), passed=self._order.passed)
             state = self._follow(found, followed)
             if state.status == "ready":
                 self._order.passed(len(self._program.steps))
-                return self._built(found, followed, time.monotonic() - start, begun, reused)
+                return self._built(found, followed, time.monotonic() - start, reused)
             if _SUPERSEDED not in state.message:
                 self._journal.remove(self._name)
                 raise self._failed(found, followed, state)
-            self._say(_OVERTAKEN)
+            self._overtaken()
         raise BuildError(
             f"the build of `{self._name}` was superseded {_ATTEMPTS} times by others of its digest",
             hint="somebody else builds the same template over and over: settle who does",
         )
 
-    def _under_way(self) -> _Found | None:
-        """A build of this digest that is finished or will be, ours first."""
-        entry = self._journal.read(self._name)
+    def _under_way(self, *, overtaken: bool) -> _Found | None:
+        """A build of this digest that is finished or will be, ours first; `overtaken` by one that
+        somebody else has asked for, with --force that one, too."""
+        entry, force = self._journal.read(self._name), self._order.force
         self._entry = entry if entry and entry.digest == self._digest else None
-        if self._entry and self._entry.template_id and self._entry.build_id:
-            found = self._look(self._entry.template_id, self._entry.build_id)
-            if found:
-                self._say(f"taking up build {found.build_id} of an earlier run")
-                return found
-        elif self._order.force and not self._entry:
+        if self._entry and (self._entry.forced or not force):
+            state = self._state_of_entry()
+            if state and state.status in ("building", "ready"):
+                taken_up = self._found(state)
+                if taken_up.build_id not in self._order.unwanted:
+                    self._say(f"taking up build {taken_up.build_id} of an earlier run")
+                    return taken_up
+        if force and not overtaken:
             return None
-        tags = self._cloud.tags(self._name) or {}
-        build_id = tags.get(digest_tag(self._digest))
-        template_id = self._cloud.template_id(self._name) if build_id else None
-        if build_id is None or template_id is None:
+        build_id = (self._cloud.tags(self._name) or {}).get(digest_tag(self._digest))
+        if build_id is None or build_id in self._order.unwanted:
             return None
-        found = self._look(template_id, build_id, patient=True)
+        template_id = self._cloud.template_id(self._name)
+        found = self._look(template_id, build_id) if template_id else None
         if found:
             done = "is there already" if found.state.status == "ready" else "is under way elsewhere"
             self._say(f"build {build_id} of the same digest {done}")
-            self._identified(template_id, build_id)
+            self._entry = self._journal.begin(self._name, self._digest)
+            self._identified(found.template_id, build_id)
         return found
 
-    def _look(self, template_id: str, build_id: str, *, patient: bool = False) -> _Found | None:
-        """A build, unless it failed or never began; with `patient`, it is given time to begin."""
-        deadline = time.monotonic() + (_BEGIN_SECONDS if patient else 0)
+    def _look(self, template_id: str, build_id: str) -> _Found | None:
+        """A build of somebody else's, unless it failed or does not begin."""
+        deadline = time.monotonic() + _BEGIN_SECONDS
         try:
             while True:
                 state = self._cloud.state(template_id, build_id, 0)
@@ -127,14 +131,16 @@ class Building:
             return None  # E2B does not know it any more
         if state.status not in ("building", "ready"):
             return None
-        return _Found(template_id=template_id, build_id=build_id, state=state)
+        return _Found(template_id=template_id, build_id=build_id, state=state, ours=False)
 
     def _begin(self) -> _Found | None:
         """Ask for the build and start it, through faults of the way there; None when somebody else
         has asked for the same meanwhile, which cancels ours."""
         order, variant = self._order, self._order.rendered.variant
         for attempt in range(1, _ATTEMPTS + 1):
-            self._entry = self._journal.begin(self._name, self._digest)
+            self._entry = self._journal.begin(
+                self._name, self._digest, forced=order.force, foretold=order.foretold
+            )
             try:
                 template_id, build_id = self._cloud.start(
                     template_of(order),
@@ -146,6 +152,7 @@ class Building:
                     force=order.force and order.shared == 0,
                     tell=self._log.line,
                     identified=self._identified,
+                    uploaded=self._check_not_superseded,
                 )
             except (BuildError, NetworkError) as error:
                 # It may have been started all the same: the answer alone got lost.
@@ -155,6 +162,8 @@ class Building:
                 if state and _SUPERSEDED in state.message:
                     return None
                 if attempt == _ATTEMPTS or isinstance(error, BuildError):
+                    if self._entry and not self._entry.build_id:
+                        self._journal.remove(self._name)
                     raise
                 self._log.line(f"{error.message}; trying again")
                 pause(0.5 * attempt)
@@ -163,6 +172,17 @@ class Building:
                 self._say(f"build {build_id} is begun")
                 return _Found(template_id=template_id, build_id=build_id, state=state)
         raise AssertionError("unreachable")
+
+    def _check_not_superseded(self) -> None:
+        # E2B lets even a start that it refuses cancel the build that took this one's place.
+        state = self._state_of_entry()
+        if state and _SUPERSEDED in state.message:
+            raise BuildError(f"the build of `{self._name}` was {_SUPERSEDED} before it began")
+
+    def _overtaken(self) -> None:
+        self._say("somebody else has asked for the same build since: following that one")
+        # Two that ask in turn cancel each other's build; by chance, one of them comes to its end.
+        pause(random.uniform(*_YIELD_SECONDS))  # noqa: S311 - no secret
 
     def _state_of_entry(self) -> BuildState | None:
         entry = self._entry
@@ -192,6 +212,7 @@ class Building:
         deadline = time.monotonic() + _LONGEST_SECONDS
         while True:
             state = self._cloud.state(found.template_id, found.build_id, offset)
+            followed.times.extend(state.times)
             for line in state.lines:
                 self._log.line(line)
                 self._show(followed, followed.line(line), quiet=found.state.status == "ready")
@@ -222,12 +243,11 @@ class Building:
             text = f"step {step} of {followed.steps}, from the cache: {told}"
         self._report(Event(kind="step", variant=self._name, text=text))
 
-    def _built(
-        self, found: _Found, followed: Followed, seconds: float, begun: bool, reused: bool
-    ) -> Built:
-        order = self._order
+    def _built(self, found: _Found, followed: Followed, seconds: float, reused: bool) -> Built:
+        order, entry = self._order, self._entry
         # A build that others began ran under their conditions, of which nothing was foretold.
-        missed = followed.missed(order.foretold) if begun and not order.force else []
+        checked = found.ours and entry is not None and not entry.forced
+        missed = followed.missed(entry.foretold) if entry and checked else []
         warnings: list[str] = []
         if missed:
             steps = ", ".join(map(str, missed))
@@ -246,7 +266,7 @@ class Building:
             template_id=found.template_id,
             build_id=found.build_id,
             digest=self._digest,
-            seconds=round(seconds, 3),
+            seconds=round(followed.seconds() if reused else seconds, 3),
             reused=reused,
             size=None,
             warnings=tuple(warnings),
@@ -255,7 +275,7 @@ class Building:
         )
 
     def _failed(self, found: _Found, followed: Followed, state: BuildState) -> TemplateError:
-        number, told = instruction(self._order, state.step)
+        number, told = instruction(self._order, state.step or followed.at())
         where = f"step {number} of {len(self._program.steps)}" if number else "the base image"
         if number is None:
             where = "what comes after the steps"
@@ -263,7 +283,7 @@ class Building:
             f"{where} failed on {self._target}: {told}",
             *(f"  {place}" for place in origin(self._order, number)),
             f"  E2B says: {state.message or 'nothing'}",
-            *(f"  | {line}" for line in followed.last),
+            *(f"  | {line[:_SHOWN_CHARACTERS]}" for line in followed.last),
         ]
         return StepError(
             "\n".join(lines),

@@ -5,6 +5,7 @@ Every call is retried as its failure deserves, and what is left of failures is p
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -35,11 +36,13 @@ Identified = Callable[[str, str], None]
 
 # A limit lifts when other builds end, and a build may take an hour; a fault passes or it does not.
 _LIMIT_SECONDS = 3600.0
+_KILL_SECONDS = 30.0
 _FAULT_ATTEMPTS = 7
 # What takes long to fail is not tried as often: an address where nobody answers, above all.
 _SLOW_ATTEMPTS = 3
 _FAULT_SECONDS = 6.0
 _IDS = re.compile(r"ID: (?P<template>[a-z0-9]+), Build ID: (?P<build>[0-9a-f-]{36})\b")
+_UPLOADED = "All file uploads completed"
 _STATUS = re.compile(r"(\d{3})\b")
 
 
@@ -50,6 +53,7 @@ class BuildState:
 
     status: Literal["waiting", "building", "ready", "error"]
     lines: tuple[str, ...] = ()
+    times: tuple[dt.datetime, ...] = ()
     message: str = ""
     step: str | None = None
 
@@ -98,17 +102,21 @@ class Cloud:
         force: bool,
         tell: Callable[[str], None],
         identified: Identified,
+        uploaded: Callable[[], None],
     ) -> tuple[str, str]:
         """Ask for a build, upload its files and start it; template ID and build ID.
 
-        `identified` is told them before anything is uploaded. Not retried as a whole but for
-        limits: the caller knows better what of it was done.
+        `identified` is told them before anything is uploaded, and `uploaded` is called before it is
+        started; what that raises keeps it from starting. Not retried as a whole but for limits: the
+        caller knows better what of it was done.
         """
 
         def told(entry: Any) -> None:
             if found := _IDS.search(entry.message):
                 identified(found["template"], found["build"])
             tell(entry.message)
+            if entry.message == _UPLOADED:
+                uploaded()
 
         def begin() -> tuple[str, str]:
             info = e2b.Template.build_in_background(
@@ -139,6 +147,7 @@ class Cloud:
         return BuildState(
             status=found.status.value,
             lines=tuple(self.redacted(entry.message) for entry in found.log_entries),
+            times=tuple(entry.timestamp for entry in found.log_entries),
             message=self.redacted(found.reason.message) if found.reason else "",
             step=found.reason.step if found.reason else None,
         )
@@ -176,13 +185,13 @@ class Cloud:
 
         return self._call(f"looking up `{name}`", get)
 
-    def assign_tags(self, name: str, tag: str, tags: Sequence[str]) -> str:
-        """Move `tags` to the build that `tag` is on; that build's ID."""
-        found = self._call(
+    def assign_tags(self, name: str, build_id: str, tags: Sequence[str]) -> None:
+        """Move `tags` to a build that is finished."""
+        # Where a tag is expected, E2B takes the ID of a build, too: that one never moves.
+        self._call(
             f"moving the tags {', '.join(tags)} of `{name}`",
-            lambda: e2b.Template.assign_tags(f"{name}:{tag}", list(tags), **self._options),
+            lambda: e2b.Template.assign_tags(f"{name}:{build_id}", list(tags), **self._options),
         )
-        return found.build_id
 
     def create_sandbox(self, ref: str, *, seconds: int, metadata: Mapping[str, str]) -> Sandbox:
         """A new sandbox of a build, which E2B ends after `seconds`."""
@@ -215,16 +224,24 @@ class Cloud:
         self._call(
             f"ending the sandbox {sandbox_id}",
             lambda: Sandbox.kill(sandbox_id, **self._options),
+            limit=_KILL_SECONDS,
         )
 
     def redacted(self, text: str) -> str:
         """`text` without the key, wherever that came from."""
         return text.replace(self._key, f"<{self._key_variable}>")
 
-    def _call(self, doing: str, call: Callable[[], _T], *, faults: int = _FAULT_ATTEMPTS) -> _T:
+    def _call(
+        self,
+        doing: str,
+        call: Callable[[], _T],
+        *,
+        faults: int = _FAULT_ATTEMPTS,
+        limit: float | None = None,
+    ) -> _T:
         def give_up(state: tenacity.RetryCallState) -> bool:
             if _kind(_failure(state)) == "limit":
-                return (state.seconds_since_start or 0.0) > _LIMIT_SECONDS
+                return (state.seconds_since_start or 0.0) > (limit or _LIMIT_SECONDS)
             slow = state.attempt_number >= _SLOW_ATTEMPTS
             late = slow and (state.seconds_since_start or 0.0) > _FAULT_SECONDS
             return late or state.attempt_number >= faults
@@ -257,6 +274,9 @@ class Cloud:
 
     def _translated(self, error: Exception, doing: str) -> TemplateError:
         said = self.redacted(str(error)) or type(error).__name__
+        if isinstance(error, e2b.FileUploadException):
+            # The address of an upload is signed: who has it can write there.
+            said = re.sub(r"(https?://[^/\s']+)[^\s']*", r"\1/…", said.splitlines()[0])
         if isinstance(error, e2b.AuthenticationException):
             return TargetUnavailableError(
                 f"E2B refused the key in `{self._key_variable}`: {said}",
@@ -265,7 +285,7 @@ class Cloud:
         kind = _kind(error)
         if kind == "limit":
             return LimitError(
-                f"{doing} was refused for an hour: {said}",
+                f"{doing} was refused for too long: {said}",
                 hint="wait for other builds to end, or ask E2B for a higher limit",
             )
         if kind == "fault":

@@ -6,6 +6,7 @@ The form of the lines is E2B's own: `[base] FROM image [hash]`, `CACHED [builder
 
 from __future__ import annotations
 
+import datetime as dt
 import re
 from collections import deque
 from collections.abc import Callable
@@ -24,12 +25,15 @@ _LAST_LINES = 15
 @dataclass(kw_only=True, slots=True)
 class Followed:
     """What the log has told so far. `steps` is how many there are, `passed` is told how many are
-    over, `cached` and `ran` are numbers of steps from 1, `last` the last lines of the output."""
+    over, `cached` and `ran` are numbers of steps from 1, `last` the last lines of the output,
+    `times` those of all lines."""
 
     steps: int
     passed: Callable[[int], None]
     cached: set[int] = field(default_factory=set)
     ran: set[int] = field(default_factory=set)
+    times: list[dt.datetime] = field(default_factory=list)
+    finished: bool = False
     last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
 
     def line(self, line: str) -> int | None:
@@ -38,6 +42,7 @@ class Followed:
         if found is None:
             self.last.append(line)
             if _FINAL.match(line):
+                self.finished = True
                 self.passed(self.steps)
             return None
         number = int(found["step"])
@@ -55,6 +60,17 @@ class Followed:
             self.ran.add(number)
             self.passed(number - 1)
         return number
+
+    def at(self) -> str | None:
+        """Where the build was last, as E2B names it: "base", the number of a step, "finalize"."""
+        seen = self.cached | self.ran
+        if self.finished or not (seen or self.last):
+            return None
+        return str(max(seen)) if seen else "base"
+
+    def seconds(self) -> float:
+        """From the first line to the last, by E2B's own clock."""
+        return (max(self.times) - min(self.times)).total_seconds() if self.times else 0.0
 
     def missed(self, foretold: int) -> list[int]:
         """The steps that were run although the first `foretold` should have been in the cache."""

@@ -21,6 +21,7 @@ _LIFE_SECONDS = 900
 _MARGIN_SECONDS = 120
 _READY_SECONDS = 120.0
 _POLL_SECONDS = 0.2
+_LOOK_SECONDS = 2.0
 _ATTEMPTS = 5
 # Refused at the door: too many requests, no service, or a port that is not open.
 _NOT_RUN = re.compile(r"^(?:429|503) |likely due to sandbox timeout")
@@ -52,9 +53,9 @@ class CloudSandbox:
         self.timings = {"created": round(time.perf_counter() - start, 6)}
         self._context: Any = None
         self._held = contextlib.ExitStack()
-        # Code that runs there must not keep an interrupted program from ending.
-        self._held.enter_context(when_stopped(self._kill))
         try:
+            # Code that runs there must not keep an interrupted program from ending.
+            self._held.enter_context(when_stopped(self._kill))
             self._wait_until_ready()
             self.timings["ready"] = round(time.perf_counter() - start, 6)
             if fresh:
@@ -76,6 +77,7 @@ class CloudSandbox:
             found = self._run(f"{code}\nprint({_END!r})", timeout)
         except e2b.TimeoutException as error:
             if time.monotonic() - start >= timeout:
+                self._leave_it_running()
                 return Execution(timed_out=True, seconds=time.monotonic() - start)
             raise SandboxError(self._told(str(error))) from error
         except Exception as error:
@@ -119,8 +121,14 @@ class CloudSandbox:
                 f" E2B ends it by itself within {left:.0f} seconds"
             )
 
+    def _leave_it_running(self) -> None:
+        """Go on in a new interpreter: code that ran out of time may still hold the old one."""
+        with contextlib.suppress(Exception):
+            self._context = self._sandbox.create_code_context()
+
     def _wait_until_ready(self) -> None:
         deadline = time.monotonic() + _READY_SECONDS
+        looked = time.monotonic()
         while True:
             try:
                 # The cheapest question that runs nothing: a first execution would fix the
@@ -135,9 +143,19 @@ class CloudSandbox:
                         ),
                         hint="is `service.command` what starts it?",
                     ) from error
+                if time.monotonic() - looked > _LOOK_SECONDS:
+                    looked = time.monotonic()
+                    self._check_alive()
             else:
                 return
             pause(_POLL_SECONDS)
+
+    def _check_alive(self) -> None:
+        alive = True
+        with contextlib.suppress(Exception):
+            alive = self._sandbox.is_running()
+        if not alive:
+            raise SandboxError(self._told("it ended before its code service was up"))
 
     def _told(self, text: str) -> str:
         return self._cloud.redacted(f"the sandbox {self._sandbox.sandbox_id}: {text}")

@@ -13,7 +13,7 @@ from typing import Any
 
 from builder.build import Built, Order
 from builder.checks import Sandbox
-from builder.errors import NotOnThisMachineError
+from builder.errors import BuildError, NotOnThisMachineError
 from builder.events import Reporter
 from builder.logs import Log
 from builder.plan import Look
@@ -33,9 +33,8 @@ class LocalTarget:
     def __init__(self, *, name: str = "local") -> None:
         self.name = name
 
-    def tidy(self, report: Reporter) -> None:
+    def tidy(self) -> None:
         """Remove half-made environments that nobody is making any more."""
-        del report
         environment.sweep()
 
     def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
@@ -49,7 +48,14 @@ class LocalTarget:
         return contextlib.nullcontext()
 
     def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
-        """Nothing to move: the registry's channel is the only one there is."""
+        """Nothing to move: the registry's channel is the only one there is. But it must not point
+        at an environment that is gone."""
+        del channel
+        if environment.find(fields["digest"]) is None:
+            raise BuildError(
+                f"the build of `{name}` is not there any more after its checks",
+                hint="a check must not remove the environment that it runs in",
+            )
 
     def settled(self, name: str) -> None:
         """Nothing was kept."""
