@@ -11,11 +11,13 @@ import contextlib
 import dataclasses
 import datetime as dt
 import json
-import re
 import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from builder.errors import from_os_error
 from builder.files import atomic_write, exclusive
@@ -24,7 +26,7 @@ from builder.processes import check_not_stopped
 __all__ = ["Entry", "Journal"]
 
 _LONGEST_BYTES = 1 << 16
-_ID = re.compile(r"[A-Za-z0-9_-]+")
+_Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,11 +40,14 @@ class Entry:
     name: str
     digest: str
     started_at: str
-    template_id: str | None = None
-    build_id: str | None = None
+    template_id: _Id | None = None
+    build_id: _Id | None = None
     verifying: bool = False
     forced: bool = False
     foretold: int = 0
+
+
+_ENTRY = TypeAdapter(Entry)
 
 
 class Journal:
@@ -88,15 +93,10 @@ class Journal:
         """The entry of `name`; None where there is none, or none that can be read."""
         try:
             with self._path(name).open("rb") as file:
-                fields = json.loads(file.read(_LONGEST_BYTES))
-            entry = Entry(**fields)
-        except (OSError, ValueError, TypeError, RecursionError):
+                entry = _ENTRY.validate_json(file.read(_LONGEST_BYTES), strict=True)
+        except (OSError, ValueError):
             return None
-        texts = (entry.digest, entry.started_at, entry.template_id or "", entry.build_id or "")
-        good = entry.name == name and all(isinstance(text, str) for text in texts)
-        good = good and all(_ID.fullmatch(text) for text in texts[2:] if text)
-        flags = (type(entry.verifying), type(entry.forced), type(entry.foretold))
-        return entry if good and flags == (bool, bool, int) else None
+        return entry if entry.name == name else None
 
     def remove(self, name: str) -> None:
         """Forget the entry of `name`: it was finished, or given up. Raises `StorageError`."""

@@ -84,6 +84,21 @@ class Place:
         )
         return {outcome.name: outcome for outcome in outcomes}
 
+    def carry_out(self, planned: Plan, *names: str) -> dict[str, Outcome]:
+        """Carry out a plan that was made before."""
+        project = self.project()
+        outcomes = pipeline.build(
+            project,
+            self._prepared(project, names),
+            planned,
+            connect(choose(project, planned.target)[0], project, report=self.events.append),
+            force=False,
+            jobs=None,
+            all_variants=False,
+            report=self.events.append,
+        )
+        return {outcome.name: outcome for outcome in outcomes}
+
     @staticmethod
     def _prepared(project: Project, names: tuple[str, ...]) -> pipeline.Prepared:
         variants = pipeline.select(project, names)

@@ -9,6 +9,7 @@ import textwrap
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 pytest_plugins = ["tests.clouds"]
@@ -20,6 +21,10 @@ BASE = """
     image = "localhost:1/python:3.13"
     python = ">=3.11"
 """
+
+# How long an example takes tells how busy the machine is, not whether it is right.
+hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.load_profile("any speed")
 
 LIGHT = (
     "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"

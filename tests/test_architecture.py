@@ -26,7 +26,7 @@ OWNERS = {
     "jinja2": {"render.py"},
     "jupyter_client": {"targets/local/kernel.py"},
     "platformdirs": {"files.py"},
-    "pydantic": {"spec/models.py", "spec/load.py", "spec/wording.py"},
+    "pydantic": {"journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
     "rich": {"progress.py"},
     "tenacity": {"targets/e2b/cloud.py"},
     "tomli_w": {"render.py"},

@@ -17,12 +17,12 @@ from tests.clouds import NAMES, Place
 from tests.e2b_server import Fault, ModelledSteps, Server
 
 KILLS = int(os.environ.get("TEMPLATE_TEST_KILLS", "8"))
-BUILD = [sys.executable, "-m", "builder", "build", "--frozen", "--precheck", "never"]
+OPTIONS = {"build": ["--frozen", "--precheck", "never"], "plan": ["--frozen", "--target", "e2b"]}
 
 
-def started(place: Place, *arguments: str) -> subprocess.Popen[str]:
+def started(place: Place, *arguments: str, command: str = "build") -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [*BUILD, *arguments],
+        [sys.executable, "-m", "builder", command, *OPTIONS[command], *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -56,6 +56,7 @@ class Server:
         self.ended: list[str] = []
         self.created = 0
         self.problems: list[str] = []
+        self.tells_reasons = True
         self._zygote = _ZYGOTE
         self._by_key: dict[str, Running] = {}
         self._threads: list[threading.Thread] = []
@@ -83,7 +84,7 @@ class Server:
         for thread in self._threads:
             thread.join()
         for sandbox in list(self.running.values()):
-            self._end(sandbox)
+            self.end(sandbox)
         if isinstance(self.steps, DockerSteps):
             self.steps.remove()
 
@@ -239,7 +240,7 @@ class Server:
                 "buildID": build.id,
                 "status": build.status,
             }
-            if build.status == "error":
+            if build.status == "error" and self.tells_reasons:
                 told["reason"] = {"message": build.message, "logEntries": build.log[-5:]}
                 if build.step is not None:
                     told["reason"]["step"] = build.step
@@ -485,7 +486,7 @@ class Server:
         with self.state.lock:
             for one in list(self.running.values()):
                 if one.ends < time.monotonic():
-                    self._end(one)
+                    self.end(one)
             return list(self.running.values())
 
     def _sandbox(self, sandbox_id: str | None) -> Running:
@@ -500,10 +501,10 @@ class Server:
 
     def _kill_sandbox(self, request: Request, _body: bytes) -> Response:
         self._team(request)
-        self._end(self._sandbox(request.path_params["sandbox"]))
+        self.end(self._sandbox(request.path_params["sandbox"]))
         return Response(status_code=204)
 
-    def _end(self, sandbox: Running) -> None:
+    def end(self, sandbox: Running) -> None:
         with self.state.lock:
             self.running.pop(sandbox.id, None)
             self.ended.append(sandbox.id)
