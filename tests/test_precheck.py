@@ -104,13 +104,15 @@ def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -
 
 def test_step_that_fails(made: Callable[..., Path], command: Command) -> None:
     """A step that fails is told with its lines, what it said, and the place of the log."""
-    said = failed(
-        command("precheck", cwd=made('[system]\npackages = ["no-such-package"]\n')),
-        errors.PrecheckError,
+    project = made(
+        '[warmup]\nlevel = "disk"\nimports = ["broken"]\n'
+        '[[files]]\nsource = "broken.py"\ntarget = "/usr/lib/python3/dist-packages/broken.py"\n'
     )
-    assert "failed with code 100\ngenerated/light/Dockerfile:\n" in said
-    assert "| RUN apt-get update" in said
-    assert "E: Unable to locate package no-such-package\nlog: " in said
+    (project / "variants" / "broken.py").write_text("raise ValueError('out of order')\n")
+    said = failed(command("precheck", cwd=project), errors.PrecheckError)
+    assert "failed with code 1\ngenerated/light/Dockerfile:\n" in said
+    assert "| RUN python3 /opt/template/warmup.py" in said
+    assert "ValueError: out of order\nlog: " in said
 
 
 def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Command) -> None:
