@@ -26,8 +26,8 @@ from builder.errors import SandboxError
 from builder.events import silent
 from builder.project import Project
 from builder.render import Rendered
-from builder.targets.e2b import E2BTarget
 from builder.targets.e2b.program import template_of
+from builder.targets.e2b.target import E2BTarget
 from tests.e2b_server import ModelledSteps, Server
 
 __all__ = ["measure"]

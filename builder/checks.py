@@ -7,43 +7,28 @@ from __future__ import annotations
 
 import contextlib
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import SandboxError, VerifyError
+from builder.execution import Execution
 from builder.spec import Check, Variant
 
 __all__ = [
     "CheckResult",
-    "Execution",
     "Sandbox",
     "first_use_seconds",
     "inventory",
-    "plain",
     "run_checks",
 ]
 
 SMOKE_TIMEOUT_SECONDS = 300
 _TOLD_CHARACTERS = 2000
 _TOLD_LINES = 12
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Execution:
-    """What running code gave. `results` are MIME bundles; `traceback` is plain text."""
-
-    stdout: str = ""
-    stderr: str = ""
-    results: tuple[Mapping[str, Any], ...] = ()
-    error: str | None = None
-    traceback: str = ""
-    timed_out: bool = False
-    seconds: float = 0.0
 
 
 class Sandbox(Protocol):
@@ -186,11 +171,6 @@ def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
     if check.stdout is not None and found.stdout.rstrip() != check.stdout.rstrip():
         return f"expected {_wanted(check)}, got {_cut(found.stdout.rstrip())!r}"
     return CheckResult(name=check.name, seconds=round(found.seconds, 6))
-
-
-def plain(text: str) -> str:
-    """Text without the colours of a terminal."""
-    return re.sub(r"\x1b\[[0-9;]*m", "", text)
 
 
 def _tail(traceback: str) -> str:

@@ -9,8 +9,9 @@ from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
-from builder.checks import Execution, Sandbox, plain
+from builder.checks import Sandbox
 from builder.errors import SandboxError
+from builder.execution import Execution, plain
 from builder.spec import Variant
 
 __all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]

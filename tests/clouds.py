@@ -15,7 +15,7 @@ from builder.events import Event, silent
 from builder.pipeline import Outcome
 from builder.plan import Plan
 from builder.project import Project
-from builder.targets import choose, connect
+from builder.targets.adapters import choose, connect
 from tests.e2b_server import Server
 
 # Packages that the interpreter of the tests has, too: sandboxes of the server run on it.

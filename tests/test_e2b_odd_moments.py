@@ -20,7 +20,7 @@ from builder.errors import (
     VerifyError,
 )
 from builder.journal import Journal
-from builder.targets import choose
+from builder.targets.adapters import choose
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Fault, ModelledSteps, Server

@@ -22,8 +22,9 @@ from builder.events import silent
 from builder.logs import Log
 from builder.project import Project
 from builder.render import Rendered
-from builder.targets.local import LocalTarget, environment
+from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
+from builder.targets.local.target import LocalTarget
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
 from tests.samples import order_of
@@ -114,7 +115,7 @@ def test_second_build_finds_the_first(light: Rendered, ref: str, log: Log) -> No
 
 def test_files_are_linked_from_the_cache_of_uv(light: Rendered, ref: str) -> None:
     """Installed files are hard links, so that a second environment costs next to no space."""
-    found = environment.find(light.digest)
+    found = place.find(light.digest)
     assert found
     (module,) = found.path.glob("lib/python*/site-packages/idna/core.py")
     assert module.stat().st_nlink > 1
@@ -122,19 +123,19 @@ def test_files_are_linked_from_the_cache_of_uv(light: Rendered, ref: str) -> Non
 
 def test_disk_warm_up_leaves_byte_code(light: Rendered, ref: str) -> None:
     """After a build the byte code of what the warm-up imports is on disk."""
-    found = environment.find(light.digest)
+    found = place.find(light.digest)
     assert found
     assert list(found.path.glob("lib/python*/site-packages/idna/__pycache__/core.*.pyc"))
 
 
 def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
     """An environment whose interpreter is gone counts as not there."""
-    found = environment.find(light.digest)
+    found = place.find(light.digest)
     assert found
     python = found.path / "bin" / "python"
     moved = python.rename(python.with_name("python.moved"))
     try:
-        assert environment.find(light.digest) is None
+        assert place.find(light.digest) is None
         assert not LocalTarget().look(light, {}, "stable").present
         with pytest.raises(NotOnThisMachineError) as caught:
             LocalTarget().open(ref, name="light", warm=(), env={})
@@ -156,7 +157,7 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "from builder.events import silent\n"
         "from builder.logs import Log\n"
         "from builder.project import Project\n"
-        "from builder.targets.local import LocalTarget\n"
+        "from builder.targets.local.target import LocalTarget\n"
         "project = Project.find(Path(sys.argv[2]))\n"
         "(r,) = pipeline.prepare(project, pipeline.select(project, []), frozen=True,"
         " report=silent).values()\n"
@@ -290,7 +291,7 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
     """When the owner of a sandbox is killed, the kernel, its children and its folder go."""
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from builder.targets.local import LocalTarget\n"
+        "from builder.targets.local.target import LocalTarget\n"
         "sandbox = LocalTarget().open(sys.argv[2], name='light', warm=(), env={})\n"
         "print(sandbox.run('import os, subprocess;"
         ' print(os.getpid(), subprocess.Popen(["sleep", "1000"]).pid, os.getcwd())\','

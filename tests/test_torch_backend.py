@@ -15,7 +15,8 @@ from builder.events import Event, silent
 from builder.lock import Lock, StageLock, lock_latest
 from builder.logs import Log
 from builder.render import Rendered, render
-from builder.targets.local import LocalTarget, environment
+from builder.targets.local import place
+from builder.targets.local.target import LocalTarget
 from tests.index_server import Failure, IndexServer, Wheel, sha256, wheel
 from tests.samples import load, order_of
 
@@ -308,7 +309,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 def built_for(rendered: Rendered, log: Log) -> str:
     """Build on this machine, and ask the PyTorch that is installed there what it is."""
     LocalTarget().build(order_of(rendered), report=silent, log=log)
-    found = environment.find(rendered.digest)
+    found = place.find(rendered.digest)
     assert found
     code = "import torch; print(torch.built_for)"
     return subprocess.run(

@@ -14,7 +14,8 @@ from builder.events import silent
 from builder.logs import Log
 from builder.project import Project
 from builder.render import Rendered
-from builder.targets.local import LocalTarget, environment
+from builder.targets.local import place
+from builder.targets.local.target import LocalTarget
 from tests.conftest import BASE
 from tests.samples import order_of
 
@@ -46,7 +47,7 @@ def image(
     assert isinstance(rendered, Rendered)
     with Log(tmp_path / "logs", target="local") as log:
         LocalTarget().build(order_of(rendered), report=silent, log=log)
-    found = environment.find(rendered.digest)
+    found = place.find(rendered.digest)
     assert found
     script = tmp_path / "warmup.py"
     text = rendered.content("warmup.py").decode()

@@ -20,7 +20,7 @@ from builder.logs import Log
 from builder.project import Project
 from builder.render import Rendered
 from builder.spec import Variant, WarmupLevel
-from builder.targets.local import LocalTarget
+from builder.targets.local.target import LocalTarget
 
 
 def main() -> None:

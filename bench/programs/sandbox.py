@@ -13,7 +13,7 @@ import time
 from collections.abc import Mapping
 from typing import Any
 
-from builder.targets.local import LocalTarget
+from builder.targets.local.target import LocalTarget
 
 
 def main(task: Mapping[str, Any]) -> None:

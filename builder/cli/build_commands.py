@@ -15,7 +15,7 @@ from builder.events import Event
 from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL
 from builder.render import Rendered
-from builder.targets import Target, choose, connect
+from builder.targets.adapters import Target, choose, connect
 from builder.verify import first_use_pairs
 
 __all__ = ["register"]

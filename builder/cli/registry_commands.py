@@ -102,9 +102,9 @@ def _state(target: str, fields: dict[str, Any]) -> str:
         return "revoked"
     if target != "local" or "digest" not in fields:
         return "recorded"
-    from builder.targets.local import environment
+    from builder.targets.local import place
 
-    return "here" if environment.find(fields["digest"]) else "not on this machine"
+    return "here" if place.find(fields["digest"]) else "not on this machine"
 
 
 def show(

@@ -26,7 +26,7 @@ from builder.logs import Log
 from builder.pipeline.prepare import Prepared, read_registry
 from builder.project import Project
 from builder.schedule import Schedule
-from builder.targets import Target
+from builder.targets.adapters import Target
 
 __all__ = ["Outcome", "build"]
 

@@ -21,7 +21,7 @@ from builder.errors import (
 from builder.events import Event, Reporter
 from builder.logs import Log
 from builder.project import Project
-from builder.targets import Target
+from builder.targets.adapters import Target
 
 __all__ = [
     "Prepared",

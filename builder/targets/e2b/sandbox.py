@@ -10,8 +10,8 @@ from typing import Any
 
 import e2b
 
-from builder.checks import Execution, plain
 from builder.errors import SandboxError, TemplateError
+from builder.execution import Execution, plain
 from builder.processes import pause, when_stopped
 from builder.targets.e2b.cloud import Cloud
 

@@ -14,7 +14,6 @@ import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from builder import processes, uv_tool
@@ -25,40 +24,11 @@ from builder.lock import StageLock
 from builder.logs import Log
 from builder.render import Rendered
 from builder.targets.local import interpreter
+from builder.targets.local.place import MANIFEST, Environment, find, place_of, sandbox_variables
 
-__all__ = ["Environment", "find", "make", "sandbox_variables", "sweep"]
+__all__ = ["make", "sweep"]
 
-_MANIFEST = "environment.json"
 _WARMUP_TIMEOUT_SECONDS = 1800
-# What a process needs of the outside, and none of what may be a secret.
-_PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
-# The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
-_SANDBOX_HOMES = ("/root", "/home/user")
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Environment:
-    """An environment that is in place. `seconds` is what making it took, `size` is in bytes,
-    `cold` is seconds by warm-up import before there was byte code."""
-
-    path: Path
-    python: str
-    ipykernel: str
-    seconds: float
-    size: int
-    cold: Mapping[str, float]
-
-
-def find(digest: str) -> Environment | None:
-    """The environment of `digest` (`sha256:…`), if it is here and its interpreter still exists."""
-    path = _place(digest)
-    try:
-        manifest = json.loads((path / _MANIFEST).read_text(encoding="utf-8"))
-        if not (path / "bin" / "python").exists():
-            return None
-        return Environment(path=path, **manifest)
-    except (OSError, ValueError, TypeError):
-        return None
 
 
 def make(
@@ -76,7 +46,7 @@ def make(
     def waiting() -> None:
         report(Event(kind="step", variant=name, text="waiting for another process to build this"))
 
-    place = _place(rendered.digest)
+    place = place_of(rendered.digest)
     started = time.time()
     with exclusive(cache_folder() / "locks" / f"{place.name}.lock", waiting=waiting):
         found = find(rendered.digest)
@@ -108,33 +78,8 @@ def sweep() -> None:
             remove_tree(folder)
 
 
-def sandbox_variables(env: Mapping[str, str], *, path: Path, home: Path) -> dict[str, str]:
-    """The whole environment of a sandbox's process: the template's, and nothing that is secret."""
-    variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    variables |= {name: _rebased(value, home) for name, value in env.items()}
-    search = [
-        str(path / "bin"),
-        *filter(None, [variables.get("PATH")]),
-        "/usr/local/bin",
-        "/usr/bin",
-        "/bin",
-    ]
-    return variables | {"HOME": str(home), "PATH": ":".join(search), "VIRTUAL_ENV": str(path)}
-
-
-def _rebased(value: str, home: Path) -> str:
-    for known in _SANDBOX_HOMES:
-        if value == known or value.startswith(f"{known}/"):
-            return f"{home}{value.removeprefix(known)}"
-    return value
-
-
-def _place(digest: str) -> Path:
-    return cache_folder() / "environments" / digest.replace(":", "-")
-
-
 def _made_since(found: Environment, moment: float) -> bool:
-    return (found.path / _MANIFEST).stat().st_mtime >= moment
+    return (found.path / MANIFEST).stat().st_mtime >= moment
 
 
 def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> None:
@@ -173,7 +118,7 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
         "size": _size(folder),
         "cold": cold,
     }
-    atomic_write(folder / _MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+    atomic_write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
 def _install(

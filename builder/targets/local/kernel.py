@@ -24,9 +24,9 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
 from builder import processes
-from builder.checks import Execution, plain
 from builder.errors import SandboxError, from_os_error
-from builder.targets.local.environment import sandbox_variables
+from builder.execution import Execution, plain
+from builder.targets.local.place import sandbox_variables
 
 __all__ = ["KernelSandbox"]
 

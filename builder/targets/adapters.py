@@ -1,0 +1,119 @@
+"""What the pipeline asks of a target, and which target it is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from typing import Any, Protocol
+
+from builder.build import Builder
+from builder.errors import TargetUnavailableError, did_you_mean
+from builder.events import Reporter, silent
+from builder.plan import Look
+from builder.project import Project, TargetSettings
+from builder.render import Rendered
+from builder.spec import Variant
+from builder.verify import SandboxOpener
+
+__all__ = ["Target", "choose", "connect"]
+
+
+class Target(Builder, SandboxOpener, Protocol):
+    """All that the pipeline asks of a target."""
+
+    @property
+    def name(self) -> str:
+        """What the target is called."""
+        ...
+
+    @property
+    def steps_cached(self) -> bool:
+        """Whether the target builds in steps, and keeps what each made for the next build."""
+        ...
+
+    @property
+    def jobs(self) -> int:
+        """How many builds at a time are sensible."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what runs that were killed have left behind."""
+        ...
+
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+        """What the target has of a variant; `entry` is its part of the registry."""
+        ...
+
+    def lacking(self, variant: Variant) -> tuple[str, ...]:
+        """What of the variant this target cannot provide, in words."""
+        ...
+
+    def blocked(self, variant: Variant) -> str | None:
+        """Why the variant cannot be built here at all, or None."""
+        ...
+
+    def claimed(self, name: str, *, report: Reporter) -> AbstractContextManager[None]:
+        """Keep others from building the same, for the `with` block, as far as this needs it."""
+        ...
+
+    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
+        """Have `channel` of the target's own point at a verified build, of which `fields` is the
+        record. Raises `BuildError` and its kin; then it points where it pointed."""
+        ...
+
+    def settled(self, name: str) -> None:
+        """The build of `name` is recorded: what was kept for a run that takes it up can go."""
+        ...
+
+
+def choose(
+    project: Project, name: str | None, environment: Mapping[str, str] = os.environ
+) -> tuple[TargetSettings, str]:
+    """The target to use and the sentence that says why. Raises `TargetUnavailableError`."""
+    if name is not None:
+        if name not in project.targets:
+            raise TargetUnavailableError(
+                f"there is no target `{name}`; there are: {', '.join(sorted(project.targets))}",
+                hint=did_you_mean(name, project.targets),
+            )
+        return project.targets[name], f"target {name}: asked for{_where(project.targets[name])}"
+    cloud = project.targets["e2b"]
+    if environment.get(cloud.api_key_env or "", "").strip():
+        return cloud, f"target e2b: {cloud.api_key_env} is set{_where(cloud)}"
+    return project.targets["local"], f"target local: {cloud.api_key_env} is not set"
+
+
+def _where(settings: TargetSettings) -> str:
+    """Where another place than E2B's own cloud is meant."""
+    if settings.kind == "local":
+        return ""
+    if url := os.environ.get("E2B_API_URL"):
+        return f", and E2B_API_URL points it at {url}"
+    domain = settings.domain or os.environ.get("E2B_DOMAIN")
+    return f", at {domain}" if domain else ""
+
+
+def connect(settings: TargetSettings, project: Project, *, report: Reporter = silent) -> Target:
+    """The adapter of a target. Raises `TargetUnavailableError` when its key is not set."""
+    if settings.kind == "local":
+        from builder.targets.local.target import LocalTarget
+
+        return LocalTarget(name=settings.name)
+    variable = settings.api_key_env or "E2B_API_KEY"
+    key = os.environ.get(variable, "").strip()
+    if not key:
+        raise TargetUnavailableError(
+            f"target `{settings.name}` needs an account: `{variable}` is not set",
+            hint=f"set `{variable}` to a key of it, or use `--target local`, which needs none",
+        )
+    from builder.targets.e2b.target import E2BTarget
+
+    return E2BTarget(
+        name=settings.name,
+        api_key=key,
+        domain=settings.domain,
+        key_variable=variable,
+        journal=project.state / "journal",
+        report=report,
+    )

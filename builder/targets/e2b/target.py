@@ -1,0 +1,230 @@
+"""The adapter of the target `e2b`, loaded with the SDK when such a target is asked for."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from builder.build import Built, Order
+from builder.checks import Sandbox
+from builder.errors import BuildError, NetworkError, NotOnThisMachineError
+from builder.events import Event, Reporter, silent
+from builder.journal import Entry, Journal
+from builder.logs import Log
+from builder.plan import Drift, Look
+from builder.registry import DEFAULT_CHANNEL
+from builder.render import Rendered
+from builder.spec import Variant
+from builder.targets.e2b.building import Building, digest_tag
+from builder.targets.e2b.cloud import Cloud
+from builder.targets.e2b.sandbox import CloudSandbox
+
+__all__ = ["E2BTarget"]
+
+_METADATA = "template-builder"
+
+
+class E2BTarget:
+    """Builder, sandbox opener and publisher of one account."""
+
+    steps_cached = True
+    jobs = 20  # what E2B lets a team build at a time
+
+    def __init__(
+        self,
+        *,
+        name: str,
+        api_key: str,
+        domain: str | None,
+        key_variable: str,
+        journal: Path,
+        report: Reporter = silent,
+    ) -> None:
+        """`report` is told of what no variant's own reporter is: limits, and sandboxes left."""
+        self.name = name
+        self._cloud = Cloud(
+            api_key=api_key,
+            domain=domain,
+            key_variable=key_variable,
+            waiting=lambda why: report(Event(kind="step", text=why)),
+        )
+        self._journal = Journal(journal, target=name)
+        self._report = report
+        self._unended: set[str] = set()
+
+    def tidy(self) -> None:
+        """End the sandboxes of runs that were killed while they verified."""
+        for name in self._journal.names():
+            with contextlib.suppress(BlockingIOError), self._journal.claimed(name, wait=False):
+                self._end_left_over(name)
+
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+        """Whether the digest is built, and how E2B differs from the build that `channel` of the
+        registry's `entry` points at."""
+        name = rendered.variant.name
+        recorded = entry.get("builds", {}).get(entry.get("channels", {}).get(channel), {})
+        wanted = None if recorded.get("revoked") else recorded.get("build_id")
+        tags = self._cloud.tags(name)
+        if tags is None:
+            gone = Drift(text=f"the template `{name}` is gone from {self.name}", usable=False)
+            return Look(present=False, drift=gone if wanted else None)
+        builds = [one for one in entry.get("builds", {}).values() if not one.get("revoked")]
+        same = {one.get("build_id") for one in builds if one.get("digest") == rendered.digest}
+        same.add(tags.get(digest_tag(rendered.digest)))
+        usable = frozenset(one for one in {*same, wanted} if one and self._usable(name, one))
+        drift = None
+        if wanted and wanted not in usable:
+            text = f"build {wanted} on {self.name} is gone or not ready"
+            drift = Drift(text=text, usable=False)
+        elif wanted:
+            drift = self._moved(tags, wanted, channel)
+        return Look(present=bool(same & usable), drift=drift, usable=usable)
+
+    def _moved(self, tags: Mapping[str, str], build_id: str, channel: str) -> Drift | None:
+        for tag in _tags_of(channel):
+            if tags.get(tag) != build_id:
+                now = f"is on build {tags[tag]}" if tag in tags else "is gone"
+                return Drift(
+                    text=f"the tag `{tag}` on {self.name} was moved by hand: it {now},"
+                    f" the registry says {build_id}",
+                    usable=True,
+                )
+        return None
+
+    def lacking(self, _variant: Variant) -> tuple[str, ...]:
+        """Nothing: what E2B cannot do was an error when its steps were made."""
+        return ()
+
+    def blocked(self, variant: Variant) -> str | None:
+        """Without a code service, code could not be run in its sandboxes."""
+        if variant.command:
+            return None
+        return "it has no [service]: a sandbox on E2B runs code through its code service"
+
+    @contextlib.contextmanager
+    def claimed(self, name: str, *, report: Reporter) -> Iterator[None]:
+        """Hold the template against other processes of this project, for the `with` block."""
+
+        def waiting() -> None:
+            report(Event(kind="step", variant=name, text="another process builds it: waiting"))
+
+        with self._journal.claimed(name, waiting=waiting):
+            self._end_left_over(name)
+            try:
+                yield
+            finally:
+                entry = self._journal.read(name)
+                if entry and entry.verifying and name not in self._unended:
+                    self._closed(entry)
+
+    def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
+        """Make the build of the order's digest, or find it made or under way."""
+        name = order.rendered.variant.name
+        building = Building(
+            order,
+            target=self.name,
+            cloud=self._cloud.telling(
+                lambda why: report(Event(kind="detail", variant=name, text=why))
+            ),
+            journal=self._journal,
+            report=report,
+            log=log,
+        )
+        return building.make()
+
+    def open(
+        self,
+        ref: str,
+        *,
+        name: str,
+        warm: Sequence[str],
+        env: Mapping[str, str],
+        cold: bool = False,
+    ) -> Sandbox:
+        """Create a sandbox of exactly the build `ref`.
+
+        Code runs in the interpreter that the snapshot holds, unless it is to be `cold`. `env` and
+        what is warm are in the template already.
+        """
+        del env, warm
+        entry = self._journal.read(name) or self._journal.begin(name, "")
+        self._journal.write(replace(entry, verifying=True))
+
+        def warn(text: str) -> None:
+            self._unended.add(name)
+            self._warn(text)
+
+        try:
+            return CloudSandbox(
+                self._cloud,
+                ref,
+                metadata=self._metadata(name),
+                fresh=cold,
+                warn=warn,
+            )
+        except NetworkError:
+            self._unended.add(name)  # it may have been created: the answer alone got lost
+            raise
+        except BuildError as error:
+            raise NotOnThisMachineError(
+                f"no sandbox of `{ref}` can be created on {self.name}: {error.message}",
+                hint="is the build still there? `template-builder plan` tells",
+            ) from error
+
+    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
+        """Move the tags of `channel`, and that of its digest, to a verified build."""
+        tags = [digest_tag(fields["digest"]), *_tags_of(channel)]
+        self._cloud.assign_tags(name, fields["build_id"], tags)
+
+    def settled(self, name: str) -> None:
+        """The build of `name` is recorded: nothing of it has to be taken up again."""
+        self._journal.remove(name)
+
+    def _usable(self, name: str, build_id: str | None) -> bool:
+        if build_id is None:
+            return False
+        template_id = self._cloud.template_id(name)
+        if template_id is None:
+            return False
+        try:
+            return self._cloud.state(template_id, build_id, 0).status == "ready"
+        except BuildError:
+            return False
+
+    def _metadata(self, name: str) -> dict[str, str]:
+        return {_METADATA: f"{self._journal.owner}/{name}"}
+
+    def _end_left_over(self, name: str) -> None:
+        """End what a run that was killed has left running; only under the claim of `name`."""
+        entry = self._journal.read(name)
+        if entry is None or not entry.verifying:
+            return
+        try:
+            for sandbox_id in self._cloud.sandboxes(self._metadata(name)):
+                self._cloud.kill_sandbox(sandbox_id)
+        except (BuildError, NetworkError) as error:
+            self._warn(
+                f"a sandbox that an earlier run opened for `{name}` may be left: {error.message};"
+                " the next run tries again"
+            )
+            return
+        self._closed(entry)
+
+    def _closed(self, entry: Entry) -> None:
+        """Nothing runs any more that was opened for `entry`."""
+        if entry.digest:
+            self._journal.write(replace(entry, verifying=False))
+        else:
+            self._journal.remove(entry.name)
+
+    def _warn(self, text: str) -> None:
+        self._report(Event(kind="warning", text=text))
+
+
+def _tags_of(channel: str) -> list[str]:
+    """`default` is what a bare name means on E2B: it follows the channel that a bare name means
+    here."""
+    return ["default", channel] if channel == DEFAULT_CHANNEL else [channel]

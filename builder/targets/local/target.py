@@ -1,0 +1,130 @@
+"""The adapter of the target `local`.
+
+It is not a security boundary: code in such a sandbox can do what the user who runs it can do.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
+from typing import Any
+
+from builder.build import Built, Order
+from builder.checks import Sandbox
+from builder.errors import BuildError, NotOnThisMachineError
+from builder.events import Reporter
+from builder.logs import Log
+from builder.plan import Look
+from builder.render import Rendered
+from builder.spec import Variant
+from builder.targets.local import environment, interpreter, place
+
+__all__ = ["LocalTarget"]
+
+
+class LocalTarget:
+    """Builder and sandbox opener of this machine."""
+
+    steps_cached = False
+    jobs = min(4, os.cpu_count() or 1)
+
+    def __init__(self, *, name: str = "local") -> None:
+        self.name = name
+
+    def tidy(self) -> None:
+        """Remove half-made environments that nobody is making any more."""
+        environment.sweep()
+
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+        """Whether the digest's environment is on this machine and has its interpreter."""
+        del entry, channel
+        return Look(present=place.find(rendered.digest) is not None)
+
+    def claimed(self, name: str, *, report: Reporter) -> AbstractContextManager[None]:
+        """Nothing to hold: an environment has a lock of its own."""
+        del name, report
+        return contextlib.nullcontext()
+
+    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
+        """Nothing to move: the registry's channel is the only one there is. But it must not point
+        at an environment that is gone."""
+        del channel
+        if place.find(fields["digest"]) is None:
+            raise BuildError(
+                f"the build of `{name}` is not there any more after its checks",
+                hint="a check must not remove the environment that it runs in",
+            )
+
+    def settled(self, name: str) -> None:
+        """Nothing was kept."""
+
+    def lacking(self, variant: Variant) -> tuple[str, ...]:
+        """What of the variant has no meaning without a machine of its own."""
+        found = []
+        for stage in variant.stages:
+            if stage.system:
+                found.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
+            if stage.files:
+                targets = ", ".join(entry.target for entry in stage.files)
+                found.append(f"files at absolute paths of {stage.source}: {targets}")
+        found.append(
+            f"the base image {variant.image} and its service: Python comes from this machine"
+        )
+        found.append(
+            f"limits: {variant.cpu} CPUs and {variant.memory_mb} MiB are not enforced,"
+            " and it is no security boundary"
+        )
+        return tuple(found)
+
+    def blocked(self, variant: Variant) -> str | None:
+        """No Python here that the variant can use."""
+        if interpreter.choose(variant.python) is not None:
+            return None
+        return (
+            f"no Python on this machine satisfies `base.python` {variant.python};"
+            f" `uv python install {variant.python_floor}` gets one"
+        )
+
+    def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
+        """Make the environment of the variant's digest, or find it made."""
+        rendered = order.rendered
+        found, reused = environment.make(rendered, force=order.force, report=report, log=log)
+        build_id = rendered.digest.replace(":", "-")
+        name = rendered.variant.name
+        return Built(
+            name=name,
+            target=self.name,
+            ref=f"local:{name}@{build_id}",
+            template_id=name,
+            build_id=build_id,
+            digest=rendered.digest,
+            seconds=found.seconds,
+            reused=reused,
+            size=found.size,
+            cold=found.cold,
+            warnings=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
+        )
+
+    def open(
+        self,
+        ref: str,
+        *,
+        name: str,
+        warm: Sequence[str],
+        env: Mapping[str, str],
+        cold: bool = False,
+    ) -> Sandbox:
+        """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own."""
+        from builder.targets.local.kernel import KernelSandbox
+
+        del cold  # a kernel is, unless it is asked to be warm
+        build_id = ref.rpartition("@")[2]
+        found = place.find(build_id.replace("-", ":", 1))
+        if found is None:
+            raise NotOnThisMachineError(
+                f"the environment of `{ref}` is not on this machine",
+                hint=f"`template-builder build {name} --target local` makes it",
+            )
+        return KernelSandbox(found.path, warm=warm, env=env)
