@@ -3,24 +3,137 @@
 from __future__ import annotations
 
 import re
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Execution", "plain"]
+__all__ = ["Execution", "Output", "Result", "plain"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """One rich result: `data` is a MIME bundle (MIME type → text; pictures in base64). `is_main`
+    tells the value of the last expression from what was displayed on the way."""
+
+    data: Mapping[str, Any]
+    is_main: bool = False
+
+    @property
+    def text(self) -> str | None:
+        """The plain text of it."""
+        return self.data.get("text/plain")
+
+    @property
+    def html(self) -> str | None:
+        """The HTML of it, of a table for example."""
+        return self.data.get("text/html")
+
+    @property
+    def png(self) -> str | None:
+        """The picture of it, of a chart for example, as a PNG in base64."""
+        return self.data.get("image/png")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """What running code gave. `results` are MIME bundles; `traceback` is plain text."""
+    """What running code gave; `traceback` is plain text.
+
+    `left_out` is how many characters of output and results were beyond the limit, `lost` says that
+    the interpreter, and all that was defined in it, went with a time-out.
+    """
 
     stdout: str = ""
     stderr: str = ""
-    results: tuple[Mapping[str, Any], ...] = ()
+    results: tuple[Result, ...] = ()
     error: str | None = None
     traceback: str = ""
     timed_out: bool = False
+    lost: bool = False
+    left_out: int = 0
     seconds: float = 0.0
+
+
+class Output:
+    """Collects what an execution gives, up to `limit` characters of each stream and of all results.
+
+    Of a stream that is longer the beginning and the end are kept.
+    """
+
+    def __init__(self, limit: int | None = None) -> None:
+        self._streams = {name: _Stream(limit) for name in ("stdout", "stderr")}
+        self._limit, self._size, self._left_out = limit, 0, 0
+        self._results: list[Result] = []
+        self._error: str | None = None
+        self._traceback = ""
+
+    def stream(self, name: str, text: str) -> None:
+        """Take what was written to "stdout" or "stderr"."""
+        if name in self._streams:
+            self._streams[name].add(text)
+
+    def result(self, data: Mapping[str, Any], *, main: bool) -> None:
+        """Take a MIME bundle."""
+        size = sum(len(value) if isinstance(value, str) else 1 for value in data.values())
+        if self._limit is not None and self._size + size > self._limit:
+            self._left_out += size
+            return
+        self._size += size
+        self._results.append(Result(data=data, is_main=main))
+
+    def failed(self, name: str, value: str, traceback: str) -> None:
+        """Take the error that has ended the code."""
+        self._error = plain(f"{name}: {value}")[: self._limit]
+        self._traceback = plain(traceback)[: self._limit]
+
+    def execution(
+        self, seconds: float, *, timed_out: bool = False, lost: bool = False
+    ) -> Execution:
+        """All that was taken."""
+        return Execution(
+            stdout=self._streams["stdout"].text(),
+            stderr=self._streams["stderr"].text(),
+            results=tuple(self._results),
+            error=self._error,
+            traceback=self._traceback,
+            timed_out=timed_out,
+            lost=lost,
+            left_out=self._left_out + sum(one.left_out for one in self._streams.values()),
+            seconds=seconds,
+        )
+
+
+class _Stream:
+    def __init__(self, limit: int | None) -> None:
+        self._limit = limit
+        self._first: list[str] = []
+        self._room = limit - limit // 2 if limit is not None else 0
+        self._last: deque[str] = deque()
+        self._kept = 0
+        self.left_out = 0
+
+    def add(self, text: str) -> None:
+        if self._limit is None:
+            self._first.append(text)
+            return
+        self._first.append(text[: self._room])
+        rest = text[self._room :]
+        self._room -= len(self._first[-1])
+        if not rest:
+            return
+        self._last.append(rest)
+        self._kept += len(rest)
+        while (over := self._kept - self._limit // 2) > 0:
+            first = self._last.popleft()
+            if len(first) > over:
+                self._last.appendleft(first[over:])
+            gone = min(over, len(first))
+            self._kept -= gone
+            self.left_out += gone
+
+    def text(self) -> str:
+        told = f"\n… {self.left_out} characters left out …\n" if self.left_out else ""
+        return "".join(self._first) + told + "".join(self._last)
 
 
 def plain(text: str) -> str:

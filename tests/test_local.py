@@ -194,7 +194,7 @@ def test_code_gives_output_results_and_errors(sandbox: KernelSandbox) -> None:
         "import sys; print('out'); print('err', file=sys.stderr); 6 * 7", timeout=30
     )
     assert (found.stdout, found.stderr, found.error) == ("out\n", "err\n", None)
-    assert found.results == ({"text/plain": "42"},)
+    assert [(one.text, one.is_main) for one in found.results] == [("42", True)]
     failed = sandbox.run("def f():\n    return 1 / 0\nf()", timeout=30)
     assert failed.error == "ZeroDivisionError: division by zero"
     assert "return 1 / 0" in failed.traceback

@@ -1,0 +1,277 @@
+"""Starting the processes of kernels: one anew, or forked from a process that has all in memory.
+
+Either way a guard outside of this process ends a kernel, and all that it has started, when it is
+asked to or when this process is gone.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import json
+import os
+import select
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from builder import guard, processes
+from builder.errors import SandboxError
+from builder.targets.local import kernel_host
+from builder.targets.local.place import sandbox_variables
+
+__all__ = ["Launched", "Zygote", "forks", "last_lines", "launch", "short_folder", "zygote_of"]
+
+_CLOSE_SECONDS = 10.0
+_WARM_SECONDS = 600.0
+_ANSWER_SECONDS = 30.0
+_LONGEST_FOLDER = 70
+_POLL_SECONDS = 0.005
+
+
+class Launched(Protocol):
+    """A kernel's process. All of it may be called from any thread."""
+
+    def interrupt(self) -> None:
+        """Send SIGINT to the kernel and what it runs."""
+        ...
+
+    def gone(self) -> bool:
+        """Whether the kernel has ended."""
+        ...
+
+    def abort(self) -> None:
+        """Kill the kernel; returns before it is dead."""
+        ...
+
+    def end(self) -> None:
+        """Kill the kernel and all that it has started, and wait for that."""
+        ...
+
+
+class _Guarded:
+    """A kernel in a process of its own below a guard of its own."""
+
+    def __init__(
+        self, command: Sequence[str], *, folder: Path, home: Path, variables: Mapping[str, str]
+    ) -> None:
+        self._held = contextlib.ExitStack()
+        self._guard: subprocess.Popen[bytes] = self._held.enter_context(
+            processes.started(
+                command,
+                folder=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+                cwd=home,
+                env=dict(variables),
+            )
+        )
+
+    def interrupt(self) -> None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._guard.stdin:
+                self._guard.stdin.write(b"interrupt\n")
+                self._guard.stdin.flush()
+
+    def gone(self) -> bool:
+        # The guard closes its output when the kernel is gone: readable means end of file.
+        stdout = self._guard.stdout
+        return self._guard.poll() is not None or not stdout or _readable(stdout.fileno())
+
+    def abort(self) -> None:
+        self._guard.terminate()
+
+    def end(self) -> None:
+        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
+            if self._guard.stdin:
+                self._guard.stdin.close()
+                self._guard.wait(timeout=_CLOSE_SECONDS)
+        self._held.close()
+
+
+class _Forked:
+    """A kernel forked by a zygote; the connection is its life line."""
+
+    def __init__(self, connection: socket.socket, pid: int) -> None:
+        self._connection, self.pid = connection, pid
+
+    def interrupt(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.sendall(b"interrupt\n")
+
+    def gone(self) -> bool:
+        return self._connection.fileno() < 0 or _readable(self._connection.fileno())
+
+    def abort(self) -> None:
+        with contextlib.suppress(OSError):
+            self._connection.shutdown(socket.SHUT_WR)
+
+    def end(self) -> None:
+        self.abort()
+        with contextlib.suppress(OSError):
+            # Its keeper closes the connection last, when all has ended and the folder is gone.
+            self._connection.settimeout(_CLOSE_SECONDS)
+            while self._connection.recv(1024):
+                pass
+        self._connection.close()
+
+
+class Zygote:
+    """A process of an environment with the modules of `warm` imported, which forks kernels."""
+
+    def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
+        self.folder = Path(tempfile.mkdtemp(prefix="template-", dir=short_folder()))
+        self._held = contextlib.ExitStack()
+        home = self.folder / "home"
+        try:
+            shutil.copytree(environment / "home", home, symlinks=True)
+            variables = sandbox_variables(
+                env, path=environment, home=Path(kernel_host.STABLE_HOME)
+            ) | {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}
+            self._guard = self._held.enter_context(
+                processes.started(
+                    [
+                        str(environment / "bin" / "python"),
+                        kernel_host.__file__,
+                        "zygote",
+                        str(self.folder),
+                        guard.__file__,
+                        *warm,
+                    ],
+                    folder=self.folder,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd=home,
+                    env=variables,
+                )
+            )
+        except BaseException:
+            self.close()
+            raise
+
+    def alive(self) -> bool:
+        """Whether it can still fork, or is on the way there."""
+        stdout = self._guard.stdout
+        return self._guard.poll() is None and stdout is not None and not _readable(stdout.fileno())
+
+    def fork(
+        self, *, connection: Path, folder: Path, home: Path, variables: Mapping[str, str]
+    ) -> _Forked:
+        """A kernel that has everything in memory; waits for that. Raises `SandboxError`."""
+        self._wait_until_warm()
+        line = socket.socket(socket.AF_UNIX)
+        try:
+            line.settimeout(_ANSWER_SECONDS)
+            line.connect(str(self.folder / "zygote"))
+            asked = {
+                "connection": str(connection),
+                "folder": str(folder),
+                "home": str(home),
+                "variables": dict(variables),
+            }
+            line.sendall(json.dumps(asked).encode() + b"\n")
+            answer = b""
+            while not answer.endswith(b"\n"):
+                part = line.recv(64)
+                if not part:
+                    raise SandboxError(f"the kernel could not be forked:\n{self._said()}")
+                answer += part
+            line.settimeout(None)
+            return _Forked(line, int(answer))
+        except OSError as error:
+            line.close()
+            raise SandboxError(f"the kernel could not be forked: {error}") from error
+        except BaseException:
+            line.close()
+            raise
+
+    def close(self) -> None:
+        """End it, its kernels, and remove their folders."""
+        self._held.close()
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _wait_until_warm(self) -> None:
+        deadline = time.monotonic() + _WARM_SECONDS
+        while not (self.folder / "zygote").exists():
+            if not self.alive():
+                raise SandboxError(
+                    f"the warm-up imports fail in the sandbox:\n{self._said()}",
+                    hint="correct `warmup.imports`",
+                )
+            if time.monotonic() > deadline:
+                raise SandboxError(
+                    f"the warm-up imports did not end within {_WARM_SECONDS:.0f} seconds"
+                )
+            time.sleep(_POLL_SECONDS)
+
+    def _said(self) -> str:
+        return last_lines(self.folder / "child.log")
+
+
+_zygotes: dict[tuple[object, ...], Zygote] = {}
+_lock = threading.Lock()
+
+
+def forks() -> bool:
+    """Whether kernels can be forked here with homes of their own."""
+    return sys.platform == "linux" and os.path.isdir("/proc/self/fd")
+
+
+def zygote_of(environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> Zygote:
+    """The zygote for these modules and variables; one for all of this process, until it ends."""
+    # A process that was forked from one with zygotes has none.
+    key = (os.getpid(), environment, tuple(warm), tuple(sorted(env.items())))
+    with _lock:
+        found = _zygotes.get(key)
+        if found is None or not found.alive():
+            if found:
+                found.close()
+            found = _zygotes[key] = Zygote(environment, warm=warm, env=env)
+        return found
+
+
+@atexit.register
+def _close_zygotes() -> None:
+    for (process, *_), zygote in _zygotes.items():
+        if process == os.getpid():
+            zygote.close()
+
+
+def launch(
+    environment: Path,
+    *,
+    connection: Path,
+    folder: Path,
+    home: Path,
+    variables: Mapping[str, str],
+    zygote: Zygote | None = None,
+) -> Launched:
+    """Start a kernel. Raises `SandboxError`, `OSError`."""
+    if zygote:
+        return zygote.fork(connection=connection, folder=folder, home=home, variables=variables)
+    command = [str(environment / "bin" / "python"), kernel_host.__file__, "kernel", str(connection)]
+    return _Guarded(command, folder=folder, home=home, variables=variables)
+
+
+def last_lines(log: Path) -> str:
+    """What a process said before it ended."""
+    with contextlib.suppress(OSError):
+        return "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+    return ""
+
+
+def short_folder() -> str:
+    """Where temporary folders go; the names of Unix sockets may have a hundred characters only."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes it safe
+
+
+def _readable(descriptor: int) -> bool:
+    return bool(select.select([descriptor], [], [], 0)[0])
