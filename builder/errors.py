@@ -23,6 +23,7 @@ TemplateError                     1
 ├── BlockedError                 31   the plan says that this variant cannot be built there
 ├── NotOnThisMachineError        32   a local build that another machine has made
 ├── SandboxError                 33   a sandbox did not start or went away
+│   └── SandboxGoneError         34   …before it began to run what was asked
 ├── RegistryError                40   registry.json cannot be read
 │   └── RegistryVersionError     41   …because a newer version of this program wrote it
 ├── TemplateLookupError (LookupError)
@@ -204,6 +205,10 @@ class NotOnThisMachineError(TemplateError):
 
 class SandboxError(TemplateError):
     exit_code = 33
+
+
+class SandboxGoneError(SandboxError):
+    exit_code = 34
 
 
 class RegistryError(TemplateError):

@@ -16,19 +16,28 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # Third party → the only places that may import it.
 OWNERS = {
     "docker": {"docker_engine.py"},
-    "e2b": {f"targets/e2b/{name}.py" for name in ("cloud", "program", "sandbox")},
+    "e2b": {
+        f"targets/e2b/{name}.py" for name in ("cloud", "failures", "program", "sandbox", "session")
+    },
     "e2b_code_interpreter": {"targets/e2b/cloud.py"},
     "e2b_dockerfile_utils": {
         f"flatten/{name}.py" for name in ("convert", "copies", "losses", "runs", "stages")
     },
     "filelock": {"files.py"},
-    "httpx": {"base_image.py", "targets/e2b/cloud.py"},
+    "httpx": {
+        "base_image.py",
+        "runtime/webhooks.py",
+        "targets/e2b/failures.py",
+        "targets/e2b/session.py",
+    },
     "jinja2": {"render.py"},
     "jupyter_client": {"targets/local/kernel.py"},
+    "opentelemetry": {"runtime/telemetry.py"},
     "platformdirs": {"files.py"},
     "pydantic": {"journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
     "rich": {"progress.py"},
-    "tenacity": {"targets/e2b/cloud.py"},
+    "starlette": {"runtime/webhooks.py"},
+    "tenacity": {"targets/e2b/cloud.py", "targets/e2b/session.py"},
     "tomli_w": {"render.py"},
     "tree_sitter": {"spec/positions.py"},
     "uv": {"uv_tool.py"},

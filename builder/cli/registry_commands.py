@@ -1,7 +1,9 @@
-"""Commands that look at what is recorded and at this machine: resolve, list, show, logs, doctor."""
+"""Commands that look at what is recorded: resolve, list, show, logs, usage, doctor."""
 
 from __future__ import annotations
 
+import datetime as dt
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -24,7 +26,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name."
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the program."""
-    for command in (resolve, list_command, show, logs, doctor):
+    for command in (resolve, list_command, show, logs, usage, doctor):
         app.command(name=command.__name__.removesuffix("_command"))(command)
 
 
@@ -160,6 +162,58 @@ def logs(
         progress.show_text(str(found))
     else:
         progress.show_text(found.read_text(encoding="utf-8", errors="replace"))
+
+
+def usage(
+    ledger: Annotated[
+        Path | None,
+        typer.Option(help="The file that a receiver of webhooks writes; .builder/usage.sqlite."),
+    ] = None,
+    days: Annotated[
+        float | None, typer.Option(min=0, help="Of the last DAYS days alone; of all by default.")
+    ] = None,
+    vcpu_hour: Annotated[
+        float | None, typer.Option(min=0, help="US dollars; E2B's list price by default.")
+    ] = None,
+    gib_hour: Annotated[
+        float | None, typer.Option(min=0, help="US dollars; E2B's list price by default.")
+    ] = None,
+    project: ProjectFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show what sandboxes were used and cost, by template, as E2B's webhooks have told."""
+    from builder.runtime.ledger import GIB_SECOND, VCPU_SECOND, Ledger
+
+    path = ledger or Project.find(project).state / "usage.sqlite"
+    if not path.exists():
+        raise SelectionError(
+            f"there is no ledger at {path}",
+            hint="a receiver of webhooks writes it: docs/webhooks.md; or name one with --ledger",
+        )
+    since = dt.datetime.now(dt.UTC) - dt.timedelta(days=days) if days is not None else None
+    found = Ledger(path).usage(
+        since=since,
+        vcpu_second=VCPU_SECOND if vcpu_hour is None else vcpu_hour / 3600,
+        gib_second=GIB_SECOND if gib_hour is None else gib_hour / 3600,
+    )
+    if as_json:
+        progress.show_json({"ledger": str(path), "templates": [asdict(one) for one in found]})
+        return
+    progress.table(
+        ["template", "sandboxes", "running", "peak", "minutes", "US dollars"],
+        [
+            [
+                one.template,
+                str(one.sandboxes),
+                str(one.running),
+                str(one.peak),
+                f"{one.minutes:.1f}",
+                f"{one.cost:.4f}" + (f" + {one.unpriced} of unknown size" if one.unpriced else ""),
+            ]
+            for one in found
+        ],
+    )
 
 
 def doctor(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False) -> None:

@@ -34,6 +34,10 @@ class Service(Protocol):
 
     def execute(self, asked: dict[str, Any]) -> Iterator[bytes]: ...
 
+    def restart(self, context: str) -> None: ...
+
+    def interrupt(self, context: str) -> None: ...
+
     def close(self) -> None: ...
 
 
@@ -61,6 +65,9 @@ class _Confined:
         self._thread.submit(run)
         while (event := events.get()) is not None:
             yield event
+
+    def interrupt(self) -> None:
+        self._context.manager.interrupt_kernel()
 
     def kill(self) -> None:
         self._context.manager.shutdown_kernel(now=True)
@@ -100,10 +107,25 @@ class KernelService:
         return self._new()
 
     def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
+        if asked.get("context_id") and asked.get("language"):
+            raise ApiError(400, "Only one of context_id or language can be provided")
+        if asked.get("language") not in (None, "python"):
+            raise ApiError(500, f"no kernel for {asked['language']}")
         context = self._contexts.get(asked.get("context_id") or next(iter(self._contexts)))
         if context is None:
             raise ApiError(404, "context not found")
-        yield from context.execute(asked)
+        return context.execute(asked)
+
+    def restart(self, context: str) -> None:
+        with self._lock:
+            if context not in self._contexts:
+                raise ApiError(404, "context not found")
+            self._contexts[context].close()
+            self._contexts[context] = _Confined(self._zygote)
+            self._contexts[context].public["id"] = context
+
+    def interrupt(self, context: str) -> None:
+        self._contexts[context].interrupt()
 
     def close(self) -> None:
         with self._lock:
@@ -169,6 +191,11 @@ class ContainerService:
     def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
         with self._ask("POST", "/execute", asked) as answer:
             yield from answer
+
+    def restart(self, context: str) -> None:
+        raise ApiError(404, "the service in the tests' image restarts nothing")
+
+    interrupt = restart
 
     def close(self) -> None:
         self._container.remove(force=True)

@@ -57,6 +57,7 @@ class Server:
         self.created = 0
         self.problems: list[str] = []
         self.tells_reasons = True
+        self.jupyter_is_reached = True
         self._zygote = _ZYGOTE
         self._by_key: dict[str, Running] = {}
         self._threads: list[threading.Thread] = []
@@ -139,6 +140,8 @@ class Server:
                 ("GET", "/health", self._health),
                 ("GET", "/contexts", self._contexts),
                 ("POST", "/contexts", self._create_context),
+                ("POST", "/contexts/{context}/restart", self._restart_context),
+                ("POST", "/api/kernels/{context}/interrupt", self._interrupt_kernel),
                 ("POST", "/execute", self._execute),
             )
         ]
@@ -516,20 +519,33 @@ class Server:
         self._sandbox(request.path_params["sandbox"]).ends = time.monotonic() + seconds
         return Response(status_code=204)
 
-    def _in_sandbox(self, request: Request) -> Any:
+    def _in_sandbox(self, request: Request, port: int = 49999) -> Any:
         try:
             sandbox = self._sandbox(request.headers.get("e2b-sandbox-id"))
         except ApiError as error:
             raise ApiError(502, "The sandbox was not found") from error
-        if request.headers.get("e2b-sandbox-port") != "49999":
+        if request.headers.get("e2b-sandbox-port") != str(port):
             raise ApiError(502, "The sandbox is running but port is not open")
         return sandbox.use()
 
     def _health(self, request: Request, _body: bytes) -> Response:
+        if request.headers.get("e2b-sandbox-port") == "49999":
+            self._in_sandbox(request)
+            return JSONResponse("OK")
         try:
             self._sandbox(request.headers.get("e2b-sandbox-id"))
         except ApiError as error:
             raise ApiError(502, "The sandbox was not found") from error
+        return Response(status_code=204)
+
+    def _restart_context(self, request: Request, _body: bytes) -> Response:
+        self._in_sandbox(request).restart(request.path_params["context"])
+        return JSONResponse(None)
+
+    def _interrupt_kernel(self, request: Request, _body: bytes) -> Response:
+        if not self.jupyter_is_reached:
+            raise ApiError(502, "The sandbox is running but port is not open")
+        self._in_sandbox(request, 8888).interrupt(request.path_params["context"])
         return Response(status_code=204)
 
     def _contexts(self, request: Request, _body: bytes) -> Response:

@@ -32,6 +32,9 @@ class ForkedKernel:
             return False
         return stat.rpartition(")")[2].split()[0] != "Z"
 
+    def interrupt_kernel(self) -> None:
+        os.kill(self._pid, signal.SIGINT)
+
     def shutdown_kernel(self, *, now: bool) -> None:
         if self.is_alive():
             os.kill(self._pid, signal.SIGKILL)

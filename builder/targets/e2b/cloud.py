@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any, Literal, TypeVar
 
 import e2b
-import httpx
 import tenacity
 from e2b.api.client.api.templates import get_templates_aliases_alias
 from e2b.api.client_sync import get_api_client
@@ -28,6 +27,7 @@ from builder.errors import (
     TemplateError,
 )
 from builder.processes import pause
+from builder.targets.e2b.failures import kind_of, status_of
 
 __all__ = ["BuildState", "Cloud", "Identified"]
 
@@ -43,7 +43,6 @@ _SLOW_ATTEMPTS = 3
 _FAULT_SECONDS = 6.0
 _IDS = re.compile(r"ID: (?P<template>[a-z0-9]+), Build ID: (?P<build>[0-9a-f-]{36})\b")
 _UPLOADED = "All file uploads completed"
-_STATUS = re.compile(r"(\d{3})\b")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +160,7 @@ class Cloud:
                 found = e2b.Template.get_tags(name, **self._options)
             except e2b.TemplateException as error:
                 # A name belongs to an account: another one's is none of ours.
-                if _status(error) in (403, 404):
+                if status_of(error) in (403, 404):
                     return None
                 raise
             return {one.tag: one.build_id for one in found}
@@ -240,25 +239,25 @@ class Cloud:
         limit: float | None = None,
     ) -> _T:
         def give_up(state: tenacity.RetryCallState) -> bool:
-            if _kind(_failure(state)) == "limit":
+            if kind_of(_failure(state)) == "limit":
                 return (state.seconds_since_start or 0.0) > (limit or _LIMIT_SECONDS)
             slow = state.attempt_number >= _SLOW_ATTEMPTS
             late = slow and (state.seconds_since_start or 0.0) > _FAULT_SECONDS
             return late or state.attempt_number >= faults
 
         def delay(state: tenacity.RetryCallState) -> float:
-            slow = _kind(_failure(state)) == "limit"
+            slow = kind_of(_failure(state)) == "limit"
             wait = tenacity.wait_random_exponential(
                 multiplier=1 if slow else 0.2, max=15 if slow else 5, min=0.1
             )
             return wait(state)
 
         def tell(state: tenacity.RetryCallState) -> None:
-            if self._waiting and _kind(_failure(state)) == "limit":
+            if self._waiting and kind_of(_failure(state)) == "limit":
                 self._waiting(self.redacted(f"waiting for E2B: {_failure(state)}"))
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: _kind(error) != "final"),
+            retry=tenacity.retry_if_exception(lambda error: kind_of(error) != "final"),
             stop=give_up,
             wait=delay,
             sleep=pause,
@@ -282,7 +281,7 @@ class Cloud:
                 f"E2B refused the key in `{self._key_variable}`: {said}",
                 hint=f"set `{self._key_variable}` to a key of the account",
             )
-        kind = _kind(error)
+        kind = kind_of(error)
         if kind == "limit":
             return LimitError(
                 f"{doing} was refused for too long: {said}",
@@ -300,34 +299,3 @@ def _failure(state: tenacity.RetryCallState) -> BaseException:
     found = state.outcome.exception() if state.outcome else None
     assert found is not None
     return found
-
-
-def _status(error: BaseException) -> int | None:
-    found = _STATUS.match(str(error))
-    return int(found[1]) if found else None
-
-
-def _kind(error: BaseException) -> Literal["limit", "fault", "final"]:
-    """What a failure deserves: to be waited out, to be tried again, or to be told."""
-    if isinstance(error, TemplateError) or not isinstance(error, Exception):
-        return "final"
-    if isinstance(error, e2b.RateLimitException):
-        return "limit"
-    if isinstance(error, e2b.AuthenticationException | e2b.InvalidArgumentException):
-        return "final"
-    passing = (
-        e2b.ServiceBusyException,
-        e2b.FileUploadException,
-        e2b.TimeoutException,
-        httpx.TransportError,
-        OSError,
-        # An answer that was cut off or is not what the API promises.
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
-    )
-    if isinstance(error, passing) or type(error).__module__.startswith("pyqwest"):
-        return "fault"
-    status = _status(error)
-    return "fault" if status is not None and status >= 500 else "final"

@@ -21,7 +21,7 @@ from typing import Any
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 
-from builder.errors import SandboxError, from_os_error
+from builder.errors import SandboxError, SandboxGoneError, from_os_error
 from builder.execution import Execution, Output
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.place import sandbox_variables
@@ -127,7 +127,7 @@ class KernelSandbox:
         After `timeout` seconds it is interrupted; a kernel that does not obey is killed, and with
         it the sandbox. Raises `SandboxError` when the kernel is gone."""
         if self._launched is None or self._launched.gone():
-            raise SandboxError("the sandbox is closed, or its kernel was killed")
+            raise SandboxGoneError("the sandbox is closed, or its kernel was killed")
         content = {"code": code, "silent": silent, "store_history": not silent}
         content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
         message = self._client.session.msg(

@@ -72,8 +72,8 @@ def preload(folder: str) -> None:
         with contextlib.suppress(BaseException):
             os.close(reading)
             _quiet(f"{folder}/preload.log")
-            from ipykernel.kernelapp import IPKernelApp
             from ipykernel.connect import write_connection_file
+            from ipykernel.kernelapp import IPKernelApp
 
             connection = f"{folder}/preload.json"
             write_connection_file(connection, transport="ipc", ip=f"{folder}/preload", key=b"key")

@@ -1,0 +1,48 @@
+"""Running code in a template: what an application imports.
+
+Nothing of the build side is loaded, and a target's own libraries only when a sandbox is opened
+there.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from builder.runtime.ledger import Ledger
+    from builder.runtime.primitive import CodeExecutionPrimitive, E2BPrimitive
+    from builder.runtime.values import CodeInput, CodeOutput, Result
+    from builder.runtime.webhooks import E2BWebhookPrimitive, Event, WebhookReceiver
+
+__all__ = [
+    "CodeExecutionPrimitive",
+    "CodeInput",
+    "CodeOutput",
+    "E2BPrimitive",
+    "E2BWebhookPrimitive",
+    "Event",
+    "Ledger",
+    "Result",
+    "WebhookReceiver",
+]
+
+_PLACES = {
+    "CodeExecutionPrimitive": "primitive",
+    "CodeInput": "values",
+    "CodeOutput": "values",
+    "E2BPrimitive": "primitive",
+    "E2BWebhookPrimitive": "webhooks",
+    "Event": "webhooks",
+    "Ledger": "ledger",
+    "Result": "values",
+    "WebhookReceiver": "webhooks",
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Load what is asked for: who runs code does not pay for webhooks."""
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
+    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)

@@ -1,0 +1,166 @@
+"""Sandboxes opened and warmed ahead of need.
+
+A pool belongs to one event loop and one template, and is shared by all who ask for that; it ends
+with the loop. What is handed out is its taker's alone, and never comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+import weakref
+from collections import deque
+from collections.abc import Awaitable, Callable
+
+from builder.errors import TemplateError
+from builder.runtime import telemetry
+from builder.runtime.session import Session, end
+from builder.runtime.template import Template
+
+__all__ = ["Pool", "pool_of"]
+
+_logger = logging.getLogger(__name__)
+_CHECK_SECONDS = 10.0
+_OPENING_AT_A_TIME = 4
+_LONGEST_PAUSE_SECONDS = 30.0
+
+Opener = Callable[[], Awaitable[Session]]
+
+
+class Pool:
+    """Keeps `size` sessions ready. Sessions older than `max_age` seconds, or dead, are replaced."""
+
+    def __init__(self, template: Template, opener: Opener, *, size: int, max_age: float) -> None:
+        self.size = size
+        self._template, self._opener, self._max_age = template, opener, max_age
+        self._ready: deque[Session] = deque()
+        self._waiting: deque[asyncio.Future[Session]] = deque()
+        self._opening: set[asyncio.Task[None]] = set()
+        self._ending: set[asyncio.Task[None]] = set()
+        self._pause = 0.0
+        self._wake = asyncio.Event()
+        self._keeper = asyncio.ensure_future(self._keep())
+
+    def ready(self) -> int:
+        """How many sessions are ready now."""
+        return len(self._ready)
+
+    async def take(self) -> Session:
+        """A session: one that is ready, at once, or the next one that will be. Raises what opening
+        one raises."""
+        while self._ready:
+            session = self._ready.popleft()
+            self._wake.set()
+            if self._good(session):
+                return session
+            self._end(session)
+        asked: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self._waiting.append(asked)
+        self._wake.set()
+        try:
+            return await asked
+        except asyncio.CancelledError:
+            if asked.done() and not asked.cancelled() and not asked.exception():
+                self._offer(asked.result())
+            raise
+
+    def _good(self, session: Session) -> bool:
+        return session.usable() and time.monotonic() - session.opened_at < self._max_age
+
+    async def _keep(self) -> None:
+        try:
+            while True:
+                self._drop_bad()
+                self._open_missing()
+                self._wake.clear()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_CHECK_SECONDS):
+                        await self._wake.wait()
+                        continue
+                await self._check()
+        finally:
+            await self._close()
+
+    def _open_missing(self) -> None:
+        missing = self.size + len(self._waiting) - len(self._ready) - len(self._opening)
+        for _ in range(min(missing, _OPENING_AT_A_TIME - len(self._opening))):
+            task = asyncio.ensure_future(self._open())
+            self._opening.add(task)
+            task.add_done_callback(self._opening.discard)
+            task.add_done_callback(lambda _: self._wake.set())
+
+    async def _open(self) -> None:
+        if not self._waiting and self._pause:
+            await asyncio.sleep(self._pause)
+        try:
+            session = await self._opener()
+        except Exception as error:
+            self._pause = min(_LONGEST_PAUSE_SECONDS, 2 * self._pause or 0.5)
+            while self._waiting:
+                asked = self._waiting.popleft()
+                if not asked.done():
+                    asked.set_exception(error)
+                    return
+            expected = isinstance(error, TemplateError)
+            _logger.warning(
+                "opening a sandbox of %s ahead of need failed: %s",
+                self._template.ref,
+                error,
+                exc_info=None if expected else error,
+            )
+            return
+        self._pause = 0.0
+        self._offer(session)
+
+    def _offer(self, session: Session) -> None:
+        while self._waiting:
+            asked = self._waiting.popleft()
+            if not asked.done():
+                asked.set_result(session)
+                return
+        self._ready.append(session)
+
+    def _drop_bad(self) -> None:
+        for session in [one for one in self._ready if not self._good(one)]:
+            self._ready.remove(session)
+            telemetry.count("replaced in pool", self._template.attributes)
+            self._end(session)
+
+    async def _check(self) -> None:
+        """Find the dead among those that are ready; asking may take a while."""
+        await asyncio.gather(*(session.check() for session in list(self._ready)))
+
+    def _end(self, session: Session) -> None:
+        task = asyncio.ensure_future(end(session))
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _close(self) -> None:
+        opening = list(self._opening)
+        for task in opening:
+            task.cancel()
+        await asyncio.gather(*opening, return_exceptions=True)
+        sessions, self._ready = list(self._ready), deque()
+        await asyncio.gather(*(end(one) for one in sessions), *self._ending, return_exceptions=True)
+
+
+_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Pool]] = (
+    weakref.WeakKeyDictionary()
+)
+
+
+def pool_of(
+    template: Template, opener: Opener, *, size: int, max_age: float, readiness: str
+) -> Pool:
+    """The running loop's pool of a template; it grows to the greatest `size` that was asked for."""
+    pools = _pools.setdefault(asyncio.get_running_loop(), {})
+    key = (template, readiness)
+    found = pools.get(key)
+    if found is None:
+        found = pools[key] = Pool(template, opener, size=size, max_age=max_age)
+    elif size > found.size:
+        found.size = size
+        found._wake.set()  # noqa: SLF001 - its own module
+    return found

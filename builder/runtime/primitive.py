@@ -1,0 +1,231 @@
+"""`CodeExecutionPrimitive`: run code in a sandbox of a template."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Mapping
+from typing import Any, Literal
+
+from builder.errors import SandboxError, SandboxGoneError
+from builder.execution import Execution
+from builder.registry import DEFAULT_CHANNEL
+from builder.runtime import composition, telemetry
+from builder.runtime.pool import Pool, pool_of
+from builder.runtime.session import Session, end, open_session
+from builder.runtime.template import find
+from builder.runtime.values import CodeInput, CodeOutput, checked, output_of
+
+__all__ = ["CodeExecutionPrimitive", "E2BPrimitive"]
+
+_logger = logging.getLogger(__name__)
+Readiness = Literal["wait", "warmup", "background"]
+_READINESS = ("wait", "warmup", "background")
+# How long a sandbox outlives the age at which it is replaced, for what still runs in it.
+_MARGIN_SECONDS = 300
+_OUTPUT_CHARACTERS = 1_000_000
+
+
+class CodeExecutionPrimitive:
+    """Runs code in sandboxes of one template; what one execution defines, the next one finds.
+
+    Use it as an async context manager, or call `cleanup` at the end. Executions of one primitive
+    follow each other; `session` gives a caller a sandbox of its own.
+    """
+
+    def __init__(
+        self,
+        api_key: str | None = None,
+        default_timeout: float = 30,
+        session_max_age: float = 3300,
+        template_id: str | None = None,
+        *,
+        target: str | None = None,
+        channel: str = DEFAULT_CHANNEL,
+        readiness: Readiness = "wait",
+        pool_size: int = 0,
+        max_output: int = _OUTPUT_CHARACTERS,
+    ) -> None:
+        """Find the template; no sandbox is opened yet.
+
+        `template_id` is a name of the registry, or an ID, name or ref of E2B's own. `api_key`
+        defaults to `E2B_API_KEY`, then `E2B_KEY`, or what the target names. `default_timeout` and
+        `session_max_age` are seconds; a session is replaced before it is older. `readiness` is
+        "wait" (until the service is up), "warmup" (and until the template's imports are done) or
+        "background" (opened and warmed while the program does something else). `pool_size` is how
+        many sandboxes are kept warm ahead of need, by all primitives of this template together.
+        Of each stream of an execution `max_output` characters are kept.
+
+        Raises `LookupError` for a template that is missing or revoked, `ValueError` for a missing
+        key and for arguments out of range.
+        """
+        if readiness not in _READINESS:
+            raise ValueError(f"readiness is {readiness!r}, expected one of {', '.join(_READINESS)}")
+        for name, value, least in (
+            ("default_timeout", default_timeout, 0),
+            ("session_max_age", session_max_age, 0),
+            ("max_output", max_output, 0),
+        ):
+            if not value > least:
+                raise ValueError(f"{name} is {value}, expected more than {least}")
+        if pool_size < 0:
+            raise ValueError(f"pool_size is {pool_size}, expected 0 or more")
+        self.default_timeout = default_timeout
+        self.session_max_age = session_max_age
+        self.template_id = template_id
+        asked = {"template.name": template_id or "", "template.target": target or ""}
+        with telemetry.measured("resolve", asked):
+            self._template = find(template_id, target=target, channel=channel, api_key=api_key)
+        self._readiness, self._pool_size, self._max_output = readiness, pool_size, max_output
+        self._lock = asyncio.Lock()
+        self._session: Session | None = None
+        self._opening: asyncio.Task[Session] | None = None
+        self._source = "cold"
+
+    @property
+    def ref(self) -> str:
+        """What sandboxes are created from; it does not change while this object lives."""
+        return self._template.ref
+
+    async def execute(
+        self, input_data: CodeInput | Mapping[str, Any], context: object = None
+    ) -> CodeOutput:
+        """Run code in the session, opening it first where there is none.
+
+        Errors of the code, and a time-out, are in the output. Raises `ValueError` and `TypeError`
+        for input that cannot be run, `SandboxError` and its kin where there is no sandbox to run
+        it in; code that has begun to run is never run again. A cancelled call takes its sandbox
+        with it. `context` is what TTA.dev passes along; it may be left out.
+        """
+        asked = checked(input_data)
+        timeout = asked.get("timeout", self.default_timeout)
+        async with self._lock:
+            session = await self._current(timeout)
+            try:
+                return await self._run(session, asked, timeout, context)
+            except SandboxGoneError:
+                # Its sandbox was gone before the code began to run: another one may run it.
+                await self._drop("replaced")
+                session = await self._current(timeout)
+                return await self._run(session, asked, timeout, context)
+
+    @contextlib.asynccontextmanager
+    async def session(self) -> AsyncIterator[CodeExecutionPrimitive]:
+        """A primitive with a sandbox of its own for the `async with` block, for callers that run
+        code side by side."""
+        own = object.__new__(type(self))
+        own.__dict__.update(self.__dict__)
+        own._lock, own._session, own._opening = asyncio.Lock(), None, None
+        async with own:
+            yield own
+
+    async def cleanup(self) -> None:
+        """End the session; the next execution opens another one."""
+        opening, self._opening = self._opening, None
+        if opening:
+            opening.cancel()
+            with contextlib.suppress(asyncio.CancelledError, Exception):
+                await end(await opening)
+        await self._drop(None)
+
+    async def __aenter__(self) -> CodeExecutionPrimitive:
+        if self._readiness == "background":
+            self._opening = asyncio.ensure_future(self._open(self.default_timeout))
+        else:
+            async with self._lock:
+                await self._current(self.default_timeout)
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.cleanup()
+
+    def __rshift__(self, other: Any) -> Any:
+        return composition.composed(self, other, "__rshift__")
+
+    def __or__(self, other: Any) -> Any:
+        return composition.composed(self, other, "__or__")
+
+    async def _run(
+        self, session: Session, asked: CodeInput, seconds: float, context: object
+    ) -> CodeOutput:
+        attributes = {**self._template.attributes, "sandbox.source": self._source}
+        with telemetry.measured("execute", attributes) as span:
+            span.set_attribute("sandbox.id", session.id)
+            for name in ("workflow_id", "session_id", "correlation_id"):
+                if value := getattr(context, name, None):
+                    span.set_attribute(f"workflow.{name}", str(value))
+            try:
+                found = await self._executed(session, asked, seconds)
+            except asyncio.CancelledError:
+                await self._drop("cancelled")
+                raise
+            except SandboxError as error:
+                if not isinstance(error, SandboxGoneError):
+                    await self._drop("lost")
+                raise
+            span.set_attribute("code.success", found.error is None and not found.timed_out)
+        if not session.usable():
+            await self._drop("lost")
+        return output_of(found, sandbox_id=session.id, timeout=seconds)
+
+    async def _executed(self, session: Session, asked: CodeInput, seconds: float) -> Execution:
+        return await session.run(
+            asked["code"],
+            seconds=seconds,
+            language=asked.get("language", "python"),
+            variables=asked.get("env_vars", {}),
+            limit=self._max_output,
+        )
+
+    async def _current(self, seconds: float) -> Session:
+        """The session, replaced where it is too old for an execution of `seconds`."""
+        if self._opening:
+            opening, self._opening = self._opening, None
+            self._session = await opening
+        session = self._session
+        if session:
+            age = time.monotonic() - session.opened_at
+            if not session.usable():
+                await self._drop("replaced")
+            elif age >= self.session_max_age or age + seconds > self._lifetime(seconds):
+                _logger.info("the sandbox %s is %.0f seconds old: taking another", session.id, age)
+                await self._drop("rotated")
+        if self._session is None:
+            self._session = await self._open(seconds)
+        return self._session
+
+    def _lifetime(self, timeout: float) -> int:
+        return int(max(self.session_max_age, timeout) + _MARGIN_SECONDS)
+
+    async def _open(self, seconds: float) -> Session:
+        if self._pool_size:
+            ready = self._pool().ready()
+            session = await self._pool().take()
+            self._source = "pool" if ready else "cold"
+            return session
+        self._source = "cold"
+        warm = self._readiness != "wait"
+        return await open_session(self._template, seconds=self._lifetime(seconds), warm=warm)
+
+    def _pool(self) -> Pool:
+        template, lifetime = self._template, self._lifetime(self.default_timeout)
+        return pool_of(
+            template,
+            lambda: open_session(template, seconds=lifetime, warm=True),
+            size=self._pool_size,
+            max_age=self.session_max_age / 2,
+            readiness=f"warm, {lifetime}",
+        )
+
+    async def _drop(self, why: str | None) -> None:
+        session, self._session = self._session, None
+        if session:
+            if why:
+                telemetry.count(why, self._template.attributes)
+            await end(session)
+
+
+# The name it has in TTA.dev.
+E2BPrimitive = CodeExecutionPrimitive

@@ -1,0 +1,121 @@
+"""Opening sandboxes of a template, on either target."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Mapping
+from typing import Any, Protocol
+
+from builder.errors import SandboxError, UnknownTemplateError
+from builder.execution import Execution
+from builder.runtime import telemetry
+from builder.runtime.template import Template, check_not_revoked, near_names
+
+__all__ = ["Session", "end", "open_session"]
+
+_WARM_SECONDS = 600.0
+_KEPT_CHARACTERS = 10_000
+
+
+class Session(Protocol):
+    """A sandbox that runs; one caller at a time. The targets provide it."""
+
+    id: str
+    opened_at: float
+
+    async def wait_until_ready(self) -> None:
+        """Raises `SandboxError` when its code service does not come up."""
+        ...
+
+    async def run(
+        self, code: str, *, seconds: float, language: str, variables: Mapping[str, str], limit: int
+    ) -> Execution:
+        """Run code once, `seconds` at most; keep `limit` characters of each stream."""
+        ...
+
+    def usable(self) -> bool:
+        """Whether nothing is known that keeps it from running code."""
+        ...
+
+    async def check(self) -> bool:
+        """Find out whether it still runs."""
+        ...
+
+    async def close(self) -> None:
+        """End it, and all that runs in it."""
+        ...
+
+
+async def open_session(template: Template, *, seconds: int, warm: bool) -> Session:
+    """A sandbox whose service is up; with `warm`, a first execution and the template's warm-up
+    imports are behind it. It lives for `seconds` where its target has a limit.
+
+    Raises `RevokedError`, `UnknownTemplateError`, `SandboxError` and what the target raises; then
+    no sandbox is left behind.
+    """
+    check_not_revoked(template)
+    session: Any = None
+    try:
+        with telemetry.measured("open", template.attributes):
+            session = await _opened(template, seconds)
+        with telemetry.measured("ready", template.attributes):
+            await session.wait_until_ready()
+            if warm:
+                await _warm_up(session, template)
+    except UnknownTemplateError as error:
+        if error.hint is None:
+            error.hint = near_names(template.ref)
+        raise
+    except BaseException:
+        if session is not None:
+            await end(session)
+        raise
+    ready: Session = session
+    return ready
+
+
+async def end(session: Session) -> None:
+    """Close a session, even when the caller is cancelled meanwhile."""
+    closing = asyncio.ensure_future(session.close())
+    with contextlib.suppress(Exception):
+        try:
+            await asyncio.shield(closing)
+        except asyncio.CancelledError:
+            await closing
+            raise
+
+
+async def _opened(template: Template, seconds: int) -> Session:
+    if template.local:
+        from builder.targets.local.session import LocalSession
+
+        assert template.name is not None
+        return await LocalSession.open(
+            template.ref,
+            name=template.name,
+            warm=template.imports if template.level == "memory" else (),
+            env=dict(template.env),
+        )
+    from builder.targets.e2b.session import CloudSession
+
+    assert template.api_key is not None
+    return await CloudSession.open(
+        template.ref, api_key=template.api_key, domain=template.domain, seconds=seconds
+    )
+
+
+async def _warm_up(session: Session, template: Template) -> None:
+    code = f"for _name in {list(template.imports)!r}: __import__('importlib').import_module(_name)"
+    for statement in ("pass", f"{code}\ndel _name" if template.imports else "pass"):
+        found = await session.run(
+            statement,
+            seconds=_WARM_SECONDS,
+            language="python",
+            variables={},
+            limit=_KEPT_CHARACTERS,
+        )
+        if found.error or found.timed_out:
+            raise SandboxError(
+                f"the warm-up of `{template.ref}` fails in its sandbox: {found.error or 'no end'}"
+            )

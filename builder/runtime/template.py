@@ -1,0 +1,185 @@
+"""From what an application names to what a sandbox of it is created from."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from builder import registry
+from builder.errors import (
+    NotBuiltError,
+    RevokedError,
+    TargetUnavailableError,
+    UnknownTemplateError,
+    did_you_mean,
+)
+
+__all__ = ["Template", "account", "check_not_revoked", "find", "near_names"]
+
+_KEYS = ("E2B_API_KEY", "E2B_KEY")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Template:
+    """What sandboxes are created from. `ref` never moves; `imports` are the warm-up's modules.
+
+    `name` is that of the registry, None for what is E2B's own; `api_key` is None on `local`.
+    """
+
+    ref: str
+    target: str
+    local: bool
+    name: str | None = None
+    level: str = "none"
+    imports: tuple[str, ...] = ()
+    env: tuple[tuple[str, str], ...] = ()
+    api_key: str | None = field(default=None, repr=False)
+    domain: str | None = None
+
+    @property
+    def attributes(self) -> dict[str, str]:
+        """What spans and metrics say of it."""
+        return {
+            "template.name": self.name or self.ref,
+            "template.ref": self.ref,
+            "template.target": self.target,
+        }
+
+
+def find(asked: str | None, *, target: str | None, channel: str, api_key: str | None) -> Template:
+    """The template that `asked` means: a name of the registry, or an ID, name or ref of E2B's own.
+
+    The target is `e2b` unless `target` or `TEMPLATE_TARGET` names another: code is run on this
+    machine only where somebody asked for that by name. Raises `LookupError`s of the registry, and
+    `TargetUnavailableError` (also a `ValueError`) where a key is missing.
+    """
+    if not asked:
+        raise MissingTemplateError(
+            "`template_id` is missing: which template is the code to run in?",
+            hint="name one of the registry (`template-builder list`), or one of E2B's own by its"
+            ' ID; the stock image has to be asked for, too: template_id="code-interpreter-v1"',
+        )
+    name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
+    local, variable, domain = _settings(name)
+    key = None if local else _key(api_key, variable, name)
+    found = _registry()
+    if asked in found.templates:
+        record = _lookup(found, asked, name, channel)
+    else:
+        _check_ref(found, asked, name)
+        if local:
+            raise UnknownTemplateError(
+                f"there is no template `{asked}` in {found.path}",
+                hint=did_you_mean(asked, found.templates)
+                or "on target `local` only templates of the registry can be used",
+            )
+        return Template(ref=asked, target=name, local=False, api_key=key, domain=domain)
+    warmup: Mapping[str, Any] = record.fields.get("warmup", {})
+    return Template(
+        ref=record.ref,
+        target=name,
+        local=local,
+        name=asked,
+        level=warmup.get("level", "none"),
+        imports=tuple(warmup.get("imports", ())),
+        env=tuple(sorted(record.fields.get("env", {}).items())),
+        api_key=key,
+        domain=domain,
+    )
+
+
+def account(target: str, api_key: str | None) -> tuple[str, str | None]:
+    """The key and the domain of a target's account. Raises `TargetUnavailableError`."""
+    local, variable, domain = _settings(target)
+    if local:
+        raise TargetUnavailableError(f"target `{target}` is this machine, and has no account")
+    return _key(api_key, variable, target), domain
+
+
+def check_not_revoked(template: Template) -> None:
+    """Raises `RevokedError` when the build was revoked since it was found."""
+    _check_ref(_registry(), template.ref, template.target)
+
+
+def near_names(name: str) -> str | None:
+    """A hint at names of the registry that `name` may have meant."""
+    return did_you_mean(name, _registry().templates)
+
+
+class MissingTemplateError(UnknownTemplateError, ValueError):
+    """No template was named."""
+
+
+class MissingKeyError(TargetUnavailableError, ValueError):
+    """The key of an account is not set."""
+
+
+def _lookup(found: registry.Registry, name: str, target: str, channel: str) -> registry.Record:
+    try:
+        return found.lookup(name, target=target, channel=channel)
+    except NotBuiltError as error:
+        if "local" in found.templates[name] and target != "local":
+            raise NotBuiltError(
+                error.message,
+                hint='it is built for this machine: target="local" runs code there, which is no'
+                " security boundary",
+            ) from error
+        raise
+
+
+def _check_ref(found: registry.Registry, ref: str, target: str) -> None:
+    """A build that is named by its ref is not used either when it was revoked."""
+    for name, targets in found.templates.items():
+        fields = targets.get(target, {}).get("builds", {}).get(ref)
+        if fields and fields.get("revoked"):
+            raise RevokedError(
+                f"build `{ref}` of `{name}` was revoked: {fields['revoked']}",
+                hint=f"`template-builder list` shows what else there is of `{name}`",
+            )
+
+
+def _registry() -> registry.Registry:
+    path = registry.find()
+    status = os.stat(path)
+    return _loaded(str(path), status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=4)
+def _loaded(path: str, _changed_ns: int, _size: int) -> registry.Registry:
+    return registry.load(path)
+
+
+def _settings(name: str) -> tuple[bool, str | None, str | None]:
+    """Whether a target is local, which variable holds its key, its domain."""
+    from builder.errors import ProjectError
+    from builder.project import BUILT_IN_TARGETS, Project
+
+    targets = dict(BUILT_IN_TARGETS)
+    try:
+        targets = dict(Project.find().targets)
+    except ProjectError:
+        if name not in targets:
+            raise
+    if name not in targets:
+        raise TargetUnavailableError(
+            f"there is no target `{name}`; there are: {', '.join(sorted(targets))}",
+            hint=did_you_mean(name, targets),
+        )
+    found = targets[name]
+    return found.kind == "local", found.api_key_env, found.domain
+
+
+def _key(given: str | None, variable: str | None, target: str) -> str:
+    names = [variable] if variable and variable not in _KEYS else list(_KEYS)
+    for key in (given, *(os.environ.get(name) for name in names)):
+        if key and key.strip():
+            return key.strip()
+    raise MissingKeyError(
+        f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"
+        f" {'is' if len(names) == 1 else 'are'} not set",
+        hint='set it to a key of the account; target="local" needs none, and is no security'
+        " boundary",
+    )

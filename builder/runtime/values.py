@@ -1,0 +1,99 @@
+"""What goes into an execution and what comes out of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, TypedDict
+
+from builder.errors import did_you_mean
+from builder.execution import Execution, Result
+
+__all__ = ["CodeInput", "CodeOutput", "Result", "checked", "output_of"]
+
+
+class CodeInput(TypedDict, total=False):
+    """`code` is required; `timeout` is in seconds; `env_vars` are there for this execution."""
+
+    code: str
+    language: str
+    timeout: float
+    env_vars: dict[str, str]
+
+
+class CodeOutput(TypedDict):
+    """What running code gave.
+
+    `output` is what it wrote to standard output, `logs` the lines of both streams with
+    "[stdout] " or "[stderr] " before them, `execution_time` in seconds, `results` the rich ones
+    (tables as HTML, charts as PNG). `error` is None when `success`; else `traceback` says where.
+    After a time-out `error` says whether the session still has what was defined in it.
+    """
+
+    output: str
+    error: str | None
+    execution_time: float
+    success: bool
+    logs: list[str]
+    sandbox_id: str
+    traceback: str
+    results: list[Result]
+    timed_out: bool
+    left_out: int
+
+
+_TYPES: dict[str, tuple[type, ...]] = {
+    "code": (str,),
+    "language": (str,),
+    "timeout": (int, float),
+    "env_vars": (dict,),
+}
+
+
+def checked(given: Mapping[str, Any]) -> CodeInput:
+    """`given`, if it can be executed. Raises `ValueError` and `TypeError`, in words."""
+    for key, value in given.items():
+        if key not in _TYPES:
+            hint = did_you_mean(key, _TYPES) or f"there are: {', '.join(_TYPES)}"
+            raise ValueError(f"input_data has an unknown key {key!r} ({hint})")
+        if value is not None and (not isinstance(value, _TYPES[key]) or isinstance(value, bool)):
+            wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
+            raise TypeError(f"input_data[{key!r}] is {type(value).__name__}, expected {wanted}")
+    if given.get("code") is None:
+        raise ValueError("input_data has no `code`: the code to execute")
+    timeout = given.get("timeout")
+    if timeout is not None and not timeout > 0:
+        raise ValueError(f"input_data['timeout'] is {timeout}, expected seconds above 0")
+    for name, value in (given.get("env_vars") or {}).items():
+        if not isinstance(name, str) or not isinstance(value, str):
+            raise TypeError("input_data['env_vars'] is not a table of text by name")
+        if not name or "=" in name or "\0" in name + value:
+            raise ValueError(f"input_data['env_vars'] cannot hold {name!r}")
+    found: CodeInput = {key: value for key, value in given.items() if value is not None}  # type: ignore[assignment]
+    return found
+
+
+def output_of(found: Execution, *, sandbox_id: str, timeout: float) -> CodeOutput:
+    """An execution as it is told to the caller."""
+    error = found.error
+    if found.timed_out:
+        kept = "what was defined in the session is kept"
+        if found.lost:
+            kept = "the interpreter did not obey and was replaced: what was defined is lost"
+        error = f"TimeoutError: no end within {timeout:g} seconds; the code was interrupted, {kept}"
+    logs = [
+        f"[{name}] {line}"
+        for name, text in (("stdout", found.stdout), ("stderr", found.stderr))
+        for line in text.splitlines()
+    ]
+    return CodeOutput(
+        output=found.stdout,
+        error=error,
+        execution_time=found.seconds,
+        success=error is None,
+        logs=logs,
+        sandbox_id=sandbox_id,
+        traceback=found.traceback,
+        results=list(found.results),
+        timed_out=found.timed_out,
+        left_out=found.left_out,
+    )

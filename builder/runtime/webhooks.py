@@ -1,0 +1,339 @@
+"""E2B's webhooks: registering them, and receiving what they deliver."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+import os
+from collections import Counter, OrderedDict
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+from starlette.background import BackgroundTask
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse
+
+from builder import registry
+from builder.errors import NetworkError, TargetUnavailableError, TemplateError, TemplateLookupError
+from builder.runtime import telemetry
+from builder.runtime.ledger import Ledger
+from builder.runtime.template import account
+from builder.runtime.webhook_events import (
+    EVENTS,
+    Event,
+    InvalidEventError,
+    full_name,
+    parse,
+    signed,
+)
+
+__all__ = ["E2BWebhookPrimitive", "Event", "Webhook", "WebhookReceiver"]
+
+_logger = logging.getLogger(__name__)
+_PATH = "/events/webhooks"
+_SECONDS = 30.0
+_ATTEMPTS = 3
+_LONGEST_BODY = 1 << 20
+_REMEMBERED = 10_000
+
+Handler = Callable[[Event], Awaitable[None] | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Webhook:
+    """A webhook as E2B has it; its secret is never told again."""
+
+    id: str
+    name: str
+    url: str
+    enabled: bool
+    events: tuple[str, ...]
+
+
+class E2BWebhookPrimitive:
+    """The webhooks of one account. Events may be given short, as `created`."""
+
+    def __init__(
+        self,
+        events: Iterable[str] = EVENTS,
+        callback_url: str | None = None,
+        secret: str | None = None,
+        *,
+        name: str = "template-builder",
+        api_key: str | None = None,
+        target: str = "e2b",
+    ) -> None:
+        """What `register` registers. Raises `ValueError` for an event that there is not, and where
+        no key is given or set."""
+        self.events = tuple(full_name(event) for event in events)
+        self.callback_url, self.name = callback_url, name
+        self._secret = secret
+        self._key, domain = account(target, api_key)
+        domain = domain or os.environ.get("E2B_DOMAIN") or "e2b.app"
+        self._origin = os.environ.get("E2B_API_URL") or f"https://api.{domain}"
+
+    async def register(self) -> Webhook:
+        """Have E2B deliver `events` to `callback_url`, signed with `secret`."""
+        if not self.callback_url or not self._secret:
+            raise ValueError("a webhook needs a `callback_url` and a `secret` to sign with")
+        body = {
+            "name": self.name,
+            "url": self.callback_url,
+            "enabled": True,
+            "events": list(self.events),
+            "signatureSecret": self._secret,
+        }
+        return _webhook(await self._ask("POST", _PATH, body))
+
+    async def list(self) -> tuple[Webhook, ...]:
+        """The account's webhooks."""
+        found = await self._ask("GET", _PATH)
+        if not isinstance(found, list):
+            raise NetworkError(f"E2B's answer is not a list of webhooks: {found!r:.200}")
+        return tuple(_webhook(one) for one in found)
+
+    async def get(self, webhook_id: str) -> Webhook:
+        """One webhook. Raises `TemplateLookupError` for an ID that there is not."""
+        return _webhook(await self._ask("GET", f"{_PATH}/{_id(webhook_id)}"))
+
+    async def update(
+        self,
+        webhook_id: str,
+        *,
+        events: Iterable[str] | None = None,
+        callback_url: str | None = None,
+        secret: str | None = None,
+        name: str | None = None,
+        enabled: bool | None = None,
+    ) -> Webhook:
+        """Change what is given, and leave the rest."""
+        body = {
+            "events": None if events is None else [full_name(event) for event in events],
+            "url": callback_url,
+            "signatureSecret": secret,
+            "name": name,
+            "enabled": enabled,
+        }
+        given = {key: value for key, value in body.items() if value is not None}
+        return _webhook(await self._ask("PATCH", f"{_PATH}/{_id(webhook_id)}", given))
+
+    async def delete(self, webhook_id: str) -> None:
+        """Have E2B deliver no more. Raises `TemplateLookupError` for an ID that there is not."""
+        await self._ask("DELETE", f"{_PATH}/{_id(webhook_id)}")
+
+    def receiver(self, *, ledger: Ledger | None = None) -> WebhookReceiver:
+        """What receives the deliveries of this webhook."""
+        if not self._secret:
+            raise ValueError("a receiver needs the `secret` that deliveries are signed with")
+        return WebhookReceiver(self._secret, ledger=ledger)
+
+    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        """An answer of E2B's API; asked again where it was refused, or only reads."""
+        async with httpx.AsyncClient(timeout=_SECONDS) as client:
+            for attempt in range(1, _ATTEMPTS + 1):
+                try:
+                    answer = await client.request(
+                        method,
+                        f"{self._origin}{path}",
+                        headers={"X-API-Key": self._key},
+                        **({} if body is None else {"json": body}),
+                    )
+                except httpx.TransportError as error:
+                    # After a lost answer only what changes nothing is asked again.
+                    if method != "GET" and not isinstance(error, httpx.ConnectError):
+                        raise NetworkError(
+                            self._told(f"{method} {path} failed: {error}")
+                        ) from error
+                    if attempt == _ATTEMPTS:
+                        raise NetworkError(
+                            self._told(f"{method} {path} failed: {error}")
+                        ) from error
+                else:
+                    if answer.status_code not in (429, 503) or attempt == _ATTEMPTS:
+                        return self._value(answer, f"{method} {path}")
+                await asyncio.sleep(0.5 * attempt)
+        raise AssertionError("unreachable")
+
+    def _value(self, answer: httpx.Response, doing: str) -> Any:
+        said = self._told(answer.text[:500])
+        if answer.status_code in (401, 403):
+            raise TargetUnavailableError(f"E2B refused the key for {doing}: {said}")
+        if answer.status_code == 404:
+            raise TemplateLookupError(f"E2B has no such webhook: {doing}: {said}")
+        if not answer.is_success:
+            raise TemplateError(f"{doing} was refused: {answer.status_code} {said}")
+        if answer.status_code == 204:
+            return None
+        try:
+            return answer.json()
+        except ValueError as error:
+            raise NetworkError(f"the answer to {doing} cannot be read: {error}") from error
+
+    def _told(self, text: str) -> str:
+        for secret in (self._key, self._secret):
+            text = text.replace(secret, "<secret>") if secret else text
+        return text
+
+
+class WebhookReceiver:
+    """An ASGI application that receives deliveries; mount it anywhere.
+
+    Handlers run after the answer. `counts` tells what became of the deliveries: "accepted",
+    "replayed", "forged", "oversized", "malformed", "handler failed", ….
+    """
+
+    def __init__(
+        self, secret: str, *, ledger: Ledger | None = None, body_limit: int = _LONGEST_BODY
+    ) -> None:
+        """`body_limit` is in bytes. With a `ledger`, events are remembered over restarts."""
+        if not secret:
+            raise ValueError("a receiver needs the `secret` that deliveries are signed with")
+        self._secret, self._ledger, self._body_limit = secret, ledger, body_limit
+        self._handlers: dict[str, list[Handler]] = {}
+        self._seen: OrderedDict[str, None] = OrderedDict()
+        self.counts: Counter[str] = Counter()
+
+    def on(self, event: str = "*") -> Callable[[Handler], Handler]:
+        """Have the decorated function, sync or async, called with each event; "*" is every one."""
+        name = event if event == "*" else full_name(event)
+
+        def register(handler: Handler) -> Handler:
+            self._handlers.setdefault(name, []).append(handler)
+            return handler
+
+        return register
+
+    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+        """The ASGI application."""
+        if scope["type"] == "lifespan":
+            while (await receive())["type"] != "lifespan.shutdown":
+                await send({"type": "lifespan.startup.complete"})
+            await send({"type": "lifespan.shutdown.complete"})
+            return
+        if scope["type"] != "http":
+            return
+        try:
+            answer = await self._answer(Request(scope, receive))
+        except ClientDisconnect:
+            self._count("truncated")
+            return
+        await answer(scope, receive, send)
+
+    async def _answer(self, request: Request) -> JSONResponse:
+        if request.method != "POST":
+            return self._refused("wrong method", 405, {"Allow": "POST"})
+        body = await self._body(request)
+        if body is None:
+            return self._refused("oversized", 413)
+        version = request.headers.get("e2b-signature-version", "v1")
+        if version != "v1":
+            return self._refused("unknown signature version", 400)
+        if not signed(self._secret, body, request.headers.get("e2b-signature", "")):
+            return self._refused("forged", 401)
+        try:
+            event = parse(body, await run_in_threadpool(_names))
+        except InvalidEventError as error:
+            _logger.warning("a delivery of E2B is malformed: %s", error)
+            return self._refused("malformed", 400)
+        try:
+            first = await self._first_time(event)
+        except TemplateError:
+            _logger.exception("the event %s cannot be written to the ledger", event.id)
+            return self._refused("ledger failed", 503)  # E2B delivers it again
+        if not first:
+            # A success, or E2B would deliver it again.
+            return self._told("replayed", 200)
+        answer = self._told("accepted", 200)
+        answer.background = BackgroundTask(self._handle, event)
+        return answer
+
+    async def _body(self, request: Request) -> bytes | None:
+        parts: list[bytes] = []
+        size = 0
+        async for part in request.stream():
+            size += len(part)
+            if size > self._body_limit:
+                return None
+            parts.append(part)
+        return b"".join(parts)
+
+    async def _first_time(self, event: Event) -> bool:
+        if event.id in self._seen:
+            return False
+        self._seen[event.id] = None
+        while len(self._seen) > _REMEMBERED:
+            self._seen.popitem(last=False)
+        if self._ledger is None:
+            return True
+        try:
+            return await run_in_threadpool(self._ledger.add, event)
+        except BaseException:
+            self._seen.pop(event.id, None)
+            raise
+
+    async def _handle(self, event: Event) -> None:
+        for handler in [*self._handlers.get(event.type, ()), *self._handlers.get("*", ())]:
+            try:
+                if inspect.iscoroutinefunction(handler):
+                    await handler(event)
+                else:
+                    found = await run_in_threadpool(handler, event)
+                    if inspect.isawaitable(found):
+                        await found
+            except Exception:
+                self._count("handler failed")
+                _logger.exception("a handler of %s failed for event %s", event.type, event.id)
+
+    def _refused(
+        self, why: str, status: int, headers: Mapping[str, str] | None = None
+    ) -> JSONResponse:
+        answer = self._told(why, status)
+        answer.headers.update(headers or {})
+        return answer
+
+    def _told(self, what: str, status: int) -> JSONResponse:
+        self._count(what)
+        return JSONResponse({"status": what}, status_code=status)
+
+    def _count(self, what: str) -> None:
+        self.counts[what] += 1
+        telemetry.count(f"webhook {what}", {})
+
+
+def _names() -> dict[str, str]:
+    """Registry name by template ID on E2B; none where there is no registry."""
+    try:
+        found = registry.load()
+    except (TemplateError, OSError):
+        return {}
+    names: dict[str, str] = {}
+    for name, targets in found.templates.items():
+        for entry in targets.values() if isinstance(targets, dict) else ():
+            builds = entry.get("builds", {}) if isinstance(entry, dict) else {}
+            for fields in builds.values() if isinstance(builds, dict) else ():
+                if isinstance(fields, dict) and isinstance(fields.get("template_id"), str):
+                    names[fields["template_id"]] = name
+    return names
+
+
+def _webhook(found: Any) -> Webhook:
+    try:
+        return Webhook(
+            id=found["id"],
+            name=found.get("name") or "",
+            url=found["url"],
+            enabled=bool(found.get("enabled", True)),
+            events=tuple(found.get("events") or ()),
+        )
+    except (KeyError, TypeError, AttributeError) as error:
+        raise NetworkError(f"E2B's answer is not a webhook: {error!r}") from error
+
+
+def _id(webhook_id: str) -> str:
+    if not webhook_id or any(character in webhook_id for character in "/?#%\\\n"):
+        raise ValueError(f"{webhook_id!r} is not the ID of a webhook")
+    return webhook_id

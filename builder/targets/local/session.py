@@ -1,0 +1,108 @@
+"""Sandboxes of `local` for applications: kernels, each with a thread that waits for it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
+
+from builder.errors import NotOnThisMachineError, SandboxError
+from builder.execution import Execution
+from builder.targets.local import place
+from builder.targets.local.kernel import KernelSandbox
+from builder.targets.local.launch import forks, zygote_of
+
+__all__ = ["LocalSession"]
+
+_T = TypeVar("_T")
+_LANGUAGES = ("python", "python3")
+
+
+class LocalSession:
+    """A kernel of an environment of this machine. It is no security boundary."""
+
+    def __init__(self, sandbox: KernelSandbox, thread: ThreadPoolExecutor) -> None:
+        self._sandbox, self._thread = sandbox, thread
+        self.id = sandbox.home.parent.name
+        self.opened_at = time.monotonic()
+        self._closed = False
+
+    @classmethod
+    async def open(
+        cls, ref: str, *, name: str, warm: Sequence[str], env: Mapping[str, str]
+    ) -> LocalSession:
+        """A sandbox of the build `ref` (`local:<name>@sha256-…`), its interpreter up and the
+        modules of `warm` imported. Raises `NotOnThisMachineError`, `SandboxError`."""
+        found = place.find(ref.rpartition("@")[2].replace("-", ":", 1))
+        if found is None:
+            raise NotOnThisMachineError(
+                f"the environment of `{ref}` is not on this machine",
+                hint=f"`template-builder build {name} --target local` makes it",
+            )
+        path = found.path
+
+        def start() -> KernelSandbox:
+            if forks():
+                zygote = zygote_of(path, warm=warm, env=env)
+                return KernelSandbox(path, warm=(), env=env, zygote=zygote)
+            return KernelSandbox(path, warm=warm, env=env)
+
+        thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox")
+        starting = asyncio.wrap_future(thread.submit(start))
+        try:
+            return cls(await asyncio.shield(starting), thread)
+        except asyncio.CancelledError:
+            # It is coming up: it must not be left there.
+            with contextlib.suppress(Exception):
+                sandbox = await starting
+                await asyncio.wrap_future(thread.submit(sandbox.close))
+            raise
+        finally:
+            if not starting.done() or starting.cancelled() or starting.exception():
+                thread.shutdown(wait=False)
+
+    async def wait_until_ready(self) -> None:
+        """It is: a kernel that does not answer is not handed out."""
+
+    async def run(
+        self, code: str, *, seconds: float, language: str, variables: Mapping[str, str], limit: int
+    ) -> Execution:
+        """Run code. Raises `SandboxError` when the kernel is gone, `ValueError` for a language
+        that is none of this target's."""
+        if language not in _LANGUAGES:
+            raise ValueError(f"target `local` runs Python, not {language!r}")
+        running = self._in_thread(
+            lambda: self._sandbox.run(code, timeout=seconds, variables=variables, limit=limit)
+        )
+        try:
+            return await asyncio.shield(running)
+        except asyncio.CancelledError:
+            self._sandbox.abort()
+            with contextlib.suppress(SandboxError):
+                await running
+            raise
+
+    def usable(self) -> bool:
+        """Whether it can still be asked to run code."""
+        return not self._closed and self._sandbox.alive()
+
+    async def check(self) -> bool:
+        """The same: asking costs nothing."""
+        return self.usable()
+
+    async def close(self) -> None:
+        """End the kernel and all it has started, remove its folder."""
+        if self._closed:
+            return
+        self._closed = True
+        self._sandbox.abort()
+        try:
+            await asyncio.shield(self._in_thread(self._sandbox.close))
+        finally:
+            self._thread.shutdown(wait=False)
+
+    def _in_thread(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
+        return asyncio.wrap_future(self._thread.submit(call))
