@@ -6,7 +6,7 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import build, cloud, flatten, image, job, plan, precheck, resolve, scale
+from bench import build, cloud, flatten, image, job, plan, precheck, resolve, runtime, scale
 from bench.child import ROOT, ChildError
 from bench.machine import describe, program
 from bench.options import Options
@@ -16,6 +16,7 @@ from bench.workshop import Workshop
 
 BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "job": job.measure,
+    "runtime": runtime.measure,
     "plan": plan.measure,
     "resolve": resolve.measure,
     "scale": scale.measure,
@@ -34,7 +35,10 @@ def main() -> None:
     parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
     parser.add_argument("--rounds", type=_positive, help="instead of each benchmark's own number")
     parser.add_argument(
-        "--variant", action="append", metavar="STEM", help="of `job`; data by default; repeatable"
+        "--variant",
+        action="append",
+        metavar="STEM",
+        help="of `job` and `runtime`; data by default; repeatable",
     )
     arguments = parser.parse_args()
     unknown = sorted(set(arguments.names) - set(BENCHMARKS))

@@ -24,10 +24,11 @@ from builder.project import Project
 from builder.spec import Variant
 from builder.targets.local import interpreter
 
-__all__ = ["measure"]
+__all__ = ["PIP", "UV", "Wait", "measure", "sandboxes", "variant_of", "without_template"]
 
 _ROUNDS = 3
-_PIP = "pip install, nothing cached"
+PIP = "pip install, nothing cached"
+UV = "uv pip install, uv's cache warm"
 _PLAIN_PROCESS = (
     "Without a template `sandbox up` is `python -m venv` or `uv venv`, and the first import is that"
     " of a plain process, which flatters it: a sandbox would start a kernel, too. How long a"
@@ -45,7 +46,7 @@ _MEMORY = (
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Wait:
+class Wait:
     """Seconds until there is a place to run code, until it has the packages, until they answer."""
 
     place: float
@@ -54,6 +55,7 @@ class _Wait:
 
     @property
     def total(self) -> float:
+        """Seconds from nothing to the answer."""
         return self.place + self.install + self.first
 
 
@@ -63,9 +65,13 @@ def measure(options: Options) -> Result:
     rounds = options.rounds or _ROUNDS
     rows: list[tuple[str, ...]] = []
     for stem in options.variants:
-        variant = _variant(workshop, stem)
-        found = take_turns(_without(workshop, variant) | _with(workshop, variant), rounds=rounds)
-        slowest = median(wait.total for wait in found[_PIP])
+        variant = variant_of(workshop, stem)
+        found = take_turns(
+            without_template(workshop, variant)
+            | {f"template, level {k}": v for k, v in sandboxes(workshop, variant).items()},
+            rounds=rounds,
+        )
+        slowest = median(wait.total for wait in found[PIP])
         rows += [_row(variant.name, way, waits, slowest) for way, waits in found.items()]
     return Result(
         title="job: until the imports have answered",
@@ -86,7 +92,7 @@ def measure(options: Options) -> Result:
     )
 
 
-def _row(name: str, way: str, waits: list[_Wait], slowest: float) -> tuple[str, ...]:
+def _row(name: str, way: str, waits: list[Wait], slowest: float) -> tuple[str, ...]:
     install = median(wait.install for wait in waits)
     total = median(wait.total for wait in waits)
     return (
@@ -100,7 +106,8 @@ def _row(name: str, way: str, waits: list[_Wait], slowest: float) -> tuple[str, 
     )
 
 
-def _variant(workshop: Workshop, stem: str) -> Variant:
+def variant_of(workshop: Workshop, stem: str) -> Variant:
+    """The variant of the copy. Raises `ChildError`."""
     variants = pipeline.select(Project.find(workshop.project), [])
     found = {variant.stem: variant for variant in variants}
     if stem not in found:
@@ -108,7 +115,8 @@ def _variant(workshop: Workshop, stem: str) -> Variant:
     return found[stem]
 
 
-def _without(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wait]]:
+def without_template(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], Wait]]:
+    """A fresh environment, the packages, the first import."""
     folder = workshop.folder / "job"
     inside = str(folder / "bin" / "python")
     chosen = interpreter.choose(variant.python)
@@ -122,9 +130,9 @@ def _without(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wa
     # A cache of its own, which the warm-up turn fills: the user's may hold anything.
     cached = {"PIP_CACHE_DIR": str(workshop.folder / "pip-cache")}
 
-    def wait(make: list[str], install: list[str], extra: dict[str, str]) -> _Wait:
+    def wait(make: list[str], install: list[str], extra: dict[str, str]) -> Wait:
         try:
-            return _Wait(
+            return Wait(
                 place=timed(make),
                 install=timed(install, extra=extra),
                 first=_first_import(inside, variant, folder / "home"),
@@ -133,9 +141,9 @@ def _without(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wa
             remove_tree(folder)
 
     return {
-        _PIP: lambda: wait(venv, [*pip, "--no-cache-dir"], {}),
+        PIP: lambda: wait(venv, [*pip, "--no-cache-dir"], {}),
         "pip install, pip's cache warm": lambda: wait(venv, pip, cached),
-        "uv pip install, uv's cache warm": lambda: wait(uv_venv, uv_pip, {}),
+        UV: lambda: wait(uv_venv, uv_pip, {}),
     }
 
 
@@ -146,7 +154,8 @@ def _first_import(python: str, variant: Variant, home: Path) -> float:
     return timed([python, "-c", code], folder=home, extra={"HOME": str(home)})
 
 
-def _with(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wait]]:
+def sandboxes(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], Wait]]:
+    """A sandbox of the template at each level of warm-up."""
     workshop.build(variant.name)
     variables = workshop.variables(workshop.cache)
     program = [sys.executable, "-m", "bench.programs.ours", str(workshop.project), variant.name]
@@ -155,7 +164,7 @@ def _with(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wait]
     # The first sandbox would leave byte code to the next one, and that would not be `none`.
     unwritten = {"PYTHONDONTWRITEBYTECODE": "1"}
 
-    def wait(ref: str, warm: tuple[str, ...], extra: dict[str, str]) -> _Wait:
+    def wait(ref: str, warm: tuple[str, ...], extra: dict[str, str]) -> Wait:
         task = {
             "ref": ref,
             "warm": warm,
@@ -164,10 +173,10 @@ def _with(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], _Wait]
         }
         command = [sys.executable, "-m", "bench.programs.sandbox", json.dumps(task)]
         said = answer(command, extra=variables)
-        return _Wait(place=said["up"], install=0.0, first=said["first"])
+        return Wait(place=said["up"], install=0.0, first=said["first"])
 
     return {
-        "template, level none": lambda: wait(bare, (), unwritten),
-        "template, level disk": lambda: wait(built, (), {}),
-        "template, level memory": lambda: wait(built, variant.imports, {}),
+        "none": lambda: wait(bare, (), unwritten),
+        "disk": lambda: wait(built, (), {}),
+        "memory": lambda: wait(built, variant.imports, {}),
     }

@@ -47,9 +47,14 @@ class _Confined:
     def __init__(self, zygote: Zygote) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         made: Any = Context
-        self._context = self._thread.submit(
-            made, "python", tempfile.gettempdir(), zygote.start
-        ).result()
+        try:
+            self._context = self._thread.submit(
+                made, "python", tempfile.gettempdir(), zygote.start
+            ).result()
+        except BaseException:
+            self._thread.submit(lambda: ensure_event_loop().close())
+            self._thread.shutdown()
+            raise
         self.public: dict[str, Any] = self._context.public()
 
     def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:

@@ -77,8 +77,14 @@ class Zygote:
         client = BlockingKernelClient()
         client.load_connection_file(connection)
         client.start_channels()
-        client.wait_for_ready(timeout=60)
-        return ForkedKernel(pid, folder), client
+        kernel = ForkedKernel(pid, folder)
+        try:
+            client.wait_for_ready(timeout=60)
+        except BaseException:
+            client.stop_channels()
+            kernel.shutdown_kernel(now=True)
+            raise
+        return kernel, client
 
     def close(self) -> None:
         """End it; the kernels that are left end with it."""

@@ -181,7 +181,7 @@ class CloudSession:
         try:
             async with asyncio.timeout(_KILL_SECONDS):
                 await _retried(self._sandbox.kill)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - whatever it is, an end must end
             _logger.warning(
                 "the sandbox %s could not be ended, which its own timeout will do: %s",
                 self.id,
