@@ -45,8 +45,8 @@ def measure(options: Options) -> Result:
     slowest = totals[PIP]
     return Result(
         title="runtime: from a name to the answer of the imports",
-        measured=f"What an application waits for that runs `{code}` in `{name}` on this machine, and"
-        " what it would wait for without a template.",
+        measured=f"What an application waits for that runs `{code}` in `{name}` on this machine,"
+        " and what it would wait for without a template.",
         headings=(
             "way", "sandbox up", "packages installed", "first result", "total", "ratio to pip",
         ),

@@ -37,7 +37,7 @@ async def _opened(name: str, code: str, **options: Any) -> dict[str, float]:
 
 async def _filled(executor: CodeExecutionPrimitive) -> None:
     pool = executor._pool()  # noqa: SLF001 - how full it is matters to nobody else
-    while pool.ready() < pool.size:
+    while pool.ready() < pool.size:  # noqa: ASYNC110 - nobody but this asks for it
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)  # what filling it has started must not run into what is measured
 
@@ -63,8 +63,7 @@ def _memory() -> dict[str, float]:
     kernels: list[dict[str, float]] = []
     zygote = {}
     for pid in _descendants(os.getpid()):
-        command = Path(f"/proc/{pid}/cmdline").read_bytes()
-        if b"kernel_host" not in command or b"guard.py\0/" in command:
+        if not _forked_or_forks(pid):
             continue
         depth = _depth(pid)
         told = _smaps(pid)
@@ -88,20 +87,26 @@ def _parent(pid: int) -> int:
     return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
 
 
+def _forked_or_forks(pid: int) -> bool:
+    """Whether it is a zygote or came of one; a guard has its command, too, but runs isolated."""
+    command = Path(f"/proc/{pid}/cmdline").read_bytes()
+    return b"kernel_host" in command and b"\0-I\0" not in command
+
+
 def _depth(pid: int) -> int:
-    """How many forks away from the zygote."""
+    """How many forks away from the zygote: 1 is a sandbox's keeper, 2 its kernel."""
     depth = 0
-    while b"kernel_host" in Path(f"/proc/{_parent(pid)}/cmdline").read_bytes() and (
-        b"guard.py\0" not in Path(f"/proc/{_parent(pid)}/cmdline").read_bytes().split(b"zygote")[0]
-    ):
-        depth, pid = depth + 1, _parent(pid)
+    while _forked_or_forks(pid := _parent(pid)):
+        depth += 1
     return depth
 
 
 def _descendants(pid: int) -> list[int]:
+    """Every process below `pid`, parents first."""
     found = []
-    for child in Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split():
-        found += [int(child), *_descendants(int(child))]
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for child in (task / "children").read_text(encoding="ascii").split():
+            found += [int(child), *_descendants(int(child))]
     return found
 
 

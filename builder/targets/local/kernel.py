@@ -20,13 +20,14 @@ from typing import Any
 
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
+from jupyter_core.utils import ensure_event_loop
 
 from builder.errors import SandboxError, SandboxGoneError, from_os_error
 from builder.execution import Execution, Output
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.place import sandbox_variables
 
-__all__ = ["KernelSandbox"]
+__all__ = ["KernelSandbox", "end_thread"]
 
 _START_SECONDS = 120.0
 _WARM_SECONDS = 600.0
@@ -165,6 +166,8 @@ class KernelSandbox:
         """End the kernel and all it started, remove its folder. Closing twice is fine."""
         with contextlib.suppress(Exception):
             self._client.stop_channels()
+            # What is left to the garbage collector keeps its threads and descriptors until then.
+            self._client.context.destroy(linger=0)
         if self._launched:
             self._launched.end()
             self._launched = None
@@ -214,6 +217,12 @@ class KernelSandbox:
             else:
                 _add(output, message["msg_type"], message["content"])
         return False
+
+
+def end_thread() -> None:
+    """Call it last in a thread that used sandboxes: it closes the event loop that the client has
+    made for that thread."""
+    ensure_event_loop().close()
 
 
 def _add(output: Output, kind: str, content: Mapping[str, Any]) -> None:

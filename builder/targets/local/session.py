@@ -12,7 +12,7 @@ from typing import TypeVar
 from builder.errors import NotOnThisMachineError, SandboxError
 from builder.execution import Execution
 from builder.targets.local import place
-from builder.targets.local.kernel import KernelSandbox
+from builder.targets.local.kernel import KernelSandbox, end_thread
 from builder.targets.local.launch import forks, zygote_of
 
 __all__ = ["LocalSession"]
@@ -59,9 +59,12 @@ class LocalSession:
             with contextlib.suppress(Exception):
                 sandbox = await starting
                 await asyncio.wrap_future(thread.submit(sandbox.close))
+                await asyncio.wrap_future(thread.submit(end_thread))
+                thread.shutdown(wait=False)
             raise
         finally:
             if not starting.done() or starting.cancelled() or starting.exception():
+                thread.submit(end_thread)
                 thread.shutdown(wait=False)
 
     async def wait_until_ready(self) -> None:
@@ -102,6 +105,7 @@ class LocalSession:
         try:
             await asyncio.shield(self._in_thread(self._sandbox.close))
         finally:
+            self._thread.submit(end_thread)
             self._thread.shutdown(wait=False)
 
     def _in_thread(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
