@@ -106,10 +106,11 @@ class CodeExecutionPrimitive:
             try:
                 return await self._run(session, asked, timeout, context)
             except SandboxGoneError:
-                # Its sandbox was gone before the code began to run: another one may run it.
+                # It was gone before the code began to run: another sandbox may run it, a new one,
+                # as those of a pool may be gone, too.
                 await self._drop("replaced")
-                session = await self._current(timeout)
-                return await self._run(session, asked, timeout, context)
+                self._session = await self._opened_now(timeout)
+                return await self._run(self._session, asked, timeout, context)
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[CodeExecutionPrimitive]:
@@ -205,6 +206,9 @@ class CodeExecutionPrimitive:
             session = await self._pool().take()
             self._source = "pool" if ready else "cold"
             return session
+        return await self._opened_now(seconds)
+
+    async def _opened_now(self, seconds: float) -> Session:
         self._source = "cold"
         warm = self._readiness != "wait"
         return await open_session(self._template, seconds=self._lifetime(seconds), warm=warm)

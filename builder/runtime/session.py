@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 from collections.abc import Mapping
 from typing import Any, Protocol
@@ -11,6 +10,7 @@ from builder.errors import SandboxError, UnknownTemplateError
 from builder.execution import Execution
 from builder.runtime import telemetry
 from builder.runtime.template import Template, check_not_revoked, near_names
+from builder.tasks import finished
 
 __all__ = ["Session", "end", "open_session"]
 
@@ -77,13 +77,8 @@ async def open_session(template: Template, *, seconds: int, warm: bool) -> Sessi
 
 async def end(session: Session) -> None:
     """Close a session, even when the caller is cancelled meanwhile."""
-    closing = asyncio.ensure_future(session.close())
     with contextlib.suppress(Exception):
-        try:
-            await asyncio.shield(closing)
-        except asyncio.CancelledError:
-            await closing
-            raise
+        await finished(session.close())
 
 
 async def _opened(template: Template, seconds: int) -> Session:

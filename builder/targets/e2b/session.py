@@ -33,6 +33,7 @@ from builder.errors import (
 )
 from builder.execution import Execution, Output
 from builder.targets.e2b.failures import kind_of
+from builder.tasks import finished
 
 __all__ = ["CloudSession"]
 
@@ -104,13 +105,11 @@ class CloudSession:
         try:
             return cls(await asyncio.shield(creating), key=api_key)
         except asyncio.CancelledError:
-            with contextlib.suppress(Exception):
-                async with asyncio.timeout(_KILL_SECONDS):
-                    await (await creating).kill()
+            await finished(_discarded(creating))
             raise
         except Exception as error:
             if kind_of(error) == "fault":
-                await _kill_marked(mark, options)
+                await finished(_kill_marked(mark, options))
             raise _translated(error, ref, api_key) from error
 
     async def wait_until_ready(self) -> None:
@@ -331,6 +330,13 @@ async def _retried(call: Callable[[], Awaitable[_T]]) -> _T:
         reraise=True,
     )
     return await retrying(attempt)
+
+
+async def _discarded(creating: asyncio.Future[e2b.AsyncSandbox]) -> None:
+    with contextlib.suppress(Exception):
+        async with asyncio.timeout(_KILL_SECONDS):
+            sandbox = await creating
+            await _retried(sandbox.kill)
 
 
 async def _kill_marked(mark: str, options: ApiParams) -> None:

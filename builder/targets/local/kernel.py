@@ -27,7 +27,7 @@ from builder.execution import Execution, Output
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.place import sandbox_variables
 
-__all__ = ["KernelSandbox", "end_thread"]
+__all__ = ["KernelSandbox"]
 
 _START_SECONDS = 120.0
 _WARM_SECONDS = 600.0
@@ -168,6 +168,10 @@ class KernelSandbox:
             self._client.stop_channels()
             # What is left to the garbage collector keeps its threads and descriptors until then.
             self._client.context.destroy(linger=0)
+            # The client has made it for this thread, and makes another one where it needs it.
+            loop = ensure_event_loop()
+            if not loop.is_running():
+                loop.close()
         if self._launched:
             self._launched.end()
             self._launched = None
@@ -217,12 +221,6 @@ class KernelSandbox:
             else:
                 _add(output, message["msg_type"], message["content"])
         return False
-
-
-def end_thread() -> None:
-    """Call it last in a thread that used sandboxes: it closes the event loop that the client has
-    made for that thread."""
-    ensure_event_loop().close()
 
 
 def _add(output: Output, kind: str, content: Mapping[str, Any]) -> None:

@@ -12,8 +12,9 @@ from typing import TypeVar
 from builder.errors import NotOnThisMachineError, SandboxError
 from builder.execution import Execution
 from builder.targets.local import place
-from builder.targets.local.kernel import KernelSandbox, end_thread
+from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import forks, zygote_of
+from builder.tasks import finished
 
 __all__ = ["LocalSession"]
 
@@ -56,16 +57,11 @@ class LocalSession:
             return cls(await asyncio.shield(starting), thread)
         except asyncio.CancelledError:
             # It is coming up: it must not be left there.
-            with contextlib.suppress(Exception):
-                sandbox = await starting
-                await asyncio.wrap_future(thread.submit(sandbox.close))
-                await asyncio.wrap_future(thread.submit(end_thread))
-                thread.shutdown(wait=False)
+            await finished(_discarded(starting, thread))
             raise
-        finally:
-            if not starting.done() or starting.cancelled() or starting.exception():
-                thread.submit(end_thread)
-                thread.shutdown(wait=False)
+        except BaseException:
+            thread.shutdown(wait=False)
+            raise
 
     async def wait_until_ready(self) -> None:
         """It is: a kernel that does not answer is not handed out."""
@@ -85,7 +81,7 @@ class LocalSession:
         except asyncio.CancelledError:
             self._sandbox.abort()
             with contextlib.suppress(SandboxError):
-                await running
+                await finished(running)
             raise
 
     def usable(self) -> bool:
@@ -103,10 +99,16 @@ class LocalSession:
         self._closed = True
         self._sandbox.abort()
         try:
-            await asyncio.shield(self._in_thread(self._sandbox.close))
+            await finished(self._in_thread(self._sandbox.close))
         finally:
-            self._thread.submit(end_thread)
             self._thread.shutdown(wait=False)
 
     def _in_thread(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
         return asyncio.wrap_future(self._thread.submit(call))
+
+
+async def _discarded(starting: asyncio.Future[KernelSandbox], thread: ThreadPoolExecutor) -> None:
+    with contextlib.suppress(Exception):
+        sandbox = await starting
+        await asyncio.wrap_future(thread.submit(sandbox.close))
+    thread.shutdown(wait=False)

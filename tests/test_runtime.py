@@ -1,0 +1,478 @@
+"""What running code promises, on either target."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.errors import (
+    NotBuiltError,
+    RevokedError,
+    SandboxError,
+    TargetUnavailableError,
+    UnknownTemplateError,
+)
+from builder.runtime import CodeExecutionPrimitive, CodeOutput, E2BPrimitive
+from builder.runtime.pool import Pool
+from tests.clouds import Place
+from tests.conftest import ROOT
+from tests.e2b_server import Server
+from tests.test_e2b_odd_moments import revoke
+
+pytestmark = pytest.mark.network
+Opened = Callable[..., CodeExecutionPrimitive]
+
+
+@pytest.fixture(params=["local", "e2b"])
+def target(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def open_one(
+    target: str, place: Place, cloud: Server, local_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Opened]:
+    """A primitive of the template `one`, built on the target; at the end nothing of it is left."""
+    assert place.build("one", target=target)["one"].action in ("built", "reused")
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+
+    def make(**options: Any) -> CodeExecutionPrimitive:
+        return CodeExecutionPrimitive(template_id="one", target=target, **options)
+
+    yield make
+    assert cloud.running == {}
+
+
+def ran(primitive: CodeExecutionPrimitive, *codes: str, **options: Any) -> list[CodeOutput]:
+    async def run() -> list[CodeOutput]:
+        async with primitive as executor:
+            return [await executor.execute({"code": code, **options}) for code in codes]
+
+    return asyncio.run(run())
+
+
+def test_output_is_what_tta_dev_promises(open_one: Opened, target: str) -> None:
+    """Output, error, time, success, logs and the sandbox's ID come back under their names."""
+    good, bad = ran(
+        open_one(), "import sys; print('out'); print('err', file=sys.stderr)", "print('a'); 1 / 0"
+    )
+    assert (good["output"], good["error"], good["success"]) == ("out\n", None, True)
+    assert good["logs"] == ["[stdout] out", "[stderr] err"]
+    assert 0 < good["execution_time"] < 30
+    assert good["sandbox_id"]
+    assert good["sandbox_id"] == bad["sandbox_id"]
+    assert (bad["output"], bad["success"]) == ("a\n", False)
+    assert bad["error"] == "ZeroDivisionError: division by zero"
+    assert "1 / 0" in bad["traceback"]
+    assert E2BPrimitive is CodeExecutionPrimitive
+
+
+def test_state_lasts_and_results_are_rich(open_one: Opened) -> None:
+    """What one execution defines the next one finds; the value of the last line is a result."""
+    outputs = ran(open_one(), "x = 20", "x + 22", "from IPython.display import HTML; HTML('<b>b')")
+    assert [(one.text, one.is_main) for one in outputs[1]["results"]] == [("42", True)]
+    assert outputs[2]["results"][0].html == "<b>b"
+    assert outputs[2]["results"][0].png is None
+
+
+def test_time_out_keeps_the_session_and_says_so(open_one: Opened) -> None:
+    """Code that takes too long is interrupted; what it and others have defined is still there."""
+    late, after = ran(
+        open_one(), "x = 1\nprint('begun', flush=True)\nimport time\ntime.sleep(60)", "print(x)",
+        timeout=1.5,
+    )  # fmt: skip
+    assert late["timed_out"]
+    assert not late["success"]
+    assert late["output"] == "begun\n"
+    assert late["error"] == (
+        "TimeoutError: no end within 1.5 seconds; the code was interrupted, what was defined in the"
+        " session is kept"
+    )
+    assert late["execution_time"] < 12
+    assert after["output"] == "1\n"
+    assert after["sandbox_id"] == late["sandbox_id"]
+
+
+def test_variables_are_for_one_execution(open_one: Opened, target: str) -> None:
+    """Environment variables reach the code they were given with."""
+    primitive = open_one()
+    code = "import os; print(os.environ.get('COLOUR'), os.environ.get('HOME') != '')"
+    (given,) = ran(primitive, code, env_vars={"COLOUR": 'green "blue" $HOME'})
+    assert given["output"] == 'green "blue" $HOME True\n'
+    if target == "local":  # the service of the tests keeps them, as E2B's older ones did
+
+        async def both() -> list[str]:
+            async with primitive as executor:
+                one = await executor.execute({"code": code, "env_vars": {"COLOUR": "it's\n'b'"}})
+                return [one["output"], (await executor.execute({"code": code}))["output"]]
+
+        assert asyncio.run(both()) == ["it's\n'b' True\n", "None True\n"]
+
+
+def test_output_is_bounded_and_says_so(open_one: Opened) -> None:
+    """Of more output than asked for the beginning and the end are kept, and the rest is counted."""
+    (found,) = ran(open_one(max_output=1000), "for i in range(100_000): print(i)", timeout=60)
+    assert found["success"]
+    assert found["output"].startswith("0\n1\n")
+    assert found["output"].endswith("99998\n99999\n")
+    assert found["left_out"] == 588_890 - 1000
+    assert f"\n… {found['left_out']} characters left out …\n" in found["output"]
+    (found,) = ran(open_one(max_output=1000), "'x' * 5000")
+    assert found["results"] == []
+    assert found["left_out"] == 5002
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "told"),
+    [
+        ({}, ValueError, "input_data has no `code`: the code to execute"),
+        ({"code": 3}, TypeError, "input_data['code'] is int, expected str"),
+        ({"code": "1", "time_out": 3}, ValueError, "input_data has an unknown key 'time_out' (did you mean `timeout`?)"),
+        ({"code": "1", "timeout": 0}, ValueError, "input_data['timeout'] is 0, expected seconds above 0"),
+        ({"code": "1", "timeout": True}, TypeError, "input_data['timeout'] is bool, expected int or float"),
+        ({"code": "1", "env_vars": {"A": 1}}, TypeError, "input_data['env_vars'] is not a table of text by name"),
+        ({"code": "1", "env_vars": {"A=B": "1"}}, ValueError, "input_data['env_vars'] cannot hold 'A=B'"),
+    ],
+)  # fmt: skip
+def test_input_that_cannot_be_run(given: dict[str, Any], kind: type[Exception], told: str) -> None:
+    """Wrong input is named, and opens no sandbox."""
+    primitive = CodeExecutionPrimitive(template_id="some-id", api_key="e2b_x")
+    with pytest.raises(kind) as caught:
+        asyncio.run(primitive.execute(given))
+    assert str(caught.value) == told
+
+
+@pytest.mark.parametrize("readiness", ["wait", "warmup", "background"])
+def test_every_readiness_runs_code(open_one: Opened, readiness: Any) -> None:
+    """However it is opened, the first execution works, with the template's imports."""
+    (found,) = ran(open_one(readiness=readiness), "import idna; print(idna.encode('ä').decode())")
+    assert found["output"] == "xn--4ca\n"
+
+
+def test_background_opens_while_the_program_works(open_one: Opened) -> None:
+    """`background` does not keep the program: it waits at the first execution."""
+
+    async def run() -> tuple[float, str]:
+        start = time.monotonic()
+        async with open_one(readiness="background") as executor:
+            entered = time.monotonic() - start
+            return entered, (await executor.execute({"code": "print(1)"}))["output"]
+
+    entered, output = asyncio.run(run())
+    assert entered < 0.1
+    assert output == "1\n"
+
+
+def test_background_that_nobody_waits_for(open_one: Opened, cloud: Server) -> None:
+    """Leaving before it is open ends what was being opened."""
+
+    async def run() -> None:
+        async with open_one(readiness="background"):
+            await asyncio.sleep(0.01)
+
+    asyncio.run(run())
+
+
+def test_session_is_rotated_under_load(open_one: Opened) -> None:
+    """A session is replaced before it is too old, also while many callers use it."""
+
+    async def run() -> list[CodeOutput]:
+        async with open_one(session_max_age=0.5) as executor:
+
+            async def caller(number: int) -> CodeOutput:
+                await asyncio.sleep(number * 0.1)
+                return await executor.execute({"code": f"print({number})"})
+
+            return await asyncio.gather(*(caller(number) for number in range(12)))
+
+    found = asyncio.run(run())
+    assert [one["output"] for one in found] == [f"{number}\n" for number in range(12)]
+    assert len({one["sandbox_id"] for one in found}) > 1
+
+
+def test_cancelled_caller_leaves_nothing(open_one: Opened, cloud: Server, target: str) -> None:
+    """Cancelling an execution ends its sandbox; the next execution gets another one."""
+
+    async def run() -> tuple[str, str]:
+        executor = open_one()
+        first = await executor.execute({"code": "import os; print(os.getpid())"})
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.5):
+                await executor.execute({"code": "while True: pass", "timeout": 300})
+        assert executor._session is None
+        assert cloud.running == {}
+        second = await executor.execute({"code": "print(2)"})
+        await executor.cleanup()
+        if target == "local":
+            assert not Path(f"/proc/{first['output'].strip()}").exists()
+        return first["sandbox_id"], second["sandbox_id"]
+
+    first, second = asyncio.run(run())
+    assert first != second
+
+
+def test_cancelled_opening_leaves_nothing(open_one: Opened, cloud: Server) -> None:
+    """Cancelling while a sandbox is created or comes up ends it."""
+
+    async def run() -> None:
+        for moment in (0.0, 0.02, 0.1, 0.2, 0.4):
+            task = asyncio.ensure_future(open_one().execute({"code": "while True: pass"}))
+            await asyncio.sleep(moment)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert cloud.running == {}
+
+    asyncio.run(run())
+
+
+async def full(pool: Pool) -> None:
+    async with asyncio.timeout(60):
+        while pool.ready() < pool.size:
+            await asyncio.sleep(0.02)
+
+
+def test_pool_hands_out_refills_and_ends(open_one: Opened, cloud: Server, target: str) -> None:
+    """A pool's sandboxes are handed out at once, each to one caller, and end with the program."""
+
+    async def run() -> tuple[list[float], list[str]]:
+        opened, ids = [], []
+        for _ in range(3):
+            executor = open_one(pool_size=2)
+            await full(executor._pool())
+            start = time.perf_counter()
+            async with executor:
+                opened.append(time.perf_counter() - start)
+                found = await executor.execute({"code": "print('mine' in globals()); mine = 1"})
+                assert found["output"] == "False\n"
+                ids.append(found["sandbox_id"])
+        if target == "e2b":
+            assert len(cloud.running) >= 2
+        return opened, ids
+
+    opened, ids = asyncio.run(run())
+    assert min(opened) < 0.05
+    assert len(set(ids)) == 3
+
+
+def test_pool_replaces_the_dead(open_one: Opened, cloud: Server, target: str) -> None:
+    """A sandbox that died in the pool is not handed out, or is replaced before code runs in it."""
+
+    async def run() -> None:
+        executor = open_one(pool_size=2)
+        pool = executor._pool()
+        await full(pool)
+        dead = {session.id for session in pool._ready}
+        if target == "e2b":
+            for sandbox in list(cloud.running.values()):
+                cloud.end(sandbox)
+        else:
+            for session in pool._ready:
+                session._sandbox.abort()  # type: ignore[attr-defined]
+            await asyncio.sleep(0.3)
+        async with executor:
+            found = await executor.execute({"code": "print(1)"})
+            assert found["output"] == "1\n"
+            assert found["sandbox_id"] not in dead
+
+    asyncio.run(run())
+
+
+def test_pool_that_cannot_open_tells_who_asks(
+    open_one: Opened, place: Place, caplog: pytest.LogCaptureFixture
+) -> None:
+    """When a pool cannot open sandboxes, who asks for one is told why, and does not wait."""
+    executor = open_one(pool_size=1)
+    revoke_on = json.loads((place.folder / "registry.json").read_text())
+    for entry in revoke_on["templates"]["one"].values():
+        for build in entry["builds"].values():
+            build["revoked"] = "bad"
+    (place.folder / "registry.json").write_text(json.dumps(revoke_on))
+    with pytest.raises(RevokedError, match="was revoked: bad"):
+        asyncio.run(executor.execute({"code": "1"}))
+
+
+def test_sessions_side_by_side(open_one: Opened) -> None:
+    """`session` gives each caller a sandbox of its own, from the same template."""
+
+    async def run() -> list[CodeOutput]:
+        executor = open_one()
+
+        async def caller(number: int) -> CodeOutput:
+            async with executor.session() as own:
+                await own.execute({"code": f"x = {number}"})
+                await asyncio.sleep(0.1)
+                return await own.execute({"code": "print(x)"})
+
+        return await asyncio.gather(*(caller(number) for number in range(4)))
+
+    found = asyncio.run(run())
+    assert [one["output"] for one in found] == ["0\n", "1\n", "2\n", "3\n"]
+    assert len({one["sandbox_id"] for one in found}) == 4
+
+
+def test_interpreter_that_dies_is_told_once(open_one: Opened) -> None:
+    """Code that kills its interpreter is an error, is not run again, and the next one runs."""
+
+    async def run() -> CodeOutput:
+        async with open_one() as executor:
+            with pytest.raises(SandboxError, match="died"):
+                await executor.execute({"code": "import os; os._exit(1)"})
+            return await executor.execute({"code": "print(1)"})
+
+    assert asyncio.run(run())["output"] == "1\n"
+
+
+def test_revoked_build_is_not_opened_again(open_one: Opened, place: Place, target: str) -> None:
+    """A build that is revoked while a program runs is not opened any more, nor another instead."""
+
+    async def run() -> None:
+        executor = open_one()
+        await executor.execute({"code": "1"})
+        await executor.cleanup()
+        registry = json.loads((place.folder / "registry.json").read_text())
+        entry = registry["templates"]["one"][target]
+        entry["builds"][entry["channels"]["stable"]]["revoked"] = "CVE"
+        (place.folder / "registry.json").write_text(json.dumps(registry))
+        with pytest.raises(RevokedError):
+            await executor.execute({"code": "1"})
+
+    asyncio.run(run())
+    with pytest.raises(RevokedError):
+        open_one()
+
+
+def test_local_is_asked_for_by_name(
+    place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a key nothing runs on this machine instead, and the error says how to ask for it."""
+    place.build("one", target="local")
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+    for name in ("E2B_API_KEY", "E2B_KEY", "TEMPLATE_TARGET"):
+        monkeypatch.delenv(name, raising=False)
+    with pytest.raises(TargetUnavailableError) as caught:
+        CodeExecutionPrimitive(template_id="one")
+    assert str(caught.value) == (
+        "target `e2b` needs an account: no `api_key` is given, and E2B_API_KEY and E2B_KEY are not"
+        ' set\n\nhint: set it to a key of the account; target="local" needs none, and is no'
+        " security boundary"
+    )
+    assert isinstance(caught.value, ValueError)
+    monkeypatch.setenv("E2B_KEY", "e2b_x")
+    with pytest.raises(NotBuiltError) as missing:
+        CodeExecutionPrimitive(template_id="one")
+    assert 'it is built for this machine: target="local"' in str(missing.value)
+    with pytest.raises(UnknownTemplateError, match="did you mean `one`"):
+        CodeExecutionPrimitive(template_id="onee", target="local")
+    with pytest.raises(UnknownTemplateError, match="`template_id` is missing"):
+        CodeExecutionPrimitive()
+
+
+def test_what_is_e2bs_own_passes_through(
+    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An ID, a name with a tag and a ref of E2B's own are used as they are; a name that E2B does
+    not have is an error with near matches, and nothing else is opened."""
+    place.build("one", "two")
+    monkeypatch.chdir(ROOT)
+    record = place.recorded("one")
+    for own in (
+        record["template_id"],
+        "one:stable",
+        f"{record['template_id']}:{record['build_id']}",
+    ):
+        (found,) = ran(CodeExecutionPrimitive(template_id=own), "print(1)")
+        assert found["output"] == "1\n"
+    with pytest.raises(UnknownTemplateError) as caught:
+        ran(CodeExecutionPrimitive(template_id="tta-data-minimall"), "1")
+    assert str(caught.value).startswith("E2B has no template `tta-data-minimall`: 404")
+    assert "\n\nhint: did you mean `tta-data-minimal`" in str(caught.value)
+    assert cloud.running == {}
+
+
+def test_ref_of_a_revoked_build_is_refused(
+    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Naming a revoked build by its ref does not get around the registry."""
+    place.build("one")
+    record = place.recorded("one")
+    revoke(place, "one")
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+    with pytest.raises(RevokedError, match="of `one` was revoked: a package with malware"):
+        CodeExecutionPrimitive(template_id=f"{record['template_id']}:{record['build_id']}")
+
+
+def test_import_is_light() -> None:
+    """Importing the runtime loads neither the SDK, nor the build side, nor a web framework."""
+    code = (
+        "import sys, builder.runtime as r; r.CodeExecutionPrimitive\n"
+        "heavy = {'e2b', 'pydantic', 'starlette', 'httpx', 'jupyter_client', 'builder.spec',"
+        " 'builder.render', 'builder.plan', 'builder.pipeline', 'docker', 'typer', 'rich'}\n"
+        "print(sorted(heavy & set(sys.modules)))"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert found.stdout == "[]\n"
+
+
+class WorkflowPrimitive:
+    """As TTA.dev's: `>>` and `|` make primitives of primitives."""
+
+    def __rshift__(self, other: Any) -> Any:
+        return ("sequence", self, other)
+
+    def __or__(self, other: Any) -> Any:
+        return ("parallel", self, other)
+
+
+def test_composes_with_a_workflow_library() -> None:
+    """`>>` and `|` are those of the other side's library; without one they are a TypeError."""
+    primitive = CodeExecutionPrimitive(template_id="an-id", api_key="e2b_x")
+    theirs = WorkflowPrimitive()
+    assert primitive >> theirs == ("sequence", primitive, theirs)
+    assert primitive | theirs == ("parallel", primitive, theirs)
+    assert theirs >> primitive == ("sequence", theirs, primitive)
+    with pytest.raises(TypeError):
+        primitive >> 3
+
+
+def test_spans_tell_what_was_done(open_one: Opened, target: str) -> None:
+    """With OpenTelemetry set up there is a span for resolve, open, ready and execute, which name
+    the template, the ref, the target, and whether the sandbox came from the pool."""
+    from opentelemetry import trace
+    from opentelemetry.sdk.trace import TracerProvider
+    from opentelemetry.sdk.trace.export import SimpleSpanProcessor
+    from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+
+    provider = trace.get_tracer_provider()
+    if not isinstance(provider, TracerProvider):
+        provider = TracerProvider()
+        trace.set_tracer_provider(provider)
+    exporter = InMemorySpanExporter()
+    provider.add_span_processor(SimpleSpanProcessor(exporter))
+    primitive = open_one()
+    ran(primitive, "print(1)", env_vars={"CANARY": "do-not-tell"})
+    spans = {
+        span.name: dict(span.attributes or {})
+        for span in exporter.get_finished_spans()
+        if span.name.startswith("template.")  # E2B's SDK has spans of its own
+    }
+    assert set(spans) == {f"template.{n}" for n in ("resolve", "open", "ready", "execute")}
+    told = spans["template.execute"]
+    assert told["template.name"] == "one"
+    assert told["template.ref"] == primitive.ref
+    assert told["template.target"] == target
+    assert told["sandbox.source"] == "cold"
+    assert told["code.success"] is True
+    assert "do-not-tell" not in str(spans)
+    assert "e2b_" not in str(spans)
