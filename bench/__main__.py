@@ -32,7 +32,9 @@ def main() -> None:
     """Run what is asked for, everything by default; a missed target is a result, not a failure."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
-    parser.add_argument("--write", action="store_true", help="write docs/benchmarks.md")
+    parser.add_argument(
+        "--write", action="store_true", help="write docs/benchmarks.md, or the sections of NAMEs"
+    )
     parser.add_argument("--rounds", type=_positive, help="instead of each benchmark's own number")
     parser.add_argument(
         "--variant",
@@ -44,10 +46,8 @@ def main() -> None:
     unknown = sorted(set(arguments.names) - set(BENCHMARKS))
     if unknown:
         parser.error(f"no benchmark is called {', '.join(unknown)}")
-    if arguments.write and arguments.names:
-        parser.error("--write is for the whole page: leave out the names")
     results = []
-    before = program()
+    measured = program()
     try:
         with Workshop() as workshop:
             options = Options(
@@ -61,11 +61,12 @@ def main() -> None:
                 print(text(results[-1]), flush=True)
     except ChildError as error:
         sys.exit(f"error: {error}")
-    if program() != before:
+    if program() != measured:
         sys.exit("error: the program was edited while it was measured; nothing is written")
     if arguments.write:
-        document = page(results, describe())
-        (ROOT / "docs" / "benchmarks.md").write_text(document, encoding="utf-8")
+        path = ROOT / "docs" / "benchmarks.md"
+        before = path.read_text(encoding="utf-8") if arguments.names else ""
+        path.write_text(page(results, describe(), before), encoding="utf-8")
 
 
 def _positive(value: str) -> int:
