@@ -9,7 +9,6 @@ import pytest
 from bench.__main__ import BENCHMARKS
 from bench.report import page
 from bench.result import Result
-
 from tests.conftest import ROOT
 
 

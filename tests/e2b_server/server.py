@@ -11,6 +11,7 @@ import threading
 import time
 import traceback
 import uuid
+from collections.abc import Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -555,7 +556,9 @@ class Server:
         return JSONResponse(self._in_sandbox(request).create(json.loads(body)))
 
     def _execute(self, request: Request, body: bytes) -> Response:
-        events = self._in_sandbox(request).execute(json.loads(body))
+        return self._answer_of_execution(self._in_sandbox(request).execute(json.loads(body)))
+
+    def _answer_of_execution(self, events: Iterator[bytes]) -> Response:
         return StreamingResponse(events, media_type="application/json")
 
 

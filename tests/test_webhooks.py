@@ -1,0 +1,481 @@
+from __future__ import annotations
+
+import asyncio
+import base64
+import datetime as dt
+import hashlib
+import json
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import uvicorn
+from hypothesis import given
+from hypothesis import strategies as st
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Mount, Route
+
+from builder.errors import StorageError, TargetUnavailableError, TemplateLookupError
+from builder.runtime import E2BWebhookPrimitive, Event, Ledger, WebhookReceiver
+from builder.runtime.webhook_events import EVENTS, signature
+from tests.conftest import Command
+
+SECRET = "a secret of thirty-two characters"  # noqa: S105 - nobody's
+PAYLOAD: dict[str, Any] = {
+    "id": "evt-1",
+    "version": "v2",
+    "type": "sandbox.lifecycle.killed",
+    "timestamp": "2026-11-01T12:10:00Z",
+    "event_category": "lifecycle",
+    "event_label": "kill",
+    "event_data": {
+        "execution": {
+            "started_at": "2026-11-01T12:00:00Z",
+            "vcpu_count": 2,
+            "memory_mb": 2048,
+            "execution_time": 600_000,
+        },
+        "sandbox_metadata": {"someKey": "kept"},
+    },
+    "sandbox_id": "sbx1",
+    "sandbox_execution_id": "exec1",
+    "sandbox_template_id": "3xmp0rmfztawhlpysu4v",
+    "sandbox_build_id": "b1",
+    "sandbox_team_id": "t1",
+}
+OLDER = {
+    "id": "evt-2",
+    "version": "v1",
+    "type": "sandbox.lifecycle.killed",
+    "timestamp": "2026-11-01T12:10:00+00:00",
+    "eventData": {
+        "execution": {
+            "startedAt": "2026-11-01T12:00:00Z",
+            "vcpuCount": 2,
+            "memoryMb": 2048,
+            "executionTime": 600_000,
+        }
+    },
+    "sandboxId": "sbx2",
+    "sandboxTemplateId": "another",
+    "sandboxBuildId": "b2",
+}
+
+
+def post(
+    receiver: Any, body: bytes, *, path: str = "/", method: str = "POST", **headers: str
+) -> httpx.Response:
+    """One delivery, over ASGI; signed unless a signature is given."""
+    given_headers = {
+        "e2b-signature": signature(SECRET, body),
+        "e2b-signature-version": "v1",
+        "e2b-delivery-id": "d1",
+    } | {name.replace("_", "-"): value for name, value in headers.items()}
+
+    async def ask() -> httpx.Response:
+        transport = httpx.ASGITransport(app=receiver)
+        async with httpx.AsyncClient(transport=transport, base_url="http://here") as client:
+            return await client.request(method, path, content=body, headers=given_headers)
+
+    return asyncio.run(ask())
+
+
+def delivered(receiver: Any, payload: dict[str, Any]) -> httpx.Response:
+    return post(receiver, json.dumps(payload).encode())
+
+
+@pytest.fixture
+def receiver() -> WebhookReceiver:
+    return WebhookReceiver(SECRET)
+
+
+def test_signature_is_e2bs() -> None:
+    """A signature is base64 of SHA-256 of the secret and the body, without padding."""
+    digest = hashlib.sha256(SECRET.encode() + b"{}").digest()
+    assert signature(SECRET, b"{}") == base64.b64encode(digest).decode().rstrip("=")
+
+
+@pytest.mark.parametrize("payload", [PAYLOAD, OLDER])
+def test_event_reaches_its_handlers(receiver: WebhookReceiver, payload: dict[str, Any]) -> None:
+    """Both spellings of a payload come out as one event, for handlers of either kind; a template
+    ID comes out as the registry's name where it has one."""
+    found: list[Event] = []
+
+    @receiver.on("killed")
+    def sync(event: Event) -> None:
+        found.append(event)
+
+    @receiver.on("*")
+    async def every(event: Event) -> None:
+        found.append(event)
+
+    @receiver.on("sandbox.lifecycle.created")
+    def other(event: Event) -> None:
+        raise AssertionError
+
+    assert delivered(receiver, payload).status_code == 200
+    first, second = found
+    assert first is second
+    assert first.name == "killed"
+    assert first.at == dt.datetime(2026, 11, 1, 12, 10, tzinfo=dt.UTC)
+    assert first.started_at == dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC)
+    assert (first.seconds, first.cpus, first.memory_mb) == (600.0, 2, 2048)
+    assert first.template == {"evt-1": "tta-ml-minimal", "evt-2": None}[first.id]
+    assert first.sandbox_id.startswith("sbx")
+    assert receiver.counts == {"accepted": 1}
+
+
+def test_unknown_version_is_understood(receiver: WebhookReceiver) -> None:
+    """A payload of a version to come is taken for what is known of it."""
+    payload = PAYLOAD | {
+        "version": "v9",
+        "new_field": {"deep": [1]},
+        "type": "sandbox.lifecycle.new",
+    }
+    assert delivered(receiver, payload).json() == {"status": "accepted"}
+
+
+@pytest.mark.parametrize("alphabet", ["standard", "url-safe", "padded"])
+def test_either_alphabet_of_a_signature(receiver: WebhookReceiver, alphabet: str) -> None:
+    """Signatures are accepted in both alphabets of base64, with and without padding."""
+    for number in range(20):
+        body = json.dumps(PAYLOAD | {"id": f"evt-{alphabet}-{number}"}).encode()
+        text = signature(SECRET, body)
+        if alphabet == "url-safe":
+            text = text.translate(str.maketrans("+/", "-_"))
+        if alphabet == "padded":
+            text += "=" * (-len(text) % 4)
+        assert post(receiver, body, e2b_signature=text).status_code == 200
+
+
+@pytest.mark.parametrize(
+    ("change", "status", "what"),
+    [
+        (
+            {"e2b_signature": signature("another secret", json.dumps(PAYLOAD).encode())},
+            401,
+            "forged",
+        ),
+        ({"e2b_signature": ""}, 401, "forged"),
+        ({"e2b_signature": "not base64 !"}, 401, "forged"),
+        ({"e2b_signature_version": "v2"}, 400, "unknown signature version"),
+        ({"method": "GET"}, 405, "wrong method"),
+    ],
+)
+def test_refused(receiver: WebhookReceiver, change: dict[str, str], status: int, what: str) -> None:
+    """What is not E2B's is refused with the right status, counted, and reaches no handler."""
+    receiver.on()(lambda event: pytest.fail(str(event)))
+    answer = post(receiver, json.dumps(PAYLOAD).encode(), **change)
+    assert (answer.status_code, answer.json()) == (status, {"status": what})
+    assert receiver.counts == {what: 1}
+
+
+def test_truncated_body_is_refused(receiver: WebhookReceiver) -> None:
+    """A body that lost its end does not have its signature any more."""
+    body = json.dumps(PAYLOAD).encode()
+    assert post(receiver, body[:-10], e2b_signature=signature(SECRET, body)).status_code == 401
+
+
+def test_oversized_body_is_not_read(receiver: WebhookReceiver) -> None:
+    """Beyond the limit a body is not kept, whatever its signature."""
+    small = WebhookReceiver(SECRET, body_limit=1000)
+    assert post(small, b"x" * 1001).status_code == 413
+    assert post(small, b"x" * 1000).status_code == 400
+    assert small.counts == {"oversized": 1, "malformed": 1}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"[]",
+        b"null",
+        b"\xff",
+        b"{" * 10_000,
+        b"[" * 100_000,
+        json.dumps(PAYLOAD | {"id": None}).encode(),
+        json.dumps(PAYLOAD | {"id": "x" * 300}).encode(),
+        json.dumps(PAYLOAD | {"timestamp": "yesterday"}).encode(),
+        json.dumps(PAYLOAD | {"timestamp": "0001-01-01T00:00:00+23:59"}).encode(),
+        json.dumps(PAYLOAD | {"event_data": {"execution": {"execution_time": "long"}}}).encode(),
+        json.dumps(PAYLOAD | {"event_data": {"execution": {"vcpu_count": -1}}}).encode(),
+        json.dumps(PAYLOAD | {"event_data": {"execution": {"memory_mb": 1e308}}}).encode(),
+    ],
+)
+def test_malformed_body_is_refused(receiver: WebhookReceiver, body: bytes) -> None:
+    """A signed body that is no event is refused, and nothing is raised."""
+    assert post(receiver, body).status_code == 400
+    assert receiver.counts == {"malformed": 1}
+
+
+@given(
+    st.binary(max_size=200)
+    | st.recursive(
+        st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
+        lambda inner: (
+            st.lists(inner, max_size=3)
+            | st.dictionaries(st.sampled_from([*PAYLOAD, "execution", "started_at"]), inner)
+        ),
+        max_leaves=20,
+    ).map(lambda value: json.dumps(value).encode())
+    | st.dictionaries(st.sampled_from(list(PAYLOAD)), st.text() | st.integers()).map(
+        lambda changed: json.dumps(PAYLOAD | changed).encode()
+    )
+)
+def test_any_body_gets_an_answer(body: bytes) -> None:
+    """Whatever is signed, the answer is one of the known ones."""
+    assert post(WebhookReceiver(SECRET), body).status_code in (200, 400)
+
+
+def test_replayed_event_is_dropped(receiver: WebhookReceiver) -> None:
+    """An event that was delivered before is answered with success, and reaches no handler again."""
+    seen: list[str] = []
+    receiver.on()(lambda event: seen.append(event.id))
+    answers = [delivered(receiver, PAYLOAD).json()["status"] for _ in range(3)]
+    assert answers == ["accepted", "replayed", "replayed"]
+    assert seen == ["evt-1"]
+
+
+def test_handler_that_fails_stops_no_other(
+    receiver: WebhookReceiver, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The answer is given before handlers run; one that fails is logged, and the others run."""
+    seen: list[str] = []
+
+    @receiver.on()
+    def bad(event: Event) -> None:
+        raise RuntimeError("no")
+
+    receiver.on()(lambda event: seen.append(event.id))
+    assert delivered(receiver, PAYLOAD).status_code == 200
+    assert seen == ["evt-1"]
+    assert receiver.counts == {"accepted": 1, "handler failed": 1}
+    assert "a handler of sandbox.lifecycle.killed failed for event evt-1" in caplog.text
+
+
+def test_receiver_is_mounted_anywhere(receiver: WebhookReceiver) -> None:
+    """The receiver is an ASGI application, below a path of another one, too."""
+    application = Starlette(routes=[Mount("/hooks/e2b", app=receiver)])
+    body = json.dumps(PAYLOAD).encode()
+    assert post(application, body, path="/hooks/e2b/").status_code == 200
+
+
+def test_answers_before_slow_handlers(receiver: WebhookReceiver) -> None:
+    """Over a real server the answer does not wait for the handlers."""
+    done = threading.Event()
+
+    @receiver.on()
+    async def slow(event: Event) -> None:
+        await asyncio.sleep(1.0)
+        done.set()
+
+    server = uvicorn.Server(uvicorn.Config(receiver, port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    body = json.dumps(PAYLOAD).encode()
+    headers = {"e2b-signature": signature(SECRET, body)}
+    answer = httpx.post(f"http://127.0.0.1:{port}/", content=body, headers=headers)
+    assert answer.status_code == 200
+    assert not done.is_set()
+    server.should_exit = True
+    thread.join()
+    assert done.is_set()
+
+
+def event(number: int, kind: str, at: float, **fields: Any) -> dict[str, Any]:
+    """An event of sandbox `sandbox`, `at` seconds after noon."""
+    moment = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC) + dt.timedelta(seconds=at)
+    execution = fields.pop("execution", None)
+    return PAYLOAD | {
+        "id": f"e{number}",
+        "type": f"sandbox.lifecycle.{kind}",
+        "timestamp": moment.isoformat(),
+        "event_data": {"execution": execution} if execution else {},
+        "sandbox_id": fields.get("sandbox", "s1"),
+        "sandbox_template_id": fields.get("template", "3xmp0rmfztawhlpysu4v"),
+    }
+
+
+def execution(start: float, seconds: float) -> dict[str, Any]:
+    moment = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC) + dt.timedelta(seconds=start)
+    return {
+        "started_at": moment.isoformat(),
+        "vcpu_count": 2,
+        "memory_mb": 2048,
+        "execution_time": seconds * 1000,
+    }
+
+
+LIFE = [
+    event(1, "created", 0),
+    event(2, "created", 10, sandbox="s2"),
+    event(3, "paused", 60, execution=execution(0, 60)),
+    event(4, "resumed", 100),
+    event(5, "killed", 160, execution=execution(100, 60)),
+    event(6, "killed", 70, sandbox="s2", execution=execution(10, 60)),
+    event(7, "created", 500, sandbox="s3", template="own"),
+]
+
+
+@given(st.permutations(LIFE))
+def test_ledger_does_not_depend_on_the_order(order: list[dict[str, Any]]) -> None:
+    """However deliveries are ordered and repeated, the ledger says the same."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        ledger = Ledger(Path(folder) / "usage.sqlite")
+        receiver = WebhookReceiver(SECRET, ledger=ledger)
+        for payload in [*order, *order[:2]]:
+            assert delivered(receiver, payload).status_code == 200
+        now = dt.datetime(2026, 11, 1, 12, 10, tzinfo=dt.UTC)
+        ml, own = ledger.usage(now=now)
+    assert (ml.template, ml.sandboxes, ml.peak, ml.running) == ("tta-ml-minimal", 2, 2, 0)
+    assert ml.minutes == pytest.approx(3.0)
+    assert ml.cost == pytest.approx(180 * (2 * 0.000014 + 2 * 0.0000045))
+    assert (own.template, own.sandboxes, own.running, own.unpriced) == ("own", 1, 1, 1)
+    assert own.minutes == pytest.approx(100 / 60)
+
+
+def test_replay_is_known_after_a_restart(tmp_path: Path) -> None:
+    """With a ledger, an event that came before a restart is dropped after it, too."""
+    path = tmp_path / "usage.sqlite"
+    answers = [
+        delivered(WebhookReceiver(SECRET, ledger=Ledger(path)), PAYLOAD).json()["status"]
+        for _ in range(2)
+    ]
+    assert answers == ["accepted", "replayed"]
+
+
+def test_ledger_that_cannot_be_written(tmp_path: Path) -> None:
+    """When the ledger fails, E2B is asked to deliver again, and a later delivery is accepted."""
+    path = tmp_path / "usage.sqlite"
+    path.write_text("not a database, and long enough to be told from an empty one" * 10)
+    receiver = WebhookReceiver(SECRET, ledger=Ledger(path))
+    assert delivered(receiver, PAYLOAD).status_code == 503
+    with pytest.raises(StorageError, match=r"the ledger .* cannot be used: file is not a database"):
+        Ledger(path).usage()
+    path.unlink()
+    assert delivered(receiver, PAYLOAD).json() == {"status": "accepted"}
+
+
+def test_usage_command(tmp_path: Path, command: Command) -> None:
+    """`usage` shows the ledger by template: as a table, and as JSON; at other prices on request."""
+    path = tmp_path / "usage.sqlite"
+    receiver = WebhookReceiver(SECRET, ledger=Ledger(path))
+    for payload in LIFE[:6]:
+        delivered(receiver, payload)
+    shown = command("usage", "--ledger", path)
+    assert shown.returncode == 0, shown.stderr
+    assert [line.split() for line in shown.stdout.splitlines() if "tta" in line] == [
+        ["tta-ml-minimal", "2", "0", "2", "3.0", "0.0067"]
+    ]
+    priced = command("usage", "--ledger", path, "--vcpu-hour", "1", "--gib-hour", "0", "--json")
+    (found,) = json.loads(priced.stdout)["templates"]
+    assert found["cost"] == pytest.approx(0.1)
+    (tmp_path / "variants").mkdir()
+    missing = command("usage")
+    assert missing.returncode == 5
+    assert missing.stderr.startswith("error: there is no ledger at ")
+
+
+class Account:
+    """The part of E2B's API that keeps webhooks."""
+
+    def __init__(self) -> None:
+        self.hooks: dict[str, dict[str, Any]] = {}
+        self.failures: list[int] = []
+        self.application = Starlette(
+            routes=[
+                Route("/events/webhooks", self.all, methods=["GET", "POST"]),
+                Route("/events/webhooks/{id}", self.one, methods=["GET", "PATCH", "DELETE"]),
+            ]
+        )
+
+    async def all(self, request: Request) -> Response:
+        if request.headers.get("x-api-key") != "e2b_key":
+            return JSONResponse({"code": 401, "message": "Invalid API key"}, 401)
+        if self.failures:
+            return JSONResponse({"message": "later"}, self.failures.pop())
+        if request.method == "GET":
+            return JSONResponse([self.told(hook) for hook in self.hooks.values()])
+        made = {"id": f"w{len(self.hooks)}", **await request.json()}
+        assert set(made) == {"id", "name", "url", "enabled", "events", "signatureSecret"}
+        self.hooks[made["id"]] = made
+        return JSONResponse(self.told(made), 201)
+
+    async def one(self, request: Request) -> Response:
+        hook = self.hooks.get(request.path_params["id"])
+        if hook is None:
+            return JSONResponse({"code": 404, "message": "webhook not found"}, 404)
+        if request.method == "DELETE":
+            del self.hooks[hook["id"]]
+            return Response(status_code=204)
+        if request.method == "PATCH":
+            hook |= await request.json()
+        return JSONResponse(self.told(hook))
+
+    @staticmethod
+    def told(hook: dict[str, Any]) -> dict[str, Any]:
+        return {key: value for key, value in hook.items() if key != "signatureSecret"}
+
+
+@pytest.fixture
+def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
+    found = Account()
+    server = uvicorn.Server(uvicorn.Config(found.application, port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    while not server.started:
+        time.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    monkeypatch.setenv("E2B_API_URL", f"http://127.0.0.1:{port}")
+    monkeypatch.setenv("E2B_API_KEY", "e2b_key")
+    yield found
+    server.should_exit = True
+    thread.join()
+
+
+def test_webhooks_are_managed(account: Account) -> None:
+    """A webhook is registered, listed, changed and deleted; what is not given stays."""
+
+    async def run() -> None:
+        hook = E2BWebhookPrimitive(["created", "sandbox.killed"], "https://here/e2b", SECRET)
+        account.failures = [429]
+        made = await hook.register()
+        assert account.hooks["w0"]["signatureSecret"] == SECRET
+        assert made.events == ("sandbox.lifecycle.created", "sandbox.lifecycle.killed")
+        assert await hook.list() == (made,)
+        changed = await hook.update(made.id, events=["paused"], enabled=False)
+        assert (changed.events, changed.enabled) == (("sandbox.lifecycle.paused",), False)
+        assert changed.url == "https://here/e2b"
+        assert await hook.get(made.id) == changed
+        await hook.delete(made.id)
+        with pytest.raises(TemplateLookupError, match="webhook not found"):
+            await hook.get(made.id)
+
+    asyncio.run(run())
+
+
+def test_webhook_mistakes(account: Account) -> None:
+    """Wrong events, IDs, keys and missing parts are told before or as E2B tells them."""
+    with pytest.raises(ValueError, match="E2B has no event 'code_executed' \\(there are: created"):
+        E2BWebhookPrimitive(["code_executed"])
+    with pytest.raises(ValueError, match="did you mean `killed`"):
+        E2BWebhookPrimitive(["kiled"])
+    assert E2BWebhookPrimitive().events == EVENTS
+    with pytest.raises(ValueError, match="needs a `callback_url` and a `secret`"):
+        asyncio.run(E2BWebhookPrimitive(callback_url="https://here").register())
+    with pytest.raises(ValueError, match="is not the ID of a webhook"):
+        asyncio.run(E2BWebhookPrimitive().get("../templates"))
+    with pytest.raises(TargetUnavailableError) as caught:
+        asyncio.run(E2BWebhookPrimitive(api_key="e2b_wrong").list())
+    assert "e2b_wrong" not in str(caught.value)
