@@ -76,10 +76,14 @@ class Output:
         """Take a MIME bundle."""
         size = sum(len(value) if isinstance(value, str) else 1 for value in data.values())
         if self._limit is not None and self._size + size > self._limit:
-            self._left_out += size
+            self.leave_out(size)
             return
         self._size += size
         self._results.append(Result(data=data, is_main=main))
+
+    def leave_out(self, size: int) -> None:
+        """Count characters that were too many to be taken."""
+        self._left_out += size
 
     def failed(self, name: str, value: str, traceback: str) -> None:
         """Take the error that has ended the code."""

@@ -10,7 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Command
+from tests.test_docs import blocks
+from tests.test_webhooks import Account, account
+
+__all__ = ["account"]
 
 pytestmark = pytest.mark.network
 EXAMPLES = ROOT / "examples"
@@ -69,6 +73,57 @@ def test_performance_prints_a_table(data: dict[str, str]) -> None:
     ]  # fmt: skip
     totals = [float(line.split()[-2]) for line in lines[1:]]
     assert totals[2] < totals[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/running-code.md"])
+def test_code_of_the_pages_runs(page: str, data: dict[str, str]) -> None:
+    """Every piece of Python that runs code in a template does what it says."""
+    found = [text for kind, text in blocks(ROOT / page) if kind == "python"]
+    found = [text for text in found if "CodeExecutionPrimitive" in text]
+    assert found
+    for text in found:
+        ended = subprocess.run(
+            [sys.executable, "-c", text], capture_output=True, text=True, check=False, env=data
+        )
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_page_about_webhooks(account: Account, tmp_path: Path, command: Command) -> None:
+    """The receiver of the page takes a delivery, its registration is E2B's to keep, and its command
+    shows the usage."""
+    receiver, registration = [
+        text for kind, text in blocks(ROOT / "docs" / "webhooks.md") if kind == "python"
+    ]
+    (tmp_path / "app.py").write_text(receiver)
+    deliver = (
+        "import json, app\n"
+        "from tests.test_webhooks import PAYLOAD, delivered\n"
+        "import tests.test_webhooks as t; t.SECRET = 'shh'\n"
+        "print(delivered(app.receiver, PAYLOAD).json())"
+    )
+    variables = os.environ | {
+        "E2B_WEBHOOK_SECRET": "shh", "PYTHONPATH": str(ROOT), "TEMPLATE_REGISTRY": str(ROOT / "registry.json")
+    }  # fmt: skip
+    for text, said in (
+        (deliver, "tta-ml-minimal 600.0\n{'status': 'accepted'}\n"),
+        (registration, "w0\n"),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-c", text],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=variables,
+        )
+        assert found.stdout == said, found.stderr
+    assert account.hooks["w0"]["signatureSecret"] == "shh"
+    (tmp_path / "variants").mkdir()
+    (shell,) = [text for kind, text in blocks(ROOT / "docs" / "webhooks.md") if kind == "sh"]
+    for line in shell.splitlines():
+        shown = command(*line.split()[1:])
+        assert shown.returncode == 0, shown.stderr
+    assert command("usage").stdout.count("tta-ml-minimal") == 1
 
 
 def test_every_example_is_run() -> None:

@@ -7,6 +7,7 @@ loaded before the clock runs: it pays that once.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib
 import json
 import os
@@ -104,9 +105,11 @@ def _depth(pid: int) -> int:
 def _descendants(pid: int) -> list[int]:
     """Every process below `pid`, parents first."""
     found = []
-    for task in Path(f"/proc/{pid}/task").iterdir():
-        for child in (task / "children").read_text(encoding="ascii").split():
-            found += [int(child), *_descendants(int(child))]
+    with contextlib.suppress(FileNotFoundError):  # a thread, or all of it, has ended meanwhile
+        for task in Path(f"/proc/{pid}/task").iterdir():
+            with contextlib.suppress(FileNotFoundError):
+                for child in (task / "children").read_text(encoding="ascii").split():
+                    found += [int(child), *_descendants(int(child))]
     return found
 
 

@@ -225,7 +225,7 @@ class CloudSession:
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _read(self, answer: httpx.Response, output: Output, limit: int) -> None:
-        async for line in _lines(answer, 4 * limit + (1 << 20)):
+        async for line in _lines(answer, output, 4 * limit + (1 << 20)):
             try:
                 event = json.loads(line)
                 ended = _take(event, output)
@@ -288,16 +288,19 @@ def _take(event: dict[str, Any], output: Output) -> bool:
     return bool(kind == "end_of_execution")
 
 
-async def _lines(answer: httpx.Response, longest: int) -> AsyncIterator[bytes]:
-    """The lines of an answer, each of `longest` bytes at most."""
-    rest = b""
+async def _lines(answer: httpx.Response, output: Output, longest: int) -> AsyncIterator[bytes]:
+    """The lines of an answer; those of more than `longest` bytes are left out."""
+    rest, dropped = b"", 0
     async for part in answer.aiter_bytes():
         *whole, rest = (rest + part).split(b"\n")
         for line in whole:
-            if line.strip():
+            if dropped:
+                output.leave_out(dropped + len(line))
+                dropped = 0
+            elif line.strip():
                 yield line
-        if len(rest) > longest:
-            raise SandboxError(f"a line of the code service's answer has more than {longest} bytes")
+        if dropped or len(rest) > longest:
+            rest, dropped = b"", dropped + len(rest)
     if rest.strip():
         yield rest
 

@@ -27,6 +27,7 @@ from typing import Any
 # A path through a file descriptor is: every process has its own.
 HOME_DESCRIPTOR = 99
 STABLE_HOME = f"/proc/self/fd/{HOME_DESCRIPTOR}"
+HAS_THREADS = "the warm-up imports leave threads running, which a fork would not have"
 _REQUEST_BYTES = 1 << 20
 _END_SECONDS = 5.0
 
@@ -104,7 +105,7 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
         importlib.import_module(name)
     if threading.active_count() > 1:
         names = ", ".join(sorted(thread.name for thread in threading.enumerate()[1:]))
-        sys.exit(f"the warm-up imports leave threads running, which no fork has: {names}")
+        sys.exit(f"{HAS_THREADS}: {names}")
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/binding")
     listener.listen(64)

@@ -27,13 +27,26 @@ from builder.errors import SandboxError
 from builder.targets.local import kernel_host
 from builder.targets.local.place import sandbox_variables
 
-__all__ = ["Launched", "Zygote", "forks", "last_lines", "launch", "short_folder", "zygote_of"]
+__all__ = [
+    "CannotForkError",
+    "Launched",
+    "Zygote",
+    "forks",
+    "last_lines",
+    "launch",
+    "short_folder",
+    "zygote_of",
+]
 
 _CLOSE_SECONDS = 10.0
 _WARM_SECONDS = 600.0
 _ANSWER_SECONDS = 30.0
 _LONGEST_FOLDER = 70
 _POLL_SECONDS = 0.005
+
+
+class CannotForkError(SandboxError):
+    """A process that has imported the modules cannot be forked."""
 
 
 class Launched(Protocol):
@@ -201,6 +214,8 @@ class Zygote:
         deadline = time.monotonic() + _WARM_SECONDS
         while not (self.folder / "zygote").exists():
             if not self.alive():
+                if kernel_host.HAS_THREADS in self._said():
+                    raise CannotForkError(self._said().splitlines()[-1])
                 raise SandboxError(
                     f"the warm-up imports fail in the sandbox:\n{self._said()}",
                     hint="correct `warmup.imports`",

@@ -4,21 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import TypeVar
 
 from builder.errors import NotOnThisMachineError, SandboxError
 from builder.execution import Execution
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
-from builder.targets.local.launch import forks, zygote_of
+from builder.targets.local.launch import CannotForkError, forks, zygote_of
 from builder.tasks import finished
 
 __all__ = ["LocalSession"]
 
 _T = TypeVar("_T")
+_logger = logging.getLogger(__name__)
+_not_forked: set[Path] = set()
 _LANGUAGES = ("python", "python3")
 
 
@@ -46,9 +50,13 @@ class LocalSession:
         path = found.path
 
         def start() -> KernelSandbox:
-            if forks():
-                zygote = zygote_of(path, warm=warm, env=env)
-                return KernelSandbox(path, warm=(), env=env, zygote=zygote)
+            if forks() and path not in _not_forked:
+                try:
+                    zygote = zygote_of(path, warm=warm, env=env)
+                    return KernelSandbox(path, warm=(), env=env, zygote=zygote)
+                except CannotForkError as error:
+                    _not_forked.add(path)
+                    _logger.warning("each sandbox of %s imports for itself: %s", name, error)
             return KernelSandbox(path, warm=warm, env=env)
 
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox")
