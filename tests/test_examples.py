@@ -34,7 +34,8 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
         "TEMPLATE_TARGET": "local",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "builder", "build", "data", "--frozen", "--target", "local"]
+    command = [sys.executable, "-m", "builder", "build", "tta-data-minimal", "--frozen"]
+    command += ["--target", "local"]
     subprocess.run(command, check=True, cwd=project, env=variables, capture_output=True)
     return variables
 

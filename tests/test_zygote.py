@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 
 from builder.runtime import CodeExecutionPrimitive
-from builder.targets.local import launch
+from builder.targets.local import launch, session
 from tests.clouds import Place
 from tests.conftest import ROOT
 
@@ -24,13 +24,8 @@ pytestmark = [
     pytest.mark.network,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks sandboxes"),
 ]
-ODD = (
-    "import os, threading\n"
-    "HOME = os.path.expanduser('~')\n"
-    "CACHE = os.environ['HF_HOME']\n"
-    "if os.environ.get('STARTS_A_THREAD'):\n"
-    "    threading.Thread(target=threading.Event().wait, daemon=True).start()\n"
-)
+ODD = "import os\nHOME = os.path.expanduser('~')\nCACHE = os.environ['HF_HOME']\n"
+THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
 
 
 @pytest.fixture
@@ -75,15 +70,15 @@ def printed(*codes: str) -> list[list[str]]:
 
 def test_paths_kept_at_import_lead_to_the_own_home(built: Place) -> None:
     """What a module keeps of its home while it is imported is each sandbox's own home."""
-    with_module(built, "odd", ODD)
+    with_module(built, "odd_home", ODD)
     homes, kept, *_ = printed(
         "import os; print(os.environ['HOME'])",
-        "import odd, os; print(os.path.realpath(odd.HOME))",
+        "import odd_home, os; print(os.path.realpath(odd_home.HOME))",
     )
     assert homes == kept
     assert homes[0] != homes[1]
     written = printed(
-        "import odd, os; os.makedirs(odd.CACHE, exist_ok=True)\n"
+        "import odd_home as odd, os; os.makedirs(odd.CACHE, exist_ok=True)\n"
         "print(os.listdir(odd.CACHE)); open(odd.CACHE + '/x', 'w')",
         "print(os.listdir(os.environ['HF_HOME']))",
     )
@@ -98,12 +93,13 @@ def test_modules_are_there_already(built: Place) -> None:
 
 
 def test_imports_that_leave_threads_are_not_forked(
-    built: Place, caplog: pytest.LogCaptureFixture
+    built: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where imports leave threads running, each sandbox imports for itself, and that is said."""
-    with_module(built, "odd", ODD.replace("os.environ.get('STARTS_A_THREAD')", "True"))
+    monkeypatch.setattr(session, "_not_forked", set())
+    with_module(built, "odd_threads", THREADS)
     with caplog.at_level(logging.WARNING):
-        ((found, _),) = printed("import sys; print('odd' in sys.modules)")
+        ((found, _),) = printed("import sys; print('odd_threads' in sys.modules)")
     assert found == "True\n"
     assert (
         "each sandbox of one imports for itself: the warm-up imports leave threads" in caplog.text
@@ -115,7 +111,8 @@ def test_zygote_that_was_killed_is_replaced(built: Place) -> None:
     build(built)
 
     async def run() -> str:
-        await one().execute({"code": "1"})
+        async with one() as executor:
+            await executor.execute({"code": "1"})
         for zygote in launch._zygotes.values():
             zygote._guard.send_signal(signal.SIGKILL)
         async with one() as executor:

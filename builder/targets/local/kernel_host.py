@@ -101,6 +101,8 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     os.close(home)
     keeper = runpy.run_path(guard)
     preload(folder)
+    # What a kernel does before anybody can import Matplotlib, so that charts are shown.
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     for name in modules:
         importlib.import_module(name)
     if threading.active_count() > 1:
