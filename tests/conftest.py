@@ -35,6 +35,7 @@ LIGHT = (
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
 
 
+@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Have one worker at a time use the Docker engine: tests look at all that is on it."""
     for item in items:
