@@ -47,7 +47,7 @@ def render(session: nox.Session) -> None:
 def tests(session: nox.Session) -> None:
     """Run the tests; arguments go to pytest."""
     install(session, "tests")
-    side_by_side = ["--numprocesses=auto", "--maxprocesses=4", "--dist=loadgroup"]
+    side_by_side = ["--numprocesses=auto", "--maxprocesses=4"]
     session.run(
         "pytest", *(session.posargs or [*side_by_side, "--cov", "--cov-report=term:skip-covered"])
     )

@@ -6,9 +6,10 @@ import os
 import subprocess
 import sys
 import textwrap
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import filelock
 import hypothesis
 import pytest
 
@@ -35,12 +36,16 @@ LIGHT = (
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
 
 
-@pytest.hookimpl(tryfirst=True)  # xdist reads the groups in the same hook
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Have one worker at a time use the Docker engine: tests look at all that is on it."""
-    for item in items:
-        if item.get_closest_marker("docker"):
-            item.add_marker(pytest.mark.xdist_group("docker"))
+@pytest.fixture(autouse=True)
+def _one_at_a_time(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """One test at a time uses the Docker engine, of all that run: they look at all that is on it."""
+    if not request.node.get_closest_marker("docker"):
+        yield
+        return
+    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "docker.lock"):
+        yield
 
 
 @pytest.fixture

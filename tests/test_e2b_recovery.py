@@ -16,7 +16,7 @@ from builder.journal import Journal
 from tests.clouds import NAMES, Place
 from tests.e2b_server import Fault, ModelledSteps, Server
 
-KILLS = int(os.environ.get("TEMPLATE_TEST_KILLS", "8"))
+KILLS = int(os.environ.get("TEMPLATE_TEST_KILLS", "5"))
 OPTIONS = {"build": ["--frozen", "--precheck", "never"], "plan": ["--frozen", "--target", "e2b"]}
 
 

@@ -11,7 +11,7 @@ from builder.flatten import BaseConfig, flatten
 from tests import chains, engine
 
 pytestmark = pytest.mark.docker
-EXAMPLES = int(os.environ.get("TEMPLATE_TEST_CHAINS", "40"))
+EXAMPLES = int(os.environ.get("TEMPLATE_TEST_CHAINS", "25"))
 
 
 def config_of(image: str) -> BaseConfig:

@@ -83,8 +83,10 @@ class _Confined:
         self._thread.shutdown()
 
     def _end(self) -> None:
-        self._context.close()
-        ensure_event_loop().close()
+        try:
+            self._context.close()
+        finally:
+            ensure_event_loop().close()
 
 
 class KernelService:

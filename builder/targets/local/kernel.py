@@ -164,14 +164,14 @@ class KernelSandbox:
 
     def close(self) -> None:
         """End the kernel and all it started, remove its folder. Closing twice is fine."""
-        with contextlib.suppress(Exception):
-            self._client.stop_channels()
-            # What is left to the garbage collector keeps its threads and descriptors until then.
-            self._client.context.destroy(linger=0)
-            # The client has made it for this thread, and makes another one where it needs it.
-            loop = ensure_event_loop()
-            if not loop.is_running():
-                loop.close()
+        # What is left to the garbage collector keeps its threads and descriptors until then.
+        for end in (self._client.stop_channels, lambda: self._client.context.destroy(linger=0)):
+            with contextlib.suppress(Exception):
+                end()
+        # The client has made it for this thread, and makes another one where it needs it.
+        loop = ensure_event_loop()
+        if not loop.is_running():
+            loop.close()
         if self._launched:
             self._launched.end()
             self._launched = None
