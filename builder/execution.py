@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import re
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Execution", "Output", "Result", "plain"]
+__all__ = ["WARM_SECONDS", "Execution", "Output", "Result", "plain", "warm_up_code"]
+
+WARM_SECONDS = 600.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,8 +63,9 @@ class Output:
     """
 
     def __init__(self, limit: int | None = None) -> None:
+        self.limit = limit
         self._streams = {name: _Stream(limit) for name in ("stdout", "stderr")}
-        self._limit, self._size, self._left_out = limit, 0, 0
+        self._size = self._left_out = 0
         self._results: list[Result] = []
         self._error: str | None = None
         self._traceback = ""
@@ -75,7 +78,7 @@ class Output:
     def result(self, data: Mapping[str, Any], *, main: bool) -> None:
         """Take a MIME bundle."""
         size = sum(len(value) if isinstance(value, str) else 1 for value in data.values())
-        if self._limit is not None and self._size + size > self._limit:
+        if self.limit is not None and self._size + size > self.limit:
             self.leave_out(size)
             return
         self._size += size
@@ -87,8 +90,8 @@ class Output:
 
     def failed(self, name: str, value: str, traceback: str) -> None:
         """Take the error that has ended the code."""
-        self._error = plain(f"{name}: {value}")[: self._limit]
-        self._traceback = plain(traceback)[: self._limit]
+        self._error = plain(f"{name}: {value}")[: self.limit]
+        self._traceback = plain(traceback)[: self.limit]
 
     def execution(
         self, seconds: float, *, timed_out: bool = False, lost: bool = False
@@ -120,9 +123,10 @@ class _Stream:
         if self._limit is None:
             self._first.append(text)
             return
-        self._first.append(text[: self._room])
+        if self._room:
+            self._first.append(text[: self._room])
         rest = text[self._room :]
-        self._room -= len(self._first[-1])
+        self._room -= len(text) - len(rest)
         if not rest:
             return
         self._last.append(rest)
@@ -138,6 +142,13 @@ class _Stream:
     def text(self) -> str:
         told = f"\n… {self.left_out} characters left out …\n" if self.left_out else ""
         return "".join(self._first) + told + "".join(self._last)
+
+
+def warm_up_code(modules: Sequence[str]) -> str:
+    """Imports `modules`, and leaves no name behind."""
+    return (
+        f"for _name in {list(modules)!r}: __import__('importlib').import_module(_name)\ndel _name"
+    )
 
 
 def plain(text: str) -> str:

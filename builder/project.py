@@ -14,9 +14,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.errors import ProjectError, did_you_mean
+from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
 
-__all__ = ["PRECHECK_WHEN", "PrecheckSettings", "Project", "TargetSettings"]
+__all__ = ["PRECHECK_WHEN", "PrecheckSettings", "Project", "TargetSettings", "target_called"]
 
 PRECHECK_WHEN = ("always", "auto", "never")
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
@@ -52,6 +52,16 @@ BUILT_IN_TARGETS = {
     "e2b": TargetSettings(name="e2b", kind="e2b", api_key_env="E2B_API_KEY"),
     "local": TargetSettings(name="local", kind="local"),
 }
+
+
+def target_called(name: str, targets: Mapping[str, TargetSettings]) -> TargetSettings:
+    """One of `targets`. Raises `TargetUnavailableError`, with near matches."""
+    if name not in targets:
+        raise TargetUnavailableError(
+            f"there is no target `{name}`; there are: {', '.join(sorted(targets))}",
+            hint=did_you_mean(name, targets),
+        )
+    return targets[name]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

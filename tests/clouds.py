@@ -71,7 +71,7 @@ class Place:
         planned = pipeline.make_plan(
             project, prepared, adapter, name=target, channel=channel, force=force
         )
-        outcomes = pipeline.build(
+        return self._carried_out(
             project,
             prepared,
             planned,
@@ -79,24 +79,20 @@ class Place:
             force=force,
             jobs=jobs,
             all_variants=not names,
-            report=self.events.append,
             require_cache=require_cache,
         )
-        return {outcome.name: outcome for outcome in outcomes}
 
     def carry_out(self, planned: Plan, *names: str) -> dict[str, Outcome]:
         """Carry out a plan that was made before."""
         project = self.project()
-        outcomes = pipeline.build(
-            project,
-            self._prepared(project, names),
-            planned,
-            connect(choose(project, planned.target)[0], project, report=self.events.append),
-            force=False,
-            jobs=None,
-            all_variants=False,
-            report=self.events.append,
+        adapter = connect(choose(project, planned.target)[0], project, report=self.events.append)
+        prepared = self._prepared(project, names)
+        return self._carried_out(
+            project, prepared, planned, adapter, force=False, jobs=None, all_variants=False
         )
+
+    def _carried_out(self, *what: Any, **how: Any) -> dict[str, Outcome]:
+        outcomes = pipeline.build(*what, **how, report=self.events.append)
         return {outcome.name: outcome for outcome in outcomes}
 
     @staticmethod

@@ -37,7 +37,7 @@ OWNERS = {
     "pydantic": {"journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
     "rich": {"progress.py"},
     "starlette": {"runtime/webhooks.py"},
-    "tenacity": {"targets/e2b/cloud.py", "targets/e2b/session.py"},
+    "tenacity": {f"targets/e2b/{name}.py" for name in ("cloud", "failures", "session")},
     "tomli_w": {"render.py"},
     "tree_sitter": {"spec/positions.py"},
     "uv": {"uv_tool.py"},

@@ -114,7 +114,7 @@ def test_zygote_that_was_killed_is_replaced(built: Place) -> None:
         async with one() as executor:
             await executor.execute({"code": "1"})
         for zygote in launch._zygotes.values():
-            zygote._guard.send_signal(signal.SIGKILL)
+            zygote._process._guard.send_signal(signal.SIGKILL)
         async with one() as executor:
             return (await executor.execute({"code": "print(1)"}))["output"]
 

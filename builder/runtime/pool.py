@@ -12,11 +12,10 @@ import logging
 import time
 import weakref
 from collections import deque
-from collections.abc import Awaitable, Callable
 
 from builder.errors import TemplateError
 from builder.runtime import telemetry
-from builder.runtime.session import Session, end
+from builder.runtime.session import Session, end, open_session
 from builder.runtime.template import Template
 
 __all__ = ["Pool", "pool_of"]
@@ -26,15 +25,14 @@ _CHECK_SECONDS = 10.0
 _OPENING_AT_A_TIME = 4
 _LONGEST_PAUSE_SECONDS = 30.0
 
-Opener = Callable[[], Awaitable[Session]]
-
 
 class Pool:
     """Keeps `size` sessions ready. Sessions older than `max_age` seconds, or dead, are replaced."""
 
-    def __init__(self, template: Template, opener: Opener, *, size: int, max_age: float) -> None:
+    def __init__(self, template: Template, *, seconds: int, size: int, max_age: float) -> None:
+        """On targets with a limit, what is opened lives for `seconds`."""
         self.size = size
-        self._template, self._opener, self._max_age = template, opener, max_age
+        self._template, self._seconds, self._max_age = template, seconds, max_age
         self._ready: deque[Session] = deque()
         self._waiting: deque[asyncio.Future[Session]] = deque()
         self._opening: set[asyncio.Task[None]] = set()
@@ -95,7 +93,7 @@ class Pool:
         if not self._waiting and self._pause:
             await asyncio.sleep(self._pause)
         try:
-            session = await self._opener()
+            session = await open_session(self._template, seconds=self._seconds, warm=True)
         except Exception as error:
             self._pause = min(_LONGEST_PAUSE_SECONDS, 2 * self._pause or 0.5)
             while self._waiting:
@@ -151,15 +149,13 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Pool]]
 )
 
 
-def pool_of(
-    template: Template, opener: Opener, *, size: int, max_age: float, readiness: str
-) -> Pool:
+def pool_of(template: Template, *, seconds: int, size: int, max_age: float) -> Pool:
     """The running loop's pool of a template; it grows to the greatest `size` that was asked for."""
     pools = _pools.setdefault(asyncio.get_running_loop(), {})
-    key = (template, readiness)
+    key = (template, seconds)
     found = pools.get(key)
     if found is None:
-        found = pools[key] = Pool(template, opener, size=size, max_age=max_age)
+        found = pools[key] = Pool(template, seconds=seconds, size=size, max_age=max_age)
     elif size > found.size:
         found.size = size
         found._wake.set()  # noqa: SLF001 - its own module

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import logging
 import time
 from collections.abc import AsyncIterator, Mapping
 from typing import Any, Literal
 
 from builder.errors import SandboxError, SandboxGoneError
-from builder.execution import Execution
 from builder.registry import DEFAULT_CHANNEL
 from builder.runtime import composition, telemetry
 from builder.runtime.pool import Pool, pool_of
@@ -63,13 +63,13 @@ class CodeExecutionPrimitive:
         """
         if readiness not in _READINESS:
             raise ValueError(f"readiness is {readiness!r}, expected one of {', '.join(_READINESS)}")
-        for name, value, least in (
-            ("default_timeout", default_timeout, 0),
-            ("session_max_age", session_max_age, 0),
-            ("max_output", max_output, 0),
+        for name, value in (
+            ("default_timeout", default_timeout),
+            ("session_max_age", session_max_age),
+            ("max_output", max_output),
         ):
-            if not value > least:
-                raise ValueError(f"{name} is {value}, expected more than {least}")
+            if not value > 0:
+                raise ValueError(f"{name} is {value}, expected more than 0")
         if pool_size < 0:
             raise ValueError(f"pool_size is {pool_size}, expected 0 or more")
         self.default_timeout = default_timeout
@@ -116,9 +116,8 @@ class CodeExecutionPrimitive:
     async def session(self) -> AsyncIterator[CodeExecutionPrimitive]:
         """A primitive with a sandbox of its own for the `async with` block, for callers that run
         code side by side."""
-        own = object.__new__(type(self))
-        own.__dict__.update(self.__dict__)
-        own._lock, own._session, own._opening = asyncio.Lock(), None, None
+        own = copy.copy(self)
+        own._lock, own._session, own._opening = asyncio.Lock(), None, None  # noqa: SLF001 - its own
         async with own:
             yield own
 
@@ -158,27 +157,25 @@ class CodeExecutionPrimitive:
                 if value := getattr(context, name, None):
                     span.set_attribute(f"workflow.{name}", str(value))
             try:
-                found = await self._executed(session, asked, seconds)
+                found = await session.run(
+                    asked["code"],
+                    seconds=seconds,
+                    language=asked.get("language", "python"),
+                    variables=asked.get("env_vars", {}),
+                    limit=self._max_output,
+                )
             except asyncio.CancelledError:
                 await self._drop("cancelled")
                 raise
-            except SandboxError as error:
-                if not isinstance(error, SandboxGoneError):
-                    await self._drop("lost")
+            except SandboxGoneError:
+                raise
+            except SandboxError:
+                await self._drop("lost")
                 raise
             span.set_attribute("code.success", found.error is None and not found.timed_out)
         if not session.usable():
             await self._drop("lost")
         return output_of(found, sandbox_id=session.id, timeout=seconds)
-
-    async def _executed(self, session: Session, asked: CodeInput, seconds: float) -> Execution:
-        return await session.run(
-            asked["code"],
-            seconds=seconds,
-            language=asked.get("language", "python"),
-            variables=asked.get("env_vars", {}),
-            limit=self._max_output,
-        )
 
     async def _current(self, seconds: float) -> Session:
         """The session, replaced where it is too old for an execution of `seconds`."""
@@ -202,8 +199,9 @@ class CodeExecutionPrimitive:
 
     async def _open(self, seconds: float) -> Session:
         if self._pool_size:
-            ready = self._pool().ready()
-            session = await self._pool().take()
+            pool = self._pool()
+            ready = pool.ready()
+            session = await pool.take()
             self._source = "pool" if ready else "cold"
             return session
         return await self._opened_now(seconds)
@@ -214,13 +212,11 @@ class CodeExecutionPrimitive:
         return await open_session(self._template, seconds=self._lifetime(seconds), warm=warm)
 
     def _pool(self) -> Pool:
-        template, lifetime = self._template, self._lifetime(self.default_timeout)
         return pool_of(
-            template,
-            lambda: open_session(template, seconds=lifetime, warm=True),
+            self._template,
+            seconds=self._lifetime(self.default_timeout),
             size=self._pool_size,
             max_age=self.session_max_age / 2,
-            readiness=f"warm, {lifetime}",
         )
 
     async def _drop(self, why: str | None) -> None:

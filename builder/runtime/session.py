@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Protocol
 
 from builder.errors import SandboxError, UnknownTemplateError
-from builder.execution import Execution
+from builder.execution import WARM_SECONDS, Execution, warm_up_code
 from builder.runtime import telemetry
 from builder.runtime.template import Template, check_not_revoked, near_names
 from builder.tasks import finished
 
 __all__ = ["Session", "end", "open_session"]
 
-_WARM_SECONDS = 600.0
 _KEPT_CHARACTERS = 10_000
 
 
@@ -55,24 +54,22 @@ async def open_session(template: Template, *, seconds: int, warm: bool) -> Sessi
     no sandbox is left behind.
     """
     check_not_revoked(template)
-    session: Any = None
     try:
         with telemetry.measured("open", template.attributes):
             session = await _opened(template, seconds)
-        with telemetry.measured("ready", template.attributes):
-            await session.wait_until_ready()
-            if warm:
-                await _warm_up(session, template)
     except UnknownTemplateError as error:
         if error.hint is None:
             error.hint = near_names(template.ref)
         raise
+    try:
+        with telemetry.measured("ready", template.attributes):
+            await session.wait_until_ready()
+            if warm:
+                await _warm_up(session, template)
     except BaseException:
-        if session is not None:
-            await end(session)
+        await end(session)
         raise
-    ready: Session = session
-    return ready
+    return session
 
 
 async def end(session: Session) -> None:
@@ -101,11 +98,10 @@ async def _opened(template: Template, seconds: int) -> Session:
 
 
 async def _warm_up(session: Session, template: Template) -> None:
-    code = f"for _name in {list(template.imports)!r}: __import__('importlib').import_module(_name)"
-    for statement in ("pass", f"{code}\ndel _name" if template.imports else "pass"):
+    for code in ("pass", *([warm_up_code(template.imports)] if template.imports else [])):
         found = await session.run(
-            statement,
-            seconds=_WARM_SECONDS,
+            code,
+            seconds=WARM_SECONDS,
             language="python",
             variables={},
             limit=_KEPT_CHARACTERS,

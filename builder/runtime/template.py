@@ -13,11 +13,12 @@ from builder.errors import (
     NotBuiltError,
     RevokedError,
     TargetUnavailableError,
+    TemplateError,
     UnknownTemplateError,
     did_you_mean,
 )
 
-__all__ = ["Template", "account", "check_not_revoked", "find", "near_names"]
+__all__ = ["Template", "account", "check_not_revoked", "find", "names_by_id", "near_names"]
 
 _KEYS = ("E2B_API_KEY", "E2B_KEY")
 
@@ -142,9 +143,37 @@ def _check_ref(found: registry.Registry, ref: str, target: str) -> None:
 
 
 def _registry() -> registry.Registry:
+    return _loaded(*_version())
+
+
+def _version() -> tuple[str, int, int]:
+    """The registry file in use, and what changes when it is written."""
     path = registry.find()
-    status = os.stat(path)
-    return _loaded(str(path), status.st_mtime_ns, status.st_size)
+    try:
+        status = os.stat(path)
+    except OSError:
+        return path, 0, 0  # reading it says what is wrong
+    return path, status.st_mtime_ns, status.st_size
+
+
+def names_by_id() -> Mapping[str, str]:
+    """The registry's names by template ID; none where there is no registry to be read."""
+    try:
+        return _names(*_version())
+    except (TemplateError, OSError):
+        return {}
+
+
+@lru_cache(maxsize=4)
+def _names(path: str, changed_ns: int, size: int) -> Mapping[str, str]:
+    names: dict[str, str] = {}
+    for name, targets in _loaded(path, changed_ns, size).templates.items():
+        for entry in targets.values() if isinstance(targets, dict) else ():
+            builds = entry.get("builds", {}) if isinstance(entry, dict) else {}
+            for fields in builds.values() if isinstance(builds, dict) else ():
+                if isinstance(fields, dict) and isinstance(fields.get("template_id"), str):
+                    names[fields["template_id"]] = name
+    return names
 
 
 @lru_cache(maxsize=4)
@@ -155,20 +184,15 @@ def _loaded(path: str, _changed_ns: int, _size: int) -> registry.Registry:
 def _settings(name: str) -> tuple[bool, str | None, str | None]:
     """Whether a target is local, which variable holds its key, its domain."""
     from builder.errors import ProjectError
-    from builder.project import BUILT_IN_TARGETS, Project
+    from builder.project import BUILT_IN_TARGETS, Project, TargetSettings, target_called
 
-    targets = dict(BUILT_IN_TARGETS)
+    targets: Mapping[str, TargetSettings] = BUILT_IN_TARGETS
     try:
-        targets = dict(Project.find().targets)
+        targets = Project.find().targets
     except ProjectError:
         if name not in targets:
             raise
-    if name not in targets:
-        raise TargetUnavailableError(
-            f"there is no target `{name}`; there are: {', '.join(sorted(targets))}",
-            hint=did_you_mean(name, targets),
-        )
-    found = targets[name]
+    found = target_called(name, targets)
     return found.kind == "local", found.api_key_env, found.domain
 
 

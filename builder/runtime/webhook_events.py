@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder.errors import did_you_mean
+
 __all__ = ["EVENTS", "Event", "InvalidEventError", "full_name", "parse", "signature", "signed"]
 
 _PREFIX = "sandbox.lifecycle."
@@ -60,8 +62,6 @@ def full_name(event: str) -> str:
     `ValueError` for an event that there is not."""
     found = f"{_PREFIX}{event.removeprefix(_PREFIX).removeprefix('sandbox.')}"
     if found not in EVENTS:
-        from builder.errors import did_you_mean
-
         short = [name.removeprefix(_PREFIX) for name in EVENTS]
         hint = did_you_mean(event.rpartition(".")[2], short) or f"there are: {', '.join(short)}"
         raise ValueError(f"E2B has no event {event!r} ({hint})")

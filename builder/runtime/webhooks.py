@@ -17,11 +17,10 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
-from builder import registry
 from builder.errors import NetworkError, TargetUnavailableError, TemplateError, TemplateLookupError
 from builder.runtime import telemetry
 from builder.runtime.ledger import Ledger
-from builder.runtime.template import account
+from builder.runtime.template import account, names_by_id
 from builder.runtime.webhook_events import (
     EVENTS,
     Event,
@@ -127,9 +126,7 @@ class E2BWebhookPrimitive:
 
     def receiver(self, *, ledger: Ledger | None = None) -> WebhookReceiver:
         """What receives the deliveries of this webhook."""
-        if not self._secret:
-            raise ValueError("a receiver needs the `secret` that deliveries are signed with")
-        return WebhookReceiver(self._secret, ledger=ledger)
+        return WebhookReceiver(self._secret or "", ledger=ledger)
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
         """An answer of E2B's API; asked again where it was refused, or only reads."""
@@ -144,11 +141,8 @@ class E2BWebhookPrimitive:
                     )
                 except httpx.TransportError as error:
                     # After a lost answer only what changes nothing is asked again.
-                    if method != "GET" and not isinstance(error, httpx.ConnectError):
-                        raise NetworkError(
-                            self._told(f"{method} {path} failed: {error}")
-                        ) from error
-                    if attempt == _ATTEMPTS:
+                    harmless = method == "GET" or isinstance(error, httpx.ConnectError)
+                    if attempt == _ATTEMPTS or not harmless:
                         raise NetworkError(
                             self._told(f"{method} {path} failed: {error}")
                         ) from error
@@ -235,7 +229,7 @@ class WebhookReceiver:
         if not signed(self._secret, body, request.headers.get("e2b-signature", "")):
             return self._refused("forged", 401)
         try:
-            event = parse(body, await run_in_threadpool(_names))
+            event = parse(body, await run_in_threadpool(names_by_id))
         except InvalidEventError as error:
             _logger.warning("a delivery of E2B is malformed: %s", error)
             return self._refused("malformed", 400)
@@ -302,22 +296,6 @@ class WebhookReceiver:
     def _count(self, what: str) -> None:
         self.counts[what] += 1
         telemetry.count(f"webhook {what}", {})
-
-
-def _names() -> dict[str, str]:
-    """Registry name by template ID on E2B; none where there is no registry."""
-    try:
-        found = registry.load()
-    except (TemplateError, OSError):
-        return {}
-    names: dict[str, str] = {}
-    for name, targets in found.templates.items():
-        for entry in targets.values() if isinstance(targets, dict) else ():
-            builds = entry.get("builds", {}) if isinstance(entry, dict) else {}
-            for fields in builds.values() if isinstance(builds, dict) else ():
-                if isinstance(fields, dict) and isinstance(fields.get("template_id"), str):
-                    names[fields["template_id"]] = name
-    return names
 
 
 def _webhook(found: Any) -> Webhook:

@@ -8,10 +8,10 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from builder.build import Builder
-from builder.errors import TargetUnavailableError, did_you_mean
+from builder.errors import TargetUnavailableError
 from builder.events import Reporter, silent
 from builder.plan import Look
-from builder.project import Project, TargetSettings
+from builder.project import Project, TargetSettings, target_called
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.verify import SandboxOpener
@@ -72,12 +72,8 @@ def choose(
 ) -> tuple[TargetSettings, str]:
     """The target to use and the sentence that says why. Raises `TargetUnavailableError`."""
     if name is not None:
-        if name not in project.targets:
-            raise TargetUnavailableError(
-                f"there is no target `{name}`; there are: {', '.join(sorted(project.targets))}",
-                hint=did_you_mean(name, project.targets),
-            )
-        return project.targets[name], f"target {name}: asked for{_where(project.targets[name])}"
+        settings = target_called(name, project.targets)
+        return settings, f"target {name}: asked for{_where(settings)}"
     cloud = project.targets["e2b"]
     if environment.get(cloud.api_key_env or "", "").strip():
         return cloud, f"target e2b: {cloud.api_key_env} is set{_where(cloud)}"

@@ -6,9 +6,7 @@ folder of a kernel to fork; the answer is the kernel's process ID.
 
 from __future__ import annotations
 
-import contextlib
 import gc
-import importlib
 import os
 import signal
 import subprocess
@@ -17,6 +15,8 @@ import tempfile
 import threading
 from pathlib import Path
 from typing import Any
+
+from builder.targets.local.kernel_host import preload
 
 
 class ForkedKernel:
@@ -96,36 +96,11 @@ class Zygote:
             self._process = None
 
 
-def _loaded_by_a_kernel() -> list[str]:
-    """What a kernel loads while it starts, found out by starting one."""
-    from ipykernel.kernelapp import IPKernelApp
-    from jupyter_client.connect import write_connection_file
-
-    reading, writing = os.pipe()
-    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
-        if os.fork() == 0:
-            quiet = os.open(os.devnull, os.O_RDWR)
-            for descriptor in (0, 1, 2):
-                os.dup2(quiet, descriptor)
-            path = f"{folder}/connection.json"
-            write_connection_file(path, transport="ipc", ip=f"{folder}/socket", key=b"key")
-            kernel: Any = IPKernelApp.instance()
-            kernel.initialize(["-f", path, "--HistoryManager.enabled=False"])
-            os.write(writing, "\n".join(sys.modules).encode()[: 1 << 16])
-            os._exit(0)
-        os.close(writing)
-        with open(reading, encoding="utf-8") as names:
-            found = names.read().splitlines()
-        os.wait()
-    return [name for name in found if not name.startswith(("__main__", "debugpy"))]
-
-
 def main() -> None:
     from ipykernel.kernelapp import IPKernelApp
 
-    for name in _loaded_by_a_kernel():
-        with contextlib.suppress(Exception):
-            importlib.import_module(name)
+    with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
+        preload(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.freeze()

@@ -27,7 +27,7 @@ from builder.errors import (
     TemplateError,
 )
 from builder.processes import pause
-from builder.targets.e2b.failures import kind_of, status_of
+from builder.targets.e2b.failures import failure_of, if_it_may_pass, kind_of, status_of
 
 __all__ = ["BuildState", "Cloud", "Identified"]
 
@@ -239,25 +239,25 @@ class Cloud:
         limit: float | None = None,
     ) -> _T:
         def give_up(state: tenacity.RetryCallState) -> bool:
-            if kind_of(_failure(state)) == "limit":
+            if kind_of(failure_of(state)) == "limit":
                 return (state.seconds_since_start or 0.0) > (limit or _LIMIT_SECONDS)
             slow = state.attempt_number >= _SLOW_ATTEMPTS
             late = slow and (state.seconds_since_start or 0.0) > _FAULT_SECONDS
             return late or state.attempt_number >= faults
 
         def delay(state: tenacity.RetryCallState) -> float:
-            slow = kind_of(_failure(state)) == "limit"
+            slow = kind_of(failure_of(state)) == "limit"
             wait = tenacity.wait_random_exponential(
                 multiplier=1 if slow else 0.2, max=15 if slow else 5, min=0.1
             )
             return wait(state)
 
         def tell(state: tenacity.RetryCallState) -> None:
-            if self._waiting and kind_of(_failure(state)) == "limit":
-                self._waiting(self.redacted(f"waiting for E2B: {_failure(state)}"))
+            if self._waiting and kind_of(failure_of(state)) == "limit":
+                self._waiting(self.redacted(f"waiting for E2B: {failure_of(state)}"))
 
         retrying = tenacity.Retrying(
-            retry=tenacity.retry_if_exception(lambda error: kind_of(error) != "final"),
+            retry=if_it_may_pass,
             stop=give_up,
             wait=delay,
             sleep=pause,
@@ -293,9 +293,3 @@ class Cloud:
                 hint="run the same command again: it takes up what was begun",
             )
         return BuildError(f"{doing} was refused: {said}")
-
-
-def _failure(state: tenacity.RetryCallState) -> BaseException:
-    found = state.outcome.exception() if state.outcome else None
-    assert found is not None
-    return found

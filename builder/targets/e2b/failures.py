@@ -7,10 +7,11 @@ from typing import Literal
 
 import e2b
 import httpx
+import tenacity
 
 from builder.errors import TemplateError
 
-__all__ = ["kind_of", "status_of"]
+__all__ = ["failure_of", "if_it_may_pass", "kind_of", "status_of"]
 
 _STATUS = re.compile(r"(\d{3})\b")
 
@@ -45,3 +46,13 @@ def kind_of(error: BaseException) -> Literal["limit", "fault", "final"]:
         return "fault"
     status = status_of(error)
     return "fault" if status is not None and status >= 500 else "final"
+
+
+def failure_of(state: tenacity.RetryCallState) -> BaseException:
+    """What the last attempt of a call has raised."""
+    found = state.outcome.exception() if state.outcome else None
+    assert found is not None
+    return found
+
+
+if_it_may_pass = tenacity.retry_if_exception(lambda error: kind_of(error) != "final")

@@ -32,14 +32,14 @@ from builder.errors import (
     UnknownTemplateError,
 )
 from builder.execution import Execution, Output
-from builder.targets.e2b.failures import kind_of
+from builder.targets.e2b.failures import failure_of, if_it_may_pass, kind_of
 from builder.tasks import finished
 
 __all__ = ["CloudSession"]
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
-SERVICE_PORT = 49999
+_SERVICE_PORT = 49999
 # The Jupyter server below the code service; a context's ID is that of its kernel.
 _JUPYTER_PORT = 8888
 _READY_SECONDS = 120.0
@@ -69,7 +69,7 @@ class CloudSession:
         config = sandbox.connection_config
         self._urls = {
             port: config.get_sandbox_url(sandbox.sandbox_id, sandbox.sandbox_domain, port=port)
-            for port in (SERVICE_PORT, _JUPYTER_PORT)
+            for port in (_SERVICE_PORT, _JUPYTER_PORT)
         }
         self._headers = dict(config.sandbox_headers)
         if sandbox.traffic_access_token:
@@ -117,7 +117,6 @@ class CloudSession:
         deadline = time.monotonic() + _READY_SECONDS
         looked = time.monotonic()
         while True:
-            said = "nothing"
             try:
                 answer = await self._ask("GET", "/health")
                 if answer.is_success:
@@ -150,14 +149,11 @@ class CloudSession:
             asked["language"] = language
         start, output = time.monotonic(), Output(limit)
         try:
-            await self._stream(asked, output, limit, seconds)
+            await self._stream(asked, output, seconds)
         except TimeoutError:
             lost = not await self._interrupted(asked)
             return output.execution(time.monotonic() - start, timed_out=True, lost=lost)
-        except asyncio.CancelledError:
-            self._broken = True
-            raise
-        except SandboxError:
+        except (asyncio.CancelledError, SandboxError):
             self._broken = True
             raise
         return output.execution(time.monotonic() - start)
@@ -187,24 +183,22 @@ class CloudSession:
                 str(error).replace(self._key, "<the key>"),
             )
 
-    async def _stream(
-        self, asked: dict[str, Any], output: Output, limit: int, seconds: float
-    ) -> None:
+    async def _stream(self, asked: dict[str, Any], output: Output, seconds: float) -> None:
         """Run code, and take what it gives; raises `TimeoutError` after `seconds` of that."""
         deadline = time.monotonic() + _READY_SECONDS
         while True:
             try:
                 async with self._client.stream(
                     "POST",
-                    f"{self._urls[SERVICE_PORT]}/execute",
+                    f"{self._urls[_SERVICE_PORT]}/execute",
                     json=asked,
-                    headers=self._headers | {"E2b-Sandbox-Port": str(SERVICE_PORT)},
+                    headers=self._headers | {"E2b-Sandbox-Port": str(_SERVICE_PORT)},
                     # The head of the answer comes before the code runs.
                     timeout=httpx.Timeout(_REQUEST_SECONDS, read=_READY_SECONDS),
                 ) as answer:
                     if answer.is_success:
                         async with asyncio.timeout(seconds):
-                            await self._read(answer, output, limit)
+                            await self._read(answer, output)
                         return
                     said = (await answer.aread())[:500].decode("utf-8", "replace")
                     refused = f"{answer.status_code} {said}"
@@ -224,8 +218,8 @@ class CloudSession:
                 raise SandboxGoneError(self._told(f"it is gone, before the code ran: {refused}"))
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _read(self, answer: httpx.Response, output: Output, limit: int) -> None:
-        async for line in _lines(answer, output, 4 * limit + (1 << 20)):
+    async def _read(self, answer: httpx.Response, output: Output) -> None:
+        async for line in _lines(answer, output):
             try:
                 event = json.loads(line)
                 ended = _take(event, output)
@@ -243,7 +237,7 @@ class CloudSession:
                 if context:
                     await self._ask("POST", f"/api/kernels/{context}/interrupt", _JUPYTER_PORT)
                 probe = asked | {"code": "pass", "env_vars": {}}
-                await self._stream(probe, Output(0), 0, _INTERRUPT_SECONDS)
+                await self._stream(probe, Output(0), _INTERRUPT_SECONDS)
                 return True
         with contextlib.suppress(Exception):
             if context:
@@ -263,7 +257,7 @@ class CloudSession:
                     self._context = str(context["id"])
                     return
 
-    async def _ask(self, method: str, path: str, port: int = SERVICE_PORT) -> httpx.Response:
+    async def _ask(self, method: str, path: str, port: int = _SERVICE_PORT) -> httpx.Response:
         headers = self._headers | {"E2b-Sandbox-Port": str(port)}
         return await self._client.request(method, f"{self._urls[port]}{path}", headers=headers)
 
@@ -288,8 +282,9 @@ def _take(event: dict[str, Any], output: Output) -> bool:
     return bool(kind == "end_of_execution")
 
 
-async def _lines(answer: httpx.Response, output: Output, longest: int) -> AsyncIterator[bytes]:
-    """The lines of an answer; those of more than `longest` bytes are left out."""
+async def _lines(answer: httpx.Response, output: Output) -> AsyncIterator[bytes]:
+    """The lines of an answer; those far beyond the limit of `output` are left out."""
+    longest = 4 * (output.limit or 0) + (1 << 20)
     rest, dropped = b"", 0
     async for part in answer.aiter_bytes():
         *whole, rest = (rest + part).split(b"\n")
@@ -318,8 +313,7 @@ async def _retried(call: Callable[[], Awaitable[_T]]) -> _T:
     """What a call gives in the end: limits are waited for, faults are tried again, with a bound."""
 
     def give_up(state: tenacity.RetryCallState) -> bool:
-        error = state.outcome.exception() if state.outcome else None
-        if error and kind_of(error) == "limit":
+        if kind_of(failure_of(state)) == "limit":
             return (state.seconds_since_start or 0.0) > _LIMIT_SECONDS
         return state.attempt_number >= _FAULT_ATTEMPTS
 
@@ -327,7 +321,7 @@ async def _retried(call: Callable[[], Awaitable[_T]]) -> _T:
         return await call()
 
     retrying = tenacity.AsyncRetrying(
-        retry=tenacity.retry_if_exception(lambda error: kind_of(error) != "final"),
+        retry=if_it_may_pass,
         stop=give_up,
         wait=tenacity.wait_random_exponential(multiplier=0.2, max=5, min=0.1),
         reraise=True,

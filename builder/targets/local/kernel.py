@@ -23,14 +23,13 @@ from jupyter_client.connect import write_connection_file
 from jupyter_core.utils import ensure_event_loop
 
 from builder.errors import SandboxError, SandboxGoneError, from_os_error
-from builder.execution import Execution, Output
+from builder.execution import WARM_SECONDS, Execution, Output, warm_up_code
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.place import sandbox_variables
 
 __all__ = ["KernelSandbox"]
 
 _START_SECONDS = 120.0
-_WARM_SECONDS = 600.0
 _INTERRUPT_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 # Less than what a kernel needs for its own files.
@@ -103,11 +102,7 @@ class KernelSandbox:
     def _warm_up(self, warm: Sequence[str]) -> None:
         if not warm:
             return
-        found = self.run(
-            f"for _name in {list(warm)!r}: __import__('importlib').import_module(_name)\ndel _name",
-            timeout=_WARM_SECONDS,
-            silent=True,
-        )
+        found = self.run(warm_up_code(warm), timeout=WARM_SECONDS, silent=True)
         if found.error or found.timed_out:
             raise SandboxError(
                 f"the warm-up imports fail in the sandbox: {found.error or 'no end'}",

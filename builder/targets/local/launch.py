@@ -24,6 +24,7 @@ from typing import Protocol
 
 from builder import guard, processes
 from builder.errors import SandboxError
+from builder.execution import WARM_SECONDS
 from builder.targets.local import kernel_host
 from builder.targets.local.place import sandbox_variables
 
@@ -39,7 +40,6 @@ __all__ = [
 ]
 
 _CLOSE_SECONDS = 10.0
-_WARM_SECONDS = 600.0
 _ANSWER_SECONDS = 30.0
 _LONGEST_FOLDER = 70
 _POLL_SECONDS = 0.005
@@ -70,7 +70,7 @@ class Launched(Protocol):
 
 
 class _Guarded:
-    """A kernel in a process of its own below a guard of its own."""
+    """A process of an environment below a guard of its own."""
 
     def __init__(
         self, command: Sequence[str], *, folder: Path, home: Path, variables: Mapping[str, str]
@@ -141,38 +141,24 @@ class Zygote:
 
     def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="template-", dir=short_folder()))
-        self._held = contextlib.ExitStack()
         home = self.folder / "home"
         try:
             shutil.copytree(environment / "home", home, symlinks=True)
             variables = sandbox_variables(
                 env, path=environment, home=Path(kernel_host.STABLE_HOME)
             ) | {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}
-            self._guard = self._held.enter_context(
-                processes.started(
-                    [
-                        str(environment / "bin" / "python"),
-                        kernel_host.__file__,
-                        "zygote",
-                        str(self.folder),
-                        guard.__file__,
-                        *warm,
-                    ],
-                    folder=self.folder,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd=home,
-                    env=variables,
-                )
+            python = str(environment / "bin" / "python")
+            command = [python, kernel_host.__file__, "zygote", str(self.folder), guard.__file__]
+            self._process = _Guarded(
+                [*command, *warm], folder=self.folder, home=home, variables=variables
             )
         except BaseException:
-            self.close()
+            shutil.rmtree(self.folder, ignore_errors=True)
             raise
 
     def alive(self) -> bool:
         """Whether it can still fork, or is on the way there."""
-        stdout = self._guard.stdout
-        return self._guard.poll() is None and stdout is not None and not _readable(stdout.fileno())
+        return not self._process.gone()
 
     def fork(
         self, *, connection: Path, folder: Path, home: Path, variables: Mapping[str, str]
@@ -207,11 +193,11 @@ class Zygote:
 
     def close(self) -> None:
         """End it, its kernels, and remove their folders."""
-        self._held.close()
+        self._process.end()
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def _wait_until_warm(self) -> None:
-        deadline = time.monotonic() + _WARM_SECONDS
+        deadline = time.monotonic() + WARM_SECONDS
         while not (self.folder / "zygote").exists():
             if not self.alive():
                 if kernel_host.HAS_THREADS in self._said():
@@ -222,7 +208,7 @@ class Zygote:
                 )
             if time.monotonic() > deadline:
                 raise SandboxError(
-                    f"the warm-up imports did not end within {_WARM_SECONDS:.0f} seconds"
+                    f"the warm-up imports did not end within {WARM_SECONDS:.0f} seconds"
                 )
             time.sleep(_POLL_SECONDS)
 

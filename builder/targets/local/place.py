@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.errors import NotOnThisMachineError
 from builder.files import cache_folder
 
-__all__ = ["MANIFEST", "Environment", "find", "place_of", "sandbox_variables"]
+__all__ = ["MANIFEST", "Environment", "find", "find_build", "place_of", "sandbox_variables"]
 
 MANIFEST = "environment.json"
 # What a process needs of the outside, and none of what may be a secret.
@@ -42,6 +43,17 @@ def find(digest: str) -> Environment | None:
         return Environment(path=path, **manifest)
     except (OSError, ValueError, TypeError):
         return None
+
+
+def find_build(ref: str, *, name: str) -> Environment:
+    """The environment of the build `local:<name>@sha256-…`. Raises `NotOnThisMachineError`."""
+    found = find(ref.rpartition("@")[2].replace("-", ":", 1))
+    if found is None:
+        raise NotOnThisMachineError(
+            f"the environment of `{ref}` is not on this machine",
+            hint=f"`template-builder build {name} --target local` makes it",
+        )
+    return found
 
 
 def place_of(digest: str) -> Path:

@@ -11,7 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
-from builder.errors import NotOnThisMachineError, SandboxError
+from builder.errors import SandboxError
 from builder.execution import Execution
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
@@ -41,13 +41,7 @@ class LocalSession:
     ) -> LocalSession:
         """A sandbox of the build `ref` (`local:<name>@sha256-…`), its interpreter up and the
         modules of `warm` imported. Raises `NotOnThisMachineError`, `SandboxError`."""
-        found = place.find(ref.rpartition("@")[2].replace("-", ":", 1))
-        if found is None:
-            raise NotOnThisMachineError(
-                f"the environment of `{ref}` is not on this machine",
-                hint=f"`template-builder build {name} --target local` makes it",
-            )
-        path = found.path
+        path = place.find_build(ref, name=name).path
 
         def start() -> KernelSandbox:
             if forks() and path not in _not_forked:

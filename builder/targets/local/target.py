@@ -13,7 +13,7 @@ from typing import Any
 
 from builder.build import Built, Order
 from builder.checks import Sandbox
-from builder.errors import BuildError, NotOnThisMachineError
+from builder.errors import BuildError
 from builder.events import Reporter
 from builder.logs import Log
 from builder.plan import Look
@@ -120,11 +120,4 @@ class LocalTarget:
         from builder.targets.local.kernel import KernelSandbox
 
         del cold  # a kernel is, unless it is asked to be warm
-        build_id = ref.rpartition("@")[2]
-        found = place.find(build_id.replace("-", ":", 1))
-        if found is None:
-            raise NotOnThisMachineError(
-                f"the environment of `{ref}` is not on this machine",
-                hint=f"`template-builder build {name} --target local` makes it",
-            )
-        return KernelSandbox(found.path, warm=warm, env=env)
+        return KernelSandbox(place.find_build(ref, name=name).path, warm=warm, env=env)
