@@ -30,7 +30,8 @@ TemplateError                     1
 │   ├── UnknownTemplateError     42
 │   ├── NotBuiltError            43   known, but not for that target
 │   ├── UnknownChannelError      44
-│   └── RevokedError             45
+│   ├── RevokedError             45
+│   └── UnknownBuildError        46   the template has no such build, or none to go back to
 ├── SeveralFailuresError         50   several variants failed, each in its own way
 └── InterruptedRunError         130   Ctrl-C
 
@@ -237,6 +238,10 @@ class UnknownChannelError(TemplateLookupError):
 
 class RevokedError(TemplateLookupError):
     exit_code = 45
+
+
+class UnknownBuildError(TemplateLookupError):
+    exit_code = 46
 
 
 class SeveralFailuresError(TemplateError):

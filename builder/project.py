@@ -69,6 +69,7 @@ class Project:
     """The folders and files of one project."""
 
     root: Path
+    shared_registry: str | None = None
     targets: dict[str, TargetSettings] = field(default_factory=lambda: dict(BUILT_IN_TARGETS))
     precheck: PrecheckSettings = field(default_factory=PrecheckSettings)
 
@@ -83,10 +84,12 @@ class Project:
         return self.root / "generated"
 
     @property
-    def registry(self) -> Path:
-        """The registry file that this project's builds are recorded in."""
-        named = os.environ.get("TEMPLATE_REGISTRY")
-        return Path(named) if named else self.root / "registry.json"
+    def registry(self) -> str:
+        """Where this project's builds are recorded: the path of a file, or the URL of an object."""
+        if named := os.environ.get("TEMPLATE_REGISTRY"):
+            return named
+        named = self.shared_registry or "registry.json"
+        return named if "://" in named else os.path.join(self.root, named)
 
     @property
     def schemas(self) -> Path:
@@ -124,6 +127,7 @@ class Project:
         where = f"{root / 'pyproject.toml'}: [tool.template-builder"
         return cls(
             root=root,
+            shared_registry=_text(settings, "registry", f"{where}]"),
             targets=_targets(settings.get("targets", {}), where),
             precheck=_precheck(settings.get("precheck", {}), f"{where}.precheck]", root),
         )
@@ -143,7 +147,7 @@ def _settings(path: Path) -> dict[str, Any]:
     tool = document.get("tool", {})
     _check_keys(tool, None, f"{path}: [tool]")
     settings: dict[str, Any] = tool.get("template-builder", {})
-    _check_keys(settings, ("precheck", "targets"), f"{path}: [tool.template-builder]")
+    _check_keys(settings, ("precheck", "registry", "targets"), f"{path}: [tool.template-builder]")
     return settings
 
 
@@ -201,6 +205,13 @@ def _target(name: str, entry: Any, where: str) -> TargetSettings:
         domain=entry.get("domain"),
         api_key_env=entry.get("api-key-env", "E2B_API_KEY" if kind == "e2b" else None),
     )
+
+
+def _text(table: Mapping[str, Any], key: str, place: str) -> str | None:
+    value = table.get(key)
+    if value is not None and (not isinstance(value, str) or not value):
+        raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
+    return value
 
 
 def _check_keys(table: Any, known: tuple[str, ...] | None, place: str) -> None:

@@ -46,6 +46,7 @@ class SandboxOpener(Protocol):
 class Verified:
     """A build that keeps its promises, with what was measured on the way (seconds).
 
+    `packages` are the locked ones as found in the sandbox, `other_packages` what else is there.
     `timings` are those of the first sandbox itself, from its creation on.
     """
 
@@ -56,6 +57,7 @@ class Verified:
     timings: Mapping[str, float] = field(default_factory=dict)
     warm_sandbox_seconds: float | None = None
     first_use: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    other_packages: Mapping[str, str] = field(default_factory=dict)
 
 
 def verify(
@@ -105,6 +107,7 @@ def verify(
         timings=timings,
         warm_sandbox_seconds=warm_seconds,
         first_use=first_use,
+        other_packages={n: version for n, version in packages.items() if n not in locked},
     )
 
 

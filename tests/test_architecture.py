@@ -15,6 +15,7 @@ SOURCES = sorted((ROOT / "builder").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # Third party → the only places that may import it.
 OWNERS = {
+    "cyclonedx": {"sbom.py"},
     "docker": {"docker_engine.py"},
     "e2b": {
         f"targets/e2b/{name}.py" for name in ("cloud", "failures", "program", "sandbox", "session")
@@ -32,12 +33,16 @@ OWNERS = {
     },
     "jinja2": {"render.py"},
     "jupyter_client": {"targets/local/kernel.py"},
+    "obstore": {"shared_registry.py"},
     "opentelemetry": {"runtime/telemetry.py"},
     "platformdirs": {"files.py"},
     "pydantic": {"journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
     "rich": {"progress.py"},
     "starlette": {"runtime/webhooks.py"},
-    "tenacity": {f"targets/e2b/{name}.py" for name in ("cloud", "failures", "session")},
+    "tenacity": {
+        "shared_registry.py",
+        *(f"targets/e2b/{name}.py" for name in ("cloud", "failures", "session")),
+    },
     "tomli_w": {"render.py"},
     "tree_sitter": {"spec/positions.py"},
     "uv": {"uv_tool.py"},

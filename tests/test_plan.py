@@ -30,7 +30,7 @@ def leaf(tmp_path: Path, text: str = LEAF, base: str = BASE, **files: str) -> Va
 def recorded(tmp_path: Path, *builds: Rendered) -> dict[str, Any]:
     path = tmp_path / "registry.json"
     for rendered in builds:
-        record.record(path, verified_of(rendered), rendered)
+        record.record(path, verified_of(rendered), rendered, by="a tester")
     return registry.load(path).templates
 
 

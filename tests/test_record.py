@@ -29,8 +29,8 @@ from builder.record import update
 
 path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for number in range(count):
-    def change(templates):
-        entry = templates.setdefault(name, {}).setdefault("local", {"channels": {}, "builds": {}})
+    def change(data):
+        entry = data["templates"].setdefault(name, {}).setdefault("local", {"channels": {}, "builds": {}})
         entry["builds"][f"{name}:{number}"] = {"template_id": name}
         entry["channels"]["stable"] = f"{name}:{number}"
     update(path, change)
@@ -51,7 +51,7 @@ def test_record_holds_what_was_built_and_verified(tmp_path: Path) -> None:
     """A recorded build resolves, and its record says what it is made of and how it was checked."""
     rendered = rendered_of(load(tmp_path, _base=BASE, leaf=LEAF)["leaf"])
     path = tmp_path / "registry.json"
-    record.record(path, verified_of(rendered), rendered)
+    record.record(path, verified_of(rendered), rendered, by="a tester")
     found = registry.lookup("leaf", path=path)
     assert found.ref == f"local:leaf@{rendered.digest.replace(':', '-')}"
     assert found.digest == rendered.digest
@@ -69,7 +69,7 @@ def test_unknown_fields_survive(tmp_path: Path) -> None:
     entry = {"channels": {}, "builds": {ref: {"later": 1}}, "later": 2}
     data = {"version": 1, "later": 3, "templates": {"leaf": {"local": entry}}}
     path.write_text(json.dumps(data))
-    record.record(path, verified_of(rendered), rendered)
+    record.record(path, verified_of(rendered), rendered, by="a tester")
     found = json.loads(path.read_text())
     assert found["later"] == 3
     assert found["templates"]["leaf"]["local"]["later"] == 2
@@ -80,7 +80,7 @@ def test_file_is_sorted_and_ends_in_a_newline(tmp_path: Path) -> None:
     """The file's text depends on its content alone, so that git merges it record by record."""
     path = tmp_path / "registry.json"
     for name in ("b", "a"):
-        record.update(path, lambda templates, name=name: templates.update({name: {}}))  # type: ignore[misc]
+        record.update(path, lambda data, name=name: data["templates"].update({name: {}}))  # type: ignore[misc]
     assert path.read_text() == (
         '{\n  "templates": {\n    "a": {},\n    "b": {}\n  },\n  "version": 1\n}\n'
     )
@@ -97,18 +97,18 @@ def test_file_that_cannot_be_read_is_left_alone(
     path = tmp_path / "registry.json"
     path.write_text(text)
     with pytest.raises(error):
-        record.update(path, lambda templates: templates.update(x={}))
+        record.update(path, lambda data: data["templates"].update(x={}))
     assert path.read_text() == text
 
 
 def test_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     """An exception between reading and writing leaves the file as it was."""
     path = tmp_path / "registry.json"
-    record.update(path, lambda templates: templates.update(a={}))
+    record.update(path, lambda data: data["templates"].update(a={}))
     before = path.read_bytes()
 
-    def fail(templates: dict[str, Any]) -> None:
-        templates["b"] = {}
+    def fail(data: dict[str, Any]) -> None:
+        data["templates"]["b"] = {}
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -164,10 +164,12 @@ def test_any_order_of_writers_keeps_every_build(
         ref = f"{name}:{number}"
 
         def change(
-            templates: dict[str, Any], name: str = name, target: str = target, ref: str = ref
+            data: dict[str, Any], name: str = name, target: str = target, ref: str = ref
         ) -> None:
-            entry = templates.setdefault(name, {}).setdefault(
-                target, {"channels": {}, "builds": {}}
+            entry = (
+                data["templates"]
+                .setdefault(name, {})
+                .setdefault(target, {"channels": {}, "builds": {}})
             )
             entry["builds"][ref] = {"template_id": name}
             entry["channels"]["stable"] = ref

@@ -7,7 +7,14 @@ from typing import Annotated, Any
 import typer
 
 from builder import __version__, errors, progress
-from builder.cli import build_commands, precheck_command, registry_commands, spec_commands
+from builder.cli import (
+    build_commands,
+    channel_commands,
+    inspect_commands,
+    precheck_command,
+    registry_commands,
+    spec_commands,
+)
 
 __all__ = ["app", "run"]
 
@@ -18,7 +25,14 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (spec_commands, precheck_command, build_commands, registry_commands):
+for commands in (
+    spec_commands,
+    precheck_command,
+    build_commands,
+    registry_commands,
+    inspect_commands,
+    channel_commands,
+):
     commands.register(app)
 
 _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")

@@ -1,4 +1,4 @@
-"""Commands that look at what is recorded: resolve, list, show, logs, usage, doctor."""
+"""Commands that look at what is recorded: resolve, list, logs, usage, doctor."""
 
 from __future__ import annotations
 
@@ -19,22 +19,25 @@ from builder.errors import (
 )
 from builder.project import Project
 
-__all__ = ["register"]
+__all__ = ["called", "open_registry", "register"]
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")]
 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the program."""
-    for command in (resolve, list_command, show, logs, usage, doctor):
+    for command in (resolve, list_command, logs, usage, doctor):
         app.command(name=command.__name__.removesuffix("_command"))(command)
 
 
-def _registry(project: Path | None) -> registry.Registry:
-    return pipeline.read_registry(Project.find(project)) if project else registry.load()
+def open_registry(project: Path | None) -> registry.Registry:
+    """The registry in use, or that of a project. Raises `RegistryError`."""
+    if project:
+        return pipeline.read_registry(Project.find(project))
+    return registry.load(strict=True).checked()
 
 
-def _called(name: str, project: Path | None) -> str:
+def called(name: str, project: Path | None) -> str:
     """The template's name, also where its file is named."""
     if not name.endswith(".toml"):
         return name
@@ -50,7 +53,8 @@ def resolve(
     as_json: Json = False,
 ) -> None:
     """Print what a sandbox of the template is created from."""
-    found = _registry(project).lookup(_called(name, project), target=target, channel=channel)
+    place = Project.find(project).registry if project else None
+    found = registry.lookup(called(name, project), target=target, channel=channel, path=place)
     if as_json:
         progress.show_json(
             {
@@ -69,8 +73,8 @@ def list_command(
     names: Names = None, project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
     """List the recorded templates: targets, channels, and what they point at."""
-    found = _registry(project).checked()
-    wanted = {_called(name, project) for name in names or found.templates}
+    found = open_registry(project).checked()
+    wanted = {called(name, project) for name in names or found.templates}
     if unknown := sorted(wanted - set(found.templates)):
         found.lookup(unknown[0])
     rows: list[dict[str, Any]] = []
@@ -100,46 +104,13 @@ def list_command(
 
 
 def _state(target: str, fields: dict[str, Any]) -> str:
-    if fields.get("revoked"):
+    if registry.revoked_because(fields):
         return "revoked"
     if target != "local" or "digest" not in fields:
         return "recorded"
     from builder.targets.local import place
 
     return "here" if place.find(fields["digest"]) else "not on this machine"
-
-
-def show(
-    name: Name,
-    target: TargetName = None,
-    channel: Channel = registry.DEFAULT_CHANNEL,
-    project: ProjectFolder = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
-    """Show everything recorded of a template's build."""
-    found = _registry(project).lookup(_called(name, project), target=target, channel=channel)
-    fields = {key: value for key, value in found.fields.items() if key not in ("inputs", "steps")}
-    if as_json:
-        progress.show_json(
-            {"name": found.name, "target": found.target, "ref": found.ref} | found.fields
-        )
-        return
-    progress.show_text(f"{found.name} on {found.target}: {found.ref}")
-    for line in _lines(fields, "  "):
-        progress.show_text(line)
-
-
-def _lines(value: dict[str, Any], indent: str) -> list[str]:
-    lines = []
-    for key, item in value.items():
-        if isinstance(item, dict):
-            lines += [f"{indent}{key}:", *_lines(item, f"{indent}  ")]
-        elif isinstance(item, list):
-            lines += [f"{indent}{key}:", *(f"{indent}  - {one}" for one in item)]
-        else:
-            lines.append(f"{indent}{key}: {item}")
-    return lines
 
 
 def logs(
@@ -150,7 +121,7 @@ def logs(
 ) -> None:
     """Print the log of the newest build attempt of a template."""
     folder = Project.find(project).state / "logs"
-    name = _called(name, project)
+    name = called(name, project)
     found = log_files.latest(folder / Path(name).name)
     if found is None:
         known = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []

@@ -7,6 +7,8 @@ reports events and returns values; it never prints.
 from __future__ import annotations
 
 from builder.pipeline.carry_out import Outcome, build
+from builder.pipeline.channels import Moved, adopt, promote, rollback
+from builder.pipeline.outdated import Outdated, outdated
 from builder.pipeline.prepare import (
     Prepared,
     make_plan,
@@ -18,13 +20,19 @@ from builder.pipeline.prepare import (
 )
 
 __all__ = [
+    "Moved",
     "Outcome",
+    "Outdated",
     "Prepared",
+    "adopt",
     "build",
     "make_plan",
+    "outdated",
     "precheck_all",
     "prepare",
+    "promote",
     "read_registry",
     "reverify",
+    "rollback",
     "select",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +11,7 @@ from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from typing import Any
 
-from builder import plan, processes, record, render, verify
+from builder import plan, processes, provenance, record, registry, render, verify
 from builder.build import Order
 from builder.errors import (
     BlockedError,
@@ -187,13 +188,16 @@ class _Run:
             assert ref is not None
             fields = self._still_recorded(planned, ref)
             if planned.action == "retag":
-                self.target.publish(name, fields, channel=channel)
-                record.point_channel(
+                record.move(
                     self.project.registry,
                     name=name,
                     target=self.planned.target,
                     channel=channel,
                     ref=ref,
+                    action="promote",
+                    by=provenance.actor(self.project.root),
+                    reason=str(planned.reasons[0]) if planned.reasons else None,
+                    publish=lambda found: self.target.publish(name, found, channel=channel),
                 )
                 return "retagged", ref, fields
             return "skipped", ref, fields
@@ -229,10 +233,18 @@ class _Run:
                     target.settled(name)  # there is nothing to take up: it was found wanting
                     raise
             processes.check_not_stopped()
+            record.check_contents(
+                read_registry(self.project).data, record.fields_of(verified, prepared, {}), name
+            )
             fields = {"digest": built.digest, "build_id": built.build_id}
             target.publish(name, fields, channel=self.planned.channel)
             fields = record.record(
-                self.project.registry, verified, prepared, channel=self.planned.channel
+                self.project.registry,
+                verified,
+                prepared,
+                by=provenance.actor(self.project.root),
+                source=provenance.source(self.project.root),
+                channel=self.planned.channel,
             )
             target.settled(name)
             log.line(f"recorded {built.ref}")
@@ -248,9 +260,13 @@ class _Run:
         entry = self._recorded(planned.name)
         fields: Mapping[str, Any] = entry.get("builds", {}).get(ref, {})
         now = entry.get("channels", {}).get(self.planned.channel)
-        if now != planned.ref or fields.get("digest") != planned.digest or fields.get("revoked"):
+        if (
+            now != planned.ref
+            or fields.get("digest") != planned.digest
+            or (registry.revoked_because(fields))
+        ):
             raise BuildError(
-                f"what {self.project.registry.name} says of `{planned.name}` has changed since the"
+                f"what {os.path.basename(self.project.registry)} says of `{planned.name}` has changed since the"
                 " plan was made",
                 hint="run the same command again",
             )
@@ -259,7 +275,7 @@ class _Run:
     def _revoked(self, name: str) -> frozenset[str]:
         builds = self._recorded(name).get("builds", {}).values()
         return frozenset(
-            one["build_id"] for one in builds if one.get("revoked") and "build_id" in one
+            one["build_id"] for one in builds if registry.revoked_because(one) and "build_id" in one
         )
 
     def _recorded_meanwhile(
@@ -269,7 +285,7 @@ class _Run:
         entry = self._recorded(planned.name)
         ref = entry.get("channels", {}).get(self.planned.channel)
         fields = entry.get("builds", {}).get(ref, {})
-        same = fields.get("digest") == planned.digest and not fields.get("revoked")
+        same = fields.get("digest") == planned.digest and not registry.revoked_because(fields)
         return (ref, fields) if ref != planned.ref and same else None
 
     def _waiting(self, name: str) -> Callable[[str, int], None]:

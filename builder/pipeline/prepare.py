@@ -6,12 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
 
-from builder import lock, plan, precheck, processes, registry, render, spec, verify
+from builder import lock, plan, precheck, processes, record, registry, render, spec, verify
 from builder.build import Built
 from builder.errors import (
     NotOnThisMachineError,
+    RevokedError,
     SelectionError,
     StaleLockError,
     TargetUnavailableError,
@@ -21,6 +21,7 @@ from builder.errors import (
 from builder.events import Event, Reporter
 from builder.logs import Log
 from builder.project import Project
+from builder.shared_registry import NoRegistryError
 from builder.targets.adapters import Target
 
 __all__ = [
@@ -87,11 +88,14 @@ def prepare(
 
 
 def read_registry(project: Project) -> registry.Registry:
-    """The project's registry; empty where no file is yet. Raises `RegistryError`."""
-    if project.registry.exists():
-        return registry.load(project.registry).checked()
-    data = {"version": registry.VERSION, "templates": {}}
-    return registry.Registry(data, os.fspath(project.registry))
+    """The project's registry; empty where there is none yet. Raises `RegistryError`."""
+    location = project.registry
+    if not registry.is_url(location) and not os.path.exists(location):
+        return registry.empty(location)
+    try:
+        return registry.load(location, strict=True).checked()
+    except NoRegistryError:
+        return registry.empty(location)
 
 
 def make_plan(
@@ -110,12 +114,13 @@ def make_plan(
     available blocks every variant, and the plan says why.
     """
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
-    templates = read_registry(project).templates
+    found = read_registry(project)
+    templates = found.templates
     if isinstance(target, TargetUnavailableError):
         blocked = {one.variant.name: target.message for one in rendered}
         situation = plan.Situation(target=name, blocked=blocked)
     else:
-        situation = _situation(target, rendered, templates, name, channel)
+        situation = _situation(target, rendered, found, name, channel)
     return plan.make_plan(
         prepared, templates, situation, channel=channel, force=force, programs=programs
     )
@@ -124,10 +129,12 @@ def make_plan(
 def _situation(
     target: Target,
     rendered: Sequence[render.Rendered],
-    templates: Mapping[str, Any],
+    recorded: registry.Registry,
     name: str,
     channel: str,
 ) -> plan.Situation:
+    templates = recorded.templates
+
     def look(one: render.Rendered) -> plan.Look:
         return target.look(one, templates.get(one.variant.name, {}).get(name, {}), channel)
 
@@ -139,7 +146,10 @@ def _situation(
         pool.shutdown(wait=False, cancel_futures=True)
     names = [one.variant.name for one in rendered]
     looks = dict(zip(names, found, strict=True))
-    reasons = {one.variant.name: target.blocked(one.variant) for one in rendered}
+    reasons = {
+        one.variant.name: target.blocked(one.variant) or _contains_revoked(recorded, one)
+        for one in rendered
+    }
     return plan.Situation(
         target=name,
         present=frozenset(one.digest for one in rendered if looks[one.variant.name].present),
@@ -148,7 +158,19 @@ def _situation(
         lacking={one.variant.name: target.lacking(one.variant) for one in rendered},
         blocked={variant: reason for variant, reason in reasons.items() if reason},
         steps_cached=target.steps_cached,
+        content_addressed=target.content_addressed,
     )
+
+
+def _contains_revoked(recorded: registry.Registry, rendered: render.Rendered) -> str | None:
+    """Why what the lock holds must not be built."""
+    if not recorded.data.get("revocations"):
+        return None
+    try:
+        record.check_contents(recorded.data, record.contents_of(rendered), rendered.variant.name)
+    except RevokedError as error:
+        return f"{error.message}; {error.hint}"
+    return None
 
 
 def precheck_all(

@@ -6,8 +6,8 @@ A pure function of what was rendered, what is recorded and what the target has. 
 from __future__ import annotations
 
 from builder.plan.decide import make_plan
-from builder.plan.inputs import inputs_of
-from builder.plan.steps import common_steps
+from builder.plan.inputs import differences, inputs_of
+from builder.plan.steps import common_steps, program_of, step_keys_of
 from builder.plan.values import Action, Drift, Look, Plan, PlannedVariant, Reason, Situation
 
 __all__ = [
@@ -19,6 +19,9 @@ __all__ = [
     "Reason",
     "Situation",
     "common_steps",
+    "differences",
     "inputs_of",
     "make_plan",
+    "program_of",
+    "step_keys_of",
 ]

@@ -9,7 +9,7 @@ from builder.errors import TemplateError
 from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import foretell, known_steps, program_of, step_keys_of
 from builder.plan.values import Action, Plan, PlannedVariant, Reason, Situation
-from builder.registry import DEFAULT_CHANNEL
+from builder.registry import DEFAULT_CHANNEL, revoked_because
 from builder.render import Rendered
 
 __all__ = ["make_plan"]
@@ -92,7 +92,7 @@ def _action(
     unchanged = bool(ref) and current.get("digest") == found.digest
     there = found.digest in situation.present
     drift = situation.drift.get(name)
-    if unchanged and there and not current.get("revoked") and name not in situation.blocked:
+    if unchanged and there and not revoked_because(current) and name not in situation.blocked:
         if drift and drift.usable and not force:
             return "retag", [_state(drift.text)], ref
         return (
@@ -103,11 +103,17 @@ def _action(
     reasons = _reasons(found, ref, current, situation, unchanged=unchanged)
     if name in situation.blocked:
         return "blocked", [_state(situation.blocked[name]), *reasons], None
+    if situation.content_addressed:
+        for fields in builds.values():
+            if fields.get("digest") == found.digest and (why := revoked_because(fields)):
+                same = f"the build of this very spec and lock is revoked: {why}"
+                hint = "change the spec, or `template-builder restore` it"
+                return "blocked", [_state(f"{same}; {hint}")], None
     if there and not force:
         usable = situation.usable.get(name)
         for other, fields in builds.items():
             there = usable is None or fields.get("build_id") in usable
-            if there and fields.get("digest") == found.digest and not fields.get("revoked"):
+            if there and fields.get("digest") == found.digest and not revoked_because(fields):
                 moved = Reason(kind="spec", what=f"channel {channel}", old=ref, new=other)
                 return "retag", [*reasons, moved], other
     return "build", reasons, None
@@ -126,8 +132,8 @@ def _reasons(
         return [_state(f"never built on {target}")]
     if current.get("origin") == "adopted":
         return [_state("adopted, not built from this spec")]
-    if current.get("revoked"):
-        return [_state(f"the build is revoked: {current['revoked']}")]
+    if why := revoked_because(current):
+        return [_state(f"the build is revoked: {why}")]
     if drift and not drift.usable:
         return [_state(drift.text), *([] if unchanged else differences(current, inputs_of(found)))]
     if unchanged:

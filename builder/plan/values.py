@@ -72,7 +72,8 @@ class Situation:
     `present` are the digests of builds that are there; `drift` is what differs from the record of
     a variant (by name), `usable` its builds that can be used, `lacking` what it cannot provide of
     one, `blocked` why it cannot build one at all. `steps_cached` says that the target keeps what
-    each step made for the next build.
+    each step made for the next build, `content_addressed` that what has the same digest is the same
+    build.
     """
 
     target: str
@@ -80,6 +81,7 @@ class Situation:
     drift: Mapping[str, Drift] = field(default_factory=dict)
     usable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     steps_cached: bool = False
+    content_addressed: bool = False
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
 

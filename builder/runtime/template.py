@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
@@ -20,6 +21,8 @@ from builder.errors import (
 
 __all__ = ["Template", "account", "check_not_revoked", "find", "names_by_id", "near_names"]
 
+# Of a registry in an object store, what was read that long ago is good enough to open a sandbox.
+_SHARED_SECONDS = 30.0
 _KEYS = ("E2B_API_KEY", "E2B_KEY")
 
 
@@ -135,9 +138,9 @@ def _check_ref(found: registry.Registry, ref: str, target: str) -> None:
     """A build that is named by its ref is not used either when it was revoked."""
     for name, targets in found.templates.items():
         fields = targets.get(target, {}).get("builds", {}).get(ref)
-        if fields and fields.get("revoked"):
+        if fields and (why := registry.revoked_because(fields)):
             raise RevokedError(
-                f"build `{ref}` of `{name}` was revoked: {fields['revoked']}",
+                f"build `{ref}` of `{name}` was revoked: {why}",
                 hint=f"`template-builder list` shows what else there is of `{name}`",
             )
 
@@ -149,6 +152,8 @@ def _registry() -> registry.Registry:
 def _version() -> tuple[str, int, int]:
     """The registry file in use, and what changes when it is written."""
     path = registry.find()
+    if registry.is_url(path):
+        return path, int(time.monotonic() / _SHARED_SECONDS), 0
     try:
         status = os.stat(path)
     except OSError:
@@ -178,7 +183,7 @@ def _names(path: str, changed_ns: int, size: int) -> Mapping[str, str]:
 
 @lru_cache(maxsize=4)
 def _loaded(path: str, _changed_ns: int, _size: int) -> registry.Registry:
-    return registry.load(path)
+    return registry.load(path, max_age=_SHARED_SECONDS)
 
 
 def _settings(name: str) -> tuple[bool, str | None, str | None]:

@@ -33,10 +33,51 @@ def _registry() -> dict[str, Any]:
                 "description": "identities of the steps, for a target that caches them",
                 "items": text,
             },
+            "other_packages": {"type": "object", "additionalProperties": text},
+            "stages": {
+                "type": "object",
+                "description": "stage → sha256:… of what it and its parents are made of",
+                "additionalProperties": text,
+            },
+            "provenance": {
+                "type": "object",
+                "properties": {
+                    "commit": text,
+                    "dirty": {"type": "boolean", "description": "the specs differed from it"},
+                    "renderer": text,
+                    "lock": text,
+                },
+            },
             "revoked": {"type": "string", "description": "why it must not be used any more"},
+            "revoked_at": {"type": "string", "description": "from when on, in UTC"},
+            "revocations": {
+                "type": "object",
+                "description": "`build`, or what it contains → reason, at, by",
+                "additionalProperties": {"type": "object"},
+            },
+            "checksum": {"type": "string", "description": "sha256:… of this record without it"},
             "warnings": {"type": "array", "items": text},
         },
         "required": ["template_id", "origin"],
+    }
+    event = {
+        "type": "object",
+        "description": "One change; `chain` is sha256:… of the one before it and of this one.",
+        "properties": {
+            "action": {
+                "enum": ["adopt", "build", "promote", "repair", "restore", "revoke", "rollback"]
+            },
+            "at": text,
+            "by": text,
+            "channel": text,
+            "from": {"type": ["string", "null"]},
+            "to": {"type": ["string", "null"]},
+            "build": text,
+            "record": text,
+            "reason": text,
+            "chain": text,
+        },
+        "required": ["action", "at", "by", "chain"],
     }
     target = {
         "type": "object",
@@ -47,6 +88,7 @@ def _registry() -> dict[str, Any]:
                 "additionalProperties": text,
             },
             "builds": {"type": "object", "additionalProperties": build},
+            "history": {"type": "array", "items": event},
         },
         "required": ["channels", "builds"],
     }
@@ -57,6 +99,15 @@ def _registry() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "version": {"const": 1},
+            "revocations": {
+                "type": "array",
+                "description": "what no build may contain",
+                "items": {
+                    "type": "object",
+                    "properties": {"what": text, "reason": text, "at": text, "by": text},
+                    "required": ["what", "reason", "at"],
+                },
+            },
             "templates": {
                 "type": "object",
                 "additionalProperties": {"type": "object", "additionalProperties": target},

@@ -33,6 +33,11 @@ class Target(Builder, SandboxOpener, Protocol):
         ...
 
     @property
+    def content_addressed(self) -> bool:
+        """Whether what has the same digest is the same build, with the same ref."""
+        ...
+
+    @property
     def jobs(self) -> int:
         """How many builds at a time are sensible."""
         ...
@@ -60,6 +65,13 @@ class Target(Builder, SandboxOpener, Protocol):
     def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
         """Have `channel` of the target's own point at a verified build, of which `fields` is the
         record. Raises `BuildError` and its kin; then it points where it pointed."""
+        ...
+
+    def examine(self, ref: str) -> dict[str, Any]:
+        """Look for a template that was not built here, `ID` or `ID:build`; what to record of it.
+
+        Raises `BuildError` when there is none that sandboxes can be created from.
+        """
         ...
 
     def settled(self, name: str) -> None:

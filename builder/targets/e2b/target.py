@@ -15,7 +15,7 @@ from builder.events import Event, Reporter, silent
 from builder.journal import Entry, Journal
 from builder.logs import Log
 from builder.plan import Drift, Look
-from builder.registry import DEFAULT_CHANNEL
+from builder.registry import DEFAULT_CHANNEL, revoked_because
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.targets.e2b.building import Building, digest_tag
@@ -25,12 +25,14 @@ from builder.targets.e2b.sandbox import CloudSandbox
 __all__ = ["E2BTarget"]
 
 _METADATA = "template-builder"
+DEFAULT_TAG = "default"
 
 
 class E2BTarget:
     """Builder, sandbox opener and publisher of one account."""
 
     steps_cached = True
+    content_addressed = False
     jobs = 20  # what E2B lets a team build at a time
 
     def __init__(
@@ -66,12 +68,12 @@ class E2BTarget:
         registry's `entry` points at."""
         name = rendered.variant.name
         recorded = entry.get("builds", {}).get(entry.get("channels", {}).get(channel), {})
-        wanted = None if recorded.get("revoked") else recorded.get("build_id")
+        wanted = None if revoked_because(recorded) else recorded.get("build_id")
         tags = self._cloud.tags(name)
         if tags is None:
             gone = Drift(text=f"the template `{name}` is gone from {self.name}", usable=False)
             return Look(present=False, drift=gone if wanted else None)
-        builds = [one for one in entry.get("builds", {}).values() if not one.get("revoked")]
+        builds = [one for one in entry.get("builds", {}).values() if not revoked_because(one)]
         same = {one.get("build_id") for one in builds if one.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
         usable = frozenset(one for one in {*same, wanted} if one and self._usable(name, one))
@@ -176,8 +178,40 @@ class E2BTarget:
 
     def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
         """Move the tags of `channel`, and that of its digest, to a verified build."""
-        tags = [digest_tag(fields["digest"]), *_tags_of(channel)]
-        self._cloud.assign_tags(name, fields["build_id"], tags)
+        tags = _tags_of(channel)
+        if digest := fields.get("digest"):
+            tags = [digest_tag(digest), *tags]
+        whose = name if digest else fields["template_id"]  # an adopted one may be called otherwise
+        self._cloud.assign_tags(whose, fields["build_id"], tags)
+
+    def examine(self, ref: str) -> dict[str, Any]:
+        """Look for a template of the account, by its ID (or name) and a build of it."""
+        asked, _, build_id = ref.partition(":")
+        tags = self._cloud.tags(asked)
+        if tags is None:
+            raise BuildError(
+                f"there is no template `{asked}` on {self.name}, or it is another account's",
+                hint="its ID is in E2B's dashboard; is the key that of the right account?",
+            )
+        if build_id in tags:
+            raise BuildError(
+                f"`{build_id}` is a tag of `{asked}`, which may move",
+                hint=f"{asked}:{tags[build_id]} is the build that it is on now",
+            )
+        wanted = build_id or tags.get(DEFAULT_TAG)
+        if wanted is None:
+            raise BuildError(
+                f"`{asked}` has no tag `{DEFAULT_TAG}` on {self.name}: its bare ID starts nothing",
+                hint="name a build of it: "
+                + (
+                    ", ".join(f"{asked}:{one}" for one in sorted({*tags.values()})) or "it has none"
+                ),
+            )
+        template_id = self._cloud.template_id(asked) or asked
+        status = self._cloud.state(template_id, wanted, 0).status
+        if status != "ready":
+            raise BuildError(f"the build {wanted} of `{asked}` is not ready: {status}")
+        return {"template_id": template_id}
 
     def settled(self, name: str) -> None:
         """The build of `name` is recorded: nothing of it has to be taken up again."""
@@ -227,4 +261,4 @@ class E2BTarget:
 def _tags_of(channel: str) -> list[str]:
     """`default` is what a bare name means on E2B: it follows the channel that a bare name means
     here."""
-    return ["default", channel] if channel == DEFAULT_CHANNEL else [channel]
+    return [DEFAULT_TAG, channel] if channel == DEFAULT_CHANNEL else [channel]

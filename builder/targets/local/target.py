@@ -28,6 +28,7 @@ class LocalTarget:
     """Builder and sandbox opener of this machine."""
 
     steps_cached = False
+    content_addressed = True
     jobs = min(4, os.cpu_count() or 1)
 
     def __init__(self, *, name: str = "local") -> None:
@@ -53,9 +54,14 @@ class LocalTarget:
         del channel
         if place.find(fields["digest"]) is None:
             raise BuildError(
-                f"the build of `{name}` is not there any more after its checks",
-                hint="a check must not remove the environment that it runs in",
+                f"the environment of `{name}`, {fields['digest']}, is not on this machine",
+                hint=f"`template-builder build {name} --target {self.name}` makes the spec's own; a"
+                " check that removes the environment it runs in fails like this, too",
             )
+
+    def examine(self, ref: str) -> dict[str, Any]:
+        """What is here was built here."""
+        raise BuildError(f"`{ref}` cannot be looked for: target `{self.name}` is this machine")
 
     def settled(self, name: str) -> None:
         """Nothing was kept."""

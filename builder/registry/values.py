@@ -1,18 +1,14 @@
-"""The read side of registry.json: from a template's name to what a sandbox is created from.
-
-It reads and looks up. It never writes (that is `builder.record`), never opens a connection and
-imports the standard library only, so that an application pays next to nothing for it.
-"""
+"""What a registry holds, in memory: its look-ups, and the check of its shape."""
 
 from __future__ import annotations
 
 import json
 import os
+import time
 
 from builder.errors import (
     NotBuiltError,
     RegistryError,
-    RegistryVersionError,
     RevokedError,
     UnknownChannelError,
     UnknownTemplateError,
@@ -23,10 +19,9 @@ if False:  # for type checkers; importing typing costs as much as all the rest
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["Record", "Registry", "find", "load", "lookup", "resolve"]
+__all__ = ["DEFAULT_CHANNEL", "VERSION", "Record", "Registry", "empty", "revoked_because"]
 
 VERSION = 1
-FILE_NAME = "registry.json"
 DEFAULT_CHANNEL = "stable"
 _KINDS: dict[type, str] = {str: "text", dict: "a table", list: "a list", int: "a whole number"}
 _TYPES: dict[str, type] = {
@@ -36,6 +31,10 @@ _TYPES: dict[str, type] = {
     "origin": str,
     "built_at": str,
     "revoked": str,
+    "revoked_at": str,
+    "checksum": str,
+    "revocations": dict,
+    "stages": dict,
     "packages": dict,
     "inputs": dict,
     "verified": dict,
@@ -92,7 +91,21 @@ class Record:
     @property
     def revoked(self) -> str | None:
         """Why the build must not be used any more, or None."""
-        return self.fields.get("revoked")
+        return revoked_because(self.fields)
+
+
+def revoked_because(fields: Any) -> str | None:
+    """Why a build, of which `fields` is the record, must not be used any more; None when it may.
+
+    A revocation whose `revoked_at` (UTC) is still to come has no effect yet.
+    """
+    reason: str | None = fields.get("revoked")
+    at = fields.get("revoked_at")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    written = isinstance(at, str) and len(at) == len(now) and at[10] == "T" and at[-1] == "Z"
+    if reason and written and at > now:
+        return None
+    return reason
 
 
 class Registry:
@@ -119,16 +132,8 @@ class Registry:
         the only target it has. Raises `UnknownTemplateError`, `NotBuiltError`,
         `UnknownChannelError`, `RevokedError` (all `LookupError`s) and `RegistryError`.
         """
-        targets = self._targets(name)
-        target = target or os.environ.get("TEMPLATE_TARGET") or self._default(name, targets)
-        if target not in targets:
-            built = ", ".join(f"`{t}`" for t in sorted(targets)) or "no target"
-            raise NotBuiltError(
-                f"template `{name}` is not built for target `{target}`; it is built for {built}"
-                f" (in {self.path})",
-                hint=f"`template-builder build {name} --target {target}` makes it",
-            )
-        entry = targets[target]
+        target = self.target_of(name, target)
+        entry = self._targets(name)[target]
         channels = self._table(entry, "channels", name, target)
         builds = self._table(entry, "builds", name, target)
         if channel not in channels:
@@ -149,15 +154,35 @@ class Registry:
         record = Record(name=name, target=target, ref=ref, fields=fields)
         if record.revoked:
             others = sorted(
-                r for r, f in builds.items() if isinstance(f, dict) and not f.get("revoked")
+                r for r, f in builds.items() if isinstance(f, dict) and not revoked_because(f)
             )
             usable = ", ".join(f"`{r}`" for r in others) or "none"
             raise RevokedError(
                 f"build `{ref}` of template `{name}` on target `{target}` is revoked:"
                 f" {record.revoked}; builds that may be used: {usable}",
-                hint=f"build it anew: `template-builder build {name} --target {target} --force`",
+                hint=f"`template-builder rollback {name} --target {target}` goes back to one that may"
+                " be used; a changed spec makes a new one",
             )
         return record
+
+    def target_of(self, name: str, target: str | None = None) -> str:
+        """The target that is meant: see `lookup`. Raises its errors."""
+        targets = self._targets(name)
+        target = target or os.environ.get("TEMPLATE_TARGET") or self._default(name, targets)
+        if target not in targets:
+            built = ", ".join(f"`{t}`" for t in sorted(targets)) or "no target"
+            raise NotBuiltError(
+                f"template `{name}` is not built for target `{target}`; it is built for {built}"
+                f" (in {self.path})",
+                hint=f"`template-builder build {name} --target {target}` makes it",
+            )
+        return target
+
+    def entry(self, name: str, target: str | None = None) -> dict[str, Any]:
+        """What is recorded of a template on one target: its channels, builds and history."""
+        target = self.target_of(name, target)
+        entry: dict[str, Any] = self._targets(name)[target]
+        return entry
 
     def _targets(self, name: str) -> dict[str, dict[str, Any]]:
         if name not in self.templates:
@@ -179,8 +204,24 @@ class Registry:
 
         Raises `RegistryError` naming the first value of a type that it cannot be.
         """
+        revocations = self.data.get("revocations", [])
+        good = isinstance(revocations, list) and all(isinstance(r, dict) for r in revocations)
+        if not good or not all(
+            isinstance(one.get(key), str) for one in revocations for key in ("what", "reason", "at")
+        ):
+            raise RegistryError(
+                f"{self.path}: `revocations` is not a list of `what`, `reason` and `at`",
+                hint="restore the file from git",
+            )
         for name in self.templates:
             for target, entry in self._targets(name).items():
+                history = entry.get("history", [])
+                if not isinstance(history, list) or not all(isinstance(e, dict) for e in history):
+                    raise RegistryError(
+                        f"{self.path}: `history` of template `{name}` on `{target}` is not a list"
+                        " of tables",
+                        hint="restore the file from git",
+                    )
                 channels = self._table(entry, "channels", name, target)
                 builds = self._table(entry, "builds", name, target)
                 for what, value, kind in _typed(channels, builds):
@@ -232,104 +273,6 @@ def _count(templates: dict[str, Any]) -> str:
     return "1 template" if len(templates) == 1 else f"{len(templates)} templates"
 
 
-def find() -> str:
-    """The registry file in use: `TEMPLATE_REGISTRY`, the nearest one upwards, the shipped one.
-
-    Raises `RegistryError` naming every place tried when there is none.
-    """
-    named = os.environ.get("TEMPLATE_REGISTRY")
-    if named:
-        return named
-    tried = []
-    folder = os.getcwd()
-    while True:
-        candidate = os.path.join(folder, FILE_NAME)
-        if os.path.isfile(candidate):
-            return candidate
-        tried.append(candidate)
-        parent = os.path.dirname(folder)
-        if parent == folder:
-            break
-        folder = parent
-    package = os.path.dirname(os.path.abspath(__file__))
-    for folder in (package, os.path.dirname(package)):
-        candidate = os.path.join(folder, FILE_NAME)
-        if os.path.isfile(candidate):
-            return candidate
-        tried.append(candidate)
-    raise RegistryError(
-        "no registry.json found; tried:\n" + "\n".join(f"  {place}" for place in tried),
-        hint="set TEMPLATE_REGISTRY, or run `template-builder build` in the project",
-    )
-
-
-def parse(text: str, path: str) -> Registry:
-    """Parse the text of a registry file; `path` is named in errors. Raises `RegistryError`."""
-    try:
-        data = json.loads(text)
-    except (ValueError, RecursionError) as error:
-        raise RegistryError(
-            f"{path} is not a registry: {error}",
-            hint="restore the file from git; a run never leaves it half written",
-        ) from error
-    if not isinstance(data, dict) or not isinstance(data.get("templates"), dict):
-        raise RegistryError(
-            f"{path} is not a registry: expected an object with `version` and `templates`",
-            hint="restore the file from git",
-        )
-    version = data.get("version")
-    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise RegistryError(
-            f"{path} is not a registry: `version` is {version!r}, expected {VERSION}",
-            hint="restore the file from git",
-        )
-    if version > VERSION:
-        raise RegistryVersionError(
-            f"{path} has version {version}; this program reads up to version {VERSION}",
-            hint="upgrade template-builder",
-        )
-    return Registry(data, path)
-
-
-def load(path: str | os.PathLike[str] | None = None) -> Registry:
-    """Read a registry file. `path` defaults to the one in use (see `find`)."""
-    path = os.fspath(path or find())
-    try:
-        # Not `open`, which would wait for a writer where somebody put a pipe in the file's place.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as file:
-            text = file.read()
-    except UnicodeDecodeError as error:
-        raise RegistryError(
-            f"{path} is not a registry: {error}", hint="restore the file from git"
-        ) from error
-    except OSError as error:
-        raise RegistryError(
-            f"{path} cannot be read: {error.strerror}",
-            hint="check TEMPLATE_REGISTRY, or run `template-builder build` in the project",
-        ) from error
-    return parse(text, path)
-
-
-def lookup(
-    name: str,
-    *,
-    target: str | None = None,
-    channel: str = DEFAULT_CHANNEL,
-    path: str | os.PathLike[str] | None = None,
-) -> Record:
-    """Return the `Record` of a template; see `Registry.lookup` for the rules and errors."""
-    return load(path).lookup(name, target=target, channel=channel)
-
-
-def resolve(
-    name: str,
-    *,
-    target: str | None = None,
-    channel: str = DEFAULT_CHANNEL,
-    path: str | os.PathLike[str] | None = None,
-) -> str:
-    """Return what a sandbox of template `name` is created from: `"template_id:build_id"`.
-
-    Raises the `LookupError`s of `Registry.lookup`; never returns another build instead.
-    """
-    return lookup(name, target=target, channel=channel, path=path).ref
+def empty(path: str) -> Registry:
+    """A registry with nothing in it, to be kept at `path`."""
+    return Registry({"version": VERSION, "templates": {}}, path)

@@ -1,0 +1,230 @@
+"""Commands that tell what is in a build and how builds differ: show, diff, outdated."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from builder import pipeline, progress, registry
+from builder.cli.failures import raise_failures
+from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
+from builder.cli.registry_commands import called, open_registry
+from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError
+from builder.events import Event
+from builder.project import Project
+from builder.registry.references import find_build, split
+from builder.targets.adapters import choose
+
+__all__ = ["register"]
+
+_SPEC = "spec"
+_REST = ("inputs", "steps", "other_packages", "revocations")
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this module to the program."""
+    for command in (show, diff, outdated):
+        app.command()(command)
+
+
+def show(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")],
+    build: Annotated[
+        str | None, typer.Argument(metavar="REF", help="A build of it; the channel's by default.")
+    ] = None,
+    target: TargetName = None,
+    channel: Channel = registry.DEFAULT_CHANNEL,
+    sbom: Annotated[
+        bool, typer.Option("--sbom", help="Its bill of materials: CycloneDX in JSON.")
+    ] = False,
+    project: ProjectFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show what is in a build, how it was made and checked, and the template's history."""
+    recorded = open_registry(project)
+    name, within = split(called(name, project), recorded)
+    found = find_build(recorded, name, build or within or channel, target=target)
+    entry = recorded.entry(name, found.target)
+    if sbom:
+        from builder.sbom import bill_of_materials
+
+        progress.show_text(bill_of_materials(found))
+        return
+    channels = entry.get("channels", {})
+    if as_json:
+        progress.show_json(
+            {
+                "name": found.name,
+                "target": found.target,
+                "ref": found.ref,
+                **found.fields,
+                "channels": channels,
+                "builds": sorted(entry.get("builds", {})),
+                "history": entry.get("history", []),
+            }
+        )
+        return
+    pointing = [key for key, ref in sorted(channels.items()) if ref == found.ref]
+    whose = f", channel {' and '.join(pointing)}" if pointing else ""
+    progress.show_text(f"{found.name} on {found.target}{whose}: {found.ref}")
+    if found.revoked:
+        progress.show_text(f"REVOKED: {found.revoked}")
+    fields = {key: value for key, value in found.fields.items() if key not in _REST}
+    for line in _lines(fields, "  "):
+        progress.show_text(line)
+    if others := found.fields.get("other_packages"):
+        told = ", ".join(f"{package} {version}" for package, version in others.items())
+        progress.show_text(f"  of the base image and code service: {told}")
+    if steps := found.fields.get("steps"):
+        progress.show_text(f"  steps on E2B: {len(steps)}")
+    _show_builds(entry)
+
+
+def _show_builds(entry: dict[str, Any]) -> None:
+    channels = entry.get("channels", {})
+    rows = []
+    for ref, fields in entry.get("builds", {}).items():
+        state = "revoked" if registry.revoked_because(fields) else fields.get("origin", "built")
+        pointing = " ".join(key for key, to in sorted(channels.items()) if to == ref)
+        rows.append([str(fields.get("built_at", "-")), state, pointing or "-", ref])
+    progress.show_text("builds, newest first:")
+    progress.table(["built at", "state", "channels", "ref"], sorted(rows, reverse=True))
+    if not entry.get("history"):
+        return
+    progress.show_text("history, newest first:")
+    progress.table(
+        ["at", "by", "action", "channel", "from", "to", "reason"],
+        [
+            [
+                *(str(event.get(key) or "-") for key in ("at", "by", "action", "channel")),
+                _short(event.get("from")),
+                _short(event.get("to") or event.get("build")),
+                str(event.get("reason") or "-"),
+            ]
+            for event in entry["history"][::-1]
+        ],
+    )
+
+
+def _short(ref: Any) -> str:
+    """A ref as far as it takes to tell it from others; commands take it like that, too."""
+    head, mark, digest = str(ref or "-").partition("@sha256-")
+    return f"{head}{mark}{digest[:12]}"
+
+
+def _lines(value: dict[str, Any], indent: str) -> list[str]:
+    lines = []
+    for key, item in value.items():
+        if isinstance(item, dict):
+            lines += [f"{indent}{key}:", *_lines(item, f"{indent}  ")]
+        elif isinstance(item, list):
+            lines += [f"{indent}{key}:", *(f"{indent}  - {one}" for one in item)]
+        else:
+            lines.append(f"{indent}{key}: {item}")
+    return lines
+
+
+def diff(
+    old: Annotated[
+        str, typer.Argument(metavar="A", help="A build: NAME, NAME@CHANNEL, NAME@REF or a ref.")
+    ],
+    new: Annotated[
+        str,
+        typer.Argument(metavar="B", help="Another build, a variant's file, or `spec`: A's own."),
+    ] = _SPEC,
+    target: TargetName = None,
+    project: ProjectFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Show how two builds differ, or a build and the spec with its committed lock."""
+    from builder import compare
+
+    recorded = open_registry(project)
+    sides: list[compare.Side] = []
+    name = None
+    for asked in (old, new):
+        if asked == _SPEC or asked.endswith(".toml"):
+            if asked == _SPEC and name is None:
+                raise SelectionError(
+                    "`spec` means that of the build named before it",
+                    hint="name a build first, or a variant's file",
+                )
+            sides.append(_spec_side(Project.find(project), name if asked == _SPEC else asked))
+        else:
+            name, wanted = split(asked, recorded)
+            sides.append(compare.side_of_build(find_build(recorded, name, wanted, target=target)))
+    found = compare.compare(*sides)
+    if as_json:
+        progress.show_json(
+            {
+                "old": sides[0].label,
+                "new": sides[1].label,
+                "differences": [one.to_json() for one in found],
+            }
+        )
+    elif found:
+        progress.table(
+            ["in", "what", sides[0].label, sides[1].label],
+            [[one.kind, one.what, one.old or "-", one.new or "-"] for one in found],
+        )
+    elif not quiet:
+        progress.show_text(f"no difference between {sides[0].label} and {sides[1].label}")
+
+
+def _spec_side(place: Project, asked: str | None) -> Any:
+    from builder import compare, plan
+
+    variant = pipeline.select(place, [asked] if asked else [])
+    prepared = pipeline.prepare(place, variant, frozen=True, report=lambda _event: None)
+    (rendered,) = prepared.values()
+    if isinstance(rendered, TemplateError):
+        raise rendered
+    return compare.side_of_spec(rendered, plan.program_of(rendered))
+
+
+def outdated(
+    names: Names = None,
+    target: TargetName = None,
+    channel: Channel = registry.DEFAULT_CHANNEL,
+    max_age: Annotated[
+        float, typer.Option("--max-age", metavar="DAYS", min=0, help="Older builds are outdated.")
+    ] = 90,
+    exit_code: Annotated[bool, typer.Option(help="End with 2 when a template is outdated.")] = True,
+    project: ProjectFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Say which templates are outdated: what a rebuild with the latest packages would change."""
+    place = Project.find(project)
+    settings, why = choose(place, target)
+    variants = pipeline.select(place, names or [])
+    with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        report(Event(kind="note", text=why))
+        prepared = pipeline.prepare(place, variants, frozen=False, report=report)
+        found = pipeline.outdated(
+            place, prepared, target=settings.name, channel=channel, max_age_days=max_age
+        )
+    if as_json:
+        progress.show_json({"target": settings.name, "templates": [one.to_json() for one in found]})
+    elif not quiet:
+        rows = []
+        for one in found:
+            age = "-" if one.age_days is None else f"{one.age_days:.0f} days"
+            first, *others = [str(reason) for reason in one.reasons] or ["nothing would change"]
+            rows.append([one.name, "outdated" if one.reasons else "up to date", age, first])
+            rows += [["", "", "", reason] for reason in others]
+        progress.table(["template", "state", "age", "because"], rows)
+        notes = [
+            note
+            for one in prepared.values()
+            if not isinstance(one, TemplateError)
+            for note in one.lock.notes
+        ]
+        for note in dict.fromkeys(notes):
+            progress.show_text(f"note: {note}")
+    raise_failures(prepared)
+    if exit_code and any(one.reasons for one in found):
+        raise typer.Exit(SOMETHING_TO_DO)

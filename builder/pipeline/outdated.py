@@ -1,0 +1,87 @@
+"""Which recorded builds a rebuild would change, and how."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder import plan, registry, render
+from builder.errors import TemplateError
+from builder.pipeline.prepare import Prepared, read_registry
+from builder.project import Project
+
+__all__ = ["Outdated", "outdated"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outdated:
+    """One template: the build that the channel points at, its age in days (None where that is not
+    known), and what speaks for a new one; with no reasons it is up to date."""
+
+    name: str
+    target: str
+    ref: str | None
+    age_days: float | None
+    reasons: tuple[plan.Reason, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain values."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "ref": self.ref,
+            "age_days": None if self.age_days is None else round(self.age_days, 2),
+            "outdated": bool(self.reasons),
+            "reasons": [reason.to_json() for reason in self.reasons],
+        }
+
+
+def outdated(
+    project: Project, prepared: Prepared, *, target: str, channel: str, max_age_days: float
+) -> list[Outdated]:
+    """Compare what was prepared from the latest packages with what `channel` points at.
+
+    What could not be prepared is left out: its error is in `prepared`. Raises `RegistryError`.
+    """
+    templates = read_registry(project).templates
+    found = []
+    for name, one in sorted(prepared.items()):
+        if isinstance(one, TemplateError):
+            continue
+        entry = templates.get(name, {}).get(target, {})
+        ref = entry.get("channels", {}).get(channel)
+        fields = entry.get("builds", {}).get(ref, {}) if ref else {}
+        age = _age_days(fields)
+        reasons = _reasons(one, ref, fields, target)
+        if age is not None and age > max_age_days:
+            text = f"{age:.0f} days old, and what the target adds to a build is as old"
+            reasons = [*reasons, plan.Reason(kind="state", what=text)]
+        found.append(
+            Outdated(name=name, target=target, ref=ref, age_days=age, reasons=tuple(reasons))
+        )
+    return found
+
+
+def _reasons(
+    rendered: render.Rendered, ref: str | None, fields: dict[str, Any], target: str
+) -> Sequence[plan.Reason]:
+    if ref is None:
+        return [plan.Reason(kind="state", what=f"never built on {target}")]
+    reasons: list[plan.Reason] = []
+    if why := registry.revoked_because(fields):
+        reasons.append(plan.Reason(kind="state", what=f"the build is revoked: {why}"))
+    if fields.get("origin") == "adopted":
+        return [*reasons, plan.Reason(kind="state", what="adopted, not built from this spec")]
+    if fields.get("digest") != rendered.digest:
+        reasons += plan.differences(fields, plan.inputs_of(rendered))
+    return reasons
+
+
+def _age_days(fields: dict[str, Any]) -> float | None:
+    try:
+        built = dt.datetime.fromisoformat(fields["built_at"])
+        return (dt.datetime.now(dt.UTC) - built).total_seconds() / 86400
+    except (KeyError, ValueError, TypeError):
+        return None

@@ -1,0 +1,67 @@
+"""Who does it, and from which state of the specs: asked of git and the environment.
+
+It runs git and nothing else, and is content where there is none.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+__all__ = ["actor", "source"]
+
+_SECONDS = 20
+# Who started a run of a CI service, of whom git there knows nothing.
+_ACTORS = ("GITHUB_ACTOR", "GITLAB_USER_LOGIN", "BUILDKITE_BUILD_CREATOR", "CIRCLE_USERNAME")
+
+
+def actor(folder: Path) -> str:
+    """Who acts, as history tells it: `TEMPLATE_ACTOR`, a CI service's word, git's, or the login."""
+    for variable in ("TEMPLATE_ACTOR", *_ACTORS):
+        if told := _line(os.environ.get(variable, "")):
+            return told
+    name, email = (
+        os.environ.get(f"GIT_AUTHOR_{part.upper()}") or _git(folder, "config", f"user.{part}")
+        for part in ("name", "email")
+    )
+    if name:
+        return _line(f"{name} <{email}>" if email else name)
+    try:
+        return _line(getpass.getuser())
+    except (OSError, KeyError):
+        return "unknown"
+
+
+def source(folder: Path) -> dict[str, Any]:
+    """The commit of the specs below `folder`, and whether they differ from it (`dirty`).
+
+    Empty where they are not in git.
+    """
+    commit = _git(folder, "rev-parse", "--verify", "HEAD")
+    if not commit:
+        return {}
+    changed = _git(folder, "status", "--porcelain", "--", "variants", "pyproject.toml")
+    return {"commit": commit, "dirty": bool(changed)}
+
+
+def _git(folder: Path, *arguments: str) -> str:
+    try:
+        done = subprocess.run(
+            ["git", "-C", os.fspath(folder), *arguments],  # noqa: S607
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+            stdin=subprocess.DEVNULL,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return ""
+    return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _line(text: str) -> str:
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:200]

@@ -1,0 +1,26 @@
+"""The write side of registry.json: verified builds in, channels moved, builds taken out of use.
+
+Read, change and write are one step, so that writers of several processes and machines lose nothing
+of each other's. What it does not know, it keeps. Every change is told in the history.
+"""
+
+from __future__ import annotations
+
+from builder.record.channels import adopt, move, record, repair
+from builder.record.fields import contents_of, fields_of
+from builder.record.revoking import Content, check_contents, restore, revoke
+from builder.record.store import update
+
+__all__ = [
+    "Content",
+    "adopt",
+    "check_contents",
+    "contents_of",
+    "fields_of",
+    "move",
+    "record",
+    "repair",
+    "restore",
+    "revoke",
+    "update",
+]

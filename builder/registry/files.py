@@ -1,0 +1,178 @@
+"""Where the registry is, and how it is read."""
+
+from __future__ import annotations
+
+import json
+import os
+
+from builder.errors import RegistryError, RegistryVersionError
+from builder.registry.values import VERSION, Registry
+
+if False:  # for type checkers; importing typing costs as much as all the rest
+    from typing import Any
+
+__all__ = ["find", "is_url", "load", "load_only", "parse", "read_text"]
+
+FILE_NAME = "registry.json"
+# From that size on, one template is searched for in the text, rather than all of them parsed.
+_LARGE_BYTES = 1 << 18
+
+
+def find() -> str:
+    """The registry file in use: `TEMPLATE_REGISTRY`, the nearest one upwards, the shipped one.
+
+    Raises `RegistryError` naming every place tried when there is none.
+    """
+    named = os.environ.get("TEMPLATE_REGISTRY")
+    if named:
+        return named
+    tried = []
+    folder = os.getcwd()
+    while True:
+        if shared := _named_by_project(folder):
+            return shared
+        candidate = os.path.join(folder, FILE_NAME)
+        if os.path.isfile(candidate):
+            return candidate
+        tried.append(candidate)
+        parent = os.path.dirname(folder)
+        if parent == folder:
+            break
+        folder = parent
+    package = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    for folder in (package, os.path.dirname(package)):
+        candidate = os.path.join(folder, FILE_NAME)
+        if os.path.isfile(candidate):
+            return candidate
+        tried.append(candidate)
+    raise RegistryError(
+        "no registry.json found; tried:\n" + "\n".join(f"  {place}" for place in tried),
+        hint="set TEMPLATE_REGISTRY, or run `template-builder build` in the project",
+    )
+
+
+def _named_by_project(folder: str) -> str | None:
+    """The registry that the settings of a project in `folder` name, as a path or URL."""
+    try:
+        with open(os.path.join(folder, "pyproject.toml"), "rb") as file:
+            text = file.read()
+    except OSError:
+        return None
+    if b"template-builder" not in text or b"registry" not in text:
+        return None
+    import tomllib
+
+    try:
+        named = tomllib.loads(text.decode())["tool"]["template-builder"]["registry"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return None  # commands of the build side say what is wrong with the file
+    if not isinstance(named, str):
+        return None
+    return named if is_url(named) else os.path.join(folder, named)
+
+
+def is_url(location: object) -> bool:
+    """Whether a registry is kept in an object store, at a URL, and not in a file."""
+    return isinstance(location, str) and "://" in location
+
+
+def parse(text: str, path: str, *, strict: bool = False) -> Registry:
+    """Parse the text of a registry file; `path` is named in errors. Raises `RegistryError`.
+
+    With `strict`, which takes longer, also for a table that has a key twice.
+    """
+    try:
+        data = json.loads(text, object_pairs_hook=_once if strict else None)
+    except _TwiceError as error:
+        raise RegistryError(
+            f"{path} is not a registry: `{error}` is there twice in one table, as after a merge",
+            hint="keep one of the two, then run `template-builder doctor`",
+        ) from error
+    except (ValueError, RecursionError) as error:
+        if "\n<<<<<<< " in f"\n{text}":
+            line = f"\n{text}".partition("\n<<<<<<< ")[0].count("\n") + 1
+            raise RegistryError(
+                f"{path}:{line}: a merge in git has left its marks here",
+                hint="resolve the conflict, then run `template-builder doctor`",
+            ) from error
+        raise RegistryError(
+            f"{path} is not a registry: {error}",
+            hint="restore the file from git; a run never leaves it half written",
+        ) from error
+    if not isinstance(data, dict) or not isinstance(data.get("templates"), dict):
+        raise RegistryError(
+            f"{path} is not a registry: expected an object with `version` and `templates`",
+            hint="restore the file from git",
+        )
+    version = data.get("version")
+    if isinstance(version, bool) or not isinstance(version, int) or version < 1:
+        raise RegistryError(
+            f"{path} is not a registry: `version` is {version!r}, expected {VERSION}",
+            hint="restore the file from git",
+        )
+    if version > VERSION:
+        raise RegistryVersionError(
+            f"{path} has version {version}; this program reads up to version {VERSION}",
+            hint="upgrade template-builder",
+        )
+    return Registry(data, path)
+
+
+class _TwiceError(ValueError):
+    """A key that a table has twice."""
+
+
+def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    table = dict(pairs)
+    if len(table) != len(pairs):
+        keys = [key for key, _ in pairs]
+        raise _TwiceError(next(key for key in keys if keys.count(key) > 1))
+    return table
+
+
+def load(
+    path: str | os.PathLike[str] | None = None, *, strict: bool = False, max_age: float = 0.0
+) -> Registry:
+    """Read a registry. `path` is a file or a URL, and defaults to the one in use (see `find`).
+
+    `strict` is that of `parse`. Of an object store, what was read in the last `max_age` seconds is
+    good enough; the registry's `path` tells how old it is. Raises `RegistryError`, `NetworkError`.
+    """
+    path = os.fspath(path or find())
+    if is_url(path):
+        from builder.shared_registry import age_in_words, read
+
+        text, age = read(path, max_age=max_age)
+        label = f"{path} (as of {age_in_words(age)} ago)" if age else path
+        return parse(text, label, strict=strict)
+    return parse(read_text(path), path, strict=strict)
+
+
+def read_text(path: str) -> str:
+    """The text of a registry file. Raises `RegistryError`."""
+    try:
+        # Not `open`, which would wait for a writer where somebody put a pipe in the file's place.
+        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as file:
+            return file.read()
+    except UnicodeDecodeError as error:
+        raise RegistryError(
+            f"{path} is not a registry: {error}", hint="restore the file from git"
+        ) from error
+    except OSError as error:
+        raise RegistryError(
+            f"{path} cannot be read: {error.strerror}",
+            hint="check TEMPLATE_REGISTRY, or run `template-builder build` in the project",
+        ) from error
+
+
+def load_only(name: str, path: str) -> Registry | None:
+    """The registry with the one template alone, where the file is large and tells fast."""
+    try:
+        if is_url(path) or os.stat(path).st_size < _LARGE_BYTES:
+            return None
+        from builder.registry.search import entry_of
+
+        entry = entry_of(name, path)
+    except (OSError, ValueError):
+        return None
+    return entry and Registry({"version": VERSION, "templates": {name: entry}}, path)

@@ -1,0 +1,89 @@
+"""One build out of those recorded, by what a person calls it."""
+
+from __future__ import annotations
+
+from builder.errors import UnknownBuildError, UnknownTemplateError, did_you_mean
+from builder.registry.values import DEFAULT_CHANNEL, Record, Registry, revoked_because
+
+if False:  # for type checkers; importing typing costs as much as all the rest
+    from typing import Any
+
+__all__ = ["find_build", "newest_usable", "split"]
+
+_SHORTEST = 6
+
+
+def split(reference: str, found: Registry) -> tuple[str, str | None]:
+    """`NAME`, `NAME@BUILD` or a full ref into the template's name and what is left to look up."""
+    if reference in found.templates:
+        return reference, None
+    name, at, wanted = reference.partition("@")
+    if at and name in found.templates:
+        return name, wanted
+    for known, targets in found.templates.items():
+        if any(reference in entry.get("builds", {}) for entry in targets.values()):
+            return known, reference
+    raise UnknownTemplateError(
+        f"`{reference}` is neither a template nor a build in {found.path}",
+        hint=did_you_mean(name, found.templates) or "`template-builder list` shows what there is",
+    )
+
+
+def find_build(
+    found: Registry, name: str, wanted: str | None = None, *, target: str | None = None
+) -> Record:
+    """The build of `name` that `wanted` means: a channel, a ref, a build ID, a digest, or the
+    beginning of one of these with 6 characters or more. None is the channel `stable`.
+
+    It may be revoked: this is for looking at builds, not for running code in them. Raises
+    `UnknownBuildError` and the `LookupError`s of `Registry.lookup`.
+    """
+    targets = found.templates.get(name, {})
+    if wanted and target is None:
+        holders = [key for key, entry in targets.items() if wanted in entry.get("builds", {})]
+        target = holders[0] if len(holders) == 1 else None
+    target = found.target_of(name, target)
+    entry = found.entry(name, target)
+    builds: dict[str, Any] = entry.get("builds", {})
+    wanted = wanted or DEFAULT_CHANNEL
+    ref = wanted if wanted in builds else entry.get("channels", {}).get(wanted)
+    if ref in builds:
+        return Record(name=name, target=target, ref=ref, fields=builds[ref])
+    matches = [
+        ref
+        for ref, fields in builds.items()
+        if len(wanted) >= _SHORTEST and any(one.startswith(wanted) for one in _names(ref, fields))
+    ]
+    if len(matches) == 1:
+        return Record(name=name, target=target, ref=matches[0], fields=builds[matches[0]])
+    known = "\n".join(f"  {ref}" for ref in sorted(matches or builds)) or "  none"
+    what = "means several builds" if matches else "has no build or channel"
+    raise UnknownBuildError(
+        f"`{wanted}` {what} of `{name}` on `{target}`:\n{known}"
+        if matches
+        else f"`{name}` {what} `{wanted}` on `{target}`; its builds:\n{known}",
+        hint=did_you_mean(wanted, [*entry.get("channels", {}), *builds]),
+    )
+
+
+def newest_usable(found: Registry, name: str, target: str) -> Record:
+    """The build of `name` made last that may be used. Raises `UnknownBuildError`."""
+    builds: dict[str, Any] = found.entry(name, target).get("builds", {})
+    usable = [
+        ref
+        for ref, fields in builds.items()
+        if fields.get("verified") and not revoked_because(fields)
+    ]
+    if not usable:
+        raise UnknownBuildError(
+            f"`{name}` has no build on `{target}` that is verified and not revoked",
+            hint=f"`template-builder build {name} --target {target}` makes one",
+        )
+    ref = max(usable, key=lambda ref: (str(builds[ref].get("built_at", "")), ref))
+    return Record(name=name, target=target, ref=ref, fields=builds[ref])
+
+
+def _names(ref: str, fields: dict[str, Any]) -> list[str]:
+    digest = str(fields.get("digest", ""))
+    named = [ref, str(fields.get("build_id", "")), digest, digest.partition(":")[2]]
+    return [one for one in named if one]

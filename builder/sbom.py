@@ -1,0 +1,101 @@
+"""What is in a build, as a bill of materials in CycloneDX's JSON.
+
+The only owner of cyclonedx. The packages are those that the interpreter in the sandbox listed when
+the build was verified, not those that a spec asked for.
+"""
+
+from __future__ import annotations
+
+import datetime as dt
+import uuid
+
+from cyclonedx.builder.this import this_component
+from cyclonedx.model import HashType, Property
+from cyclonedx.model.bom import Bom
+from cyclonedx.model.component import Component, ComponentType
+from cyclonedx.output import make_outputter
+from cyclonedx.schema import OutputFormat, SchemaVersion
+from packageurl import PackageURL
+
+from builder import __version__
+from builder.errors import UnknownBuildError
+from builder.registry import Record
+
+__all__ = ["bill_of_materials"]
+
+
+def bill_of_materials(found: Record) -> str:
+    """CycloneDX 1.6 in JSON; the same bytes for the same record.
+
+    Raises `UnknownBuildError` for a template that was adopted, of which nobody knows what is in it.
+    """
+    fields = found.fields
+    if "packages" not in fields:
+        raise UnknownBuildError(
+            f"what is in `{found.ref}` is not known: it was {found.origin}, and no sandbox of it"
+            " was ever asked",
+            hint=f"`template-builder build {found.name} --target {found.target}` makes one of which"
+            " it is known",
+        )
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{found.ref} {fields.get('built_at')}"))
+    bom.metadata.timestamp = _moment(str(fields.get("built_at", "")))
+    bom.metadata.tools.components.update(
+        (this_component(), Component(name="template-builder", version=__version__))
+    )
+    template = Component(
+        name=found.name,
+        version=found.build_id or found.ref,
+        type=ComponentType.CONTAINER,
+        bom_ref=found.ref,
+        properties=[
+            Property(name=f"template-builder:{key}", value=str(value))
+            for key, value in _facts(found).items()
+        ],
+    )
+    bom.metadata.component = template
+    parts = [_base(str(fields.get("base_image", "")))]
+    for scope in ("packages", "other_packages"):
+        parts += [
+            Component(
+                name=name,
+                version=version,
+                type=ComponentType.LIBRARY,
+                bom_ref=f"pypi:{name}@{version}",
+                purl=PackageURL("pypi", name=name, version=version),
+                properties=[Property(name="template-builder:from", value=_FROM[scope])],
+            )
+            for name, version in sorted(fields.get(scope, {}).items())
+        ]
+    bom.components.update(parts)
+    bom.register_dependency(template, parts)
+    outputter = make_outputter(bom, OutputFormat.JSON, SchemaVersion.V1_6)
+    return outputter.output_as_string(indent=2)
+
+
+_FROM = {"packages": "lock", "other_packages": "base image or code service"}
+
+
+def _facts(found: Record) -> dict[str, object]:
+    provenance = found.fields.get("provenance", {})
+    facts = {"target": found.target, "ref": found.ref, "digest": found.digest, **provenance}
+    return {key: value for key, value in facts.items() if value is not None}
+
+
+def _base(image: str) -> Component:
+    reference, _, digest = image.partition("@")
+    head, colon, tag = reference.rpartition(":")
+    name, version = (head, tag) if colon and "/" not in tag else (reference, "")
+    return Component(
+        name=name or "unknown base image",
+        version=version or None,
+        type=ComponentType.CONTAINER,
+        bom_ref=f"base:{image}",
+        hashes=[HashType.from_composite_str(digest)] if digest.startswith("sha256:") else None,
+    )
+
+
+def _moment(text: str) -> dt.datetime:
+    try:
+        return dt.datetime.fromisoformat(text)
+    except ValueError:
+        return dt.datetime.fromtimestamp(0, dt.UTC)
