@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 from builder.events import Reporter
 from builder.flatten import Program
 from builder.logs import Log
 from builder.render import Rendered
 
-__all__ = ["Builder", "Built", "Order"]
+__all__ = ["Builder", "Built", "Needs", "Order", "Tagged", "Waste"]
 
 
 def _nobody(_steps: int) -> None:
@@ -69,6 +69,44 @@ class Built:
     warnings: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     cached: int | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Tagged:
+    """A build that a target has, as its tags tell it: `digest` where one of them says it,
+    `channels` those that lead to it."""
+
+    ref: str
+    template_id: str
+    build_id: str
+    digest: str | None
+    channels: tuple[str, ...]
+
+
+# Of a registry ("" is the project's own) and a digest: why it is needed there, None if it is not.
+Needs = Callable[[str, str], str | None]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Waste:
+    """Something that a target keeps and nothing needs: `identity` is the target's own name for it,
+    `size` in bytes (None where it is not told), `why` it is not needed."""
+
+    kind: str
+    identity: str
+    subject: str
+    size: int | None
+    why: str
+
+    def to_json(self) -> dict[str, Any]:
+        """It as plain values."""
+        return {
+            "kind": self.kind,
+            "identity": self.identity,
+            "subject": self.subject,
+            "size_bytes": self.size,
+            "why": self.why,
+        }
 
 
 class Builder(Protocol):

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from builder import pipeline, uv_tool
-from builder.errors import EngineUnavailableError, TemplateError, from_os_error
+from builder import history, pipeline, provenance, registry, uv_tool
+from builder.errors import EngineUnavailableError, RegistryError, TemplateError, from_os_error
 from builder.files import cache_folder
 from builder.project import PrecheckSettings, Project
 
 __all__ = ["Finding", "examine"]
 
 _LOW_SPACE_BYTES = 8 << 30
+_TOLD = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -115,7 +118,68 @@ def _keys(place: Project) -> Iterator[Finding]:
 
 def _project(place: Project) -> Iterator[Finding]:
     yield _tried("variants", lambda: f"{len(pipeline.select(place, []))} valid")
-    yield _tried(
-        "registry",
-        lambda: f"{len(pipeline.read_registry(place).templates)} templates in {place.registry}",
-    )
+    try:
+        found = pipeline.read_registry(place)
+    except TemplateError as error:
+        yield Finding(state="no", what="registry", found=error.message, error=error)
+        return
+    faults = list(history.faults(found.templates))
+    told = f"{len(found.templates)} templates in {found.path}"
+    yield Finding(state="ok", what="registry", found=told)
+    committed = _committed(place) if faults else {}
+    for fault in faults:
+        broken = RegistryError(
+            f"{found.path} was changed by something else than this program, in"
+            f" {'one place' if len(faults) == 1 else f'{len(faults)} places'}:\n"
+            + "\n".join(
+                f"  {_precisely(one, found.templates, committed)}" for one in faults[:_TOLD]
+            ),
+            hint="restore it from git, or keep what is there: `template-builder registry repair`",
+        )
+        yield Finding(
+            state="no",
+            what="registry",
+            found=_precisely(fault, found.templates, committed),
+            error=broken,
+        )
+
+
+def _committed(place: Project) -> Mapping[str, Any]:
+    """The templates of the registry as git has it; empty where it has none."""
+    if registry.is_url(place.registry):
+        return {}
+    text = provenance.committed(Path(place.registry))
+    try:
+        return registry.parse(text, place.registry).checked().templates if text else {}
+    except TemplateError:
+        return {}
+
+
+def _precisely(
+    fault: history.Fault, templates: Mapping[str, Any], committed: Mapping[str, Any]
+) -> str:
+    """The fault, with the keys that were edited where the committed record tells them."""
+    if fault.kind != "record":
+        return str(fault)
+
+    def record_of(found: Mapping[str, Any]) -> Any:
+        entry = found.get(fault.name, {}).get(fault.target, {})
+        return entry.get("builds", {}).get(fault.subject, {})
+
+    before = record_of(committed)
+    if not before or history.checksum(before) != before.get("checksum"):
+        return str(fault)
+    old, new = _flat(before), _flat(record_of(templates))
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    told = [f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:_TOLD]]
+    return f"{fault}; since the last commit: {', '.join(told)}" if told else str(fault)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {path: json.dumps(value)}
+    return {
+        key: text
+        for name, item in value.items()
+        for key, text in _flat(item, f"{path}.{name}" if path else name).items()
+    }

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["Fault", "append", "checksum", "faults", "now", "rechain", "timeline"]
+__all__ = ["Fault", "append", "checksum", "faults", "newest_first", "now", "rechain", "timeline"]
 
 
 def now() -> str:
@@ -98,6 +98,18 @@ def timeline(entry: Mapping[str, Any], channel: str) -> list[str]:
     if isinstance(present, str) and (not steps or steps[-1] != present):
         steps.append(present)
     return steps
+
+
+def newest_first(entry: Mapping[str, Any]) -> list[str]:
+    """The refs of all builds, the one made last first; of the same second, as history has them."""
+    builds: Mapping[str, Any] = entry.get("builds", {})
+    made = [event.get("build") for event in entry.get("history", [])]
+    told = {ref: number for number, ref in enumerate(made) if ref in builds}
+
+    def age(ref: str) -> tuple[str, int, str]:
+        return str(builds[ref].get("built_at", "")), told.get(ref, -1), ref
+
+    return sorted(builds, key=age, reverse=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -18,7 +18,7 @@ from typing import Any
 
 from builder.events import Event, Reporter, silent
 
-__all__ = ["duration", "json_shown", "reporting", "show_json", "show_text", "table"]
+__all__ = ["duration", "json_shown", "reporting", "show_json", "show_text", "size", "table"]
 
 
 @contextlib.contextmanager
@@ -80,6 +80,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (headings, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         show_text("  ".join(cells).rstrip())
+
+
+def size(count: int) -> str:
+    """Bytes for people: `48 MiB`, `1,234 MiB`."""
+    return f"{count / 2**20:,.0f} MiB"
 
 
 def duration(seconds: float) -> str:

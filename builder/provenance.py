@@ -11,7 +11,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["actor", "source"]
+__all__ = ["actor", "committed", "source"]
 
 _SECONDS = 20
 # Who started a run of a CI service, of whom git there knows nothing.
@@ -45,6 +45,11 @@ def source(folder: Path) -> dict[str, Any]:
         return {}
     changed = _git(folder, "status", "--porcelain", "--", "variants", "pyproject.toml")
     return {"commit": commit, "dirty": bool(changed)}
+
+
+def committed(path: Path) -> str | None:
+    """The content of a file in the last commit; None where it is not in git."""
+    return _git(path.parent, "show", f"HEAD:./{path.name}") or None
 
 
 def _git(folder: Path, *arguments: str) -> str:

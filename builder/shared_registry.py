@@ -148,7 +148,9 @@ def _put(url: str, text: str, before: tuple[str, str, Any] | None) -> str:
     import obstore.exceptions as failures
 
     store, key = _store(url)
-    mode: Any = {"e_tag": before[1], "version": before[2]} if before else "create"
+    mode: Any = "create"
+    if before:  # by its ETag, and by its version in a store that tells one
+        mode = {"e_tag": before[1]} | ({"version": before[2]} if before[2] else {})
     try:
         return str(store.put(key, text.encode(), mode=mode, use_multipart=False)["e_tag"])
     except failures.GenericError:
@@ -171,8 +173,12 @@ def _store(url: str) -> tuple[Any, str]:
             hint="expected s3://bucket/registry.json, gs://…, az://… or the path of a file;"
             " credentials come from the environment",
         )
+    # Without encryption only where somebody has named an endpoint like that.
+    plain = any(
+        value.startswith("http://") for name, value in os.environ.items() if "_ENDPOINT" in name
+    )
     options: dict[str, Any] = {
-        "client_options": {"timeout": "30s", "connect_timeout": "5s"},
+        "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": plain},
         "retry_config": {"max_retries": 3, "retry_timeout": dt.timedelta(seconds=20)},
     }
     return from_url(f"{scheme}://{folder}", **options), key

@@ -16,7 +16,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # Third party → the only places that may import it.
 OWNERS = {
     "cyclonedx": {"sbom.py"},
-    "docker": {"docker_engine.py"},
+    "docker": {f"docker_engine/{name}.py" for name in ("engine", "images", "machine")},
     "e2b": {
         f"targets/e2b/{name}.py" for name in ("cloud", "failures", "program", "sandbox", "session")
     },

@@ -12,6 +12,7 @@ import io
 import os
 import signal
 import sys
+import warnings
 from typing import Any, NoReturn
 
 from builder import errors
@@ -33,6 +34,7 @@ def main() -> NoReturn:
         # A terminal that knows ASCII alone gets a `?`, not a traceback. A closed one is None.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    warnings.showwarning = _warned
     code = 0
     try:
         _check_working_directory()
@@ -56,6 +58,12 @@ def main() -> NoReturn:
         _ignore_signals()
         gc.freeze()  # nothing of what was loaded needs to be taken apart piece by piece at the end
     sys.exit(code)
+
+
+def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
+    # Of a library's own warnings a person here can make nothing.
+    if category.__module__.startswith("builder."):
+        sys.stderr.write(f"warning: {message}\n")
 
 
 class _Stopped(BaseException):

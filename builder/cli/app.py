@@ -10,9 +10,11 @@ from builder import __version__, errors, progress
 from builder.cli import (
     build_commands,
     channel_commands,
+    gc_command,
     inspect_commands,
     precheck_command,
     registry_commands,
+    repair_commands,
     spec_commands,
 )
 
@@ -32,6 +34,8 @@ for commands in (
     registry_commands,
     inspect_commands,
     channel_commands,
+    gc_command,
+    repair_commands,
 ):
     commands.register(app)
 

@@ -213,7 +213,7 @@ def _row(outcome: pipeline.Outcome) -> list[str]:
         ref,
         digest,
         str(len(fields["packages"])) if "packages" in fields else "-",
-        f"{size / 2**20:,.0f} MiB" if size is not None else "-",
+        progress.size(size) if size is not None else "-",
         f"{outcome.seconds:.1f} s",
         _first_import(fields),
     ]

@@ -124,7 +124,7 @@ def _row(one: Checked) -> list[Any]:
     return [
         one.name,
         "unchanged" if one.reused else "good",
-        f"{one.size / 2**20:,.0f} MiB",
+        progress.size(one.size),
         str(one.layers),
         str(len(one.packages)),
         f"{one.build_seconds:.1f} s",

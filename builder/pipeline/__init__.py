@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from builder.pipeline.carry_out import Outcome, build
 from builder.pipeline.channels import Moved, adopt, promote, rollback
+from builder.pipeline.clean_up import Cleaner, Found, find_waste, remove_waste
 from builder.pipeline.outdated import Outdated, outdated
 from builder.pipeline.prepare import (
     Prepared,
@@ -18,20 +19,26 @@ from builder.pipeline.prepare import (
     reverify,
     select,
 )
+from builder.pipeline.rebuild import rebuild
 
 __all__ = [
+    "Cleaner",
+    "Found",
     "Moved",
     "Outcome",
     "Outdated",
     "Prepared",
     "adopt",
     "build",
+    "find_waste",
     "make_plan",
     "outdated",
     "precheck_all",
     "prepare",
     "promote",
     "read_registry",
+    "rebuild",
+    "remove_waste",
     "reverify",
     "rollback",
     "select",

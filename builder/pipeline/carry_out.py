@@ -266,8 +266,8 @@ class _Run:
             or (registry.revoked_because(fields))
         ):
             raise BuildError(
-                f"what {os.path.basename(self.project.registry)} says of `{planned.name}` has changed since the"
-                " plan was made",
+                f"what {os.path.basename(self.project.registry)} says of `{planned.name}` has"
+                " changed since the plan was made",
                 hint="run the same command again",
             )
         return fields

@@ -6,7 +6,7 @@ of each other's. What it does not know, it keeps. Every change is told in the hi
 
 from __future__ import annotations
 
-from builder.record.channels import adopt, move, record, repair
+from builder.record.channels import adopt, move, put_back, record, repair
 from builder.record.fields import contents_of, fields_of
 from builder.record.revoking import Content, check_contents, restore, revoke
 from builder.record.store import update
@@ -18,6 +18,7 @@ __all__ = [
     "contents_of",
     "fields_of",
     "move",
+    "put_back",
     "record",
     "repair",
     "restore",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from builder import history, registry
@@ -15,7 +15,7 @@ from builder.record.store import update
 from builder.render import Rendered
 from builder.verify import Verified
 
-__all__ = ["adopt", "move", "record", "repair"]
+__all__ = ["adopt", "move", "put_back", "record", "repair"]
 
 Publish = Callable[[Mapping[str, Any]], None]
 
@@ -141,6 +141,36 @@ def adopt(
         history.append(
             entry, action="adopt", by=by, build=ref, channel=channel, to=ref, reason=reason
         )
+
+    update(location, change)
+
+
+def put_back(
+    location: str | os.PathLike[str],
+    *,
+    name: str,
+    target: str,
+    ref: str,
+    fields: Mapping[str, Any],
+    channels: Sequence[str],
+    by: str,
+) -> None:
+    """Record a build again that the registry has lost, and point `channels` at it.
+
+    Raises what `update` raises.
+    """
+
+    def change(data: dict[str, Any]) -> None:
+        entry = data["templates"].setdefault(name, {}).setdefault(target, {})
+        builds = entry.setdefault("builds", {})
+        builds.setdefault(ref, dict(fields))
+        settle(builds[ref], marks_of(data, builds[ref]))
+        reason = f"put back from {target}"
+        history.append(entry, action="repair", by=by, build=ref, reason=reason)
+        for channel in channels:
+            history.append(
+                entry, action="repair", by=by, build=ref, channel=channel, to=ref, reason=reason
+            )
 
     update(location, change)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from builder.errors import UnknownBuildError, UnknownTemplateError, did_you_mean
+from builder.history import newest_first
 from builder.registry.values import DEFAULT_CHANNEL, Record, Registry, revoked_because
 
 if False:  # for type checkers; importing typing costs as much as all the rest
@@ -68,19 +69,15 @@ def find_build(
 
 def newest_usable(found: Registry, name: str, target: str) -> Record:
     """The build of `name` made last that may be used. Raises `UnknownBuildError`."""
-    builds: dict[str, Any] = found.entry(name, target).get("builds", {})
-    usable = [
-        ref
-        for ref, fields in builds.items()
-        if fields.get("verified") and not revoked_because(fields)
-    ]
-    if not usable:
-        raise UnknownBuildError(
-            f"`{name}` has no build on `{target}` that is verified and not revoked",
-            hint=f"`template-builder build {name} --target {target}` makes one",
-        )
-    ref = max(usable, key=lambda ref: (str(builds[ref].get("built_at", "")), ref))
-    return Record(name=name, target=target, ref=ref, fields=builds[ref])
+    entry = found.entry(name, target)
+    builds: dict[str, Any] = entry.get("builds", {})
+    for ref in newest_first(entry):
+        if builds[ref].get("verified") and not revoked_because(builds[ref]):
+            return Record(name=name, target=target, ref=ref, fields=builds[ref])
+    raise UnknownBuildError(
+        f"`{name}` has no build on `{target}` that is verified and not revoked",
+        hint=f"`template-builder build {name} --target {target}` makes one",
+    )
 
 
 def _names(ref: str, fields: dict[str, Any]) -> list[str]:

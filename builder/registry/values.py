@@ -160,8 +160,8 @@ class Registry:
             raise RevokedError(
                 f"build `{ref}` of template `{name}` on target `{target}` is revoked:"
                 f" {record.revoked}; builds that may be used: {usable}",
-                hint=f"`template-builder rollback {name} --target {target}` goes back to one that may"
-                " be used; a changed spec makes a new one",
+                hint=f"`template-builder rollback {name} --target {target}` goes back to one that"
+                " may be used; a changed spec makes a new one",
             )
         return record
 

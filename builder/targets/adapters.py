@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from builder.build import Builder
+from builder.build import Builder, Needs, Tagged, Waste
 from builder.errors import TargetUnavailableError
 from builder.events import Reporter, silent
 from builder.plan import Look
@@ -74,6 +74,22 @@ class Target(Builder, SandboxOpener, Protocol):
         """
         ...
 
+    def tagged(self, name: str) -> list[Tagged]:
+        """The builds of template `name` that the target has and tags lead to."""
+        ...
+
+    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+        """What the target keeps and nothing needs, largest first.
+
+        `templates` is what the registry has of this target: name → channels and builds. What was
+        used or made within the last `protect` seconds is needed.
+        """
+        ...
+
+    def remove(self, waste: Waste) -> str | None:
+        """Remove what `unused` has found; why not, where it has come into use."""
+        ...
+
     def settled(self, name: str) -> None:
         """The build of `name` is recorded: what was kept for a run that takes it up can go."""
         ...
@@ -107,7 +123,7 @@ def connect(settings: TargetSettings, project: Project, *, report: Reporter = si
     if settings.kind == "local":
         from builder.targets.local.target import LocalTarget
 
-        return LocalTarget(name=settings.name)
+        return LocalTarget(name=settings.name, registry=project.registry)
     variable = settings.api_key_env or "E2B_API_KEY"
     key = os.environ.get(variable, "").strip()
     if not key:

@@ -192,6 +192,18 @@ class Cloud:
             lambda: e2b.Template.assign_tags(f"{name}:{build_id}", list(tags), **self._options),
         )
 
+    def remove_tags(self, name: str, tags: Sequence[str]) -> None:
+        """Remove `tags` from a template; one that is gone already is fine."""
+
+        def remove() -> None:
+            try:
+                e2b.Template.remove_tags(name, list(tags), **self._options)
+            except e2b.TemplateException as error:
+                if status_of(error) != 404:
+                    raise
+
+        self._call(f"removing the tags {', '.join(tags)} of `{name}`", remove)
+
     def create_sandbox(self, ref: str, *, seconds: int, metadata: Mapping[str, str]) -> Sandbox:
         """A new sandbox of a build, which E2B ends after `seconds`."""
         key = str(uuid.uuid4())  # of several attempts, one sandbox at most comes out
@@ -208,12 +220,18 @@ class Cloud:
 
     def sandboxes(self, metadata: Mapping[str, str]) -> list[str]:
         """The IDs of all sandboxes that carry `metadata`."""
+        return [one.sandbox_id for one in self._listed(e2b.SandboxQuery(metadata=dict(metadata)))]
 
-        def get() -> list[str]:
-            pages = Sandbox.list(query=e2b.SandboxQuery(metadata=dict(metadata)), **self._options)
-            found: list[str] = []
+    def running_templates(self) -> set[str]:
+        """The IDs of the templates that sandboxes run of."""
+        return {one.template_id for one in self._listed(None)}
+
+    def _listed(self, query: e2b.SandboxQuery | None) -> list[Any]:
+        def get() -> list[Any]:
+            pages = Sandbox.list(query=query, **self._options)
+            found: list[Any] = []
             while pages.has_next:
-                found += [one.sandbox_id for one in pages.next_items()]
+                found += pages.next_items()
             return found
 
         return self._call("listing sandboxes", get)

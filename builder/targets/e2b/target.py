@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from builder.build import Built, Order
+from builder.build import Built, Needs, Order, Tagged, Waste
 from builder.checks import Sandbox
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError
 from builder.events import Event, Reporter, silent
@@ -26,6 +28,7 @@ __all__ = ["E2BTarget"]
 
 _METADATA = "template-builder"
 DEFAULT_TAG = "default"
+_DIGEST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
 
 
 class E2BTarget:
@@ -213,6 +216,66 @@ class E2BTarget:
             raise BuildError(f"the build {wanted} of `{asked}` is not ready: {status}")
         return {"template_id": template_id}
 
+    def tagged(self, name: str) -> list[Tagged]:
+        """The finished builds of template `name`, with the channels that lead to them."""
+        template_id = self._cloud.template_id(name)
+        builds: dict[str, list[str]] = {}
+        for tag, build_id in (self._cloud.tags(name) or {}).items():
+            builds.setdefault(build_id, []).append(tag)
+        found = []
+        for build_id, tags in sorted(builds.items()):
+            if template_id is None or not self._usable(name, build_id):
+                continue
+            digests = [tag.replace("-", ":", 1) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
+            channels = [tag for tag in tags if not _DIGEST_TAG.fullmatch(tag)]
+            found.append(
+                Tagged(
+                    ref=f"{template_id}:{build_id}",
+                    template_id=template_id,
+                    build_id=build_id,
+                    digest=digests[0] if len(digests) == 1 else None,
+                    channels=tuple(sorted(one for one in channels if one != DEFAULT_TAG)),
+                )
+            )
+        return found
+
+    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+        """The tags of builds that nothing needs: E2B has no call that deletes one build, but what
+        no tag leads to is not taken for another build of the same digest any more."""
+        busy = self._cloud.running_templates()
+        limit = dt.datetime.now(dt.UTC).timestamp() - protect
+        found = []
+        for name, entry in templates.items():
+            made = {
+                one.get("build_id"): one
+                for one in entry.get("builds", {}).values()
+                if one.get("origin", "built") == "built"
+            }
+            for tag, build_id in (self._cloud.tags(name) or {}).items():
+                digest = tag.replace("-", ":", 1)
+                record = made.get(build_id)
+                if record is None or digest_tag(str(record.get("digest"))) != tag:
+                    continue  # not made here, or not a tag of ours
+                young = _seconds(record.get("built_at")) > limit
+                if young or record["template_id"] in busy or needs("", digest):
+                    continue
+                found.append(
+                    Waste(
+                        kind="tag",
+                        identity=f"{name}:{tag}",
+                        subject=build_id,
+                        size=None,
+                        why="no channel needs its build",
+                    )
+                )
+        return found
+
+    def remove(self, waste: Waste) -> str | None:
+        """Remove a tag."""
+        name, _, tag = waste.identity.partition(":")
+        self._cloud.remove_tags(name, [tag])
+        return None
+
     def settled(self, name: str) -> None:
         """The build of `name` is recorded: nothing of it has to be taken up again."""
         self._journal.remove(name)
@@ -256,6 +319,14 @@ class E2BTarget:
 
     def _warn(self, text: str) -> None:
         self._report(Event(kind="warning", text=text))
+
+
+def _seconds(moment: Any) -> float:
+    """Seconds since the epoch; of what cannot be read, so many that it counts as new."""
+    try:
+        return dt.datetime.fromisoformat(moment).timestamp()
+    except (TypeError, ValueError):
+        return float("inf")
 
 
 def _tags_of(channel: str) -> list[str]:

@@ -70,7 +70,7 @@ def make(
 
 
 def sweep() -> None:
-    """Remove what killed makers left, of every digest that nobody is making."""
+    """Remove what killed makers, and removers, left, of every digest that nobody is making."""
     for folder in (cache_folder() / "environments").glob(".making-*"):
         digest = folder.name.removeprefix(".making-").rpartition("-")[0]
         lock = cache_folder() / "locks" / f"{digest}.lock"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Mapping
@@ -11,9 +12,19 @@ from pathlib import Path
 from builder.errors import NotOnThisMachineError
 from builder.files import cache_folder
 
-__all__ = ["MANIFEST", "Environment", "find", "find_build", "place_of", "sandbox_variables"]
+__all__ = [
+    "MANIFEST",
+    "USED",
+    "Environment",
+    "find",
+    "find_build",
+    "place_of",
+    "sandbox_variables",
+    "used",
+]
 
 MANIFEST = "environment.json"
+USED = "used"
 # What a process needs of the outside, and none of what may be a secret.
 _PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
@@ -45,6 +56,12 @@ def find(digest: str) -> Environment | None:
         return None
 
 
+def used(path: Path) -> None:
+    """Note that an environment is used now, so that no clean-up takes it for abandoned."""
+    with contextlib.suppress(OSError):  # one that cannot be written cannot be removed either
+        (path / USED).touch()
+
+
 def find_build(ref: str, *, name: str) -> Environment:
     """The environment of the build `local:<name>@sha256-…`. Raises `NotOnThisMachineError`."""
     found = find(ref.rpartition("@")[2].replace("-", ":", 1))
@@ -53,6 +70,7 @@ def find_build(ref: str, *, name: str) -> Environment:
             f"the environment of `{ref}` is not on this machine",
             hint=f"`template-builder build {name} --target local` makes it",
         )
+    used(found.path)
     return found
 
 

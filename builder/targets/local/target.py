@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any
 
-from builder.build import Built, Order
+from builder.build import Built, Needs, Order, Tagged, Waste
 from builder.checks import Sandbox
 from builder.errors import BuildError
 from builder.events import Reporter
@@ -19,7 +19,7 @@ from builder.logs import Log
 from builder.plan import Look
 from builder.render import Rendered
 from builder.spec import Variant
-from builder.targets.local import environment, interpreter, place
+from builder.targets.local import environment, interpreter, leftovers, place
 
 __all__ = ["LocalTarget"]
 
@@ -31,8 +31,10 @@ class LocalTarget:
     content_addressed = True
     jobs = min(4, os.cpu_count() or 1)
 
-    def __init__(self, *, name: str = "local") -> None:
+    def __init__(self, *, name: str = "local", registry: str = "") -> None:
+        """`registry` is where its builds are recorded: it is noted that they are needed there."""
         self.name = name
+        self._registry = registry
 
     def tidy(self) -> None:
         """Remove half-made environments that nobody is making any more."""
@@ -52,12 +54,14 @@ class LocalTarget:
         """Nothing to move: the registry's channel is the only one there is. But it must not point
         at an environment that is gone."""
         del channel
-        if place.find(fields["digest"]) is None:
+        found = place.find(fields["digest"])
+        if found is None:
             raise BuildError(
                 f"the environment of `{name}`, {fields['digest']}, is not on this machine",
                 hint=f"`template-builder build {name} --target {self.name}` makes the spec's own; a"
                 " check that removes the environment it runs in fails like this, too",
             )
+        leftovers.note_need(found.path, self._registry)
 
     def examine(self, ref: str) -> dict[str, Any]:
         """What is here was built here."""
@@ -65,6 +69,22 @@ class LocalTarget:
 
     def settled(self, name: str) -> None:
         """Nothing was kept."""
+
+    def tagged(self, name: str) -> list[Tagged]:
+        """Nothing here carries tags: the registry alone has channels."""
+        raise BuildError(
+            f"`{name}` cannot be put back from this machine, which has no channels",
+            hint=f"`template-builder build {name} --target {self.name}` records it again",
+        )
+
+    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+        """Environments that nothing needs; see `Target`."""
+        del templates  # of an environment its digest tells enough
+        return leftovers.unused(self._registry, needs, protect)
+
+    def remove(self, waste: Waste) -> str | None:
+        """Remove one of them; why not, where it is in use."""
+        return leftovers.remove(waste)
 
     def lacking(self, variant: Variant) -> tuple[str, ...]:
         """What of the variant has no meaning without a machine of its own."""

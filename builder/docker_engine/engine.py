@@ -11,7 +11,6 @@ import io
 import os
 import re
 import socket
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,9 @@ import docker.errors
 import docker.utils
 import requests
 
+from builder.build import Needs, Waste
+from builder.docker_engine.images import DIGEST, SUBJECT, remove_image, unused_images
+from builder.docker_engine.machine import DockerMachine, packed
 from builder.errors import (
     EngineUnavailableError,
     NetworkError,
@@ -40,7 +42,6 @@ from builder.render import Rendered
 __all__ = ["DockerEngine"]
 
 _OWNER = "template-builder.owner"
-_SUBJECT = "template-builder.precheck"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _KILLED = 137  # 128 + SIGKILL, which is how the kernel ends what needs too much memory
@@ -89,7 +90,15 @@ class DockerEngine:
                 with contextlib.suppress(docker.errors.APIError):
                     container.remove(force=True, v=True)
         with contextlib.suppress(docker.errors.APIError):
-            self._client.images.prune(filters={"dangling": True, "label": _SUBJECT})
+            self._client.images.prune(filters={"dangling": True, "label": SUBJECT})
+
+    def unused(self, _templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+        """The images that earlier checks have left and nothing needs; see `Target.unused`."""
+        return unused_images(self._client, needs, protect)
+
+    def remove(self, waste: Waste) -> str | None:
+        """Remove one of them; why not, where it is in use."""
+        return remove_image(self._client, waste.subject)
 
     def has_image(self, identity: str) -> bool:
         """Whether an image is still there."""
@@ -125,7 +134,10 @@ class DockerEngine:
         said: list[str] = []
         step = ("0", "0", "")
         for line in self._stream(
-            _context(files), tag, {_SUBJECT: variant.name}, variant.memory_mb << 20
+            packed(files),
+            tag,
+            {SUBJECT: variant.name, DIGEST: rendered.digest},
+            variant.memory_mb << 20,
         ):
             if "error" in line:
                 code = line.get("errorDetail", {}).get("code")
@@ -219,7 +231,7 @@ class DockerEngine:
         text = f"FROM {base}\nCOPY ca.crt {_CERTIFICATES}\nENV {variables}\n"
         files = {"Dockerfile": (text.encode(), 0o644), "ca.crt": (content, 0o644)}
         tag = "template-builder/base-with-certificates"
-        for line in self._stream(_context(files), tag, {_SUBJECT: "base"}, None):
+        for line in self._stream(packed(files), tag, {SUBJECT: "base"}, None):
             if "error" in line:
                 raise PrecheckError(f"the certificates cannot be added: {line['error']}")
         return tag
@@ -265,55 +277,6 @@ class DockerEngine:
         return PrecheckError(f"{message}\n{place}:\n{where}\n{told}\nlog: {log.path}", hint=hint)
 
 
-class DockerMachine:
-    """A started container."""
-
-    def __init__(self, container: Any) -> None:
-        self._container = container
-
-    def run(
-        self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
-    ) -> tuple[int, str, str]:
-        """Run a program: exit code, standard output, standard error.
-
-        After `timeout` seconds it is killed, and the code is 137. Raises `PrecheckError` when the
-        machine is not there any more.
-        """
-        if timeout is not None:
-            words = ["timeout", "--signal=KILL", f"{timeout:.1f}", *words]
-        try:
-            found = self._container.exec_run(list(words), user=user or "", demux=True)
-        except docker.errors.APIError as error:
-            raise PrecheckError(f"the machine ended: {error.explanation}") from error
-        out, err = ((part or b"").decode("utf-8", "replace") for part in found.output)
-        return found.exit_code, out, err
-
-    def write(self, path: str, content: bytes) -> None:
-        """Put a file into the machine, readable by all; its folder must exist."""
-        files = {path.lstrip("/"): (content, 0o644)}
-        self._container.put_archive("/", _context(files).getvalue())
-
-    def state(self) -> tuple[str, str]:
-        """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
-        and what was said last: by the health check, or by what ran."""
-        self._container.reload()
-        state = self._container.attrs["State"]
-        if state.get("OOMKilled"):
-            return "out of memory", self.logs()
-        if not state["Running"]:
-            return "exited", f"exit code {state['ExitCode']}\n{self.logs()}"
-        health = state.get("Health")
-        if not health:
-            return "running", ""
-        said = [entry["Output"].strip() for entry in health.get("Log") or []]
-        return health["Status"], said[-1] if said else ""
-
-    def logs(self) -> str:
-        """The last lines that its CMD wrote."""
-        text: str = self._container.logs(tail=15).decode("utf-8", "replace").strip()
-        return text
-
-
 def _place() -> tuple[str, dict[str, Any]]:
     """Where the engine is, and how docker's client is told."""
     host = os.environ.get("DOCKER_HOST")
@@ -342,17 +305,6 @@ def _is_gone(owner: str) -> bool:
     except PermissionError:
         return False
     return False
-
-
-def _context(files: Mapping[str, tuple[bytes, int]]) -> io.BytesIO:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for path, (content, mode) in sorted(files.items()):
-            entry = tarfile.TarInfo(path)
-            entry.size, entry.mode = len(content), mode
-            tar.addfile(entry, io.BytesIO(content))
-    packed.seek(0)
-    return packed
 
 
 def _status(line: Mapping[str, Any]) -> str:

@@ -1,0 +1,262 @@
+from __future__ import annotations
+
+import functools
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from builder import registry
+from builder.retention import Keep, needed
+from builder.targets.local import leftovers
+from tests.clouds import Place
+from tests.conftest import Command
+from tests.e2b_server import Server
+from tests.engine import client
+from tests.test_channels import made
+
+
+def environment(cache: Path, ref: str, *, days: float = 100.0) -> Path:
+    """An environment as a build leaves it, last used some days ago."""
+    folder = cache / "environments" / f"sha256-{ref.rpartition('-')[2]}"
+    (folder / "bin").mkdir(parents=True)
+    (folder / "bin" / "python").symlink_to(sys.executable)
+    manifest = folder / "environment.json"
+    manifest.write_text('{"python": "3", "ipykernel": "7", "seconds": 1, "size": 5, "cold": {}}')
+    then = time.time() - days * 86400
+    os.utime(manifest, (then, then))
+    return folder
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that nobody else has anything in."""
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+def with_env(text: str, env: str) -> str:
+    return text.partition("[env]")[0] + env
+
+
+def collected(command: Command, folder: Path, cache: Path, *arguments: str) -> dict[str, Any]:
+    done = command(
+        "gc", "--target", "local", "--json", *arguments, cwd=folder,
+        TEMPLATE_BUILDER_CACHE_DIR=str(cache),
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
+
+
+def test_what_nothing_needs_goes_and_is_shown_first(
+    tmp_path: Path, own_cache: Path, command: Command
+) -> None:
+    """A dry run names what would go with its size and removes nothing; then exactly that goes, and
+    the registry still has every record."""
+    path, refs = made(tmp_path, "1", "2", "3", "4", "5")
+    places = [environment(own_cache, ref) for ref in refs]
+    before = path.read_bytes()
+    few = ("--keep", "2", "--history", "1")
+    dry = collected(command, tmp_path, own_cache, "--dry-run", *few)
+    assert [one["subject"] for one in dry["found"]] == [str(place) for place in sorted(places[:3])]
+    assert dry["size_bytes"] == 15
+    assert all(place.is_dir() for place in places)
+    collected(command, tmp_path, own_cache, *few)
+    assert [place.is_dir() for place in places] == [False, False, False, True, True]
+    assert path.read_bytes() == before
+    assert collected(command, tmp_path, own_cache, *few)["found"] == []
+    told = command(
+        "gc", "--target", "local", cwd=tmp_path, TEMPLATE_BUILDER_CACHE_DIR=str(own_cache)
+    )
+    assert told.stdout == "nothing to remove on local\n"
+
+
+def test_what_a_channel_can_go_back_to_stays(
+    tmp_path: Path, own_cache: Path, command: Command
+) -> None:
+    """Builds within the window of a channel's history stay, however old they are."""
+    _, refs = made(tmp_path, "1", "2", "3", "4", "5")
+    places = [environment(own_cache, ref) for ref in refs]
+    collected(command, tmp_path, own_cache, "--keep", "1", "--history", "3")
+    assert [place.is_dir() for place in places] == [False, True, True, True, True]
+
+
+def test_what_is_young_or_was_used_stays(tmp_path: Path, own_cache: Path, command: Command) -> None:
+    """What was made or used within the protect window stays, whatever else is true of it."""
+    _, refs = made(tmp_path, "1", "2", "3", "4")
+    environment(own_cache, refs[0], days=2)
+    used = environment(own_cache, refs[1])
+    (used / "used").touch()
+    gone = environment(own_cache, refs[2])
+    few = ("--keep", "1", "--history", "0", "--protect-days", "3")
+    found = collected(command, tmp_path, own_cache, *few)["found"]
+    assert [one["subject"] for one in found] == [str(gone)]
+
+
+def test_what_runs_stays(tmp_path: Path, own_cache: Path, command: Command) -> None:
+    """An environment that a process runs in is not taken, and neither is one that is being made."""
+    _, refs = made(tmp_path, "1", "2")
+    place = environment(own_cache, refs[0])
+    few = ("--keep", "1", "--history", "0")
+    code = "import time; time.sleep(60)"
+    process = subprocess.Popen([str(place / "bin" / "python"), "-c", code])
+    try:
+        assert collected(command, tmp_path, own_cache, *few)["found"] == []
+    finally:
+        process.kill()
+        process.wait()
+    from builder.files import exclusive
+
+    with exclusive(own_cache / "locks" / f"{place.name}.lock"):
+        found = collected(command, tmp_path, own_cache, *few)["found"]
+    assert [one["kept"] for one in found] == ["it is being made"]
+    assert place.is_dir()
+
+
+def test_what_another_project_needs_stays(
+    tmp_path: Path, own_cache: Path, command: Command
+) -> None:
+    """An environment that a second registry of this machine needs is left alone; once that registry
+    is gone, or needs it no more, it goes."""
+    (tmp_path / "here").mkdir()
+    made(tmp_path / "here", "1")
+    other, refs = made(tmp_path / "there", "2")
+    place = environment(own_cache, refs[0])
+    leftovers.note_need(place, str(other))
+    assert collected(command, tmp_path / "here", own_cache)["found"] == []
+    text = other.read_text()
+    other.write_text("{ broken")
+    assert collected(command, tmp_path / "here", own_cache)["found"] == []
+    other.write_text(text)
+    shutil.rmtree(tmp_path / "there")
+    found = collected(command, tmp_path / "here", own_cache)["found"]
+    assert [one["subject"] for one in found] == [str(place)]
+
+
+def test_killed_removal_leaves_nothing_half(tmp_path: Path, own_cache: Path) -> None:
+    """What a killed clean-up has left is not found as an environment, and goes with the next
+    build."""
+    from builder.targets.local import environment as environments
+    from builder.targets.local.place import find
+
+    _, refs = made(tmp_path, "1")
+    place = environment(own_cache, refs[0])
+    place.rename(place.with_name(f".making-{place.name}-1234"))
+    assert find(place.name.replace("-", ":", 1)) is None
+    environments.sweep()
+    assert list((own_cache / "environments").iterdir()) == []
+
+
+def test_tags_of_builds_that_nothing_needs_go_on_e2b(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """On E2B, where no call deletes a build, the digest's tag goes; channels' tags and the records
+    stay, and so does everything of a template that a sandbox runs of."""
+    place.build("four")
+    for value in ("1", "2"):
+        env = f"[env]\nA = '{value}'\n"
+        place.edit("four", functools.partial(with_env, env=env))
+        place.build("four")
+    before = cloud.tags("four")
+    few = ("--keep", "1", "--history", "0", "--target", "e2b")
+    assert (
+        json.loads(command("gc", "--json", *few, cwd=place.folder, **cloud.environment).stdout)[
+            "found"
+        ]
+        == []
+    )  # younger than the protect window
+    done = command("gc", *few, "--protect-days", "0", cwd=place.folder, **cloud.environment)
+    assert done.returncode == 0, done.stderr
+    now = cloud.tags("four")
+    gone = set(before) - set(now)
+    assert len(gone) == 2
+    assert all(tag.startswith("sha256-") for tag in gone)
+    assert now["stable"] == now["default"] == before["stable"]
+    path = place.folder / "registry.json"
+    assert len(registry.load(path).templates["four"]["e2b"]["builds"]) == 3
+    assert "2 of e2b can go" in done.stdout
+
+
+@pytest.mark.docker
+def test_images_of_checks_that_nothing_needs_go(
+    tmp_path: Path, own_cache: Path, command: Command
+) -> None:
+    """Images that `precheck` left go when no channel needs what they were built from; needed ones
+    and those of others stay."""
+    made(tmp_path, "1")
+    digest = registry.lookup("leaf", path=tmp_path / "registry.json").digest
+    subject, key = "template-builder.precheck", "template-builder.digest"
+    engine = client()
+    tags: dict[str, dict[str, Any]] = {
+        "template-builder-test/needed": {subject: "leaf", key: digest},
+        "template-builder-test/not-needed": {subject: "leaf", key: "sha256:" + "0" * 64},
+        "template-builder-test/foreign": {},
+    }
+    for tag, labels in tags.items():
+        dockerfile = io.BytesIO(f"FROM scratch\nLABEL of={tag}\n".encode())
+        engine.images.build(fileobj=dockerfile, tag=tag, labels=labels)
+    try:
+        done = command("gc", "--target", "docker", "--protect-days", "0", "--json", cwd=tmp_path)
+        assert done.returncode == 0, done.stderr
+        found = {one["identity"] for one in json.loads(done.stdout)["found"]}
+        assert "template-builder-test/not-needed:latest" in found
+        left = {tag for image in engine.images.list() for tag in image.tags}
+        assert {tag for tag in tags if f"{tag}:latest" in left} == {
+            "template-builder-test/needed",
+            "template-builder-test/foreign",
+        }
+    finally:
+        for tag in tags:
+            if engine.images.list(tag):
+                engine.images.remove(tag)
+
+
+builds = st.dictionaries(
+    st.text("abcdef", min_size=1, max_size=2),
+    st.fixed_dictionaries(
+        {"built_at": st.sampled_from(["2026-01-01", "2026-02-01", "2026-03-01"])},
+        optional={"revoked": st.just("bad")},
+    ),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(builds=builds, data=st.data(), newest=st.integers(1, 3), steps=st.integers(0, 3))
+def test_the_last_good_build_is_always_needed(
+    builds: dict[str, Any], data: st.DataObject, newest: int, steps: int
+) -> None:
+    """Whatever was built, revoked and pointed at: what channels point at is kept, and where any
+    build may be used, so is the newest of them."""
+    channels = data.draw(
+        st.dictionaries(st.sampled_from(["stable", "beta"]), st.sampled_from(sorted(builds)))
+    )
+    kept = needed({"builds": builds, "channels": channels}, Keep(newest=newest, steps=steps))
+    assert set(channels.values()) <= set(kept)
+    good = [ref for ref, fields in builds.items() if "revoked" not in fields]
+    if good:
+        newest_good = max(builds[ref]["built_at"] for ref in good)
+        assert any(builds[r]["built_at"] == newest_good for r in kept if r in good)
+    assert len(kept) >= min(newest, len(builds))
+
+
+def test_record_of_a_removed_build_can_be_told_from_one_that_is_here(
+    tmp_path: Path, own_cache: Path, command: Command
+) -> None:
+    """After a clean-up `rollback` to what was removed fails, says why, and nothing moves."""
+    path, refs = made(tmp_path, "1", "2")
+    environment(own_cache, refs[1])
+    done = command("rollback", "leaf", cwd=tmp_path, TEMPLATE_BUILDER_CACHE_DIR=str(own_cache))
+    assert done.returncode == 20
+    assert "is not on this machine" in done.stderr
+    assert registry.resolve("leaf", path=path) == refs[1]

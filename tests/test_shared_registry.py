@@ -1,0 +1,284 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import httpx
+import obstore.store
+import pytest
+from moto.server import ThreadedMotoServer
+
+from builder import history, record, registry
+from builder.errors import NetworkError, RegistryError, RevokedError
+from builder.shared_registry import StaleRegistryWarning
+from tests.conftest import Command
+from tests.test_record import WRITER
+
+ROUNDS = int(os.environ.get("TEMPLATE_TEST_WRITES", "10"))
+
+
+class Store:
+    """A server that speaks S3's protocol, with one empty bucket."""
+
+    def __init__(self) -> None:
+        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+        self._server.start()
+        host, port = self._server.get_host_and_port()
+        self.endpoint = f"http://{host}:{port}"
+        self.variables = {
+            "AWS_ENDPOINT_URL": self.endpoint,
+            "AWS_ACCESS_KEY_ID": "an-access-key",
+            "AWS_SECRET_ACCESS_KEY": "canary-secret-of-s3",
+            "AWS_REGION": "us-east-1",
+        }
+        httpx.post(f"{self.endpoint}/moto-api/reset").raise_for_status()
+        httpx.put(f"{self.endpoint}/bucket").raise_for_status()
+        self._bucket = obstore.store.S3Store(
+            "bucket",
+            endpoint=self.endpoint,
+            access_key_id=self.variables["AWS_ACCESS_KEY_ID"],
+            secret_access_key=self.variables["AWS_SECRET_ACCESS_KEY"],
+            region="us-east-1",
+            client_options={"allow_http": True},
+        )
+
+    def text(self) -> str:
+        return bytes(self._bucket.get("team/registry.json").bytes()).decode()
+
+    def write(self, text: str) -> None:
+        self._bucket.put("team/registry.json", text.encode())
+
+    def stop(self) -> None:
+        self._server.stop()
+
+
+URL = "s3://bucket/team/registry.json"
+
+
+@pytest.fixture
+def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
+    """The store, in force for this test, with a cache of its own."""
+    found = Store()
+    for name, value in found.variables.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
+    try:
+        yield found
+    finally:
+        found.stop()
+
+
+def adopt(name: str, ref: str) -> None:
+    record.adopt(
+        URL, name=name, target="e2b", ref=ref, fields={"template_id": ref}, channel="stable", by="x"
+    )
+
+
+def test_registry_in_a_store_is_read_and_written(store: Store) -> None:
+    """What is recorded at a URL resolves from there, and the object is the file's own text."""
+    adopt("a", "abc")
+    adopt("b", "def")
+    assert registry.resolve("a", path=URL) == "abc"
+    assert registry.resolve("b", path=URL) == "def"
+    text = store.text()
+    assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
+    assert not list(history.faults(json.loads(text)["templates"]))
+
+
+def test_project_names_its_registry(
+    store: Store, project: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With `registry` in the settings a build is recorded in the store, and code in the project
+    resolves it from there without a registry.json."""
+    (project / "pyproject.toml").write_text(f'[tool.template-builder]\nregistry = "{URL}"\n')
+    variables = store.variables
+    done = command("build", "other", "--target", "local", cwd=project, **variables)
+    assert done.returncode == 0, done.stderr
+    assert not (project / "registry.json").exists()
+    ref = json.loads(store.text())["templates"]["other"]["local"]["channels"]["stable"]
+    assert command("resolve", "other", cwd=project, **variables).stdout.strip() == ref
+    planned = command("plan", "other", "--frozen", "--exit-code", "--target", "local", cwd=project)
+    assert planned.returncode == 0, planned.stderr
+    monkeypatch.chdir(project)
+    assert registry.resolve("other") == ref
+    examined = command("doctor", "--json", cwd=project, **variables)
+    assert {"state": "ok", "what": "registry", "found": f"1 templates in {URL}"} in json.loads(
+        examined.stdout
+    )
+
+
+def test_plain_path_of_a_project_is_below_it(
+    project: Path, command: Command, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A path in the settings is that of a file, from the project's folder on."""
+    (project / "pyproject.toml").write_text('[tool.template-builder]\nregistry = "a/b.json"\n')
+    assert command("adopt", "x", "abc", cwd=project).returncode == 0
+    monkeypatch.chdir(project / "variants")
+    assert registry.find() == str(project / "a" / "b.json")
+    assert registry.resolve("x") == "abc"
+
+
+def test_readers_go_on_with_what_they_read(store: Store, command: Command, tmp_path: Path) -> None:
+    """When the store is away, what was read last is used, with a warning that tells its age; a
+    machine that never read it fails and says why."""
+    adopt("a", "abc")
+    assert registry.resolve("a", path=URL) == "abc"
+    store.stop()
+    with pytest.warns(StaleRegistryWarning, match=r"using what was read \d+ s ago"):
+        assert registry.resolve("a", path=URL) == "abc"
+    told = command(
+        "resolve", "a", cwd=tmp_path, TEMPLATE_REGISTRY=URL,
+        TEMPLATE_BUILDER_CACHE_DIR=str(tmp_path / "cache"),
+    )  # fmt: skip
+    assert told.stdout == "abc\n"
+    assert told.stderr.startswith(f"warning: the registry {URL} cannot be reached: ")
+    assert "Traceback" not in told.stderr
+    other = command("resolve", "a", cwd=tmp_path, TEMPLATE_REGISTRY=URL)
+    assert other.returncode == NetworkError.exit_code
+    assert "canary-secret-of-s3" not in told.stderr + other.stderr
+    with pytest.raises(NetworkError):
+        adopt("b", "def")
+
+
+def test_what_did_not_change_is_not_sent_again(store: Store, tmp_path: Path) -> None:
+    """A second look asks with the ETag; a change by another machine is seen at once."""
+    adopt("a", "abc")
+    kept = next((tmp_path / "cache" / "registries").glob("*.txt"))
+    before = kept.read_text().partition("\n")[2]
+    kept.write_text(kept.read_text().replace('"abc"', '"xyz"'))  # to tell whether it is taken
+    assert registry.resolve("a", path=URL) == "xyz"
+    store.write(before.replace('"abc"', '"new"'))
+    assert registry.resolve("a", path=URL) == "new"
+
+
+def test_nothing_there_is_said(store: Store, command: Command, tmp_path: Path) -> None:
+    """An address without an object is told as such, and the first record makes it."""
+    with pytest.raises(RegistryError) as caught:
+        registry.resolve("a", path=URL)
+    assert caught.value.message == f"there is no registry at {URL}"
+    adopt("a", "abc")
+    assert registry.resolve("a", path=URL) == "abc"
+
+
+@pytest.mark.parametrize(
+    "url", ["s3://bucket", "ftp://host/registry.json", "s3://key:secret@bucket/r.json", "s3:///r"]
+)
+def test_address_that_is_none_is_told(url: str) -> None:
+    """What is no address of an object is refused before anything is asked, without its secrets."""
+    with pytest.raises(RegistryError, match="is not the address of a registry") as caught:
+        registry.load(url)
+    assert "secret" not in str(caught.value).replace("credentials", "")
+
+
+def test_overtaken_writer_starts_over(store: Store) -> None:
+    """A change that another machine made between reading and writing is not lost."""
+    adopt("a", "abc")
+    seen = []
+
+    def change(data: dict[str, Any]) -> None:
+        seen.append(sorted(data["templates"]))
+        if len(seen) == 1:  # another machine, which shares no lock with this one
+            code = "from tests.test_shared_registry import adopt; adopt('other', 'def')"
+            subprocess.run(
+                [sys.executable, "-c", code],
+                check=True,
+                env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": "/tmp/another-machine-s-cache"},
+                cwd=Path(__file__).parent.parent,
+            )
+        data["templates"]["mine"] = {}
+
+    record.update(URL, change)
+    assert seen == [["a"], ["a", "other"]]
+    assert sorted(json.loads(store.text())["templates"]) == ["a", "mine", "other"]
+
+
+def test_many_machines_lose_nothing(store: Store, tmp_path: Path) -> None:
+    """32 processes on 4 machines that write at once leave every build of every one of them."""
+    code = WRITER.replace("Path(sys.argv[1])", "sys.argv[1]")
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, URL, f"t{number}", str(ROUNDS)],
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parent.parent,
+            env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / f"m{number % 4}")},
+        )
+        for number in range(32)
+    ]
+    assert [process.communicate()[0].count("\n") for process in writers] == [ROUNDS] * 32
+    templates = json.loads(store.text())["templates"]
+    assert {name: len(found["local"]["builds"]) for name, found in templates.items()} == {
+        f"t{number}": ROUNDS for number in range(32)
+    }
+
+
+def test_answer_that_got_lost_is_not_written_twice(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """When the store wrote and its answer did not arrive, the change is found to be there."""
+    import obstore.exceptions as failures
+
+    from builder import shared_registry
+
+    adopt("a", "abc")
+    real = shared_registry._store
+
+    class Forgetful:
+        def __init__(self, found: Any) -> None:
+            self._found = found
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(self._found, name)
+
+        def put(self, *arguments: Any, **options: Any) -> Any:
+            self._found.put(*arguments, **options)
+            raise failures.GenericError("connection reset")
+
+    def forgetful(url: str) -> tuple[Any, str]:
+        found, key = real(url)
+        return Forgetful(found), key
+
+    monkeypatch.setattr(shared_registry, "_store", forgetful)
+    adopt("b", "def")
+    monkeypatch.undo()
+    events = json.loads(store.text())["templates"]["b"]["e2b"]["history"]
+    assert len(events) == 1
+
+
+def test_revocation_reaches_an_open_primitive(store: Store, monkeypatch: Any) -> None:
+    """An application that reads the registry from the store is told of a revocation."""
+    adopt("a", "abc")
+    record.revoke(URL, ("a", "e2b", "abc"), reason="bad", by="x")
+    with pytest.raises(RevokedError, match="bad"):
+        registry.resolve("a", path=URL)
+
+
+def test_reader_is_never_half_way(store: Store) -> None:
+    """Readers beside a writer see whole registries alone, each at least as new as the last."""
+    adopt("a", "r0")
+    stop, seen, errors = threading.Event(), [], []
+
+    def read() -> None:
+        while not stop.is_set():
+            try:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("error")
+                    seen.append(int(registry.resolve("a", path=URL)[1:]))
+            except Exception as error:  # noqa: BLE001 - all of it is a failure of this test
+                errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for number in range(1, 20):
+        adopt("a", f"r{number}")
+    stop.set()
+    reader.join()
+    assert errors == []
+    assert seen == sorted(seen)
