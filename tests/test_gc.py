@@ -28,7 +28,7 @@ from tests.test_channels import made
 def environment(cache: Path, ref: str, *, days: float = 100.0) -> Path:
     """An environment as a build leaves it, last used some days ago."""
     folder = cache / "environments" / f"sha256-{ref.rpartition('-')[2]}"
-    (folder / "bin").mkdir(parents=True)
+    (folder / "bin").mkdir(parents=True, exist_ok=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
     manifest = folder / "environment.json"
     manifest.write_text('{"python": "3", "ipykernel": "7", "seconds": 1, "size": 5, "cold": {}}')

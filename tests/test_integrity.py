@@ -117,9 +117,7 @@ def test_revocation_that_was_edited_away_comes_back(tmp_path: Path) -> None:
     record.revoke(path, ("leaf", "local", refs[0]), reason="dangerous", by="x")
     edited(
         path,
-        lambda entry: [
-            entry["builds"][refs[0]].pop(key) for key in ("revoked", "revoked_at", "revocations")
-        ],
+        lambda entry: [entry["builds"][refs[0]].pop(key) for key in ("revoked", "revocations")],
     )
     record.repair(path, by="a fixer")
     assert entry_of(path)["builds"][refs[0]]["revoked"] == "dangerous"

@@ -19,9 +19,7 @@ from builder import history, record, registry
 from builder.errors import NetworkError, RegistryError, RevokedError
 from builder.shared_registry import StaleRegistryWarning
 from tests.conftest import Command
-from tests.test_record import WRITER
-
-ROUNDS = int(os.environ.get("TEMPLATE_TEST_WRITES", "10"))
+from tests.test_record import WRITER, WRITES
 
 
 class Store:
@@ -204,7 +202,7 @@ def test_many_machines_lose_nothing(store: Store, tmp_path: Path) -> None:
     code = WRITER.replace("Path(sys.argv[1])", "sys.argv[1]")
     writers = [
         subprocess.Popen(
-            [sys.executable, "-c", code, URL, f"t{number}", str(ROUNDS)],
+            [sys.executable, "-c", code, URL, f"t{number}", str(WRITES)],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parent.parent,
@@ -212,10 +210,10 @@ def test_many_machines_lose_nothing(store: Store, tmp_path: Path) -> None:
         )
         for number in range(32)
     ]
-    assert [process.communicate()[0].count("\n") for process in writers] == [ROUNDS] * 32
+    assert [process.communicate()[0].count("\n") for process in writers] == [WRITES] * 32
     templates = json.loads(store.text())["templates"]
     assert {name: len(found["local"]["builds"]) for name, found in templates.items()} == {
-        f"t{number}": ROUNDS for number in range(32)
+        f"t{number}": WRITES for number in range(32)
     }
 
 

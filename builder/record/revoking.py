@@ -108,7 +108,8 @@ def revoke(
     that points at one fails from then on. Raises `UnknownBuildError`, and what `update` raises.
     """
     cause = str(what) if isinstance(what, Content) else _OWN
-    mark = {"reason": reason, "at": at or history.now(), "by": by}
+    # Without a time it has effect at once, also where another machine's clock is behind.
+    mark = {"reason": reason, "at": history.now(), "by": by} | ({"from": at} if at else {})
 
     def change(data: dict[str, Any]) -> list[tuple[str, str, str]]:
         if isinstance(what, Content):
@@ -187,7 +188,7 @@ def marks_of(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, di
 def check_contents(data: Mapping[str, Any], fields: Mapping[str, Any], name: str) -> None:
     """Raises `RevokedError` when a build contains what must not be used any more."""
     for cause, mark in marks_of(data, fields).items():
-        if revoked_because({"revoked": mark["reason"], "revoked_at": mark["at"]}):
+        if revoked_because({"revoked": mark["reason"], "revoked_at": mark.get("from")}):
             raise RevokedError(
                 f"`{name}` contains {cause}, which was revoked: {mark['reason']}",
                 hint="exclude it in the spec, for instance with `!=` and its version, or run"
@@ -206,13 +207,14 @@ def settle(fields: dict[str, Any], marks: Mapping[str, Mapping[str, Any]]) -> No
 def _settle(fields: dict[str, Any]) -> None:
     """`revoked` and `revoked_at` are those of the first mark: what the read side looks at."""
     marks = fields.get("revocations", {})
+    for key in ("revoked", "revoked_at", *(() if marks else ("revocations",))):
+        fields.pop(key, None)
     if not marks:
-        for key in ("revocations", "revoked", "revoked_at"):
-            fields.pop(key, None)
         return
-    cause, mark = min(marks.items(), key=lambda item: (item[1]["at"], item[0]))
+    cause, mark = min(marks.items(), key=lambda item: (item[1].get("from", ""), item[0]))
     fields["revoked"] = mark["reason"] if cause == _OWN else f"{cause}: {mark['reason']}"
-    fields["revoked_at"] = mark["at"]
+    if "from" in mark:
+        fields["revoked_at"] = mark["from"]
 
 
 def _content(cause: str) -> Content:

@@ -101,7 +101,7 @@ def revoked_because(fields: Any) -> str | None:
     """
     reason: str | None = fields.get("revoked")
     at = fields.get("revoked_at")
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time()))
     written = isinstance(at, str) and len(at) == len(now) and at[10] == "T" and at[-1] == "Z"
     if reason and written and at > now:
         return None
