@@ -36,13 +36,13 @@ Write = Callable[..., Path]
         ),
         (
             "schema = 1\n[env]\nAPI_TOKEN = 'x'",
-            "2:2: `env`: `API_TOKEN` is the name of a secret; what a template holds can be read by"
+            "3:1: `env.API_TOKEN`: is the name of a secret; what a template holds can be read by"
             " all who can use it. Give secrets to a sandbox when it is opened",
         ),
         (
             "schema = 1\n[env]\nA = 'hf_abcdefghijklmnopqrstuv'",
-            "3:1: `env.A`: looks like a secret; what a template holds can be read by all who can"
-            " use it. Give secrets to a sandbox when it is opened",
+            "3:1: `env.A`: holds a Hugging Face token; what a template holds can be read by all"
+            " who can use it. Give secrets to a sandbox when it is opened",
         ),
         (
             "schema = 1\n[system]\npackages = ['git curl']",
@@ -78,7 +78,7 @@ Write = Callable[..., Path]
             "3:1: `service.ready-url`: 'ftp://x' is not an http or https URL",
         ),
         (
-            "schema = 1\n[service]\nready-url = 'http://me:pw@x/'",
+            "schema = 1\n[service]\nready-url = 'http://me@x/'",
             "3:1: `service.ready-url`: the URL holds a user or password;"
             " those must not be in a template",
         ),

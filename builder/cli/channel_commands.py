@@ -13,6 +13,7 @@ from builder.errors import SelectionError
 from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL
 from builder.registry.references import find_build
+from builder.spec import secret_in
 
 __all__ = ["register"]
 
@@ -27,7 +28,20 @@ Build = Annotated[
         help="A build: its ref, build ID or digest, the beginning of one, or a channel.",
     ),
 ]
-Reason = Annotated[str | None, typer.Option("--reason", help="Why, for the history.")]
+
+
+def _no_secret(value: str | None) -> str | None:
+    if value and (kind := secret_in(value)):
+        raise SelectionError(
+            f"--reason holds {kind}, which everybody could read in the history",
+            hint="say it without; and make that secret void, if it is known to others",
+        )
+    return value
+
+
+Reason = Annotated[
+    str | None, typer.Option("--reason", help="Why, for the history.", callback=_no_secret)
+]
 Package = Annotated[
     list[str] | None,
     typer.Option(
@@ -140,7 +154,9 @@ def _show_moved(moved: pipeline.Moved, *, quiet: bool, as_json: bool) -> None:
 
 
 def revoke(
-    reason: Annotated[str, typer.Option("--reason", help="Why; whoever resolves it is told.")],
+    reason: Annotated[
+        str, typer.Option("--reason", help="Why; who resolves it is told.", callback=_no_secret)
+    ],
     name: MaybeName = None,
     build: Build = None,
     package: Package = None,

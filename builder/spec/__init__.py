@@ -1,6 +1,7 @@
 """TOML files to frozen variants; every mistake of every file in one report."""
 
 from builder.spec.load import load_variants, place_of
+from builder.spec.secret_shapes import secret_in
 from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
 
 __all__ = [
@@ -11,4 +12,5 @@ __all__ = [
     "WarmupLevel",
     "load_variants",
     "place_of",
+    "secret_in",
 ]

@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.models import TABLES, VariantFile, python_floor
+from builder.spec.secret_shapes import secret_in, secrets_of
 from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
 from builder.spec.wording import dotted, worded
 
@@ -25,6 +26,10 @@ __all__ = ["load_variants", "place_of"]
 _STEM = re.compile(r"_[a-z0-9][a-z0-9_-]*|[a-z][a-z0-9_-]*")
 # More digits than Python is willing to read as a number.
 _TOO_LONG_NUMBER = re.compile(r"[0-9_]{4301,}")
+_NO_SECRETS = (
+    "what a template holds can be read by all who can use it. Give secrets to a sandbox when it is"
+    " opened"
+)
 _MAX_SPEC_BYTES = 1 << 20
 _MAX_SOURCE_BYTES = 64 << 20
 _MAX_DEPTH = 20
@@ -172,9 +177,15 @@ def _parse(file: _File, report: _Report) -> None:
         message = f"is nested deeper than {_MAX_DEPTH} levels"
         report.problems.append(Problem(file.shown, message))
         return
+    # First: what checks them further would repeat the values in its messages.
+    secrets = list(secrets_of(document))
+    for key, kind in secrets:
+        report.add(file, key, f"{kind}; {_NO_SECRETS}")
     name, extends = document.get("name"), document.get("extends")
     file.name = name if isinstance(name, str) else None
     file.extends = extends if isinstance(extends, str) else None
+    if secrets:
+        return
     try:
         file.model = VariantFile.model_validate(document)
     except ValidationError as error:
@@ -293,6 +304,10 @@ def _files(folder: Path, file: _File, report: _Report) -> Iterable[FileEntry]:
             content = path.read_bytes()
         except OSError as error:
             report.add(file, key, f"{entry.source!r} cannot be read: {error.strerror}")
+            continue
+        text = content.decode("latin-1") if len(content) <= _MAX_SPEC_BYTES else ""
+        if kind := secret_in(text):  # keys are small; what is large is data
+            report.add(file, key, f"{entry.source!r} holds {kind}; {_NO_SECRETS}")
             continue
         yield FileEntry(source=entry.source, target=entry.target, mode=entry.mode, content=content)
 

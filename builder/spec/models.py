@@ -46,11 +46,6 @@ _TORCH = re.compile(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9]+(\.[0-9]+){1,2}")
 _MAX_LINE = 30_000
 _MAX_FILE_NAME = 255
 _MAX_PATH = 4095
-_SECRET_NAME = re.compile(r"(^|_)(KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$", re.IGNORECASE)
-_SECRET_VALUE = re.compile(
-    r"\b(sk-[A-Za-z0-9_-]{16,}|hf_[A-Za-z0-9]{16,}|gh[pousr]_[A-Za-z0-9]{20,}|"
-    r"e2b_[A-Za-z0-9]{16,}|AKIA[A-Z0-9]{16}|xox[abprs]-[A-Za-z0-9-]{10,})|-----BEGIN "
-)
 
 
 def _one_line(value: str) -> str:
@@ -59,15 +54,6 @@ def _one_line(value: str) -> str:
     for character in value:
         if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
             raise ValueError(f"must be one line of text, but holds {character!r}")
-    return value
-
-
-def _no_secret(value: str) -> str:
-    if _SECRET_VALUE.search(value):
-        raise ValueError(
-            "looks like a secret; what a template holds can be read by all who can use it."
-            " Give secrets to a sandbox when it is opened"
-        )
     return value
 
 
@@ -191,18 +177,8 @@ def _even(value: int) -> int:
     return value
 
 
-def _env(value: dict[str, str]) -> dict[str, str]:
-    for name in value:
-        if _SECRET_NAME.search(name):
-            raise ValueError(
-                f"`{name}` is the name of a secret; what a template holds can be read by all who"
-                " can use it. Give secrets to a sandbox when it is opened"
-            )
-    return value
-
-
-Text = Annotated[StrictStr, AfterValidator(_one_line), AfterValidator(_no_secret)]
-Code = Annotated[StrictStr, AfterValidator(_many_lines), AfterValidator(_no_secret)]
+Text = Annotated[StrictStr, AfterValidator(_one_line)]
+Code = Annotated[StrictStr, AfterValidator(_many_lines)]
 EnvName = Annotated[StrictStr, _matching(_ENV_NAME, "the name of an environment variable")]
 AptPackage = Annotated[StrictStr, _matching(_APT, "the name of a Debian package")]
 Image = Annotated[StrictStr, _matching(_IMAGE, "an image reference such as 'python:3.13'")]
@@ -325,9 +301,7 @@ class VariantFile(_Table):
     description: Text = Field("", description="one line for people")
     extends: Text | None = Field(None, description="the file, without .toml, that this one adds to")
     base: BaseTable | None = None
-    env: Annotated[dict[EnvName, Text], AfterValidator(_env)] = Field(
-        {}, description="reaches every process of a sandbox"
-    )
+    env: dict[EnvName, Text] = Field({}, description="reaches every process of a sandbox")
     service: ServiceTable | None = None
     resources: ResourcesTable | None = None
     python: PythonTable | None = None

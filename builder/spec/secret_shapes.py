@@ -1,0 +1,65 @@
+"""What looks like a secret, which must not come into a file, a layer or a registry."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+__all__ = ["secret_in", "secrets_of"]
+
+# Every part is bounded, or ends the search: a hostile text takes no longer than any other.
+# The shapes that the services themselves document, so that their scanners find them.
+_SHAPES = {
+    "a private key": r"-----BEGIN [A-Z ]{0,40}PRIVATE KEY-----",
+    "an AWS access key": r"\b(?:AKIA|ASIA)[0-9A-Z]{16}\b",
+    "a GitHub token": r"\bgh[pousr]_[A-Za-z0-9]{20,}|\bgithub_pat_[A-Za-z0-9_]{22,}",
+    "a GitLab token": r"\bglpat-[A-Za-z0-9_-]{20,}",
+    "an E2B key": r"\be2b_[A-Za-z0-9]{16,}\b",
+    "a key of a model's API": r"\bsk-[A-Za-z0-9_-]{16,}|\bAIza[0-9A-Za-z_-]{35}",
+    "a Hugging Face token": r"\bhf_[A-Za-z0-9]{16,}\b",
+    "a Slack token": r"\bxox[abeprs]-[A-Za-z0-9-]{10,}",
+    "a Stripe key": r"\b[rs]k_live_[0-9A-Za-z]{16,}",
+    "a token of a package registry": r"\bnpm_[A-Za-z0-9]{36}\b|\bpypi-AgE[A-Za-z0-9_-]{40,}",
+    "a JSON web token": r"\beyJ[\w-]{10,400}\.eyJ[\w-]{10,}\.[\w-]{10,}",
+    "an address with a password": r"\b[a-z][a-z0-9+-]{0,20}://[^/\s:@]{1,200}:[^/\s@]{1,200}@",
+}
+_SHAPE = re.compile("|".join(f"({shape})" for shape in _SHAPES.values()))
+_SECRET_NAME = re.compile(
+    r"(?i)(?:^|_)(?:(?:API|ACCESS)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$"
+)
+_SHORTEST = 8
+
+
+def secret_in(text: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """What kind of secret `text` holds, in words that do not repeat it; None for none.
+
+    By its shape, or since it is the value of a variable here whose name is that of a secret.
+    """
+    if found := _SHAPE.search(text):
+        return list(_SHAPES)[(found.lastindex or 1) - 1]
+    for name, value in environment.items():
+        if len(value) >= _SHORTEST and _SECRET_NAME.search(name) and value in text:
+            return f"the value of `{name}` of this environment"
+    return None
+
+
+def secrets_of(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Every secret of a spec, as its keys and what is wrong with them: in any text, and by name."""
+    for key, value in _texts(document, ()):
+        if kind := secret_in(value):
+            yield key, f"holds {kind}"
+        elif key[0] == "env" and _SECRET_NAME.search(str(key[-1])):
+            yield key, "is the name of a secret"
+
+
+def _texts(value: Any, key: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    if isinstance(value, str):
+        yield key, value
+    elif isinstance(value, dict):
+        for name, item in value.items():
+            yield from _texts(item, (*key, name))
+    elif isinstance(value, list):
+        for number, item in enumerate(value):
+            yield from _texts(item, (*key, number))
