@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import os
+
 import nox
 
 nox.needs_version = ">=2024.10"
@@ -50,6 +52,21 @@ def tests(session: nox.Session) -> None:
     side_by_side = ["--numprocesses=auto", "--maxprocesses=4"]
     session.run(
         "pytest", *(session.posargs or [*side_by_side, "--cov", "--cov-report=term:skip-covered"])
+    )
+
+
+@nox.session
+def fuzz(session: nox.Session) -> None:
+    """Feed every parser inputs that nobody would write; TEMPLATE_FUZZ_EXAMPLES of each kind."""
+    install(session, "tests")
+    budget = os.environ.get("TEMPLATE_FUZZ_EXAMPLES", "20000")
+    session.run(
+        "pytest",
+        "tests/test_fuzz.py",
+        "--numprocesses=auto",
+        "--timeout=0",
+        *session.posargs,
+        env={"TEMPLATE_FUZZ_EXAMPLES": budget},
     )
 
 
