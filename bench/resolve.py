@@ -1,4 +1,4 @@
-"""`registry.resolve` in a fresh process, beside a fresh process that parses the same file."""
+"""`registry.resolve`, in a fresh process and in one that runs already, for any size."""
 
 from __future__ import annotations
 
@@ -6,16 +6,17 @@ import sys
 from pathlib import Path
 from statistics import median
 
-from bench.child import ROOT, timed
+from bench.child import ROOT, answer, timed
 from bench.options import Options
-from bench.result import Result, Target, ratio
+from bench.result import Result, Target, ratio, seconds
 from bench.synthetic import write_registry
 from bench.turns import spread, take_turns
 
 __all__ = ["measure"]
 
 _ROUNDS = 31
-_TEMPLATES = 10_000
+_BUILDS = 20
+_SIZES = (10, 1_000, 10_000)
 _RESOLVE = (
     "import sys; from builder import registry;"
     " registry.resolve(sys.argv[1], target='e2b', path=sys.argv[2])"
@@ -26,46 +27,70 @@ _PARSE = (
     " found = json.load(open(sys.argv[2]))['templates'][sys.argv[1]]['e2b'];"
     " found['builds'][found['channels']['stable']]"
 )
+_HOT = """
+import json, sys, time
+from builder import registry
+times = []
+for _ in range(int(sys.argv[3])):
+    start = time.perf_counter()
+    registry.resolve(sys.argv[1], target="e2b", path=sys.argv[2])
+    times.append(time.perf_counter() - start)
+print(json.dumps(times))
+"""
 
 
 def measure(options: Options) -> Result:
-    """Both sides with this repository's registry, then with a large one."""
+    """This repository's registry beside `json`, then larger ones beside a bare Python."""
     rounds = options.rounds or _ROUNDS
-    large = options.workshop.folder / "registry.json"
-    last = write_registry(large, _TEMPLATES)
-    files = (
-        ("this repository's registry", ROOT / "registry.json", "tta-ml-minimal"),
-        (f"{_TEMPLATES:,} templates", large, last),
-    )
     rows: list[tuple[str, ...]] = []
     targets = []
-    for label, path, name in files:
-        ours, theirs = _both(path, name, options.workshop.folder, rounds)
-        value = median(ours) / median(theirs)
-        shown = f"{label}, {_size(path)}"
-        rows += [
-            (shown, "`registry.resolve`", *spread(ours), ratio(value)),
-            (shown, "`json.load`", *spread(theirs), "1"),
-        ]
-        targets.append(Target(what=f"resolve to json, {label}", value=value, limit=1.5))
+    own, name = ROOT / "registry.json", "tta-ml-minimal"
+    folder = options.workshop.folder
+    found = _taken({"resolve": _RESOLVE, "json": _PARSE, "bare": "pass"}, name, own, folder, rounds)
+    label = f"this repository's, {_size(own)}"
+    bare = median(found["bare"])
+    rows += [
+        (label, "a Python that does nothing", *spread(found["bare"]), "1"),
+        (label, "one that loads it with `json`", *_cells(found["json"], bare)),
+        (label, "one that resolves", *_cells(found["resolve"], bare)),
+    ]
+    value = median(found["resolve"]) / median(found["json"])
+    targets.append(Target(what="resolve to json, this repository's", value=value, limit=1.5))
+    for count in _SIZES:
+        path = folder / f"registry-{count}.json"
+        name = write_registry(path, count, _BUILDS)
+        label = f"{count:,} templates, {_BUILDS} builds each, {_size(path)}"
+        found = _taken({"resolve": _RESOLVE, "bare": "pass"}, name, path, folder, rounds)
+        value = median(found["resolve"]) / median(found["bare"])
+        rows.append((label, "one that resolves", *_cells(found["resolve"], median(found["bare"]))))
+        targets.append(Target(what=f"resolve to Python's start, {count:,}", value=value, limit=3))
+        hot = answer([sys.executable, "-c", _HOT, name, str(path), str(rounds)])
+        rows.append((label, "a further look-up in it", *spread(hot), "-"))
+        path.unlink()
     return Result(
         title="resolve: from a name to a build",
-        measured="A whole process that resolves one name, beside a whole process that loads the"
-        " same file with `json` and takes the same build out of it.",
+        measured="Whole processes, side by side: one that resolves one name, one that does nothing,"
+        " and for a small registry one that loads the same file with `json` and takes the same"
+        " build out of it. Each further look-up reads the file anew.",
         headings=("registry", "process", "median", "fastest", "slowest", "ratio"),
         rows=tuple(rows),
         targets=tuple(targets),
+        notes=(f"A Python that does nothing takes {seconds(bare)} here.",),
     )
 
 
-def _both(path: Path, name: str, folder: Path, rounds: int) -> tuple[list[float], list[float]]:
+def _taken(
+    programs: dict[str, str], name: str, path: Path, folder: Path, rounds: int
+) -> dict[str, list[float]]:
     def process(code: str) -> float:
         return timed([sys.executable, "-c", code, name, str(path)], folder=folder)
 
-    found = take_turns(
-        {"resolve": lambda: process(_RESOLVE), "json": lambda: process(_PARSE)}, rounds=rounds
-    )
-    return found["resolve"], found["json"]
+    sides = {label: lambda code=code: process(code) for label, code in programs.items()}
+    return take_turns(sides, rounds=rounds)
+
+
+def _cells(times: list[float], bare: float) -> tuple[str, ...]:
+    return (*spread(times), ratio(median(times) / bare))
 
 
 def _size(path: Path) -> str:

@@ -105,23 +105,30 @@ def lock_of(variant: Variant) -> Lock:
     return Lock(image=image, python=variant.python, stages=stages)
 
 
-def write_registry(path: Path, count: int) -> str:
-    """Write a registry of `count` templates, each built once on e2b; returns the last one's name.
+def write_registry(path: Path, count: int, builds: int = 1) -> str:
+    """Write a registry of `count` templates with `builds` each on e2b, as the program writes it;
+    returns the last one's name.
 
     Written piece by piece: a child's peak memory starts at that of the process that forked it.
     """
     names = [f"template-{number:05}" for number in range(count)]
     with path.open("w", encoding="utf-8") as file:
-        file.write(f'{{"version": {VERSION}, "templates": {{\n')
+        file.write('{\n  "templates": {\n')
         for name in names:
-            end = "" if name == names[-1] else ","
-            file.write(f"{json.dumps(name)}: {json.dumps(_entry(name), indent=2)}{end}\n")
-        file.write("}}\n")
+            entry = json.dumps({name: _entry(name, builds)}, indent=2, sort_keys=True)
+            inner = "\n".join(f"  {line}" for line in entry.splitlines()[1:-1])
+            file.write(f"{inner}{'' if name == names[-1] else ','}\n")
+        file.write(f'  }},\n  "version": {VERSION}\n}}\n')
     return names[-1]
 
 
-def _entry(name: str) -> dict[str, object]:
-    digest = _hash(name)
+def _entry(name: str, builds: int) -> dict[str, object]:
+    found = dict(_build(name, number) for number in range(builds))
+    return {"e2b": {"channels": {DEFAULT_CHANNEL: max(found)}, "builds": found}}
+
+
+def _build(name: str, number: int) -> tuple[str, dict[str, object]]:
+    digest = _hash(f"{name} {number}" if number else name)
     template_id, build_id = digest[:20], digest[20:40]
     ref = f"{template_id}:{build_id}"
     packages = {f"package-{n:02}": f"{n}.{int(digest[n], 16)}.0" for n in range(20)}
@@ -157,7 +164,7 @@ def _entry(name: str) -> dict[str, object]:
         },
         "warnings": [],
     }
-    return {"e2b": {"builds": {ref: fields}, "channels": {DEFAULT_CHANNEL: ref}}}
+    return ref, fields
 
 
 def _stage_lock(stage: Stage) -> StageLock:

@@ -28,10 +28,10 @@ def cache_folder() -> Path:
     return Path(named).absolute() if named else platformdirs.user_cache_path("template-builder")
 
 
-def atomic_write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
+def atomic_write(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace `path` by `content` in one step: temporary file beside it, fsync, rename.
 
-    Parent folders are made. Raises `StorageError`; then `path` is as it was.
+    What is not `durable` is not waited for on its way to the disk: a power loss may undo it. Parent folders are made. Raises `StorageError`; then `path` is as it was.
     """
     doing = f"writing `{path}`"
     try:
@@ -44,9 +44,11 @@ def atomic_write(path: Path, content: bytes, *, mode: int = 0o644) -> None:
             file.write(content)
             os.fchmod(file.fileno(), mode)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        if durable:
+            _sync_folder(path.parent)
     except BaseException as error:
         with contextlib.suppress(OSError):
             os.unlink(temporary)

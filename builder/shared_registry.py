@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime as dt
+import functools
 import hashlib
 import json
 import os
@@ -26,6 +27,7 @@ from builder.files import atomic_write, cache_folder, exclusive
 
 __all__ = ["NoRegistryError", "StaleRegistryWarning", "age_in_words", "read", "swap"]
 
+_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 _SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 _OVERTAKEN_SECONDS = 120.0
 _SECRETS = re.compile(r"(?i)(secret|key|token|password|credential)")
@@ -162,8 +164,7 @@ def _put(url: str, text: str, before: tuple[str, str, Any] | None) -> str:
 
 
 def _store(url: str) -> tuple[Any, str]:
-    from obstore.store import from_url
-
+    """The store of an address, and the object's name there."""
     scheme, _, rest = url.partition("://")
     folder, _, key = rest.rpartition("/")
     bucket = folder.partition("/")[0]
@@ -173,15 +174,25 @@ def _store(url: str) -> tuple[Any, str]:
             hint="expected s3://bucket/registry.json, gs://…, az://… or the path of a file;"
             " credentials come from the environment",
         )
+    return _opened(f"{scheme}://{folder}", tuple(sorted(_variables().items()))), key
+
+
+def _variables() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(address: str, variables: tuple[tuple[str, str], ...]) -> Any:
+    """A client, made once for what the environment says: that takes longer than what it is for."""
+    from obstore.store import from_url
+
     # Without encryption only where somebody has named an endpoint like that.
-    plain = any(
-        value.startswith("http://") for name, value in os.environ.items() if "_ENDPOINT" in name
-    )
+    plain = any(v.startswith("http://") for name, v in variables if "_ENDPOINT" in name)
     options: dict[str, Any] = {
         "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": plain},
         "retry_config": {"max_retries": 3, "retry_timeout": dt.timedelta(seconds=20)},
     }
-    return from_url(f"{scheme}://{folder}", **options), key
+    return from_url(address, **options)
 
 
 @contextlib.contextmanager
@@ -224,19 +235,24 @@ def _without_user(url: str) -> str:
 
 
 def _cache_path(url: str) -> Path:
-    return cache_folder() / "registries" / f"{hashlib.sha256(url.encode()).hexdigest()[:32]}.txt"
+    # The same address is another place at another endpoint.
+    told = [url, *(f"{k}={v}" for k, v in sorted(_variables().items()) if "_ENDPOINT" in k)]
+    name = hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+    return cache_folder() / "registries" / f"{name}.txt"
 
 
 def _kept(place: Path) -> _Kept | None:
     try:
         first, _, text = place.read_text(encoding="utf-8").partition("\n")
         told = json.loads(first)
+        if told["size"] != len(text):
+            return None
         return _Kept(text=text, etag=str(told["etag"]), at=float(told["at"]))
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
 
 def _keep(place: Path, kept: _Kept) -> None:
-    told = json.dumps({"etag": kept.etag, "at": kept.at})
+    told = json.dumps({"etag": kept.etag, "at": kept.at, "size": len(kept.text)})
     with contextlib.suppress(StorageError):  # a cache that cannot be written is none
-        atomic_write(place, f"{told}\n{kept.text}".encode(), mode=0o600)
+        atomic_write(place, f"{told}\n{kept.text}".encode(), mode=0o600, durable=False)

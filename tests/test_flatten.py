@@ -279,6 +279,14 @@ def test_heredoc_files_are_written_as_root() -> None:
     assert "printf '%s' '$A\n' > " in command
 
 
+def test_lists_without_end_are_refused() -> None:
+    """Words nested deeper than a parser can follow are an error with their line."""
+    with pytest.raises(FlattenError) as caught:
+        flatten("FROM a\nRUN x\nCMD " + "[" * 3000 + '"a"\n')
+    (problem,) = caught.value.problems
+    assert (problem.line, problem.message) == (3, "lists are nested too deeply to be read")
+
+
 @given(value=st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40))
 def test_env_values_survive_their_evaluation(value: str) -> None:
     """What E2B evaluates with printf in a shell is what the Dockerfile said."""

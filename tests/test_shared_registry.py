@@ -138,7 +138,10 @@ def test_readers_go_on_with_what_they_read(store: Store, command: Command, tmp_p
     assert told.stdout == "abc\n"
     assert told.stderr.startswith(f"warning: the registry {URL} cannot be reached: ")
     assert "Traceback" not in told.stderr
-    other = command("resolve", "a", cwd=tmp_path, TEMPLATE_REGISTRY=URL)
+    other = command(
+        "resolve", "a", cwd=tmp_path, TEMPLATE_REGISTRY=URL,
+        TEMPLATE_BUILDER_CACHE_DIR=str(tmp_path / "another"),
+    )  # fmt: skip
     assert other.returncode == NetworkError.exit_code
     assert "canary-secret-of-s3" not in told.stderr + other.stderr
     with pytest.raises(NetworkError):

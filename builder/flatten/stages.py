@@ -196,6 +196,10 @@ def chain_of(
         message = message.removeprefix(f" on line {line}").removeprefix(": ")
         report.add(line, message)
         return [], {}, "\\"
+    except RecursionError:
+        depths = [line.count("[") + line.count("{") for line in text.splitlines()]
+        report.add(depths.index(max(depths)) + 1, "lists are nested too deeply to be read")
+        return [], {}, "\\"
     outer = Scope(escape=parsed.escape_token, report=report, base_known=True)
     outer.visible.update(PLATFORM)
     stages: list[StageText] = []
