@@ -31,7 +31,8 @@ def cache_folder() -> Path:
 def atomic_write(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
     """Replace `path` by `content` in one step: temporary file beside it, fsync, rename.
 
-    What is not `durable` is not waited for on its way to the disk: a power loss may undo it. Parent folders are made. Raises `StorageError`; then `path` is as it was.
+    What is not `durable` is not waited for on its way to the disk: a power loss may undo it. Parent
+    folders are made. Raises `StorageError`; then `path` is as it was.
     """
     doing = f"writing `{path}`"
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,7 +76,7 @@ def commands_page() -> str:
     """Every command's help, and every exit code."""
     lines = ["# Commands and exit codes", "", GENERATED]
     lines += ["Data goes to standard output, everything else to standard error.", ""]
-    for name, command in typer.main.get_command(app).commands.items():  # type: ignore[attr-defined]
+    for name, command in _commands(typer.main.get_command(app)):
         lines += [f"## `template-builder {name}{_arguments(command)}`", "", command.help, ""]
         options = [option for option in command.params if option.param_type_name == "option"]
         lines += ["| option | |", "|---|---|"]
@@ -83,7 +84,7 @@ def commands_page() -> str:
         lines.append("")
     lines += ["## Exit codes", "", "| code | |", "|---|---|", "| 0 | done |"]
     rows = {
-        errors.SOMETHING_TO_DO: "`plan --exit-code`: there is something to do",
+        errors.SOMETHING_TO_DO: "`plan --exit-code`, `outdated`: there is something to do",
         errors.USAGE: "the command line cannot be read",
     }
     for line in (errors.__doc__ or "").splitlines():
@@ -92,6 +93,14 @@ def commands_page() -> str:
             rows[int(found[2])] = found[3] or _meaning(found[1])
     lines += [f"| {code} | {rows[code]} |" for code in sorted(rows)]
     return "\n".join(lines) + "\n"
+
+
+def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, command in group.commands.items():
+        if hasattr(command, "commands"):
+            yield from _commands(command, f"{name} ")
+        else:
+            yield f"{prefix}{name}", command
 
 
 def _meaning(name: str) -> str:
@@ -105,11 +114,15 @@ def _meaning(name: str) -> str:
 
 def _arguments(command: Any) -> str:
     found = [one for one in command.params if one.param_type_name == "argument"]
-    return "".join(f" {one.metavar}" if one.required else f" [{one.metavar}…]" for one in found)
+    dots = {True: "…", False: ""}
+    return "".join(
+        f" {one.metavar}" if one.required else f" [{one.metavar}{dots[one.nargs == -1]}]"
+        for one in found
+    )
 
 
 def _flags(option: Any) -> str:
-    flags = ", ".join(option.opts)
+    flags = ", ".join((*option.opts, *option.secondary_opts))
     return f"`{flags}`" if option.is_flag else f"`{flags} {option.metavar or 'N'}`"
 
 

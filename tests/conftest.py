@@ -13,7 +13,7 @@ import filelock
 import hypothesis
 import pytest
 
-pytest_plugins = ["tests.clouds"]
+pytest_plugins = ["tests.clouds", "tests.object_store"]
 
 ROOT = Path(__file__).parent.parent
 BASE = """

@@ -10,14 +10,18 @@ import tomllib
 from collections.abc import Callable
 from pathlib import Path
 
+import httpx
 import pytest
 import typer.main
+import yaml
 
+from builder import registry
 from builder.cli.app import app
 from tests import engine
 from tests.clouds import FILES
 from tests.conftest import ROOT
 from tests.e2b_server import Server
+from tests.object_store import Store
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -116,6 +120,48 @@ def test_e2b_page_runs_from_top_to_bottom(
 
 
 @pytest.mark.network
+def test_registry_page_runs_from_top_to_bottom(
+    tmp_path: Path, run: Run, store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every block of the page about the registry does what it says: the commands, the nightly job,
+    and the settings, against a store that speaks S3's protocol."""
+    for name, value in store.variables.items():
+        monkeypatch.setenv(name, value)
+    httpx.put(f"{store.endpoint}/my-team").raise_for_status()
+    base = (ROOT / "variants" / "_base.toml").read_text()
+    leaf = "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['six']\n"
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "_base.toml").write_text(base)
+    (tmp_path / "variants" / "light.toml").write_text(leaf)
+    for arguments in (
+        ["init", "-q", "-b", "main"],
+        ["init", "-q", "--bare", "upstream.git"],
+        ["remote", "add", "origin", "upstream.git"],
+        ["config", "push.autoSetupRemote", "true"],
+        ["add", "variants"],
+        ["-c", "user.name=A", "-c", "user.email=a@b", "commit", "-qm", "specs"],
+    ):
+        run("git", *arguments)
+    for kind, text in blocks(ROOT / "docs" / "registry.md"):
+        if kind == "sh":
+            run("bash", "-euc", text)
+        elif kind == "toml":
+            (tmp_path / "pyproject.toml").write_text(text)
+        elif kind == "yaml":
+            _, _, _, look, rebuild = yaml.safe_load(text)["jobs"]["rebuild"]["steps"]
+            monkeypatch.setenv("GITHUB_OUTPUT", str(tmp_path / "output"))
+            run("bash", "-euc", look["run"])
+            assert (tmp_path / "output").read_text() == "code=2\n"  # it was rolled back before
+            run("bash", "-euc", rebuild["run"])
+            assert "Rebuild templates" in run("git", "log", "origin/main").stdout
+            run("template-builder", "promote", "light", "candidate")
+            run("bash", "-euc", look["run"])
+            assert (tmp_path / "output").read_text() == "code=2\ncode=0\n"
+    assert json.loads((tmp_path / "light.cdx.json").read_text())["bomFormat"] == "CycloneDX"
+    assert registry.resolve("my-old-one", path="s3://my-team/registry.json")
+
+
+@pytest.mark.network
 def test_spec_of_the_readme_builds(tmp_path: Path, run: Run) -> None:
     """The variant that the README shows first builds and holds up."""
     (text,) = [text for kind, text in blocks(ROOT / "README.md") if kind == "toml"]
@@ -156,7 +202,11 @@ def test_commands_that_are_named_exist() -> None:
             if not words or not re.fullmatch(r"[a-z]+", words[0]) or page.name == "CHANGELOG.md":
                 continue
             assert words[0] in known, (page, line)
-            options = {flag for param in known[words[0]].params for flag in param.opts}
+            command = known[words[0]]
+            if inner := getattr(command, "commands", None):
+                assert words[1] in inner, (page, line)
+                command = inner[words[1]]
+            options = {f for param in command.params for f in (*param.opts, *param.secondary_opts)}
             assert {w for w in words if w.startswith("-")} <= options | {"--help"}, (page, line)
 
 

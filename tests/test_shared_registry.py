@@ -6,71 +6,19 @@ import subprocess
 import sys
 import threading
 import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
-import obstore.store
 import pytest
-from moto.server import ThreadedMotoServer
 
 from builder import history, record, registry
 from builder.errors import NetworkError, RegistryError, RevokedError
 from builder.shared_registry import StaleRegistryWarning
 from tests.conftest import Command
+from tests.object_store import Store
 from tests.test_record import WRITER, WRITES
 
-
-class Store:
-    """A server that speaks S3's protocol, with one empty bucket."""
-
-    def __init__(self) -> None:
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.endpoint = f"http://{host}:{port}"
-        self.variables = {
-            "AWS_ENDPOINT_URL": self.endpoint,
-            "AWS_ACCESS_KEY_ID": "an-access-key",
-            "AWS_SECRET_ACCESS_KEY": "canary-secret-of-s3",
-            "AWS_REGION": "us-east-1",
-        }
-        httpx.post(f"{self.endpoint}/moto-api/reset").raise_for_status()
-        httpx.put(f"{self.endpoint}/bucket").raise_for_status()
-        self._bucket = obstore.store.S3Store(
-            "bucket",
-            endpoint=self.endpoint,
-            access_key_id=self.variables["AWS_ACCESS_KEY_ID"],
-            secret_access_key=self.variables["AWS_SECRET_ACCESS_KEY"],
-            region="us-east-1",
-            client_options={"allow_http": True},
-        )
-
-    def text(self) -> str:
-        return bytes(self._bucket.get("team/registry.json").bytes()).decode()
-
-    def write(self, text: str) -> None:
-        self._bucket.put("team/registry.json", text.encode())
-
-    def stop(self) -> None:
-        self._server.stop()
-
-
 URL = "s3://bucket/team/registry.json"
-
-
-@pytest.fixture
-def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
-    """The store, in force for this test, with a cache of its own."""
-    found = Store()
-    for name, value in found.variables.items():
-        monkeypatch.setenv(name, value)
-    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
-    try:
-        yield found
-    finally:
-        found.stop()
 
 
 def adopt(name: str, ref: str) -> None:
