@@ -23,7 +23,8 @@ TemplateError                     1
 ├── BlockedError                 31   the plan says that this variant cannot be built there
 ├── NotOnThisMachineError        32   a local build that another machine has made
 ├── SandboxError                 33   a sandbox did not start or went away
-│   └── SandboxGoneError         34   …before it began to run what was asked
+│   ├── SandboxGoneError         34   …before it began to run what was asked
+│   └── InterpreterDiedError     35   …while it ran it: killed, out of memory, or ended by the code
 ├── RegistryError                40   registry.json cannot be read
 │   └── RegistryVersionError     41   …because a newer version of this program wrote it
 ├── TemplateLookupError (LookupError)
@@ -210,6 +211,13 @@ class SandboxError(TemplateError):
 
 class SandboxGoneError(SandboxError):
     exit_code = 34
+
+
+class InterpreterDiedError(SandboxError):
+    """`seen` is the `Execution` of what the code gave before, where it is known."""
+
+    exit_code = 35
+    seen: object = None
 
 
 class RegistryError(TemplateError):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -11,6 +12,8 @@ from typing import Any
 __all__ = ["WARM_SECONDS", "Execution", "Output", "Result", "plain", "warm_up_code"]
 
 WARM_SECONDS = 600.0
+_RESULTS_TO_A_STREAM = 16
+_RESULT_OVERHEAD = 64  # so that results of nothing come to an end, too
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -24,17 +27,21 @@ class Result:
     @property
     def text(self) -> str | None:
         """The plain text of it."""
-        return self.data.get("text/plain")
+        return self._text("text/plain")
 
     @property
     def html(self) -> str | None:
         """The HTML of it, of a table for example."""
-        return self.data.get("text/html")
+        return self._text("text/html")
 
     @property
     def png(self) -> str | None:
         """The picture of it, of a chart for example, as a PNG in base64."""
-        return self.data.get("image/png")
+        return self._text("image/png")
+
+    def _text(self, kind: str) -> str | None:
+        value = self.data.get(kind)
+        return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,15 +64,17 @@ class Execution:
 
 
 class Output:
-    """Collects what an execution gives, up to `limit` characters of each stream and of all results.
+    """Collects what an execution gives, up to `limit` characters of each stream, of an error and of
+    a result's text; pictures and the like may be sixteen times as much together.
 
-    Of a stream that is longer the beginning and the end are kept.
+    Of what is longer the beginning and the end are kept.
     """
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
         self._streams = {name: _Stream(limit) for name in ("stdout", "stderr")}
-        self._size = self._left_out = 0
+        self._left_out = 0
+        self._room = float("inf") if limit is None else float(_RESULTS_TO_A_STREAM * limit)
         self._results: list[Result] = []
         self._error: str | None = None
         self._traceback = ""
@@ -76,13 +85,23 @@ class Output:
             self._streams[name].add(text)
 
     def result(self, data: Mapping[str, Any], *, main: bool) -> None:
-        """Take a MIME bundle."""
-        size = sum(len(value) if isinstance(value, str) else 1 for value in data.values())
-        if self.limit is not None and self._size + size > self.limit:
-            self.leave_out(size)
+        """Take a MIME bundle; of one that is too large, a line that says so."""
+        kept: dict[str, Any] = {}
+        for kind, value in data.items():
+            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            if kind == "text/plain":
+                kept[kind] = self._cut(text)
+            elif self._room < len(text):
+                self.leave_out(len(text))
+                kept.setdefault("text/plain", f"… {kind} of {len(text)} characters left out …")
+            else:
+                self._room -= len(text)
+                kept[kind] = value
+        self._room -= len(kept.get("text/plain", "")) + _RESULT_OVERHEAD
+        if self._room < 0:
+            self.leave_out(sum(len(str(value)) for value in kept.values()))
             return
-        self._size += size
-        self._results.append(Result(data=data, is_main=main))
+        self._results.append(Result(data=kept, is_main=main))
 
     def leave_out(self, size: int) -> None:
         """Count characters that were too many to be taken."""
@@ -90,8 +109,19 @@ class Output:
 
     def failed(self, name: str, value: str, traceback: str) -> None:
         """Take the error that has ended the code."""
-        self._error = plain(f"{name}: {value}")[: self.limit]
-        self._traceback = plain(traceback)[: self.limit]
+        self._error = self._cut(plain(f"{name}: {value}"))
+        self._traceback = self._cut(plain(traceback))
+
+    def _cut(self, text: str) -> str:
+        cut = _Stream(self.limit)
+        cut.add(text)
+        self._left_out += cut.left_out
+        return cut.text()
+
+    @property
+    def failed_already(self) -> bool:
+        """Whether an error was taken."""
+        return self._error is not None
 
     def execution(
         self, seconds: float, *, timed_out: bool = False, lost: bool = False

@@ -22,6 +22,7 @@ from pydantic import Field, TypeAdapter
 from builder.errors import from_os_error
 from builder.files import atomic_write, exclusive
 from builder.processes import check_not_stopped
+from builder.regular_file import read_regular
 
 __all__ = ["Entry", "Journal"]
 
@@ -92,8 +93,8 @@ class Journal:
     def read(self, name: str) -> Entry | None:
         """The entry of `name`; None where there is none, or none that can be read."""
         try:
-            with self._path(name).open("rb") as file:
-                entry = _ENTRY.validate_json(file.read(_LONGEST_BYTES), strict=True)
+            text = read_regular(self._path(name), _LONGEST_BYTES)
+            entry = _ENTRY.validate_json(text, strict=True)
         except (OSError, ValueError):
             return None
         return entry if entry.name == name else None

@@ -23,6 +23,7 @@ from builder.base_image import BaseImage, resolve_digest
 from builder.errors import LockConflictError, NetworkError, StaleLockError, TemplateError
 from builder.events import Event, Reporter
 from builder.lock_conflict import explain, missing_extra, says_not_found
+from builder.regular_file import read_regular
 from builder.spec import Stage, Variant
 
 __all__ = ["Lock", "StageLock", "lock_latest", "parse_pins", "read_committed"]
@@ -35,6 +36,7 @@ _LOCKED_TEXT = re.compile(
     r"(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+\n)*"
 )
 _JOBS = 8
+_LARGEST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -270,7 +272,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
     relock = "run `template-builder lock`, or leave out --frozen"
     place = f"generated/{variant.name}"
     try:
-        document = tomllib.loads((folder / "template.toml").read_text(encoding="utf-8"))
+        document = tomllib.loads(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
         locked = document["lock"]
         stages = tuple(
             StageLock(
@@ -330,7 +332,7 @@ def _check_shape(lock: Lock) -> None:
 
 
 def _body(path: Path) -> str:
-    lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+    lines = read_regular(path, _LARGEST_BYTES).decode().splitlines(keepends=True)
     return "".join(line for line in lines if not line.startswith("#"))
 
 

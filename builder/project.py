@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import re
-import stat
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -15,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
+from builder.regular_file import read_regular
 
 __all__ = ["PRECHECK_WHEN", "PrecheckSettings", "Project", "TargetSettings", "target_called"]
 
 PRECHECK_WHEN = ("always", "auto", "never")
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
 TARGET_KINDS = ("e2b", "local")
+_LARGEST_BYTES = 1 << 20
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "domain", "kind")
 
@@ -135,9 +136,7 @@ class Project:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        if not stat.S_ISREG(path.stat().st_mode):
-            raise ProjectError(f"{path} is not a regular file")
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
+        document = tomllib.loads(read_regular(path, _LARGEST_BYTES).decode())
     except FileNotFoundError:
         return {}
     except (ValueError, RecursionError) as error:

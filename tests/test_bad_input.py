@@ -144,7 +144,10 @@ def test_settings_that_are_a_pipe(project: Path, command: Command) -> None:
     """A pipe in the place of pyproject.toml is refused, not waited for."""
     os.mkfifo(project / "pyproject.toml")
     found = command("validate", cwd=project)
-    assert found.stderr == f"error: {project / 'pyproject.toml'} is not a regular file\n"
+    assert (
+        found.stderr
+        == f"error: {project / 'pyproject.toml'} cannot be read: it is not a regular file\n"
+    )
 
 
 @pytest.mark.parametrize("channel", ["", "a\nb", "Ä", "a b"])

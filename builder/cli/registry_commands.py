@@ -13,6 +13,7 @@ from builder import logs as log_files
 from builder import pipeline, progress, registry
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.errors import (
+    ProjectError,
     SelectionError,
     TemplateError,
     did_you_mean,
@@ -92,7 +93,7 @@ def list_command(
                         "ref": ref,
                         "origin": fields.get("origin", "-"),
                         "built_at": fields.get("built_at"),
-                        "state": _state(target, fields),
+                        "state": _where(target, fields),
                     }
                 )
     if as_json:
@@ -103,7 +104,7 @@ def list_command(
         progress.table([key.replace("_", " ") for key in keys], cells)
 
 
-def _state(target: str, fields: dict[str, Any]) -> str:
+def _where(target: str, fields: dict[str, Any]) -> str:
     if registry.revoked_because(fields):
         return "revoked"
     if target != "local" or "digest" not in fields:
@@ -141,13 +142,16 @@ def usage(
         typer.Option(help="The file that a receiver of webhooks writes; .builder/usage.sqlite."),
     ] = None,
     days: Annotated[
-        float | None, typer.Option(min=0, help="Of the last DAYS days alone; of all by default.")
+        float | None,
+        typer.Option(min=0, max=36_500, help="Of the last DAYS days alone; of all by default."),
     ] = None,
     vcpu_hour: Annotated[
-        float | None, typer.Option(min=0, help="US dollars; E2B's list price by default.")
+        float | None,
+        typer.Option(min=0, max=1e6, help="US dollars; E2B's list price by default."),
     ] = None,
     gib_hour: Annotated[
-        float | None, typer.Option(min=0, help="US dollars; E2B's list price by default.")
+        float | None,
+        typer.Option(min=0, max=1e6, help="US dollars; E2B's list price by default."),
     ] = None,
     project: ProjectFolder = None,
     quiet: Quiet = False,
@@ -156,7 +160,8 @@ def usage(
     """Show what sandboxes were used and cost, by template, as E2B's webhooks have told."""
     from builder.runtime.ledger import GIB_SECOND, VCPU_SECOND, Ledger
 
-    path = ledger or Project.find(project).state / "usage.sqlite"
+    here = Path(".builder", "usage.sqlite").absolute()
+    path = ledger or (here if here.exists() else _state(project) / "usage.sqlite")
     if not path.exists():
         raise SelectionError(
             f"there is no ledger at {path}",
@@ -185,6 +190,15 @@ def usage(
             for one in found
         ],
     )
+
+
+def _state(project: Path | None) -> Path:
+    try:
+        return Project.find(project).state
+    except ProjectError:
+        if project:
+            raise
+        return Path(".builder").absolute()
 
 
 def doctor(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False) -> None:

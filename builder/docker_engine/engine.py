@@ -37,6 +37,7 @@ from builder.logs import Log
 from builder.machine_sandbox import Machine
 from builder.precheck import Image
 from builder.project import PrecheckSettings
+from builder.regular_file import read_regular
 from builder.render import Rendered
 
 __all__ = ["DockerEngine"]
@@ -44,6 +45,7 @@ __all__ = ["DockerEngine"]
 _OWNER = "template-builder.owner"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LARGEST_BUNDLE = 16 << 20
 _KILLED = 137  # 128 + SIGKILL, which is how the kernel ends what needs too much memory
 _CERTIFICATES = "/opt/template-precheck/ca.crt"
 _CERTIFICATE_VARIABLES = (
@@ -222,7 +224,7 @@ class DockerEngine:
         """The base image with the certificates of the settings, for a build behind a proxy."""
         path = Path(self._settings.ca_bundle or "")
         try:
-            content = path.read_bytes()
+            content = read_regular(path, _LARGEST_BUNDLE)
         except OSError as error:
             raise ProjectError(
                 f"[tool.template-builder.precheck]: `ca-bundle` {path}: {error.strerror}"

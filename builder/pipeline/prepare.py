@@ -90,7 +90,7 @@ def prepare(
 def read_registry(project: Project) -> registry.Registry:
     """The project's registry; empty where there is none yet. Raises `RegistryError`."""
     location = project.registry
-    if not registry.is_url(location) and not os.path.exists(location):
+    if not registry.is_url(location) and not os.path.lexists(location):
         return registry.empty(location)
     try:
         return registry.load(location, strict=True).checked()

@@ -42,7 +42,7 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
         return results[0]
     path = Path(os.path.realpath(location))  # of a link, the file that it leads to is the registry
     with exclusive(path.parent / ".builder" / f"{path.name}.lock"):
-        text = registry.read_text(os.fspath(path)) if path.exists() else None
+        text = registry.read_text(os.fspath(path)) if os.path.lexists(path) else None
         atomic_write(path, changed(text).encode())
     return results[0]
 

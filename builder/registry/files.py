@@ -7,6 +7,7 @@ import os
 
 from builder.errors import RegistryError, RegistryVersionError
 from builder.registry.values import VERSION, Registry
+from builder.regular_file import read_regular
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
@@ -16,6 +17,8 @@ __all__ = ["find", "is_url", "load", "load_only", "parse", "read_text"]
 FILE_NAME = "registry.json"
 # From that size on, one template is searched for in the text, rather than all of them parsed.
 _LARGE_BYTES = 1 << 18
+_LARGEST_BYTES = 4 << 30
+_SETTINGS_BYTES = 1 << 20
 
 
 def find() -> str:
@@ -32,7 +35,7 @@ def find() -> str:
         if shared := _named_by_project(folder):
             return shared
         candidate = os.path.join(folder, FILE_NAME)
-        if os.path.isfile(candidate):
+        if os.path.lexists(candidate):  # reading it says what is wrong, if it is no file
             return candidate
         tried.append(candidate)
         parent = os.path.dirname(folder)
@@ -54,8 +57,7 @@ def find() -> str:
 def _named_by_project(folder: str) -> str | None:
     """The registry that the settings of a project in `folder` name, as a path or URL."""
     try:
-        with open(os.path.join(folder, "pyproject.toml"), "rb") as file:
-            text = file.read()
+        text = read_regular(os.path.join(folder, "pyproject.toml"), _SETTINGS_BYTES)
     except OSError:
         return None
     if b"template-builder" not in text or b"registry" not in text:
@@ -151,9 +153,7 @@ def load(
 def read_text(path: str) -> str:
     """The text of a registry file. Raises `RegistryError`."""
     try:
-        # Not `open`, which would wait for a writer where somebody put a pipe in the file's place.
-        with open(os.open(path, os.O_RDONLY | os.O_NONBLOCK), encoding="utf-8") as file:
-            return file.read()
+        return read_regular(path, _LARGEST_BYTES).decode()
     except UnicodeDecodeError as error:
         raise RegistryError(
             f"{path} is not a registry: {error}", hint="restore the file from git"
@@ -168,7 +168,7 @@ def read_text(path: str) -> str:
 def load_only(name: str, path: str) -> Registry | None:
     """The registry with the one template alone, where the file is large and tells fast."""
     try:
-        if is_url(path) or os.stat(path).st_size < _LARGE_BYTES:
+        if is_url(path) or not _LARGE_BYTES <= os.stat(path).st_size <= _LARGEST_BYTES:
             return None
         from builder.registry.search import entry_of
 

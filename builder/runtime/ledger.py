@@ -145,15 +145,23 @@ class Ledger:
             (event.sandbox_id, at + _SAME_SECONDS),
         ).fetchone()
         if open_run:
+            # Of a sandbox that was paused and went on, an end may tell the first start again: that
+            # run is over, and this one began when it was resumed.
+            taken = database.execute(
+                "SELECT 1 FROM runs WHERE sandbox_id = ? AND started_at = ? AND rowid != ?",
+                (event.sandbox_id, start, open_run[0]),
+            ).fetchone()
+            if start is None or taken:
+                start, end = open_run[1], max(at, open_run[1])
             database.execute(
                 "UPDATE runs SET started_at = ?, ended_at = ?, cpus = coalesce(?, cpus),"
                 " memory_mb = coalesce(?, memory_mb) WHERE rowid = ?",
-                (open_run[1] if start is None else start, end, event.cpus, event.memory_mb,
-                 open_run[0]),
-            )  # fmt: skip
+                (start, end, event.cpus, event.memory_mb, open_run[0]),
+            )
         else:
+            # What was paused and is killed later ran no longer meanwhile: its run is there already.
             database.execute(
-                "INSERT OR REPLACE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)",
+                "INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (event.sandbox_id, event.template_id, event.template,
                  end if start is None else start, end, event.cpus, event.memory_mb),
             )  # fmt: skip
@@ -167,7 +175,7 @@ class Ledger:
             database.executescript(_TABLES)
             with database:
                 yield database
-        except (sqlite3.Error, OSError) as error:
+        except (sqlite3.Error, OSError, ValueError) as error:
             raise StorageError(
                 f"the ledger {self.path} cannot be used: {error}",
                 hint="is it a file of this program, and writable?",

@@ -38,7 +38,8 @@ class Pool:
         self._opening: set[asyncio.Task[None]] = set()
         self._ending: set[asyncio.Task[None]] = set()
         self._pause = 0.0
-        self._wake = asyncio.Event()
+        self.broken: Exception | None = None
+        self._wake, self._wanted = asyncio.Event(), asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep())
 
     def ready(self) -> int:
@@ -57,6 +58,7 @@ class Pool:
         asked: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
         self._waiting.append(asked)
         self._wake.set()
+        self._wanted.set()
         try:
             return await asked
         except asyncio.CancelledError:
@@ -78,11 +80,21 @@ class Pool:
                         await self._wake.wait()
                         continue
                 await self._check()
+        except Exception as error:
+            # Nobody opens anything any more: who waits must know, and the next one has a new pool.
+            self.broken = error
+            for asked in self._waiting:
+                if not asked.done():
+                    asked.set_exception(error)
+            raise
         finally:
             await self._close()
 
     def _open_missing(self) -> None:
-        missing = self.size + len(self._waiting) - len(self._ready) - len(self._opening)
+        waiting = sum(not asked.done() for asked in self._waiting)
+        if not waiting:
+            self._wanted.clear()
+        missing = self.size + waiting - len(self._ready) - len(self._opening)
         for _ in range(min(missing, _OPENING_AT_A_TIME - len(self._opening))):
             task = asyncio.ensure_future(self._open())
             self._opening.add(task)
@@ -91,7 +103,10 @@ class Pool:
 
     async def _open(self) -> None:
         if not self._waiting and self._pause:
-            await asyncio.sleep(self._pause)
+            # Whoever comes meanwhile does not wait for an earlier failure.
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pause):
+                    await self._wanted.wait()
         try:
             session = await open_session(self._template, seconds=self._seconds, warm=True)
         except Exception as error:
@@ -118,7 +133,10 @@ class Pool:
             if not asked.done():
                 asked.set_result(session)
                 return
-        self._ready.append(session)
+        if len(self._ready) < self.size:
+            self._ready.append(session)
+        else:  # it was for somebody who has gone
+            self._end(session)
 
     def _drop_bad(self) -> None:
         for session in [one for one in self._ready if not self._good(one)]:
@@ -152,9 +170,9 @@ _pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Pool]]
 def pool_of(template: Template, *, seconds: int, size: int, max_age: float) -> Pool:
     """The running loop's pool of a template; it grows to the greatest `size` that was asked for."""
     pools = _pools.setdefault(asyncio.get_running_loop(), {})
-    key = (template, seconds)
+    key = (template, seconds, max_age)
     found = pools.get(key)
-    if found is None:
+    if found is None or found.broken:
         found = pools[key] = Pool(template, seconds=seconds, size=size, max_age=max_age)
     elif size > found.size:
         found.size = size

@@ -6,8 +6,9 @@ import asyncio
 import contextlib
 import copy
 import logging
+import threading
 import time
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 from typing import Any, Literal
 
 from builder.errors import SandboxError, SandboxGoneError
@@ -15,8 +16,8 @@ from builder.registry import DEFAULT_CHANNEL
 from builder.runtime import composition, telemetry
 from builder.runtime.pool import Pool, pool_of
 from builder.runtime.session import Session, end, open_session
-from builder.runtime.template import find
-from builder.runtime.values import CodeInput, CodeOutput, checked, output_of
+from builder.runtime.template import check_not_revoked, find
+from builder.runtime.values import LONGEST_SECONDS, CodeInput, CodeOutput, checked, output_of
 
 __all__ = ["CodeExecutionPrimitive", "E2BPrimitive"]
 
@@ -26,6 +27,7 @@ _READINESS = ("wait", "warmup", "background")
 # How long a sandbox outlives the age at which it is replaced, for what still runs in it.
 _MARGIN_SECONDS = 300
 _OUTPUT_CHARACTERS = 1_000_000
+_CLEANED_UP = "it was cleaned up while its sandbox was being opened"
 
 
 class CodeExecutionPrimitive:
@@ -63,23 +65,24 @@ class CodeExecutionPrimitive:
         """
         if readiness not in _READINESS:
             raise ValueError(f"readiness is {readiness!r}, expected one of {', '.join(_READINESS)}")
-        for name, value in (
-            ("default_timeout", default_timeout),
-            ("session_max_age", session_max_age),
-            ("max_output", max_output),
-        ):
-            if not value > 0:
-                raise ValueError(f"{name} is {value}, expected more than 0")
-        if pool_size < 0:
-            raise ValueError(f"pool_size is {pool_size}, expected 0 or more")
+        _check_numbers(default_timeout, session_max_age, pool_size, max_output)
+        for name, text in (("template_id", template_id), ("target", target), ("channel", channel)):
+            if text is not None and not isinstance(text, str):
+                raise TypeError(f"{name} is {type(text).__name__}, expected text")
         self.default_timeout = default_timeout
         self.session_max_age = session_max_age
         self.template_id = template_id
-        asked = {"template.name": template_id or "", "template.target": target or ""}
-        with telemetry.measured("resolve", asked):
+        with telemetry.measured("resolve", {"template.name": template_id or ""}) as measured:
             self._template = find(template_id, target=target, channel=channel, api_key=api_key)
+            measured.add(self._template.attributes)
         self._readiness, self._pool_size, self._max_output = readiness, pool_size, max_output
+        self._reset()
+
+    def _reset(self) -> None:
+        self._guard = threading.Lock()
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._lock = asyncio.Lock()
+        self._users = self._cleanups = 0
         self._session: Session | None = None
         self._opening: asyncio.Task[Session] | None = None
         self._source = "cold"
@@ -101,7 +104,7 @@ class CodeExecutionPrimitive:
         """
         asked = checked(input_data)
         timeout = asked.get("timeout", self.default_timeout)
-        async with self._lock:
+        async with self._held():
             session = await self._current(timeout)
             try:
                 return await self._run(session, asked, timeout, context)
@@ -109,20 +112,21 @@ class CodeExecutionPrimitive:
                 # It was gone before the code began to run: another sandbox may run it, a new one,
                 # as those of a pool may be gone, too.
                 await self._drop("replaced")
-                self._session = await self._opened_now(timeout)
-                return await self._run(self._session, asked, timeout, context)
+                session = await self._kept(self._opened_now(timeout))
+                return await self._run(session, asked, timeout, context)
 
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[CodeExecutionPrimitive]:
         """A primitive with a sandbox of its own for the `async with` block, for callers that run
         code side by side."""
         own = copy.copy(self)
-        own._lock, own._session, own._opening = asyncio.Lock(), None, None  # noqa: SLF001 - its own
+        own._reset()  # noqa: SLF001 - its own
         async with own:
             yield own
 
     async def cleanup(self) -> None:
         """End the session; the next execution opens another one."""
+        self._cleanups += 1
         opening, self._opening = self._opening, None
         if opening:
             opening.cancel()
@@ -134,7 +138,7 @@ class CodeExecutionPrimitive:
         if self._readiness == "background":
             self._opening = asyncio.ensure_future(self._open(self.default_timeout))
         else:
-            async with self._lock:
+            async with self._held():
                 await self._current(self.default_timeout)
         return self
 
@@ -151,11 +155,11 @@ class CodeExecutionPrimitive:
         self, session: Session, asked: CodeInput, seconds: float, context: object
     ) -> CodeOutput:
         attributes = {**self._template.attributes, "sandbox.source": self._source}
-        with telemetry.measured("execute", attributes) as span:
-            span.set_attribute("sandbox.id", session.id)
+        with telemetry.measured("execute", attributes) as measured:
+            measured.tell("sandbox.id", session.id)
             for name in ("workflow_id", "session_id", "correlation_id"):
                 if value := getattr(context, name, None):
-                    span.set_attribute(f"workflow.{name}", str(value))
+                    measured.tell(f"workflow.{name}", str(value))
             try:
                 found = await session.run(
                     asked["code"],
@@ -172,38 +176,85 @@ class CodeExecutionPrimitive:
             except SandboxError:
                 await self._drop("lost")
                 raise
-            span.set_attribute("code.success", found.error is None and not found.timed_out)
+            success = found.error is None and not found.timed_out
+            measured.tell("code.success", success)
+            ended = "timed out" if found.timed_out else "ok" if success else "code failed"
+            measured.add({"outcome": ended})
         if not session.usable():
             await self._drop("lost")
         return output_of(found, sandbox_id=session.id, timeout=seconds)
 
     async def _current(self, seconds: float) -> Session:
         """The session, replaced where it is too old for an execution of `seconds`."""
-        if self._opening:
-            opening, self._opening = self._opening, None
-            self._session = await opening
+        if opening := self._opening:
+            try:
+                # Shielded: of a call that is cancelled now, what is opened is still ended.
+                self._session = await asyncio.shield(opening)
+            except asyncio.CancelledError:
+                task = asyncio.current_task()
+                if opening.cancelled() and task and not task.cancelling():
+                    raise SandboxError(_CLEANED_UP) from None
+                raise
+            except BaseException:
+                self._opening = None
+                raise
+            if self._opening is not opening:
+                await self._drop(None)
+                raise SandboxError(_CLEANED_UP)
+            self._opening = None
         session = self._session
         if session:
             age = time.monotonic() - session.opened_at
             if not session.usable():
                 await self._drop("replaced")
-            elif age >= self.session_max_age or age + seconds > self._lifetime(seconds):
+            elif age >= self.session_max_age or not _outlives(session, seconds):
                 _logger.info("the sandbox %s is %.0f seconds old: taking another", session.id, age)
                 await self._drop("rotated")
-        if self._session is None:
-            self._session = await self._open(seconds)
-        return self._session
+        return self._session or await self._kept(self._open(seconds))
+
+    async def _kept(self, opening: Awaitable[Session]) -> Session:
+        """The session that is being opened, unless somebody has cleaned up meanwhile."""
+        cleanups = self._cleanups
+        session = await opening
+        if cleanups != self._cleanups:
+            await end(session)
+            raise SandboxError(_CLEANED_UP)
+        self._session = session
+        return session
+
+    @contextlib.asynccontextmanager
+    async def _held(self) -> AsyncIterator[None]:
+        """One execution at a time, all in one event loop. Raises `RuntimeError` otherwise."""
+        loop = asyncio.get_running_loop()
+        with self._guard:
+            if self._loop is not loop:
+                if self._users:
+                    raise RuntimeError(
+                        "this CodeExecutionPrimitive is in use in another event loop: give each"
+                        " thread one of its own"
+                    )
+                self._loop, self._lock = loop, asyncio.Lock()
+            self._users += 1
+        try:
+            async with self._lock:
+                yield
+        finally:
+            with self._guard:
+                self._users -= 1
 
     def _lifetime(self, timeout: float) -> int:
         return int(max(self.session_max_age, timeout) + _MARGIN_SECONDS)
 
     async def _open(self, seconds: float) -> Session:
-        if self._pool_size:
+        if self._pool_size and seconds <= self._lifetime(self.default_timeout) - _MARGIN_SECONDS:
+            check_not_revoked(self._template)
             pool = self._pool()
             ready = pool.ready()
             session = await pool.take()
-            self._source = "pool" if ready else "cold"
-            return session
+            if _outlives(session, seconds):
+                self._source = "pool" if ready else "cold"
+                return session
+            await end(session)
         return await self._opened_now(seconds)
 
     async def _opened_now(self, seconds: float) -> Session:
@@ -225,6 +276,26 @@ class CodeExecutionPrimitive:
             if why:
                 telemetry.count(why, self._template.attributes)
             await end(session)
+
+
+def _outlives(session: Session, seconds: float) -> bool:
+    """Whether its target lets a session live for as long as an execution may take."""
+    return time.monotonic() - session.opened_at + seconds <= session.lifetime
+
+
+def _check_numbers(
+    default_timeout: float, session_max_age: float, pool_size: int, max_output: int
+) -> None:
+    for name, value in (("default_timeout", default_timeout), ("session_max_age", session_max_age)):
+        if isinstance(value, bool) or not isinstance(value, int | float):
+            raise TypeError(f"{name} is {type(value).__name__}, expected seconds")
+        if not 0 < value <= LONGEST_SECONDS:
+            raise ValueError(f"{name} is {value}, expected more than 0, {LONGEST_SECONDS} at most")
+    for name, number, least in (("pool_size", pool_size, 0), ("max_output", max_output, 1)):
+        if isinstance(number, bool) or not isinstance(number, int):
+            raise TypeError(f"{name} is {type(number).__name__}, expected a whole number")
+        if number < least:
+            raise ValueError(f"{name} is {number}, expected {least} or more")
 
 
 # The name it has in TTA.dev.

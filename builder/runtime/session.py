@@ -22,6 +22,7 @@ class Session(Protocol):
 
     id: str
     opened_at: float
+    lifetime: float  # seconds, after which its target ends it
 
     async def wait_until_ready(self) -> None:
         """Raises `SandboxError` when its code service does not come up."""

@@ -3,43 +3,75 @@ it up. The only owner of it."""
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from opentelemetry import metrics, trace
 
-__all__ = ["count", "measured"]
+__all__ = ["Measured", "count", "measured"]
 
 _NAME = "template-builder"
 _tracer = trace.get_tracer(_NAME)
 _meter = metrics.get_meter(_NAME)
+# From handing out what is ready to a first import: the API's own bounds are for milliseconds.
+_BOUNDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
 _seconds = _meter.create_histogram(
-    "template.operation.duration", unit="s", description="resolve, open, ready, execute"
+    "template.operation.duration",
+    unit="s",
+    description="resolve, open, ready, execute",
+    explicit_bucket_boundaries_advisory=_BOUNDS,
 )
+# Each build has another one, and a metric has a series for each value.
+_NOT_MEASURED = ("template.ref",)
 _counter = _meter.create_counter(
     "template.events", description="sandboxes rotated, replaced, cancelled; webhooks refused"
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What can be said of an operation while it goes on."""
+
+    span: trace.Span
+    told: dict[str, str]
+
+    def add(self, attributes: Mapping[str, str]) -> None:
+        """Attributes that were not known when it began; `outcome` among them is how it ended."""
+        self.span.set_attributes(dict(attributes))
+        self.told.update({k: v for k, v in attributes.items() if k not in _NOT_MEASURED})
+
+    def tell(self, key: str, value: str | bool) -> None:
+        """An attribute of the span alone: there are too many of them to count."""
+        self.span.set_attribute(key, value)
+
+
 @contextlib.contextmanager
-def measured(operation: str, attributes: Mapping[str, str]) -> Iterator[trace.Span]:
+def measured(operation: str, attributes: Mapping[str, str]) -> Iterator[Measured]:
     """A span and a duration for the `with` block; an exception is recorded in both."""
     start = time.perf_counter()
     outcome = "error"
+    told = {key: value for key, value in attributes.items() if key not in _NOT_MEASURED}
     with _tracer.start_as_current_span(
         f"template.{operation}", attributes=dict(attributes)
     ) as span:
         try:
-            yield span
-            outcome = "ok"
+            yield Measured(span, told)
+            outcome = told.pop("outcome", "ok")
+        except asyncio.CancelledError:
+            outcome = "cancelled"
+            raise
         finally:
+            told.pop("outcome", None)
             _seconds.record(
                 time.perf_counter() - start,
-                {**attributes, "operation": operation, "outcome": outcome},
+                {**told, "operation": operation, "outcome": outcome},
             )
 
 
 def count(event: str, attributes: Mapping[str, str]) -> None:
     """One more of an event."""
-    _counter.add(1, {**attributes, "event": event})
+    kept = {key: value for key, value in attributes.items() if key not in _NOT_MEASURED}
+    _counter.add(1, {**kept, "event": event})

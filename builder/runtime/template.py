@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -205,6 +206,11 @@ def _key(given: str | None, variable: str | None, target: str) -> str:
     names = [variable] if variable and variable not in _KEYS else list(_KEYS)
     for key in (given, *(os.environ.get(name) for name in names)):
         if key and key.strip():
+            if not re.fullmatch(r"[!-~]+", key.strip()):
+                raise MissingKeyError(
+                    f"the key for target `{target}` holds characters that no key has",
+                    hint="was it copied whole, and nothing else with it?",
+                )
             return key.strip()
     raise MissingKeyError(
         f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"

@@ -8,7 +8,7 @@ from typing import Any, TypedDict
 from builder.errors import did_you_mean
 from builder.execution import Execution, Result
 
-__all__ = ["CodeInput", "CodeOutput", "Result", "checked", "output_of"]
+__all__ = ["LONGEST_SECONDS", "CodeInput", "CodeOutput", "Result", "checked", "output_of"]
 
 
 class CodeInput(TypedDict, total=False):
@@ -26,7 +26,8 @@ class CodeOutput(TypedDict):
     `output` is what it wrote to standard output, `logs` the lines of both streams with
     "[stdout] " or "[stderr] " before them, `execution_time` in seconds, `results` the rich ones
     (tables as HTML, charts as PNG). `error` is None when `success`; else `traceback` says where.
-    After a time-out `error` says whether the session still has what was defined in it.
+    `left_out` is how many characters were beyond the limits, `session_lost` whether what was
+    defined in the session is gone: the interpreter died, was ended, or did not obey a time-out.
     """
 
     output: str
@@ -39,8 +40,11 @@ class CodeOutput(TypedDict):
     results: list[Result]
     timed_out: bool
     left_out: int
+    session_lost: bool
 
 
+# A week: longer than a sandbox lives anywhere.
+LONGEST_SECONDS = 604_800
 _TYPES: dict[str, tuple[type, ...]] = {
     "code": (str,),
     "language": (str,),
@@ -51,25 +55,44 @@ _TYPES: dict[str, tuple[type, ...]] = {
 
 def checked(given: Mapping[str, Any]) -> CodeInput:
     """`given`, if it can be executed. Raises `ValueError` and `TypeError`, in words."""
+    if not isinstance(given, Mapping):
+        raise TypeError(
+            f'input_data is {type(given).__name__}, expected a table such as {{"code": "print(1)"}}'
+        )
     for key, value in given.items():
         if key not in _TYPES:
-            hint = did_you_mean(key, _TYPES) or f"there are: {', '.join(_TYPES)}"
+            hint = did_you_mean(str(key), _TYPES) or f"there are: {', '.join(_TYPES)}"
             raise ValueError(f"input_data has an unknown key {key!r} ({hint})")
         if value is not None and (not isinstance(value, _TYPES[key]) or isinstance(value, bool)):
             wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
             raise TypeError(f"input_data[{key!r}] is {type(value).__name__}, expected {wanted}")
     if given.get("code") is None:
         raise ValueError("input_data has no `code`: the code to execute")
+    _check_text("code", given["code"])
     timeout = given.get("timeout")
-    if timeout is not None and not timeout > 0:
-        raise ValueError(f"input_data['timeout'] is {timeout}, expected seconds above 0")
+    if timeout is not None and not 0 < timeout <= LONGEST_SECONDS:
+        raise ValueError(
+            f"input_data['timeout'] is {timeout}, expected seconds above 0, at most"
+            f" {LONGEST_SECONDS}"
+        )
     for name, value in (given.get("env_vars") or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError("input_data['env_vars'] is not a table of text by name")
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"input_data['env_vars'] cannot hold {name!r}")
+        _check_text(f"env_vars'][{name!r}", name + value)
     found: CodeInput = {key: value for key, value in given.items() if value is not None}  # type: ignore[assignment]
     return found
+
+
+def _check_text(key: str, value: str) -> None:
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise ValueError(
+            f"input_data['{key}'] holds half of a character, {value[error.start]!r}, which cannot"
+            " be sent"
+        ) from None
 
 
 def output_of(found: Execution, *, sandbox_id: str, timeout: float) -> CodeOutput:
@@ -96,4 +119,5 @@ def output_of(found: Execution, *, sandbox_id: str, timeout: float) -> CodeOutpu
         results=list(found.results),
         timed_out=found.timed_out,
         left_out=found.left_out,
+        session_lost=found.lost,
     )

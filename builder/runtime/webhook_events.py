@@ -129,6 +129,10 @@ def _text(payload: Mapping[str, Any], key: str) -> str:
     found = payload.get(key)
     if not isinstance(found, str) or not found or len(found) > 256:
         raise InvalidEventError(f"`{key}` is missing or not text")
+    try:
+        found.encode()
+    except UnicodeEncodeError:
+        raise InvalidEventError(f"`{key}` holds half of a character") from None
     return found
 
 

@@ -6,8 +6,9 @@ import asyncio
 import inspect
 import logging
 import os
+import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -58,7 +59,7 @@ class E2BWebhookPrimitive:
 
     def __init__(
         self,
-        events: Iterable[str] = EVENTS,
+        events: Collection[str] = EVENTS,
         callback_url: str | None = None,
         secret: str | None = None,
         *,
@@ -68,7 +69,11 @@ class E2BWebhookPrimitive:
     ) -> None:
         """What `register` registers. Raises `ValueError` for an event that there is not, and where
         no key is given or set."""
+        if isinstance(events, str) or not all(isinstance(event, str) for event in events):
+            raise TypeError("events is a list of names, such as ['created', 'killed']")
         self.events = tuple(full_name(event) for event in events)
+        if not self.events:
+            raise ValueError("events is empty: which ones are to be delivered?")
         self.callback_url, self.name = callback_url, name
         self._secret = secret
         self._key, domain = account(target, api_key)
@@ -103,7 +108,7 @@ class E2BWebhookPrimitive:
         self,
         webhook_id: str,
         *,
-        events: Iterable[str] | None = None,
+        events: Collection[str] | None = None,
         callback_url: str | None = None,
         secret: str | None = None,
         name: str | None = None,
@@ -184,8 +189,10 @@ class WebhookReceiver:
         self, secret: str, *, ledger: Ledger | None = None, body_limit: int = _LONGEST_BODY
     ) -> None:
         """`body_limit` is in bytes. With a `ledger`, events are remembered over restarts."""
-        if not secret:
-            raise ValueError("a receiver needs the `secret` that deliveries are signed with")
+        if not isinstance(secret, str) or not secret.strip():
+            raise ValueError(
+                "a receiver needs the `secret` that deliveries are signed with, as text"
+            )
         self._secret, self._ledger, self._body_limit = secret, ledger, body_limit
         self._handlers: dict[str, list[Handler]] = {}
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -193,6 +200,10 @@ class WebhookReceiver:
 
     def on(self, event: str = "*") -> Callable[[Handler], Handler]:
         """Have the decorated function, sync or async, called with each event; "*" is every one."""
+        if not isinstance(event, str):
+            raise TypeError(
+                'name the event: @receiver.on("killed"), or @receiver.on() for every one'
+            )
         name = event if event == "*" else full_name(event)
 
         def register(handler: Handler) -> Handler:
@@ -215,7 +226,13 @@ class WebhookReceiver:
         except ClientDisconnect:
             self._count("truncated")
             return
-        await answer(scope, receive, send)
+        handling, answer.background = answer.background, None
+        try:
+            await answer(scope, receive, send)
+        finally:
+            # Also when the answer did not arrive: the event counts as delivered from here on.
+            if handling:
+                await handling()
 
     async def _answer(self, request: Request) -> JSONResponse:
         if request.method != "POST":
@@ -278,7 +295,7 @@ class WebhookReceiver:
                     found = await run_in_threadpool(handler, event)
                     if inspect.isawaitable(found):
                         await found
-            except Exception:
+            except (Exception, SystemExit):
                 self._count("handler failed")
                 _logger.exception("a handler of %s failed for event %s", event.type, event.id)
 
@@ -312,6 +329,6 @@ def _webhook(found: Any) -> Webhook:
 
 
 def _id(webhook_id: str) -> str:
-    if not webhook_id or any(character in webhook_id for character in "/?#%\\\n"):
+    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", webhook_id):
         raise ValueError(f"{webhook_id!r} is not the ID of a webhook")
     return webhook_id

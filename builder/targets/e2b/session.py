@@ -12,6 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
+import re
 import time
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
@@ -23,6 +24,7 @@ import tenacity
 from e2b.connection_config import ApiParams
 
 from builder.errors import (
+    InterpreterDiedError,
     LimitError,
     NetworkError,
     SandboxError,
@@ -50,6 +52,8 @@ _FAULT_ATTEMPTS = 5
 _INTERRUPT_SECONDS = 5.0
 _KILL_SECONDS = 20.0
 _METADATA = "template-builder-session"
+_PYTHON = ("python", "python3")
+_HEAD_BYTES = 4096
 _MIME = {
     "text": "text/plain", "html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml",
     "png": "image/png", "jpeg": "image/jpeg", "pdf": "application/pdf", "latex": "text/latex",
@@ -60,8 +64,8 @@ _MIME = {
 class CloudSession:
     """A running sandbox. One caller at a time."""
 
-    def __init__(self, sandbox: e2b.AsyncSandbox, *, key: str) -> None:
-        self._sandbox, self._key = sandbox, key
+    def __init__(self, sandbox: e2b.AsyncSandbox, *, key: str, lifetime: float) -> None:
+        self._sandbox, self._key, self.lifetime = sandbox, key, lifetime
         self.id = sandbox.sandbox_id
         self.opened_at = time.monotonic()
         self._context: str | None = None
@@ -103,7 +107,7 @@ class CloudSession:
 
         creating = asyncio.ensure_future(_retried(create))
         try:
-            return cls(await asyncio.shield(creating), key=api_key)
+            return cls(await asyncio.shield(creating), key=api_key, lifetime=seconds)
         except asyncio.CancelledError:
             await finished(_discarded(creating))
             raise
@@ -143,7 +147,7 @@ class CloudSession:
         obey is restarted. Raises `SandboxError`; what had begun to run is never run again."""
         _check(variables)
         asked: dict[str, Any] = {"code": code, "env_vars": dict(variables)}
-        if language in ("python", "python3") and self._context:
+        if language in _PYTHON and self._context:
             asked["context_id"] = self._context
         else:
             asked["language"] = language
@@ -153,6 +157,10 @@ class CloudSession:
         except TimeoutError:
             lost = not await self._interrupted(asked)
             return output.execution(time.monotonic() - start, timed_out=True, lost=lost)
+        except InterpreterDiedError as error:
+            self._broken = True
+            output.failed("InterpreterDied", error.message, "")
+            return output.execution(time.monotonic() - start, lost=True)
         except (asyncio.CancelledError, SandboxError):
             self._broken = True
             raise
@@ -203,10 +211,14 @@ class CloudSession:
                     said = (await answer.aread())[:500].decode("utf-8", "replace")
                     refused = f"{answer.status_code} {said}"
                     if answer.status_code not in (429, 502, 503):
+                        if asked.get("language", "python") not in _PYTHON:
+                            raise ValueError(
+                                f"E2B's code service does not run {asked['language']!r}: {refused}"
+                            )
                         raise SandboxError(self._told(f"it does not run the code: {refused}"))
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 refused = str(error)
-            except httpx.TransportError as error:
+            except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
                 raise SandboxError(
                     self._told(
                         "the connection was lost while code ran, which is not run again:"
@@ -275,29 +287,45 @@ def _take(event: dict[str, Any], output: Output) -> bool:
         output.result(data, main=bool(event.get("is_main_result")))
     elif kind == "error":
         if event["name"] == "UnexpectedEndOfExecution":
-            raise SandboxError("the interpreter died while it ran the code")
+            raise InterpreterDiedError("the interpreter died while it ran the code")
         output.failed(event["name"], event["value"], event["traceback"])
     elif kind == "unexpected_end_of_execution":
-        raise SandboxError("the interpreter died while it ran the code")
+        raise InterpreterDiedError("the interpreter died while it ran the code")
     return bool(kind == "end_of_execution")
 
 
 async def _lines(answer: httpx.Response, output: Output) -> AsyncIterator[bytes]:
     """The lines of an answer; those far beyond the limit of `output` are left out."""
     longest = 4 * (output.limit or 0) + (1 << 20)
-    rest, dropped = b"", 0
+    rest, dropped, head = b"", 0, b""
     async for part in answer.aiter_bytes():
         *whole, rest = (rest + part).split(b"\n")
         for line in whole:
             if dropped:
                 output.leave_out(dropped + len(line))
                 dropped = 0
+                if told := _error_in(head):
+                    yield told
             elif line.strip():
                 yield line
         if dropped or len(rest) > longest:
+            head = head if dropped else rest[:_HEAD_BYTES]
             rest, dropped = b"", dropped + len(rest)
     if rest.strip():
         yield rest
+
+
+def _error_in(head: bytes) -> bytes | None:
+    """Of a line that was left out, the error that it told, from the beginning of it."""
+    if not re.search(rb'"type":\s*"error"', head):
+        return None
+    found = {"type": "error", "name": "Error", "value": "", "traceback": ""}
+    for key in ("name", "value"):
+        if text := re.search(rb'"%s":\s*"((?:[^"\\]|\\.)*)' % key.encode(), head):
+            with contextlib.suppress(ValueError):
+                found[key] = json.loads(b'"%s"' % text[1])
+    found["value"] += " … left out"
+    return json.dumps(found).encode()
 
 
 def _check(variables: Mapping[str, str]) -> None:

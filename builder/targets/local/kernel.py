@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import queue
 import secrets
@@ -18,11 +19,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import zmq
 from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
 from jupyter_core.utils import ensure_event_loop
 
-from builder.errors import SandboxError, SandboxGoneError, from_os_error
+from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError, from_os_error
 from builder.execution import WARM_SECONDS, Execution, Output, warm_up_code
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.place import sandbox_variables
@@ -52,7 +54,7 @@ class KernelSandbox:
         `SandboxError`, and then leaves nothing behind."""
         start = time.perf_counter()
         self._launched: Launched | None = None
-        self._client = BlockingKernelClient()
+        self._client = BlockingKernelClient(context=_context())
         try:
             # A zygote's own folder goes with all of its sandboxes.
             parent = zygote.folder if zygote else short_folder()
@@ -136,6 +138,15 @@ class KernelSandbox:
 
     def _run(self, message: dict[str, Any], output: Output, timeout: float) -> Execution:
         start = time.monotonic()
+        try:
+            return self._sent(message, output, start, timeout)
+        except InterpreterDiedError as error:
+            error.seen = output.execution(time.monotonic() - start, lost=True)
+            raise
+
+    def _sent(
+        self, message: dict[str, Any], output: Output, start: float, timeout: float
+    ) -> Execution:
         request = message["header"]["msg_id"]
         self._client.shell_channel.send(message)
         timed_out = not self._collect(request, output, start + timeout)
@@ -145,8 +156,21 @@ class KernelSandbox:
             if not self._collect(request, output, time.monotonic() + _INTERRUPT_SECONDS):
                 self.close()
                 return output.execution(time.monotonic() - start, timed_out=True, lost=True)
-        self._replied(request, _INTERRUPT_SECONDS)
-        return output.execution(time.monotonic() - start, timed_out=timed_out)
+        reply = self._reply(request, _INTERRUPT_SECONDS)
+        if reply is None:
+            self.close()
+            raise SandboxError(
+                "the kernel did not say how the code ended: it has put the kernel out of order,"
+                " and may have run in part, or not at all",
+                hint="the next execution has another sandbox; what was defined is lost",
+            )
+        seconds = time.monotonic() - start
+        if reply.get("status") == "error" and not output.failed_already:
+            _failed(output, reply)
+        if any(one.get("source") == "ask_exit" for one in reply.get("payload", ())):
+            self.close()  # `exit()`: it is going to end, and must not begin anything else before
+            return output.execution(seconds, timed_out=timed_out, lost=True)
+        return output.execution(seconds, timed_out=timed_out)
 
     def alive(self) -> bool:
         """Whether the kernel can still be asked to run code."""
@@ -160,9 +184,8 @@ class KernelSandbox:
     def close(self) -> None:
         """End the kernel and all it started, remove its folder. Closing twice is fine."""
         # What is left to the garbage collector keeps its threads and descriptors until then.
-        for end in (self._client.stop_channels, lambda: self._client.context.destroy(linger=0)):
-            with contextlib.suppress(Exception):
-                end()
+        with contextlib.suppress(Exception):
+            self._client.stop_channels()
         # The client has made it for this thread, and makes another one where it needs it.
         loop = ensure_event_loop()
         if not loop.is_running():
@@ -178,7 +201,7 @@ class KernelSandbox:
         deadline = time.monotonic() + _START_SECONDS
         while time.monotonic() < deadline:
             request = self._client.kernel_info()
-            while not self._replied(request, _POLL_SECONDS):
+            while self._reply(request, _POLL_SECONDS) is None:
                 if not self.alive():
                     said = last_lines(self._folder / "child.log")
                     raise SandboxError(f"the kernel did not start:\n{said}")
@@ -188,14 +211,15 @@ class KernelSandbox:
                 return
         raise SandboxError(f"the kernel was not ready within {_START_SECONDS:.0f} seconds")
 
-    def _replied(self, request: str, timeout: float) -> bool:
-        """Take replies until the one to `request` (True) or none came for `timeout` seconds."""
+    def _reply(self, request: str, timeout: float) -> dict[str, Any] | None:
+        """Take replies until the one to `request`; None when none came for `timeout` seconds."""
         with contextlib.suppress(queue.Empty):
             while True:
                 answer = self._client.get_shell_msg(timeout=timeout)
                 if answer["parent_header"].get("msg_id") == request:
-                    return True
-        return False
+                    content: dict[str, Any] = answer["content"]
+                    return content
+        return None
 
     def _collect(self, request: str, output: Output, deadline: float) -> bool:
         """Take messages until the kernel is idle again (True) or time is up (False)."""
@@ -204,7 +228,7 @@ class KernelSandbox:
                 message = self._client.get_iopub_msg(timeout=min(left, _POLL_SECONDS))
             except queue.Empty:
                 if not self.alive():
-                    raise SandboxError(
+                    raise InterpreterDiedError(
                         "the kernel died while it ran the code (killed, or out of memory)"
                     ) from None
                 continue
@@ -218,14 +242,34 @@ class KernelSandbox:
         return False
 
 
+def _whole(text: str) -> str:
+    """Text without halves of characters, which nobody could write anywhere."""
+    return text.encode("utf-8", "replace").decode()
+
+
 def _add(output: Output, kind: str, content: Mapping[str, Any]) -> None:
     if kind == "stream":
-        output.stream(content["name"], content["text"])
+        output.stream(content["name"], _whole(content["text"]))
     elif kind in ("execute_result", "display_data"):
-        output.result(content["data"], main=kind == "execute_result")
+        data = {
+            key: _whole(value) if isinstance(value, str) else value
+            for key, value in content["data"].items()
+        }
+        output.result(data, main=kind == "execute_result")
     elif kind == "error":
-        traceback = "\n".join(content["traceback"])
-        output.failed(content["ename"], content["evalue"], traceback)
+        _failed(output, content)
+
+
+def _failed(output: Output, content: Mapping[str, Any]) -> None:
+    traceback = "\n".join(map(str, content.get("traceback", ())))
+    name, value = str(content.get("ename")), str(content.get("evalue"))
+    output.failed(_whole(name), _whole(value), _whole(traceback))
+
+
+@functools.cache
+def _context() -> zmq.Context[Any]:
+    """One for all: each has a thread and descriptors of its own."""
+    return zmq.Context()
 
 
 def _key() -> bytes:

@@ -55,6 +55,19 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
     class SandboxKernel(IPythonKernel):
         """Takes an execution's environment variables from the metadata of its request."""
 
+        def __init__(self, **options: Any) -> None:
+            super().__init__(**options)  # type: ignore[no-untyped-call]
+            session: Any = self.session
+            pack = session.pack
+
+            def packed(message: Any) -> bytes:
+                try:
+                    return bytes(pack(message))
+                except UnicodeEncodeError:  # half of a character, which JSON can have escaped
+                    return json.dumps(message, default=str).encode()
+
+            session.pack = packed
+
         async def execute_request(self, stream: Any, ident: Any, request: Any) -> None:
             given = request.get("metadata", {}).get("variables") or {}
             with _variables(given):
@@ -153,8 +166,11 @@ def _keep(connection: socket.socket, keeper: dict[str, Any]) -> None:
     os.close(HOME_DESCRIPTOR)
     connection.sendall(f"{kernel}\n".encode())
     alive = True
+    poll = select.poll()  # which, other than `select`, takes any number
+    poll.register(connection.fileno(), select.POLLIN)
+    poll.register(woken, select.POLLIN)
     while True:
-        ready = select.select([connection.fileno(), woken], [], [])[0]
+        ready = {descriptor for descriptor, _ in poll.poll()}
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 1024)

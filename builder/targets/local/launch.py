@@ -275,4 +275,6 @@ def short_folder() -> str:
 
 
 def _readable(descriptor: int) -> bool:
-    return bool(select.select([descriptor], [], [], 0)[0])
+    poll = select.poll()  # which, other than `select`, takes any number
+    poll.register(descriptor, select.POLLIN)
+    return bool(poll.poll(0))

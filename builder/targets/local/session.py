@@ -8,10 +8,11 @@ import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from builder.errors import SandboxError
+from builder.errors import InterpreterDiedError, SandboxError
 from builder.execution import Execution
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
@@ -33,6 +34,7 @@ class LocalSession:
         self._sandbox, self._thread = sandbox, thread
         self.id = sandbox.home.parent.name
         self.opened_at = time.monotonic()
+        self.lifetime = float("inf")
         self._closed = False
 
     @classmethod
@@ -72,7 +74,7 @@ class LocalSession:
         self, code: str, *, seconds: float, language: str, variables: Mapping[str, str], limit: int
     ) -> Execution:
         """Run code. Raises `SandboxError` when the kernel is gone, `ValueError` for a language
-        that is none of this target's."""
+        that is none of this target's; a kernel that the code has killed is told in the output."""
         if language not in _LANGUAGES:
             raise ValueError(f"target `local` runs Python, not {language!r}")
         running = self._in_thread(
@@ -80,6 +82,9 @@ class LocalSession:
         )
         try:
             return await asyncio.shield(running)
+        except InterpreterDiedError as error:
+            seen = error.seen if isinstance(error.seen, Execution) else Execution()
+            return replace(seen, error=f"InterpreterDied: {error.message}", lost=True)
         except asyncio.CancelledError:
             self._sandbox.abort()
             with contextlib.suppress(SandboxError):

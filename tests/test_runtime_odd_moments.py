@@ -1,0 +1,417 @@
+"""Code that breaks what runs it, arguments that make no sense, and races."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.errors import RevokedError, SandboxError, TargetUnavailableError
+from builder.runtime import CodeExecutionPrimitive, CodeOutput, E2BWebhookPrimitive, WebhookReceiver
+from builder.runtime.ledger import Ledger
+from tests.clouds import Place
+from tests.conftest import Command
+from tests.e2b_server import Fault, Server
+from tests.test_e2b_odd_moments import revoke
+from tests.test_runtime_faults import executed, one, ready
+from tests.test_webhooks import PAYLOAD, SECRET, delivered, post
+
+__all__ = ["ready"]
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture
+def here(place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Primitives of the template `one` on this machine."""
+    place.build("one", target="local")
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+
+    def make(**options: Any) -> CodeExecutionPrimitive:
+        return CodeExecutionPrimitive(template_id="one", target="local", **options)
+
+    return make
+
+
+async def each(primitive: CodeExecutionPrimitive, *codes: str) -> list[CodeOutput | str]:
+    found: list[CodeOutput | str] = []
+    async with primitive as executor:
+        for code in codes:
+            try:
+                found.append(await executor.execute({"code": code}))
+            except SandboxError as error:
+                found.append(error.message)
+    return found
+
+
+@pytest.mark.parametrize(
+    "breaking", ["import sys; sys.stdout = None", "get_ipython().kernel.shell = None"]
+)
+def test_code_that_did_not_run_is_no_success(here: Any, breaking: str, tmp_path: Path) -> None:
+    """A kernel that was put out of order and answers nothing is an error, and is replaced."""
+    mark = tmp_path / "mark"
+    _, *broken, last = asyncio.run(
+        each(here(), breaking, f"open({str(mark)!r}, 'w')", "print(1)", "print(1)")
+    )
+    assert any(isinstance(one, str) and "did not say how the code ended" in one for one in broken)
+    assert not isinstance(last, str)
+    assert last["output"] == "1\n"
+    for one_of in broken:
+        assert isinstance(one_of, str) or one_of["output"] == "1\n" or mark.exists()
+
+
+def test_half_characters_break_nothing(here: Any) -> None:
+    """Text that no file could hold is shown with a mark in its place, as output and as an error."""
+    good, bad = asyncio.run(
+        each(here(), "print('good'); print('\\ud800')", "raise ValueError('\\ud800')")
+    )
+    assert not isinstance(good, str)
+    assert not isinstance(bad, str)
+    assert good["output"] == "good\n?\n"
+    assert (bad["success"], bad["error"]) == (False, "ValueError: ?")
+
+
+def test_exit_ends_the_session_and_says_so(here: Any, tmp_path: Path) -> None:
+    """After `exit()` the session is lost, which is told; the next code runs once, in another."""
+    mark = tmp_path / "mark"
+    ended, after = asyncio.run(
+        each(
+            here(), "x = 1; exit()", f"open({str(mark)!r}, 'a').write('x'); print('x' in globals())"
+        )
+    )
+    assert not isinstance(ended, str)
+    assert not isinstance(after, str)
+    assert ended["session_lost"]
+    assert after["output"] == "False\n"
+    assert mark.read_text() == "x"
+
+
+def test_many_descriptors_are_no_obstacle(here: Any) -> None:
+    """An application with more than 1,024 open files can open sandboxes and run code."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        (found,) = asyncio.run(each(here(), "print(1)"))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not isinstance(found, str)
+    assert found["output"] == "1\n"
+
+
+def test_long_error_is_still_an_error(ready: Server) -> None:
+    """An exception whose message is beyond every limit fails the code, and its name is told."""
+    (found,) = executed(one(max_output=1000), "raise ValueError('z' * 3_000_000)")
+    assert not found["success"]
+    assert (found["error"] or "").startswith("ValueError: zzz")
+    assert found["left_out"] > 1_000_000
+
+
+def test_error_that_was_cut_says_so(here: Any) -> None:
+    """Of a long message the beginning and the end are kept, and the rest is counted."""
+    (found,) = asyncio.run(each(here(max_output=1000), "raise ValueError('z' * 50_000)"))
+    assert not isinstance(found, str)
+    assert "characters left out" in (found["error"] or "")
+    assert found["left_out"] > 40_000
+
+
+def test_large_results_are_told(here: Any) -> None:
+    """A picture, a table or a value beyond the limit leaves a line that says what it was."""
+    big, many = asyncio.run(
+        each(
+            here(max_output=1000),
+            "from IPython.display import JSON, display; display(JSON({'a': 'x' * 100_000}))",
+            "for _ in range(2000): display({}, raw=True)",
+        )
+    )
+    assert not isinstance(big, str)
+    assert not isinstance(many, str)
+    (result,) = big["results"]
+    assert "application/json of 100" in json.dumps(dict(result.data)) or result.text
+    assert big["left_out"] > 100_000
+    assert len(many["results"]) < 300
+
+
+def test_sandbox_outlives_what_runs_in_it(ready: Server) -> None:
+    """Code that may take longer than its sandbox lives gets another one, pooled or not."""
+    for options in ({"session_max_age": 10.0}, {"session_max_age": 10.0, "pool_size": 1}):
+
+        async def run(options: Any = options) -> tuple[float, float]:
+            async with one(**options) as executor:
+                await executor.execute({"code": "1"})
+                first = max(sandbox.ends for sandbox in ready.running.values())
+                await executor.execute({"code": "1", "timeout": 2000})
+                return first, max(sandbox.ends for sandbox in ready.running.values())
+
+        first, second = asyncio.run(run())
+        assert second - first > 1500, options
+
+
+def test_one_primitive_in_two_threads_is_refused(here: Any) -> None:
+    """Use in another event loop at the same time is an error in words; nobody waits for ever."""
+    primitive, errors = here(), []
+
+    def run() -> None:
+        try:
+            asyncio.run(primitive.execute({"code": "import time; time.sleep(.5)"}))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors
+    assert set(errors) == {
+        "this CodeExecutionPrimitive is in use in another event loop: give each thread one of its"
+        " own"
+    }
+    asyncio.run(primitive.cleanup())
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"pool_size": 1.5}, TypeError, "pool_size is float, expected a whole number"),
+        ({"pool_size": "2"}, TypeError, "pool_size is str, expected a whole number"),
+        ({"max_output": None}, TypeError, "max_output is NoneType, expected a whole number"),
+        ({"max_output": 0}, ValueError, "max_output is 0, expected 1 or more"),
+        ({"default_timeout": float("inf")}, ValueError, "default_timeout is inf, expected more than 0, 604800 at most"),
+        ({"default_timeout": "30"}, TypeError, "default_timeout is str, expected seconds"),
+        ({"session_max_age": float("nan")}, ValueError, "session_max_age is nan, expected more than 0, 604800 at most"),
+        ({"template_id": 3}, TypeError, "template_id is int, expected text"),
+        ({"target": 3}, TypeError, "target is int, expected text"),
+        ({"api_key": "e2b_é"}, TargetUnavailableError, "the key for target `e2b` holds characters that no key has"),
+        ({"api_key": "e2b\nX"}, TargetUnavailableError, "the key for target `e2b` holds characters that no key has"),
+    ],
+)  # fmt: skip
+def test_argument_that_makes_no_sense(options: Any, kind: type[Exception], told: str) -> None:
+    """Wrong arguments are told when the primitive is made."""
+    with pytest.raises(kind) as caught:
+        CodeExecutionPrimitive(**{"template_id": "abc", "api_key": "e2b_x"} | options)
+    assert str(caught.value).partition("\n")[0] == told
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "told"),
+    [
+        ("print(1)", TypeError, "input_data is str, expected a table such as"),
+        (None, TypeError, "input_data is NoneType, expected a table such as"),
+        ({3: 4, "code": "1"}, ValueError, "input_data has an unknown key 3"),
+        ({"code": "1", "timeout": float("inf")}, ValueError, "input_data['timeout'] is inf"),
+        ({"code": "1", "timeout": 10**400}, ValueError, "input_data['timeout'] is 1000"),
+        ({"code": "'\ud800'"}, ValueError, "input_data['code'] holds half of a character"),
+        ({"code": "1", "env_vars": {"A": "\udce9"}}, ValueError, "holds half of a character"),
+    ],
+)
+def test_input_that_makes_no_sense(given: Any, kind: type[Exception], told: str) -> None:
+    """Wrong input is told before a sandbox is opened for it."""
+    primitive = CodeExecutionPrimitive(template_id="abc", api_key="e2b_x")
+    with pytest.raises(kind) as caught:
+        asyncio.run(primitive.execute(given))
+    assert told in str(caught.value)
+
+
+def test_unknown_language_keeps_the_session(ready: Server) -> None:
+    """A language that the service does not run is a `ValueError`; what was defined is kept."""
+
+    async def run() -> CodeOutput:
+        async with one() as executor:
+            await executor.execute({"code": "x = 1"})
+            ready.front.faults.append(Fault("POST /execute", "status", code=500))
+            with pytest.raises(ValueError, match="does not run 'klingon'"):
+                await executor.execute({"code": "1", "language": "klingon"})
+            return await executor.execute({"code": "print(x)"})
+
+    assert asyncio.run(run())["output"] == "1\n"
+
+
+def test_pool_does_not_wait_for_old_failures(ready: Server) -> None:
+    """After failures ahead of need, who asks is served as soon as sandboxes can be opened."""
+
+    async def run() -> float:
+        fault = Fault("POST /v2/sandboxes", "status", code=400, times=50)
+        ready.front.faults.append(fault)
+        with pytest.raises(Exception, match="400"):
+            async with one(pool_size=3):
+                pass
+        await asyncio.sleep(4)
+        ready.front.faults.clear()
+        start = time.monotonic()
+        async with one(pool_size=3) as executor:
+            await executor.execute({"code": "1"})
+        return time.monotonic() - start
+
+    assert asyncio.run(run()) < 6
+
+
+def test_cleaning_up_while_a_sandbox_is_opened_leaves_none(ready: Server) -> None:
+    """Whoever waits for the sandbox is told; the sandbox ends."""
+
+    async def run(readiness: Any) -> None:
+        executor = one(readiness=readiness)
+        if readiness == "background":
+            await executor.__aenter__()
+        waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
+        await asyncio.sleep(0.02)
+        await executor.cleanup()
+        with pytest.raises(SandboxError, match="cleaned up while its sandbox was being opened"):
+            await waiting
+
+    for readiness in ("wait", "background"):
+        asyncio.run(run(readiness))
+        assert ready.running == {}
+
+
+def test_cancelled_wait_for_a_background_opening_leaves_none(ready: Server) -> None:
+    """A call that is cancelled in any moment of an opening leaves no sandbox after the clean-up."""
+
+    async def run(delay: float) -> None:
+        async with one(readiness="background") as executor:
+            waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
+            await asyncio.sleep(delay)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    for number in range(20):
+        asyncio.run(run(0.01 * number))
+    assert ready.running == {}
+
+
+def test_revoked_build_is_not_handed_out_by_a_pool(ready: Server, place: Place) -> None:
+    """A build that is revoked while sandboxes of it are ready is not handed out any more."""
+
+    async def run() -> None:
+        async with one(pool_size=1) as executor:
+            await executor.execute({"code": "1"})
+            await asyncio.sleep(1)
+            revoke(place, "one")
+            async with one_more.session():
+                pass
+
+    one_more = one(pool_size=1)
+    with pytest.raises(RevokedError):
+        asyncio.run(run())
+
+
+def run_event(name: str, number: int, **execution: Any) -> dict[str, Any]:
+    return PAYLOAD | {
+        "id": f"e{number}",
+        "type": f"sandbox.lifecycle.{name}",
+        "timestamp": f"2026-11-01T12:{number:02}:00Z",
+        "event_data": {"execution": execution},
+    }
+
+
+def test_end_that_tells_an_earlier_start_ends_the_open_run(tmp_path: Path) -> None:
+    """A sandbox that was paused, resumed and killed has two runs, whichever start the end tells."""
+    ledger = Ledger(tmp_path / "usage.sqlite")
+    receiver = WebhookReceiver(SECRET, ledger=ledger)
+    first = {"started_at": "2026-11-01T12:00:00Z"}
+    for event in (
+        run_event("created", 0),
+        run_event("paused", 10, **first, execution_time=600_000),
+        run_event("resumed", 20),
+        run_event("paused", 30, **first),
+        run_event("killed", 31, **first),
+    ):
+        assert delivered(receiver, event).json()["status"] == "accepted"
+    (found,) = ledger.usage()
+    assert found.running == 0
+    assert found.minutes == pytest.approx(20)
+
+
+def test_half_character_in_an_event_is_malformed(tmp_path: Path) -> None:
+    """An ID that cannot be written anywhere is refused, with and without a ledger."""
+    for ledger in (None, Ledger(tmp_path / "usage.sqlite")):
+        receiver = WebhookReceiver(SECRET, ledger=ledger)
+        for key in ("id", "sandbox_id", "sandbox_template_id"):
+            body = json.dumps(PAYLOAD | {key: "a\ud800"}).encode()
+            assert post(receiver, body).status_code == 400
+
+
+def test_handlers_run_when_the_answer_does_not_arrive() -> None:
+    """An event that counts as delivered is handled, also when its sender has gone; a handler that
+    wants to end the program does not."""
+    receiver, seen = WebhookReceiver(SECRET), []
+
+    @receiver.on()
+    def stubborn(_event: Any) -> None:
+        raise SystemExit(3)
+
+    receiver.on()(lambda event: seen.append(event.id))
+    from builder.runtime.webhook_events import signature
+
+    body = json.dumps(PAYLOAD).encode()
+    headers = [(b"e2b-signature", signature(SECRET, body).encode())]
+    scope = {"type": "http", "method": "POST", "path": "/", "headers": headers, "query_string": b""}
+
+    async def receive() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    async def send(_message: Any) -> None:
+        raise OSError("gone")
+
+    with pytest.raises(OSError, match="gone"):
+        asyncio.run(receiver(scope, receive, send))
+    assert seen == ["evt-1"]
+    assert receiver.counts["handler failed"] == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "kind"),
+    [
+        ({"events": "created"}, TypeError),
+        ({"events": []}, ValueError),
+        ({"events": [3]}, TypeError),
+    ],
+)
+def test_events_of_a_webhook_are_names(options: Any, kind: type[Exception]) -> None:
+    """What is no list of events is told as that."""
+    with pytest.raises(kind):
+        E2BWebhookPrimitive(api_key="e2b_x", **options)
+
+
+@pytest.mark.parametrize("webhook_id", ["..", "a/b", "\r", "\0", "x" * 1000, ""])
+def test_id_of_a_webhook_is_one(webhook_id: str) -> None:
+    """What cannot be an ID is never sent as a part of an address."""
+    with pytest.raises(ValueError, match="is not the ID of a webhook"):
+        asyncio.run(E2BWebhookPrimitive(api_key="e2b_x").get(webhook_id))
+
+
+def test_secret_of_a_receiver_is_text() -> None:
+    """A secret that signs nothing is refused, and a decorator without its event is explained."""
+    for secret in ("", "  ", b"x", 3):
+        with pytest.raises(ValueError, match="needs the `secret`"):
+            WebhookReceiver(secret)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="name the event"):
+        WebhookReceiver(SECRET).on(print)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("days", ["999999999", "1e12", "inf", "nan"])
+def test_days_beyond_time_are_refused(tmp_path: Path, command: Command, days: str) -> None:
+    """A number of days that no calendar has is a usage error."""
+    Ledger(tmp_path / "usage.sqlite").usage()
+    done = command("usage", "--ledger", str(tmp_path / "usage.sqlite"), "--days", days)
+    assert done.returncode == 64, done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_usage_is_found_beside_the_receiver(tmp_path: Path, command: Command) -> None:
+    """`usage` finds the ledger in the folder that the receiver ran in, project or not."""
+    receiver = WebhookReceiver(SECRET, ledger=Ledger(tmp_path / ".builder" / "usage.sqlite"))
+    assert delivered(receiver, PAYLOAD).status_code == 200
+    done = command("usage", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert "tmpl" in done.stdout or "sandboxes" in done.stdout
