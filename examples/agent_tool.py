@@ -38,9 +38,10 @@ async def run_tool(executor: CodeExecutionPrimitive, arguments: dict[str, Any]) 
     mistake of the model's."""
     try:
         found = await executor.execute(arguments)
-    except (ValueError, TypeError):
+    except (ValueError, TypeError) as error:
         missing = [key for key in TOOL["parameters"]["required"] if key not in arguments]
-        return json.dumps({"ok": False, "error": f"`{missing[0]}` is missing" if missing else "?"})
+        told = f"`{missing[0]}` is missing" if missing else str(error)
+        return json.dumps({"ok": False, "error": told})
     answer: dict[str, Any] = {"ok": found["success"]}
     if found["error"]:
         answer["error"] = found["error"]

@@ -57,6 +57,7 @@ def show(way: str, up: float, first: float) -> None:
 
 async def main() -> None:
     """Measure one after another; nothing else should keep the machine busy."""
+    CodeExecutionPrimitive(template_id=NAME)  # what is missing is better told before the long part
     print(f"{'':<28} {'sandbox up':>11} {'first result':>14} {'total':>9}")
     if "--without-pip" not in sys.argv:
         show("venv, then pip install", *by_pip())

@@ -12,7 +12,7 @@ import pytest
 from builder import history, record, registry
 from builder.errors import RegistryError
 from tests.clouds import Place
-from tests.conftest import Command
+from tests.conftest import ROOT, Command
 from tests.e2b_server import Server
 from tests.test_channels import entry_of, made
 
@@ -267,3 +267,11 @@ def test_registry_is_put_back_from_the_cloud(place: Place, cloud: Server, comman
     again = command("registry", "rebuild", "--target", "e2b", cwd=place.folder, **key)
     assert again.stdout == "nothing is missing that e2b has\n"
     assert not cloud.running
+
+
+def test_committed_registry_fits_to_its_history(command: Command) -> None:
+    """`doctor` finds nothing wrong in a fresh clone of this repository."""
+    found = registry.load(ROOT / "registry.json", strict=True).checked()
+    assert [str(fault) for fault in history.faults(found.templates)] == []
+    done = command("doctor", "--project", str(ROOT))
+    assert done.returncode == 0, done.stderr
