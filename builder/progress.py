@@ -18,7 +18,16 @@ from typing import Any
 
 from builder.events import Event, Reporter, silent
 
-__all__ = ["duration", "json_shown", "reporting", "show_json", "show_text", "size", "table"]
+__all__ = [
+    "duration",
+    "interactive",
+    "json_shown",
+    "reporting",
+    "show_json",
+    "show_text",
+    "size",
+    "table",
+]
 
 
 @contextlib.contextmanager
@@ -80,6 +89,11 @@ def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     for row in (headings, *rows):
         cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
         show_text("  ".join(cells).rstrip())
+
+
+def interactive() -> bool:
+    """Whether a person sits there, who can be asked."""
+    return bool(sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty())
 
 
 def size(count: int) -> str:

@@ -236,5 +236,6 @@ def test_build_that_removes_itself_is_not_recorded(project: Path, command: Comma
     )
     found = command("build", "light", cwd=project)
     assert found.returncode == errors.BuildError.exit_code
-    assert "is not there any more after its checks" in found.stderr
+    assert "is not on this machine" in found.stderr
+    assert "a check that removes the environment it runs in fails like this" in found.stderr
     assert not (project / "registry.json").exists()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import sys
 from typing import Annotated
 
 import typer
@@ -63,7 +62,7 @@ def gc(
             if found
             else f"nothing to remove on {', '.join(cleaners)}"
         )
-    if found and not dry_run and not yes and not as_json and _asks():
+    if found and not dry_run and not yes and not as_json and progress.interactive():
         typer.confirm("Remove them?", abort=True, err=True)
     removed: list[pipeline.Found] = []
     if not dry_run:
@@ -79,10 +78,6 @@ def gc(
         progress.show_json(
             {"dry_run": dry_run, "size_bytes": size, "found": [one.to_json() for one in shown]}
         )
-
-
-def _asks() -> bool:
-    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def _show(found: list[pipeline.Found]) -> None:

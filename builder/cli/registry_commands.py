@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
+import os
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
@@ -35,7 +36,18 @@ def open_registry(project: Path | None) -> registry.Registry:
     """The registry in use, or that of a project. Raises `RegistryError`."""
     if project:
         return pipeline.read_registry(Project.find(project))
-    return registry.load(strict=True).checked()
+    return registry.load(_found(), strict=True).checked()
+
+
+def _found() -> str:
+    """The registry in use; said to be the package's own where there is no nearer one."""
+    path = registry.find()
+    package = Path(registry.__file__).parent.parent
+    if Path(path) in (package / "registry.json", package.parent / "registry.json"):
+        here = Path.cwd()
+        if package.parent not in (here, *here.parents) and not os.environ.get("TEMPLATE_REGISTRY"):
+            typer.echo(f"note: no registry.json here or above; the package's own: {path}", err=True)
+    return path
 
 
 def called(name: str, project: Path | None) -> str:
@@ -54,7 +66,7 @@ def resolve(
     as_json: Json = False,
 ) -> None:
     """Print what a sandbox of the template is created from."""
-    place = Project.find(project).registry if project else None
+    place = Project.find(project).registry if project else _found()
     found = registry.lookup(called(name, project), target=target, channel=channel, path=place)
     if as_json:
         progress.show_json(
