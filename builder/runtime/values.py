@@ -57,7 +57,7 @@ def checked(given: Mapping[str, Any]) -> CodeInput:
     """`given`, if it can be executed. Raises `ValueError` and `TypeError`, in words."""
     if not isinstance(given, Mapping):
         raise TypeError(
-            f'input_data is {type(given).__name__}, expected a table such as {{"code": "print(1)"}}'
+            f'input_data is {type(given).__name__}, expected a table such as {{"code": "1 + 1"}}'
         )
     for key, value in given.items():
         if key not in _TYPES:
