@@ -18,6 +18,7 @@ import sys
 import threading
 import time
 
+PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
@@ -25,6 +26,13 @@ def adopt_orphans() -> None:
     """Become the parent of whatever the child's children leave behind, where Linux offers it."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+
+
+def end_with_parent() -> None:
+    """Have the kernel kill this process when its parent is gone, even if that was killed outright;
+    where Linux offers it."""
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def children() -> list[int]:

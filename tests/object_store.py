@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import obstore.store
 import pytest
-from moto.server import ThreadedMotoServer
+from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import make_server
 
 __all__ = ["Store", "store"]
 
@@ -17,10 +20,18 @@ class Store:
     """A server that speaks S3's protocol, with one empty bucket."""
 
     def __init__(self) -> None:
-        self._server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
-        self._server.start()
-        host, port = self._server.get_host_and_port()
-        self.endpoint = f"http://{host}:{port}"
+        backends = DomainDispatcherApplication(create_backend_app)
+        alone = threading.Lock()
+
+        def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
+            # A store compares and swaps in one step, which moto's threads alone do not.
+            with alone:
+                return list(backends(environ, start_response))
+
+        self._server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True)
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+        self.endpoint = f"http://127.0.0.1:{self._server.server_port}"
         self.variables = {
             "AWS_ENDPOINT_URL": self.endpoint,
             "AWS_ACCESS_KEY_ID": "an-access-key",
@@ -45,7 +56,9 @@ class Store:
         self._bucket.put("team/registry.json", text.encode())
 
     def stop(self) -> None:
-        self._server.stop()
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
 
 
 @pytest.fixture

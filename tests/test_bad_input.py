@@ -42,6 +42,19 @@ FROM_GIT = "\n\nhint: restore the file from git\n"
             {"local": {"builds": {"r": {"digest": {"a": 1}}}}},
             '`digest` of build `r` of template `light` on `local` is {"a": 1}, expected text',
         ),
+        (
+            {"local": {"builds": {"r": {"packages": {"a": 3}}}}},
+            "`packages.a` of build `r` of template `light` on `local` is 3, expected text",
+        ),
+        (
+            {"local": {"builds": {"r": {"verified": {"seconds": 3}}}}},
+            "`verified.seconds` of build `r` of template `light` on `local` is 3, expected a table",
+        ),
+        (
+            {"local": {"history": [{"action": "build"}, {"channel": [1]}]}},
+            "`channel` of event 2 of the history of template `light` on `local` is [1],"
+            " expected text",
+        ),
     ],
 )
 def test_registry_of_another_shape(

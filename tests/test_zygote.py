@@ -107,18 +107,27 @@ def test_imports_that_leave_threads_are_not_forked(
 
 
 def test_zygote_that_was_killed_is_replaced(built: Place) -> None:
-    """When the process that forks is killed, its sandboxes end, and the next one has a new one."""
+    """When the guard of the process that forks is killed, that goes with it, its sandboxes end, and
+    the next one has a new one."""
     build(built)
+    folders: list[str] = []
 
     async def run() -> str:
         async with one() as executor:
             await executor.execute({"code": "1"})
         for zygote in launch._zygotes.values():
+            folders.append(str(zygote.folder))
             zygote._process._guard.send_signal(signal.SIGKILL)
         async with one() as executor:
             return (await executor.execute({"code": "print(1)"}))["output"]
 
     assert asyncio.run(run()) == "1\n"
+    time.sleep(0.5)
+    found = subprocess.run(
+        ["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True
+    )
+    assert folders
+    assert not [folder for folder in folders if f"zygote {folder} " in found.stdout]
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

@@ -12,13 +12,14 @@ from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
 from builder import history
-from builder.errors import RevokedError, SelectionError, UnknownBuildError
+from builder.errors import RegistryError, RevokedError, SelectionError, UnknownBuildError
 from builder.record.store import update
 from builder.registry import revoked_because
 
 __all__ = ["Content", "check_contents", "marks_of", "restore", "revoke"]
 
 _OWN = "build"
+_UNREADABLE = "`revocations` of the registry holds {0!r}, which is nothing that a build contains"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -219,7 +220,14 @@ def _settle(fields: dict[str, Any]) -> None:
 
 def _content(cause: str) -> Content:
     kind, _, value = cause.partition(" ")
-    return Content(kind=kind, value=value)
+    if kind not in ("package", "base", "stage"):
+        raise RegistryError(_UNREADABLE.format(cause), hint="restore the file from git")
+    try:
+        return Content.parse(kind, value)
+    except SelectionError as error:
+        raise RegistryError(
+            f"{_UNREADABLE.format(cause)}: {error.message}", hint="restore the file from git"
+        ) from error
 
 
 def _meant(

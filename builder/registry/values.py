@@ -23,6 +23,9 @@ __all__ = ["DEFAULT_CHANNEL", "VERSION", "Record", "Registry", "empty", "revoked
 
 VERSION = 1
 DEFAULT_CHANNEL = "stable"
+# Tables of a record that hold text alone, and what of an event is text.
+_TEXTS = ("packages", "other_packages", "stages", "env")
+_OF_AN_EVENT = ("action", "at", "by", "channel", "from", "to", "build", "record", "reason", "chain")
 _KINDS: dict[type, str] = {str: "text", dict: "a table", list: "a list", int: "a whole number"}
 _TYPES: dict[str, type] = {
     "template_id": str,
@@ -38,6 +41,10 @@ _TYPES: dict[str, type] = {
     "packages": dict,
     "inputs": dict,
     "verified": dict,
+    "other_packages": dict,
+    "env": dict,
+    "provenance": dict,
+    "warmup": dict,
     "size_bytes": int,
 }
 
@@ -224,7 +231,7 @@ class Registry:
                     )
                 channels = self._table(entry, "channels", name, target)
                 builds = self._table(entry, "builds", name, target)
-                for what, value, kind in _typed(channels, builds):
+                for what, value, kind in (*_told(history), *_typed(channels, builds)):
                     if not isinstance(value, kind):
                         raise RegistryError(
                             f"{self.path}: {what} of template `{name}` on `{target}` is"
@@ -255,6 +262,13 @@ class Registry:
         )
 
 
+def _told(history: list[dict[str, Any]]) -> Iterator[tuple[str, Any, type]]:
+    for number, event in enumerate(history, 1):
+        for key in _OF_AN_EVENT:
+            if event.get(key) is not None:
+                yield f"`{key}` of event {number} of the history", event[key], str
+
+
 def _typed(channels: dict[str, Any], builds: dict[str, Any]) -> Iterator[tuple[str, Any, type]]:
     """What the value is, the value, and the type that it must have."""
     for channel, ref in channels.items():
@@ -265,6 +279,14 @@ def _typed(channels: dict[str, Any], builds: dict[str, Any]) -> Iterator[tuple[s
             for key, kind in _TYPES.items():
                 if fields.get(key) is not None:
                     yield f"`{key}` of build `{ref}`", fields[key], kind
+            for table in _TEXTS:
+                found = fields.get(table)
+                for name, value in found.items() if isinstance(found, dict) else ():
+                    yield f"`{table}.{name}` of build `{ref}`", value, str
+            seconds = (fields.get("verified") or {}).get("seconds", {})
+            yield f"`verified.seconds` of build `{ref}`", seconds, dict
+            for cause, mark in (fields.get("revocations") or {}).items():
+                yield f"`revocations.{cause}` of build `{ref}`", mark, dict
             for part, value in (fields.get("inputs") or {}).items():
                 yield f"`inputs.{part}` of build `{ref}`", value, dict
 

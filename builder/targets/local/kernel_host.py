@@ -113,6 +113,7 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     os.dup2(home, HOME_DESCRIPTOR, inheritable=True)
     os.close(home)
     keeper = runpy.run_path(guard)
+    keeper["end_with_parent"]()
     preload(folder)
     # What a kernel does before anybody can import Matplotlib, so that charts are shown.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
