@@ -15,7 +15,7 @@ from builder.flatten import Program
 from builder.logs import Log
 from builder.render import Rendered
 
-__all__ = ["Builder", "Built", "Needs", "Order", "Tagged", "Waste"]
+__all__ = ["Builder", "Built", "Cleaner", "Needs", "Order", "Tagged", "Waste"]
 
 
 def _nobody(_steps: int) -> None:
@@ -107,6 +107,22 @@ class Waste:
             "size_bytes": self.size,
             "why": self.why,
         }
+
+
+class Cleaner(Protocol):
+    """What keeps what templates were built to: a target, or a Docker engine."""
+
+    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+        """What it keeps and nothing needs, largest first.
+
+        `templates` is what the registry has of this target: name → channels and builds. What was
+        used or made within the last `protect` seconds is needed.
+        """
+        ...
+
+    def remove(self, waste: Waste) -> str | None:
+        """Remove what `unused` has found; why not, where it has come into use."""
+        ...
 
 
 class Builder(Protocol):

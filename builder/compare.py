@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder.flatten import Program
-from builder.plan import inputs_of, step_keys_of
+from builder.plan import step_keys_of
 from builder.record import contents_of
 from builder.registry import Record
 from builder.render import Rendered
@@ -49,17 +49,9 @@ def side_of_build(found: Record) -> Side:
 
 def side_of_spec(rendered: Rendered, program: Program | None) -> Side:
     """The spec and lock as they are now; `program` is its steps on E2B."""
-    variant = rendered.variant
-    fields = {
-        **contents_of(rendered),
-        "digest": rendered.digest,
-        "env": dict(variant.env),
-        "resources": {"cpu": variant.cpu, "memory_mb": variant.memory_mb},
-        "warmup": {"level": variant.level, "imports": list(variant.imports)},
-        "inputs": inputs_of(rendered),
-        "steps": list(step_keys_of(rendered, program)) if program else [],
-    }
-    return Side(label=f"the spec of {variant.name}", fields=fields, built=False)
+    steps = list(step_keys_of(rendered, program)) if program else []
+    fields = contents_of(rendered) | {"steps": steps}
+    return Side(label=f"the spec of {rendered.variant.name}", fields=fields, built=False)
 
 
 def compare(old: Side, new: Side) -> list[Difference]:

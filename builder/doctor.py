@@ -126,22 +126,22 @@ def _project(place: Project) -> Iterator[Finding]:
     faults = list(history.faults(found.templates))
     told = f"{len(found.templates)} templates in {found.path}"
     yield Finding(state="ok", what="registry", found=told)
-    committed = _committed(place) if faults else {}
-    for fault in faults:
-        broken = RegistryError(
-            f"{found.path} was changed by something else than this program, in"
-            f" {'one place' if len(faults) == 1 else f'{len(faults)} places'}:\n"
-            + "\n".join(
-                f"  {_precisely(one, found.templates, committed)}" for one in faults[:_TOLD]
-            ),
-            hint="restore it from git, or keep what is there: `template-builder registry repair`",
-        )
-        yield Finding(
-            state="no",
-            what="registry",
-            found=_precisely(fault, found.templates, committed),
-            error=broken,
-        )
+    if not faults:
+        return
+    committed = _committed(place)
+    texts = [_precisely(fault, found.templates, committed) for fault in faults]
+    places = "one place" if len(texts) == 1 else f"{len(texts)} places"
+    broken = RegistryError(
+        "\n  ".join(
+            [
+                f"{found.path} was changed by something else than this program, in {places}:",
+                *texts[:_TOLD],
+            ]
+        ),
+        hint="restore it from git, or keep what is there: `template-builder registry repair`",
+    )
+    for text in texts:
+        yield Finding(state="no", what="registry", found=text, error=broken)
 
 
 def _committed(place: Project) -> Mapping[str, Any]:

@@ -38,11 +38,11 @@ def append(
     channel: str | None = None,
     to: str | None = None,
     reason: str | None = None,
-) -> dict[str, Any]:
+) -> None:
     """Add an event to the history of `entry` (a template's part of the registry for one target).
 
     `build` is whose record the event made or changed: its checksum is made anew. With `channel`,
-    that is pointed at `to`, or removed where `to` is None. Returns the event.
+    that is pointed at `to`, or removed where `to` is None.
     """
     event: dict[str, Any] = {"action": action, "at": now(), "by": by}
     if reason:
@@ -60,7 +60,6 @@ def append(
     before = str(events[-1].get("chain", "")) if events else ""
     event["chain"] = checksum(event, without="chain", after=before)
     events.append(event)
-    return event
 
 
 def rechain(entry: dict[str, Any]) -> None:
@@ -114,7 +113,8 @@ def newest_first(entry: Mapping[str, Any]) -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Something in the registry that this program did not write. `where` is the path of keys."""
+    """Something in the registry that this program did not write: `subject` is a build's ref, a
+    channel or the number of an event, as `kind` says."""
 
     name: str
     target: str

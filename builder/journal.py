@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-import datetime as dt
 import json
 import uuid
 from collections.abc import Callable, Iterator
@@ -21,6 +20,7 @@ from pydantic import Field, TypeAdapter
 
 from builder.errors import from_os_error
 from builder.files import atomic_write, exclusive
+from builder.history import now
 from builder.processes import check_not_stopped
 from builder.regular_file import read_regular
 
@@ -80,8 +80,7 @@ class Journal:
 
     def begin(self, name: str, digest: str, *, forced: bool = False, foretold: int = 0) -> Entry:
         """Write the entry of a build that is about to be asked for."""
-        now = dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-        entry = Entry(name=name, digest=digest, started_at=now, forced=forced, foretold=foretold)
+        entry = Entry(name=name, digest=digest, started_at=now(), forced=forced, foretold=foretold)
         return self.write(entry)
 
     def write(self, entry: Entry) -> Entry:

@@ -9,10 +9,10 @@ from typing import Annotated
 import typer
 
 from builder import pipeline, progress
+from builder.build import Cleaner
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
 from builder.errors import EngineUnavailableError, TargetUnavailableError
 from builder.events import Event, Reporter
-from builder.pipeline import Cleaner
 from builder.project import Project, target_called
 from builder.retention import Keep
 from builder.targets.adapters import connect

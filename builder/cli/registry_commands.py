@@ -86,7 +86,7 @@ def list_command(
     names: Names = None, project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
     """List the recorded templates: targets, channels, and what they point at."""
-    found = open_registry(project).checked()
+    found = open_registry(project)
     wanted = {called(name, project) for name in names or found.templates}
     if unknown := sorted(wanted - set(found.templates)):
         found.lookup(unknown[0])

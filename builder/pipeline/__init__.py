@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from builder.pipeline.carry_out import Outcome, build
 from builder.pipeline.channels import Moved, adopt, promote, rollback
-from builder.pipeline.clean_up import Cleaner, Found, find_waste, remove_waste
+from builder.pipeline.clean_up import Found, find_waste, remove_waste
 from builder.pipeline.outdated import Outdated, outdated
 from builder.pipeline.prepare import (
     Prepared,
@@ -22,7 +22,6 @@ from builder.pipeline.prepare import (
 from builder.pipeline.rebuild import rebuild
 
 __all__ = [
-    "Cleaner",
     "Found",
     "Moved",
     "Outcome",

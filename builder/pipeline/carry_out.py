@@ -263,7 +263,7 @@ class _Run:
         if (
             now != planned.ref
             or fields.get("digest") != planned.digest
-            or (registry.revoked_because(fields))
+            or registry.revoked_because(fields)
         ):
             raise BuildError(
                 f"what {os.path.basename(self.project.registry)} says of `{planned.name}` has"

@@ -6,28 +6,16 @@ import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, Protocol
+from typing import Any
 
 from builder import registry
-from builder.build import Needs, Waste
+from builder.build import Cleaner, Waste
 from builder.errors import TemplateError
 from builder.pipeline.prepare import read_registry
 from builder.project import Project
 from builder.retention import Keep, needed
 
-__all__ = ["Cleaner", "Found", "find_waste", "remove_waste"]
-
-
-class Cleaner(Protocol):
-    """Something that keeps what templates were built to: a target, or a Docker engine."""
-
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
-        """What it keeps and nothing needs."""
-        ...
-
-    def remove(self, waste: Waste) -> str | None:
-        """Remove it; why not, where it has come into use."""
-        ...
+__all__ = ["Found", "find_waste", "remove_waste"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

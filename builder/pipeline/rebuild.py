@@ -44,10 +44,9 @@ def rebuild(
         for one in target.tagged(name):
             entry = read_registry(project).templates.get(name, {}).get(target.name, {})
             channels = entry.get("channels", {})
-            missing = [c for c in one.channels if channels.get(c) not in entry.get("builds", {})]
-            if not missing and (one.ref in entry.get("builds", {}) or not one.channels):
-                continue
-            if one.ref not in entry.get("builds", {}) and not one.channels:
+            builds = entry.get("builds", {})
+            missing = [channel for channel in one.channels if channels.get(channel) not in builds]
+            if not one.channels or (one.ref in builds and not missing):
                 continue
             with target.claimed(name, report=report):
                 fields = _fields(project, prepared.get(name), target, name, one, report)

@@ -18,21 +18,17 @@ __all__ = ["contents_of", "fields_of", "stages_of"]
 
 def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a verified build; `source` says which commit its spec is from."""
-    built, variant, lock = verified.built, rendered.variant, rendered.lock
-    inputs = inputs_of(rendered)
-    locked = {p: h for p, h in inputs["files"].items() if p.startswith("requirements/")}
+    built, contents = verified.built, contents_of(rendered)
+    files = contents["inputs"]["files"]
+    locked = {path: hash_ for path, hash_ in files.items() if path.startswith("requirements/")}
     return {
+        **contents,
         "template_id": built.template_id,
         "build_id": built.build_id,
         "origin": "built",
         "digest": built.digest,
-        "base_image": lock.image.pinned,
         "packages": dict(verified.packages),
         "other_packages": dict(verified.other_packages),
-        "stages": stages_of(inputs),
-        "resources": {"cpu": variant.cpu, "memory_mb": variant.memory_mb},
-        "warmup": {"level": variant.level, "imports": list(variant.imports)},
-        "env": dict(variant.env),
         **({} if built.size is None else {"size_bytes": built.size}),
         **({"steps": list(built.steps)} if built.steps else {}),
         "built_at": now(),
@@ -51,17 +47,22 @@ def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any])
                 "first_use": {k: dict(v) for k, v in verified.first_use.items()},
             },
         },
-        "inputs": inputs,
-        "warnings": [*lock.notes, *built.warnings],
+        "warnings": [*rendered.lock.notes, *built.warnings],
     }
 
 
 def contents_of(rendered: Rendered) -> dict[str, Any]:
-    """What a build of it would contain, as its record would say it."""
+    """What a build of it would be, as its record would say it; its packages are the lock's."""
+    variant, lock, inputs = rendered.variant, rendered.lock, inputs_of(rendered)
     return {
-        "base_image": rendered.lock.image.pinned,
-        "packages": rendered.lock.packages,
-        "stages": stages_of(inputs_of(rendered)),
+        "digest": rendered.digest,
+        "base_image": lock.image.pinned,
+        "packages": lock.packages,
+        "stages": stages_of(inputs),
+        "resources": {"cpu": variant.cpu, "memory_mb": variant.memory_mb},
+        "warmup": {"level": variant.level, "imports": list(variant.imports)},
+        "env": dict(variant.env),
+        "inputs": inputs,
     }
 
 

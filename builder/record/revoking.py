@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -62,7 +63,7 @@ class Content:
         if self.kind == "stage":
             stem, _, digest = self.value.partition("@")
             return str(fields.get("stages", {}).get(stem, "")).startswith(digest)
-        wanted = Requirement(self.value)
+        wanted = _requirement(self.value)
         known = {**fields.get("other_packages", {}), **fields.get("packages", {})}
         for name, version in known.items():
             if canonicalize_name(name) == canonicalize_name(wanted.name):
@@ -78,6 +79,7 @@ def _meets(wanted: Requirement, version: str) -> bool:
         return f"=={version}" == str(wanted.specifier)
 
 
+@functools.lru_cache(maxsize=64)  # each is asked of every build there is
 def _requirement(text: str) -> Requirement:
     try:
         wanted = Requirement(text)
@@ -120,8 +122,7 @@ def revoke(
         for name, target, ref in found:
             entry = data["templates"][name][target]
             fields = entry["builds"][ref]
-            fields.setdefault("revocations", {})[cause] = mark
-            _settle(fields)
+            settle(fields, {cause: mark})
             told = f"{cause}: {reason}" if isinstance(what, Content) else reason
             history.append(entry, action="revoke", by=by, build=ref, reason=told)
         return found
@@ -198,7 +199,7 @@ def check_contents(data: Mapping[str, Any], fields: Mapping[str, Any], name: str
 
 
 def settle(fields: dict[str, Any], marks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put marks on a new record."""
+    """Put marks on a record."""
     if marks:
         known = fields.get("revocations", {})
         fields["revocations"] = known | {cause: dict(mark) for cause, mark in marks.items()}

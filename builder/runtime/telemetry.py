@@ -41,7 +41,7 @@ class Measured:
     def add(self, attributes: Mapping[str, str]) -> None:
         """Attributes that were not known when it began; `outcome` among them is how it ended."""
         self.span.set_attributes(dict(attributes))
-        self.told.update({k: v for k, v in attributes.items() if k not in _NOT_MEASURED})
+        self.told.update(_countable(attributes))
 
     def tell(self, key: str, value: str | bool) -> None:
         """An attribute of the span alone: there are too many of them to count."""
@@ -53,7 +53,7 @@ def measured(operation: str, attributes: Mapping[str, str]) -> Iterator[Measured
     """A span and a duration for the `with` block; an exception is recorded in both."""
     start = time.perf_counter()
     outcome = "error"
-    told = {key: value for key, value in attributes.items() if key not in _NOT_MEASURED}
+    told = _countable(attributes)
     with _tracer.start_as_current_span(
         f"template.{operation}", attributes=dict(attributes)
     ) as span:
@@ -73,5 +73,8 @@ def measured(operation: str, attributes: Mapping[str, str]) -> Iterator[Measured
 
 def count(event: str, attributes: Mapping[str, str]) -> None:
     """One more of an event."""
-    kept = {key: value for key, value in attributes.items() if key not in _NOT_MEASURED}
-    _counter.add(1, {**kept, "event": event})
+    _counter.add(1, {**_countable(attributes), "event": event})
+
+
+def _countable(attributes: Mapping[str, str]) -> dict[str, str]:
+    return {key: value for key, value in attributes.items() if key not in _NOT_MEASURED}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from builder.build import Builder, Needs, Tagged, Waste
+from builder.build import Builder, Cleaner, Tagged
 from builder.errors import TargetUnavailableError
 from builder.events import Reporter, silent
 from builder.plan import Look
@@ -19,7 +19,7 @@ from builder.verify import SandboxOpener
 __all__ = ["Target", "choose", "connect"]
 
 
-class Target(Builder, SandboxOpener, Protocol):
+class Target(Builder, SandboxOpener, Cleaner, Protocol):
     """All that the pipeline asks of a target."""
 
     @property
@@ -76,18 +76,6 @@ class Target(Builder, SandboxOpener, Protocol):
 
     def tagged(self, name: str) -> list[Tagged]:
         """The builds of template `name` that the target has and tags lead to."""
-        ...
-
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
-        """What the target keeps and nothing needs, largest first.
-
-        `templates` is what the registry has of this target: name → channels and builds. What was
-        used or made within the last `protect` seconds is needed.
-        """
-        ...
-
-    def remove(self, waste: Waste) -> str | None:
-        """Remove what `unused` has found; why not, where it has come into use."""
         ...
 
     def settled(self, name: str) -> None:

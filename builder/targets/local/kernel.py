@@ -131,20 +131,16 @@ class KernelSandbox:
         message = self._client.session.msg(
             "execute_request", content, metadata={"variables": dict(variables or {})}
         )
+        start, output = time.monotonic(), Output(limit)
         try:
-            return self._run(message, Output(limit), timeout)
-        except (ValueError, KeyError, TypeError) as error:
-            raise SandboxError(f"the kernel's answer cannot be read: {error}") from error
-
-    def _run(self, message: dict[str, Any], output: Output, timeout: float) -> Execution:
-        start = time.monotonic()
-        try:
-            return self._sent(message, output, start, timeout)
+            return self._run(message, output, start, timeout)
         except InterpreterDiedError as error:
             error.seen = output.execution(time.monotonic() - start, lost=True)
             raise
+        except (ValueError, KeyError, TypeError) as error:
+            raise SandboxError(f"the kernel's answer cannot be read: {error}") from error
 
-    def _sent(
+    def _run(
         self, message: dict[str, Any], output: Output, start: float, timeout: float
     ) -> Execution:
         request = message["header"]["msg_id"]
