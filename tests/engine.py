@@ -24,6 +24,8 @@ import docker
 import pytest
 from docker.models.containers import Container
 
+from builder.docker_engine.connection import connect
+from builder.errors import EngineUnavailableError
 from builder.flatten import Program
 
 HERE = Path(__file__).parent
@@ -36,13 +38,12 @@ REQUIRED = "docker" in os.environ.get("TEMPLATE_TEST_REQUIRE", "")
 def client() -> docker.DockerClient:
     """The engine. Skips the test where there is none, unless TEMPLATE_TEST_REQUIRE says docker."""
     try:
-        engine = docker.from_env(timeout=600)
-        engine.ping()
-    except docker.errors.DockerException:
+        connected, _ = connect(timeout=600)
+    except EngineUnavailableError as error:
         if REQUIRED:
             raise
-        pytest.skip("no Docker engine answers")
-    return engine
+        pytest.skip(error.message)
+    return connected
 
 
 @functools.cache

@@ -16,7 +16,9 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # Third party → the only places that may import it.
 OWNERS = {
     "cyclonedx": {"sbom.py"},
-    "docker": {f"docker_engine/{name}.py" for name in ("engine", "images", "machine")},
+    "docker": {
+        f"docker_engine/{name}.py" for name in ("connection", "engine", "images", "machine")
+    },
     "e2b": {
         f"targets/e2b/{name}.py" for name in ("cloud", "failures", "program", "sandbox", "session")
     },

@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import hashlib
+import http.server
 import json
 import re
 import socket
 import socketserver
 import threading
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from builder import errors
+from builder.docker_engine import DockerEngine
+from builder.project import PrecheckSettings
 from tests import engine
 from tests.conftest import Command
 
@@ -34,6 +39,59 @@ def test_precheck_without_an_engine(project: Path, command: Command) -> None:
     assert not (project / "generated").exists()
 
 
+class NotAnEngine(http.server.BaseHTTPRequestHandler):
+    """A web server that keeps its connections, and knows no path."""
+
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self) -> None:
+        self.send_response(404)
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def log_message(self, *_: object) -> None: ...
+
+
+@pytest.fixture(params=["no socket", "stale socket", "a folder", "closed port", "other server"])
+def unavailable(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
+    """An address at which no engine answers."""
+    path = tmp_path / "docker.sock"
+    if request.param == "a folder":
+        path.mkdir()
+    elif request.param == "stale socket":
+        with socket.socket(socket.AF_UNIX) as listener:
+            listener.bind(str(path))
+    if "port" not in request.param and "server" not in request.param:
+        yield f"unix://{path}"
+        return
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), NotAnEngine) as server:
+        server.daemon_threads = True
+        if request.param == "closed port":
+            server.server_close()
+            yield f"tcp://127.0.0.1:{server.server_port}"
+            return
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"tcp://127.0.0.1:{server.server_port}"
+        server.shutdown()
+
+
+def test_nothing_is_left_open_where_no_engine_answers(
+    unavailable: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A look for an engine that is not there leaves no socket open."""
+    monkeypatch.setenv("DOCKER_HOST", unavailable)
+    gc.collect()
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            DockerEngine(PrecheckSettings())
+        except errors.EngineUnavailableError as error:
+            message = error.message
+        gc.collect()
+    assert message == f"no Docker engine answers at {unavailable}"
+    assert [str(warning.message) for warning in caught] == []
+
+
 def copied(source: socket.socket, target: socket.socket) -> None:
     with contextlib.suppress(OSError):
         while part := source.recv(1 << 16):
@@ -53,10 +111,17 @@ class Forwarder(socketserver.BaseRequestHandler):
             back.join()
 
 
+def local_engine() -> None:
+    """Skip the test unless an engine answers at the usual socket of this machine."""
+    engine.client()
+    if not Path(SOCKET).exists():
+        pytest.skip(f"the engine is not at {SOCKET}")
+
+
 @pytest.fixture
 def remote() -> Iterator[str]:
     """The engine, reached over TCP as one on another machine is."""
-    engine.client()
+    local_engine()
     with socketserver.ThreadingTCPServer(("127.0.0.1", 0), Forwarder) as server:
         server.daemon_threads = True
         threading.Thread(target=server.serve_forever, daemon=True).start()
@@ -85,7 +150,7 @@ def test_engine_of_another_machine(project: Path, command: Command, remote: str)
 @pytest.mark.docker
 def test_engine_of_the_current_context(tmp_path: Path, project: Path, command: Command) -> None:
     """What `docker context use` chose is the engine that is used."""
-    engine.client()
+    local_engine()
     (tmp_path / "other.sock").symlink_to(SOCKET)
     meta = tmp_path / "contexts" / "meta" / hashlib.sha256(b"elsewhere").hexdigest() / "meta.json"
     meta.parent.mkdir(parents=True)
@@ -93,7 +158,7 @@ def test_engine_of_the_current_context(tmp_path: Path, project: Path, command: C
     described = {"Name": "elsewhere", "Metadata": {}, "Endpoints": {"docker": host}}
     meta.write_text(json.dumps(described))
     (tmp_path / "config.json").write_text('{"currentContext": "elsewhere"}')
-    variables = {"DOCKER_CONFIG": str(tmp_path)}
+    variables = {"DOCKER_CONFIG": str(tmp_path), "DOCKER_HOST": ""}
     found = command("doctor", cwd=project, **variables)
     assert re.search(r"^ok +docker +engine \d", found.stdout, re.MULTILINE), found.stdout
     (tmp_path / "other.sock").unlink()

@@ -15,17 +15,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import docker
-import docker.context
 import docker.errors
-import docker.utils
 import requests
 
 from builder.build import Needs, Waste
+from builder.docker_engine.connection import connect
 from builder.docker_engine.images import DIGEST, SUBJECT, remove_image, unused_images
 from builder.docker_engine.machine import DockerMachine, packed
 from builder.errors import (
-    EngineUnavailableError,
     NetworkError,
     PrecheckError,
     ProjectError,
@@ -63,20 +60,7 @@ class DockerEngine:
     def __init__(self, settings: PrecheckSettings) -> None:
         """Connect. Raises `EngineUnavailableError`."""
         self._settings = settings
-        where, client = "the usual socket", None
-        try:
-            where, options = _place()
-            client = docker.DockerClient(**options, timeout=3600)
-            info = client.info()
-        except (docker.errors.DockerException, requests.RequestException, OSError) as error:
-            if client:
-                client.close()
-            raise EngineUnavailableError(
-                f"no Docker engine answers at {where}",
-                hint="install one (docs.docker.com/engine/install), start it, or name another one"
-                " with DOCKER_HOST or `docker context use`",
-            ) from error
-        self._client = client
+        self._client, info = connect(timeout=3600)
         self.identity = f"{info['ID']} {info['ServerVersion']}"
         self.cpus = int(info["NCPU"])
         self._labels = {_OWNER: f"{socket.gethostname()}:{os.getpid()}"}
@@ -277,23 +261,6 @@ class DockerEngine:
             hint = "what the step says is below its lines; the log has all of it"
         told = "\n".join(last[-12:]) if code else error
         return PrecheckError(f"{message}\n{place}:\n{where}\n{told}\nlog: {log.path}", hint=hint)
-
-
-def _place() -> tuple[str, dict[str, Any]]:
-    """Where the engine is, and how docker's client is told."""
-    host = os.environ.get("DOCKER_HOST")
-    if host:
-        options = docker.utils.kwargs_from_env()
-        return host, options | {"use_ssh_client": host.startswith("ssh://")}
-    current = docker.context.ContextAPI.get_current_context()
-    if current and current.name != "default" and current.Host:
-        found: dict[str, Any] = {"base_url": current.Host}
-        found["use_ssh_client"] = current.Host.startswith("ssh://")
-        return current.Host, found | ({"tls": current.TLSConfig} if current.TLSConfig else {})
-    rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nowhere")) / "docker.sock"
-    if rootless.exists() and not Path("/var/run/docker.sock").exists():
-        return f"unix://{rootless}", {"base_url": f"unix://{rootless}"}
-    return "unix:///var/run/docker.sock", {}
 
 
 def _is_gone(owner: str) -> bool:

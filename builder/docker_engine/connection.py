@@ -1,0 +1,77 @@
+"""The connection to a Docker engine: where it is, and a client that leaves nothing open.
+
+It knows nothing of images and containers.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.context
+import docker.errors
+import docker.utils
+import requests
+
+from builder.errors import EngineUnavailableError
+
+__all__ = ["connect"]
+
+_LOOK_SECONDS = 10.0
+
+
+def connect(*, timeout: int) -> tuple[docker.DockerClient, dict[str, Any]]:
+    """Return a client of the engine, and what the engine says about itself.
+
+    The engine is where `DOCKER_HOST`, the current context or the usual sockets lead to. Raises
+    `EngineUnavailableError`, with nothing left open.
+    """
+    address = "the usual socket"
+    try:
+        address, options = _address()
+        _check_socket(address)
+        with contextlib.ExitStack() as opened:
+            client = docker.DockerClient(**options, timeout=timeout)
+            opened.callback(client.close)
+            info: dict[str, Any] = client.info()
+            opened.pop_all()
+    except (docker.errors.DockerException, requests.RequestException, OSError) as error:
+        raise EngineUnavailableError(
+            f"no Docker engine answers at {address}",
+            hint="install one (docs.docker.com/engine/install), start it, or name another one"
+            " with DOCKER_HOST or `docker context use`",
+        ) from error
+    return client, info
+
+
+def _check_socket(address: str) -> None:
+    """Raise `OSError` when nothing listens on a Unix socket.
+
+    The docker package does not close a Unix socket on which its own connection fails.
+    """
+    scheme, _, path = address.partition("://")
+    if scheme in {"unix", "http+unix"}:
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.settimeout(_LOOK_SECONDS)
+            connection.connect(f"/{path.lstrip('/')}")
+
+
+def _address() -> tuple[str, dict[str, Any]]:
+    """Return where the engine is, and the options that lead docker's client there."""
+    host = os.environ.get("DOCKER_HOST")
+    if host:
+        options = docker.utils.kwargs_from_env()
+        return host, options | {"use_ssh_client": host.startswith("ssh://")}
+    current = docker.context.ContextAPI.get_current_context()
+    if current and current.name != "default" and current.Host:
+        found: dict[str, Any] = {"base_url": current.Host}
+        found["use_ssh_client"] = current.Host.startswith("ssh://")
+        return current.Host, found | ({"tls": current.TLSConfig} if current.TLSConfig else {})
+    rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nowhere")) / "docker.sock"
+    if rootless.exists() and not Path("/var/run/docker.sock").exists():
+        return f"unix://{rootless}", {"base_url": f"unix://{rootless}"}
+    return "unix:///var/run/docker.sock", {}
