@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import getpass
 import os
+import re
 import subprocess
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,13 @@ __all__ = ["actor", "committed", "source"]
 _SECONDS = 20
 # Who started a run of a CI service, of whom git there knows nothing.
 _ACTORS = ("GITHUB_ACTOR", "GITLAB_USER_LOGIN", "BUILDKITE_BUILD_CREATOR", "CIRCLE_USERNAME")
+# What a user configures git by. Every other variable of git's (`GIT_DIR`, `GIT_INDEX_FILE`,
+# `GIT_CONFIG_PARAMETERS`, …) is about one repository or one command: in a hook that is not
+# necessarily the repository of the specs.
+_CONFIGURES_GIT = re.compile(
+    r"GIT_(?:EXEC_PATH|DISCOVERY_ACROSS_FILESYSTEM"
+    r"|CONFIG_(?:GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+))"
+)
 
 
 def actor(folder: Path) -> str:
@@ -43,7 +51,9 @@ def source(folder: Path) -> dict[str, Any]:
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if not commit:
         return {}
-    changed = _git(folder, "status", "--porcelain", "--", "variants", "pyproject.toml")
+    # Untracked specs count, also for a user whose own `git status` leaves them out.
+    status = ["status", "--porcelain", "--untracked-files=normal"]
+    changed = _git(folder, *status, "--", "variants", "pyproject.toml")
     return {"commit": commit, "dirty": bool(changed)}
 
 
@@ -57,15 +67,27 @@ def _git(folder: Path, *arguments: str) -> str:
         done = subprocess.run(
             ["git", "-C", os.fspath(folder), *arguments],  # noqa: S607
             capture_output=True,
-            text=True,
+            encoding="utf-8",
             errors="replace",
             timeout=_SECONDS,
             check=False,
             stdin=subprocess.DEVNULL,
+            env=_environment(),
         )
     except (OSError, subprocess.SubprocessError):
         return ""
     return done.stdout.strip() if done.returncode == 0 else ""
+
+
+def _environment() -> dict[str, str]:
+    """This environment, without what would lead git to another repository than the folder's."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith("GIT_") or _CONFIGURES_GIT.fullmatch(name)
+    }
+    # A look must not take the index's lock from a command that the user runs meanwhile.
+    return kept | {"GIT_OPTIONAL_LOCKS": "0"}
 
 
 def _line(text: str) -> str:

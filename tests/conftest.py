@@ -81,6 +81,9 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "TEMPLATE_BUILDER_CACHE_DIR",
     ):
         monkeypatch.delenv(name, raising=False)
+    # In a git hook these lead to the repository that the hook belongs to.
+    for name in [name for name in os.environ if name.startswith("GIT_")]:
+        monkeypatch.delenv(name)
     monkeypatch.setenv("COLUMNS", "200")
 
 
