@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from builder.spec import secret_in
+from builder.spec.secret_names import assigned, names_a_secret
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Server
@@ -177,12 +179,124 @@ def test_secret_in_a_copied_file_is_refused(project: Path, command: Command) -> 
     assert "`files[0].source`: 'id_rsa' holds a private key; what a template" in done.stderr
 
 
+@pytest.mark.parametrize(
+    "name",
+    [
+        "PGPASSWORD", "MYSQL_PWD", "DB_PASS", "SMTP_PASS", "REDISCLI_AUTH", "SQLCMDPASSWORD",
+        "RABBITMQ_DEFAULT_PASS", "ANSIBLE_BECOME_PASS", "SSHPASS", "DBPASS", "MYSQLPWD", "PASS",
+        "SNOWSQL_PWD", "LDAP_BIND_PW", "BINDPW", "BORG_PASSPHRASE", "GPG_PASSPHRASE", "HTPASSWD",
+        "dbPassword", "api_key", "apiKey", "accessToken", "OPENAI_APIKEY", "TS_AUTHKEY", "KEY",
+        "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "HF_TOKEN", "SECRET_KEY_BASE", "API_KEYS",
+        "API_KEY_2", "API_KEY2", "API_KEY_PROD", "DB_PASSWORD_OLD", "SSH_PRIVATE_KEY_B64",
+        "DJANGO_SECRET_KEY", "CLIENT_SECRET", "AUTH_TOKENS", "UV_HTTP_BASIC_AUTH", "_AUTH",
+        "DOCKER_AUTH_CONFIG", "STRIPE_SECRET_KEY_TEST", "CREDENTIALS_JSON", "KEYPASS", "SECRETS",
+    ],
+)  # fmt: skip
+def test_name_of_a_secret(name: str) -> None:
+    """A variable that tools and services keep a secret in is known by its name, in any case."""
+    assert names_a_secret(name, "hunter22")
+    assert names_a_secret(name.lower(), "hunter22")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("BYPASS", "corp.example"), ("COMPASS", "north"), ("FIRST_PASS", "fast"),
+        ("LOW_PASS", "300 Hz"), ("PASSENGER_APP_ENV", "production"), ("AUTHOR", "Ann"),
+        ("OAUTH_CALLBACK_URL", "https://example.org/back"), ("KEYBOARD", "us"), ("MONKEY", "tree"),
+        ("TOKENIZERS_PARALLELISM", "false"), ("MAX_TOKENS", "4096"), ("PAD_TOKEN", "<pad>"),
+        ("HF_HUB_DISABLE_IMPLICIT_TOKEN", "1"), ("MYSQL_ALLOW_EMPTY_PASSWORD", "yes"),
+        ("ENABLE_AUTH", "true"), ("MLFLOW_AUTH", "basic"), ("API_KEY", ""), ("NO_AUTH", "x"),
+        ("PWD", "hunter22"), ("OLDPWD", "/work"), ("START_PWD", "/home/user/project"),
+        ("SSH_ASKPASS", "/usr/bin/ksshaskpass"), ("SSH_AUTH_SOCK", "/tmp/agent.1"),
+        ("GOOGLE_APPLICATION_CREDENTIALS", "/home/user/key.json"), ("PGPASSFILE", "/x/.pgpass"),
+        ("TOKEN_FILE", "/run/token"), ("PASSWORD_STORE_DIR", "/x"), ("KEY_PATH", "/x"),
+        ("SSH_PUBLIC_KEY", "ssh-ed25519 AAAA"), ("SORT_KEY", "name"), ("CACHE_KEY", "v1"),
+        ("AWS_ACCESS_KEY_ID_FILE", "x"), ("SECRET_NAME", "prod/db"), ("TOKEN_TYPE", "word"),
+        ("PASSES", "3"), ("AUTH_URL", "https://example.org"), ("XAUTHORITY", "/x"), ("_", "x"),
+    ],
+)  # fmt: skip
+def test_name_that_only_resembles_that_of_a_secret(name: str, value: str) -> None:
+    """Ordinary variables are left alone: other words, what switches something, and places."""
+    assert not names_a_secret(name, value)
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("PGPASSWORD = 'hunter22'", "`env.PGPASSWORD`: is the name of a secret"),
+        ("REDISCLI_AUTH = 'hunter22'", "`env.REDISCLI_AUTH`: is the name of a secret"),
+        (
+            "DATABASE_URL = 'postgresql://u:hunter22@db/x'",
+            "`env.DATABASE_URL`: holds an address with a password",
+        ),
+        ("CACHE = 'REDIS://:hunter22@h:6379/0'", "`env.CACHE`: holds an address with a password"),
+        ("DSN = 'host=db password=hunter22'", "`env.DSN`: holds a password or a key"),
+        ("ODBC = 'Server=db;Uid=sa;Pwd=hunter22;'", "`env.ODBC`: holds a password or a key"),
+        ("FEED = 'https://h/?a=b&api_key=hunter22'", "`env.FEED`: holds a password or a key"),
+        (
+            "OTEL_EXPORTER_OTLP_HEADERS = 'Authorization=Basic aHVudGVyMjI6aHVudGVyMjI='",
+            "`env.OTEL_EXPORTER_OTLP_HEADERS`: holds a password or a key",
+        ),
+    ],
+)
+def test_secret_variable_is_refused(
+    project: Path, command: Command, line: str, message: str
+) -> None:
+    """A variable that is named like a secret, or holds credentials, is refused with its key, and
+    its value is not repeated."""
+    text = f"schema = 1\nname = 'leaf'\nextends = '_base'\n[env]\n{line}\n"
+    (project / "variants" / "leaf.toml").write_text(text)
+    done = command("validate", cwd=project)
+    assert done.returncode == 4
+    assert "variants/leaf.toml:5:" in done.stderr
+    assert f"{message}; what a template holds can be read by all" in done.stderr
+    assert "unter22" not in done.stderr + done.stdout
+    assert "aHVudGVy" not in done.stderr + done.stdout
+
+
+def test_secret_that_a_command_sets_is_refused(project: Path, command: Command) -> None:
+    """The command of a service may not set what `[env]` may not hold."""
+    service = "[service]\ncommand = ['env', 'DB_PASS=hunter22', 'run']\n"
+    (project / "variants" / "leaf.toml").write_text(
+        f"schema = 1\nname = 'leaf'\nextends = '_base'\n{service}"
+    )
+    done = command("validate", cwd=project)
+    assert done.returncode == 4
+    assert "`service.command[1]`: sets `DB_PASS`, the name of a secret; what a" in done.stderr
+    assert "hunter22" not in done.stderr + done.stdout
+
+
+@pytest.mark.parametrize(
+    ("text", "names"),
+    [
+        ("export PGPASSWORD='hunter22'; run", ["PGPASSWORD"]),
+        ("A=1 SMTP_PASS=x1 DB_PWD=y2 run", ["SMTP_PASS", "DB_PWD"]),
+        ('API_KEY="$API_KEY" TOKEN=$(cat /run/t) run', []),
+        ("ENABLE_AUTH=true run --ServerApp.token= --sort-key=name", []),
+    ],
+)
+def test_names_that_a_command_sets(text: str, names: list[str]) -> None:
+    """Assignments are seen in words and in a shell's text; what is taken from elsewhere is not."""
+    assert list(assigned(text)) == names
+
+
+def test_environment_is_searched_by_the_same_names() -> None:
+    """The value of a variable here that is named like a secret may not stand in a text; the folder
+    that a shell is in may."""
+    kind = secret_in("run hunter22!", {"PGPASSWORD": "hunter22!"})
+    assert kind == "the value of `PGPASSWORD` of this environment"
+    assert secret_in("in /home/user/project", {"PWD": "/home/user/project"}) is None
+    assert secret_in("in /home/user/project", {"START_PWD": "/home/user/project"}) is None
+
+
 def test_what_only_resembles_a_secret_is_fine(project: Path, command: Command) -> None:
     """Ordinary values are not taken for secrets."""
     harmless = {
         "TOKENIZERS_PARALLELISM": "false", "HF_HOME": "/root/.cache/huggingface",
         "A": "sk-learn", "B": "https://example.org/a:b@c", "C": "task-force-of-twenty-four-words",
-        "KEYBOARD": "us", "D": "e2b_code",
+        "KEYBOARD": "us", "D": "e2b_code", "E": "forgot password? ask", "F": "redis://h:6379/0",
+        "G": "http://user@example.org:80/", "PAD_TOKEN": "<pad>", "H": "basic internationalization",
     }  # fmt: skip
     lines = "".join(f"{name} = {value!r}\n" for name, value in harmless.items())
     (project / "variants" / "leaf.toml").write_text(

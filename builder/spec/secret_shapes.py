@@ -7,6 +7,8 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from builder.spec.secret_names import assigned, names_a_secret
+
 __all__ = ["secret_in", "secrets_of"]
 
 # Every part is bounded, or ends the search: a hostile text takes no longer than any other.
@@ -23,11 +25,15 @@ _SHAPES = {
     "a Stripe key": r"\b[rs]k_live_[0-9A-Za-z]{16,}",
     "a token of a package registry": r"\bnpm_[A-Za-z0-9]{36}\b|\bpypi-AgE[A-Za-z0-9_-]{40,}",
     "a JSON web token": r"\beyJ[\w-]{10,400}\.eyJ[\w-]{10,}\.[\w-]{10,}",
-    "an address with a password": r"\b[a-z][a-z0-9+-]{0,20}://[^/\s:@]{1,200}:[^/\s@]{1,200}@",
+    "an address with a password": (
+        r"\b[A-Za-z][A-Za-z0-9+-]{0,20}://[^/\s:@]{0,200}:[^/\s@]{1,200}@"
+    ),
 }
 _SHAPE = re.compile("|".join(f"({shape})" for shape in _SHAPES.values()))
-_SECRET_NAME = re.compile(
-    r"(?i)(?:^|_)(?:(?:API|ACCESS)?KEY|TOKEN|SECRET|PASSWORD|PASSWD|CREDENTIALS?)$"
+# In a variable's value, where no code is to be mistaken for it.
+_CONNECTION = re.compile(
+    r"(?i)(?:^|[;,?&\s])(?:password|passwd|pwd|accountkey|sharedaccesskey|access_token|api[-_]?key)"
+    r"\s{0,5}=\s{0,5}[^;,&\s$]|\b(?:basic|bearer)\s+(?=[A-Za-z+/._~-]{0,64}[0-9=])[A-Za-z0-9+/=._~-]{16}"
 )
 _SHORTEST = 8
 
@@ -40,7 +46,7 @@ def secret_in(text: str, environment: Mapping[str, str] = os.environ) -> str | N
     if found := _SHAPE.search(text):
         return list(_SHAPES)[(found.lastindex or 1) - 1]
     for name, value in environment.items():
-        if len(value) >= _SHORTEST and _SECRET_NAME.search(name) and value in text:
+        if len(value) >= _SHORTEST and value in text and names_a_secret(name, value):
             return f"the value of `{name}` of this environment"
     return None
 
@@ -50,8 +56,12 @@ def secrets_of(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, .
     for key, value in _texts(document, ()):
         if kind := secret_in(value):
             yield key, f"holds {kind}"
-        elif key[0] == "env" and _SECRET_NAME.search(str(key[-1])):
+        elif key[0] == "env" and names_a_secret(str(key[-1]), value):
             yield key, "is the name of a secret"
+        elif key[0] == "env" and _CONNECTION.search(value):
+            yield key, "holds a password or a key"
+        elif "command" in key and (name := next(assigned(value), None)):
+            yield key, f"sets `{name}`, the name of a secret"
 
 
 def _texts(value: Any, key: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
