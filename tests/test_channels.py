@@ -180,7 +180,7 @@ def test_a_channel_is_never_moved_to_what_is_revoked_or_unverified(tmp_path: Pat
     path, refs = made(tmp_path, "1.0", "1.1")
     record.revoke(path, ("leaf", "local", refs[0]), reason="it lies", by="x")
     entry_before = path.read_bytes()
-    with pytest.raises(RevokedError, match="is revoked: it lies"):
+    with pytest.raises(RevokedError, match=r"is revoked as of \d{4}-\S+Z: it lies"):
         record.move(
             path, name="leaf", target="local", channel="c", ref=refs[0], action="promote", by="x"
         )
@@ -201,8 +201,12 @@ def test_revocation_in_the_future_has_effect_from_then_on(tmp_path: Path) -> Non
     record.revoke(path, ("leaf", "local", refs[0]), reason="soon bad", by="x", at=soon)
     assert registry.resolve("leaf", path=path) == refs[0]
     time.sleep(3.1)
-    with pytest.raises(RevokedError, match="is revoked: soon bad; builds that may be used: none"):
+    with pytest.raises(RevokedError) as caught:
         registry.resolve("leaf", path=path)
+    assert caught.value.message == (
+        f"build `{refs[0]}` of template `leaf` on target `local` is revoked as of {soon}: soon bad;"
+        " builds that may be used: none"
+    )
 
 
 @pytest.mark.parametrize(
@@ -224,7 +228,7 @@ def test_what_a_build_contains_revokes_it(
     versions = dict(zip(refs, ("1.0", "1.1", "1.2"), strict=True))
     content = record.Content.parse(kind, value)
     found = record.revoke(path, content, reason="a hole", by="x")
-    assert sorted(versions[ref] for _, _, ref in found) == hit
+    assert sorted(versions[ref] for _, _, ref, _ in found) == hit
     revoked = {r for r, f in entry_of(path)["builds"].items() if registry.revoked_because(f)}
     assert sorted(versions[ref] for ref in revoked) == hit
     restored = record.restore(path, content, by="x")
@@ -240,7 +244,8 @@ def test_revoked_parent_stage_revokes_its_children(tmp_path: Path) -> None:
     shared = entry_of(path)["builds"][refs[1]]["stages"]["_base"]
     assert entry_of(path)["builds"][refs[0]]["stages"]["_base"] == shared
     one = record.Content.parse("stage", f"leaf@{digest[:19]}")
-    assert record.revoke(path, one, reason="r", by="x") == [("leaf", "local", refs[1])]
+    (revoked,) = record.revoke(path, one, reason="r", by="x")
+    assert revoked[:3] == ("leaf", "local", refs[1])
     both = record.Content.parse("stage", f"_base@{shared}")
     assert len(record.revoke(path, both, reason="r", by="x")) == 2
     assert record.restore(path, both, by="x") == [
@@ -256,7 +261,10 @@ def test_build_that_contains_what_is_revoked_is_not_recorded(tmp_path: Path) -> 
     before = path.read_bytes()
     with pytest.raises(RevokedError) as caught:
         made(tmp_path, "2.0")
-    assert caught.value.message == ("`leaf` contains package idna==2.0, which was revoked: a hole")
+    (mark,) = json.loads(before)["revocations"]
+    assert caught.value.message == (
+        f"`leaf` contains package idna==2.0, which is revoked as of {mark['at']}: a hole"
+    )
     assert path.read_bytes() == before
 
 
@@ -268,8 +276,9 @@ def test_plan_blocks_what_would_contain_something_revoked(place: Place, cloud: S
     record.revoke(place.folder / "registry.json", content, reason="a hole", by="x")
     (planned,) = place.planned("four").variants
     assert planned.action == "blocked"
+    at = json.loads((place.folder / "registry.json").read_text())["revocations"][0]["at"]
     assert str(planned.reasons[0]) == (
-        f"`four` contains package iniconfig=={version}, which was revoked: a hole; exclude it in"
+        f"`four` contains package iniconfig=={version}, which is revoked as of {at}: a hole; exclude it in"
         " the spec, for instance with `!=` and its version, or run `template-builder restore` for"
         " it"
     )
@@ -302,7 +311,7 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
         (["rollback", "light", "--reason", "slower"], "channel stable of light on local: "),
         (["promote", "light", "--channel", "prod"], "channel prod of light on local: nothing → "),
         (["promote", "light", "--channel", "prod"], "channel prod of light on local points at "),
-        (["revoke", "light", "prod", "--reason", "bad"], "revoked: local:light@sha256-"),
+        (["revoke", "light", "prod", "--reason", "bad"], "revoked as of 2"),
         (["restore", "light", "prod"], "restored: local:light@sha256-"),
     ):
         done = command(*arguments, cwd=project, **nobody)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import datetime as dt
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from builder import pipeline, progress, provenance, record
+from builder import history, pipeline, progress, provenance, record
 from builder.cli.options import Channel, Json, ProjectFolder, Quiet, TargetName
 from builder.errors import SelectionError
 from builder.project import Project
@@ -176,11 +176,12 @@ def revoke(
         raise SelectionError("--reason is empty", hint="say why: whoever resolves it is told")
     place = Project.find(project)
     by, moment = provenance.actor(place.root), _time(at) if at else None
-    rows: list[dict[str, str]] = []
+    rows: list[dict[str, Any]] = []
     for what in _subjects(place, name, build, target, package, base, stage):
-        found = record.revoke(place.registry, what, reason=reason, by=by, at=moment)
-        rows += [{"name": one[0], "target": one[1], "ref": one[2]} for one in found]
-        if not found and not as_json and not quiet:
+        revoked = record.revoke(place.registry, what, reason=reason, by=by, at=moment)
+        keys = ("name", "target", "ref", "as_of")
+        rows += [dict(zip(keys, one, strict=True)) for one in revoked]
+        if not revoked and not as_json and not quiet:
             progress.show_text(f"no build contains {what}; none will be made that does")
     channels = _channels_on(place, rows)
     if as_json:
@@ -190,14 +191,18 @@ def revoke(
         return
     for row in rows:
         progress.show_text(
-            f"revoked{f' from {moment} on' if moment else ''}: {row['ref']}"
-            f" ({row['name']} on {row['target']})"
+            f"revoked as of {row['as_of']}: {row['ref']} ({row['name']} on {row['target']})"
         )
+        if moment and row["as_of"] != moment:
+            progress.show_text(
+                f"note: it was revoked before: that stands until `template-builder restore`,"
+                f" not {moment}"
+            )
     for one in channels:
         progress.show_text(
-            f"channel {one['channel']} of {one['name']} on {one['target']} points at it, and fails:"
-            f" `template-builder rollback {one['name']} --channel {one['channel']}` or a new build"
-            " helps"
+            f"channel {one['channel']} of {one['name']} on {one['target']} points at it, and"
+            f" {'will fail' if moment and moment > history.now() else 'fails'}: `template-builder"
+            f" rollback {one['name']} --channel {one['channel']}` or a new build helps"
         )
 
 
@@ -260,7 +265,7 @@ def _subjects(
     return [(found.name, found.target, found.ref)]
 
 
-def _channels_on(place: Project, rows: list[dict[str, str]]) -> list[dict[str, str]]:
+def _channels_on(place: Project, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
     templates = pipeline.read_registry(place).templates
     return [
         {"name": row["name"], "target": row["target"], "channel": channel, "ref": ref}

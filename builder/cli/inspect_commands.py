@@ -69,8 +69,9 @@ def show(
     pointing = [key for key, ref in sorted(channels.items()) if ref == found.ref]
     whose = f", channel {' and '.join(pointing)}" if pointing else ""
     progress.show_text(f"{found.name} on {found.target}{whose}: {found.ref}")
-    if found.revoked:
-        progress.show_text(f"REVOKED: {found.revoked}")
+    if "revoked" in found.fields:
+        told = registry.revocation(found.fields)
+        progress.show_text(told.replace("r", "R", 1) if found.revoked else f"To be {told}")
     fields = {key: value for key, value in found.fields.items() if key not in _REST}
     for line in _lines(fields, "  "):
         progress.show_text(line)
@@ -86,7 +87,7 @@ def _show_builds(entry: dict[str, Any]) -> None:
     channels = entry.get("channels", {})
     rows = []
     for ref, fields in entry.get("builds", {}).items():
-        state = "revoked" if registry.revoked_because(fields) else fields.get("origin", "built")
+        state = _state(fields)
         pointing = " ".join(key for key, to in sorted(channels.items()) if to == ref)
         rows.append([str(fields.get("built_at", "-")), state, pointing or "-", ref])
     progress.show_text("builds, newest first:")
@@ -106,6 +107,15 @@ def _show_builds(entry: dict[str, Any]) -> None:
             for event in entry["history"][::-1]
         ],
     )
+
+
+def _state(fields: dict[str, Any]) -> str:
+    at = registry.revoked_as_of(fields)
+    as_of = f"revoked as of {at}" if at else "revoked"
+    if registry.revoked_because(fields):
+        return as_of
+    origin = str(fields.get("origin", "built"))
+    return f"{origin}, to be {as_of}" if "revoked" in fields else origin
 
 
 def _short(ref: Any) -> str:

@@ -106,6 +106,8 @@ def list_command(
                         "origin": fields.get("origin", "-"),
                         "built_at": fields.get("built_at"),
                         "state": _where(target, fields),
+                        "revoked": fields.get("revoked"),
+                        "revoked_as_of": registry.revoked_as_of(fields),
                     }
                 )
     if as_json:
@@ -113,7 +115,17 @@ def list_command(
     else:
         keys = ["name", "target", "channel", "origin", "built_at", "state", "ref"]
         cells = [[str(row[key] or "-") for key in keys] for row in rows]
+        for row, line in zip(rows, cells, strict=True):
+            line[keys.index("state")] = _state_cell(row)
         progress.table([key.replace("_", " ") for key in keys], cells)
+
+
+def _state_cell(row: dict[str, Any]) -> str:
+    if row["revoked"] is None:
+        return str(row["state"])
+    at = row["revoked_as_of"]
+    told = f"revoked{f' as of {at}' if at else ''}: {row['revoked']}"
+    return told if row["state"] == "revoked" else f"{row['state']}, to be {told}"
 
 
 def _where(target: str, fields: dict[str, Any]) -> str:

@@ -70,8 +70,9 @@ def _reasons(
     if ref is None:
         return [plan.Reason(kind="state", what=f"never built on {target}")]
     reasons: list[plan.Reason] = []
-    if why := registry.revoked_because(fields):
-        reasons.append(plan.Reason(kind="state", what=f"the build is revoked: {why}"))
+    if registry.revoked_because(fields):
+        text = f"the build is {registry.revocation(fields)}"
+        reasons.append(plan.Reason(kind="state", what=text))
     if fields.get("origin") == "adopted":
         return [*reasons, plan.Reason(kind="state", what="adopted, not built from this spec")]
     if fields.get("digest") != rendered.digest:

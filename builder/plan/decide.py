@@ -9,7 +9,7 @@ from builder.errors import TemplateError
 from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import foretell, known_steps, program_of, step_keys_of
 from builder.plan.values import Action, Plan, PlannedVariant, Reason, Situation
-from builder.registry import DEFAULT_CHANNEL, revoked_because
+from builder.registry import DEFAULT_CHANNEL, revocation, revoked_because
 from builder.render import Rendered
 
 __all__ = ["make_plan"]
@@ -105,8 +105,8 @@ def _action(
         return "blocked", [_state(situation.blocked[name]), *reasons], None
     if situation.content_addressed:
         for fields in builds.values():
-            if fields.get("digest") == found.digest and (why := revoked_because(fields)):
-                same = f"the build of this very spec and lock is revoked: {why}"
+            if fields.get("digest") == found.digest and revoked_because(fields):
+                same = f"the build of this very spec and lock is {revocation(fields)}"
                 hint = "change the spec, or `template-builder restore` it"
                 return "blocked", [_state(f"{same}; {hint}")], None
     if there and not force:
@@ -132,8 +132,8 @@ def _reasons(
         return [_state(f"never built on {target}")]
     if current.get("origin") == "adopted":
         return [_state("adopted, not built from this spec")]
-    if why := revoked_because(current):
-        return [_state(f"the build is revoked: {why}")]
+    if revoked_because(current):
+        return [_state(f"the build is {revocation(current)}")]
     if drift and not drift.usable:
         return [_state(drift.text), *([] if unchanged else differences(current, inputs_of(found)))]
     if unchanged:

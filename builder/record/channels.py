@@ -99,9 +99,9 @@ def move(
 
 def check_usable(name: str, ref: str, fields: Mapping[str, Any]) -> None:
     """Raises `RevokedError`, or `UnknownBuildError` for a build that nobody has verified."""
-    if why := registry.revoked_because(fields):
+    if registry.revoked_because(fields):
         raise RevokedError(
-            f"build `{ref}` of `{name}` is revoked: {why}",
+            f"build `{ref}` of `{name}` is {registry.revocation(fields)}",
             hint=f"`template-builder restore {name} {ref}` puts it back, if it is good again",
         )
     if fields.get("origin", "built") != "adopted" and not fields.get("verified"):

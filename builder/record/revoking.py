@@ -15,7 +15,7 @@ from packaging.version import InvalidVersion, Version
 from builder import history
 from builder.errors import RegistryError, RevokedError, SelectionError, UnknownBuildError
 from builder.record.store import update
-from builder.registry import revoked_because
+from builder.registry import is_time, revocation, revoked_as_of, revoked_because
 
 __all__ = ["Content", "check_contents", "marks_of", "restore", "revoke"]
 
@@ -103,29 +103,34 @@ def revoke(
     reason: str,
     by: str,
     at: str | None = None,
-) -> list[tuple[str, str, str]]:
+) -> list[tuple[str, str, str, str | None]]:
     """Take builds out of use from `at` on (`2026-11-23T07:49:55Z`; at once for None).
 
     `what` is one build (template, target, ref), or what builds contain: then all of them, and those
-    that are still to be made. Returns the builds: (template, target, ref). Nothing moves: a channel
-    that points at one fails from then on. Raises `UnknownBuildError`, and what `update` raises.
+    that are still to be made. Where the same was revoked before, the earlier time stands: `restore`
+    alone lifts a revocation. Returns the builds: (template, target, ref, since when they are
+    revoked). Nothing moves: a channel that points at one fails from then on. Raises
+    `UnknownBuildError`, and what `update` raises.
     """
     cause = str(what) if isinstance(what, Content) else _OWN
     # Without a time it has effect at once, also where another machine's clock is behind.
     mark = {"reason": reason, "at": history.now(), "by": by} | ({"from": at} if at else {})
 
-    def change(data: dict[str, Any]) -> list[tuple[str, str, str]]:
+    def change(data: dict[str, Any]) -> list[tuple[str, str, str, str | None]]:
         if isinstance(what, Content):
-            rest = [one for one in data.get("revocations", []) if one.get("what") != cause]
-            data["revocations"] = [*rest, {"what": cause, **mark}]
-        found = list(_meant(data["templates"], what))
-        for name, target, ref in found:
+            listed = data.get("revocations", [])
+            rest = [one for one in listed if one.get("what") != cause]
+            same = [one for one in listed if one.get("what") == cause]
+            data["revocations"] = [*rest, min([*same, {"what": cause, **mark}], key=_start)]
+        revoked = []
+        for name, target, ref in _meant(data["templates"], what):
             entry = data["templates"][name][target]
             fields = entry["builds"][ref]
             settle(fields, {cause: mark})
             told = f"{cause}: {reason}" if isinstance(what, Content) else reason
             history.append(entry, action="revoke", by=by, build=ref, reason=told)
-        return found
+            revoked.append((name, target, ref, revoked_as_of(fields)))
+        return revoked
 
     return update(location, change)
 
@@ -190,20 +195,38 @@ def marks_of(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, di
 def check_contents(data: Mapping[str, Any], fields: Mapping[str, Any], name: str) -> None:
     """Raises `RevokedError` when a build contains what must not be used any more."""
     for cause, mark in marks_of(data, fields).items():
-        if revoked_because({"revoked": mark["reason"], "revoked_at": mark.get("from")}):
+        fields_of_mark = {
+            "revoked": mark["reason"],
+            "revoked_at": mark.get("from"),
+            "revocations": {cause: mark},
+        }
+        if revoked_because(fields_of_mark):
             raise RevokedError(
-                f"`{name}` contains {cause}, which was revoked: {mark['reason']}",
+                f"`{name}` contains {cause}, which is {revocation(fields_of_mark)}",
                 hint="exclude it in the spec, for instance with `!=` and its version, or run"
                 " `template-builder restore` for it",
             )
 
 
 def settle(fields: dict[str, Any], marks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put marks on a record."""
-    if marks:
-        known = fields.get("revocations", {})
-        fields["revocations"] = known | {cause: dict(mark) for cause, mark in marks.items()}
-        _settle(fields)
+    """Put marks on a record; of two with the same cause, the earlier one stands."""
+    if not marks:
+        return
+    known = dict(fields.get("revocations", {}))
+    if not known and "revoked" in fields:  # by hand
+        by_hand = {"reason": fields["revoked"]}
+        known[_OWN] = by_hand | ({"from": fields["revoked_at"]} if "revoked_at" in fields else {})
+    for cause, mark in marks.items():
+        before = known.get(cause)
+        known[cause] = before if before and _start(before) <= _start(mark) else dict(mark)
+    fields["revocations"] = known
+    _settle(fields)
+
+
+def _start(mark: Mapping[str, Any]) -> str:
+    """When a mark begins to have effect, to be compared: what is no time has effect already."""
+    start = mark.get("from")
+    return str(start) if is_time(start) else ""
 
 
 def _settle(fields: dict[str, Any]) -> None:
@@ -213,9 +236,9 @@ def _settle(fields: dict[str, Any]) -> None:
         fields.pop(key, None)
     if not marks:
         return
-    cause, mark = min(marks.items(), key=lambda item: (item[1].get("from", ""), item[0]))
+    cause, mark = min(marks.items(), key=lambda item: (_start(item[1]), item[0]))
     fields["revoked"] = mark["reason"] if cause == _OWN else f"{cause}: {mark['reason']}"
-    if "from" in mark:
+    if is_time(mark.get("from")):
         fields["revoked_at"] = mark["from"]
 
 

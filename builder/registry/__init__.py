@@ -16,6 +16,9 @@ from builder.registry.values import (
     Record,
     Registry,
     empty,
+    is_time,
+    revocation,
+    revoked_as_of,
     revoked_because,
 )
 
@@ -26,12 +29,15 @@ __all__ = [
     "Registry",
     "empty",
     "find",
+    "is_time",
     "is_url",
     "load",
     "lookup",
     "parse",
     "read_text",
     "resolve",
+    "revocation",
+    "revoked_as_of",
     "revoked_because",
 ]
 

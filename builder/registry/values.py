@@ -19,7 +19,17 @@ if False:  # for type checkers; importing typing costs as much as all the rest
     from collections.abc import Iterator
     from typing import Any
 
-__all__ = ["DEFAULT_CHANNEL", "VERSION", "Record", "Registry", "empty", "revoked_because"]
+__all__ = [
+    "DEFAULT_CHANNEL",
+    "VERSION",
+    "Record",
+    "Registry",
+    "empty",
+    "is_time",
+    "revocation",
+    "revoked_as_of",
+    "revoked_because",
+]
 
 VERSION = 1
 DEFAULT_CHANNEL = "stable"
@@ -109,10 +119,34 @@ def revoked_because(fields: Any) -> str | None:
     reason: str | None = fields.get("revoked")
     at = fields.get("revoked_at")
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time()))
-    written = isinstance(at, str) and len(at) == len(now) and at[10] == "T" and at[-1] == "Z"
-    if reason and written and at > now:
-        return None
-    return reason
+    return None if reason and is_time(at) and at > now else reason
+
+
+def revoked_as_of(fields: Any) -> str | None:
+    """Since when, or from when on, a build is revoked (UTC); None where that is not recorded."""
+    at: str | None = fields.get("revoked_at")
+    if at is not None:
+        return at
+    # Without a date of its own, a revocation has had effect since somebody made it.
+    marks = fields.get("revocations")
+    made = [
+        str(mark["at"])
+        for mark in (marks.values() if isinstance(marks, dict) else ())
+        if isinstance(mark, dict) and "at" in mark and "from" not in mark
+    ]
+    return min(made, default=None)
+
+
+def revocation(fields: Any) -> str:
+    """What is said of a build with a revocation, in effect or still to come:
+    `revoked as of 2026-11-23T07:49:55Z: leaks memory`."""
+    at = revoked_as_of(fields)
+    return f"revoked{f' as of {at}' if at else ''}: {fields['revoked']}"
+
+
+def is_time(text: Any) -> bool:
+    """Whether `text` is a time as this program writes it, `2026-11-23T07:49:55Z`."""
+    return isinstance(text, str) and len(text) == 20 and text[10] == "T" and text[-1] == "Z"
 
 
 class Registry:
@@ -165,8 +199,8 @@ class Registry:
             )
             usable = ", ".join(f"`{r}`" for r in others) or "none"
             raise RevokedError(
-                f"build `{ref}` of template `{name}` on target `{target}` is revoked:"
-                f" {record.revoked}; builds that may be used: {usable}",
+                f"build `{ref}` of template `{name}` on target `{target}` is"
+                f" {revocation(fields)}; builds that may be used: {usable}",
                 hint=f"`template-builder rollback {name} --target {target}` goes back to one that"
                 " may be used; a changed spec makes a new one",
             )

@@ -139,9 +139,9 @@ def _check_ref(found: registry.Registry, ref: str, target: str) -> None:
     """A build that is named by its ref is not used either when it was revoked."""
     for name, targets in found.templates.items():
         fields = targets.get(target, {}).get("builds", {}).get(ref)
-        if fields and (why := registry.revoked_because(fields)):
+        if fields and registry.revoked_because(fields):
             raise RevokedError(
-                f"build `{ref}` of `{name}` was revoked: {why}",
+                f"build `{ref}` of `{name}` is {registry.revocation(fields)}",
                 hint=f"`template-builder list` shows what else there is of `{name}`",
             )
 
