@@ -56,7 +56,9 @@ def show_json(value: Any) -> None:
     """Write a value to standard output as JSON."""
     global _json_shown  # noqa: PLW0603 - the process has one standard output
     _json_shown = True
-    show_text(json.dumps(value, indent=2, ensure_ascii=False))
+    text = json.dumps(value, indent=2, ensure_ascii=False)
+    # Half a surrogate pair has no form in UTF-8; as an escape it is valid JSON.
+    show_text(text.encode("utf-8", "backslashreplace").decode())
 
 
 def show_text(text: str) -> None:

@@ -7,7 +7,10 @@ the build was verified, not those that a spec asked for.
 from __future__ import annotations
 
 import datetime as dt
+import json
 import uuid
+from collections.abc import Mapping
+from typing import Any
 
 from cyclonedx.builder.this import this_component
 from cyclonedx.model import HashType, Property
@@ -37,6 +40,8 @@ def bill_of_materials(found: Record) -> str:
             hint=f"`template-builder build {found.name} --target {found.target}` makes one of which"
             " it is known",
         )
+    # Half a surrogate pair is no text that CycloneDX or a package URL could hold.
+    fields = json.loads(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{found.ref} {fields.get('built_at')}"))
     bom.metadata.timestamp = _moment(str(fields.get("built_at", "")))
     bom.metadata.tools.components.update(
@@ -49,7 +54,7 @@ def bill_of_materials(found: Record) -> str:
         bom_ref=found.ref,
         properties=[
             Property(name=f"template-builder:{key}", value=str(value))
-            for key, value in _facts(found).items()
+            for key, value in _facts(found, fields).items()
         ],
     )
     bom.metadata.component = template
@@ -75,8 +80,8 @@ def bill_of_materials(found: Record) -> str:
 _FROM = {"packages": "lock", "other_packages": "base image or code service"}
 
 
-def _facts(found: Record) -> dict[str, object]:
-    provenance = found.fields.get("provenance", {})
+def _facts(found: Record, fields: Mapping[str, Any]) -> dict[str, object]:
+    provenance = fields.get("provenance", {})
     facts = {"target": found.target, "ref": found.ref, "digest": found.digest, **provenance}
     return {key: value for key, value in facts.items() if value is not None}
 

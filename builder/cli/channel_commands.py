@@ -31,6 +31,8 @@ Build = Annotated[
 
 
 def _no_secret(value: str | None) -> str | None:
+    if value:  # bytes that are not UTF-8, as of a Latin-1 terminal, become U+FFFD
+        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if value and (kind := secret_in(value)):
         raise SelectionError(
             f"--reason holds {kind}, which everybody could read in the history",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,7 @@ from builder.registry import is_time, revocation, revoked_as_of, revoked_because
 __all__ = ["Content", "check_contents", "marks_of", "restore", "revoke"]
 
 _OWN = "build"
+_DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _UNREADABLE = "`revocations` of the registry holds {0!r}, which is nothing that a build contains"
 
 
@@ -41,13 +43,13 @@ class Content:
         value = value.strip()
         if kind == "package":
             value = str(_requirement(value))
-        elif kind == "base" and (not value or any(c.isspace() for c in value)):
+        elif kind == "base" and (not value or " " in value or not value.isprintable()):
             raise SelectionError(
                 f"{value!r} is no base image", hint="name its digest: --base sha256:…"
             )
         elif kind == "stage":
             stem, _, digest = value.partition("@sha256:")
-            if not stem or len(digest) < 8:
+            if not stem or not stem.isprintable() or not _DIGEST.fullmatch(digest):
                 raise SelectionError(
                     f"{value!r} is no stage of a build",
                     hint="expected STAGE@sha256:…, as `template-builder show` tells it, with 8 or"

@@ -48,5 +48,10 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
 
 
 def dump(data: dict[str, Any]) -> str:
-    """The registry as text: sorted, indented by two, a final newline; merges stay local."""
-    return json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    """The registry as text: sorted, indented by two, a final newline; merges stay local.
+
+    Half a surrogate pair, which programs that cut text off leave behind, stays the escape that it
+    was: UTF-8 has no form for it.
+    """
+    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    return text.encode("utf-8", "backslashreplace").decode()
