@@ -15,6 +15,7 @@ from builder import history, pipeline, provenance, registry, uv_tool
 from builder.errors import EngineUnavailableError, RegistryError, TemplateError, from_os_error
 from builder.files import cache_folder
 from builder.project import PrecheckSettings, Project
+from builder.visible import one_line
 
 __all__ = ["Finding", "examine"]
 
@@ -135,7 +136,7 @@ def _project(place: Project) -> Iterator[Finding]:
         "\n  ".join(
             [
                 f"{found.path} was changed by something else than this program, in {places}:",
-                *texts[:_TOLD],
+                *map(one_line, texts[:_TOLD]),
             ]
         ),
         hint="restore it from git, or keep what is there: `template-builder registry repair`",

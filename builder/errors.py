@@ -44,6 +44,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+from builder.visible import one_line, visible
+
 # Light on purpose: `builder.registry` loads this module in every application.
 SOMETHING_TO_DO = 2
 USAGE = 64
@@ -55,9 +57,10 @@ class TemplateError(Exception):
     exit_code = 1
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.message = message
-        self.hint = hint
+        # An application prints what it catches, and parts of it come from files of other people.
+        self.message = visible(message)
+        self.hint = hint and visible(hint)
+        super().__init__(self.message)
 
     def __str__(self) -> str:
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
@@ -102,7 +105,7 @@ class Problem:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
         key = f" `{self.key}`:" if self.key else ""
         hint = f" ({self.hint})" if self.hint else ""
-        return f"{place}:{key} {self.message}{hint}"
+        return one_line(f"{place}:{key} {self.message}{hint}")
 
     def to_json(self) -> dict[str, object]:
         """The mistake as plain values."""
@@ -229,7 +232,13 @@ class RegistryVersionError(RegistryError):
 
 
 class TemplateLookupError(TemplateError, LookupError):
-    """A name, target or channel that the registry does not have."""
+    """A name, target or channel that the registry does not have.
+
+    Message and hint are one line each: a reason in them cannot pose as a line of its own.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(one_line(message), hint=hint and one_line(hint))
 
 
 class UnknownTemplateError(TemplateLookupError):

@@ -6,8 +6,9 @@ display, plain lines, JSON lines) is `builder.progress`'s business.
 
 from __future__ import annotations
 
+import datetime as dt
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 __all__ = ["Event", "Reporter", "silent"]
@@ -17,12 +18,14 @@ Kind = Literal["note", "warning", "step", "detail", "done", "failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One thing that happened; `variant` is None for the run as a whole, `seconds` is elapsed."""
+    """One thing that happened; `variant` is None for the run as a whole, `seconds` is how long it
+    took, `time` when it happened."""
 
     kind: Kind
     text: str
     variant: str | None = None
     seconds: float | None = None
+    time: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
 
 
 Reporter = Callable[[Event], None]

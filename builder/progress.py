@@ -1,14 +1,16 @@
 """What a person sees while the program works and when it is done. The only owner of rich.
 
 Events go to standard error: a live display on a terminal, plain lines elsewhere, JSON lines on
-request. Tables are data and go to standard output.
+request. Tables are data and go to standard output. Whatever is shown passes through here, so that
+hidden characters in it are made visible in one place.
 """
 
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import json
-import os
+import re
 import sys
 import threading
 import time
@@ -16,28 +18,34 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder.errors import from_os_error
 from builder.events import Event, Reporter, silent
+from builder.visible import HIDDEN, one_line, visible
 
 __all__ = [
     "duration",
     "interactive",
     "json_shown",
     "reporting",
+    "show_document",
     "show_json",
+    "show_message",
     "show_text",
     "size",
     "table",
 ]
 
+_HIDDEN_IN_JSON = re.compile(f"[{HIDDEN}]")
+
 
 @contextlib.contextmanager
 def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
     """The reporter that fits where standard error goes."""
-    if quiet or not sys.stderr:
+    if quiet:
         yield silent
     elif as_json:
         yield _json_line
-    elif sys.stderr and sys.stderr.isatty():
+    elif sys.stderr.isatty():
         with _Live() as live:
             yield live
     else:
@@ -56,46 +64,65 @@ def show_json(value: Any) -> None:
     """Write a value to standard output as JSON."""
     global _json_shown  # noqa: PLW0603 - the process has one standard output
     _json_shown = True
-    text = json.dumps(value, indent=2, ensure_ascii=False)
-    # Half a surrogate pair has no form in UTF-8; as an escape it is valid JSON.
-    show_text(text.encode("utf-8", "backslashreplace").decode())
+    show_document(_json(value, indent=2))
 
 
 def show_text(text: str) -> None:
+    """Write one line to standard output."""
+    _write(f"{one_line(text)}\n")
+
+
+def show_document(text: str) -> None:
     """Write lines to standard output."""
-    if not sys.stdout:
-        return
-    try:
-        sys.stdout.write(text if text.endswith("\n") or not text else f"{text}\n")
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # Whoever read our output has had enough, as `head` does.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    shown = visible(text)
+    _write(shown if shown.endswith("\n") or not shown else f"{shown}\n")
+
+
+def show_message(text: str) -> None:
+    """Write lines for a person to standard error."""
+    sys.stderr.write(f"{visible(text)}\n")
 
 
 def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
     """Write a table to standard output: drawn on a terminal, aligned columns elsewhere."""
-    if sys.stdout and sys.stdout.isatty():
+    cells = [[one_line(cell) for cell in row] for row in rows]
+    if sys.stdout.isatty():
         from rich import box
         from rich.console import Console
         from rich.table import Table
+        from rich.text import Text
 
         drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
         for heading in headings:
-            drawn.add_column(heading, overflow="fold")
-        for row in rows:
-            drawn.add_row(*(_escaped(cell) for cell in row))
+            drawn.add_column(Text(one_line(heading)), overflow="fold")
+        for row in cells:
+            drawn.add_row(*map(Text, row))
         Console().print(drawn)
         return
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    for row in (headings, *rows):
-        cells = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        show_text("  ".join(cells).rstrip())
+    lines = [[one_line(heading) for heading in headings], *cells]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    for row in lines:
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        show_text("  ".join(padded).rstrip())
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise from_os_error(error, "writing the output") from error
+
+
+def _json(value: Any, *, indent: int | None = None) -> str:
+    """JSON in which no character is hidden."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _HIDDEN_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def interactive() -> bool:
     """Whether a person sits there, who can be asked."""
-    return bool(sys.stdin and sys.stdin.isatty() and sys.stderr and sys.stderr.isatty())
+    return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def size(count: int) -> str:
@@ -110,17 +137,16 @@ def duration(seconds: float) -> str:
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
 
 
-def _escaped(text: str) -> str:
-    from rich.markup import escape
-
-    return escape(text)
-
-
 def _json_line(event: Event) -> None:
-    fields = {"kind": event.kind, "variant": event.variant, "text": event.text}
+    fields: dict[str, Any] = {
+        "time": event.time.astimezone(dt.UTC).isoformat(timespec="milliseconds"),
+        "kind": event.kind,
+        "variant": event.variant,
+        "text": event.text,
+    }
     if event.seconds is not None:
-        fields["seconds"] = f"{event.seconds:.3f}"
-    sys.stderr.write(json.dumps(fields, ensure_ascii=False) + "\n")
+        fields["seconds"] = round(event.seconds, 3)
+    sys.stderr.write(_json(fields) + "\n")
 
 
 class _Plain:
@@ -136,10 +162,8 @@ class _Plain:
         subject = f"{event.variant}: " if event.variant else ""
         words = {"warning": "warning: ", "failed": "failed: "}.get(event.kind, "")
         taken = f" in {event.seconds:.1f} s" if event.seconds is not None else ""
-        if event.kind == "note":
-            sys.stderr.write(f"{event.text}\n")
-        else:
-            sys.stderr.write(f"{elapsed:7.1f}s {subject}{words}{event.text}{taken}\n")
+        line = f"{subject}{words}{event.text}{taken}"
+        show_message(one_line(line if event.kind == "note" else f"{elapsed:7.1f}s {line}"))
 
 
 @dataclass
@@ -176,7 +200,9 @@ class _Live:
     def __call__(self, event: Event) -> None:
         if event.variant is None:
             style = "yellow" if event.kind == "warning" else "dim" if event.kind == "step" else ""
-            self._console.print(event.text, style=style, markup=False, highlight=False)
+            from rich.text import Text
+
+            self._console.print(Text(one_line(event.text), style=style))
             return
         with self._lock:
             row = self._rows.setdefault(event.variant, _Row(started=time.monotonic()))
@@ -190,6 +216,7 @@ class _Live:
 
     def _draw(self) -> Any:
         from rich.table import Table
+        from rich.text import Text
 
         drawn = Table.grid(padding=(0, 2))
         drawn.add_column(no_wrap=True)
@@ -200,10 +227,10 @@ class _Live:
             for name, row in sorted(self._rows.items()):
                 elapsed = (row.ended or time.monotonic()) - row.started
                 drawn.add_row(
-                    f"[{row.style}]{_escaped(name)}[/]",
+                    Text(one_line(name), style=row.style),
                     f"{elapsed:.0f} s",
-                    _escaped(row.text),
-                    _escaped(row.detail),
+                    Text(one_line(row.text)),
+                    Text(one_line(row.detail)),
                 )
         return drawn
 

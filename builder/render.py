@@ -25,6 +25,7 @@ from builder.errors import RenderDriftError, StorageError, from_os_error
 from builder.files import atomic_write, cache_folder, exclusive, remove_tree
 from builder.lock import Lock
 from builder.spec import Stage, Variant
+from builder.visible import one_line
 
 __all__ = ["GeneratedFile", "Rendered", "drift", "render", "write"]
 
@@ -216,6 +217,7 @@ def _environment() -> jinja2.Environment:
         "shell": shlex.quote,
         "export_line": lambda pair: shlex.quote(f"export {pair[0]}={shlex.quote(pair[1])}"),
         "sudo_lines": _sudo_lines,
+        "one_line": one_line,
         "exec_form": lambda words: json.dumps(words, ensure_ascii=False),
         "python": _python,
         "python_check": _python_check,

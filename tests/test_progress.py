@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -40,13 +42,16 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
-    """For machines, every event is one JSON object on a line of its own."""
+    """For machines, every event is one JSON object on a line of its own, with its time in UTC."""
     with progress.reporting(quiet=False, as_json=True) as report:
         for event in EVENTS:
             report(event)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
     assert [line["kind"] for line in lines] == [event.kind for event in EVENTS]
-    assert lines[5] == {"kind": "done", "variant": "a", "text": "built", "seconds": "1.250"}
+    times = [dt.datetime.fromisoformat(line.pop("time")) for line in lines]
+    assert times == sorted(times)
+    assert times[0].utcoffset() == dt.timedelta(0)
+    assert lines[5] == {"kind": "done", "variant": "a", "text": "built", "seconds": 1.25}
 
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
@@ -81,11 +86,11 @@ progress.table(["name"], [["[b]a[/b]"]])
 """
 
 
-def test_live_display_on_a_terminal(tmp_path: Path) -> None:
-    """On a terminal one line a variant shows the step and what is still being downloaded."""
+def on_a_terminal(code: str) -> str:
+    """What a terminal of 100 columns receives from a Python program."""
     parent, child = pty.openpty()
     process = subprocess.Popen(
-        [sys.executable, "-c", LIVE, str(Path(__file__).parent.parent)],
+        [sys.executable, "-c", code, str(Path(__file__).parent.parent)],
         stdout=child,
         stderr=child,
         env=os.environ | {"TERM": "xterm", "COLUMNS": "100"},
@@ -102,12 +107,84 @@ def test_live_display_on_a_terminal(tmp_path: Path) -> None:
         seen += chunk
     os.close(parent)
     assert process.wait() == 0, seen.decode()
-    text = seen.decode()
+    return seen.decode()
+
+
+def test_live_display_on_a_terminal() -> None:
+    """On a terminal one line a variant shows the step and what is still being downloaded."""
+    text = on_a_terminal(LIVE)
     assert "target local: [asked] for" in text
     assert "downloading torch (900.0MiB)" in text
     assert "installing" in text
     assert "built" in text
     assert "[b]a[/b]" in text
+
+
+ODD = [":warning: a:key:b \\", "a:100:b", "[b]x[/b]", "1 2.5 'x' None http://x/"]
+EVIL = "\x1b]0;PWNED\a\x1b[2J\r\nbuild ok\u202e\u2066\x9b\u2028\ud83d.\udcff\U000e0041"
+SHOWN = "\\x1b]0;PWNED\\x07\\x1b[2J\\r\\nbuild ok\\u202e\\u2066\\x9b\\u2028\\ud83d.\\xff\\U000e0041"
+
+
+def test_cells_are_exactly_the_text_on_a_terminal() -> None:
+    """On a terminal no part of a cell or of an event is taken for markup, an emoji or a number."""
+    code = f"""
+import sys
+sys.path.insert(0, sys.argv[1])
+from builder import progress
+from builder.events import Event
+progress.table(["a:key:b"], [[cell] for cell in {ODD!r}])
+with progress.reporting(quiet=False, as_json=False) as report:
+    for text in {ODD!r}:
+        report(Event(kind="note", text=text))
+        report(Event(kind="step", variant=text, text=text))
+        report(Event(kind="detail", variant=text, text=text))
+"""
+    text = re.sub(r"\x1b\[[0-9;?]*[A-Za-z]", "", on_a_terminal(code))
+    lines = [line.strip() for line in text.splitlines() if line.strip(" ─")]
+    assert lines[:9] == ["a:key:b", *ODD, *ODD]
+    assert {re.sub(" {2,}", "  ", line) for line in lines[-4:]} == {
+        f"{text}  0 s  {text}  {text}" for text in ODD
+    }
+
+
+def test_hidden_characters_are_visible_on_a_terminal() -> None:
+    """No control character, bidirectional mark or line break of a text reaches a terminal."""
+    code = f"""
+import sys
+sys.path.insert(0, sys.argv[1])
+from builder import progress
+from builder.events import Event
+evil = {EVIL!a}
+progress.table([evil], [[evil]])
+progress.show_text(evil)
+with progress.reporting(quiet=False, as_json=False) as report:
+    report(Event(kind="note", text=evil))
+    report(Event(kind="step", variant=evil, text=evil))
+"""
+    text = on_a_terminal(code)
+    for sequence in ("\x1b]", "\x1b[2J", "\a", "\u202e", "\u2066", "\x9b", "\u2028", "\U000e0041"):
+        assert sequence not in text
+    assert text.count(SHOWN) == 4  # heading, cell, line, note
+    assert "\nbuild ok" not in text.replace("\r", "")
+
+
+def test_hidden_characters_are_visible_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
+    """In a file or a pipe they are escapes, too, in JSON those of JSON."""
+    progress.table(["reason"], [[EVIL]])
+    progress.show_text(EVIL)
+    with progress.reporting(quiet=False, as_json=False) as report:
+        report(Event(kind="note", text=EVIL))
+    out, err = capsys.readouterr()
+    assert (out, err) == (f"reason\n{SHOWN}\n{SHOWN}\n", f"{SHOWN}\n")
+
+    progress.show_json({EVIL: [EVIL, "ü€"]})
+    with progress.reporting(quiet=False, as_json=True) as report:
+        report(Event(kind="note", text=EVIL))
+    out, err = capsys.readouterr()
+    assert json.loads(out) == {EVIL: [EVIL, "ü€"]}
+    assert json.loads(err)["text"] == EVIL
+    assert "ü€" in out
+    assert all(character.isprintable() or character == "\n" for character in out + err)
 
 
 def test_log_keeps_what_happened(tmp_path: Path) -> None:

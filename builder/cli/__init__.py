@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import gc
-import io
 import os
 import signal
 import sys
@@ -16,24 +15,23 @@ import warnings
 from typing import Any, NoReturn
 
 from builder import errors
+from builder.cli.streams import tolerate_lost_readers
 
 __all__ = ["main"]
 
-_STOPPING = (signal.SIGINT, signal.SIGTERM)
+_STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> NoReturn:
     """Run the command line; ends the process with the exit code of what happened."""
     for number in _STOPPING:
-        signal.signal(number, _interrupted)
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
+            signal.signal(number, _interrupted)
     # Start-up is what a person waits for: no collection of garbage while modules load, and no
     # search of every installed distribution for plugins of pydantic, which has none to run here.
     gc.set_threshold(100_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-    for stream in (sys.stdout, sys.stderr):
-        # A terminal that knows ASCII alone gets a `?`, not a traceback. A closed one is None.
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="replace")
+    tolerate_lost_readers()
     warnings.showwarning = _warned
     code = 0
     try:
@@ -63,11 +61,16 @@ def main() -> NoReturn:
 def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     # Of a library's own warnings a person here can make nothing.
     if category.__module__.startswith("builder."):
-        sys.stderr.write(f"warning: {message}\n")
+        from builder import progress
+
+        progress.show_message(f"warning: {message}")
 
 
 class _Stopped(BaseException):
-    """Ctrl-C or `kill`. Not KeyboardInterrupt, which typer would end without a word."""
+    """Ctrl-C, `kill`, or a closed terminal.
+
+    Not KeyboardInterrupt, which typer would end without a word.
+    """
 
 
 def _check_working_directory() -> None:
@@ -106,6 +109,5 @@ def _told(error: errors.TemplateError) -> int:
 
     if "--json" in sys.argv and not progress.json_shown():
         progress.show_json({"error": error.to_json()})
-    if sys.stderr:
-        sys.stderr.write(f"error: {error}\n")
+    progress.show_message(f"error: {error}")
     return error.exit_code

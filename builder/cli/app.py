@@ -46,6 +46,11 @@ def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Raises what the command raises."""
     try:
         return int(app(args=arguments, standalone_mode=False) or 0)
+    except SystemExit as end:
+        # What typer makes of a broken pipe, which none of the standard streams raises.
+        if isinstance(end.__context__, OSError):
+            raise end.__context__ from None
+        raise
     except _USAGE_ERROR as error:
         error.show()
         if "--json" in arguments:

@@ -50,7 +50,7 @@ def show(
     if sbom:
         from builder.sbom import bill_of_materials
 
-        progress.show_text(bill_of_materials(found))
+        progress.show_document(bill_of_materials(found))
         return
     channels = entry.get("channels", {})
     if as_json:

@@ -46,7 +46,9 @@ def _found() -> str:
     if Path(path) in (package / "registry.json", package.parent / "registry.json"):
         here = Path.cwd()
         if package.parent not in (here, *here.parents) and not os.environ.get("TEMPLATE_REGISTRY"):
-            typer.echo(f"note: no registry.json here or above; the package's own: {path}", err=True)
+            progress.show_message(
+                f"note: no registry.json here or above; the package's own: {path}"
+            )
     return path
 
 
@@ -157,7 +159,7 @@ def logs(
     if path_only:
         progress.show_text(str(found))
     else:
-        progress.show_text(found.read_text(encoding="utf-8", errors="replace"))
+        progress.show_document(found.read_text(encoding="utf-8", errors="replace"))
 
 
 def usage(

@@ -11,6 +11,7 @@ from builder.cli.options import Json, Names, ProjectFolder, Quiet
 from builder.errors import RegistryError, TemplateError
 from builder.project import Project, target_called
 from builder.targets.adapters import connect
+from builder.visible import one_line
 
 __all__ = ["register"]
 
@@ -37,7 +38,7 @@ def repair(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = 
     if left:
         raise RegistryError(
             "what cannot be repaired from the registry alone:\n"
-            + "\n".join(f"  {t}" for t in left),
+            + "\n".join(f"  {one_line(text)}" for text in left),
             hint="restore it from git, build anew, or, for what E2B still has,"
             " `template-builder registry rebuild --target e2b`",
         )

@@ -57,12 +57,11 @@ def find_build(
     ]
     if len(matches) == 1:
         return Record(name=name, target=target, ref=matches[0], fields=builds[matches[0]])
-    known = "\n".join(f"  {ref}" for ref in sorted(matches or builds)) or "  none"
-    what = "means several builds" if matches else "has no build or channel"
+    known = ", ".join(f"`{ref}`" for ref in sorted(matches or builds)) or "none"
     raise UnknownBuildError(
-        f"`{wanted}` {what} of `{name}` on `{target}`:\n{known}"
+        f"`{wanted}` means several builds of `{name}` on `{target}`: {known}"
         if matches
-        else f"`{name}` {what} `{wanted}` on `{target}`; its builds:\n{known}",
+        else f"`{name}` has no build or channel `{wanted}` on `{target}`; its builds: {known}",
         hint=did_you_mean(wanted, [*entry.get("channels", {}), *builds]),
     )
 
