@@ -13,7 +13,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
-from starlette.background import BackgroundTask
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
@@ -196,6 +195,8 @@ class WebhookReceiver:
         self._secret, self._ledger, self._body_limit = secret, ledger, body_limit
         self._handlers: dict[str, list[Handler]] = {}
         self._seen: OrderedDict[str, None] = OrderedDict()
+        self._writing: dict[str, asyncio.Task[bool]] = {}
+        self._handling: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
 
     def on(self, event: str = "*") -> Callable[[Handler], Handler]:
@@ -222,45 +223,43 @@ class WebhookReceiver:
         if scope["type"] != "http":
             return
         try:
-            answer = await self._answer(Request(scope, receive))
+            answer, event = await self._answer(Request(scope, receive))
         except ClientDisconnect:
             self._count("truncated")
             return
-        handling, answer.background = answer.background, None
         try:
             await answer(scope, receive, send)
         finally:
             # Also when the answer did not arrive: the event counts as delivered from here on.
-            if handling:
-                await handling()
+            if event:
+                await asyncio.shield(self._start_handling(event))
 
-    async def _answer(self, request: Request) -> JSONResponse:
+    async def _answer(self, request: Request) -> tuple[JSONResponse, Event | None]:
+        """The answer, and the event where it is to be handled after that."""
         if request.method != "POST":
-            return self._refused("wrong method", 405, {"Allow": "POST"})
+            return self._refused("wrong method", 405, {"Allow": "POST"}), None
         body = await self._body(request)
         if body is None:
-            return self._refused("oversized", 413)
+            return self._refused("oversized", 413), None
         version = request.headers.get("e2b-signature-version", "v1")
         if version != "v1":
-            return self._refused("unknown signature version", 400)
+            return self._refused("unknown signature version", 400), None
         if not signed(self._secret, body, request.headers.get("e2b-signature", "")):
-            return self._refused("forged", 401)
+            return self._refused("forged", 401), None
         try:
             event = parse(body, await run_in_threadpool(names_by_id))
         except InvalidEventError as error:
             _logger.warning("a delivery of E2B is malformed: %s", error)
-            return self._refused("malformed", 400)
+            return self._refused("malformed", 400), None
         try:
             first = await self._first_time(event)
         except TemplateError:
             _logger.exception("the event %s cannot be written to the ledger", event.id)
-            return self._refused("ledger failed", 503)  # E2B delivers it again
+            return self._refused("ledger failed", 503), None  # E2B delivers it again
         if not first:
             # A success, or E2B would deliver it again.
-            return self._told("replayed", 200)
-        answer = self._told("accepted", 200)
-        answer.background = BackgroundTask(self._handle, event)
-        return answer
+            return self._told("replayed", 200), None
+        return self._told("accepted", 200), event
 
     async def _body(self, request: Request) -> bytes | None:
         parts: list[bytes] = []
@@ -273,18 +272,53 @@ class WebhookReceiver:
         return b"".join(parts)
 
     async def _first_time(self, event: Event) -> bool:
+        """Whether the event came for the first time; it counts as seen when it is stored.
+
+        Deliveries of one event that come meanwhile share the outcome of the first.
+        """
         if event.id in self._seen:
             return False
+        if self._ledger is None:
+            self._remember(event)
+            return True
+        writing = self._writing.get(event.id)
+        # What another event loop writes cannot be awaited here; the ledger tells which came first.
+        if writing and writing.get_loop() is asyncio.get_running_loop():
+            await asyncio.shield(writing)
+            return False
+        writing = self._writing[event.id] = asyncio.create_task(self._store(self._ledger, event))
+        try:
+            return await asyncio.shield(writing)
+        except asyncio.CancelledError:
+            # The write goes on, and E2B's next delivery of the event will be a replay.
+            writing.add_done_callback(lambda done: self._handle_unanswered(event, done))
+            raise
+
+    async def _store(self, ledger: Ledger, event: Event) -> bool:
+        try:
+            first = await run_in_threadpool(ledger.add, event)
+            self._remember(event)
+            return first
+        finally:
+            if self._writing.get(event.id) is asyncio.current_task():
+                del self._writing[event.id]
+
+    def _remember(self, event: Event) -> None:
         self._seen[event.id] = None
         while len(self._seen) > _REMEMBERED:
             self._seen.popitem(last=False)
-        if self._ledger is None:
-            return True
-        try:
-            return await run_in_threadpool(self._ledger.add, event)
-        except BaseException:
-            self._seen.pop(event.id, None)
-            raise
+
+    def _handle_unanswered(self, event: Event, writing: asyncio.Task[bool]) -> None:
+        if not writing.cancelled() and not writing.exception() and writing.result():
+            self._count("accepted")
+            self._start_handling(event)
+
+    def _start_handling(self, event: Event) -> asyncio.Task[None]:
+        """Handle the event in a task of its own, which does not end with the request."""
+        task = asyncio.create_task(self._handle(event))
+        self._handling.add(task)
+        task.add_done_callback(self._handling.discard)
+        return task
 
     async def _handle(self, event: Event) -> None:
         for handler in [*self._handlers.get(event.type, ()), *self._handlers.get("*", ())]:
