@@ -2,15 +2,16 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
+import tarfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder import registry
+from builder import history, registry
 from builder.errors import (
     NotBuiltError,
     RegistryError,
@@ -228,25 +229,66 @@ def test_import_loads_the_standard_library_only() -> None:
     assert set(found.stdout.split()) - {"__main__", "sitecustomize", "usercustomize"} == {"builder"}
 
 
+def test_shipped_file_is_the_adopted_part_of_the_registry() -> None:
+    """The package ships what this repository's registry has adopted, and no build of a machine."""
+    templates = json.loads((ROOT / "registry.json").read_text())["templates"]
+    adopted = {
+        name: {
+            target: entry
+            for target, entry in targets.items()
+            if all(fields["origin"] == "adopted" for fields in entry["builds"].values())
+        }
+        for name, targets in templates.items()
+    }
+    expected = {name: targets for name, targets in adopted.items() if targets}
+    shipped = ROOT / "builder" / "registry" / "shipped.json"
+    assert expected == {"tta-ml-minimal": {"e2b": templates["tta-ml-minimal"]["e2b"]}}
+    assert json.loads(shipped.read_text()) == {"templates": expected, "version": 1}
+    assert list(history.faults(registry.load(shipped).checked().templates)) == []
+
+
 @pytest.mark.network
-def test_wheel_ships_the_registry(tmp_path: Path) -> None:
-    """An installed wheel resolves the shipped templates with nothing else beside it."""
+def test_wheel_ships_the_adopted_template_alone(tmp_path: Path) -> None:
+    """What is installed from a wheel, made from the source distribution, resolves the adopted
+    template without any project, and nothing that was built on another machine."""
     uv = [sys.executable, "-m", "uv"]
-    build = [*uv, "build", "--quiet", "--wheel", "--out-dir", str(tmp_path), str(ROOT)]
-    subprocess.run(build, check=True, capture_output=True)
-    (wheel,) = tmp_path.glob("*.whl")
-    code = (
-        "import sys; sys.path.insert(0, sys.argv[1])\n"
-        "from builder import registry\n"
-        "print(registry.resolve('tta-ml-minimal', target='e2b'))\n"
-    )
-    unpacked = tmp_path / "unpacked"
-    shutil.unpack_archive(wheel, unpacked, "zip")
+    built = tmp_path / "dist"
+    for arguments in (
+        ["build", "--quiet", "--out-dir", built, ROOT],
+        ["venv", "--quiet", "--python", sys.executable, tmp_path / "venv"],
+    ):
+        subprocess.run([*uv, *map(str, arguments)], check=True, capture_output=True)
+    (wheel,) = built.glob("*.whl")
+    python = tmp_path / "venv" / "bin" / "python"
+    install = ["pip", "install", "--quiet", "--no-deps", "--offline", "--python", python, wheel]
+    subprocess.run([*uv, *map(str, install)], check=True, capture_output=True)
+    shipped = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".json")]
+    assert shipped == ["builder/registry/shipped.json"]
+    (sources,) = built.glob("*.tar.gz")
+    with tarfile.open(sources) as archive:
+        assert any(name.endswith("/builder/registry/shipped.json") for name in archive.getnames())
+    code = """
+from builder import registry
+print(registry.resolve("tta-ml-minimal"))
+for name, target in (("tta-ml-minimal", "local"), ("tta-data-minimal", None)):
+    try:
+        registry.resolve(name, target=target)
+    except LookupError as error:
+        print(type(error).__name__)
+print(sorted(registry.load().templates))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
     found = subprocess.run(
-        [sys.executable, "-S", "-c", code, str(unpacked)],
+        [python, "-c", code],
         capture_output=True,
         text=True,
         check=True,
         cwd=tmp_path,
+        env=environment,
     )
-    assert found.stdout == "3xmp0rmfztawhlpysu4v\n"
+    assert found.stdout.splitlines() == [
+        "3xmp0rmfztawhlpysu4v",
+        "NotBuiltError",
+        "UnknownTemplateError",
+        "['tta-ml-minimal']",
+    ]
