@@ -132,7 +132,7 @@ def test_what_another_project_needs_stays(
     made(tmp_path / "here", "1")
     other, refs = made(tmp_path / "there", "2")
     place = environment(own_cache, refs[0])
-    leftovers.note_need(place, str(other))
+    leftovers.note_need(place.name.replace("-", ":", 1), str(other))
     assert collected(command, tmp_path / "here", own_cache)["found"] == []
     text = other.read_text()
     other.write_text("{ broken")
@@ -146,14 +146,13 @@ def test_what_another_project_needs_stays(
 def test_killed_removal_leaves_nothing_half(tmp_path: Path, own_cache: Path) -> None:
     """What a killed clean-up has left is not found as an environment, and goes with the next
     build."""
-    from builder.targets.local import environment as environments
     from builder.targets.local.place import find
 
     _, refs = made(tmp_path, "1")
     place = environment(own_cache, refs[0])
     place.rename(place.with_name(f".making-{place.name}-1234"))
     assert find(place.name.replace("-", ":", 1)) is None
-    environments.sweep()
+    leftovers.sweep()
     assert list((own_cache / "environments").iterdir()) == []
 
 

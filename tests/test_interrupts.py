@@ -18,7 +18,10 @@ from tests.conftest import Command
 
 
 def making(cache: Path) -> list[Path]:
-    return list((cache / "environments").glob(".making-*"))
+    """Folders of environments that no build leads to."""
+    entries = list((cache / "environments").glob("*"))
+    serving = {path.resolve() for path in entries if path.is_symlink()}
+    return [path for path in entries if not path.is_symlink() and path.resolve() not in serving]
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.target import LocalTarget
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
-from tests.samples import order_of
+from tests.here import build_here
 
 pytestmark = pytest.mark.network
 SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
@@ -65,7 +65,7 @@ def log(tmp_path: Path) -> Iterator[Log]:
 
 @pytest.fixture
 def ref(light: Rendered, log: Log, local_cache: Path) -> str:
-    return LocalTarget().build(order_of(light), report=silent, log=log).ref
+    return build_here(light, log).ref
 
 
 @pytest.fixture
@@ -108,7 +108,7 @@ def test_environment_holds_exactly_the_lock(
 
 def test_second_build_finds_the_first(light: Rendered, ref: str, log: Log) -> None:
     """An environment of the same digest is not made twice, and its recorded times are kept."""
-    first = LocalTarget().build(order_of(light), report=silent, log=log)
+    first = build_here(light, log)
     assert first.reused
     assert set(first.cold) == {"idna", "dateutil.parser"}
 
@@ -161,8 +161,10 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "project = Project.find(Path(sys.argv[2]))\n"
         "(r,) = pipeline.prepare(project, pipeline.select(project, []), frozen=True,"
         " report=silent).values()\n"
-        "built = LocalTarget().build(Order(rendered=r, folder=Path()), report=silent,"
-        " log=Log(Path(sys.argv[2]) / 'logs', target='local'))\n"
+        "target, log = LocalTarget(), Log(Path(sys.argv[2]) / 'logs', target='local')\n"
+        "with target.claimed('light', report=silent):\n"
+        "    built = target.build(Order(rendered=r, folder=Path()), report=silent, log=log)\n"
+        "    target.publish('light', {'digest': built.digest}, channel='stable')\n"
         "print(built.reused)\n"
     )
     project = tmp_path / "project"
@@ -185,7 +187,7 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
     ]
     said = sorted(process.communicate()[0].strip() for process in running)
     assert said == ["False", "True", "True"]
-    assert [p.name for p in (cache / "environments").iterdir()] == [light.digest.replace(":", "-")]
+    assert sorted(p.is_symlink() for p in (cache / "environments").iterdir()) == [False, True]
 
 
 def test_code_gives_output_results_and_errors(sandbox: KernelSandbox) -> None:
@@ -337,7 +339,7 @@ def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
 
 def test_verified_build_carries_its_measurements(light: Rendered, ref: str, log: Log) -> None:
     """Verification runs the derived smoke tests and gives first-use times at every level."""
-    built = LocalTarget().build(order_of(light), report=silent, log=log)
+    built = build_here(light, log)
     verified = verify(built, light, LocalTarget(), report=silent, log=log)
     assert [check.name for check in verified.checks] == [
         "import idna",
@@ -386,7 +388,7 @@ def test_failed_check_says_what_was_expected_and_found(
         f"[[verify]]\nname = 'odd'\n{block}\n",
     )
     rendered = prepared(folder.parent)
-    built = LocalTarget().build(order_of(rendered), report=silent, log=log)
+    built = build_here(rendered, log)
     with pytest.raises(VerifyError) as caught:
         verify(built, rendered, LocalTarget(), report=silent, log=log)
     assert f"\n  {failure}" in caught.value.message
@@ -406,7 +408,7 @@ def test_checks_do_not_see_each_other(
         "[[verify]]\nname = 'second'\ncode = 'print(left)'\n",
     )
     rendered = prepared(folder.parent)
-    built = LocalTarget().build(order_of(rendered), report=silent, log=log)
+    built = build_here(rendered, log)
     with pytest.raises(VerifyError, match="got NameError: name 'left' is not defined"):
         verify(built, rendered, LocalTarget(), report=silent, log=log)
 
@@ -422,10 +424,10 @@ def test_warm_up_import_that_is_missing_fails_the_build(
     )
     rendered = prepared(folder.parent)
     with pytest.raises(BuildError) as caught:
-        LocalTarget().build(order_of(rendered), report=silent, log=log)
+        build_here(rendered, log)
     assert "ModuleNotFoundError: No module named 'absent_module'" in caught.value.message
     assert caught.value.hint == "correct `warmup.imports`, or add the package that is missing"
-    assert not list((local_cache / "environments").glob(".making-*"))
+    assert not list((local_cache / "environments").glob(f"*{rendered.digest.partition(':')[2]}*"))
 
 
 def test_what_local_cannot_provide_is_said(write: Callable[..., Path]) -> None:

@@ -11,14 +11,14 @@ from pathlib import Path
 import pytest
 
 from builder.errors import NetworkError, TemplateError
-from builder.events import Event, silent
+from builder.events import Event
 from builder.lock import Lock, StageLock, lock_latest
 from builder.logs import Log
 from builder.render import Rendered, render
 from builder.targets.local import place
-from builder.targets.local.target import LocalTarget
+from tests.here import build_here
 from tests.index_server import Failure, IndexServer, Wheel, sha256, wheel
-from tests.samples import load, order_of
+from tests.samples import load
 
 DEFAULT_INDEX, CPU_INDEX = "/simple", "/whl/cpu"
 MAC = ("macosx_11_0_arm64", "macosx_10_12_x86_64")
@@ -308,7 +308,7 @@ def log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
 
 def built_for(rendered: Rendered, log: Log) -> str:
     """Build on this machine, and ask the PyTorch that is installed there what it is."""
-    LocalTarget().build(order_of(rendered), report=silent, log=log)
+    build_here(rendered, log)
     found = place.find(rendered.digest)
     assert found
     code = "import torch; print(torch.built_for)"

@@ -15,9 +15,8 @@ from builder.logs import Log
 from builder.project import Project
 from builder.render import Rendered
 from builder.targets.local import place
-from builder.targets.local.target import LocalTarget
 from tests.conftest import BASE
-from tests.samples import order_of
+from tests.here import build_here
 
 pytestmark = pytest.mark.network
 
@@ -46,7 +45,7 @@ def image(
     (rendered,) = pipeline.prepare(project, variants, frozen=False, report=silent).values()
     assert isinstance(rendered, Rendered)
     with Log(tmp_path / "logs", target="local") as log:
-        LocalTarget().build(order_of(rendered), report=silent, log=log)
+        build_here(rendered, log)
     found = place.find(rendered.digest)
     assert found
     script = tmp_path / "warmup.py"

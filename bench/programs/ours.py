@@ -68,7 +68,11 @@ def _build(project: Project, prepared: Mapping[str, Rendered]) -> dict[str, str]
 
     def build(one: Rendered) -> str:
         with Log(project.state / "logs" / one.variant.name, target=target.name) as log:
-            return target.build(Order(rendered=one, folder=Path()), report=silent, log=log).ref
+            name = one.variant.name
+            with target.claimed(name, report=silent):
+                built = target.build(Order(rendered=one, folder=Path()), report=silent, log=log)
+                target.publish(name, {"digest": built.digest}, channel="stable")
+            return built.ref
 
     with ThreadPoolExecutor(max_workers=target.jobs) as pool:  # as the command, when nobody says
         refs = pool.map(build, prepared.values())

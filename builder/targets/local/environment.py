@@ -1,85 +1,103 @@
-"""Environments by digest: made whole in a temporary place, then moved to where they are looked for.
+"""Environments by digest: made whole beside the one that serves, which then gives way in one step.
 
-What is in place is complete. What a crash leaves behind has another name, and the next maker of the
-same digest removes it.
+A folder that no link leads to is being made, waits to be verified, or was replaced; `sweep` removes
+those that nobody makes and nobody runs in.
 """
 
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import itertools
 import json
 import os
+import secrets
 import subprocess
 import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 from builder import processes, uv_tool
 from builder.errors import BuildError, InterruptedRunError, NetworkError, from_os_error
 from builder.events import Event, Reporter
-from builder.files import atomic_write, cache_folder, exclusive, remove_tree
+from builder.files import atomic_write, exclusive, remove_tree
 from builder.lock import StageLock
 from builder.logs import Log
 from builder.render import Rendered
 from builder.targets.local import interpreter
-from builder.targets.local.place import MANIFEST, Environment, find, place_of, sandbox_variables
+from builder.targets.local.leftovers import remove_unused
+from builder.targets.local.place import (
+    MADE,
+    MANIFEST,
+    folder_of,
+    lock_of,
+    place_of,
+    sandbox_variables,
+)
 
-__all__ = ["make", "sweep"]
+__all__ = ["activate", "claimed", "make"]
 
+_AT_FDCWD, _EXCHANGE = -100, 2  # linux/fs.h
 _WARMUP_TIMEOUT_SECONDS = 1800
 
 
-def make(
-    rendered: Rendered, *, force: bool, report: Reporter, log: Log
-) -> tuple[Environment, bool]:
-    """The environment of a rendered variant, and whether it was there already.
+def claimed(digest: str, *, waiting: Callable[[], None]) -> AbstractContextManager[None]:
+    """Be the only process that makes or removes environments of `digest`, for the `with` block."""
+    return exclusive(lock_of(digest), waiting=waiting, check=processes.check_not_stopped)
 
-    One process makes a digest at a time; the others wait and then find it. Raises `BuildError`,
-    `NetworkError`, `StorageError`.
+
+def make(rendered: Rendered, *, report: Reporter, log: Log) -> Path:
+    """A new environment of a rendered variant, in a folder that nothing leads to yet.
+
+    It is to be called with the digest claimed. Raises `BuildError`, `NetworkError`, `StorageError`;
+    then nothing is left.
     """
-    name = rendered.variant.name
-    if not force and (found := find(rendered.digest)):
-        return found, True
-
-    def waiting() -> None:
-        report(Event(kind="step", variant=name, text="waiting for another process to build this"))
-
     place = place_of(rendered.digest)
-    started = time.time()
-    with exclusive(cache_folder() / "locks" / f"{place.name}.lock", waiting=waiting):
-        found = find(rendered.digest)
-        if found and (not force or _made_since(found, started)):
-            return found, True
-        for abandoned in place.parent.glob(f".making-{place.name}-*"):
-            remove_tree(abandoned)
-        temporary = place.parent / f".making-{place.name}-{os.getpid()}"
-        try:
-            _make_in(temporary, rendered, report, log)
-            remove_tree(place)
-            os.replace(temporary, place)
-        except OSError as error:
+    folder = place.with_name(f"{MADE}{secrets.token_hex(4)}-{place.name}")
+    try:
+        _make_in(folder, rendered, report, log)
+    except BaseException as error:
+        remove_tree(folder)
+        if isinstance(error, OSError):
             raise from_os_error(error, "making the environment") from error
-        finally:
-            remove_tree(temporary)
-    found = find(rendered.digest)
-    if found is None:
-        raise BuildError(f"the environment of `{name}` vanished from {place.parent}")
-    return found, False
+        raise
+    return folder
 
 
-def sweep() -> None:
-    """Remove what killed makers, and removers, left, of every digest that nobody is making."""
-    for folder in (cache_folder() / "environments").glob(".making-*"):
-        digest = folder.name.removeprefix(".making-").rpartition("-")[0]
-        lock = cache_folder() / "locks" / f"{digest}.lock"
-        with contextlib.suppress(BlockingIOError), exclusive(lock, wait=False):
-            remove_tree(folder)
+def activate(digest: str, folder: Path) -> None:
+    """Have the environment in `folder` serve `digest`, in one step. What served before goes, if
+    nobody runs in it. Raises `StorageError`."""
+    place, before = place_of(digest), folder_of(digest)
+    link = place.with_name(f".making-{place.name}-{os.getpid()}")
+    try:
+        link.unlink(missing_ok=True)
+        link.symlink_to(folder.name)
+        if before == place and place.is_dir():
+            before = place.with_name(f"{MADE}{secrets.token_hex(4)}-{place.name}")
+            if _exchanged(link, place):
+                os.rename(link, before)
+            else:
+                os.rename(place, before)
+                os.replace(link, place)
+        else:
+            os.replace(link, place)
+    except OSError as error:
+        raise from_os_error(error, "putting the environment in place") from error
+    if before != place:
+        with contextlib.suppress(OSError):  # then the next sweep tries again
+            remove_unused(before)
 
 
-def _made_since(found: Environment, moment: float) -> bool:
-    return (found.path / MANIFEST).stat().st_mtime >= moment
+def _exchanged(one: Path, other: Path) -> bool:
+    """Let two paths change their names in one step; whether that can be done here."""
+    try:
+        exchange = ctypes.CDLL(None).renameat2
+    except (OSError, AttributeError):
+        return False
+    names = os.fsencode(one), os.fsencode(other)
+    return bool(exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0)
 
 
 def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> None:
@@ -97,7 +115,7 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     if python is None:
         raise BuildError(f"no Python on this machine satisfies {variant.python}")
     step("making the environment")
-    # Relocatable, since it is made in one place and used in another.
+    # Relocatable, so that the cache folder can be moved.
     _uv(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], detail)
     for file in rendered.files:
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)

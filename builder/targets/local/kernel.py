@@ -50,16 +50,18 @@ class KernelSandbox:
         zygote: Zygote | None = None,
     ) -> None:
         """Start a kernel of `environment`, import the modules of `warm` in it, wait until it is
-        ready. With a `zygote`, it is forked from that, and has what that has imported. Raises
-        `SandboxError`, and then leaves nothing behind."""
+        ready. With a `zygote`, it is forked from that, which is released at its end, and has what
+        that has imported. Raises `SandboxError`, and then leaves nothing behind."""
         start = time.perf_counter()
         self._launched: Launched | None = None
+        self._zygote = zygote
         self._client = BlockingKernelClient(context=_context())
         try:
             # A zygote's own folder goes with all of its sandboxes.
             parent = zygote.folder if zygote else short_folder()
             self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=parent))
         except OSError as error:
+            self._release()
             raise from_os_error(error, "making the sandbox's folder") from error
         self.home = self._folder / "home"
         try:
@@ -190,6 +192,12 @@ class KernelSandbox:
             self._launched.end()
             self._launched = None
         shutil.rmtree(self._folder, ignore_errors=True)
+        self._release()
+
+    def _release(self) -> None:
+        zygote, self._zygote = self._zygote, None
+        if zygote:
+            zygote.release()
 
     def _wait_until_ready(self) -> None:
         """Ready is a kernel that answers, and whose output is heard: a subscription takes a moment

@@ -26,7 +26,7 @@ from builder import guard, processes
 from builder.errors import SandboxError
 from builder.execution import WARM_SECONDS
 from builder.targets.local import kernel_host
-from builder.targets.local.place import sandbox_variables
+from builder.targets.local.place import held, sandbox_variables
 
 __all__ = [
     "CannotForkError",
@@ -70,22 +70,30 @@ class Launched(Protocol):
 
 
 class _Guarded:
-    """A process of an environment below a guard of its own."""
+    """A process of an environment, which it keeps from being removed, below a guard of its own."""
 
     def __init__(
-        self, command: Sequence[str], *, folder: Path, home: Path, variables: Mapping[str, str]
+        self,
+        environment: Path,
+        arguments: Sequence[str],
+        *,
+        folder: Path,
+        home: Path,
+        variables: Mapping[str, str],
     ) -> None:
         self._held = contextlib.ExitStack()
-        self._guard: subprocess.Popen[bytes] = self._held.enter_context(
-            processes.started(
-                command,
-                folder=folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.DEVNULL,
-                cwd=home,
-                env=dict(variables),
+        with held(environment) as inherited:
+            self._guard: subprocess.Popen[bytes] = self._held.enter_context(
+                processes.started(
+                    [str(environment / "bin" / "python"), kernel_host.__file__, *arguments],
+                    folder=folder,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.DEVNULL,
+                    cwd=home,
+                    env=dict(variables),
+                    pass_fds=inherited,
+                )
             )
-        )
 
     def interrupt(self) -> None:
         with contextlib.suppress(OSError, ValueError):
@@ -140,6 +148,8 @@ class Zygote:
     """A process of an environment with the modules of `warm` imported, which forks kernels."""
 
     def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
+        self.environment = environment
+        self._users, self._retired = 0, False
         self.folder = Path(tempfile.mkdtemp(prefix="template-", dir=short_folder()))
         home = self.folder / "home"
         try:
@@ -147,10 +157,12 @@ class Zygote:
             variables = sandbox_variables(
                 env, path=environment, home=Path(kernel_host.STABLE_HOME)
             ) | {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}
-            python = str(environment / "bin" / "python")
-            command = [python, kernel_host.__file__, "zygote", str(self.folder), guard.__file__]
             self._process = _Guarded(
-                [*command, *warm], folder=self.folder, home=home, variables=variables
+                environment,
+                ["zygote", str(self.folder), guard.__file__, *warm],
+                folder=self.folder,
+                home=home,
+                variables=variables,
             )
         except BaseException:
             shutil.rmtree(self.folder, ignore_errors=True)
@@ -191,6 +203,23 @@ class Zygote:
             line.close()
             raise
 
+    def take(self) -> None:
+        """Count one more user; call it with the lock of all zygotes held."""
+        self._users += 1
+
+    def release(self) -> None:
+        """A user has ended. The last one of a zygote that was replaced closes it."""
+        with _lock:
+            self._users -= 1
+            over = self._retired and self._users == 0
+        if over:
+            self.close()
+
+    def retire(self) -> bool:
+        """Have it end with its last user; whether it has none, and can be closed now."""
+        self._retired = True
+        return self._users == 0
+
     def close(self) -> None:
         """End it, its kernels, and remove their folders."""
         self._process.end()
@@ -225,17 +254,25 @@ def forks() -> bool:
     return sys.platform == "linux" and os.path.isdir("/proc/self/fd")
 
 
-def zygote_of(environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> Zygote:
-    """The zygote for these modules and variables; one for all of this process, until it ends."""
+def zygote_of(
+    environment: Path, *, digest: str, warm: Sequence[str], env: Mapping[str, str]
+) -> Zygote:
+    """The zygote for these modules and variables, one for all of this process, until it ends or
+    the environment of `digest` is in another folder. Whoever asks for it releases it."""
     # A process that was forked from one with zygotes has none.
-    key = (os.getpid(), environment, tuple(warm), tuple(sorted(env.items())))
+    key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())))
+    before = None
     with _lock:
         found = _zygotes.get(key)
-        if found is None or not found.alive():
-            if found:
-                found.close()
-            found = _zygotes[key] = Zygote(environment, warm=warm, env=env)
-        return found
+        if found is None or not found.alive() or found.environment != environment:
+            zygote = Zygote(environment, warm=warm, env=env)
+            if found and (not found.alive() or found.retire()):
+                before = found
+            found = _zygotes[key] = zygote
+        found.take()
+    if before:
+        before.close()
+    return found
 
 
 @atexit.register
@@ -257,8 +294,9 @@ def launch(
     """Start a kernel. Raises `SandboxError`, `OSError`."""
     if zygote:
         return zygote.fork(connection=connection, folder=folder, home=home, variables=variables)
-    command = [str(environment / "bin" / "python"), kernel_host.__file__, "kernel", str(connection)]
-    return _Guarded(command, folder=folder, home=home, variables=variables)
+    return _Guarded(
+        environment, ["kernel", str(connection)], folder=folder, home=home, variables=variables
+    )
 
 
 def last_lines(log: Path) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import hashlib
 import os
+import re
+import secrets
 import subprocess
 import time
 import tomllib
@@ -14,73 +17,162 @@ from pathlib import Path
 from builder.build import Needs, Waste
 from builder.errors import from_os_error
 from builder.files import atomic_write, cache_folder, exclusive, remove_tree
-from builder.targets.local.place import MANIFEST, USED, find
+from builder.targets.local.place import (
+    MADE,
+    MANIFEST,
+    USED,
+    find,
+    folder_of,
+    lock_of,
+    place_of,
+    read,
+)
 
-__all__ = ["note_need", "remove", "unused"]
+__all__ = ["note_need", "remove", "remove_unused", "sweep", "unused"]
 
 _PREFIX = "sha256-"
+_GOING = ".making-"
+_DIGEST = re.compile(r"sha256-[^-]+")
 
 
-def note_need(environment: Path, registry: str) -> None:
-    """Note which registry has a build with this environment, for whoever cleans up."""
+def note_need(digest: str, registry: str) -> None:
+    """Note which registry has a build with the environment of `digest`, for whoever cleans up."""
     if registry:
-        content = (registry if "://" in registry else os.path.realpath(registry)).encode()
+        content = os.fsencode(registry if "://" in registry else os.path.realpath(registry))
         name = hashlib.sha256(content).hexdigest()[:16]
-        atomic_write(_needs_folder(environment.name) / f"{name}.txt", content)
+        atomic_write(_needs_folder(place_of(digest).name) / f"{name}.txt", content)
 
 
 def unused(own: str, needs: Needs, protect: float) -> list[Waste]:
-    """Environments without any registry that needs them, unused for `protect` seconds."""
+    """Environments without any registry that needs them, unused for `protect` seconds, and folders
+    that no build leads to."""
     found = []
     for path in sorted((cache_folder() / "environments").glob(f"{_PREFIX}*")):
         digest = path.name.replace("-", ":", 1)
-        last = max((_mtime(path / name) for name in (MANIFEST, USED)), default=0.0)
+        folder = folder_of(digest)
+        last = max((_mtime(folder / name) for name in (MANIFEST, USED)), default=0.0)
         whole = find(digest)
         if whole and time.time() - last < protect:
             continue
         if whole and (needs("", digest) or _needed_elsewhere(path.name, digest, own, needs)):
             continue
-        if _running(path):
+        if _in_use(folder):
             continue
         days = (time.time() - last) / 86400
         why = f"no channel needs it, not used for {days:.0f} days" if whole else "not complete"
-        if name := _template_of(path):
-            why = f"{name}: {why}"
-        found.append(
-            Waste(
-                kind="environment",
-                identity=digest,
-                subject=str(path),
-                size=whole.size if whole else None,
-                why=why,
-            )
-        )
-    return sorted(found, key=lambda one: -(one.size or 0))
+        found.append(_waste(digest, path, folder, why))
+    for folder, digest in _strays():
+        with contextlib.suppress(BlockingIOError), exclusive(lock_of(digest), wait=False):
+            if not _in_use(folder):
+                found.append(_waste(folder.name, folder, folder, "no build leads to it any more"))
+    return sorted(found, key=lambda waste: -(waste.size or 0))
 
 
 def remove(waste: Waste) -> str | None:
     """Remove an environment; why not, where somebody makes it or runs in it."""
     path = Path(waste.subject)
+    digest = _digest_in(path.name)
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(
-                exclusive(cache_folder() / "locks" / f"{path.name}.lock", wait=False)
-            )
+            stack.enter_context(exclusive(lock_of(digest), wait=False))
         except BlockingIOError:
             return "it is being made"
-        if _running(path):
-            return "something runs in it"
-        # Out of the way in one step: nobody finds half of it. A name that a sweep takes up.
-        going = path.with_name(f".making-{path.name}-{os.getpid()}")
+        folder = folder_of(digest) if path == place_of(digest) else path
         try:
-            os.replace(path, going)
-            remove_tree(going)
-            remove_tree(_needs_folder(path.name))
-        except FileNotFoundError:
-            return None
+            if not remove_unused(folder):
+                return "something runs in it"
+            if path == place_of(digest):
+                path.unlink(missing_ok=True)
+                remove_tree(_needs_folder(path.name))
         except OSError as error:
             raise from_os_error(error, "removing an environment") from error
     return None
+
+
+def sweep() -> None:
+    """Remove what no build leads to: what killed makers and removers left, and what was replaced,
+    where nobody makes it or runs in it."""
+    for folder, digest in _strays():
+        with contextlib.suppress(OSError), exclusive(lock_of(digest), wait=False):
+            if folder_of(digest) != folder:
+                remove_unused(folder)
+
+
+def remove_unused(folder: Path) -> bool:
+    """Remove an environment that nobody runs in; whether it is gone. Call it with the digest's
+    lock held."""
+    if folder.is_symlink():  # one that was on its way to its place
+        folder.unlink(missing_ok=True)
+        return True
+    # Out of the way in one step: nobody finds half of it. A name that a sweep takes up.
+    going = folder.with_name(
+        f"{_GOING}{place_of(_digest_in(folder.name)).name}-{secrets.token_hex(4)}"
+    )
+    with _alone_in(folder) as alone:
+        if not alone:
+            return False
+        try:
+            os.replace(folder, going)
+        except FileNotFoundError:
+            return True
+    remove_tree(going)
+    return True
+
+
+def _strays() -> list[tuple[Path, str]]:
+    """Folders that no build leads to, with their digests."""
+    found = []
+    for folder in sorted((cache_folder() / "environments").glob("*")):
+        if folder.name.startswith((_GOING, MADE)):
+            digest = _digest_in(folder.name)
+            if folder_of(digest) != folder:
+                found.append((folder, digest))
+    return found
+
+
+def _digest_in(name: str) -> str:
+    """The digest in the name of a folder of environments."""
+    found = _DIGEST.search(name)
+    return found[0].replace("-", ":", 1) if found else name
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[bool]:
+    """Whether nobody runs in an environment; nobody begins to inside the `with` block."""
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # it is gone, or is not ours to remove
+            descriptor = os.open(folder / USED, os.O_RDWR | os.O_CREAT, 0o644)
+            stack.callback(os.close, descriptor)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                yield False
+                return
+        yield not _running(folder)
+
+
+def _in_use(folder: Path) -> bool:
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder / USED, os.O_RDONLY)
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+        finally:
+            os.close(descriptor)
+    return _running(folder)
+
+
+def _waste(identity: str, path: Path, folder: Path, why: str) -> Waste:
+    whole = read(folder)
+    name = _template_of(folder)
+    return Waste(
+        kind="environment",
+        identity=identity,
+        subject=str(path),
+        size=whole.size if whole else None,
+        why=f"{name}: {why}" if name else why,
+    )
 
 
 def _template_of(environment: Path) -> str | None:
@@ -113,23 +205,21 @@ def _mtime(path: Path) -> float:
 
 
 def _running(environment: Path) -> bool:
-    inside = f"{environment}{os.sep}"
+    """Whether the command of any process that can be seen names something in a folder."""
+    inside = os.fsencode(f"{environment}{os.sep}")
     return any(inside in line for line in _command_lines())
 
 
-def _command_lines() -> Iterator[str]:
-    """Of every process that can be seen."""
+def _command_lines() -> Iterator[bytes]:
     if os.path.isdir("/proc/self"):
         for entry in os.listdir("/proc"):
             if entry.isdigit():
                 with contextlib.suppress(OSError):
-                    yield Path("/proc", entry, "cmdline").read_bytes().decode("utf-8", "replace")
+                    yield Path("/proc", entry, "cmdline").read_bytes()
         return
     listed = subprocess.run(
         ["ps", "-axww", "-o", "args="],  # noqa: S607
         capture_output=True,
-        text=True,
-        errors="replace",
         check=False,
     )
     yield from listed.stdout.splitlines()

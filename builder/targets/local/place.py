@@ -1,11 +1,18 @@
-"""Where environments are, by digest, and what a process in one of them is given."""
+"""Where environments are, by digest, and what a process in one of them is given.
+
+`environments/<digest>` is a symbolic link to the folder of the environment that serves. A rebuild
+makes another folder beside it and moves the link in one step: whoever runs in the folder before
+goes on to do so. (Earlier versions made `environments/<digest>` itself a folder; that serves, too.)
+A folder is in use while somebody holds a shared lock on its file `used`.
+"""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,18 +20,26 @@ from builder.errors import NotOnThisMachineError
 from builder.files import cache_folder
 
 __all__ = [
+    "MADE",
     "MANIFEST",
     "USED",
     "Environment",
+    "digest_of",
     "find",
     "find_build",
+    "folder_of",
+    "held",
+    "lock_of",
+    "opened",
     "place_of",
+    "placed_since",
+    "read",
     "sandbox_variables",
-    "used",
 ]
 
 MANIFEST = "environment.json"
 USED = "used"
+MADE = "made-"
 # What a process needs of the outside, and none of what may be a secret.
 _PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
@@ -44,9 +59,39 @@ class Environment:
     cold: Mapping[str, float]
 
 
+def place_of(digest: str) -> Path:
+    """Where the environment of `digest` is looked for."""
+    return cache_folder() / "environments" / digest.replace(":", "-")
+
+
+def lock_of(digest: str) -> Path:
+    """The file whose lock is held by whoever makes or removes environments of `digest`."""
+    return cache_folder() / "locks" / f"{digest.replace(':', '-')}.lock"
+
+
+def folder_of(digest: str) -> Path:
+    """The folder that the environment of `digest` is in now, whether it is there or not."""
+    path = place_of(digest)
+    try:
+        return path.with_name(os.readlink(path))
+    except OSError:
+        return path
+
+
+def placed_since(digest: str, moment: float) -> bool:
+    """Whether the environment of `digest` was put in place after `moment`."""
+    with contextlib.suppress(OSError):
+        return os.lstat(place_of(digest)).st_mtime >= moment
+    return False
+
+
 def find(digest: str) -> Environment | None:
     """The environment of `digest` (`sha256:…`), if it is here and its interpreter still exists."""
-    path = place_of(digest)
+    return read(folder_of(digest))
+
+
+def read(path: Path) -> Environment | None:
+    """The environment in a folder, if it is whole."""
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         if not (path / "bin" / "python").exists():
@@ -56,27 +101,58 @@ def find(digest: str) -> Environment | None:
         return None
 
 
-def used(path: Path) -> None:
-    """Note that an environment is used now, so that no clean-up takes it for abandoned."""
-    with contextlib.suppress(OSError):  # one that cannot be written cannot be removed either
-        (path / USED).touch()
+def digest_of(ref: str) -> str:
+    """The digest of the build `local:<name>@sha256-…`."""
+    return ref.rpartition("@")[2].replace("-", ":", 1)
 
 
 def find_build(ref: str, *, name: str) -> Environment:
     """The environment of the build `local:<name>@sha256-…`. Raises `NotOnThisMachineError`."""
-    found = find(ref.rpartition("@")[2].replace("-", ":", 1))
+    found = find(digest_of(ref))
     if found is None:
         raise NotOnThisMachineError(
             f"the environment of `{ref}` is not on this machine",
             hint=f"`template-builder build {name} --target local` makes it",
         )
-    used(found.path)
     return found
 
 
-def place_of(digest: str) -> Path:
-    """Where the environment of `digest` is, or would be."""
-    return cache_folder() / "environments" / digest.replace(":", "-")
+@contextlib.contextmanager
+def opened(ref: str, *, name: str) -> Iterator[Path]:
+    """The folder of a build, which is not removed inside the `with` block. Raises
+    `NotOnThisMachineError`."""
+    with contextlib.ExitStack() as stack:
+        while True:
+            path = find_build(ref, name=name).path
+            try:
+                stack.enter_context(held(path))
+            except FileNotFoundError:
+                continue  # it was removed after it was looked for
+            yield path
+            return
+
+
+@contextlib.contextmanager
+def held(path: Path) -> Iterator[tuple[int, ...]]:
+    """Keep an environment from being removed; yields what a process must inherit to do the same
+    for as long as it runs. Raises `FileNotFoundError` when it has been removed."""
+    file = path / USED
+    try:
+        descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
+    except FileNotFoundError:
+        raise
+    except OSError:
+        yield ()  # where nothing can be written, nothing can be removed
+        return
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_SH)
+        if not os.path.samestat(os.fstat(descriptor), os.stat(file)):
+            raise FileNotFoundError(file)
+        with contextlib.suppress(OSError):  # of another user
+            os.utime(descriptor)
+        yield (descriptor,)
+    finally:
+        os.close(descriptor)
 
 
 def sandbox_variables(env: Mapping[str, str], *, path: Path, home: Path) -> dict[str, str]:

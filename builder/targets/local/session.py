@@ -43,17 +43,18 @@ class LocalSession:
     ) -> LocalSession:
         """A sandbox of the build `ref` (`local:<name>@sha256-…`), its interpreter up and the
         modules of `warm` imported. Raises `NotOnThisMachineError`, `SandboxError`."""
-        path = place.find_build(ref, name=name).path
+        digest = place.digest_of(ref)
 
         def start() -> KernelSandbox:
-            if forks() and path not in _not_forked:
-                try:
-                    zygote = zygote_of(path, warm=warm, env=env)
-                    return KernelSandbox(path, warm=(), env=env, zygote=zygote)
-                except CannotForkError as error:
-                    _not_forked.add(path)
-                    _logger.warning("each sandbox of %s imports for itself: %s", name, error)
-            return KernelSandbox(path, warm=warm, env=env)
+            with place.opened(ref, name=name) as path:
+                if forks() and path not in _not_forked:
+                    try:
+                        zygote = zygote_of(path, digest=digest, warm=warm, env=env)
+                        return KernelSandbox(path, warm=(), env=env, zygote=zygote)
+                    except CannotForkError as error:
+                        _not_forked.add(path)
+                        _logger.warning("each sandbox of %s imports for itself: %s", name, error)
+                return KernelSandbox(path, warm=warm, env=env)
 
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox")
         starting = asyncio.wrap_future(thread.submit(start))

@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 from builder.build import Built, Needs, Order, Tagged, Waste
 from builder.checks import Sandbox
 from builder.errors import BuildError
-from builder.events import Reporter
+from builder.events import Event, Reporter
 from builder.logs import Log
 from builder.plan import Look
 from builder.render import Rendered
@@ -35,33 +36,43 @@ class LocalTarget:
         """`registry` is where its builds are recorded: it is noted that they are needed there."""
         self.name = name
         self._registry = registry
+        self._claims: dict[str, contextlib.ExitStack] = {}
+        self._made: dict[str, Path] = {}  # by digest: made, and not in place yet
 
     def tidy(self) -> None:
-        """Remove half-made environments that nobody is making any more."""
-        environment.sweep()
+        """Remove environments that no build leads to, and that nobody makes or runs in."""
+        leftovers.sweep()
 
     def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
         """Whether the digest's environment is on this machine and has its interpreter."""
         del entry, channel
         return Look(present=place.find(rendered.digest) is not None)
 
-    def claimed(self, name: str, *, report: Reporter) -> AbstractContextManager[None]:
-        """Nothing to hold: an environment has a lock of its own."""
-        del name, report
-        return contextlib.nullcontext()
+    @contextlib.contextmanager
+    def claimed(self, name: str, *, report: Reporter) -> Iterator[None]:
+        """Hold what `build` claims, for the `with` block: then, what was not published goes."""
+        del report
+        with contextlib.ExitStack() as stack:
+            self._claims[name] = stack
+            stack.callback(self._claims.pop, name)
+            yield
 
     def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
-        """Nothing to move: the registry's channel is the only one there is. But it must not point
-        at an environment that is gone."""
+        """Put a new environment in the place of the one before. Nothing else to move: the
+        registry's channel is the only one. But it must not point at an environment that is gone."""
         del channel
-        found = place.find(fields["digest"])
-        if found is None:
+        digest: str = fields["digest"]
+        made = self._made.get(digest)
+        if (place.read(made) if made else place.find(digest)) is None:
             raise BuildError(
-                f"the environment of `{name}`, {fields['digest']}, is not on this machine",
+                f"the environment of `{name}`, {digest}, is not on this machine",
                 hint=f"`template-builder build {name} --target {self.name}` makes the spec's own; a"
                 " check that removes the environment it runs in fails like this, too",
             )
-        leftovers.note_need(found.path, self._registry)
+        if made:
+            environment.activate(digest, made)
+            del self._made[digest]
+        leftovers.note_need(digest, self._registry)
 
     def examine(self, ref: str) -> dict[str, Any]:
         """What is here was built here."""
@@ -114,9 +125,12 @@ class LocalTarget:
         )
 
     def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
-        """Make the environment of the variant's digest, or find it made."""
+        """Make the environment of the variant's digest, or find it made.
+
+        It is to be called with the variant claimed. A new environment serves once it is published.
+        """
         rendered = order.rendered
-        found, reused = environment.make(rendered, force=order.force, report=report, log=log)
+        found, reused = self._environment(order, report, log)
         build_id = rendered.digest.replace(":", "-")
         name = rendered.variant.name
         return Built(
@@ -133,6 +147,36 @@ class LocalTarget:
             warnings=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
         )
 
+    def _environment(
+        self, order: Order, report: Reporter, log: Log
+    ) -> tuple[place.Environment, bool]:
+        rendered, started = order.rendered, time.time()
+        digest, name = rendered.digest, rendered.variant.name
+        if not order.force and (found := place.find(digest)):
+            return found, True
+
+        def waiting() -> None:
+            text = "waiting for another process to build this"
+            report(Event(kind="step", variant=name, text=text))
+
+        claim = self._claims[name]
+        claim.enter_context(environment.claimed(digest, waiting=waiting))
+        found = place.find(digest)
+        if found and (not order.force or place.placed_since(digest, started)):
+            return found, True
+        folder = environment.make(rendered, report=report, log=log)
+        claim.callback(self._discard, digest, folder)
+        self._made[digest] = folder
+        made = place.read(folder)
+        if made is None:
+            raise BuildError(f"the environment of `{name}` vanished from {folder}")
+        return made, False
+
+    def _discard(self, digest: str, folder: Path) -> None:
+        """Remove what was made, where it was not published."""
+        if self._made.pop(digest, None):
+            leftovers.remove_unused(folder)
+
     def open(
         self,
         ref: str,
@@ -142,8 +186,13 @@ class LocalTarget:
         env: Mapping[str, str],
         cold: bool = False,
     ) -> Sandbox:
-        """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own."""
+        """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own.
+
+        Of what this target has built and not published yet, that is opened."""
         from builder.targets.local.kernel import KernelSandbox
 
         del cold  # a kernel is, unless it is asked to be warm
-        return KernelSandbox(place.find_build(ref, name=name).path, warm=warm, env=env)
+        if made := self._made.get(place.digest_of(ref)):
+            return KernelSandbox(made, warm=warm, env=env)
+        with place.opened(ref, name=name) as path:
+            return KernelSandbox(path, warm=warm, env=env)
