@@ -1,11 +1,12 @@
 """Keeps one child: ends it and all that it has started when its owner is gone, or when it ends.
 
-Run as a program of its own, by a Python without site packages: `guard.py FOLDER COMMAND…`. The
-owner holds its standard input; the end of that input (the owner closed it, or died in whatever way)
-is the end of the child. With `-` as FOLDER the command writes where the guard would, and its end
-and exit code are the guard's. With a folder the command writes to `child.log` in it, its end is
-told by closing standard output, the owner may send lines "interrupt", which become SIGINT, and
-the folder is removed at the end.
+Run as a program of its own, by a Python without site packages: `guard.py FOLDER SCRATCH COMMAND…`.
+The owner holds its standard input; the end of that input (the owner closed it, or died in whatever
+way) is the end of the child. With `-` as FOLDER the command writes where the guard would, and its
+end and exit code are the guard's. With a folder the command writes to `child.log` in it, its end is
+told by closing standard output, the owner may send lines "interrupt", which become SIGINT, and the
+folder is removed at the end. SCRATCH is `-` or a folder of the owner's, which is removed when the
+owner is gone.
 """
 
 import contextlib
@@ -20,6 +21,16 @@ import time
 
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+
+
+def open_standard_descriptors() -> None:
+    """Have descriptors 0 to 2 open: those that whoever started this process had closed lead to
+    /dev/null. Otherwise the next file that is opened would be taken for standard output."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.set_inheritable(os.open(os.devnull, os.O_RDWR), True)  # noqa: FBT003
 
 
 def adopt_orphans() -> None:
@@ -51,8 +62,8 @@ def children() -> list[int]:
     return found
 
 
-def end(child: "subprocess.Popen[bytes] | None", folder: str, code: int = 0) -> None:
-    """Kill the child's group, then every descendant that comes to us, then remove the folder."""
+def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -> None:
+    """Kill the child's group, then every descendant that comes to us, then remove the folders."""
     if child:
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -67,8 +78,9 @@ def end(child: "subprocess.Popen[bytes] | None", folder: str, code: int = 0) -> 
             while os.waitpid(-1, os.WNOHANG)[0]:
                 pass
         time.sleep(0.01)
-    if folder != "-":
-        shutil.rmtree(folder, ignore_errors=True)
+    for folder in folders:
+        if folder != "-":
+            shutil.rmtree(folder, ignore_errors=True)
     os._exit(code)
 
 
@@ -76,14 +88,15 @@ def watch(child: "subprocess.Popen[bytes]", folder: str) -> None:
     """Wait for the end of the child, and pass it on."""
     code = child.wait()
     if folder == "-":
-        end(child, folder, code if code >= 0 else 128 - code)
+        end(child, code=code if code >= 0 else 128 - code)
     with contextlib.suppress(OSError):
         os.close(1)
 
 
 def main() -> None:
     """Start the child and wait for its end or the owner's."""
-    folder, *command = sys.argv[1:]
+    open_standard_descriptors()
+    folder, scratch, *command = sys.argv[1:]
     child = None
     # Before there is a child, so that at no moment this process ends without ending it.
     signal.signal(signal.SIGTERM, lambda *_: end(child, folder))
@@ -101,11 +114,11 @@ def main() -> None:
         env=os.environ | {"JPY_PARENT_PID": str(os.getpid())},
     )
     threading.Thread(target=watch, args=(child, folder), daemon=True).start()
-    for line in sys.stdin:
+    for line in sys.stdin or ():
         if line == "interrupt\n":
             with contextlib.suppress(OSError):
                 os.killpg(child.pid, signal.SIGINT)
-    end(child, folder)
+    end(child, folder, scratch)
 
 
 if __name__ == "__main__":

@@ -1,42 +1,28 @@
 """A variant's chain to exact packages: every stage resolved by uv under its parent's lock.
 
 "Latest" is decided here and nowhere else. The result is text with hashes and without hosts or
-paths; writing it to disk is `builder.render`'s business.
+paths; `builder.render` writes it to disk, and `builder.committed_lock` reads it back.
 """
 
 from __future__ import annotations
 
-import functools
-import re
-import tempfile
-import tomllib
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
 from builder import processes, uv_tool
 from builder.base_image import BaseImage, resolve_digest
-from builder.errors import LockConflictError, NetworkError, StaleLockError, TemplateError
+from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.events import Event, Reporter
 from builder.lock_conflict import explain, missing_extra, says_not_found
-from builder.regular_file import read_regular
+from builder.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.spec import Stage, Variant
 
-__all__ = ["Lock", "StageLock", "lock_latest", "parse_pins", "read_committed"]
+__all__ = ["Lock", "StageLock", "lock_latest"]
 
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; ([^\\\n]+?))?(?: \\)?$", re.MULTILINE)
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
-_BACKEND = re.compile(r"[a-z0-9.]+")
-_LOCKED_TEXT = re.compile(
-    r"(?:[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+(?: ; [ -~]+?)?"
-    r"(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+\n)*"
-)
 _JOBS = 8
-_LARGEST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -87,12 +73,6 @@ class Lock:
         return tuple(notes)
 
 
-@functools.lru_cache(maxsize=4096)
-def parse_pins(text: str) -> tuple[tuple[str, str], ...]:
-    """The (name, version) pairs of a locked requirements text, in its order."""
-    return tuple((match[1], match[2]) for match in _PIN.finditer(text))
-
-
 def lock_latest(
     variants: Sequence[Variant], *, folder: Path, report: Reporter
 ) -> dict[str, Lock | TemplateError]:
@@ -135,21 +115,6 @@ def lock_latest(
         )
     for note in dict.fromkeys(n for x in locks.values() if isinstance(x, Lock) for n in x.notes):
         report(Event(kind="warning", text=note))
-    return locks
-
-
-def read_committed(variants: Sequence[Variant], generated: Path) -> dict[str, Lock | TemplateError]:
-    """The locks that are committed under `generated`, without the network.
-
-    A variant whose committed lock is absent, or is not that of its spec, maps to a
-    `StaleLockError` that says what differs.
-    """
-    locks: dict[str, Lock | TemplateError] = {}
-    for variant in variants:
-        try:
-            locks[variant.name] = _committed(variant, generated / variant.name)
-        except TemplateError as error:
-            locks[variant.name] = error
     return locks
 
 
@@ -221,137 +186,55 @@ def _compile(
     backend: str | None,
     folder: Path,
 ) -> str:
-    inherited = [entry for parent in parents for entry in _entries(parent.text)]
-    # Files without a name: a process that is killed leaves none behind.
-    with tempfile.TemporaryFile() as requirements, tempfile.TemporaryFile() as constraints:
-        requirements.write("".join(f"{r}\n" for s in chain for r in s.requirements).encode())
-        constraints.write("".join(f"{pin}\n" for pin, _ in inherited).encode())
-        for file in (requirements, constraints):
-            file.seek(0)
-        arguments = ["pip", "compile", "--universal", "--python-version", floor]
-        arguments += ["--generate-hashes", "--no-header", "--no-annotate", "--no-progress"]
-        arguments += ["--constraints", f"/dev/fd/{constraints.fileno()}"]
-        arguments += [f"/dev/fd/{requirements.fileno()}"]
-        # A fallback follows where a backend's index is out of reach: do not try that one for long.
-        retries = {"UV_HTTP_RETRIES": "1"} if backend else {}
+    inherited = [entry for parent in parents for entry in entries(parent.text)]
+    with uv_tool.private_folder() as private:
+        requirements, constraints = private / "requirements.in", private / "constraints.txt"
+        requirements.write_text(
+            "".join(f"{r}\n" for s in chain for r in s.requirements), encoding="utf-8"
+        )
+        constraints.write_text("".join(f"{pin}\n" for pin, _ in inherited), encoding="utf-8")
+        # The interpreter is named: uv would look for one in the folder where the command is run.
+        arguments = ["pip", "compile", "--universal", "--python", sys.executable]
+        arguments += ["--python-version", floor, "--generate-hashes", "--no-header"]
+        arguments += ["--no-annotate", "--no-progress", f"--constraints={constraints}"]
+        arguments += [f"--torch-backend={backend}"] if backend else []
         said: list[str] = []
         output = uv_tool.run(
-            [*arguments, f"--torch-backend={backend}"] if backend else arguments,
+            [*arguments, str(requirements)],
             doing=f"resolving stage `{chain[-1].stem}`",
             on_line=said.append,
-            environment=retries,
-            # Not the user's project: its settings for uv are not the template's.
-            folder=Path(tempfile.gettempdir()),
-            keep_open=[constraints.fileno(), requirements.fileno()],
+            # A fallback follows where a backend's index is out of reach: do not try that one for
+            # long.
+            environment={"UV_HTTP_RETRIES": "1"} if backend else {},
+            folder=private,
         )
     if problem := missing_extra("\n".join(said), chain, folder):
         raise problem
+    stage = chain[-1]
     known = {pin for pin, _ in inherited}
     added = []
-    for pin, hashes in _entries(output):
+    for pin, hashes in entries(output):
         if not hashes:
             raise LockConflictError(
-                f"`{pin}` of stage `{chain[-1].stem}` has no hashes in its index, and a lock"
+                f"`{pin}` of stage `{stage.stem}` has no hashes in its index, and a lock"
                 " without them protects nobody",
                 hint="take the package from an index that gives hashes",
             )
         if pin not in known:
             added.append(" \\\n".join([pin, *(f"    --hash={h}" for h in sorted(hashes))]))
-    return "".join(f"{entry}\n" for entry in added)
-
-
-def _entries(text: str) -> Iterable[tuple[str, list[str]]]:
-    """The pins of a requirements text, each with its marker, and its hashes."""
-    for block in re.split(r"\n(?=\S)", text.strip()):
-        if block:
-            pin = block.partition("\\")[0].strip()
-            yield pin, re.findall(r"--hash=(sha256:[0-9a-f]{64})", block)
-
-
-def _committed(variant: Variant, folder: Path) -> Lock:
-    relock = "run `template-builder lock`, or leave out --frozen"
-    place = f"generated/{variant.name}"
-    try:
-        document = tomllib.loads(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
-        locked = document["lock"]
-        stages = tuple(
-            StageLock(
-                stem=entry["name"],
-                requirements=tuple(entry["requirements"]),
-                text=_body(folder / "requirements" / f"{entry['name']}.txt")
-                if entry["requirements"]
-                else "",
-                torch_wanted=entry.get("torch-backend-wanted"),
-                torch_backend=entry.get("torch-backend"),
-            )
-            for entry in locked["stages"]
+    text = "".join(f"{entry}\n" for entry in added)
+    names = [name for part in (*(p.text for p in parents), text) for name, _ in parse_pins(part)]
+    if missing := ", ".join(f'"{r}"' for r in missing_from(names, stage.requirements, floor)):
+        raise LockConflictError(
+            f"the lock of stage `{stage.stem}` lacks {missing}, which {stage.source} asks for, and"
+            " was not written",
+            hint="run the same command again; if that does not help, please report it, with what"
+            f" uv said:\n{chr(10).join(said)}",
         )
-        image = BaseImage(
-            reference=locked["image"], digest=locked.get("digest"), note=locked.get("note")
+    if not is_lock_text(text):
+        raise LockConflictError(
+            f"the lock of stage `{stage.stem}` holds more than versions, markers and hashes, and"
+            f" was not written:\n{text}",
+            hint=f"write the markers of {stage.source} with printable characters",
         )
-        lock = Lock(image=image, python=locked["python"], stages=stages)
-        _check_shape(lock)
-    except FileNotFoundError as error:
-        missing = Path(error.filename).name
-        raise StaleLockError(
-            f"`{variant.name}` has no committed lock: {place}/{missing} is not there", hint=relock
-        ) from error
-    except OSError as error:
-        raise StaleLockError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StaleLockError(
-            f"{place}/template.toml is not what this program writes: {error}", hint=relock
-        ) from error
-    changes = list(_changes(variant, lock))
-    if changes:
-        raise StaleLockError(
-            f"the committed lock of `{variant.name}` is not that of its spec:\n"
-            + "\n".join(f"  {change}" for change in changes),
-            hint=relock,
-        )
-    return lock
-
-
-def _check_shape(lock: Lock) -> None:
-    """What was edited by hand or merged badly must not reach a Dockerfile. Raises `ValueError`."""
-    image = lock.image
-    if image.digest is not None and not _DIGEST.fullmatch(image.digest):
-        raise ValueError(f"`lock.digest` is {image.digest!r}")
-    if image.note is not None and not (isinstance(image.note, str) and image.note.isprintable()):
-        raise ValueError("`lock.note` is not one line of text")
-    known: set[str] = set()
-    for stage in lock.stages:
-        if stage.torch_backend is not None and not _BACKEND.fullmatch(stage.torch_backend):
-            raise ValueError(f"`torch-backend` of stage {stage.stem!r} is {stage.torch_backend!r}")
-        if not _LOCKED_TEXT.fullmatch(stage.text):
-            raise ValueError(f"requirements/{stage.stem}.txt holds more than pins and hashes")
-        known |= {name for name, _ in parse_pins(stage.text)}
-        for requirement in map(Requirement, stage.requirements):
-            if canonicalize_name(requirement.name) not in known:
-                raise ValueError(f"requirements/{stage.stem}.txt lacks `{requirement.name}`")
-
-
-def _body(path: Path) -> str:
-    lines = read_regular(path, _LARGEST_BYTES).decode().splitlines(keepends=True)
-    return "".join(line for line in lines if not line.startswith("#"))
-
-
-def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
-    if variant.image != lock.image.reference:
-        yield f"`base.image`: {lock.image.reference} → {variant.image}"
-    if variant.python != lock.python:
-        yield f"`base.python`: {lock.python} → {variant.python}"
-    old, new = [s.stem for s in lock.stages], [s.stem for s in variant.stages]
-    if old != new:
-        yield f"stages: {' → '.join(old)} became {' → '.join(new)}"
-        return
-    for stage, locked in zip(variant.stages, lock.stages, strict=True):
-        for requirement in locked.requirements:
-            if requirement not in stage.requirements:
-                yield f"{stage.source}: `{requirement}` is gone from `python.packages`"
-        for requirement in stage.requirements:
-            if requirement not in locked.requirements:
-                yield f"{stage.source}: `{requirement}` is new in `python.packages`"
-        if stage.torch_backend != locked.torch_wanted:
-            was, now = locked.torch_wanted or "none", stage.torch_backend or "none"
-            yield f"{stage.source}: `python.torch-backend`: {was} → {now}"
+    return text

@@ -28,20 +28,29 @@ _END_SECONDS = 10.0
 
 @contextlib.contextmanager
 def started(
-    command: Sequence[str], *, folder: Path | None = None, **options: Any
+    command: Sequence[str],
+    *,
+    folder: Path | None = None,
+    scratch: Path | None = None,
+    **options: Any,
 ) -> Iterator[subprocess.Popen[Any]]:
     """A child for the time of the `with` block, under a guard; what is yielded is the guard.
 
     `options` are those of `Popen`, but for standard input, which is the guard's. See
-    `builder.guard` for what `folder` does. At the end of the block, or of this program in whatever
-    way, the child and all that it has started are killed. Raises `InterruptedRunError` when this
-    program is on its way out already.
+    `builder.guard` for what `folder` does. `scratch` is a folder of the caller's, which the guard
+    removes if this program is killed before it could. At the end of the block, or of this program
+    in whatever way, the child and all that it has started are killed. Raises
+    `InterruptedRunError` when this program is on its way out already.
     """
     with _lock:
         if _stopped.is_set():
             raise InterruptedRunError("interrupted")
         process = subprocess.Popen(
-            [sys.executable, "-I", "-S", guard.__file__, str(folder or "-"), *command],
+            [
+                *(sys.executable, "-I", "-S", guard.__file__),
+                *(str(folder or "-"), str(scratch or "-")),
+                *command,
+            ],
             stdin=subprocess.PIPE,
             process_group=0,
             **options,

@@ -5,18 +5,26 @@ It knows how uv is called and how it fails, not what for.
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import os
 import re
 import subprocess
+import tempfile
 import threading
-from collections.abc import Callable, Mapping, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
-from builder import processes
+from builder import processes, uv_settings
 from builder.errors import InterruptedRunError, NetworkError, StorageError, TemplateError
+from builder.files import remove_tree
 
-__all__ = ["UvError", "run"]
+__all__ = ["UvError", "private_folder", "run"]
+
+_PREFIX = "template-builder-uv-"
+_ABANDONED_SECONDS = 86400.0
 
 # From uv's (reqwest's, the operating system's) own wording.
 _NETWORK = re.compile(
@@ -44,6 +52,24 @@ def binary() -> str:
     return uv.find_uv_bin()
 
 
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for what uv reads, of this user alone, for the time of the `with` block."""
+    _remove_abandoned()
+    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
+        yield Path(folder)
+
+
+@functools.cache
+def _remove_abandoned() -> None:
+    """Remove what runs left that were killed together with the guard of their uv."""
+    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            found = folder.lstat()
+            if found.st_uid == os.getuid() and time.time() - found.st_mtime > _ABANDONED_SECONDS:
+                remove_tree(folder)
+
+
 def run(
     arguments: Sequence[str],
     *,
@@ -51,27 +77,32 @@ def run(
     on_line: Callable[[str], None] | None = None,
     environment: Mapping[str, str] | None = None,
     folder: Path | None = None,
-    keep_open: Sequence[int] = (),
 ) -> str:
     """Run `uv arguments…` and return its standard output.
 
-    `on_line` gets each line of its standard error as it comes; `keep_open` are descriptors that uv
-    may read as `/dev/fd/N`. Raises `NetworkError`,
-    `StorageError`, `InterruptedRunError` or `UvError`.
+    `on_line` gets each line of its standard error as it comes; `folder` is a private folder that
+    holds files among the arguments. Of the settings of the user and the machine, uv gets those of
+    `builder.uv_settings`. Raises `NetworkError`, `StorageError`, `InterruptedRunError`,
+    `ProjectError` or `UvError`.
     """
     output: list[str] = []
     lines: list[str] = []
-    with processes.started(
-        [binary(), *arguments],
-        pass_fds=keep_open,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        cwd=folder,
-        env=_environment(environment or {}),
-    ) as process:
+    with contextlib.ExitStack() as stack:
+        folder = folder or stack.enter_context(private_folder())
+        settings = folder / "uv.toml"
+        settings.write_text(uv_settings.configuration(os.environ), encoding="utf-8")
+        process = stack.enter_context(
+            processes.started(
+                [binary(), "--config-file", str(settings), *arguments],
+                scratch=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env=uv_settings.variables(os.environ) | {"NO_COLOR": "1"} | dict(environment or {}),
+            )
+        )
         # Of a child with pipes, which these are, both are there.
         stdout, stderr = cast(IO[str], process.stdout), cast(IO[str], process.stderr)
         reader = threading.Thread(target=lambda: output.append(stdout.read()), daemon=True)
@@ -87,16 +118,6 @@ def run(
     if processes.stopped():
         raise InterruptedRunError("interrupted")
     raise _translated("\n".join(lines) or f"uv ended with code {code} and no message", doing)
-
-
-def _environment(extra: Mapping[str, str]) -> dict[str, str]:
-    kept = {
-        name: value
-        for name, value in os.environ.items()
-        # The environment that this program runs in is not the one that uv shall work on.
-        if name not in ("VIRTUAL_ENV", "CONDA_PREFIX", "PYTHONHOME", "PYTHONPATH", "UV_PYTHON")
-    }
-    return kept | {"NO_COLOR": "1"} | dict(extra)
 
 
 def _translated(output: str, doing: str) -> TemplateError:

@@ -7,8 +7,10 @@ in the path of a request, so no host's name stands here: those that were asked f
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import os
 import socket
 import ssl
 import sys
@@ -21,6 +23,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal, TypeVar
 
+import pytest
 import trustme
 
 _T = TypeVar("_T")
@@ -150,6 +153,21 @@ class IndexServer(ThreadingHTTPServer):
         self.shutdown()
         self._thread.join()
         self.server_close()
+
+
+@contextlib.contextmanager
+def served(folder: Path, indexes: Mapping[str, Sequence[Wheel]]) -> Iterator[IndexServer]:
+    """An index server that is all that uv can reach, and a uv that knows nothing from before."""
+    with IndexServer(indexes, folder) as index, pytest.MonkeyPatch.context() as monkeypatch:
+        for name in os.environ:
+            foreign = name.startswith("UV_") and not name.startswith("UV_PYTHON_")
+            if foreign or name.lower().endswith("_proxy") or name == "SSL_CERT_DIR":
+                monkeypatch.delenv(name)
+        for name, value in index.variables.items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("UV_CACHE_DIR", str(folder / "uv"))
+        monkeypatch.setenv("UV_NO_CONFIG", "1")
+        yield index
 
 
 class _Tls(io.RawIOBase):

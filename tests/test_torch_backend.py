@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import os
 import re
 import subprocess
 from collections.abc import Iterator
@@ -17,7 +15,7 @@ from builder.logs import Log
 from builder.render import Rendered, render
 from builder.targets.local import place
 from tests.here import build_here
-from tests.index_server import Failure, IndexServer, Wheel, sha256, wheel
+from tests.index_server import Failure, IndexServer, Wheel, served, sha256, wheel
 from tests.samples import load
 
 DEFAULT_INDEX, CPU_INDEX = "/simple", "/whl/cpu"
@@ -136,26 +134,11 @@ class Locked:
         return render(self.variants[name], self.lock(name))
 
 
-@contextlib.contextmanager
-def served(folder: Path) -> Iterator[IndexServer]:
-    """An index server that is all that uv can reach, and a uv that knows nothing from before."""
-    with IndexServer(INDEXES, folder) as index, pytest.MonkeyPatch.context() as monkeypatch:
-        for name in os.environ:
-            foreign = name.startswith("UV_") and not name.startswith("UV_PYTHON_")
-            if foreign or name.lower().endswith("_proxy") or name == "SSL_CERT_DIR":
-                monkeypatch.delenv(name)
-        for name, value in index.variables.items():
-            monkeypatch.setenv(name, value)
-        monkeypatch.setenv("UV_CACHE_DIR", str(folder / "uv"))
-        monkeypatch.setenv("UV_NO_CONFIG", "1")
-        yield index
-
-
 @pytest.fixture(scope="module")
 def reached(tmp_path_factory: pytest.TempPathFactory) -> Locked:
     """Locked while every index answered."""
     folder = tmp_path_factory.mktemp("reached")
-    with served(folder) as index:
+    with served(folder, INDEXES) as index:
         return Locked(folder, index)
 
 
@@ -170,14 +153,14 @@ def backend(reached: Locked) -> str:
 def fallen(tmp_path_factory: pytest.TempPathFactory, backend: str) -> Locked:
     """Locked while the default index answered and PyTorch's own could not be connected to."""
     folder = tmp_path_factory.mktemp("fallen")
-    with served(folder) as index:
+    with served(folder, INDEXES) as index:
         index.down[backend] = "no route"
         return Locked(folder, index)
 
 
 @pytest.fixture
 def index(tmp_path: Path) -> Iterator[IndexServer]:
-    with served(tmp_path) as index:
+    with served(tmp_path, INDEXES) as index:
         yield index
 
 

@@ -15,7 +15,8 @@ from pathlib import Path
 from builder import pipeline, render
 from builder.build import Order
 from builder.events import silent
-from builder.lock import Lock, read_committed
+from builder.committed_lock import read_committed
+from builder.lock import Lock
 from builder.logs import Log
 from builder.project import Project
 from builder.render import Rendered

@@ -10,10 +10,10 @@ import typer
 from builder import pipeline, progress, render
 from builder.cli.failures import raise_failures
 from builder.cli.options import Json, Names, ProjectFolder, Quiet
+from builder.committed_lock import read_committed
 from builder.errors import RenderDriftError, StaleLockError, TemplateError
 from builder.events import Event
 from builder.files import atomic_write
-from builder.lock import read_committed
 from builder.project import Project
 from builder.spec.schemas import schemas
 

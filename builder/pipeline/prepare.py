@@ -7,7 +7,18 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from builder import lock, plan, precheck, processes, record, registry, render, spec, verify
+from builder import (
+    committed_lock,
+    lock,
+    plan,
+    precheck,
+    processes,
+    record,
+    registry,
+    render,
+    spec,
+    verify,
+)
 from builder.build import Built
 from builder.errors import (
     NotOnThisMachineError,
@@ -74,7 +85,7 @@ def prepare(
     `frozen` takes the committed locks and never touches the network.
     """
     if frozen:
-        locks = lock.read_committed(variants, project.generated)
+        locks = committed_lock.read_committed(variants, project.generated)
     else:
         report(Event(kind="step", text="resolving the latest packages"))
         locks = lock.lock_latest(variants, folder=project.variants, report=report)

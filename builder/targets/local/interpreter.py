@@ -22,7 +22,7 @@ def choose(specifier: str) -> str | None:
         return getattr(sys, "_base_executable", None) or sys.executable
     try:
         found = uv_tool.run(
-            ["python", "find", "--no-project", "--no-python-downloads", specifier],
+            ["python", "find", "--system", "--no-project", "--no-python-downloads", specifier],
             doing=f"looking for Python {specifier}",
         )
     except TemplateError:

@@ -1,0 +1,94 @@
+"""The text of a lock: a requirements file of exact versions, markers and hashes, and nothing else.
+
+A pure reader of that text. It knows what a requirement asks for, not where versions come from.
+"""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Iterable, Iterator, Sequence
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+__all__ = ["entries", "is_lock_text", "missing_from", "parse_pins"]
+
+_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; (.+?))?(?: \\)?$", re.MULTILINE)
+_LOCKED_TEXT = re.compile(
+    r"(?:[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+(?: ; [^\x00-\x1f\x7f-\x9f\u2028\u2029]+?)?"
+    r"(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+\n)*"
+)
+_HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
+# Interpreters and platforms as they exist. A lock is for all of them, and for stranger ones, too.
+_PLATFORMS = (
+    ("linux", "posix", "Linux", "x86_64"),
+    ("linux", "posix", "Linux", "aarch64"),
+    ("darwin", "posix", "Darwin", "arm64"),
+    ("darwin", "posix", "Darwin", "x86_64"),
+    ("win32", "nt", "Windows", "AMD64"),
+)
+_NEWEST_MINOR = 20
+
+
+@functools.lru_cache(maxsize=4096)
+def parse_pins(text: str) -> tuple[tuple[str, str], ...]:
+    """The (name, version) pairs of a locked requirements text, in its order."""
+    return tuple((match[1], match[2]) for match in _PIN.finditer(text))
+
+
+def entries(text: str) -> Iterable[tuple[str, list[str]]]:
+    """The pins of a requirements text, each with its marker, and its hashes."""
+    for block in re.split(r"\n(?=\S)", text.strip()):
+        if block:
+            pin = block.partition(" \\\n")[0].strip()
+            yield pin, _HASH.findall(block)
+
+
+def is_lock_text(text: str) -> bool:
+    """Whether `text` holds pins with hashes and nothing else."""
+    return _LOCKED_TEXT.fullmatch(text) is not None
+
+
+def missing_from(
+    names: Iterable[str], requirements: Sequence[str], python_floor: str
+) -> Iterator[str]:
+    """The requirements that the lock of a chain lacks, whose packages are `names`.
+
+    A requirement whose marker holds on no interpreter from `python_floor` on may be left out.
+    """
+    known = {canonicalize_name(name) for name in names}
+    for text in requirements:
+        requirement = Requirement(text)
+        if canonicalize_name(requirement.name) not in known and _can_hold(
+            requirement, python_floor
+        ):
+            yield text
+
+
+def _can_hold(requirement: Requirement, python_floor: str) -> bool:
+    marker = requirement.marker
+    return marker is None or any(marker.evaluate(e) for e in _environments(python_floor))
+
+
+@functools.cache
+def _environments(python_floor: str) -> tuple[dict[str, str], ...]:
+    first = int(python_floor.partition(".")[2])
+    versions = [f"3.{minor}.{patch}" for minor in range(first, _NEWEST_MINOR) for patch in (0, 99)]
+    return tuple(
+        {
+            "python_version": version.rpartition(".")[0],
+            "python_full_version": version,
+            "implementation_name": "cpython",
+            "implementation_version": version,
+            "platform_python_implementation": "CPython",
+            "sys_platform": sys_platform,
+            "os_name": os_name,
+            "platform_system": platform_system,
+            "platform_machine": machine,
+            "platform_release": "",
+            "platform_version": "",
+        }
+        for version in versions
+        for sys_platform, os_name, platform_system, machine in _PLATFORMS
+    )

@@ -1,0 +1,84 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from builder import guard
+
+CLOSED = {
+    "stdin": "0<&-",
+    "stdout": "1>&-",
+    "stderr": "2>&-",
+    "stdin and stdout": "0<&- 1>&-",
+    "all": "0<&- 1>&- 2>&-",
+}
+
+
+def run(
+    project: Path, cache: Path, *arguments: str, closed: str = ""
+) -> subprocess.CompletedProcess[str]:
+    """Run `template-builder` from a shell that has closed some of its streams."""
+    return subprocess.run(
+        ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, "-m", "builder", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=project,
+        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)},
+        timeout=120,
+    )
+
+
+def written(project: Path) -> dict[str, bytes]:
+    files = (path for path in (project / "generated").rglob("*") if path.is_file())
+    return {str(path.relative_to(project)): path.read_bytes() for path in files}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("closed", CLOSED.values(), ids=CLOSED)
+def test_lock_is_the_same_with_closed_streams(project: Path, cache: Path, closed: str) -> None:
+    """A lock that was made with closed streams is, time after time, that of open ones."""
+    assert run(project, cache, "lock").returncode == 0
+    expected = written(project)
+    for _ in range(3):
+        (project / "generated" / "light" / "requirements" / "light.txt").unlink()
+        done = run(project, cache, "lock", closed=closed)
+        assert (done.returncode, written(project)) == (0, expected)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("closed", [CLOSED["stdin"], CLOSED["all"]], ids=["stdin", "all"])
+def test_build_and_looks_are_the_same_with_closed_streams(
+    project: Path, cache: Path, closed: str
+) -> None:
+    """A build that ran with closed streams is made and recorded, and the commands that look at it
+    say what they say with open ones."""
+    done = run(project, cache, "build", "light", "--target", "local", "--force", closed=closed)
+    assert (done.returncode, done.stderr if "2>&-" in closed else "") == (0, "")
+    looks = (["plan", "light", "--target", "local"], ["outdated", "light", "--target", "local"])
+    for look in looks:
+        expected = run(project, cache, *look)
+        found = run(project, cache, *look, closed=closed)
+        assert found.returncode == expected.returncode == 0
+        assert found.stdout == ("" if "1>&-" in closed else expected.stdout)
+    assert "nothing changed" in run(project, cache, *looks[0]).stdout
+
+
+def test_closed_descriptors_lead_nowhere() -> None:
+    """Of descriptors 0 to 2, those that are closed lead to /dev/null, for children, too; the
+    others stay what they are."""
+    code = (
+        "import os, subprocess, sys; sys.path.insert(0, sys.argv[1]); import guard\n"
+        "os.close(0); os.close(2); guard.open_standard_descriptors()\n"
+        "subprocess.run(['readlink', '/proc/self/fd/0', '/proc/self/fd/2'], check=True)\n"
+    )
+    folder = os.path.dirname(guard.__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "/dev/null\n/dev/null\n"
