@@ -14,8 +14,8 @@ from pathlib import Path
 
 from builder import pipeline, render
 from builder.build import Order
-from builder.events import silent
 from builder.committed_lock import read_committed
+from builder.events import silent
 from builder.lock import Lock
 from builder.logs import Log
 from builder.project import Project
