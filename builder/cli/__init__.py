@@ -24,7 +24,7 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def main() -> NoReturn:
     """Run the command line; ends the process with the exit code of what happened."""
-    _open_standard_streams()
+    guard.open_standard_descriptors()
     for number in _STOPPING:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
             signal.signal(number, _interrupted)
@@ -57,17 +57,6 @@ def main() -> NoReturn:
         _ignore_signals()
         gc.freeze()  # nothing of what was loaded needs to be taken apart piece by piece at the end
     sys.exit(code)
-
-
-def _open_standard_streams() -> None:
-    """Have all three streams, whatever the caller had closed."""
-    guard.open_standard_descriptors()
-    if sys.stdin is None:
-        sys.stdin = open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - never closed
-    if sys.stdout is None:
-        sys.stdout = open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
-    if sys.stderr is None:
-        sys.stderr = open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
 
 
 def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
