@@ -8,7 +8,6 @@ pipe, as `head` does, has had enough, and any other failure is an error.
 from __future__ import annotations
 
 import io
-import os
 import select
 import sys
 from typing import Any
@@ -44,10 +43,10 @@ class _Stream(io.FileIO):
 
 def tolerate_lost_readers() -> None:
     """Replace the standard streams of the process by ones that outlive their readers."""
-    # A descriptor that the caller had closed is None.
-    sys.stdin = sys.stdin or open(os.devnull, encoding="utf-8")  # noqa: SIM115 - for good
-    sys.stdout = sys.stdout or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
-    sys.stderr = sys.stderr or open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+    # A stream that the caller had closed is None; its descriptor leads to /dev/null by now.
+    sys.stdin = sys.stdin or open(0, encoding="utf-8", closefd=False)  # noqa: SIM115 - for good
+    sys.stdout = sys.stdout or open(1, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
+    sys.stderr = sys.stderr or open(2, "w", encoding="utf-8", closefd=False)  # noqa: SIM115
     # A terminal that knows ASCII alone gets a `?`, not a traceback.
     for name, required in (("stdout", True), ("stderr", False)):
         stream = getattr(sys, name)
