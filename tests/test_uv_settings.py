@@ -16,9 +16,9 @@ from builder.lock import Lock, lock_latest
 from builder.logs import Log
 from builder.render import render
 from builder.targets.local import place
-from builder.targets.local.target import LocalTarget
+from tests.here import build_here
 from tests.index_server import IndexServer, served, wheel
-from tests.samples import load, order_of
+from tests.samples import load
 
 IDNA = [wheel("idna", version, idna=f"v = {version!r}\n") for version in ("3.4", "3.20", "3.21rc1")]
 KERNELS = [wheel("ipykernel", version) for version in ("6.0.0", "7.0.0")]
@@ -99,7 +99,7 @@ def installed(tmp_path: Path, lock: Lock) -> set[str]:
     variants = load(tmp_path / "project", _base=BASE, leaf=LEAF)
     rendered = render(variants["leaf"], lock)
     with Log(tmp_path / "logs", target="local") as log:
-        LocalTarget().build(order_of(rendered), report=silent, log=log)
+        build_here(rendered, log)
     environment = place.find(rendered.digest)
     assert environment
     return {path.name.removesuffix(".dist-info") for path in environment.path.rglob("*.dist-info")}
