@@ -20,7 +20,7 @@ TemplateError                     1
 ├── VerifyError                  21   what was made is not what was promised
 ├── StorageError                 22   disk full, or a place that cannot be written
 ├── TargetUnavailableError       30   the target is unknown, not there yet, or not usable here
-├── BlockedError                 31   the plan says that this variant cannot be built there
+├── BlockedError                 31   the plan says why it cannot be built; or a channel is on hold
 ├── NotOnThisMachineError        32   a local build that another machine has made
 ├── SandboxError                 33   a sandbox did not start or went away
 │   ├── SandboxGoneError         34   …before it began to run what was asked

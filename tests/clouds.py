@@ -61,6 +61,7 @@ class Place:
         target: str = "e2b",
         channel: str = "stable",
         force: bool = False,
+        release: bool = False,
         require_cache: bool = False,
         jobs: int | None = None,
     ) -> dict[str, Outcome]:
@@ -69,7 +70,13 @@ class Place:
         adapter = connect(choose(project, target)[0], project, report=self.events.append)
         prepared = self._prepared(project, names)
         planned = pipeline.make_plan(
-            project, prepared, adapter, name=target, channel=channel, force=force
+            project,
+            prepared,
+            adapter,
+            name=target,
+            channel=channel,
+            force=force,
+            release=release,
         )
         return self._carried_out(
             project,
@@ -77,6 +84,7 @@ class Place:
             planned,
             adapter,
             force=force,
+            release=release,
             jobs=jobs,
             all_variants=not names,
             require_cache=require_cache,

@@ -51,6 +51,7 @@ class Registry(RuleBasedStateMachine):
         self.recorded: set[tuple[str, str]] = set()
         self.revoked: dict[tuple[str, str], set[str]] = {}
         self.contents: dict[str, str] = {}
+        self.held: set[tuple[str, str]] = set()
         self.events: dict[str, list[Any]] = {name: [] for name in NAMES}
         self.versions: dict[tuple[str, str], str] = {}
 
@@ -80,13 +81,17 @@ class Registry(RuleBasedStateMachine):
         version=st.sampled_from(VERSIONS),
         channel=st.sampled_from(CHANNELS),
         crash=st.sampled_from([None, None, None, "before", "after"]),
+        release=st.booleans(),
     )
-    def build(self, name: str, version: str, channel: str, crash: str | None) -> None:
+    def build(
+        self, name: str, version: str, channel: str, crash: str | None, release: bool
+    ) -> None:
         rendered = self.rendered(name, version)
         verified = verified_of(rendered, packages={"idna": version})
         ref = verified.built.ref
         refused = f"idna=={version}" in self.contents or bool(self.revoked.get((name, ref)))
         write = files.atomic_write
+        before = self.entry(name).get("channels", {}).get(channel)
 
         def failing(*arguments: Any, **options: Any) -> None:
             if crash == "after":
@@ -95,7 +100,9 @@ class Registry(RuleBasedStateMachine):
 
         try:
             with mock.patch.object(store, "atomic_write", failing if crash else write):
-                record.record(self.path, verified, rendered, by="x", channel=channel)
+                record.record(
+                    self.path, verified, rendered, by="x", channel=channel, release=release
+                )
         except RevokedError:
             assert refused
             return
@@ -107,7 +114,10 @@ class Registry(RuleBasedStateMachine):
             environment(Path(self.folder.name) / "cache", ref)
         self.recorded.add((name, ref))
         self.versions[name, ref] = version
-        assert self.entry(name)["channels"][channel] == ref
+        if release:
+            self.held.discard((name, channel))
+        kept = (name, channel) in self.held
+        assert self.entry(name)["channels"][channel] == (before if kept else ref)
 
     def _moved(self, name: str, channel: str, ref: str) -> None:
         assert self.usable(name, ref), "a channel was moved to what may not be used"
@@ -125,6 +135,7 @@ class Registry(RuleBasedStateMachine):
         except RevokedError:
             assert not self.usable(name, ref)
             return
+        self.held.discard((name, channel))
         self._moved(name, channel, ref)
 
     @precondition(lambda self: self.recorded)
@@ -151,7 +162,16 @@ class Registry(RuleBasedStateMachine):
             assert self.entry(name).get("channels", {}).get(channel) == before
             return
         assert moved.before == before != moved.ref
+        self.held.add((name, channel))
         self._moved(name, channel, moved.ref)
+
+    @rule(name=st.sampled_from(NAMES), channel=st.sampled_from(CHANNELS))
+    def unhold(self, name: str, channel: str) -> None:
+        before = self.entry(name).get("channels", {}).get(channel)
+        lifted = record.unhold(self.path, name=name, target="local", channel=channel, by="x")
+        assert bool(lifted) == ((name, channel) in self.held)
+        self.held.discard((name, channel))
+        assert self.entry(name).get("channels", {}).get(channel) == before
 
     @precondition(lambda self: self.recorded)
     @rule(data=st.data())
@@ -208,6 +228,12 @@ class Registry(RuleBasedStateMachine):
             events = entry.get("history", [])
             assert events[: len(self.events[name])] == self.events[name], "history was rewritten"
             self.events[name] = events
+
+    @invariant()
+    def what_is_held_is_told(self) -> None:
+        for name in NAMES:
+            held = {channel for n, channel in self.held if n == name}
+            assert set(self.entry(name).get("holds", {})) == held
 
     @invariant()
     def it_fits_to_its_history(self) -> None:

@@ -10,7 +10,12 @@ from builder import pipeline, plan, progress
 from builder.cli.failures import raise_failures
 from builder.cli.options import Channel, Frozen, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.cli.precheck_command import PrecheckWhen, prechecked
-from builder.errors import SOMETHING_TO_DO, TargetUnavailableError, TemplateError
+from builder.errors import (
+    SOMETHING_TO_DO,
+    BlockedError,
+    TargetUnavailableError,
+    TemplateError,
+)
 from builder.events import Event
 from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL
@@ -37,7 +42,12 @@ def plan_command(
     frozen: Frozen = False,
     force: Force = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="End with 2 when there is something to do.")
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="End with 0 when there is nothing to do, 2 when there is, 31 when a variant is"
+            " blocked, whatever there is to do for others.",
+        ),
     ] = False,
     quiet: Quiet = False,
     as_json: Json = False,
@@ -66,8 +76,22 @@ def plan_command(
         progress.show_json(planned.to_json())
     elif not quiet:
         _show_plan(planned)
-    raise_failures(prepared)
-    if exit_code and planned.something_to_do:
+    if not exit_code:
+        raise_failures(prepared)
+        return
+    if planned.blocked:
+        raise BlockedError(
+            f"{len(planned.blocked)} of {len(planned.variants)} variants cannot be built on"
+            f" {planned.target}:\n"
+            + "\n".join(f"  {name}: {why}" for name, why in planned.blocked.items())
+        )
+    if planned.something_to_do:
+        if quiet and not as_json:
+            to_do = [v for v in planned.variants if v.action != "skip"]
+            typer.echo(
+                f"to do: {', '.join(f'{v.action} {v.name} ({v.reasons[0]})' for v in to_do)}",
+                err=True,
+            )
         raise typer.Exit(SOMETHING_TO_DO)
 
 
@@ -131,6 +155,9 @@ def build(
     channel: Channel = DEFAULT_CHANNEL,
     frozen: Frozen = False,
     force: Force = False,
+    release: Annotated[
+        bool, typer.Option("--release", help="Move a channel that is on hold, and lift that.")
+    ] = False,
     jobs: Annotated[
         int | None,
         typer.Option(
@@ -166,6 +193,7 @@ def build(
             name=settings.name,
             channel=channel,
             force=force,
+            release=release,
             programs=adapter.steps_cached,
         )
         when = precheck or PrecheckWhen(place.precheck.when)
@@ -179,6 +207,7 @@ def build(
             jobs=jobs,
             all_variants=not names,
             report=report,
+            release=release,
             require_cache=require_cache,
         )
     if as_json:
@@ -197,6 +226,13 @@ def build(
             "first import",
         ]
         progress.table(headings, [_row(outcome) for outcome in outcomes])
+        for outcome in outcomes:
+            if outcome.held:
+                progress.show_text(
+                    f"channel {channel} of {outcome.name} is {outcome.held}; it does not point at"
+                    f" this build until `template-builder promote {outcome.name}"
+                    f" --channel {channel}` or `build --release`"
+                )
     raise_failures({outcome.name: outcome.error for outcome in outcomes})
 
 

@@ -1,4 +1,4 @@
-"""Commands that change what names lead to: promote, rollback, revoke, restore, adopt."""
+"""Commands that change what names lead to: promote, rollback, unhold, revoke, restore, adopt."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ Stage = Annotated[
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the program."""
-    for command in (promote, rollback, revoke, restore, adopt):
+    for command in (promote, rollback, unhold, revoke, restore, adopt):
         app.command()(command)
 
 
@@ -78,7 +78,7 @@ def promote(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Point a channel at a verified build: REF, or the newest one."""
+    """Point a channel at a verified build: REF, or the newest one. Lifts a hold on the channel."""
     place = Project.find(project)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         moved = pipeline.promote(
@@ -98,7 +98,11 @@ def rollback(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Point a channel at a build that it pointed at before: one step back, more, or to REF."""
+    """Point a channel at a build that it pointed at before: one step back, more, or to REF.
+
+    That puts the channel on hold: builds are recorded and do not move it, until `promote`,
+    `build --release` or `unhold`.
+    """
     if build is not None and steps != 1:
         raise SelectionError("REF and --steps both say how far to go back", hint="name one of them")
     place = Project.find(project)
@@ -114,6 +118,26 @@ def rollback(
             report=report,
         )
     _show_moved(moved, quiet=quiet, as_json=as_json)
+
+
+def unhold(
+    name: Name,
+    channel: Channel = DEFAULT_CHANNEL,
+    target: TargetName = None,
+    reason: Reason = None,
+    project: ProjectFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Let builds move a channel again after a rollback; it stays where it is until the next one."""
+    place = Project.find(project)
+    target, hold = pipeline.unhold(place, name, channel=channel, target=target, reason=reason)
+    if as_json:
+        lifted = hold.to_json() if hold else None
+        progress.show_json({"name": name, "target": target, "channel": channel, "lifted": lifted})
+    elif not quiet:
+        told = f"is no longer on hold (it was {hold})" if hold else "is not on hold"
+        progress.show_text(f"channel {channel} of {name} on {target} {told}")
 
 
 def adopt(
@@ -149,6 +173,11 @@ def _show_moved(moved: pipeline.Moved, *, quiet: bool, as_json: bool) -> None:
         progress.show_text(f"{whose} points at {moved.ref} already")
     else:
         progress.show_text(f"{whose}: {moved.before or 'nothing'} → {moved.ref}")
+    if moved.held:
+        progress.show_text(
+            f"it is on hold: builds do not move it until `template-builder unhold {moved.name}"
+            f" --channel {moved.channel}`, `build --release` or `promote`"
+        )
     for ref in moved.passed_over:
         progress.show_text(f"passed over, since it is revoked or gone: {ref}")
     if moved.note:

@@ -13,6 +13,7 @@ from builder.cli.registry_commands import called, open_registry
 from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError
 from builder.events import Event
 from builder.project import Project
+from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
 from builder.targets.adapters import choose
 
@@ -61,6 +62,7 @@ def show(
                 "ref": found.ref,
                 **found.fields,
                 "channels": channels,
+                "holds": entry.get("holds", {}),
                 "builds": sorted(entry.get("builds", {})),
                 "history": entry.get("history", []),
             }
@@ -72,6 +74,9 @@ def show(
     if "revoked" in found.fields:
         told = registry.revocation(found.fields)
         progress.show_text(told.replace("r", "R", 1) if found.revoked else f"To be {told}")
+    for key in pointing:
+        if hold := hold_of(entry, key):
+            progress.show_text(f"Channel {key} is {hold}")
     fields = {key: value for key, value in found.fields.items() if key not in _REST}
     for line in _lines(fields, "  "):
         progress.show_text(line)
@@ -224,7 +229,10 @@ def outdated(
         for one in found:
             age = "-" if one.age_days is None else f"{one.age_days:.0f} days"
             first, *others = [str(reason) for reason in one.reasons] or ["nothing would change"]
-            rows.append([one.name, "outdated" if one.reasons else "up to date", age, first])
+            state = "outdated" if one.reasons else "held" if one.held else "up to date"
+            if one.held:
+                others.append(f"channel {channel} is {one.held}")
+            rows.append([one.name, state, age, first])
             rows += [["", "", "", reason] for reason in others]
         progress.table(["template", "state", "age", "because"], rows)
         notes = [

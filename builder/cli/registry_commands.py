@@ -20,6 +20,7 @@ from builder.errors import (
     did_you_mean,
 )
 from builder.project import Project
+from builder.registry.holds import Hold, hold_of
 
 __all__ = ["called", "open_registry", "register"]
 
@@ -99,6 +100,7 @@ def list_command(
         for target, entry in sorted(targets.items()):
             for channel, ref in sorted(entry.get("channels", {}).items()):
                 fields = entry.get("builds", {}).get(ref, {})
+                hold = hold_of(entry, channel)
                 rows.append(
                     {
                         "name": name,
@@ -108,6 +110,7 @@ def list_command(
                         "origin": fields.get("origin", "-"),
                         "built_at": fields.get("built_at"),
                         "state": _where(target, fields),
+                        "held": hold.to_json() if hold else None,
                         "revoked": fields.get("revoked"),
                         "revoked_as_of": registry.revoked_as_of(fields),
                     }
@@ -123,11 +126,12 @@ def list_command(
 
 
 def _state_cell(row: dict[str, Any]) -> str:
-    if row["revoked"] is None:
-        return str(row["state"])
-    at = row["revoked_as_of"]
-    told = f"revoked{f' as of {at}' if at else ''}: {row['revoked']}"
-    return told if row["state"] == "revoked" else f"{row['state']}, to be {told}"
+    state = str(row["state"])
+    if row["revoked"] is not None:
+        at = row["revoked_as_of"]
+        told = f"revoked{f' as of {at}' if at else ''}: {row['revoked']}"
+        state = told if state == "revoked" else f"{state}, to be {told}"
+    return f"{state}; {Hold(**row['held'])}" if row["held"] else state
 
 
 def _where(target: str, fields: dict[str, Any]) -> str:

@@ -7,7 +7,7 @@ reports events and returns values; it never prints.
 from __future__ import annotations
 
 from builder.pipeline.carry_out import Outcome, build
-from builder.pipeline.channels import Moved, adopt, promote, rollback
+from builder.pipeline.channels import Moved, adopt, promote, rollback, unhold
 from builder.pipeline.clean_up import Found, find_waste, remove_waste
 from builder.pipeline.outdated import Outdated, outdated
 from builder.pipeline.prepare import (
@@ -41,4 +41,5 @@ __all__ = [
     "reverify",
     "rollback",
     "select",
+    "unhold",
 ]

@@ -26,6 +26,7 @@ from builder.events import Event, Reporter
 from builder.logs import Log
 from builder.pipeline.prepare import Prepared, read_registry
 from builder.project import Project
+from builder.registry.holds import Hold
 from builder.schedule import Schedule
 from builder.targets.adapters import Target
 
@@ -37,7 +38,8 @@ _CLEAN_UP_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How one variant ended: `fields` is its record, `error` why there is none."""
+    """How one variant ended: `fields` is its record, `error` why there is none, `held` why the
+    channel does not point at it."""
 
     name: str
     action: str
@@ -45,6 +47,7 @@ class Outcome:
     digest: str | None = None
     seconds: float = 0.0
     fields: Mapping[str, Any] | None = None
+    held: Hold | None = None
     error: TemplateError | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -55,6 +58,7 @@ class Outcome:
             "ref": self.ref,
             "digest": self.digest,
             "seconds": round(self.seconds, 3),
+            "held": self.held.to_json() if self.held else None,
             "record": dict(self.fields) if self.fields else None,
             "error": self.error.to_json() if self.error else None,
         }
@@ -70,10 +74,11 @@ def build(
     jobs: int | None,
     all_variants: bool,
     report: Reporter,
+    release: bool = False,
     require_cache: bool = False,
 ) -> list[Outcome]:
     """Write `generated/`, then carry the plan out, `jobs` builds at a time (None: as many as the
-    target takes).
+    target takes). `release` moves channels that are on hold, and lifts that.
 
     The outcomes are in the plan's order. Raises `StorageError` before anything is built when
     `generated/` cannot be written, and passes on an interrupt after everything was cleaned up.
@@ -88,6 +93,7 @@ def build(
         planned=planned,
         target=target,
         force=force,
+        release=release,
         require_cache=require_cache,
         report=report,
         schedule=Schedule(to_build if target.steps_cached else {}),
@@ -121,6 +127,7 @@ class _Run:
     planned: plan.Plan
     target: Target
     force: bool
+    release: bool
     require_cache: bool
     report: Reporter
     schedule: Schedule
@@ -133,7 +140,7 @@ class _Run:
         name, start = planned.name, time.perf_counter()
         failed_step: int | None = None
         try:
-            action, ref, fields = self._attempt(planned, prepared)
+            action, ref, fields, held = self._attempt(planned, prepared)
         except OSError as error:
             failure: TemplateError = from_os_error(error, f"building `{name}`")
         except TemplateError as error:
@@ -155,6 +162,7 @@ class _Run:
                 digest=planned.digest,
                 seconds=seconds,
                 fields=fields,
+                held=held,
             )
         finally:
             self.schedule.end(name, failed_step=failed_step)
@@ -171,8 +179,8 @@ class _Run:
 
     def _attempt(
         self, planned: plan.PlannedVariant, prepared: render.Rendered | TemplateError
-    ) -> tuple[str, str, Mapping[str, Any]]:
-        """What was done, the ref that the channel points at now, its record."""
+    ) -> tuple[str, str, Mapping[str, Any], Hold | None]:
+        """What was done, the ref of the build, its record, why the channel does not point at it."""
         name, channel = planned.name, self.planned.channel
         if isinstance(prepared, TemplateError):
             raise prepared
@@ -182,11 +190,12 @@ class _Run:
             if planned.action == "build":
                 made = self._recorded_meanwhile(planned)
                 if made and not self.force:
-                    return "skipped", *made
+                    return "skipped", *made, None
                 return "built", *self._build(planned, prepared)
             ref = planned.retag or planned.ref
             assert ref is not None
             fields = self._still_recorded(planned, ref)
+            by = provenance.actor(self.project.root)
             if planned.action == "retag":
                 record.move(
                     self.project.registry,
@@ -195,18 +204,33 @@ class _Run:
                     channel=channel,
                     ref=ref,
                     action="promote",
-                    by=provenance.actor(self.project.root),
+                    by=by,
                     reason=str(planned.reasons[0]) if planned.reasons else None,
-                    publish=lambda found: self.target.publish(name, found, channel=channel),
+                    release=self.release,
+                    publish=self._publisher(name),
                 )
-                return "retagged", ref, fields
-            return "skipped", ref, fields
+                return "retagged", ref, fields, None
+            if self.release and planned.held:
+                record.unhold(
+                    self.project.registry,
+                    name=name,
+                    target=self.planned.target,
+                    channel=channel,
+                    by=by,
+                )
+            return "skipped", ref, fields, planned.held if ref != planned.ref else None
+
+    def _publisher(self, name: str) -> record.Publish:
+        def publish(fields: Mapping[str, Any], channel: str | None) -> record.TakeBack | None:
+            return self.target.publish(name, fields, channel=channel)
+
+        return publish
 
     def _build(
         self, planned: plan.PlannedVariant, prepared: render.Rendered
-    ) -> tuple[str, Mapping[str, Any]]:
+    ) -> tuple[str, Mapping[str, Any], Hold | None]:
         """Build, verify, publish, record: in this order, so that what fails is found before it is
-        seen by anybody. The ref and the record."""
+        seen by anybody. The ref, the record, and the hold that kept the channel where it is."""
         name, target, report = planned.name, self.target, self.report
         with Log(self.project.state / "logs" / name, target=self.planned.target) as log:
             for reason in planned.reasons:
@@ -233,22 +257,19 @@ class _Run:
                     target.settled(name)  # there is nothing to take up: it was found wanting
                     raise
             processes.check_not_stopped()
-            record.check_contents(
-                read_registry(self.project).data, record.fields_of(verified, prepared, {}), name
-            )
-            fields = {"digest": built.digest, "build_id": built.build_id}
-            target.publish(name, fields, channel=self.planned.channel)
-            fields = record.record(
+            recorded = record.record(
                 self.project.registry,
                 verified,
                 prepared,
                 by=provenance.actor(self.project.root),
                 source=provenance.source(self.project.root),
                 channel=self.planned.channel,
+                release=self.release,
+                publish=self._publisher(name),
             )
             target.settled(name)
             log.line(f"recorded {built.ref}")
-        return built.ref, fields
+        return built.ref, recorded.fields, recorded.hold
 
     def _recorded(self, name: str) -> Mapping[str, Any]:
         templates = read_registry(self.project).templates
@@ -262,7 +283,7 @@ class _Run:
         now = entry.get("channels", {}).get(self.planned.channel)
         if (
             now != planned.ref
-            or fields.get("digest") != planned.digest
+            or (fields.get("digest") != planned.digest and ref != planned.ref)
             or registry.revoked_because(fields)
         ):
             raise BuildError(

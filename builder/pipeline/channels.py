@@ -11,20 +11,22 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder import history, provenance, record, registry
-from builder.errors import SelectionError, UnknownBuildError
+from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError, did_you_mean
 from builder.events import Reporter
 from builder.pipeline.prepare import read_registry
 from builder.project import Project, target_called
+from builder.registry.holds import Hold
 from builder.registry.references import find_build, newest_usable
 from builder.targets.adapters import Target, connect
 
-__all__ = ["Moved", "adopt", "promote", "rollback"]
+__all__ = ["Moved", "adopt", "promote", "rollback", "unhold"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moved:
     """A channel that was moved; `before` is what it pointed at, `passed_over` what was left out on
-    the way back, since it is revoked, `note` what a person should know."""
+    the way back, since it is revoked, `held` whether it is on hold now, `note` what a person should
+    know."""
 
     name: str
     target: str
@@ -32,6 +34,7 @@ class Moved:
     before: str | None
     ref: str
     passed_over: tuple[str, ...] = ()
+    held: bool = False
     note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -43,6 +46,7 @@ class Moved:
             "from": self.before,
             "to": self.ref,
             "passed_over": list(self.passed_over),
+            "held": self.held,
             "note": self.note,
         }
 
@@ -131,6 +135,30 @@ def rollback(
     )
 
 
+def unhold(
+    project: Project, name: str, *, channel: str, target: str | None, reason: str | None
+) -> tuple[str, Hold | None]:
+    """Let builds move `channel` again, which stays where it is; the target, and the hold that was
+    lifted. Raises `UnknownChannelError` and the other `LookupError`s of the registry."""
+    found = read_registry(project)
+    target = found.target_of(name, target)
+    channels = found.entry(name, target).get("channels", {})
+    if channel not in channels:
+        raise UnknownChannelError(
+            f"template `{name}` has no channel `{channel}` on target `{target}`",
+            hint=did_you_mean(channel, channels),
+        )
+    hold = record.unhold(
+        project.registry,
+        name=name,
+        target=target,
+        channel=channel,
+        by=provenance.actor(project.root),
+        reason=reason,
+    )
+    return target, hold
+
+
 def adopt(
     project: Project,
     name: str,
@@ -206,8 +234,8 @@ def _move(
             target: Target = connect(settings, project, report=report)
             stack.enter_context(target.claimed(chosen.name, report=report))
 
-            def publish(fields: Mapping[str, Any]) -> None:
-                target.publish(chosen.name, fields, channel=channel)
+            def publish(fields: Mapping[str, Any], channel: str | None) -> record.TakeBack | None:
+                return target.publish(chosen.name, fields, channel=channel)
 
         before = record.move(
             project.registry,
@@ -227,4 +255,12 @@ def _move(
         before=before,
         ref=chosen.ref,
         passed_over=passed_over,
+        held=action == "rollback",
+        note=_to_come(chosen),
     )
+
+
+def _to_come(chosen: registry.Record) -> str | None:
+    if "revoked" not in chosen.fields:
+        return None
+    return f"this build is to be {registry.revocation(chosen.fields)}"

@@ -11,6 +11,7 @@ from builder import plan, registry, render
 from builder.errors import TemplateError
 from builder.pipeline.prepare import Prepared, read_registry
 from builder.project import Project
+from builder.registry.holds import Hold, hold_of
 
 __all__ = ["Outdated", "outdated"]
 
@@ -18,13 +19,15 @@ __all__ = ["Outdated", "outdated"]
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outdated:
     """One template: the build that the channel points at, its age in days (None where that is not
-    known), and what speaks for a new one; with no reasons it is up to date."""
+    known), and what speaks for a new one; with no reasons it is up to date, or `held` where it is
+    and a new one is recorded already."""
 
     name: str
     target: str
     ref: str | None
     age_days: float | None
     reasons: tuple[plan.Reason, ...]
+    held: Hold | None = None
 
     def to_json(self) -> dict[str, Any]:
         """The finding as plain values."""
@@ -34,6 +37,7 @@ class Outdated:
             "ref": self.ref,
             "age_days": None if self.age_days is None else round(self.age_days, 2),
             "outdated": bool(self.reasons),
+            "held": self.held.to_json() if self.held else None,
             "reasons": [reason.to_json() for reason in self.reasons],
         }
 
@@ -53,22 +57,45 @@ def outdated(
         entry = templates.get(name, {}).get(target, {})
         ref = entry.get("channels", {}).get(channel)
         fields = entry.get("builds", {}).get(ref, {}) if ref else {}
-        age = _age_days(fields)
-        reasons = _reasons(one, ref, fields, target)
+        age, held = _age_days(fields), hold_of(entry, channel)
+        reasons = _reasons(one, entry, ref, fields, target, channel)
         if age is not None and age > max_age_days:
             text = f"{age:.0f} days old, and what the target adds to a build is as old"
             reasons = [*reasons, plan.Reason(kind="state", what=text)]
+        if held and _recorded(one, entry):
+            reasons = ()  # a rebuild would bring nothing that is not there
         found.append(
-            Outdated(name=name, target=target, ref=ref, age_days=age, reasons=tuple(reasons))
+            Outdated(
+                name=name,
+                target=target,
+                ref=ref,
+                age_days=age,
+                reasons=tuple(reasons),
+                held=held,
+            )
         )
     return found
 
 
+def _recorded(rendered: render.Rendered, entry: dict[str, Any]) -> bool:
+    """Whether a build of this very spec and lock is recorded, and may be used."""
+    return any(
+        fields.get("digest") == rendered.digest and not registry.revoked_because(fields)
+        for fields in entry.get("builds", {}).values()
+    )
+
+
 def _reasons(
-    rendered: render.Rendered, ref: str | None, fields: dict[str, Any], target: str
+    rendered: render.Rendered,
+    entry: dict[str, Any],
+    ref: str | None,
+    fields: dict[str, Any],
+    target: str,
+    channel: str,
 ) -> Sequence[plan.Reason]:
     if ref is None:
-        return [plan.Reason(kind="state", what=f"never built on {target}")]
+        text = f"never on channel {channel}" if entry.get("builds") else f"never built on {target}"
+        return [plan.Reason(kind="state", what=text)]
     reasons: list[plan.Reason] = []
     if registry.revoked_because(fields):
         text = f"the build is {registry.revocation(fields)}"

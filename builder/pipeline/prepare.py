@@ -117,6 +117,7 @@ def make_plan(
     name: str,
     channel: str,
     force: bool,
+    release: bool = False,
     programs: bool = True,
 ) -> plan.Plan:
     """Compare what was prepared with the registry and the target called `name`.
@@ -133,7 +134,13 @@ def make_plan(
     else:
         situation = _situation(target, rendered, found, name, channel)
     return plan.make_plan(
-        prepared, templates, situation, channel=channel, force=force, programs=programs
+        prepared,
+        templates,
+        situation,
+        channel=channel,
+        force=force,
+        release=release,
+        programs=programs,
     )
 
 

@@ -10,6 +10,7 @@ from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import foretell, known_steps, program_of, step_keys_of
 from builder.plan.values import Action, Plan, PlannedVariant, Reason, Situation
 from builder.registry import DEFAULT_CHANNEL, revocation, revoked_because
+from builder.registry.holds import Hold, hold_of
 from builder.render import Rendered
 
 __all__ = ["make_plan"]
@@ -22,12 +23,14 @@ def make_plan(
     *,
     channel: str = DEFAULT_CHANNEL,
     force: bool = False,
+    release: bool = False,
     programs: bool = True,
 ) -> Plan:
     """Decide what to do with each of `variants` (by name; an error when it could not be rendered).
 
-    `templates` is the registry's name → target → entry. Without `programs`, the steps of E2B are
-    left out. Raises `FlattenError` when a rendered Dockerfile says what E2B cannot do.
+    `templates` is the registry's name → target → entry. With `release`, a channel that is on hold
+    is moved all the same. Without `programs`, the steps of E2B are left out. Raises `FlattenError`
+    when a rendered Dockerfile says what E2B cannot do.
     """
     planned = [
         _decide(
@@ -37,6 +40,7 @@ def make_plan(
             situation,
             channel,
             force,
+            release=release,
             programs=programs,
         )
         for name, found in sorted(variants.items())
@@ -55,15 +59,21 @@ def _decide(
     channel: str,
     force: bool,
     *,
+    release: bool,
     programs: bool,
 ) -> PlannedVariant:
     builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
     ref = entry.get("channels", {}).get(channel)
+    held = hold_of(entry, channel)
     if isinstance(found, TemplateError):
         why = (Reason(kind="state", what=found.message),)
-        return PlannedVariant(name=name, action="blocked", reasons=why, digest=None, ref=ref)
+        return PlannedVariant(
+            name=name, action="blocked", reasons=why, digest=None, ref=ref, held=held
+        )
     program = program_of(found) if programs else None
     action, reasons, retag = _action(name, found, builds, ref, situation, channel, force)
+    if held and not release:
+        action, reasons, retag = _held(action, reasons, retag, ref, held, situation, name, channel)
     return PlannedVariant(
         name=name,
         action=action,
@@ -71,6 +81,7 @@ def _decide(
         digest=found.digest,
         ref=ref,
         retag=retag,
+        held=held,
         stages=tuple(stage.stem for stage in found.variant.stages),
         lacking=tuple(situation.lacking.get(name, ())),
         notes=found.lock.notes,
@@ -100,7 +111,7 @@ def _action(
             if force
             else ("skip", [_state("nothing changed")], None)
         )
-    reasons = _reasons(found, ref, current, situation, unchanged=unchanged)
+    reasons = _reasons(found, builds, channel, ref, current, situation, unchanged=unchanged)
     if name in situation.blocked:
         return "blocked", [_state(situation.blocked[name]), *reasons], None
     if situation.content_addressed:
@@ -119,8 +130,31 @@ def _action(
     return "build", reasons, None
 
 
+def _held(
+    action: Action,
+    reasons: list[Reason],
+    retag: str | None,
+    ref: str | None,
+    hold: Hold,
+    situation: Situation,
+    name: str,
+    channel: str,
+) -> tuple[Action, list[Reason], str | None]:
+    """What is left to do where the channel is to stay where it is."""
+    drift = situation.drift.get(name)
+    why = _state(f"channel {channel} is {hold}")
+    if action == "retag" and retag != ref:
+        # Its tags go back to the build that it is held at; the spec's own is recorded already.
+        if drift and drift.usable:
+            return "retag", [_state(drift.text), why], ref
+        return "skip", [_state("the build of this spec is recorded"), why], retag
+    return action, [*reasons, why], retag
+
+
 def _reasons(
     found: Rendered,
+    builds: Mapping[str, Mapping[str, Any]],
+    channel: str,
     ref: str | None,
     current: Mapping[str, Any],
     situation: Situation,
@@ -129,7 +163,7 @@ def _reasons(
 ) -> list[Reason]:
     target, drift = situation.target, situation.drift.get(found.variant.name)
     if ref is None:
-        return [_state(f"never built on {target}")]
+        return [_state(f"never on channel {channel}" if builds else f"never built on {target}")]
     if current.get("origin") == "adopted":
         return [_state("adopted, not built from this spec")]
     if revoked_because(current):

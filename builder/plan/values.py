@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from builder.flatten import Program
+from builder.registry.holds import Hold
 
 __all__ = ["Action", "Drift", "Look", "Plan", "PlannedVariant", "Reason", "Situation"]
 
@@ -88,7 +89,8 @@ class Situation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedVariant:
-    """One variant's action; `ref` is the build that the channel points at now.
+    """One variant's action; `ref` is the build that the channel points at now, `held` why builds do
+    not move it, `retag` the recorded build of this very spec and lock that it should point at.
 
     Of the steps to build, the first `cached` are foretold to come from the target's cache, where
     earlier builds left them (`cached_before`) or another one of this plan does (`cached_by`).
@@ -100,6 +102,7 @@ class PlannedVariant:
     digest: str | None
     ref: str | None
     retag: str | None = None
+    held: Hold | None = None
     stages: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
@@ -117,6 +120,7 @@ class PlannedVariant:
             "reasons": [reason.to_json() for reason in self.reasons],
             "digest": self.digest,
             "ref": self.ref,
+            "held": self.held.to_json() if self.held else None,
             "stages": list(self.stages),
             "not_provided": list(self.lacking),
             "notes": list(self.notes),
@@ -136,8 +140,13 @@ class Plan:
 
     @property
     def something_to_do(self) -> bool:
-        """Whether any variant is not simply skipped."""
-        return any(variant.action != "skip" for variant in self.variants)
+        """Whether `build` would do something with any variant."""
+        return any(variant.action not in ("skip", "blocked") for variant in self.variants)
+
+    @property
+    def blocked(self) -> dict[str, str]:
+        """The variants that cannot be built, and why not."""
+        return {v.name: str(v.reasons[0]) for v in self.variants if v.action == "blocked"}
 
     @property
     def shared(self) -> dict[str, tuple[str, ...]]:
@@ -171,6 +180,7 @@ class Plan:
             "target": self.target,
             "channel": self.channel,
             "something_to_do": self.something_to_do,
+            "blocked": self.blocked,
             "variants": [variant.to_json() for variant in self.variants],
             "shared_stages": {stage: list(names) for stage, names in self.shared.items()},
             "shared_steps": [

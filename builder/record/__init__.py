@@ -6,13 +6,26 @@ of each other's. What it does not know, it keeps. Every change is told in the hi
 
 from __future__ import annotations
 
-from builder.record.channels import adopt, move, put_back, record, repair
+from builder.record.channels import (
+    Publish,
+    Recorded,
+    TakeBack,
+    adopt,
+    move,
+    put_back,
+    record,
+    repair,
+    unhold,
+)
 from builder.record.fields import contents_of, fields_of
 from builder.record.revoking import Content, check_contents, restore, revoke
 from builder.record.store import update
 
 __all__ = [
     "Content",
+    "Publish",
+    "Recorded",
+    "TakeBack",
     "adopt",
     "check_contents",
     "contents_of",
@@ -23,5 +36,6 @@ __all__ = [
     "repair",
     "restore",
     "revoke",
+    "unhold",
     "update",
 ]

@@ -2,22 +2,52 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, TypeVar
 
 from builder import history, registry
-from builder.errors import RegistryError, RevokedError, UnknownBuildError
+from builder.errors import (
+    BlockedError,
+    RegistryError,
+    RevokedError,
+    TemplateError,
+    UnknownBuildError,
+)
 from builder.record.fields import fields_of
 from builder.record.revoking import check_contents, marks_of, settle
 from builder.record.store import update
+from builder.registry.holds import Hold, hold_of
 from builder.render import Rendered
 from builder.verify import Verified
 
-__all__ = ["adopt", "move", "put_back", "record", "repair"]
+__all__ = [
+    "Publish",
+    "Recorded",
+    "TakeBack",
+    "adopt",
+    "move",
+    "put_back",
+    "record",
+    "repair",
+    "unhold",
+]
 
-Publish = Callable[[Mapping[str, Any]], None]
+_T = TypeVar("_T")
+
+# Has a target's own channel (None is none) follow to a build, by its record; returns what takes
+# that back, or None where there is nothing to take back.
+TakeBack = Callable[[], None]
+Publish = Callable[[Mapping[str, Any], "str | None"], "TakeBack | None"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recorded:
+    """A build's record, and the hold that has kept the channel from following to it."""
+
+    fields: dict[str, Any]
+    hold: Hold | None = None
 
 
 def record(
@@ -28,27 +58,100 @@ def record(
     by: str,
     source: Mapping[str, Any] | None = None,
     channel: str = registry.DEFAULT_CHANNEL,
-) -> dict[str, Any]:
-    """Add a verified build to the registry and point `channel` at it; returns what was recorded.
+    release: bool = False,
+    publish: Publish | None = None,
+) -> Recorded:
+    """Add a verified build to the registry and point `channel` at it, unless that is on hold.
 
-    `by` is who built it, `source` the state of the spec. Raises `RevokedError` when it contains
-    what was revoked, `RegistryError` when the registry cannot be read, `StorageError` when it
-    cannot be written; then it is as it was.
+    `by` is who built it, `source` the state of the spec. `release` lifts a hold. `publish` is that
+    of `move`. Raises `RevokedError` when it contains what was revoked, `RegistryError` when the
+    registry cannot be read, `StorageError` when it cannot be written, and what `publish` raises;
+    then the registry and the target are as they were.
     """
     built = verified.built
     fields = fields_of(verified, rendered, source or {})
 
-    def change(data: dict[str, Any]) -> None:
+    def change(data: dict[str, Any], publishing: Publish) -> Recorded:
         check_contents(data, fields, built.name)
         entry = data["templates"].setdefault(built.name, {}).setdefault(built.target, {})
         builds = entry.setdefault("builds", {})
         builds[built.ref] = builds.get(built.ref, {}) | fields
         check_usable(built.name, built.ref, builds[built.ref])
         settle(builds[built.ref], marks_of(data, fields))
-        history.append(entry, action="build", by=by, build=built.ref, channel=channel, to=built.ref)
+        if release:
+            _lift(entry, channel)
+        there = entry.get("channels", {}).get(channel) == built.ref
+        hold = None if there else hold_of(entry, channel)
+        moved = None if hold else channel
+        publishing(fields, moved)
+        history.append(entry, action="build", by=by, build=built.ref, channel=moved, to=built.ref)
+        return Recorded(fields=fields, hold=hold)
 
-    update(location, change)
-    return fields
+    return _update_published(location, change, publish)
+
+
+def _update_published(
+    location: str | os.PathLike[str],
+    change: Callable[[dict[str, Any], Publish], _T],
+    publish: Publish | None,
+) -> _T:
+    """`update`, in which `change` has the target follow; when the registry cannot be written after
+    that, what the target has moved is taken back."""
+    take_back: list[TakeBack] = []
+
+    def publishing(fields: Mapping[str, Any], channel: str | None) -> None:
+        undo = publish(fields, channel) if publish else None
+        if undo:
+            take_back.append(undo)
+
+    try:
+        return update(location, lambda data: change(data, publishing))
+    except BaseException as error:
+        failures = []
+        for undo in reversed(take_back):  # several where other writers were faster
+            try:
+                undo()
+            except TemplateError as failure:
+                failures.append(failure.message)
+        if isinstance(error, TemplateError) and take_back:
+            done = "; ".join(failures) or "what it had moved on the target was moved back"
+            error.message = f"{error.message}; nothing was recorded: {done}"
+        raise
+
+
+def _lift(entry: dict[str, Any], channel: str) -> bool:
+    """Lift the hold on a channel, if there is one."""
+    holds = entry.get("holds", {})
+    lifted = holds.pop(channel, None) is not None
+    if lifted and not holds:
+        del entry["holds"]
+    return lifted
+
+
+def unhold(
+    location: str | os.PathLike[str],
+    *,
+    name: str,
+    target: str,
+    channel: str,
+    by: str,
+    reason: str | None = None,
+) -> Hold | None:
+    """Let builds move a channel again, which stays where it is; returns the hold that was lifted.
+
+    Raises what `update` raises.
+    """
+
+    def change(data: dict[str, Any]) -> Hold | None:
+        entry = data["templates"].get(name, {}).get(target, {})
+        hold = hold_of(entry, channel)
+        if hold:
+            _lift(entry, channel)
+            to = entry.get("channels", {}).get(channel)
+            history.append(entry, action="unhold", by=by, channel=channel, to=to, reason=reason)
+        return hold
+
+    return update(location, change)
 
 
 def move(
@@ -61,40 +164,49 @@ def move(
     action: str,
     by: str,
     reason: str | None = None,
+    release: bool = True,
     publish: Publish | None = None,
 ) -> str | None:
     """Point a channel at a build that is recorded already; returns what it pointed at before.
 
-    `action` is `promote` or `rollback`. `publish` is given the build's record and has the target
-    follow, before the registry says so: when it fails, nothing was moved; when writing fails after
-    it, it is called with the record of the build before, so that both agree again. Raises
-    `UnknownBuildError`, `RevokedError`, what `publish` raises and what `update` raises.
+    `action` is `promote` or `rollback`: a rollback puts the channel on hold, a promotion lifts
+    that, or, without `release`, is refused. `publish` has the target follow before the registry
+    says so: when it fails, nothing was moved; when writing fails after it, what it did is taken
+    back. Raises `UnknownBuildError`, `RevokedError`, `BlockedError`, what `publish` raises and what
+    `update` raises.
     """
-    moved_from: list[Mapping[str, Any] | None] = []
 
-    def change(data: dict[str, Any]) -> str | None:
+    def change(data: dict[str, Any], publishing: Publish) -> str | None:
         entry = data["templates"].get(name, {}).get(target, {})
         fields = entry.get("builds", {}).get(ref)
         if fields is None:
             raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}` any more")
         check_usable(name, ref, fields)
         before: str | None = entry.get("channels", {}).get(channel)
-        if publish:
-            moved_from[:] = [entry["builds"].get(before) if before else None]
-            publish(fields)
-        if before != ref:
+        if not release and before != ref:
+            check_not_held(entry, name, channel)
+        publishing(fields, channel)
+        lifted = release and _lift(entry, channel)
+        if action == "rollback":
+            hold = {"at": history.now(), "by": by} | ({"reason": reason} if reason else {})
+            entry.setdefault("holds", {})[channel] = hold
+        if before != ref or lifted:
             history.append(
                 entry, action=action, by=by, build=ref, channel=channel, to=ref, reason=reason
             )
         return before
 
-    try:
-        return update(location, change)
-    except BaseException:
-        if publish and moved_from and moved_from[0]:
-            with contextlib.suppress(Exception):
-                publish(moved_from[0])
-        raise
+    return _update_published(location, change, publish)
+
+
+def check_not_held(entry: Mapping[str, Any], name: str, channel: str) -> None:
+    """Raises `BlockedError` when a channel is on hold."""
+    if hold := hold_of(entry, channel):
+        raise BlockedError(
+            f"channel `{channel}` of `{name}` is {hold}",
+            hint=f"`template-builder promote` moves it, `template-builder unhold {name}` lets"
+            " builds move it again",
+        )
 
 
 def check_usable(name: str, ref: str, fields: Mapping[str, Any]) -> None:
@@ -137,6 +249,8 @@ def adopt(
                 hint=f"`template-builder promote {name} {ref}` points a channel at it",
             )
         check_usable(name, ref, {**known, "origin": "adopted"})
+        if entry.get("channels", {}).get(channel) != ref:
+            check_not_held(entry, name, channel)
         builds[ref] = known | dict(fields) | {"origin": "adopted"}
         history.append(
             entry, action="adopt", by=by, build=ref, channel=channel, to=ref, reason=reason

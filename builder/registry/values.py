@@ -265,7 +265,12 @@ class Registry:
                     )
                 channels = self._table(entry, "channels", name, target)
                 builds = self._table(entry, "builds", name, target)
-                for what, value, kind in (*_told(history), *_typed(channels, builds)):
+                holds = self._table(entry, "holds", name, target)
+                for what, value, kind in (
+                    *_told(history),
+                    *_typed(channels, builds),
+                    *_held(holds),
+                ):
                     if not isinstance(value, kind):
                         raise RegistryError(
                             f"{self.path}: {what} of template `{name}` on `{target}` is"
@@ -323,6 +328,15 @@ def _typed(channels: dict[str, Any], builds: dict[str, Any]) -> Iterator[tuple[s
                 yield f"`revocations.{cause}` of build `{ref}`", mark, dict
             for part, value in (fields.get("inputs") or {}).items():
                 yield f"`inputs.{part}` of build `{ref}`", value, dict
+
+
+def _held(holds: dict[str, Any]) -> Iterator[tuple[str, Any, type]]:
+    for channel, hold in holds.items():
+        yield f"the hold on channel `{channel}`", hold, dict
+        if isinstance(hold, dict):
+            for key in ("at", "by", "reason"):
+                if key != "reason" or hold.get(key) is not None:
+                    yield f"`{key}` of the hold on channel `{channel}`", hold.get(key), str
 
 
 def _count(templates: dict[str, Any]) -> str:

@@ -65,7 +65,17 @@ def _registry() -> dict[str, Any]:
         "description": "One change; `chain` is sha256:… of the one before it and of this one.",
         "properties": {
             "action": {
-                "enum": ["adopt", "build", "promote", "repair", "restore", "revoke", "rollback"]
+                "enum": [
+                    "adopt",
+                    "build",
+                    "promote",
+                    "remove",
+                    "repair",
+                    "restore",
+                    "revoke",
+                    "rollback",
+                    "unhold",
+                ]
             },
             "at": text,
             "by": text,
@@ -88,6 +98,15 @@ def _registry() -> dict[str, Any]:
                 "additionalProperties": text,
             },
             "builds": {"type": "object", "additionalProperties": build},
+            "holds": {
+                "type": "object",
+                "description": "channel → the rollback that it stands at: builds do not move it",
+                "additionalProperties": {
+                    "type": "object",
+                    "properties": {"at": text, "by": text, "reason": text},
+                    "required": ["at", "by"],
+                },
+            },
             "history": {"type": "array", "items": event},
         },
         "required": ["channels", "builds"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -62,9 +62,14 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         """Keep others from building the same, for the `with` block, as far as this needs it."""
         ...
 
-    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
-        """Have `channel` of the target's own point at a verified build, of which `fields` is the
-        record. Raises `BuildError` and its kin; then it points where it pointed."""
+    def publish(
+        self, name: str, fields: Mapping[str, Any], *, channel: str | None
+    ) -> Callable[[], None] | None:
+        """Have `channel` of the target's own (None is none) point at a verified build, of which
+        `fields` is the record; returns what takes that back, if there is something to take back.
+
+        Raises `BuildError` and its kin; then it points where it pointed.
+        """
         ...
 
     def examine(self, ref: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -179,13 +179,41 @@ class E2BTarget:
                 hint="is the build still there? `template-builder plan` tells",
             ) from error
 
-    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
+    def publish(
+        self, name: str, fields: Mapping[str, Any], *, channel: str | None
+    ) -> Callable[[], None] | None:
         """Move the tags of `channel`, and that of its digest, to a verified build."""
-        tags = _tags_of(channel)
+        tags = _tags_of(channel) if channel else []
         if digest := fields.get("digest"):
             tags = [digest_tag(digest), *tags]
+        if not tags:
+            return None
         whose = name if digest else fields["template_id"]  # an adopted one may be called otherwise
-        self._cloud.assign_tags(whose, fields["build_id"], tags)
+        build_id = fields["build_id"]
+        before = self._cloud.tags(whose) or {}
+
+        def take_back() -> None:
+            self._take_back(whose, build_id, tags, before)
+
+        try:
+            self._cloud.assign_tags(whose, build_id, tags)
+        except NetworkError:
+            # They may have been moved all the same: the answer alone got lost.
+            with contextlib.suppress(BuildError, NetworkError):
+                take_back()
+            raise
+        return take_back
+
+    def _take_back(
+        self, whose: str, build_id: str, tags: Sequence[str], before: Mapping[str, str]
+    ) -> None:
+        """Put back those of `tags` that are on `build_id` to where they were before."""
+        now = self._cloud.tags(whose) or {}
+        moved = [tag for tag in tags if now.get(tag) == build_id != before.get(tag)]
+        for other in {before[tag] for tag in moved if tag in before}:
+            self._cloud.assign_tags(whose, other, [t for t in moved if before.get(t) == other])
+        if new := [tag for tag in moved if tag not in before]:
+            self._cloud.remove_tags(whose, new)
 
     def examine(self, ref: str) -> dict[str, Any]:
         """Look for a template of the account, by its ID (or name) and a build of it."""

@@ -57,7 +57,7 @@ class LocalTarget:
             stack.callback(self._claims.pop, name)
             yield
 
-    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str) -> None:
+    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str | None) -> None:
         """Put a new environment in the place of the one before. Nothing else to move: the
         registry's channel is the only one. But it must not point at an environment that is gone."""
         del channel
