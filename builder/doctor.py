@@ -7,14 +7,15 @@ import os
 import platform
 import shutil
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from builder import history, pipeline, provenance, registry, uv_tool
 from builder.errors import EngineUnavailableError, RegistryError, TemplateError, from_os_error
 from builder.files import cache_folder
-from builder.project import PrecheckSettings, Project
+from builder.project import PrecheckSettings, Project, TargetSettings
 from builder.visible import one_line
 
 __all__ = ["Finding", "examine"]
@@ -51,7 +52,7 @@ def examine(project: Path | None) -> list[Finding]:
     except TemplateError as error:
         return [*findings, Finding(state="no", what="project", found=error.message, error=error)]
     findings.append(Finding(state="ok", what="project", found=str(place.root)))
-    findings += _keys(place)
+    findings += _accounts(place)
     findings += _project(place)
     return findings
 
@@ -105,16 +106,24 @@ def _docker() -> Finding:
     return Finding(state="ok", what="docker", found=f"engine {engine.identity.split()[-1]}")
 
 
-def _keys(place: Project) -> Iterator[Finding]:
-    """For every account, that its key is set, and nothing else of it."""
+def _accounts(place: Project) -> Iterator[Finding]:
+    """For every target, whether its account accepts the key: one small request for each."""
     for settings in place.targets.values():
-        if settings.kind == "e2b":
-            is_set = bool(os.environ.get(settings.api_key_env or ""))
-            yield Finding(
-                state="ok" if is_set else "-",
-                what=f"target {settings.name}",
-                found=f"{settings.api_key_env} is {'set' if is_set else 'not set'}",
-            )
+        what = f"target {settings.name}"
+        variable = settings.api_key_env
+        if variable and not os.environ.get(variable, "").strip():
+            found = f"{variable} is not set; only this target needs it"
+            yield Finding(state="-", what=what, found=found)
+            continue
+        finding = _tried(what, partial(_account, settings, place))
+        said = f"{variable} is set; {finding.found}" if variable else finding.found
+        yield replace(finding, found=said)
+
+
+def _account(settings: TargetSettings, place: Project) -> str:
+    from builder.targets.adapters import connect
+
+    return connect(settings, place).account()
 
 
 def _project(place: Project) -> Iterator[Finding]:

@@ -203,7 +203,7 @@ def test_key_that_is_set_is_not_printed(project: Path, command: Command) -> None
     )
     assert "error: asking for the tags of `light` failed: " in found.stderr
     assert "canary" not in found.stderr + found.stdout
-    looked = command("doctor", cwd=project, E2B_API_KEY="canary-key")
+    looked = command("doctor", cwd=project, **nobody)
     assert "canary" not in looked.stderr + looked.stdout
 
 

@@ -19,7 +19,9 @@ from builder import errors
 from builder.docker_engine import DockerEngine
 from builder.project import PrecheckSettings
 from tests import engine
+from tests.clouds import Place
 from tests.conftest import Command
+from tests.e2b_server import Server
 
 SOCKET = "/var/run/docker.sock"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -167,3 +169,22 @@ def test_engine_of_the_current_context(tmp_path: Path, project: Path, command: C
     assert gone.stderr.startswith(
         f"error: no Docker engine answers at unix://{tmp_path}/other.sock"
     )
+
+
+@pytest.mark.docker
+def test_engine_that_cannot_pull_stops_no_build_on_e2b(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """Where the engine cannot pull the base image, `auto` warns and builds on E2B; `always` ends
+    with that error, and builds nothing."""
+    local_engine()
+    always = command("build", "four", "--frozen", "--precheck", "always", cwd=place.folder)
+    assert always.returncode == errors.NetworkError.exit_code
+    what = "the base image localhost:1/python:3.13 is not on the engine and cannot be pulled"
+    assert f"error: {what}" in always.stderr
+    assert cloud.builds() == []
+    auto = command("build", "four", "--frozen", cwd=place.folder)
+    assert auto.returncode == 0, auto.stderr
+    assert f"four: warning: not pre-checked with Docker: {what}: Get " in auto.stderr
+    assert "failed" not in auto.stderr
+    assert [build.status for build in cloud.builds()] == ["ready"]

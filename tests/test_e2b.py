@@ -263,7 +263,8 @@ def test_targets_are_accounts(
 def test_domain_is_that_of_the_target(
     place: Place, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:
-    """A target's domain is where its API is looked for; doctor says which keys are set."""
+    """A target's domain is where its API is looked for; doctor says which keys are set, and that nobody
+    answers there."""
     settings = TARGET + 'domain = "cluster.invalid"\n'
     (place.folder / "pyproject.toml").write_text(settings)
     monkeypatch.setenv("STAGING_KEY", "canary")
@@ -272,8 +273,9 @@ def test_domain_is_that_of_the_target(
     assert found.stderr.startswith("target staging: asked for, at cluster.invalid\n")
     assert "https://api.cluster.invalid/templates/four/tags" in found.stderr
     looked = command("doctor", cwd=place.folder)
-    assert re.search(r"- +target e2b +E2B_API_KEY is not set", looked.stdout)
-    assert re.search(r"ok +target staging +STAGING_KEY is set", looked.stdout)
+    assert re.search(r"- +target e2b +E2B_API_KEY is not set; only this target", looked.stdout)
+    assert re.search(r"no +target staging +STAGING_KEY is set; asking for the acc", looked.stdout)
+    assert looked.returncode == NetworkError.exit_code
     assert "canary" not in found.stderr + looked.stdout
 
 

@@ -10,7 +10,7 @@ import typer
 from builder import pipeline, progress
 from builder.cli.failures import raise_failures
 from builder.cli.options import Frozen, Json, Names, ProjectFolder, Quiet
-from builder.errors import EngineUnavailableError, TemplateError
+from builder.errors import EngineUnavailableError, NetworkError, StorageError, TemplateError
 from builder.events import Event, Reporter
 from builder.plan import Plan
 from builder.precheck import Checked
@@ -18,6 +18,9 @@ from builder.project import Project
 from builder.verify import first_use_pairs
 
 __all__ = ["PrecheckWhen", "prechecked", "register"]
+
+# What is wrong with the engine, and nothing about the template: it cannot pull, its disk is full.
+_OF_THE_ENGINE = (EngineUnavailableError, NetworkError, StorageError)
 
 
 def register(app: typer.Typer) -> None:
@@ -55,8 +58,8 @@ def precheck(
 
 
 class PrecheckWhen(enum.StrEnum):
-    """When `build` pre-checks; `auto`: where an engine answers, and the target builds from the
-    Dockerfile."""
+    """When `build` pre-checks; `auto`: where an engine answers and is able to, and the target
+    builds from the Dockerfile."""
 
     auto = "auto"
     always = "always"
@@ -72,7 +75,10 @@ def prechecked(
     *,
     report: Reporter,
 ) -> pipeline.Prepared:
-    """Pre-check what is planned to be built; what fails maps to its error from then on."""
+    """Pre-check what is planned to be built; what fails maps to its error from then on.
+
+    With `auto`, what the engine itself is not able to do stops no build: it is a warning.
+    """
     names = [variant.name for variant in planned.variants if variant.action == "build"]
     if not names or when is PrecheckWhen.never:
         return prepared
@@ -91,8 +97,15 @@ def prechecked(
         return prepared
     engine.tidy()
     chosen = {name: prepared[name] for name in names}
-    found = pipeline.precheck_all(project, chosen, engine, force=False, report=report)
-    failed = {name: one for name, one in found.items() if isinstance(one, TemplateError)}
+    tolerated = _OF_THE_ENGINE if when is PrecheckWhen.auto else ()
+    found = pipeline.precheck_all(
+        project, chosen, engine, force=False, tolerated=tolerated, report=report
+    )
+    failed = {
+        name: one
+        for name, one in found.items()
+        if isinstance(one, TemplateError) and not isinstance(one, tolerated)
+    }
     return {**prepared, **failed}
 
 

@@ -23,6 +23,7 @@ from builder.docker_engine.connection import connect
 from builder.docker_engine.images import DIGEST, SUBJECT, remove_image, unused_images
 from builder.docker_engine.machine import DockerMachine, packed
 from builder.errors import (
+    EngineUnavailableError,
     NetworkError,
     PrecheckError,
     ProjectError,
@@ -202,7 +203,10 @@ class DockerEngine:
         except docker.errors.APIError as error:
             raise PrecheckError(f"the engine refuses the build: {error.explanation}") from error
         except (requests.RequestException, OSError) as error:
-            raise PrecheckError(f"the engine went away during the build: {error}") from error
+            raise EngineUnavailableError(
+                f"the engine went away during the build: {error}",
+                hint="start it, and run the same command again",
+            ) from error
 
     def _trusting(self, base: str) -> str:
         """The base image with the certificates of the settings, for a build behind a proxy."""

@@ -197,10 +197,12 @@ def precheck_all(
     engine: precheck.Engine,
     *,
     force: bool,
+    tolerated: tuple[type[TemplateError], ...] = (),
     report: Reporter,
 ) -> dict[str, precheck.Checked | TemplateError]:
     """Write `generated/` and pre-check what was rendered, one after the other: name → what was
-    found, or why it is not good. One that fails stops none of the others."""
+    found, or why it is not good. One that fails stops none of the others; what is `tolerated` is
+    reported as a warning."""
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     render.write(rendered, project.generated, all_variants=False)
     found: dict[str, precheck.Checked | TemplateError] = {
@@ -222,7 +224,12 @@ def precheck_all(
             report(Event(kind="done", variant=name, text="pre-checked"))
         except TemplateError as error:
             found[name] = error
-            report(Event(kind="failed", variant=name, text=error.message.splitlines()[0]))
+            first, *others = error.message.splitlines()
+            if isinstance(error, tolerated):
+                text = f"not pre-checked with Docker: {': '.join([first, *others[:1]])}"
+                report(Event(kind="warning", variant=name, text=text))
+            else:
+                report(Event(kind="failed", variant=name, text=first))
     return found
 
 

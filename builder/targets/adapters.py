@@ -42,6 +42,11 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         """How many builds at a time are sensible."""
         ...
 
+    def account(self) -> str:
+        """Ask the target for the account, and describe it. Raises `TargetUnavailableError` for a
+        key that is refused, `NetworkError`, `LimitError`, `BuildError`."""
+        ...
+
     def tidy(self) -> None:
         """Remove what runs that were killed have left behind."""
         ...

@@ -14,7 +14,8 @@ from typing import Any, Literal, TypeVar
 
 import e2b
 import tenacity
-from e2b.api.client.api.templates import get_templates_aliases_alias
+from e2b.api import handle_api_exception
+from e2b.api.client.api.templates import get_templates_aliases_alias, get_v2_templates
 from e2b.api.client_sync import get_api_client
 from e2b.connection_config import ApiParams
 from e2b_code_interpreter import Sandbox
@@ -37,6 +38,8 @@ Identified = Callable[[str, str], None]
 # A limit lifts when other builds end, and a build may take an hour; a fault passes or it does not.
 _LIMIT_SECONDS = 3600.0
 _KILL_SECONDS = 30.0
+_LOOK_SECONDS = 5.0
+_LOOK_ATTEMPTS = 2
 _FAULT_ATTEMPTS = 7
 # What takes long to fail is not tried as often: an address where nobody answers, above all.
 _SLOW_ATTEMPTS = 3
@@ -88,6 +91,24 @@ class Cloud:
             key_variable=self._key_variable,
             waiting=waiting,
         )
+
+    def team(self) -> str | None:
+        """The slug of the team that the key belongs to; None where no template of it has one in its
+        names. One small request, which is not repeated for long."""
+
+        def get() -> str | None:
+            client = get_api_client(e2b.ConnectionConfig(**self._options))
+            found = get_v2_templates.sync_detailed(limit=1, client=client)
+            if found.status_code in (401, 403):
+                said = handle_api_exception(found, e2b.TemplateException)
+                raise e2b.AuthenticationException(str(said))
+            if found.status_code != 200:
+                raise handle_api_exception(found, e2b.TemplateException)
+            answer: Any = found.parsed
+            names = [name for template in answer for name in template.names]
+            return next((name.partition("/")[0] for name in names if "/" in name), None)
+
+        return self._call("asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS)
 
     def start(
         self,

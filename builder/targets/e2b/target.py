@@ -60,6 +60,11 @@ class E2BTarget:
         self._report = report
         self._unended: set[str] = set()
 
+    def account(self) -> str:
+        """That the key is accepted, and the team that it belongs to where its templates say so."""
+        team = self._cloud.team()
+        return f"the key is accepted{f', team {team}' if team else ''}"
+
     def tidy(self) -> None:
         """End the sandboxes of runs that were killed while they verified."""
         for name in self._journal.names():

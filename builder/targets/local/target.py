@@ -39,6 +39,10 @@ class LocalTarget:
         self._claims: dict[str, contextlib.ExitStack] = {}
         self._made: dict[str, Path] = {}  # by digest: made, and not in place yet
 
+    def account(self) -> str:
+        """None is needed."""
+        return "needs no account"
+
     def tidy(self) -> None:
         """Remove environments that no build leads to, and that nobody makes or runs in."""
         leftovers.sweep()
