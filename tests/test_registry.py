@@ -21,7 +21,7 @@ from builder.errors import (
     UnknownChannelError,
     UnknownTemplateError,
 )
-from tests.conftest import ROOT
+from tests.conftest import ROOT, Command
 
 E2B = {
     "channels": {"stable": "abc:one"},
@@ -201,6 +201,16 @@ def test_shipped_file_is_the_last_resort(tmp_path: Path, monkeypatch: pytest.Mon
     """Outside any project, the file that comes with the package is read."""
     monkeypatch.chdir(tmp_path)
     assert registry.resolve("tta-ml-minimal", target="e2b") == "3xmp0rmfztawhlpysu4v"
+
+
+def test_commands_say_that_the_shipped_file_is_read(tmp_path: Path, command: Command) -> None:
+    """Outside any project, a command that reads the package's own file says so."""
+    done = command("resolve", "tta-ml-minimal", cwd=tmp_path)
+    assert done.stdout == "3xmp0rmfztawhlpysu4v\n"
+    assert done.stderr == (
+        "note: no registry.json here or above; the package's own:"
+        f" {ROOT / 'builder' / 'registry' / 'shipped.json'}\n"
+    )
 
 
 def test_adopted_template_of_this_repository_resolves() -> None:

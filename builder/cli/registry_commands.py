@@ -43,13 +43,9 @@ def open_registry(project: Path | None) -> registry.Registry:
 def _found() -> str:
     """The registry in use; said to be the package's own where there is no nearer one."""
     path = registry.find()
-    package = Path(registry.__file__).parent.parent
-    if Path(path) in (package / "registry.json", package.parent / "registry.json"):
-        here = Path.cwd()
-        if package.parent not in (here, *here.parents) and not os.environ.get("TEMPLATE_REGISTRY"):
-            progress.show_message(
-                f"note: no registry.json here or above; the package's own: {path}"
-            )
+    shipped = Path(registry.__file__).with_name("shipped.json")
+    if Path(path) == shipped and not os.environ.get("TEMPLATE_REGISTRY"):
+        progress.show_message(f"note: no registry.json here or above; the package's own: {path}")
     return path
 
 
