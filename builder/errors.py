@@ -138,7 +138,15 @@ class SelectionError(TemplateError):
 
 
 class LockConflictError(TemplateError):
+    """`absent` are the packages that the index does not have, where that is why."""
+
     exit_code = 10
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, absent: Iterable[str] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.absent = tuple(absent)
 
 
 class StaleLockError(TemplateError):

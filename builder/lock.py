@@ -6,23 +6,28 @@ paths; `builder.render` writes it to disk, and `builder.committed_lock` reads it
 
 from __future__ import annotations
 
+import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from builder import processes, uv_tool
 from builder.base_image import BaseImage, resolve_digest
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.events import Event, Reporter
-from builder.lock_conflict import explain, missing_extra, says_not_found
+from builder.lock_conflict import absent_packages, explain, missing_extra, not_found
 from builder.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.spec import Stage, Variant
 
 __all__ = ["Lock", "StageLock", "lock_latest"]
 
 _JOBS = 8
+_MOST_ABSENT = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,7 +110,7 @@ def lock_latest(
         stages = [done[_key(variant, n + 1)] for n in range(len(variant.stages))]
         failed = [stage for stage in stages if isinstance(stage, TemplateError)]
         locks[variant.name] = (
-            failed[0]
+            failed[-1]  # it knows of those above
             if failed
             else Lock(
                 image=found[variant.image],
@@ -134,7 +139,7 @@ def _lock_stage(
     for length in range(2, len(key)):
         parent = done[key[:length]]
         if isinstance(parent, TemplateError):
-            return parent
+            return _with_absent(parent, floor, chain, done, folder)
         parents.append(parent)
     backend = stage.torch_backend
     if any(p.torch_wanted == backend and p.torch_backend is None for p in parents if p.text):
@@ -145,6 +150,8 @@ def _lock_stage(
         try:
             text, backend = _compile_or_fall_back(floor, chain, parents, backend, folder)
         except uv_tool.UvError as error:
+            if not_found(error.output):
+                return _absent(error.output, floor, chain, parents, done, folder)
             pins = {n: (v, p.stem) for p in parents for n, v in parse_pins(p.text)}
             return explain(error.output, chain, pins, folder)
         except TemplateError as error:
@@ -155,6 +162,69 @@ def _lock_stage(
         text=text,
         torch_wanted=stage.torch_backend,
         torch_backend=backend,
+    )
+
+
+def _with_absent(
+    error: TemplateError,
+    floor: str,
+    chain: Sequence[Stage],
+    done: Mapping[tuple[str, ...], StageLock | TemplateError],
+    folder: Path,
+) -> TemplateError:
+    """The error of a parent stage; where the index lacks packages of that, those of this stage that
+    it lacks are named, too."""
+    if not isinstance(error, LockConflictError) or not error.absent:
+        return error
+    try:
+        _compile(floor, _without(chain, error.absent), (), None, folder)
+    except uv_tool.UvError as further:
+        if not_found(further.output):
+            return _absent(further.output, floor, chain, (), done, folder, error.absent)
+    except TemplateError:
+        pass
+    return error
+
+
+def _absent(
+    output: str,
+    floor: str,
+    chain: Sequence[Stage],
+    parents: Sequence[StageLock],
+    done: Mapping[tuple[str, ...], StageLock | TemplateError],
+    folder: Path,
+    names: Sequence[str] = (),
+) -> LockConflictError:
+    """All packages of the stage that the index lacks: uv names the first, so ask without those."""
+    absent, said = list(names), output
+    while new := [name for name in not_found(said) if name not in absent]:
+        absent += new
+        rest = _without(chain, new)
+        if rest == chain or len(absent) > _MOST_ABSENT:
+            break
+        try:
+            _compile(floor, _without(chain, absent), parents, None, folder)
+        except uv_tool.UvError as error:
+            said = error.output
+        except TemplateError:
+            break
+        else:
+            break
+    known = [n for s in done.values() if isinstance(s, StageLock) for n, _ in parse_pins(s.text)]
+    return absent_packages(absent, chain, folder, known=known, output=output)
+
+
+def _without(chain: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
+    return tuple(
+        dataclasses.replace(
+            stage,
+            requirements=tuple(
+                text
+                for text in stage.requirements
+                if canonicalize_name(Requirement(text).name) not in names
+            ),
+        )
+        for stage in chain
     )
 
 
@@ -172,7 +242,7 @@ def _compile_or_fall_back(
     except (NetworkError, uv_tool.UvError) as error:
         if backend is None:
             raise
-        if isinstance(error, uv_tool.UvError) and not says_not_found(error.output):
+        if isinstance(error, uv_tool.UvError) and not not_found(error.output):
             raise
         if any(f"+{backend}" in parent.text for parent in parents):
             raise  # the chain has that backend's builds already: there is no way round its index

@@ -16,16 +16,47 @@ from packaging.utils import canonicalize_name
 from builder.errors import LockConflictError, Problem, SpecError, did_you_mean
 from builder.spec import Stage, place_of
 
-__all__ = ["explain", "missing_extra", "says_not_found"]
+__all__ = ["absent_packages", "explain", "missing_extra", "not_found"]
 
 _EXTRA = re.compile(r"The package `([^=`]+)==([^`]+)` does not have an extra named `([^`]+)`")
 _BACKENDS = re.compile(r"'--torch-backend.*?possible values: ([^\]]+)\]", re.DOTALL)
-_NOT_FOUND = re.compile(r"Because (\S+) was not found in the package registry")
+_NOT_FOUND = re.compile(r"(\S+) was not found in the package registry")
+_NO_FILES = re.compile(r"there are no versions of (\S+)")
 
 
-def says_not_found(output: str) -> bool:
-    """Whether uv says that an index does not have a package at all."""
-    return _NOT_FOUND.search(output) is not None
+def not_found(output: str) -> list[str]:
+    """The packages of which uv says that an index does not have them at all."""
+    return [canonicalize_name(name) for name in _NOT_FOUND.findall(output)]
+
+
+def absent_packages(
+    names: Sequence[str],
+    chain: Sequence[Stage],
+    folder: Path,
+    *,
+    known: Iterable[str],
+    output: str,
+) -> LockConflictError:
+    """The error about packages that the index does not have; `known` are names that it has."""
+    wishes = list(_wishes(chain, folder))
+    lines = []
+    for name in names:
+        asked = [wish for wish in wishes if wish.name == name]
+        where = f" ({asked[-1].place})" if asked else ", which a package of it needs,"
+        others = {*known, *(wish.name for wish in wishes)} - {*names}
+        near = did_you_mean(name, sorted(others))
+        lines.append((f"`{name}`{where}", f"; {near}" if near else ""))
+    said = f"uv's reasoning:\n{_plain(output)}"
+    if len(lines) == 1:
+        subject, near = lines[0]
+        message = f"stage `{chain[-1].stem}`: package {subject} does not exist in the package index"
+        message += f"{near}\n{said}"
+        hint = "check the spelling of the package's name"
+    else:
+        listed = "\n".join(f"  {subject}{near}" for subject, near in lines)
+        message = f"{len(lines)} packages do not exist in the package index:\n{listed}\n{said}"
+        hint = "check the spelling of the packages' names"
+    return LockConflictError(message, hint=hint, absent=names)
 
 
 def missing_extra(output: str, chain: Sequence[Stage], folder: Path) -> LockConflictError | None:
@@ -57,27 +88,13 @@ def explain(
     stage = chain[-1]
     if backends := _BACKENDS.search(output):
         return _unknown_backend(chain, backends[1].split(", "), folder)
-    said = re.sub(r"\s*cause: ", "\n", output).strip()
-    reasoning = f"uv's reasoning:\n{said}"
-    wishes = [
-        _Wish(
-            name=canonicalize_name(Requirement(text).name),
-            text=text,
-            stage=link.stem,
-            place=place_of(folder, link.source, ("python", "packages", number)),
-        )
-        for link in chain
-        for number, text in enumerate(link.requirements)
-    ]
-    absent = _NOT_FOUND.search(output)
-    if absent:
-        name = canonicalize_name(absent[1])
-        places = [wish.place for wish in wishes if wish.name == name]
-        where = f" ({places[-1]})" if places else ", which a package of it needs,"
+    reasoning = f"uv's reasoning:\n{_plain(output)}"
+    wishes = list(_wishes(chain, folder))
+    if no_files := _NO_FILES.search(output):
         return LockConflictError(
-            f"stage `{stage.stem}`: package `{name}`{where} does not exist in the package index\n"
-            f"{reasoning}",
-            hint="check the spelling of the package's name",
+            f"stage `{stage.stem}`: the package index has no files of `{no_files[1]}`\n{reasoning}",
+            hint="check the package's name, and the URL of the index that uv is configured for: a"
+            " login page or a filter may have answered in its place",
         )
     mentioned = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*\w", output)}
     own = [wish for wish in wishes if wish.name in mentioned and wish.stage == stage.stem]
@@ -111,6 +128,23 @@ def explain(
             hint=f"loosen {_either(own)}",
         )
     return LockConflictError(f"stage `{stage.stem}` cannot be resolved\n{reasoning}")
+
+
+def _plain(output: str) -> str:
+    return re.sub(r"\s*cause: ", "\n", output).strip()
+
+
+def _wishes(chain: Sequence[Stage], folder: Path) -> Iterable[_Wish]:
+    return (
+        _Wish(
+            name=canonicalize_name(Requirement(text).name),
+            text=text,
+            stage=link.stem,
+            place=place_of(folder, link.source, ("python", "packages", number)),
+        )
+        for link in chain
+        for number, text in enumerate(link.requirements)
+    )
 
 
 def _unknown_backend(chain: Sequence[Stage], known: Sequence[str], folder: Path) -> SpecError:

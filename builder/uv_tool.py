@@ -33,6 +33,15 @@ _NETWORK = re.compile(
     r"network (?:connectivity is|was) disabled",
     re.IGNORECASE,
 )
+_REFUSED = re.compile(
+    r"An index(?: URL)? \((?P<url>[^)]*)\) (?:could not be queried due to a lack of valid"
+    r" authentication credentials \((?P<code>401) Unauthorized\)|returned a 403 Forbidden error)"
+)
+_NO_INDEX_PAGE = re.compile(
+    r"(?:Missing `Content-Type` header|Unsupported `Content-Type` .*?) for `(?P<missing>[^`]*)`"
+    r"|Received some unexpected (?:JSON|HTML) from `(?P<unexpected>[^`]*)`"
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
 _DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
 _NOT_WRITABLE = re.compile(r"Permission denied|Read-only file system", re.IGNORECASE)
 
@@ -108,9 +117,10 @@ def run(
         reader = threading.Thread(target=lambda: output.append(stdout.read()), daemon=True)
         reader.start()
         for line in stderr:
-            lines.append(line.rstrip())
+            # uv hides passwords, but not every user name, which may be a token.
+            lines.append(_CREDENTIALS.sub("****@", line.rstrip()))
             if on_line:
-                on_line(line.rstrip())
+                on_line(lines[-1])
         reader.join()
         code = process.wait()
     if code == 0:
@@ -127,6 +137,21 @@ def _translated(output: str, doing: str) -> TemplateError:
         return StorageError(
             f"the disk is full: {doing} needed more space\n{said}",
             hint="free some space and run the same command again; what is finished is kept",
+        )
+    if refused := _REFUSED.search(said):
+        code, url = refused["code"] or "403", refused["url"]
+        return NetworkError(
+            f"the package index {url} refused access (HTTP {code}): {doing} failed\n{said}",
+            hint="give uv the credentials of that index (~/.netrc, `uv auth login`, or"
+            " UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD), and check that they allow to"
+            " read it",
+        )
+    if page := _NO_INDEX_PAGE.search(said):
+        return NetworkError(
+            f"{page['missing'] or page['unexpected']} is not a page of a package index: {doing}"
+            f" failed\n{said}",
+            hint="check the URL of the index that uv is configured for; a login page or a filter"
+            " may have answered in its place",
         )
     if _NETWORK.search(said):
         return NetworkError(

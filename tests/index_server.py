@@ -29,8 +29,11 @@ import trustme
 _T = TypeVar("_T")
 
 # How a host fails: the proxy has no route to it, hangs up or leaves the client waiting; its
-# certificate is not to be trusted; it answers with an error.
-Failure = Literal["no route", "hangs up", "silent", "untrusted", "503", "403"]
+# certificate is not to be trusted; it answers with an error, without a content type, with something
+# that is not JSON or HTML, or with the page of a login.
+Failure = Literal[
+    "no route", "hangs up", "silent", "untrusted", "503", "403", "401", "no type", "text", "login"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -247,8 +250,11 @@ class _Handler(BaseHTTPRequestHandler):
         self.server.requests.append(Request(host=host, path=self.path))
         content = self.server.answers.get(self.path)
         failure = self.server.failure(host)
-        if failure in ("503", "403"):
+        if failure in ("503", "403", "401"):
             self._answer(int(failure))
+        elif failure in ("no type", "text", "login"):
+            kind = {"no type": None, "text": "text/plain", "login": "text/html"}[failure]
+            self._answer(200, b"<!DOCTYPE html><html><body>Log in</body></html>", kind)
         elif content is None:
             self._answer(404)
         else:
@@ -257,10 +263,12 @@ class _Handler(BaseHTTPRequestHandler):
     def log_message(self, *_arguments: Any) -> None:
         """Say nothing: what was asked for is in the server's lists."""
 
-    def _answer(self, status: int, content: bytes = b"") -> None:
-        kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
+    def _answer(self, status: int, content: bytes = b"", kind: str | None = "") -> None:
+        if kind == "":
+            kind = "text/html" if self.path.endswith("/") else "application/octet-stream"
         self.send_response(status)
-        self.send_header("Content-Type", kind)
+        if kind:
+            self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.wfile.write(content)
