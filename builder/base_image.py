@@ -11,6 +11,8 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from builder.documents import parse_json
+
 if TYPE_CHECKING:
     import httpx
 
@@ -105,6 +107,6 @@ def _anonymous_token(client: httpx.Client, challenge: str) -> str | None:
         return None
     answer = client.get(realm, params=fields)
     answer.raise_for_status()
-    body = answer.json()
+    body = parse_json(answer.content)
     token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
     return token if isinstance(token, str) else None

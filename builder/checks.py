@@ -6,7 +6,6 @@ Smoke tests come from what the distributions themselves say they install.
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -14,6 +13,7 @@ from typing import Protocol, TypeVar
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from builder.documents import parse_json
 from builder.errors import SandboxError, VerifyError
 from builder.execution import Execution
 from builder.spec import Check, Variant
@@ -189,7 +189,7 @@ def _answer(found: Execution | str, kind: type[_T]) -> _T | str:
     if isinstance(found, str):
         return found
     with contextlib.suppress(ValueError, IndexError):
-        answer = json.loads(found.stdout.strip().splitlines()[-1])
+        answer = parse_json(found.stdout.strip().splitlines()[-1])
         if isinstance(answer, kind):
             return answer
     return f"an answer that is none: {_cut(found.stdout)!r}"

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from builder.base_image import BaseImage
+from builder.documents import parse_toml
 from builder.errors import StaleLockError, TemplateError
 from builder.lock import Lock, StageLock
 from builder.pins import is_lock_text, missing_from, parse_pins
@@ -41,7 +41,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
     relock = "run `template-builder lock`"
     place = f"generated/{variant.name}"
     try:
-        document = tomllib.loads(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
+        document = parse_toml(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
         lock = _lock(document["lock"], folder / "requirements")
         _check_shape(lock)
         packages = dict(document["lock"]["packages"])

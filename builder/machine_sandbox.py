@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import itertools
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from builder.checks import Sandbox
+from builder.documents import parse_json
 from builder.errors import SandboxError
 from builder.execution import Execution, plain
 from builder.spec import Variant
@@ -116,7 +116,7 @@ class ServiceSandbox:
         if status != 0:
             last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
             raise SandboxError(f"the code service does not answer: {last}")
-        found = Execution(**json.loads(out))
+        found = Execution(**parse_json(out))
         return replace(found, traceback=plain(found.traceback))
 
     def close(self) -> None:

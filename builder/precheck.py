@@ -22,6 +22,7 @@ from packaging.utils import canonicalize_name
 
 from builder import machine_sandbox
 from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, run_checks
+from builder.documents import parse_json
 from builder.errors import PrecheckError, VerifyError
 from builder.events import Event, Reporter
 from builder.files import atomic_write
@@ -118,7 +119,7 @@ def known_good(
 ) -> Checked | None:
     """The last good pre-check of the same digest, engine and settings, if its image is there."""
     try:
-        kept = json.loads((folder / f"{rendered.variant.name}.json").read_text(encoding="utf-8"))
+        kept = parse_json((folder / f"{rendered.variant.name}.json").read_text(encoding="utf-8"))
         if kept["key"] != _key(rendered, engine, settings):
             return None
         found = Checked(**{**kept["checked"], "reused": True})

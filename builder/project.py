@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from builder.documents import parse_toml
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
 from builder.regular_file import read_regular
 
@@ -136,10 +136,10 @@ class Project:
 
 def _settings(path: Path) -> dict[str, Any]:
     try:
-        document = tomllib.loads(read_regular(path, _LARGEST_BYTES).decode())
+        document = parse_toml(read_regular(path, _LARGEST_BYTES).decode())
     except FileNotFoundError:
         return {}
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ProjectError(f"{path} is not valid TOML: {error}") from error
     except OSError as error:
         raise ProjectError(f"{path} cannot be read: {error.strerror}") from error

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from builder.documents import parse_json
 from builder.errors import NetworkError, RegistryError, StorageError
 from builder.files import atomic_write, cache_folder, exclusive
 
@@ -244,7 +245,7 @@ def _cache_path(url: str) -> Path:
 def _kept(place: Path) -> _Kept | None:
     try:
         first, _, text = place.read_text(encoding="utf-8").partition("\n")
-        told = json.loads(first)
+        told = parse_json(first)
         if told["size"] != len(text):
             return None
         return _Kept(text=text, etag=str(told["etag"]), at=float(told["at"]))

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import os
 import re
-import tomllib
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import tomli_w
 
+from builder.documents import parse_toml
 from builder.errors import ProjectError
 
 __all__ = ["configuration", "variables"]
@@ -97,13 +97,13 @@ def _is_set(environ: Mapping[str, str], name: str) -> bool:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ProjectError(
             f"uv's settings in {path} cannot be read: {error.strerror}",
             hint="make the file readable, or set UV_NO_CONFIG=1 to do without it",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ProjectError(
             f"uv's settings in {path} are not valid TOML: {error}",
             hint="correct the file, or set UV_NO_CONFIG=1 to do without it",

@@ -144,3 +144,12 @@ def test_no_index_is_named_and_no_machine() -> None:
         text = path.read_bytes().decode("utf-8", "replace")
         assert not [host for host in hosts if host in text], path
         assert f"{ROOT}/" not in text, path
+
+
+def test_limits_are_our_own() -> None:
+    """No input is refused for what an interpreter's parsers cannot follow: `builder.documents` has
+    the limit, and parses what comes from outside."""
+    texts = {str(p.relative_to(ROOT / "builder")): p.read_text() for p in SOURCES}
+    assert [name for name, text in texts.items() if "RecursionError" in text] == []
+    toml = {name for name, text in texts.items() if "tomllib.load" in text}
+    assert toml == {"documents.py", "spec/positions.py"}  # the latter reads a key that was parsed

@@ -279,12 +279,22 @@ def test_heredoc_files_are_written_as_root() -> None:
     assert "printf '%s' '$A\n' > " in command
 
 
-def test_lists_without_end_are_refused() -> None:
-    """Words nested deeper than a parser can follow are an error with their line."""
+@pytest.mark.parametrize(
+    "lists",
+    ["[" * 3000, "[" * 101, '["]",' * 101, "[" * 51 + "\\\n# [\n\n" + "[" * 50],
+)
+def test_lists_without_end_are_refused(lists: str) -> None:
+    """Words nested deeper than a limit of our own are an error with their line."""
     with pytest.raises(FlattenError) as caught:
-        flatten("FROM a\nRUN x\nCMD " + "[" * 3000 + '"a"\n')
+        flatten(f'FROM a\nRUN x\nCMD {lists}"a"\nRUN y\n')
     (problem,) = caught.value.problems
-    assert (problem.line, problem.message) == (3, "lists are nested too deeply to be read")
+    assert (problem.line, problem.message) == (3, "lists are nested deeper than 100 levels")
+
+
+def test_brackets_that_are_no_lists_are_kept() -> None:
+    """Brackets in strings, and those of several instructions, are not nested."""
+    command = f"printf '%s' \"{'[' * 200}\" && [ -f x ]"
+    flatten("FROM a\n" + f"RUN {command}\nRUN [ -d y\n" * 200)
 
 
 @given(value=st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40))

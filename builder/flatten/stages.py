@@ -13,6 +13,7 @@ from e2b_dockerfile_utils import (
     parse_dockerfile_ast,
 )
 
+from builder.documents import MAX_DEPTH, has_deep_brackets
 from builder.errors import Problem
 
 __all__ = ["Report", "Scope", "StageText", "chain_of", "flags_of", "instruction_lines"]
@@ -181,6 +182,22 @@ def instruction_lines(text: str) -> list[tuple[int, int]]:
     return [(one.start_line, one.end_line) for one in found]
 
 
+def _deep_line(text: str) -> int | None:
+    """Return the line of the first instruction with lists that are nested beyond `MAX_DEPTH`."""
+    first, parts = 0, list[str]()
+    for number, line in enumerate(text.split("\n"), 1):
+        content = line.strip()
+        if not content or content.startswith("#"):
+            continue  # these do not end an instruction that is continued
+        first = first if parts else number
+        parts.append(content.rstrip("\\`"))
+        if content[-1] not in "\\`":
+            if has_deep_brackets("".join(parts)):
+                return first
+            parts.clear()
+    return first if has_deep_brackets("".join(parts)) else None
+
+
 def chain_of(
     text: str, report: Report, given: Mapping[str, str]
 ) -> tuple[list[StageText], dict[str, str | None], str]:
@@ -188,6 +205,9 @@ def chain_of(
 
     Stages that it does not stand on are left out. The chain is empty where the text has none.
     """
+    if line := _deep_line(text):
+        report.add(line, f"lists are nested deeper than {MAX_DEPTH} levels")
+        return [], {}, "\\"
     try:
         parsed = parse_dockerfile_ast(text)
     except DockerfileSyntaxError as error:
@@ -195,10 +215,6 @@ def chain_of(
         message = str(error).removeprefix("Dockerfile parse error")
         message = message.removeprefix(f" on line {line}").removeprefix(": ")
         report.add(line, message)
-        return [], {}, "\\"
-    except RecursionError:
-        depths = [line.count("[") + line.count("{") for line in text.splitlines()]
-        report.add(depths.index(max(depths)) + 1, "lists are nested too deeply to be read")
         return [], {}, "\\"
     outer = Scope(escape=parsed.escape_token, report=report, base_known=True)
     outer.visible.update(PLATFORM)

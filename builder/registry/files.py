@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 import os
 
+from builder.documents import parse_json, parse_toml
 from builder.errors import RegistryError, RegistryVersionError
 from builder.registry.values import VERSION, Registry
 from builder.regular_file import read_regular
@@ -61,11 +61,9 @@ def _named_by_project(folder: str) -> str | None:
         return None
     if b"template-builder" not in text or b"registry" not in text:
         return None
-    import tomllib
-
     try:
-        named = tomllib.loads(text.decode())["tool"]["template-builder"]["registry"]
-    except (ValueError, KeyError, TypeError, RecursionError):
+        named = parse_toml(text.decode())["tool"]["template-builder"]["registry"]
+    except (ValueError, KeyError, TypeError):
         return None  # commands of the build side say what is wrong with the file
     if not isinstance(named, str):
         return None
@@ -83,13 +81,13 @@ def parse(text: str, path: str, *, strict: bool = False) -> Registry:
     With `strict`, which takes longer, also for a table that has a key twice.
     """
     try:
-        data = json.loads(text, object_pairs_hook=_once if strict else None)
+        data = parse_json(text, object_pairs_hook=_once if strict else None)
     except _TwiceError as error:
         raise RegistryError(
             f"{path} is not a registry: `{error}` is there twice in one table, as after a merge",
             hint="keep one of the two, then run `template-builder doctor`",
         ) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         if "\n<<<<<<< " in f"\n{text}":
             line = f"\n{text}".partition("\n<<<<<<< ")[0].count("\n") + 1
             raise RegistryError(

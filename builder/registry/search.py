@@ -7,10 +7,11 @@ is parsed. In a file that does not look like that, nothing is found, and all of 
 
 from __future__ import annotations
 
-import json
 import mmap
 import os
 import re
+
+from builder.documents import parse_json
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
@@ -68,7 +69,7 @@ def _entry(name: str, text: mmap.mmap) -> Any:
         return None
     if close < 0 or (following >= 0 and _key(text, following)[0] <= name):
         return None
-    return json.loads(b"{\n" + text[after : close + len(b"\n    }")])
+    return parse_json(b"{\n" + text[after : close + len(b"\n    }")])
 
 
 def _key(text: mmap.mmap, at: int) -> tuple[str, int]:
@@ -76,4 +77,4 @@ def _key(text: mmap.mmap, at: int) -> tuple[str, int]:
     line = _KEY_LINE.match(text, at)
     if line is None:
         raise ValueError("not a line that begins a template")
-    return json.loads(line[1]), line.end()
+    return parse_json(line[1]), line.end()

@@ -7,12 +7,12 @@ import binascii
 import datetime as dt
 import hashlib
 import hmac
-import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder.documents import parse_json
 from builder.errors import did_you_mean
 
 __all__ = ["EVENTS", "Event", "InvalidEventError", "full_name", "parse", "signature", "signed"]
@@ -87,8 +87,8 @@ def parse(body: bytes, names: Mapping[str, str]) -> Event:
     """The event in a body; `names` are the registry's, by template ID. Raises
     `InvalidEventError`."""
     try:
-        document = json.loads(body)
-    except (ValueError, RecursionError) as error:
+        document = parse_json(body)
+    except ValueError as error:
         raise InvalidEventError(f"the body is not JSON: {error}") from error
     if not isinstance(document, dict):
         raise InvalidEventError("the body is not a JSON object")

@@ -17,6 +17,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
+from builder.documents import parse_json
 from builder.errors import NetworkError, TargetUnavailableError, TemplateError, TemplateLookupError
 from builder.runtime import telemetry
 from builder.runtime.ledger import Ledger
@@ -167,7 +168,7 @@ class E2BWebhookPrimitive:
         if answer.status_code == 204:
             return None
         try:
-            return answer.json()
+            return parse_json(answer.content)
         except ValueError as error:
             raise NetworkError(f"the answer to {doing} cannot be read: {error}") from error
 

@@ -6,7 +6,6 @@ import functools
 import os
 import re
 import stat
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -14,6 +13,7 @@ from typing import Any, cast
 
 from pydantic import ValidationError
 
+from builder.documents import NestingError, parse_toml
 from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.models import TABLES, VariantFile, python_floor
 from builder.spec.secret_shapes import secret_in, secrets_of
@@ -156,8 +156,17 @@ def _read_text(path: Path, file: _File, report: _Report) -> bool:
 
 def _parse(file: _File, report: _Report) -> None:
     try:
-        document = tomllib.loads(file.text)
-    except (ValueError, RecursionError) as error:
+        document = parse_toml(file.text, max_depth=_MAX_DEPTH)
+    except NestingError as error:
+        # Neither the validator nor the search for places gets to the bottom of that.
+        line = column = 0
+        if error.offset is not None:
+            line = file.text.count("\n", 0, error.offset) + 1
+            column = error.offset - file.text.rfind("\n", 0, error.offset)
+        message = f"is nested deeper than {_MAX_DEPTH} levels"
+        report.problems.append(Problem(file.shown, message, line=line, column=column))
+        return
+    except ValueError as error:
         if too_long := _TOO_LONG_NUMBER.search(file.text):
             line = file.text.count("\n", 0, too_long.start()) + 1
             column = too_long.start() - file.text.rfind("\n", 0, too_long.start())
@@ -171,11 +180,6 @@ def _parse(file: _File, report: _Report) -> None:
         report.problems.append(
             Problem(file.shown, f"is not valid TOML: {message}", line=line, column=column)
         )
-        return
-    if _depth(document) > _MAX_DEPTH:
-        # Neither the validator nor the search for places gets to the bottom of that.
-        message = f"is nested deeper than {_MAX_DEPTH} levels"
-        report.problems.append(Problem(file.shown, message))
         return
     # First: what checks them further would repeat the values in its messages.
     secrets = list(secrets_of(document))
@@ -193,15 +197,6 @@ def _parse(file: _File, report: _Report) -> None:
             key = tuple(part for part in found["loc"] if part != "[key]")
             message, hint = worded(found, key)
             report.add(file, key, message, hint)
-
-
-def _depth(document: Any) -> int:
-    depth, level = 0, [document]
-    while level:
-        depth += 1
-        inner = [one.values() if isinstance(one, dict) else one for one in level]
-        level = [x for values in inner for x in values if isinstance(x, dict | list)]
-    return depth
 
 
 def _check_names(files: Iterable[_File], report: _Report) -> None:

@@ -23,6 +23,7 @@ import httpx
 import tenacity
 from e2b.connection_config import ApiParams
 
+from builder.documents import parse_json
 from builder.errors import (
     InterpreterDiedError,
     LimitError,
@@ -233,9 +234,9 @@ class CloudSession:
     async def _read(self, answer: httpx.Response, output: Output) -> None:
         async for line in _lines(answer, output):
             try:
-                event = json.loads(line)
+                event = parse_json(line)
                 ended = _take(event, output)
-            except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise SandboxError(self._told(f"its answer cannot be read: {error}")) from error
             if ended:
                 return

@@ -20,6 +20,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 
 from builder import processes, uv_tool
+from builder.documents import parse_json
 from builder.errors import BuildError, InterruptedRunError, NetworkError, from_os_error
 from builder.events import Event, Reporter
 from builder.files import atomic_write, exclusive, remove_tree
@@ -200,7 +201,7 @@ def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, floa
     code, said = _run(folder, ["-c", _WARM, str(script), str(result)], variables)
     log.line(said)
     try:
-        seconds = dict(json.loads(result.read_text(encoding="utf-8")))
+        seconds = dict(parse_json(result.read_text(encoding="utf-8")))
         result.unlink()
     except (OSError, ValueError) as error:
         last = "\n".join(said.strip().splitlines()[-3:])

@@ -10,11 +10,11 @@ import re
 import secrets
 import subprocess
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
 from builder.build import Needs, Waste
+from builder.documents import parse_toml
 from builder.errors import from_os_error
 from builder.files import atomic_write, cache_folder, exclusive, remove_tree
 from builder.targets.local.place import (
@@ -177,7 +177,7 @@ def _waste(identity: str, path: Path, folder: Path, why: str) -> Waste:
 
 def _template_of(environment: Path) -> str | None:
     try:
-        told = tomllib.loads((environment / "template" / "template.toml").read_text())
+        told = parse_toml((environment / "template" / "template.toml").read_text())
         return str(told["name"])
     except (OSError, ValueError, KeyError):
         return None

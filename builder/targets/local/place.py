@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from builder.documents import parse_json
 from builder.errors import NotOnThisMachineError
 from builder.files import cache_folder
 
@@ -93,7 +93,7 @@ def find(digest: str) -> Environment | None:
 def read(path: Path) -> Environment | None:
     """The environment in a folder, if it is whole."""
     try:
-        manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
+        manifest = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
         if not (path / "bin" / "python").exists():
             return None
         return Environment(path=path, **manifest)
