@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import threading
 import time
 from collections.abc import Callable
@@ -13,8 +15,9 @@ import httpx
 import pytest
 from e2b_code_interpreter import Sandbox
 
-from tests.e2b_server import Fault, ModelledSteps, Server
+from tests.e2b_server import Fault, ModelledSteps, Server, zygote
 from tests.e2b_server.state import Team
+from tests.e2b_server.zygote import ForkedKernel
 from tests.test_e2b_recovery import until
 
 
@@ -31,6 +34,25 @@ def build(name: str, *commands: str, **options: Any) -> tuple[e2b.BuildInfo, lis
         template(*commands), name, on_build_logs=lambda line: lines.append(line.message), **options
     )
     return info, lines
+
+
+def test_kernels_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A kernel that gets no processor for seconds while it starts is waited for."""
+
+    class SlowKernel(ForkedKernel):
+        def __init__(self, pid: int, *arguments: Any) -> None:
+            super().__init__(pid, *arguments)
+            os.kill(pid, signal.SIGSTOP)
+            threading.Timer(4.0, os.kill, (pid, signal.SIGCONT)).start()
+
+    monkeypatch.setattr(zygote, "ForkedKernel", SlowKernel)
+    forking = zygote.Zygote()
+    try:
+        kernel, client = forking.start(cwd="/")
+        client.stop_channels()
+        kernel.shutdown_kernel(now=True)
+    finally:
+        forking.close()
 
 
 def test_tag_that_is_given_leaves_default_alone(cloud: Server) -> None:

@@ -76,7 +76,8 @@ class Zygote:
             pid = int(self._process.stdout.readline())
         client = BlockingKernelClient()
         client.load_connection_file(connection)
-        client.start_channels()
+        # With a heartbeat, a kernel that gets no processor for a second counts as dead.
+        client.start_channels(hb=False)
         kernel = ForkedKernel(pid, folder)
         try:
             client.wait_for_ready(timeout=60)
