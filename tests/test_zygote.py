@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -122,12 +125,91 @@ def test_zygote_that_was_killed_is_replaced(built: Place) -> None:
             return (await executor.execute({"code": "print(1)"}))["output"]
 
     assert asyncio.run(run()) == "1\n"
-    time.sleep(0.5)
-    found = subprocess.run(
-        ["ps", "axww", "-o", "args="], capture_output=True, text=True, check=True
-    )
     assert folders
-    assert not [folder for folder in folders if f"zygote {folder} " in found.stdout]
+    deadline = time.monotonic() + 15
+    while (left := [f for f in folders if zygotes(f)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def zygotes(folder: str) -> list[str]:
+    """The processes that fork kernels for this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"\0zygote\0{folder}\0" in path.read_bytes().decode(errors="replace"):
+                found.append(path.parent.name)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in os.listdir("/proc") if p.isdigit() and parent(p) == pid]
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and is not dead already."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+class Deadly(socket.socket):
+    """A connection to a zygote that is killed at one moment of it."""
+
+    moment = ""
+    times = 0
+
+    def connect(self, address: Any) -> None:
+        (zygote,) = (z for z in launch._zygotes.values() if address == f"{z.folder}/zygote")
+        (child,) = children(zygote._process._guard.pid)
+        self.guard = zygote._process._guard.pid
+        if self.moment == "looked at":
+            self.kill(child)
+        elif self.moment == "connected":
+            os.kill(child, signal.SIGSTOP)  # so that nobody takes the connection up
+        super().connect(address)
+        if self.moment == "connected":
+            self.kill(child)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        answer = super().recv(size, flags)
+        if self.moment == "answered":
+            self.kill(self.guard)
+        return answer
+
+    def kill(self, pid: int) -> None:
+        if Deadly.times:
+            Deadly.times -= 1
+            os.kill(pid, signal.SIGKILL)
+            while runs(pid):
+                time.sleep(0.01)
+        elif self.moment == "connected":
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("moment", ["looked at", "connected", "answered"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_zygote_that_dies_at_any_moment_is_replaced(
+    built: Place, moment: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox is opened although the process that forks it dies after it was looked at, before it
+    has taken up the connection, or right after its answer, once or twice."""
+    build(built)
+    deadly = types.SimpleNamespace(socket=Deadly, AF_UNIX=socket.AF_UNIX, SHUT_WR=socket.SHUT_WR)
+
+    async def run() -> str:
+        async with one():
+            pass
+        monkeypatch.setattr(Deadly, "moment", moment)
+        monkeypatch.setattr(Deadly, "times", times)
+        monkeypatch.setattr(launch, "socket", deadly)
+        async with one() as executor:
+            return (await executor.execute({"code": "print(1)"}))["output"]
+
+    assert asyncio.run(run()) == "1\n"
+    assert Deadly.times == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])

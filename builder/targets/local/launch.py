@@ -42,6 +42,7 @@ __all__ = [
 _CLOSE_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
 _LONGEST_FOLDER = 70
+_END_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 
 
@@ -151,6 +152,7 @@ class Zygote:
         self.environment = environment
         self._users, self._retired = 0, False
         self.folder = Path(tempfile.mkdtemp(prefix="template-", dir=short_folder()))
+        self._warm = self._refuses = False
         home = self.folder / "home"
         try:
             shutil.copytree(environment / "home", home, symlinks=True)
@@ -170,7 +172,18 @@ class Zygote:
 
     def alive(self) -> bool:
         """Whether it can still fork, or is on the way there."""
-        return not self._process.gone()
+        return not self._refuses and not self._process.gone()
+
+    def died(self) -> bool:
+        """Return whether it could fork once and has ended since; waits a moment for that end."""
+        deadline = time.monotonic() + _END_SECONDS
+        while self._warm and self.alive():
+            if time.monotonic() > deadline:
+                # Its guard may be late to notice.
+                self._refuses = not self._listens()
+                return self._refuses
+            time.sleep(_POLL_SECONDS)
+        return self._warm
 
     def fork(
         self, *, connection: Path, folder: Path, home: Path, variables: Mapping[str, str]
@@ -240,6 +253,11 @@ class Zygote:
                     f"the warm-up imports did not end within {WARM_SECONDS:.0f} seconds"
                 )
             time.sleep(_POLL_SECONDS)
+        self._warm = True
+
+    def _listens(self) -> bool:
+        with socket.socket(socket.AF_UNIX) as line:
+            return line.connect_ex(str(self.folder / "zygote")) == 0
 
     def _said(self) -> str:
         return last_lines(self.folder / "child.log")

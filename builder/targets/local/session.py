@@ -12,7 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from builder.errors import InterpreterDiedError, SandboxError
+from builder.errors import InterpreterDiedError, SandboxError, TemplateError
 from builder.execution import Execution
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
@@ -24,6 +24,7 @@ __all__ = ["LocalSession"]
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 _not_forked: set[Path] = set()
+_ZYGOTES = 3  # that may die one after another while one sandbox is opened
 _LANGUAGES = ("python", "python3")
 
 
@@ -49,8 +50,7 @@ class LocalSession:
             with place.opened(ref, name=name) as path:
                 if forks() and path not in _not_forked:
                     try:
-                        zygote = zygote_of(path, digest=digest, warm=warm, env=env)
-                        return KernelSandbox(path, warm=(), env=env, zygote=zygote)
+                        return _forked(path, digest=digest, warm=warm, env=env)
                     except CannotForkError as error:
                         _not_forked.add(path)
                         _logger.warning("each sandbox of %s imports for itself: %s", name, error)
@@ -113,6 +113,20 @@ class LocalSession:
 
     def _in_thread(self, call: Callable[[], _T]) -> asyncio.Future[_T]:
         return asyncio.wrap_future(self._thread.submit(call))
+
+
+def _forked(
+    path: Path, *, digest: str, warm: Sequence[str], env: Mapping[str, str]
+) -> KernelSandbox:
+    """Fork a kernel, from another zygote where the one that was there died meanwhile."""
+    for attempt in range(1, _ZYGOTES + 1):
+        zygote = zygote_of(path, digest=digest, warm=warm, env=env)
+        try:
+            return KernelSandbox(path, warm=(), env=env, zygote=zygote)
+        except TemplateError:
+            if attempt == _ZYGOTES or not zygote.died():
+                raise
+    raise AssertionError("unreachable")
 
 
 async def _discarded(starting: asyncio.Future[KernelSandbox], thread: ThreadPoolExecutor) -> None:
