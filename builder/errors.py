@@ -118,7 +118,8 @@ class _ProblemsError(TemplateError):
     where = ""
 
     def __init__(self, problems: Iterable[Problem]) -> None:
-        self.problems = sorted(problems, key=lambda p: (p.file, p.line, p.column, p.key))
+        distinct = {str(problem): problem for problem in problems}
+        self.problems = sorted(distinct.values(), key=lambda p: (p.file, p.line, p.column, p.key))
         count = len(self.problems)
         title = "1 problem" if count == 1 else f"{count} problems"
         super().__init__("\n".join([f"{title} {self.where}:", *map(str, self.problems)]))

@@ -17,9 +17,9 @@ from builder.pipeline.prepare import (
     prepare,
     read_registry,
     reverify,
-    select,
 )
 from builder.pipeline.rebuild import rebuild
+from builder.pipeline.selection import select, template_names
 
 __all__ = [
     "Found",
@@ -41,5 +41,6 @@ __all__ = [
     "reverify",
     "rollback",
     "select",
+    "template_names",
     "unhold",
 ]

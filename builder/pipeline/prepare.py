@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 
 from builder import (
     committed_lock,
@@ -23,11 +22,9 @@ from builder.build import Built
 from builder.errors import (
     NotOnThisMachineError,
     RevokedError,
-    SelectionError,
     StaleLockError,
     TargetUnavailableError,
     TemplateError,
-    did_you_mean,
 )
 from builder.events import Event, Reporter
 from builder.logs import Log
@@ -42,39 +39,11 @@ __all__ = [
     "prepare",
     "read_registry",
     "reverify",
-    "select",
 ]
 
 _LOOKS_AT_A_TIME = 8
 
 Prepared = Mapping[str, render.Rendered | TemplateError]
-
-
-def select(project: Project, names: Sequence[str]) -> tuple[spec.Variant, ...]:
-    """The variants called by name, by file name or by path; all of them for no names.
-
-    Raises `SpecError`, `SelectionError`.
-    """
-    variants = spec.load_variants(project.variants)
-    if not names:
-        return variants
-    known = {variant.name: variant for variant in variants}
-    paths = {(project.variants / f"{v.stem}.toml").resolve(): v for v in variants}
-    chosen: dict[str, spec.Variant] = {}
-    for name in names:
-        found = known.get(name)
-        if found is None and name.endswith(".toml"):
-            found = paths.get(Path(name).resolve()) or paths.get((project.root / name).resolve())
-        if found is None:
-            abstract = Path(name).name.startswith("_") and name.endswith(".toml")
-            raise SelectionError(
-                f"`{name}` is a shared stage and never built alone"
-                if abstract
-                else f"no variant is called `{name}`; there are: {', '.join(known)}",
-                hint=did_you_mean(name, known),
-            )
-        chosen[found.name] = found
-    return tuple(chosen.values())
 
 
 def prepare(

@@ -1,15 +1,18 @@
 """TOML files to frozen variants; every mistake of every file in one report."""
 
-from builder.spec.load import load_variants, place_of
+from builder.spec.load import Source, Specs, load_specs, load_variants, place_of
 from builder.spec.secret_shapes import secret_in
 from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
 
 __all__ = [
     "Check",
     "FileEntry",
+    "Source",
+    "Specs",
     "Stage",
     "Variant",
     "WarmupLevel",
+    "load_specs",
     "load_variants",
     "place_of",
     "secret_in",

@@ -12,10 +12,14 @@ from pydantic import BaseModel
 from builder.errors import did_you_mean
 from builder.spec.models import VariantFile
 
-__all__ = ["dotted", "worded"]
+__all__ = ["NO_SECRETS", "dotted", "worded"]
 
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN = 200
+NO_SECRETS = (
+    "what a template holds can be read by all who can use it. Give secrets to a sandbox when it is"
+    " opened"
+)
 
 
 def dotted(key: Sequence[str | int]) -> str:

@@ -1,0 +1,117 @@
+"""What names on the command line mean: template names, file stems, paths and globs."""
+
+from __future__ import annotations
+
+import fnmatch
+import warnings
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from builder import spec
+from builder.errors import SelectionError, SpecError, near
+from builder.project import Project
+
+__all__ = ["select", "template_names"]
+
+
+class LeftOutWarning(UserWarning):
+    """Specs with mistakes that the variants named on the command line do not need."""
+
+
+def select(project: Project, names: Sequence[str]) -> tuple[spec.Variant, ...]:
+    """The variants that `names` mean; all of them for no names.
+
+    Raises `SpecError` with the mistakes of those variants and of what they extend, and
+    `SelectionError` for names of nothing. Warns of other specs that have mistakes.
+    """
+    specs = spec.load_specs(project.variants)
+    if not names:
+        if specs.problems:
+            raise SpecError(specs.problems)
+        return specs.variants
+    found = {name: _matches(name, specs.sources, project) for name in names}
+    if unknown := [name for name, sources in found.items() if not sources]:
+        raise _unknown(unknown, specs)
+    chosen = {source.shown: source for sources in found.values() for source in sources}
+    for name, sources in found.items():
+        if any(source.shared for source in sources):
+            raise SelectionError(f"`{name}` is a shared stage and never built alone")
+    if problems := [problem for source in chosen.values() for problem in source.problems]:
+        raise SpecError(problems)
+    if broken := sorted({problem.file for problem in specs.problems}):
+        warnings.warn(
+            f"left out, since there are mistakes in it: {', '.join(broken)};"
+            " `template-builder validate` reports them",
+            LeftOutWarning,
+            stacklevel=2,
+        )
+    return tuple(source.variant for source in chosen.values() if source.variant)
+
+
+def template_names(name: str, known: Iterable[str], project: Project | None) -> list[str]:
+    """The names of recorded templates that `name` means, `known` and those of a project's specs.
+
+    Nothing for a name that means none of them. Raises `SpecError` for a file whose `name` cannot
+    be read.
+    """
+    known = list(known)
+    if name in known:
+        return [name]
+    sources = spec.load_specs(project.variants).sources if project else ()
+    named = _matches(name, sources, project) if project else []
+    if not _is_glob(name):
+        for source in named:
+            if source.name is None and source.problems:
+                raise SpecError(source.problems)
+    matching = [one for one in known if _is_glob(name) and fnmatch.fnmatchcase(one, name)]
+    return sorted({*matching, *(source.name for source in named if source.name)})
+
+
+def _matches(name: str, sources: Sequence[spec.Source], project: Project) -> list[spec.Source]:
+    """The files that `name` means: by template name, else by stem, else by path, else by glob."""
+    by_name = [source for source in sources if source.name == name]
+    by_stem = [source for source in sources if source.stem == name]
+    if by_name or by_stem:
+        return by_name or by_stem
+    if name.endswith(".toml"):
+        paths = {Path(name).resolve(), (project.root / name).resolve()}
+        by_path = [s for s in sources if (project.variants / f"{s.stem}.toml").resolve() in paths]
+        if by_path:
+            return by_path
+    if not _is_glob(name):
+        return []
+    return [
+        source
+        for source in sources
+        if not source.shared
+        and any(
+            fnmatch.fnmatchcase(text, name)
+            for text in (source.name or "", source.stem, source.shown)
+        )
+    ]
+
+
+def _is_glob(name: str) -> bool:
+    return any(character in name for character in "*?[")
+
+
+def _unknown(names: Sequence[str], specs: spec.Specs) -> SelectionError:
+    words = [f"`{name}`" for name in names if not _is_glob(name)]
+    globs = [f"`{name}`" for name in names if _is_glob(name)]
+    parts = [
+        *([f"no variant is called {' or '.join(words)}"] if words else ()),
+        *([f"no variant matches {' or '.join(globs)}"] if globs else ()),
+    ]
+    buildable = [source for source in specs.sources if not source.shared]
+    there = sorted(source.name or source.shown for source in buildable)
+    known = [text for s in buildable for text in (s.name, s.stem, s.shown) if text]
+    matches = {name: near(name, dict.fromkeys(known), count=len(known) or 1) for name in names}
+    hints = [
+        " or ".join(f"`{match}`" for match in found) + (f" for `{name}`" if len(names) > 1 else "")
+        for name, found in matches.items()
+        if found
+    ]
+    return SelectionError(
+        f"{' and '.join(parts)}; there are: {', '.join(there) or 'none'}",
+        hint=f"did you mean {', '.join(hints)}?" if hints else None,
+    )
