@@ -8,6 +8,7 @@ from typing import Annotated, Any
 import typer
 
 from builder import history, pipeline, progress, provenance, record
+from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, ProjectFolder, Quiet, TargetName
 from builder.errors import SelectionError
 from builder.project import Project
@@ -17,9 +18,10 @@ from builder.spec import secret_in
 
 __all__ = ["register"]
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name, or its file's.")]
 MaybeName = Annotated[
-    str | None, typer.Argument(metavar="NAME", help="The template's name, with a REF.")
+    str | None,
+    typer.Argument(metavar="NAME", help="The template's name, or its file's, with a REF."),
 ]
 Build = Annotated[
     str | None,
@@ -80,6 +82,7 @@ def promote(
 ) -> None:
     """Point a channel at a verified build: REF, or the newest one. Lifts a hold on the channel."""
     place = Project.find(project)
+    name = _called(place, name)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         moved = pipeline.promote(
             place, name, build, channel=channel, target=target, reason=reason, report=report
@@ -106,6 +109,7 @@ def rollback(
     if build is not None and steps != 1:
         raise SelectionError("REF and --steps both say how far to go back", hint="name one of them")
     place = Project.find(project)
+    name = _called(place, name)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         moved = pipeline.rollback(
             place,
@@ -156,6 +160,7 @@ def adopt(
 ) -> None:
     """Record a template that was not built here; looked for on E2B when there is a key."""
     place = Project.find(project)
+    name = _called(place, name)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         moved = pipeline.adopt(
             place, name, ref, channel=channel, target=target, reason=reason, report=report
@@ -292,8 +297,12 @@ def _subjects(
             hint=f"`template-builder show {name}` tells its builds; a channel's name means the one"
             " that it points at",
         )
-    found = find_build(pipeline.read_registry(place), name, build, target=target)
+    found = find_build(pipeline.read_registry(place), _called(place, name), build, target=target)
     return [(found.name, found.target, found.ref)]
+
+
+def _called(place: Project, name: str) -> str:
+    return template_called(name, pipeline.read_registry(place).templates, place.root)
 
 
 def _channels_on(place: Project, rows: list[dict[str, Any]]) -> list[dict[str, str]]:

@@ -36,7 +36,10 @@ def gc(
         int, typer.Option(min=0, help="…and this many steps back from each channel.")
     ] = 5,
     protect_days: Annotated[
-        float, typer.Option(min=0, help="…and what was made or used in the last DAYS days.")
+        float,
+        typer.Option(
+            metavar="DAYS", min=0, help="…and what was made or used in the last DAYS days."
+        ),
     ] = 7,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     target: TargetName = None,

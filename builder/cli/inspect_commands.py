@@ -8,10 +8,11 @@ import typer
 
 from builder import pipeline, progress, registry
 from builder.cli.failures import raise_failures
+from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
-from builder.cli.registry_commands import called, open_registry
+from builder.cli.registry_commands import open_registry
 from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError
-from builder.events import Event
+from builder.events import Event, silent
 from builder.project import Project
 from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
@@ -30,7 +31,9 @@ def register(app: typer.Typer) -> None:
 
 
 def show(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")],
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The template's name, or its file's.")
+    ],
     build: Annotated[
         str | None, typer.Argument(metavar="REF", help="A build of it; the channel's by default.")
     ] = None,
@@ -45,7 +48,7 @@ def show(
 ) -> None:
     """Show what is in a build, how it was made and checked, and the template's history."""
     recorded = open_registry(project)
-    name, within = split(called(name, project), recorded)
+    name, within = split(template_called(name, recorded.templates, project), recorded)
     found = find_build(recorded, name, build or within or channel, target=target)
     entry = recorded.entry(name, found.target)
     if sbom:
@@ -161,15 +164,18 @@ def diff(
     sides: list[compare.Side] = []
     name = None
     for asked in (old, new):
-        if asked == _SPEC or asked.endswith(".toml"):
-            if asked == _SPEC and name is None:
+        if asked.endswith(".toml"):
+            sides.append(_spec_side(Project.find(project), asked))
+        elif asked == _SPEC:
+            if name is None:
                 raise SelectionError(
                     "`spec` means that of the build named before it",
                     hint="name a build first, or a variant's file",
                 )
-            sides.append(_spec_side(Project.find(project), name if asked == _SPEC else asked))
+            sides.append(_spec_side(Project.find(project), name))
         else:
-            name, wanted = split(asked, recorded)
+            called = template_called(asked, recorded.templates, project)
+            name, wanted = split(called, recorded)
             sides.append(compare.side_of_build(find_build(recorded, name, wanted, target=target)))
     found = compare.compare(*sides)
     if as_json:
@@ -189,11 +195,16 @@ def diff(
         progress.show_text(f"no difference between {sides[0].label} and {sides[1].label}")
 
 
-def _spec_side(place: Project, asked: str | None) -> Any:
+def _spec_side(place: Project, asked: str) -> Any:
     from builder import compare, plan
 
-    variant = pipeline.select(place, [asked] if asked else [])
-    prepared = pipeline.prepare(place, variant, frozen=True, report=lambda _event: None)
+    variants = pipeline.select(place, [asked])
+    if len(variants) > 1:
+        raise SelectionError(
+            f"`{asked}` means several variants: {', '.join(f'`{v.name}`' for v in variants)}",
+            hint="this command takes one",
+        )
+    prepared = pipeline.prepare(place, variants, frozen=True, report=silent)
     (rendered,) = prepared.values()
     if isinstance(rendered, TemplateError):
         raise rendered

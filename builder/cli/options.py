@@ -15,7 +15,9 @@ _CHANNEL = re.compile(r"[a-z0-9_.-]{1,128}")
 
 Names = Annotated[
     list[str] | None,
-    typer.Argument(metavar="NAME", help="Template names or variant files; all by default."),
+    typer.Argument(
+        metavar="NAME", help="Template names, file stems, paths or globs; all by default."
+    ),
 ]
 ProjectFolder = Annotated[
     Path | None,

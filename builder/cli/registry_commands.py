@@ -12,19 +12,21 @@ import typer
 
 from builder import logs as log_files
 from builder import pipeline, progress, registry
+from builder.cli.names import template_called, templates_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.errors import (
     ProjectError,
     SelectionError,
     TemplateError,
+    UnknownTemplateError,
     did_you_mean,
 )
 from builder.project import Project
 from builder.registry.holds import Hold, hold_of
 
-__all__ = ["called", "open_registry", "register"]
+__all__ = ["open_registry", "register"]
 
-Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name.")]
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name, or its file's.")]
 
 
 def register(app: typer.Typer) -> None:
@@ -49,13 +51,6 @@ def _found() -> str:
     return path
 
 
-def called(name: str, project: Path | None) -> str:
-    """The template's name, also where its file is named."""
-    if not name.endswith(".toml"):
-        return name
-    return pipeline.select(Project.find(project), [name])[0].name
-
-
 def resolve(
     name: Name,
     target: TargetName = None,
@@ -66,7 +61,13 @@ def resolve(
 ) -> None:
     """Print what a sandbox of the template is created from."""
     place = Project.find(project).registry if project else _found()
-    found = registry.lookup(called(name, project), target=target, channel=channel, path=place)
+    try:
+        found = registry.lookup(name, target=target, channel=channel, path=place)
+    except UnknownTemplateError:
+        called = template_called(name, registry.load(place).templates, project)
+        if called == name:
+            raise
+        found = registry.lookup(called, target=target, channel=channel, path=place)
     if as_json:
         progress.show_json(
             {
@@ -86,9 +87,7 @@ def list_command(
 ) -> None:
     """List the recorded templates: targets, channels, and what they point at."""
     found = open_registry(project)
-    wanted = {called(name, project) for name in names or found.templates}
-    if unknown := sorted(wanted - set(found.templates)):
-        found.lookup(unknown[0])
+    wanted = templates_called(names, found, project) if names else set(found.templates)
     rows: list[dict[str, Any]] = []
     for name, targets in sorted(found.templates.items()):
         if name not in wanted:
@@ -148,10 +147,10 @@ def logs(
 ) -> None:
     """Print the log of the newest build attempt of a template."""
     folder = Project.find(project).state / "logs"
-    name = called(name, project)
+    known = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
+    name = template_called(name, known, project)
     found = log_files.latest(folder / Path(name).name)
     if found is None:
-        known = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
         raise SelectionError(
             f"there is no log of `{name}`; there are logs of: {', '.join(known) or 'nothing'}",
             hint=did_you_mean(name, known) or "a log is written by `template-builder build`",
@@ -169,7 +168,12 @@ def usage(
     ] = None,
     days: Annotated[
         float | None,
-        typer.Option(min=0, max=36_500, help="Of the last DAYS days alone; of all by default."),
+        typer.Option(
+            metavar="DAYS",
+            min=0,
+            max=36_500,
+            help="Of the last DAYS days alone; of all by default.",
+        ),
     ] = None,
     vcpu_hour: Annotated[
         float | None,

@@ -19,7 +19,7 @@ from builder.pipeline.prepare import (
     reverify,
 )
 from builder.pipeline.rebuild import rebuild
-from builder.pipeline.selection import select, template_names
+from builder.pipeline.selection import is_glob, select, template_names
 
 __all__ = [
     "Found",
@@ -30,6 +30,7 @@ __all__ = [
     "adopt",
     "build",
     "find_waste",
+    "is_glob",
     "make_plan",
     "outdated",
     "precheck_all",

@@ -11,7 +11,7 @@ from builder import spec
 from builder.errors import SelectionError, SpecError, near
 from builder.project import Project
 
-__all__ = ["select", "template_names"]
+__all__ = ["is_glob", "select", "template_names"]
 
 
 class LeftOutWarning(UserWarning):
@@ -59,11 +59,11 @@ def template_names(name: str, known: Iterable[str], project: Project | None) -> 
         return [name]
     sources = spec.load_specs(project.variants).sources if project else ()
     named = _matches(name, sources, project) if project else []
-    if not _is_glob(name):
+    if not is_glob(name):
         for source in named:
             if source.name is None and source.problems:
                 raise SpecError(source.problems)
-    matching = [one for one in known if _is_glob(name) and fnmatch.fnmatchcase(one, name)]
+    matching = [one for one in known if is_glob(name) and fnmatch.fnmatchcase(one, name)]
     return sorted({*matching, *(source.name for source in named if source.name)})
 
 
@@ -78,7 +78,7 @@ def _matches(name: str, sources: Sequence[spec.Source], project: Project) -> lis
         by_path = [s for s in sources if (project.variants / f"{s.stem}.toml").resolve() in paths]
         if by_path:
             return by_path
-    if not _is_glob(name):
+    if not is_glob(name):
         return []
     return [
         source
@@ -91,13 +91,14 @@ def _matches(name: str, sources: Sequence[spec.Source], project: Project) -> lis
     ]
 
 
-def _is_glob(name: str) -> bool:
+def is_glob(name: str) -> bool:
+    """Whether `name` stands for every name of a form."""
     return any(character in name for character in "*?[")
 
 
 def _unknown(names: Sequence[str], specs: spec.Specs) -> SelectionError:
-    words = [f"`{name}`" for name in names if not _is_glob(name)]
-    globs = [f"`{name}`" for name in names if _is_glob(name)]
+    words = [f"`{name}`" for name in names if not is_glob(name)]
+    globs = [f"`{name}`" for name in names if is_glob(name)]
     parts = [
         *([f"no variant is called {' or '.join(words)}"] if words else ()),
         *([f"no variant matches {' or '.join(globs)}"] if globs else ()),
