@@ -76,10 +76,11 @@ def commands_page() -> str:
     """Every command's help, and every exit code."""
     lines = ["# Commands and exit codes", "", GENERATED]
     lines += [
-        "Data goes to standard output, everything else to standard error. A NAME is a template's name,",
-        "the stem of its file (`data`), a path (`variants/data.toml`) or a quoted glob (`'tta-*'`,",
-        "`'d*'`); where several are taken, none means all. A mistake in one spec stops the commands",
-        "that need it, and those that are about all variants; others warn.",
+        "Data goes to standard output, everything else to standard error.",
+        "",
+        "A NAME is a template's name, the stem of its file (`data`), a path (`variants/data.toml`)",
+        "or a quoted glob (`'tta-*'`, `'d*'`). Where several are taken, none means all. A mistake",
+        "in one spec stops the commands that need it or are about all of them; others warn.",
         "",
     ]
     for name, command in _commands(typer.main.get_command(app)):
@@ -129,14 +130,8 @@ def _arguments(command: Any) -> str:
 
 def _flags(option: Any) -> str:
     flags = ", ".join((*option.opts, *option.secondary_opts))
-    return f"`{flags}`" if option.is_flag else f"`{flags} {option.metavar or _value(option)}`"
-
-
-def _value(option: Any) -> str:
-    if choices := getattr(option.type, "choices", None):
-        names = r"\|".join(str(getattr(choice, "value", choice)) for choice in choices)
-        return f"[{names}]"  # a bare bar would end the cell
-    return {"text": "TEXT", "path": "FILE"}.get(option.type.name, "N")
+    value = str(option.metavar or "N").replace("|", r"\|")  # a bare bar would end the cell
+    return f"`{flags}`" if option.is_flag else f"`{flags} {value}`"
 
 
 def main() -> None:

@@ -172,7 +172,11 @@ def build(
     ] = False,
     precheck: Annotated[
         PrecheckWhen | None,
-        typer.Option("--precheck", help="With Docker first: always, never, or auto, as pyproject."),
+        typer.Option(
+            "--precheck",
+            metavar="[auto|always|never]",
+            help="Whether to build and check with Docker first; as in pyproject.toml by default.",
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,

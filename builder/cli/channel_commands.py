@@ -44,7 +44,8 @@ def _no_secret(value: str | None) -> str | None:
 
 
 Reason = Annotated[
-    str | None, typer.Option("--reason", help="Why, for the history.", callback=_no_secret)
+    str | None,
+    typer.Option("--reason", metavar="TEXT", help="Why, for the history.", callback=_no_secret),
 ]
 Package = Annotated[
     list[str] | None,
@@ -191,7 +192,10 @@ def _show_moved(moved: pipeline.Moved, *, quiet: bool, as_json: bool) -> None:
 
 def revoke(
     reason: Annotated[
-        str, typer.Option("--reason", help="Why; who resolves it is told.", callback=_no_secret)
+        str,
+        typer.Option(
+            "--reason", metavar="TEXT", help="Why; who resolves it is told.", callback=_no_secret
+        ),
     ],
     name: MaybeName = None,
     build: Build = None,

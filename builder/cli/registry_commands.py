@@ -164,7 +164,10 @@ def logs(
 def usage(
     ledger: Annotated[
         Path | None,
-        typer.Option(help="The file that a receiver of webhooks writes; .builder/usage.sqlite."),
+        typer.Option(
+            metavar="FILE",
+            help="The file that a receiver of webhooks writes; .builder/usage.sqlite.",
+        ),
     ] = None,
     days: Annotated[
         float | None,
@@ -177,11 +180,15 @@ def usage(
     ] = None,
     vcpu_hour: Annotated[
         float | None,
-        typer.Option(min=0, max=1e6, help="US dollars; E2B's list price by default."),
+        typer.Option(
+            metavar="USD", min=0, max=1e6, help="US dollars; E2B's list price by default."
+        ),
     ] = None,
     gib_hour: Annotated[
         float | None,
-        typer.Option(min=0, max=1e6, help="US dollars; E2B's list price by default."),
+        typer.Option(
+            metavar="USD", min=0, max=1e6, help="US dollars; E2B's list price by default."
+        ),
     ] = None,
     project: ProjectFolder = None,
     quiet: Quiet = False,
