@@ -263,6 +263,7 @@ def test_names_in_the_registry(place: Project) -> None:
             ["rollback", "data"],
             "channel `stable` of `tta-data-minimal` on `local` cannot go 1 back",
         ),
+        (["unhold", "data"], "channel stable of tta-data-minimal on local is not on hold"),
         (["revoke", "data", "stable", "--reason", "bad"], "(tta-data-minimal on local)"),
         (["restore", "data", "stable"], "is not revoked"),
         (["validate", "data"], "variants/data.toml: tta-data-minimal (_base → data): valid"),

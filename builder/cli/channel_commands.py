@@ -136,6 +136,7 @@ def unhold(
 ) -> None:
     """Let builds move a channel again after a rollback; it stays where it is until the next one."""
     place = Project.find(project)
+    name = _called(place, name)
     target, hold = pipeline.unhold(place, name, channel=channel, target=target, reason=reason)
     if as_json:
         lifted = hold.to_json() if hold else None
