@@ -8,25 +8,21 @@ branches does not fit then. Pure: it reads and changes plain values, and writes 
 from __future__ import annotations
 
 import datetime as dt
-import hashlib
-import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from builder import chain
+from builder.chain import checksum
+
 __all__ = ["Fault", "append", "checksum", "faults", "newest_first", "now", "rechain", "timeline"]
+
+_RECORDING = ("adopt", "build")
 
 
 def now() -> str:
     """The time in UTC, as it is written everywhere: `2026-11-23T07:49:55Z`."""
     return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-
-
-def checksum(fields: Mapping[str, Any], *, without: str = "checksum", after: str = "") -> str:
-    """`sha256:…` of a table in one exact form, without one key, after another checksum."""
-    kept = {key: value for key, value in fields.items() if key != without}
-    text = json.dumps(kept, sort_keys=True, separators=(",", ":"))
-    return f"sha256:{hashlib.sha256(f'{after}{text}'.encode()).hexdigest()}"
 
 
 def append(
@@ -63,12 +59,8 @@ def append(
 
 
 def rechain(entry: dict[str, Any]) -> None:
-    """Put the events of `entry` in the order of their times, each once, and chain them anew."""
-    events: list[dict[str, Any]] = []
-    for event in sorted(entry.get("history", []), key=lambda event: str(event.get("at", ""))):
-        bare = {key: value for key, value in event.items() if key != "chain"}
-        if bare not in events:
-            events.append(bare)
+    """Put the events of `entry` in the order of their chain, each once, and chain them anew."""
+    events = chain.in_order(entry.get("history", []))
     before = ""
     for event in events:
         event["chain"] = before = checksum(event, without="chain", after=before)
@@ -100,15 +92,19 @@ def timeline(entry: Mapping[str, Any], channel: str) -> list[str]:
 
 
 def newest_first(entry: Mapping[str, Any]) -> list[str]:
-    """The refs of all builds, the one made last first; of the same second, as history has them."""
+    """The refs of all builds, the one recorded last first. What history does not know is oldest.
+
+    The order is that of the history alone: the clocks of the machines that build may differ.
+    """
     builds: Mapping[str, Any] = entry.get("builds", {})
-    made = [event.get("build") for event in entry.get("history", [])]
-    told = {ref: number for number, ref in enumerate(made) if ref in builds}
-
-    def age(ref: str) -> tuple[str, int, str]:
-        return str(builds[ref].get("built_at", "")), told.get(ref, -1), ref
-
-    return sorted(builds, key=age, reverse=True)
+    recorded: dict[str, int] = {}
+    for number, event in enumerate(entry.get("history", [])):
+        ref = event.get("build")
+        if event.get("action") in _RECORDING:
+            recorded[ref] = number
+        else:  # whatever is said of a build says that it was there
+            recorded.setdefault(ref, number)
+    return sorted(builds, key=lambda ref: (recorded.get(ref, -1), ref), reverse=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import pipeline, progress, registry
+from builder import history, pipeline, progress, registry
 from builder.cli.failures import raise_failures
 from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
@@ -94,12 +94,13 @@ def show(
 def _show_builds(entry: dict[str, Any]) -> None:
     channels = entry.get("channels", {})
     rows = []
-    for ref, fields in entry.get("builds", {}).items():
+    for ref in history.newest_first(entry):
+        fields = entry["builds"][ref]
         state = _state(fields)
         pointing = " ".join(key for key, to in sorted(channels.items()) if to == ref)
         rows.append([str(fields.get("built_at", "-")), state, pointing or "-", ref])
     progress.show_text("builds, newest first:")
-    progress.table(["built at", "state", "channels", "ref"], sorted(rows, reverse=True))
+    progress.table(["built at", "state", "channels", "ref"], rows)
     if not entry.get("history"):
         return
     progress.show_text("history, newest first:")

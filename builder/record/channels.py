@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
-from builder import history, registry
+from builder import chain, history, registry
 from builder.errors import (
     BlockedError,
     RegistryError,
@@ -292,13 +292,21 @@ def put_back(
 def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], list[str]]:
     """Make the registry fit to its history again; what was mended, and what could not be, in words.
 
-    Events are put in the order of their times and each is kept once; a record that was changed is
+    Events are put in the order of their chain and each is kept once; a record that was changed is
     kept as it is now, and said to be; a channel goes back to where its history says it was moved,
-    if that build may be used. Raises what `update` raises.
+    if that build may be used. Of two sides of a merge the channel keeps the one that it points at.
+    Raises what `update` raises.
     """
 
     def change(data: dict[str, Any]) -> tuple[list[str], list[str]]:
         mended: list[str] = []
+        for fault in list(history.faults(data["templates"])):
+            if fault.kind == "chain":
+                entry = data["templates"][fault.name][fault.target]
+                _keep_merged_channels(entry, by)
+                history.rechain(entry)
+                mended.append(f"{fault}: put in the order of its chain")
+        # Only now: which event is the last one of a channel may be another.
         for fault in list(history.faults(data["templates"])):
             entry = data["templates"][fault.name][fault.target]
             if told := _mend(entry, fault, by):
@@ -306,6 +314,18 @@ def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], lis
         return mended, [str(fault) for fault in history.faults(data["templates"])]
 
     return update(location, change)
+
+
+def _keep_merged_channels(entry: dict[str, Any], by: str) -> None:
+    """Tell the history where each channel points that is where one side of a merge moved it."""
+    builds, events = entry.get("builds", {}), list(entry.get("history", []))
+    last = {event.get("channel"): event.get("to") for event in chain.in_order(events)}
+    for channel, ref in list(entry.get("channels", {}).items()):
+        merged = last.get(channel) != ref and ref in chain.sides(events, channel)
+        if merged and ref in builds and not registry.revoked_because(builds[ref]):
+            history.append(
+                entry, action="repair", by=by, channel=channel, to=ref, reason="kept as merged"
+            )
 
 
 def _revoked_by_history(entry: Mapping[str, Any], ref: str) -> str | None:
@@ -322,9 +342,6 @@ def _revoked_by_history(entry: Mapping[str, Any], ref: str) -> str | None:
 def _mend(entry: dict[str, Any], fault: history.Fault, by: str) -> str | None:
     builds, channels = entry.get("builds", {}), entry.setdefault("channels", {})
     ref = fault.subject
-    if fault.kind == "chain":
-        history.rechain(entry)
-        return "put in the order of time"
     if fault.kind == "record":
         if why := _revoked_by_history(entry, ref):
             builds[ref].setdefault("revoked", why)

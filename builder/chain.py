@@ -1,0 +1,100 @@
+"""The chain of a template's events: each holds a checksum of itself and of the one before it.
+
+It gives their order, whatever clocks say. The two sides of a merge share a beginning and differ
+from there on; an event that was edited, or whose predecessor is lost, follows none. Pure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import heapq
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+__all__ = ["checksum", "in_order", "sides"]
+
+_START = -1
+
+
+def checksum(fields: Mapping[str, Any], *, without: str = "checksum", after: str = "") -> str:
+    """`sha256:…` of a table in one exact form, without one key, after another checksum."""
+    return _hashed(after, _text(fields, without))
+
+
+def _text(fields: Mapping[str, Any], without: str) -> str:
+    kept = {key: value for key, value in fields.items() if key != without}
+    return json.dumps(kept, sort_keys=True, separators=(",", ":"))
+
+
+def _hashed(after: str, text: str) -> str:
+    return f"sha256:{hashlib.sha256(f'{after}{text}'.encode()).hexdigest()}"
+
+
+def in_order(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The events, each once, each after the one that it was chained to.
+
+    Where that leaves a choice, they stay in the order in which they are given.
+    """
+    distinct = list({json.dumps(event, sort_keys=True): event for event in events}.values())
+    followers: dict[int, list[int]] = {}
+    ready: list[tuple[bool, int]] = []
+    for number, previous in enumerate(_predecessors(distinct)):
+        if previous is None or previous == _START:
+            ready.append((previous is None, number))
+        else:
+            followers.setdefault(previous, []).append(number)
+    heapq.heapify(ready)  # a history's first event comes before those that follow none
+    ordered = []
+    while ready:
+        _, number = heapq.heappop(ready)
+        ordered.append(distinct[number])
+        for follower in followers.get(number, ()):
+            heapq.heappush(ready, (True, follower))
+    return ordered
+
+
+def sides(events: Sequence[Mapping[str, Any]], channel: str) -> set[str]:
+    """Where each side of a merge says that `channel` points; empty where nothing was merged."""
+    predecessors = _predecessors(events)
+    followers: dict[int, int] = {}
+    for previous in predecessors:
+        if previous is not None:
+            followers[previous] = followers.get(previous, 0) + 1
+    pointed: set[str] = set()
+    for number, previous in enumerate(predecessors):
+        if previous is None or number in followers:
+            continue  # edited or unconnected, or not the last of its side
+        to, merged, at = None, False, number
+        while True:
+            if to is None and events[at].get("channel") == channel:
+                to = events[at].get("to")
+            before = predecessors[at]
+            if before is None:
+                break
+            merged = merged or followers[before] > 1
+            if before == _START:
+                break
+            at = before
+        if merged and isinstance(to, str):
+            pointed.add(to)
+    return pointed
+
+
+def _predecessors(events: Sequence[Mapping[str, Any]]) -> list[int | None]:
+    """For each event the number of the one that it was chained to, `_START` for a first one, and
+    None where there is no such event."""
+    by_chain: dict[str, int] = {"": _START}
+    for number, event in enumerate(events):
+        by_chain.setdefault(str(event.get("chain", "")), number)
+    found: list[int | None] = []
+    near = ""
+    for event in events:
+        chain, text = str(event.get("chain", "")), _text(event, "chain")
+        # Nearly always it is the one before it: only what is out of place is looked for.
+        after = next(
+            (before for before in (near, *by_chain) if _hashed(before, text) == chain), None
+        )
+        found.append(None if after is None else by_chain[after])
+        near = chain
+    return found
