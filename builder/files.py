@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import shutil
-import tempfile
+import stat
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -28,25 +30,37 @@ def cache_folder() -> Path:
     return Path(named).absolute() if named else platformdirs.user_cache_path("template-builder")
 
 
-def atomic_write(path: Path, content: bytes, *, mode: int = 0o644, durable: bool = True) -> None:
+def atomic_write(
+    path: Path, content: bytes, *, mode: int | None = None, durable: bool = True
+) -> None:
     """Replace `path` by `content` in one step: temporary file beside it, fsync, rename.
 
-    What is not `durable` is not waited for on its way to the disk: a power loss may undo it. Parent
-    folders are made. Raises `StorageError`; then `path` is as it was.
+    Without a `mode`, a file that is replaced keeps its owner, group, mode and access list, as far
+    as the system permits, and a new one gets what the umask leaves. What is not `durable` is not
+    waited for on its way to the disk: a power loss may undo it. Parent folders are made. Raises
+    `StorageError`; then `path` is as it was.
     """
     doing = f"writing `{path}`"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        replaced = _status(path) if mode is None else None
+        temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        # Open to nobody else until its mode is known.
+        fresh = mode is None and replaced is None
+        flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
+        descriptor = os.open(temporary, flags, 0o666 if fresh else 0o600)
     except OSError as error:
         raise from_os_error(error, doing) from error
     try:
         with open(descriptor, "wb") as file:
             file.write(content)
-            os.fchmod(file.fileno(), mode)
             file.flush()
+            if mode is not None:
+                os.fchmod(descriptor, mode)
+            elif replaced:
+                _keep_access(descriptor, path, replaced)
             if durable:
-                os.fsync(file.fileno())
+                os.fsync(descriptor)
         os.replace(temporary, path)
         if durable:
             _sync_folder(path.parent)
@@ -56,6 +70,43 @@ def atomic_write(path: Path, content: bytes, *, mode: int = 0o644, durable: bool
         if isinstance(error, OSError):
             raise from_os_error(error, doing) from error
         raise
+
+
+def _status(path: Path) -> os.stat_result | None:
+    """The status of a regular file; None where there is none, or something else."""
+    with contextlib.suppress(FileNotFoundError):
+        status = path.lstat()
+        return status if stat.S_ISREG(status.st_mode) else None
+    return None
+
+
+def _keep_access(descriptor: int, path: Path, replaced: os.stat_result) -> None:
+    """Give the open file the owner, group, mode and access list of the one that it replaces."""
+    mode = stat.S_IMODE(replaced.st_mode)
+    for owner, group in ((replaced.st_uid, -1), (-1, replaced.st_gid)):
+        with contextlib.suppress(OSError):
+            os.fchown(descriptor, owner, group)
+    if os.fstat(descriptor).st_gid != replaced.st_gid:
+        # Its new group gets no more than everybody has.
+        os.fchmod(descriptor, mode & ~0o070 | (mode & 0o007) << 3)
+        return
+    os.fchmod(descriptor, mode)
+    if sys.platform != "linux":
+        return
+    kept, inherited = (set(_attributes(file)) for file in (path, descriptor))
+    for name in inherited - kept:  # a folder may give its new files an access list
+        with contextlib.suppress(OSError):
+            os.removexattr(descriptor, name)
+    for name in kept:
+        with contextlib.suppress(OSError):
+            os.setxattr(descriptor, name, os.getxattr(path, name))
+
+
+def _attributes(file: int | Path) -> list[str]:
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError):  # not every file system has them
+            return os.listxattr(file)
+    return []
 
 
 def _sync_folder(folder: Path) -> None:
