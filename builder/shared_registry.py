@@ -84,26 +84,39 @@ def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
     return text, 0.0
 
 
-def swap(url: str, change: Callable[[str | None], str]) -> None:
+def swap(
+    url: str, change: Callable[[str | None], str], *, is_applied: Callable[[str], bool]
+) -> None:
     """Replace the registry by what `change` makes of it (of None where there is none yet).
 
-    When another writer is faster, it is read and changed anew, and nothing of theirs is lost.
-    Raises `RegistryError`, `NetworkError`, and what `change` raises; then nothing was written.
+    When another writer is faster, it is read and changed anew, and nothing of theirs is lost. A
+    store may apply a change whose answer is lost on the way: `is_applied` recognises the change in
+    a registry's text, so that it is made once. Raises `RegistryError`, `NetworkError`, and what
+    `change` raises; then nothing was written, unless the error says that this is not known.
     """
     import obstore.exceptions as failures
     import tenacity
 
     place = _cache_path(url)
+    sent = False
 
     def attempt() -> None:
+        nonlocal sent
         with _translated(url):
             try:
                 before: tuple[str, str, Any] | None = _fetch(url)
             except FileNotFoundError:
                 before = None
-        text = change(before[0] if before else None)
-        with _translated(url):
-            etag = _put(url, text, before)
+        if sent and before and is_applied(before[0]):
+            text, etag, _ = before
+        else:
+            text = change(before[0] if before else None)
+            sent = True
+            try:
+                with _translated(url):
+                    etag = _put(url, text, before)
+            except NetworkError as error:
+                text, etag = _look_again(url, is_applied, error)
         _keep(place, _Kept(text=text, etag=etag, at=time.time()))
 
     overtaken = tenacity.Retrying(
@@ -123,6 +136,29 @@ def swap(url: str, change: Callable[[str | None], str]) -> None:
                 f"{url} was changed by others again and again for {_OVERTAKEN_SECONDS:.0f} seconds",
                 hint="run the same command again",
             ) from error
+
+
+def _look_again(
+    url: str, is_applied: Callable[[str], bool], error: NetworkError
+) -> tuple[str, str]:
+    """Text and ETag of a registry to which a change was applied without an answer.
+
+    Raises `error`, the one that the change met, where it was not applied.
+    """
+    try:
+        with _translated(url):
+            now = _fetch(url)
+    except NoRegistryError:
+        raise error from None
+    except (NetworkError, RegistryError):
+        raise NetworkError(
+            f"{error.message}; whether the change was made is not known",
+            hint=f"look at the registry before you run the same command again; {error.hint}",
+        ) from error
+    assert now
+    if not is_applied(now[0]):
+        raise error
+    return now[0], now[1]
 
 
 def age_in_words(seconds: float) -> str:
@@ -148,20 +184,11 @@ def _fetch(url: str, *, etag: str | None = None) -> tuple[str, str, Any] | None:
 
 def _put(url: str, text: str, before: tuple[str, str, Any] | None) -> str:
     """Write `text` in place of exactly what was read before; its ETag."""
-    import obstore.exceptions as failures
-
     store, key = _store(url)
     mode: Any = "create"
     if before:  # by its ETag, and by its version in a store that tells one
         mode = {"e_tag": before[1]} | ({"version": before[2]} if before[2] else {})
-    try:
-        return str(store.put(key, text.encode(), mode=mode, use_multipart=False)["e_tag"])
-    except failures.GenericError:
-        # The answer may be lost, and not the request.
-        found = _fetch(url)
-        if found is None or found[0] != text:
-            raise
-        return found[1]
+    return str(store.put(key, text.encode(), mode=mode, use_multipart=False)["e_tag"])
 
 
 def _store(url: str) -> tuple[Any, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,11 +23,24 @@ class Store:
     def __init__(self) -> None:
         backends = DomainDispatcherApplication(create_backend_app)
         alone = threading.Lock()
+        self.losing = ""
+        self.lost = 0
 
         def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
             # A store compares and swaps in one step, which moto's threads alone do not.
             with alone:
-                return list(backends(environ, start_response))
+                if not self.losing or environ["REQUEST_METHOD"] != "PUT":
+                    return list(backends(environ, start_response))
+                list(backends(environ, lambda *_: None))
+                how = self.losing
+                self.lost -= 1
+                if self.lost == 0:
+                    self.losing = ""
+                if how == "500":
+                    start_response("500 Internal Server Error", [("Content-Length", "0")])
+                    return []
+                environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+                raise ConnectionResetError
 
         self._server = make_server("127.0.0.1", 0, one_at_a_time, threaded=True)
         self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
@@ -48,6 +62,10 @@ class Store:
             region="us-east-1",
             client_options={"allow_http": True},
         )
+
+    def lose_answers(self, how: str, count: int) -> None:
+        """Apply the next `count` PUTs and lose their answers: `500` or `reset`."""
+        self.losing, self.lost = how, count
 
     def text(self) -> str:
         return bytes(self._bucket.get("team/registry.json").bytes()).decode()

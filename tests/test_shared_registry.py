@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 import warnings
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ URL = "s3://bucket/team/registry.json"
 def adopt(name: str, ref: str) -> None:
     record.adopt(
         URL, name=name, target="e2b", ref=ref, fields={"template_id": ref}, channel="stable", by="x"
+    )
+
+
+def adopt_elsewhere(name: str, ref: str, folder: Path) -> None:
+    """Adopt on another machine: in a process that has a cache, and thus a lock, of its own."""
+    code = f"from tests.test_shared_registry import adopt; adopt({name!r}, {ref!r})"
+    subprocess.run(
+        [sys.executable, "-c", code],
+        check=True,
+        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(folder / "elsewhere")},
+        cwd=Path(__file__).parent.parent,
     )
 
 
@@ -126,7 +138,7 @@ def test_address_that_is_none_is_told(url: str) -> None:
     assert "secret" not in str(caught.value).replace("credentials", "")
 
 
-def test_overtaken_writer_starts_over(store: Store) -> None:
+def test_overtaken_writer_starts_over(store: Store, tmp_path: Path) -> None:
     """A change that another machine made between reading and writing is not lost."""
     adopt("a", "abc")
     seen = []
@@ -134,13 +146,7 @@ def test_overtaken_writer_starts_over(store: Store) -> None:
     def change(data: dict[str, Any]) -> None:
         seen.append(sorted(data["templates"]))
         if len(seen) == 1:  # another machine, which shares no lock with this one
-            code = "from tests.test_shared_registry import adopt; adopt('other', 'def')"
-            subprocess.run(
-                [sys.executable, "-c", code],
-                check=True,
-                env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": "/tmp/another-machine-s-cache"},
-                cwd=Path(__file__).parent.parent,
-            )
+            adopt_elsewhere("other", "def", tmp_path)
         data["templates"]["mine"] = {}
 
     record.update(URL, change)
@@ -199,6 +205,77 @@ def test_answer_that_got_lost_is_not_written_twice(
     monkeypatch.undo()
     events = json.loads(store.text())["templates"]["b"]["e2b"]["history"]
     assert len(events) == 1
+
+
+ONCE: dict[str, Callable[[], object]] = {
+    "revoke": lambda: record.revoke(URL, ("a", "e2b", "abc"), reason="r", by="x"),
+    "restore": lambda: record.restore(URL, ("a", "e2b", "old"), by="x"),
+    "promote": lambda: record.move(
+        URL, name="a", target="e2b", channel="next", ref="abc", action="promote", by="x"
+    ),
+    "adopt": lambda: adopt("a", "new"),
+}
+
+
+@pytest.mark.parametrize("count", [1, 99])
+@pytest.mark.parametrize("how", ["500", "reset"])
+@pytest.mark.parametrize("name", ONCE)
+def test_change_whose_answer_was_lost_is_made_once(
+    store: Store, name: str, how: str, count: int
+) -> None:
+    """A change that the store applied is there once and reported as made, whether its answer was
+    an error or none, and whether the next one arrives."""
+    adopt("a", "old")
+    record.revoke(URL, ("a", "e2b", "old"), reason="r", by="x")
+    adopt("a", "abc")
+    before = json.loads(store.text())["templates"]["a"]["e2b"]["history"]
+    store.lose_answers(how, count)
+    ONCE[name]()
+    entry = json.loads(store.text())["templates"]["a"]["e2b"]
+    assert [event["action"] for event in entry["history"][len(before) :]] == [name]
+    assert not list(history.faults(json.loads(store.text())["templates"]))
+
+
+def test_lost_answer_of_an_overtaken_change(
+    store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """A change whose answer was lost is recognised after another machine has changed the registry,
+    even where it left nothing in a history."""
+    from builder import shared_registry
+
+    content = record.Content.parse("package", "idna==9")
+    record.revoke(URL, content, reason="r", by="x")
+    real = shared_registry._put
+
+    def put(url: str, text: str, before: Any) -> str:
+        real(url, text, before)
+        monkeypatch.setattr(shared_registry, "_put", real)
+        adopt_elsewhere("b", "def", tmp_path)
+        return real(url, text, before)  # as the client does that had no answer
+
+    monkeypatch.setattr(shared_registry, "_put", put)
+    assert record.restore(URL, content, by="x") == []
+    data = json.loads(store.text())
+    assert data["revocations"] == []
+    assert registry.resolve("b", path=URL) == "def"
+
+
+def test_change_that_cannot_be_looked_up_is_said(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where the store is gone after a change was sent, nobody knows, and the error says that."""
+    from builder import shared_registry
+
+    adopt("a", "abc")
+    real = shared_registry._put
+
+    def put(url: str, text: str, before: Any) -> str:
+        store.stop()
+        return real(url, text, before)
+
+    monkeypatch.setattr(shared_registry, "_put", put)
+    with pytest.raises(NetworkError, match="; whether the change was made is not known"):
+        adopt("b", "def")
 
 
 def test_revocation_reaches_an_open_primitive(store: Store, monkeypatch: Any) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, TypeVar
@@ -14,14 +15,18 @@ from builder.files import atomic_write, exclusive
 __all__ = ["dump", "update"]
 
 _T = TypeVar("_T")
+_CHANGES = "changes"
+_REMEMBERED = 64  # as many as other writers may add while the author of one looks for it
 
 
 def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], _T]) -> _T:
     """Apply `change` to the registry's data, read anew; returns what `change` returns.
 
     `location` is a file's path or a URL. On an object store `change` may be called several times,
-    each time with what other writers have left. Raises what `change` raises, `RegistryError`,
-    `StorageError`, `NetworkError`; then the registry is as it was.
+    each time with what other writers have left. The registry there lists the identities of the
+    latest changes, so that one whose answer was lost is not made again. Raises what `change`
+    raises, `RegistryError`, `StorageError`, `NetworkError`; then the registry is as it was, unless
+    the error says that this is not known.
     """
     location = os.fspath(location)
     results: list[_T] = []
@@ -33,12 +38,20 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
             else registry.parse(text, location, strict=True).checked()
         )
         results[:] = [change(found.data)]
+        if shared:
+            recent = found.data.get(_CHANGES, [])
+            found.data[_CHANGES] = [*recent[1 - _REMEMBERED :], identity]
         return dump(found.data)
 
-    if registry.is_url(location):
+    shared = registry.is_url(location)
+    identity = secrets.token_hex(8)
+    if shared:
         from builder import shared_registry
 
-        shared_registry.swap(location, changed)
+        def is_applied(text: str) -> bool:
+            return identity in registry.parse(text, location).checked().data.get(_CHANGES, [])
+
+        shared_registry.swap(location, changed, is_applied=is_applied)
         return results[0]
     path = Path(os.path.realpath(location))  # of a link, the file that it leads to is the registry
     with exclusive(path.parent / ".builder" / f"{path.name}.lock"):

@@ -118,6 +118,11 @@ def _registry() -> dict[str, Any]:
         "type": "object",
         "properties": {
             "version": {"const": 1},
+            "changes": {
+                "type": "array",
+                "description": "in an object store: identities of the latest changes",
+                "items": text,
+            },
             "revocations": {
                 "type": "array",
                 "description": "what no build may contain",
