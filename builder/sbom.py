@@ -12,8 +12,7 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from cyclonedx.builder.this import this_component
-from cyclonedx.model import HashType, Property
+from cyclonedx.model import HashAlgorithm, HashType, Property
 from cyclonedx.model.bom import Bom
 from cyclonedx.model.component import Component, ComponentType
 from cyclonedx.output import make_outputter
@@ -44,9 +43,7 @@ def bill_of_materials(found: Record) -> str:
     fields = json.loads(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{found.ref} {fields.get('built_at')}"))
     bom.metadata.timestamp = _moment(str(fields.get("built_at", "")))
-    bom.metadata.tools.components.update(
-        (this_component(), Component(name="template-builder", version=__version__))
-    )
+    bom.metadata.tools.components.add(Component(name="template-builder", version=__version__))
     template = Component(
         name=found.name,
         version=found.build_id or found.ref,
@@ -95,7 +92,9 @@ def _base(image: str) -> Component:
         version=version or None,
         type=ComponentType.CONTAINER,
         bom_ref=f"base:{image}",
-        hashes=[HashType.from_composite_str(digest)] if digest.startswith("sha256:") else None,
+        hashes=[HashType(alg=HashAlgorithm.SHA_256, content=digest.removeprefix("sha256:"))]
+        if digest.startswith("sha256:")
+        else None,
     )
 
 

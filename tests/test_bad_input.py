@@ -20,8 +20,14 @@ FROM_GIT = "\n\nhint: restore the file from git\n"
         ([], "the entry of template `light` is not a table of targets"),
         (5, "the entry of template `light` is not a table of targets"),
         ({"local": 3}, "the entry of template `light` is not a table of targets"),
-        ({"local": {"channels": []}}, "`channels` of template `light` on `local` is not a table"),
-        ({"local": {"builds": None}}, "`builds` of template `light` on `local` is not a table"),
+        (
+            {"local": {"channels": []}},
+            "`channels` of template `light` on `local` is [], expected a table",
+        ),
+        (
+            {"local": {"builds": None}},
+            "`builds` of template `light` on `local` is null, expected a table",
+        ),
         (
             {"local": {"channels": {"stable": 1}}},
             "channel `stable` of template `light` on `local` is 1, expected text",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import time
 
@@ -14,9 +13,9 @@ from builder.errors import (
     UnknownTemplateError,
     did_you_mean,
 )
+from builder.registry.shapes import check_entry, check_top
 
 if False:  # for type checkers; importing typing costs as much as all the rest
-    from collections.abc import Iterator
     from typing import Any
 
 __all__ = [
@@ -33,30 +32,6 @@ __all__ = [
 
 VERSION = 1
 DEFAULT_CHANNEL = "stable"
-# Tables of a record that hold text alone, and what of an event is text.
-_TEXTS = ("packages", "other_packages", "stages", "env")
-_OF_AN_EVENT = ("action", "at", "by", "channel", "from", "to", "build", "record", "reason", "chain")
-_KINDS: dict[type, str] = {str: "text", dict: "a table", list: "a list", int: "a whole number"}
-_TYPES: dict[str, type] = {
-    "template_id": str,
-    "build_id": str,
-    "digest": str,
-    "origin": str,
-    "built_at": str,
-    "revoked": str,
-    "revoked_at": str,
-    "checksum": str,
-    "revocations": dict,
-    "stages": dict,
-    "packages": dict,
-    "inputs": dict,
-    "verified": dict,
-    "other_packages": dict,
-    "env": dict,
-    "provenance": dict,
-    "warmup": dict,
-    "size_bytes": int,
-}
 
 
 class Record:
@@ -128,12 +103,8 @@ def revoked_as_of(fields: Any) -> str | None:
     if at is not None:
         return at
     # Without a date of its own, a revocation has had effect since somebody made it.
-    marks = fields.get("revocations")
-    made = [
-        str(mark["at"])
-        for mark in (marks.values() if isinstance(marks, dict) else ())
-        if isinstance(mark, dict) and "at" in mark and "from" not in mark
-    ]
+    marks = fields.get("revocations", {}).values()
+    made = [mark["at"] for mark in marks if "at" in mark and "from" not in mark]
     return min(made, default=None)
 
 
@@ -175,8 +146,8 @@ class Registry:
         """
         target = self.target_of(name, target)
         entry = self._targets(name)[target]
-        channels = self._table(entry, "channels", name, target)
-        builds = self._table(entry, "builds", name, target)
+        check_entry(entry, name=name, target=target, path=self.path)
+        channels, builds = entry.get("channels", {}), entry.get("builds", {})
         if channel not in channels:
             known = ", ".join(f"`{c}`" for c in sorted(channels)) or "none"
             raise UnknownChannelError(
@@ -185,8 +156,8 @@ class Registry:
                 hint=did_you_mean(channel, channels),
             )
         ref = channels[channel]
-        fields = builds.get(ref) if isinstance(ref, str) else None
-        if not isinstance(fields, dict):
+        fields = builds.get(ref)
+        if fields is None:
             raise RegistryError(
                 f"{self.path}: channel `{channel}` of `{name}` on `{target}` points at `{ref}`,"
                 " which is not among its builds",
@@ -194,9 +165,7 @@ class Registry:
             )
         record = Record(name=name, target=target, ref=ref, fields=fields)
         if record.revoked:
-            others = sorted(
-                r for r, f in builds.items() if isinstance(f, dict) and not revoked_because(f)
-            )
+            others = sorted(r for r, f in builds.items() if not revoked_because(f))
             usable = ", ".join(f"`{r}`" for r in others) or "none"
             raise RevokedError(
                 f"build `{ref}` of template `{name}` on target `{target}` is"
@@ -241,52 +210,15 @@ class Registry:
         return targets
 
     def checked(self) -> Registry:
-        """The registry itself, after a look at every entry: for who works with all of it.
+        """The registry itself, after a check of every entry: for commands that work with all of it.
 
         Raises `RegistryError` naming the first value of a type that it cannot be.
         """
-        revocations = self.data.get("revocations", [])
-        good = isinstance(revocations, list) and all(isinstance(r, dict) for r in revocations)
-        if not good or not all(
-            isinstance(one.get(key), str) for one in revocations for key in ("what", "reason", "at")
-        ):
-            raise RegistryError(
-                f"{self.path}: `revocations` is not a list of `what`, `reason` and `at`",
-                hint="restore the file from git",
-            )
+        check_top(self.data, path=self.path)
         for name in self.templates:
             for target, entry in self._targets(name).items():
-                history = entry.get("history", [])
-                if not isinstance(history, list) or not all(isinstance(e, dict) for e in history):
-                    raise RegistryError(
-                        f"{self.path}: `history` of template `{name}` on `{target}` is not a list"
-                        " of tables",
-                        hint="restore the file from git",
-                    )
-                channels = self._table(entry, "channels", name, target)
-                builds = self._table(entry, "builds", name, target)
-                holds = self._table(entry, "holds", name, target)
-                for what, value, kind in (
-                    *_told(history),
-                    *_typed(channels, builds),
-                    *_held(holds),
-                ):
-                    if not isinstance(value, kind):
-                        raise RegistryError(
-                            f"{self.path}: {what} of template `{name}` on `{target}` is"
-                            f" {json.dumps(value)[:80]}, expected {_KINDS[kind]}",
-                            hint="restore the file from git",
-                        )
+                check_entry(entry, name=name, target=target, path=self.path)
         return self
-
-    def _table(self, entry: dict[str, Any], key: str, name: str, target: str) -> dict[str, Any]:
-        table = entry.get(key, {})
-        if not isinstance(table, dict):
-            raise RegistryError(
-                f"{self.path}: `{key}` of template `{name}` on `{target}` is not a table",
-                hint="restore the file from git",
-            )
-        return table
 
     def _default(self, name: str, targets: dict[str, dict[str, Any]]) -> str:
         if "e2b" in targets:
@@ -299,44 +231,6 @@ class Registry:
             f" (in {self.path})",
             hint='pass target="…" or set TEMPLATE_TARGET',
         )
-
-
-def _told(history: list[dict[str, Any]]) -> Iterator[tuple[str, Any, type]]:
-    for number, event in enumerate(history, 1):
-        for key in _OF_AN_EVENT:
-            if event.get(key) is not None:
-                yield f"`{key}` of event {number} of the history", event[key], str
-
-
-def _typed(channels: dict[str, Any], builds: dict[str, Any]) -> Iterator[tuple[str, Any, type]]:
-    """What the value is, the value, and the type that it must have."""
-    for channel, ref in channels.items():
-        yield f"channel `{channel}`", ref, str
-    for ref, fields in builds.items():
-        yield f"build `{ref}`", fields, dict
-        if isinstance(fields, dict):
-            for key, kind in _TYPES.items():
-                if fields.get(key) is not None:
-                    yield f"`{key}` of build `{ref}`", fields[key], kind
-            for table in _TEXTS:
-                found = fields.get(table)
-                for name, value in found.items() if isinstance(found, dict) else ():
-                    yield f"`{table}.{name}` of build `{ref}`", value, str
-            seconds = (fields.get("verified") or {}).get("seconds", {})
-            yield f"`verified.seconds` of build `{ref}`", seconds, dict
-            for cause, mark in (fields.get("revocations") or {}).items():
-                yield f"`revocations.{cause}` of build `{ref}`", mark, dict
-            for part, value in (fields.get("inputs") or {}).items():
-                yield f"`inputs.{part}` of build `{ref}`", value, dict
-
-
-def _held(holds: dict[str, Any]) -> Iterator[tuple[str, Any, type]]:
-    for channel, hold in holds.items():
-        yield f"the hold on channel `{channel}`", hold, dict
-        if isinstance(hold, dict):
-            for key in ("at", "by", "reason"):
-                if key != "reason" or hold.get(key) is not None:
-                    yield f"`{key}` of the hold on channel `{channel}`", hold.get(key), str
 
 
 def _count(templates: dict[str, Any]) -> str:
