@@ -162,7 +162,7 @@ def test_dangling_channel_is_an_error(tmp_path: Path) -> None:
         (
             '{"version": 1, "templates": {"t": {"e2b": {"channels": 3}}}}',
             RegistryError,
-            "not a table",
+            "is 3, expected a table",
         ),
         ("[" * 101, RegistryError, "is not a registry: it is nested deeper than 100 levels"),
         ("\udcff", RegistryError, "is not a registry"),
