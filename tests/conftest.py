@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import textwrap
@@ -34,6 +35,15 @@ LIGHT = (
     "code = \"import idna; print(idna.encode('straße').decode())\"\nstdout = 'xn--strae-oqa'\n"
 )
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
+
+
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Skip a test whose programs are not here, unless TEMPLATE_TEST_REQUIRE names them."""
+    programs = [name for mark in item.iter_markers("needs") for name in mark.args]
+    for name in (name for name in programs if not shutil.which(name)):
+        if name in os.environ.get("TEMPLATE_TEST_REQUIRE", "").split(","):
+            pytest.fail(f"{name} is not installed")
+        pytest.skip(f"{name} is not installed")
 
 
 @pytest.fixture(autouse=True)

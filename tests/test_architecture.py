@@ -137,6 +137,7 @@ def test_tests_say_what_they_prove() -> None:
                 assert told.endswith("."), f"{path.name}: {node.name}"
 
 
+@pytest.mark.needs("git")
 def test_no_index_is_named_and_no_machine() -> None:
     """No tracked file names the host of a package index or the folder it was written in."""
     hosts = ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "pytorch" + ".org")

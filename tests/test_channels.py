@@ -284,6 +284,7 @@ def test_plan_blocks_what_would_contain_something_revoked(place: Place, cloud: S
     )
 
 
+@pytest.mark.needs("git")
 def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> None:
     """History names the actor, provenance the commit of the specs and whether they differ."""
     git = ["git", "-c", "user.name=Ann", "-c", "user.email=ann@example.org", "-C", str(project)]

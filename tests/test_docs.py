@@ -58,6 +58,7 @@ def run(tmp_path: Path, cache: Path) -> Run:
     return run_block
 
 
+@pytest.mark.needs("git")
 @pytest.mark.network
 def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
     """Every block of the how-tos does what it says, in the order in which it stands."""
@@ -119,6 +120,7 @@ def test_e2b_page_runs_from_top_to_bottom(
     assert set(entry) == {"e2b", "staging"}
 
 
+@pytest.mark.needs("git")
 @pytest.mark.network
 def test_registry_page_runs_from_top_to_bottom(
     tmp_path: Path, run: Run, store: Store, monkeypatch: pytest.MonkeyPatch

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -11,7 +10,6 @@ import pytest
 from tests.e2b_server import Server
 
 PACKAGES = ("e2b@2.51.0", "@e2b/cli@2.19.0")
-REQUIRED = "node" in os.environ.get("TEMPLATE_TEST_REQUIRE", "")
 SCRIPT = """
 import { Template, Sandbox } from 'e2b'
 const template = Template({ fileContextPath: process.argv[2] })
@@ -36,14 +34,11 @@ console.log(JSON.stringify({
 """
 
 
+@pytest.mark.needs("npm")
 @pytest.mark.network
 def test_other_clients_of_e2b_agree_with_the_server(tmp_path: Path) -> None:
     """E2B's own JavaScript SDK builds, tags, lists and ends things on the server, its command
     lists and deletes them, and what Python's SDK builds of the same files comes from the cache."""
-    if not shutil.which("npm"):
-        if REQUIRED:
-            pytest.fail("npm is not installed")
-        pytest.skip("npm is not installed")
     subprocess.run(
         ["npm", "install", "--no-audit", "--no-fund", "--silent", *PACKAGES],
         check=True,

@@ -124,6 +124,7 @@ def test_revocation_that_was_edited_away_comes_back(tmp_path: Path) -> None:
     assert faults(path) == []
 
 
+@pytest.mark.needs("git")
 def test_doctor_tells_the_key_that_was_edited(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -144,6 +145,7 @@ def test_doctor_tells_the_key_that_was_edited(
     assert command("registry", "repair", cwd=tmp_path).stdout == "nothing to repair\n"
 
 
+@pytest.mark.needs("git")
 def test_two_branches_merge_where_they_differ(tmp_path: Path) -> None:
     """Branches that record builds of different templates merge in git without a conflict, and the
     merged file has no fault."""

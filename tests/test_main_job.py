@@ -36,6 +36,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
     shutil.rmtree(tmp_path, ignore_errors=True)
 
 
+@pytest.mark.needs("git")
 @pytest.mark.network
 @pytest.mark.full
 @pytest.mark.timeout(1500)
