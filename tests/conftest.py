@@ -24,6 +24,11 @@ BASE = """
     python = ">=3.11"
 """
 
+# Python reads the path of an editable installation in the encoding of the locale.
+ASCII_LOCALE = pytest.mark.skipif(
+    not str(ROOT).isascii(), reason="this Python cannot start in an ASCII locale"
+)
+
 # How long an example takes tells how busy the machine is, not whether it is right.
 hypothesis.settings.register_profile("any speed", deadline=None)
 hypothesis.settings.load_profile("any speed")

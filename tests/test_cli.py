@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from builder import __version__, errors
 from builder.doctor import examine
-from tests.conftest import OTHER, ROOT, Command
+from tests.conftest import ASCII_LOCALE, OTHER, ROOT, Command
 
 
 @pytest.mark.network
@@ -227,7 +228,9 @@ def test_exit_codes_are_unique_and_documented() -> None:
 
 def test_output_that_nobody_reads_to_the_end(project: Path) -> None:
     """A reader that closes the pipe early, as `head` does, is no failure."""
-    shell = f"{sys.executable} -m builder schema --json --project {project} | head -n 1"
+    shell = (
+        f"{shlex.quote(sys.executable)} -m builder schema --json --project {project} | head -n 1"
+    )
     found = subprocess.run(
         ["bash", "-o", "pipefail", "-c", shell],
         capture_output=True,
@@ -263,6 +266,7 @@ def test_configured_targets_are_known(project: Path, command: Command) -> None:
     )
 
 
+@ASCII_LOCALE
 def test_terminal_without_unicode(project: Path, command: Command) -> None:
     """Where the locale is plain ASCII, what cannot be shown is replaced, and nothing fails."""
     found = command(
@@ -276,7 +280,7 @@ def test_working_directory_that_is_gone(tmp_path: Path) -> None:
     """In a folder that was removed, the command says so."""
     folder = tmp_path / "gone"
     folder.mkdir()
-    shell = f"rmdir {folder}; exec {sys.executable} -m builder validate"
+    shell = f"rmdir {folder}; exec {shlex.quote(sys.executable)} -m builder validate"
     found = subprocess.run(
         ["bash", "-c", shell],
         capture_output=True,

@@ -21,7 +21,7 @@ from builder.errors import RenderDriftError, SpecError, StorageError
 from builder.events import silent
 from builder.project import Project
 from builder.render import Rendered, drift, render, write
-from tests.conftest import BASE, ROOT
+from tests.conftest import ASCII_LOCALE, BASE, ROOT
 from tests.samples import load, lock_of, rendered_of
 
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n"
@@ -130,6 +130,7 @@ def test_shared_stages_are_byte_identical() -> None:
     assert "AS shared-torch" in shared[0][:start]
 
 
+@ASCII_LOCALE
 def test_render_does_not_depend_on_the_process() -> None:
     """Two processes with other hash seeds, locales and folders render the same digests."""
 

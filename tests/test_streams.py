@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 from builder import errors
 from tests.conftest import ROOT
 
-PROGRAM = f"{sys.executable} -m builder"
+PROGRAM = f"{shlex.quote(sys.executable)} -m builder"
 # Works for some time, and reports more than one line while it does.
 WORK = """
 import time
