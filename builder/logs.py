@@ -1,4 +1,4 @@
-"""One log file a build attempt, below `.builder/logs/<name>/`."""
+"""One log file a build attempt, below `.builder/logs/<name>/`; the same of what looks at builds."""
 
 from __future__ import annotations
 
@@ -19,16 +19,21 @@ _KEPT = 20
 class Log:
     """Lines with the time since the start; safe to read while it is written."""
 
-    def __init__(self, folder: Path, *, target: str) -> None:
+    def __init__(self, folder: Path, *, target: str, kind: str = "build") -> None:
+        """`kind` is what is done: `build`, or something that is no attempt to build."""
         now = dt.datetime.now(dt.UTC)
         self._start = now
-        self.path = folder / f"{now:%Y%m%dT%H%M%S.%fZ}-{target}.log"
+        suffix = "" if kind == "build" else f".{kind}"
+        self.path = folder / f"{now:%Y%m%dT%H%M%S.%fZ}-{target}{suffix}.log"
+        self.shown_by = (
+            f"`template-builder logs {folder.name}`" if kind == "build" else f"`{self.path}`"
+        )
         try:
             folder.mkdir(parents=True, exist_ok=True)
             self._file: TextIO = self.path.open("w", encoding="utf-8", buffering=1)
         except OSError as error:
             raise from_os_error(error, "starting a log") from error
-        for old in _all(folder)[:-_KEPT]:
+        for old in _all(folder, kind)[:-_KEPT]:
             with contextlib.suppress(OSError):
                 old.unlink()
 
@@ -56,10 +61,16 @@ class Log:
 
 
 def latest(folder: Path) -> Path | None:
-    """The newest log of a template, or None."""
-    logs = _all(folder)
+    """The log of a template's newest build attempt, or None."""
+    logs = _all(folder, "build")
     return logs[-1] if logs else None
 
 
-def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.log"))
+def _all(folder: Path, kind: str) -> list[Path]:
+    return sorted(path for path in folder.glob("*.log") if _kind(path) == kind)
+
+
+def _kind(path: Path) -> str:
+    """What a log is of: `…Z-local.log` is of a build, `…Z-local.verify.log` is not."""
+    _target, *kind = path.name.partition("Z-")[2].removesuffix(".log").split(".")
+    return kind[0] if kind else "build"

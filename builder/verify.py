@@ -96,7 +96,7 @@ def verify(
         raise VerifyError(
             f"`{built.name}` was built on `{built.target}` but is not what it promises:\n"
             + "\n".join(f"  check {failure}" for failure in failures),
-            hint=f"nothing was recorded; `template-builder logs {built.name}` has the whole story",
+            hint=f"nothing was recorded; {log.shown_by} has the whole story",
         )
     locked = rendered.lock.packages
     return Verified(

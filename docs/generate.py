@@ -72,6 +72,16 @@ def _type(field: dict[str, Any]) -> str:
     return f"{name} of {_type(field['items'])}" if name == "list" else name
 
 
+_TARGET = (
+    "Every command that takes `--target` goes by one rule: the target that `--target` names, else",
+    "the one that `TEMPLATE_TARGET` names. Without either, commands that work from specs (`plan`,",
+    "`build`, `verify`, `outdated`) take `e2b` when its key is set, else `local`, and their first",
+    "line says which and why; commands about what is recorded take `e2b` where the template has a",
+    "build there, else the only target that it has; `adopt` and `registry rebuild` take `e2b`, and",
+    "`gc` all. A build's whole ref names its target, too.",
+)
+
+
 def commands_page() -> str:
     """Every command's help, and every exit code."""
     lines = ["# Commands and exit codes", "", GENERATED]
@@ -81,6 +91,8 @@ def commands_page() -> str:
         "A NAME is a template's name, the stem of its file (`data`), a path (`variants/data.toml`)",
         "or a quoted glob (`'tta-*'`, `'d*'`). Where several are taken, none means all. A mistake",
         "in one spec stops the commands that need it or are about all of them; others warn.",
+        "",
+        *_TARGET,
         "",
     ]
     for name, command in _commands(typer.main.get_command(app)):

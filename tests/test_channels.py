@@ -108,8 +108,8 @@ def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
 
     def adopt(what: str) -> pipeline.Moved:
         return pipeline.adopt(
-            place.project(), "mine", what, channel="stable", target="e2b", reason=None,
-            report=silent,
+            place.project(), "mine", what, place.project().targets["e2b"], channel="stable",
+            unchecked=False, reason=None, report=silent,
         )  # fmt: skip
 
     assert adopt(template_id).note == (
@@ -345,6 +345,7 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
         (["adopt", "leaf", "a b"], 5, "'a b' is not the ID of a template"),
         (["adopt", "a b", "abc"], 5, "'a b' is not a template's name"),
         (["adopt", "leaf", "abc", "--target", "local"], 5, "target `local` is this machine"),
+        (["adopt", "leaf", "abc"], 30, "with --unchecked"),
         (["show", "leaf", "nothing"], 46, "has no build or channel `nothing`"),
         (["diff", "nothing", "leaf"], 42, "`nothing` is neither a template nor a build"),
         (["diff", "spec", "leaf"], 5, "`spec` means that of the build named before it"),

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import datetime as dt
 import json
 import os
 import random
@@ -76,6 +77,9 @@ def test_killed_run_is_taken_up(place: Place, lead: Callable[[Server], Server]) 
         assert f"four: taking up build {build.id} of an earlier run" in said
         assert len(server.builds("four")) == 1
         assert place.recorded("four")["build_id"] == build.id
+        times = [dt.datetime.fromisoformat(entry["timestamp"]) for entry in build.log]
+        whole = (times[-1] - times[0]).total_seconds()
+        assert place.recorded("four")["verified"]["seconds"]["build"] == round(whole, 3)
         for entry_of_log in build.log:
             assert entry_of_log["message"].splitlines()[0] in place.log("four")
         assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()

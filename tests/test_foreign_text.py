@@ -43,7 +43,7 @@ def test_reason_in_latin_1_is_kept_as_text(tmp_path: Path, command: Command) -> 
         ["restore", "leaf", refs[1]],
         ["promote", "leaf", refs[1]],
         ["revoke", "--package", "idna==9"],
-        ["adopt", "other", "abc"],
+        ["adopt", "other", "abc", "--unchecked"],
     ):
         done = command(*arguments, "--reason", LATIN_1, "--json", cwd=tmp_path, **cache)
         assert (done.returncode, done.stderr) == (0, ""), arguments
@@ -57,7 +57,7 @@ WRITING = {
     "revoke": ["revoke", "leaf", "stable", "--reason", "r"],
     "rollback": ["rollback", "leaf"],
     "promote": ["promote", "leaf", "--channel", "next"],
-    "adopt": ["adopt", "other", "abc"],
+    "adopt": ["adopt", "other", "abc", "--unchecked"],
     "repair": ["registry", "repair"],
 }
 

@@ -187,6 +187,7 @@ def test_other_channel_is_another_pointer(tmp_path: Path) -> None:
     plan = planned(rendered, recorded(tmp_path, rendered), channel="canary")
     (variant,) = plan.variants
     assert (variant.action, variant.retag) == ("retag", verified_of(rendered).built.ref)
+    assert str(variant.reasons[0]) == "never on channel canary"
     assert dataclasses.asdict(plan)["channel"] == "canary"
 
 

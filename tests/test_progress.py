@@ -206,3 +206,18 @@ def test_old_logs_go(tmp_path: Path) -> None:
     kept = sorted(tmp_path.glob("*.log"))
     assert len(kept) == 20
     assert "24" in kept[-1].read_text()
+
+
+def test_newest_build_is_not_the_newest_log(tmp_path: Path) -> None:
+    """What looked at a build later, and however often, hides no log of a build."""
+    with Log(tmp_path, target="local") as build:
+        build.line("built")
+    for _ in range(25):
+        with Log(tmp_path, target="local", kind="verify") as log:
+            log.line("verified")
+    with Log(tmp_path, target="docker", kind="precheck"):
+        pass
+    assert latest(tmp_path) == build.path
+    assert build.shown_by == f"`template-builder logs {tmp_path.name}`"
+    assert log.shown_by == f"`{log.path}`"
+    assert len(list(tmp_path.glob("*.verify.log"))) == 20

@@ -52,7 +52,7 @@ def test_secrets_of_the_environment_stay_there(
         ["doctor"],
         ["gc", "--dry-run", "--protect-days", "0", "--target", "local"],
         ["plan", "--target", "e2b"],
-        ["adopt", "x", "abc"],
+        ["adopt", "x", "abc", "--unchecked"],
     ):
         done = command(*arguments, cwd=project, **secrets)
         assert "Traceback" not in done.stderr
@@ -307,7 +307,7 @@ def test_what_only_resembles_a_secret_is_fine(project: Path, command: Command) -
 
 def test_reason_with_a_secret_is_refused(project: Path, command: Command) -> None:
     """What is typed for the history is looked through before anybody can read it there."""
-    assert command("adopt", "x", "abc", cwd=project).returncode == 0
+    assert command("adopt", "x", "abc", "--unchecked", cwd=project).returncode == 0
     before = (project / "registry.json").read_bytes()
     for arguments in (["revoke", "x", "stable"], ["promote", "x", "stable", "--channel", "b"]):
         done = command(*arguments, "--reason", f"key {HIDDEN['an E2B key']} leaked", cwd=project)

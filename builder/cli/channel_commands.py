@@ -11,10 +11,12 @@ from builder import history, pipeline, progress, provenance, record
 from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, ProjectFolder, Quiet, TargetName
 from builder.errors import SelectionError
+from builder.events import Event
 from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL
 from builder.registry.references import find_build
 from builder.spec import secret_in
+from builder.targets.adapters import named
 
 __all__ = ["register"]
 
@@ -153,19 +155,33 @@ def adopt(
     ],
     channel: Channel = DEFAULT_CHANNEL,
     target: Annotated[
-        str, typer.Option("--target", metavar="T", help="Whose template it is.")
-    ] = "e2b",
+        str | None, typer.Option("--target", metavar="T", help="Whose template it is: e2b.")
+    ] = None,
+    unchecked: Annotated[
+        bool,
+        typer.Option("--unchecked", help="Record it without looking for it, which needs no key."),
+    ] = False,
     reason: Reason = None,
     project: ProjectFolder = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Record a template that was not built here; looked for on E2B when there is a key."""
+    """Record a template that was not built here, after a look for it on E2B."""
     place = Project.find(project)
     name = _called(place, name)
+    settings, why = named(place, target) or (place.targets["e2b"], None)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        if why:
+            report(Event(kind="note", text=why))
         moved = pipeline.adopt(
-            place, name, ref, channel=channel, target=target, reason=reason, report=report
+            place,
+            name,
+            ref,
+            settings,
+            channel=channel,
+            unchecked=unchecked,
+            reason=reason,
+            report=report,
         )
     _show_moved(moved, quiet=quiet, as_json=as_json)
 

@@ -13,9 +13,9 @@ from builder.build import Cleaner
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
 from builder.errors import EngineUnavailableError, TargetUnavailableError
 from builder.events import Event, Reporter
-from builder.project import Project, target_called
+from builder.project import Project
 from builder.retention import Keep
-from builder.targets.adapters import connect
+from builder.targets.adapters import connect, named
 
 __all__ = ["register"]
 
@@ -103,8 +103,10 @@ def _show(found: list[pipeline.Found]) -> None:
 def _cleaners(place: Project, name: str | None, report: Reporter) -> dict[str, Cleaner]:
     if name == "docker":
         return {"docker": _docker(place)}
-    if name is not None:
-        return {name: connect(target_called(name, place.targets), place, report=report)}
+    if asked := named(place, name):
+        settings, why = asked
+        report(Event(kind="note", text=why))
+        return {settings.name: connect(settings, place, report=report)}
     found: dict[str, Cleaner] = {}
     for settings in place.targets.values():
         if settings.kind == "e2b" and not os.environ.get(settings.api_key_env or "", "").strip():

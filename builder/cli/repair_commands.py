@@ -9,8 +9,9 @@ import typer
 from builder import pipeline, progress, provenance, record
 from builder.cli.options import Json, Names, ProjectFolder, Quiet
 from builder.errors import RegistryError, TemplateError
-from builder.project import Project, target_called
-from builder.targets.adapters import connect
+from builder.events import Event
+from builder.project import Project
+from builder.targets.adapters import connect, named
 from builder.visible import one_line
 
 __all__ = ["register"]
@@ -47,17 +48,20 @@ def repair(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = 
 def rebuild(
     names: Names = None,
     target: Annotated[
-        str, typer.Option("--target", metavar="T", help="The account that has the builds.")
-    ] = "e2b",
+        str | None,
+        typer.Option("--target", metavar="T", help="The account that has the builds: e2b."),
+    ] = None,
     project: ProjectFolder = None,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
     """Put builds back into the registry that E2B still has and channels' tags lead to."""
     place = Project.find(project)
-    settings = target_called(target, place.targets)
+    settings, why = named(place, target) or (place.targets["e2b"], None)
     variants = pipeline.select(place, names or [])
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        if why:
+            report(Event(kind="note", text=why))
         adapter = connect(settings, place, report=report)
         try:
             prepared = pipeline.prepare(place, variants, frozen=True, report=report)
@@ -72,4 +76,4 @@ def rebuild(
             channels = ", ".join(one["channels"]) or "none"
             progress.show_text(f"put back: {one['ref']} ({one['name']}), channels: {channels}")
         if not done:
-            progress.show_text(f"nothing is missing that {target} has")
+            progress.show_text(f"nothing is missing that {settings.name} has")

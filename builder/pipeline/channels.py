@@ -4,17 +4,22 @@ new one does."""
 from __future__ import annotations
 
 import contextlib
-import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from builder import history, provenance, record, registry
-from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError, did_you_mean
+from builder.errors import (
+    SelectionError,
+    TargetUnavailableError,
+    UnknownBuildError,
+    UnknownChannelError,
+    did_you_mean,
+)
 from builder.events import Reporter
 from builder.pipeline.prepare import read_registry
-from builder.project import Project, target_called
+from builder.project import Project, TargetSettings, target_called
 from builder.registry.holds import Hold
 from builder.registry.references import find_build, newest_usable
 from builder.targets.adapters import Target, connect
@@ -163,19 +168,21 @@ def adopt(
     project: Project,
     name: str,
     ref: str,
+    settings: TargetSettings,
     *,
     channel: str,
-    target: str,
+    unchecked: bool,
     reason: str | None,
     report: Reporter,
 ) -> Moved:
     """Record a template of E2B's that was not built here, and point `channel` at it.
 
-    `ref` is its ID, with `:` and a build's ID for one build of it. Where the account's key is set,
-    it is looked for there. Raises `BuildError` when it is not there, `SelectionError` for a target
-    that is this machine, and what `update` raises.
+    `ref` is its ID, with `:` and a build's ID for one build of it. It is looked for there, unless
+    it is to be recorded `unchecked`. Raises `BuildError` when it is not there,
+    `TargetUnavailableError` without a key, `SelectionError` for a target that is this machine, and
+    what `update` raises.
     """
-    settings = target_called(target, project.targets)
+    target = settings.name
     if not re.fullmatch(r"[a-z0-9_/-]+(:[A-Za-z0-9_.-]+)?", ref):
         raise SelectionError(
             f"{ref!r} is not the ID of a template",
@@ -194,14 +201,21 @@ def adopt(
     if build_id:
         fields["build_id"] = build_id
     note = None
-    if os.environ.get(settings.api_key_env or "", "").strip():
-        fields |= connect(settings, project, report=report).examine(ref)
+    if unchecked:
+        note = f"not checked: whether {target} has it is not known"
+        fields["note"] = "not checked against the cloud when it was adopted"
+    else:
+        try:
+            adapter = connect(settings, project, report=report)
+        except TargetUnavailableError as error:
+            raise TargetUnavailableError(
+                f"{error.message}, so `{ref}` cannot be looked for",
+                hint=f"set `{settings.api_key_env}`, or record it as it is with --unchecked",
+            ) from error
+        fields |= adapter.examine(ref)
         fields["checked_at"] = history.now()
         if not build_id:
             note = f"a bare ID follows the tag `default` there; {ref}:BUILD_ID pins one build"
-    else:
-        note = f"not checked against {target}: {settings.api_key_env} is not set"
-        fields["note"] = "not checked against the cloud when it was adopted"
     record.adopt(
         project.registry,
         name=name,

@@ -180,7 +180,7 @@ def precheck_all(
     for one in rendered:
         name = one.variant.name
         try:
-            with Log(project.state / "logs" / name, target="precheck") as log:
+            with Log(project.state / "logs" / name, target="docker", kind="precheck") as log:
                 found[name] = precheck.precheck(
                     one,
                     engine,
@@ -240,7 +240,7 @@ def reverify(
         cold=seconds.get("first_use", {}).get("cold", {}),
     )
     with (
-        Log(project.state / "logs" / name, target=found.target) as log,
+        Log(project.state / "logs" / name, target=found.target, kind="verify") as log,
         target.claimed(name, report=report),
         processes.interruptible(),
     ):

@@ -83,7 +83,7 @@ def _fields(
     report: Reporter,
 ) -> dict[str, Any]:
     known = prepared if isinstance(prepared, render.Rendered) else None
-    with Log(project.state / "logs" / name, target=target.name) as log:
+    with Log(project.state / "logs" / name, target=target.name, kind="rebuild") as log:
         log.line(f"putting back {one.ref}")
         if known and known.digest == one.digest:
             built = Built(

@@ -251,7 +251,8 @@ def adopt(
         check_usable(name, ref, {**known, "origin": "adopted"})
         if entry.get("channels", {}).get(channel) != ref:
             check_not_held(entry, name, channel)
-        builds[ref] = known | dict(fields) | {"origin": "adopted"}
+        rest = {key: value for key, value in known.items() if key != "note"}
+        builds[ref] = rest | dict(fields) | {"origin": "adopted"}
         history.append(
             entry, action="adopt", by=by, build=ref, channel=channel, to=ref, reason=reason
         )

@@ -178,12 +178,14 @@ class Registry:
     def target_of(self, name: str, target: str | None = None) -> str:
         """The target that is meant: see `lookup`. Raises its errors."""
         targets = self._targets(name)
-        target = target or os.environ.get("TEMPLATE_TARGET") or self._default(name, targets)
+        named = os.environ.get("TEMPLATE_TARGET", "").strip()
+        because = ", which TEMPLATE_TARGET names" if named and not target else ""
+        target = target or named or self._default(name, targets)
         if target not in targets:
             built = ", ".join(f"`{t}`" for t in sorted(targets)) or "no target"
             raise NotBuiltError(
-                f"template `{name}` is not built for target `{target}`; it is built for {built}"
-                f" (in {self.path})",
+                f"template `{name}` is not built for target `{target}`{because}; it is built for"
+                f" {built} (in {self.path})",
                 hint=f"`template-builder build {name} --target {target}` makes it",
             )
         return target

@@ -16,7 +16,7 @@ from builder.render import Rendered
 from builder.spec import Variant
 from builder.verify import SandboxOpener
 
-__all__ = ["Target", "choose", "connect"]
+__all__ = ["Target", "choose", "connect", "named"]
 
 
 class Target(Builder, SandboxOpener, Cleaner, Protocol):
@@ -96,14 +96,34 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
 def choose(
     project: Project, name: str | None, environment: Mapping[str, str] = os.environ
 ) -> tuple[TargetSettings, str]:
-    """The target to use and the sentence that says why. Raises `TargetUnavailableError`."""
-    if name is not None:
-        settings = target_called(name, project.targets)
-        return settings, f"target {name}: asked for{_where(settings)}"
+    """The target to use and the sentence that says why: the one `named`, `e2b` when its key is set,
+    else `local`. Raises `TargetUnavailableError`."""
+    if asked := named(project, name, environment):
+        return asked
     cloud = project.targets["e2b"]
     if environment.get(cloud.api_key_env or "", "").strip():
         return cloud, f"target e2b: {cloud.api_key_env} is set{_where(cloud)}"
     return project.targets["local"], f"target local: {cloud.api_key_env} is not set"
+
+
+def named(
+    project: Project, name: str | None, environment: Mapping[str, str] = os.environ
+) -> tuple[TargetSettings, str] | None:
+    """The target that `name` or else TEMPLATE_TARGET names, and the sentence that says which of the
+    two; None when neither does. Raises `TargetUnavailableError`."""
+    if name is not None:
+        settings = target_called(name, project.targets)
+        return settings, f"target {name}: asked for{_where(settings)}"
+    variable = environment.get("TEMPLATE_TARGET", "").strip()
+    if not variable:
+        return None
+    try:
+        settings = target_called(variable, project.targets)
+    except TargetUnavailableError as error:
+        raise TargetUnavailableError(
+            f"TEMPLATE_TARGET is {variable!r}: {error.message}", hint=error.hint
+        ) from error
+    return settings, f"target {variable}: TEMPLATE_TARGET names it{_where(settings)}"
 
 
 def _where(settings: TargetSettings) -> str:

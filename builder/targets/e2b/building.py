@@ -45,6 +45,7 @@ class _Found:
     build_id: str
     state: BuildState
     ours: bool = True
+    begun_here: bool = False
 
 
 class Building:
@@ -170,7 +171,9 @@ class Building:
             else:
                 state = BuildState(status="building")
                 self._say(f"build {build_id} is begun")
-                return _Found(template_id=template_id, build_id=build_id, state=state)
+                return _Found(
+                    template_id=template_id, build_id=build_id, state=state, begun_here=True
+                )
         raise AssertionError("unreachable")
 
     def _check_not_superseded(self) -> None:
@@ -266,7 +269,8 @@ class Building:
             template_id=found.template_id,
             build_id=found.build_id,
             digest=self._digest,
-            seconds=round(followed.seconds() if reused else seconds, 3),
+            # Of a build that was taken up, this run has seen the end alone; its log has all of it.
+            seconds=round(seconds if found.begun_here else followed.seconds(), 3),
             reused=reused,
             size=None,
             warnings=tuple(warnings),

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from builder.errors import TargetUnavailableError
+from builder.project import Project
+from builder.targets.adapters import choose
+from tests.conftest import Command
+
+KEY = {"E2B_API_KEY": "e2b_x"}
+
+
+@pytest.mark.parametrize(
+    ("asked", "environment", "name", "why"),
+    [
+        ("local", {"TEMPLATE_TARGET": "e2b", **KEY}, "local", "target local: asked for"),
+        (
+            None,
+            {"TEMPLATE_TARGET": "local", **KEY},
+            "local",
+            "target local: TEMPLATE_TARGET names it",
+        ),
+        (None, {"TEMPLATE_TARGET": " e2b "}, "e2b", "target e2b: TEMPLATE_TARGET names it"),
+        (None, {"TEMPLATE_TARGET": "", **KEY}, "e2b", "target e2b: E2B_API_KEY is set"),
+        (None, {}, "local", "target local: E2B_API_KEY is not set"),
+    ],
+)
+def test_target_is_chosen_by_one_rule(
+    project: Path, asked: str | None, environment: dict[str, str], name: str, why: str
+) -> None:
+    """--target goes first, then TEMPLATE_TARGET, then the key; the reason is told."""
+    settings, told = choose(Project.find(project), asked, environment)
+    assert (settings.name, told) == (name, why)
+
+
+def test_unknown_target_in_the_environment(project: Path) -> None:
+    """A target that only TEMPLATE_TARGET names is told with the variable's name."""
+    with pytest.raises(TargetUnavailableError) as caught:
+        choose(Project.find(project), None, {"TEMPLATE_TARGET": "loca"})
+    assert caught.value.message == (
+        "TEMPLATE_TARGET is 'loca': there is no target `loca`; there are: e2b, local"
+    )
+
+
+@pytest.mark.network
+def test_every_command_obeys_the_variable(project: Path, command: Command) -> None:
+    """Commands that build, look and clean up take the target that TEMPLATE_TARGET names."""
+    cloud = {"TEMPLATE_TARGET": "e2b"}
+    local = {"TEMPLATE_TARGET": "local", "E2B_API_KEY": "e2b_x"}
+    first = "target local: TEMPLATE_TARGET names it"
+    command("lock", cwd=project)
+    for arguments in (["build", "light", "--frozen"], ["plan"], ["verify", "light"], ["outdated"]):
+        done = command(*arguments, cwd=project, **local)
+        assert done.stderr.splitlines()[0].endswith(first), done.stderr
+        assert (
+            command(*arguments, cwd=project, **cloud)
+            .stderr.splitlines()[0]
+            .endswith("target e2b: TEMPLATE_TARGET names it")
+        )
+    for arguments in (["resolve", "light"], ["show", "light"], ["promote", "light"]):
+        done = command(*arguments, cwd=project, **cloud)
+        assert done.stderr.startswith(
+            "error: template `light` is not built for target `e2b`, which TEMPLATE_TARGET names;"
+        )
+        assert command(*arguments, cwd=project, **local).returncode == 0
+    assert first in command("gc", "--dry-run", cwd=project, **local).stderr
+    assert command("adopt", "x", "abc", cwd=project, **local).returncode == 5
