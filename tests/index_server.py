@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import io
 import os
+import re
 import socket
 import ssl
 import sys
@@ -74,7 +75,9 @@ def wheel(
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
-    metadata = "".join(f"{line}\n" for line in [*lines, *(f"Requires-Dist: {r}" for r in requires)])
+    lines += [f"Requires-Dist: {r}" for r in requires]
+    lines += [f"Provides-Extra: {x}" for r in requires for x in re.findall(r"extra == '(\w+)'", r)]
+    metadata = "".join(f"{line}\n" for line in lines)
     contents = {f"{module}.py": source for module, source in files.items()} | {
         f"{info}/METADATA": metadata,
         f"{info}/WHEEL": f"Wheel-Version: 1.0\nRoot-Is-Purelib: false\nTag: {tag}\n",
