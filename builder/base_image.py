@@ -16,7 +16,7 @@ from builder.documents import parse_json
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["BaseImage", "resolve_digest"]
+__all__ = ["BaseImage", "UnknownImageError", "kept", "resolve_digest"]
 
 _TIMEOUT_SECONDS = 10.0
 _ACCEPT = (
@@ -26,6 +26,18 @@ _ACCEPT = (
     "application/vnd.docker.distribution.manifest.v2+json"
 )
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NEEDS_CREDENTIALS = "does not exist in its registry, or needs credentials"
+# By which a registry says so itself; a filter that answers in its place does not.
+_DENIED = {"DENIED", "UNAUTHORIZED", "NAME_UNKNOWN", "MANIFEST_UNKNOWN"}
+
+
+class UnknownImageError(Exception):
+    """The registry of an image answers, and gives nothing by that name; `why` is a predicate."""
+
+    def __init__(self, reference: str, why: str) -> None:
+        super().__init__(reference, why)
+        self.reference = reference
+        self.why = why
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,7 +60,8 @@ class BaseImage:
 
 
 def resolve_digest(reference: str) -> BaseImage:
-    """Ask the registry of `reference` for its digest; a failure becomes the result's `note`."""
+    """Ask the registry of `reference` for its digest; what keeps it from answering becomes the
+    result's `note`. Raises `UnknownImageError`."""
     if "@" in reference:
         return BaseImage(reference=reference, digest=reference.partition("@")[2])
     import httpx
@@ -56,28 +69,37 @@ def resolve_digest(reference: str) -> BaseImage:
     host, repository, tag = _parts(reference)
     scheme = "http" if host.partition(":")[0] in ("localhost", "127.0.0.1") else "https"
     url = f"{scheme}://{host}/v2/{repository}/manifests/{tag}"
+    headers = {"Accept": _ACCEPT}
     try:
         with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=True) as client:
-            answer = client.head(url, headers={"Accept": _ACCEPT})
+            answer = client.head(url, headers=headers)
             if answer.status_code == httpx.codes.UNAUTHORIZED:
                 token = _anonymous_token(client, answer.headers.get("WWW-Authenticate", ""))
                 if token is None:
-                    return _kept(reference, "its registry gives no anonymous access")
-                headers = {"Accept": _ACCEPT, "Authorization": f"Bearer {token}"}
+                    raise UnknownImageError(reference, _NEEDS_CREDENTIALS)
+                headers["Authorization"] = f"Bearer {token}"
                 answer = client.head(url, headers=headers)
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                raise UnknownImageError(reference, "does not exist in its registry")
+            if answer.status_code == httpx.codes.UNAUTHORIZED or (
+                answer.status_code == httpx.codes.FORBIDDEN
+                and _is_denied(client.get(url, headers=headers))
+            ):
+                raise UnknownImageError(reference, _NEEDS_CREDENTIALS)
             answer.raise_for_status()
             digest = answer.headers.get("Docker-Content-Digest", "")
     except httpx.HTTPStatusError as error:
-        return _kept(reference, f"its registry answered {error.response.status_code}")
+        return kept(reference, f"its registry answered {error.response.status_code}")
     # Not only its own: httpx passes on what a proxy scheme or a certificate file runs into.
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):
-        return _kept(reference, "its registry did not answer")
+        return kept(reference, "its registry did not answer")
     if not _DIGEST.fullmatch(digest):
-        return _kept(reference, "its registry gave no digest")
+        return kept(reference, "its registry gave no digest")
     return BaseImage(reference=reference, digest=digest)
 
 
-def _kept(reference: str, why: str) -> BaseImage:
+def kept(reference: str, why: str) -> BaseImage:
+    """The image by its tag alone, with the note that says why."""
     return BaseImage(
         reference=reference,
         digest=None,
@@ -100,13 +122,25 @@ def _parts(reference: str) -> tuple[str, str, str]:
 
 
 def _anonymous_token(client: httpx.Client, challenge: str) -> str | None:
-    """Follow a `WWW-Authenticate: Bearer realm="…",service="…",scope="…"` challenge."""
+    """Follow a `WWW-Authenticate: Bearer realm="…",service="…",scope="…"` challenge; None where the
+    registry gives no token to everybody."""
     fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     realm = fields.pop("realm", None)
     if realm is None or not challenge.lower().startswith("bearer "):
         return None
     answer = client.get(realm, params=fields)
+    if answer.status_code in (401, 403) and _is_denied(answer):
+        return None
     answer.raise_for_status()
     body = parse_json(answer.content)
     token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
     return token if isinstance(token, str) else None
+
+
+def _is_denied(answer: httpx.Response) -> bool:
+    """Whether an answer is a registry's own refusal, by the codes of the distribution protocol."""
+    try:
+        errors = answer.json()["errors"]
+        return any(error["code"] in _DENIED for error in errors)
+    except (ValueError, KeyError, TypeError):
+        return False

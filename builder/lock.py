@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,10 +17,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder import processes, uv_tool
-from builder.base_image import BaseImage, resolve_digest
+from builder.base_image import BaseImage, UnknownImageError, kept, resolve_digest
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.events import Event, Reporter
-from builder.lock_conflict import absent_packages, explain, missing_extra, not_found
+from builder.lock_conflict import absent_packages, explain, missing_extra, not_found, unknown_image
 from builder.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.spec import Stage, Variant
 
@@ -79,19 +79,24 @@ class Lock:
 
 
 def lock_latest(
-    variants: Sequence[Variant], *, folder: Path, report: Reporter
+    variants: Sequence[Variant],
+    *,
+    folder: Path,
+    report: Reporter,
+    has_image: Callable[[str], bool] = lambda _: False,
 ) -> dict[str, Lock | TemplateError]:
     """Resolve every variant anew, to the latest that its specs allow.
 
     Stages that variants share are resolved once, independent ones side by side. `folder` is the
-    variants folder, for the lines that errors name. The result maps a variant's name to its lock,
-    or to why there is none (`LockConflictError`, `NetworkError`); one failing variant does not
+    variants folder, for the lines that errors name; `has_image` says whether this machine has an
+    image that its registry does not give. The result maps a variant's name to its lock, or to why
+    there is none (`LockConflictError`, `NetworkError`, `SpecError`); one failing variant does not
     stop the others.
     """
     done: dict[tuple[str, ...], StageLock | TemplateError] = {}
     with ThreadPoolExecutor(max_workers=_JOBS) as pool, processes.interruptible():
         images = {
-            reference: pool.submit(resolve_digest, reference)
+            reference: pool.submit(_image, reference, has_image)
             for reference in {variant.image for variant in variants}
         }
         depth = 1
@@ -109,18 +114,29 @@ def lock_latest(
     for variant in variants:
         stages = [done[_key(variant, n + 1)] for n in range(len(variant.stages))]
         failed = [stage for stage in stages if isinstance(stage, TemplateError)]
-        locks[variant.name] = (
-            failed[-1]  # it knows of those above
-            if failed
-            else Lock(
-                image=found[variant.image],
+        image = found[variant.image]
+        if isinstance(image, UnknownImageError):
+            locks[variant.name] = unknown_image(variant, image.why, folder)
+        elif failed:
+            locks[variant.name] = failed[-1]  # it knows of those above
+        else:
+            locks[variant.name] = Lock(
+                image=image,
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
-        )
     for note in dict.fromkeys(n for x in locks.values() if isinstance(x, Lock) for n in x.notes):
         report(Event(kind="warning", text=note))
     return locks
+
+
+def _image(reference: str, has_image: Callable[[str], bool]) -> BaseImage | UnknownImageError:
+    try:
+        return resolve_digest(reference)
+    except UnknownImageError as error:
+        if has_image(reference):
+            return kept(reference, "the Docker engine of this machine alone has it")
+        return error
 
 
 def _key(variant: Variant, depth: int) -> tuple[str, ...]:

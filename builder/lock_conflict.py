@@ -6,6 +6,7 @@ uv's own reasoning is kept below our sentence, word for word.
 from __future__ import annotations
 
 import re
+import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,10 +15,11 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import LockConflictError, Problem, SpecError, did_you_mean
-from builder.spec import Stage, place_of
+from builder.spec import Stage, Variant, place_of
 
-__all__ = ["absent_packages", "explain", "missing_extra", "not_found"]
+__all__ = ["absent_packages", "explain", "missing_extra", "not_found", "unknown_image"]
 
+_COMMON_IMAGES = ("debian", "e2bdev/code-interpreter", "python", "ubuntu")
 _EXTRA = re.compile(r"The package `([^=`]+)==([^`]+)` does not have an extra named `([^`]+)`")
 _BACKENDS = re.compile(r"'--torch-backend.*?possible values: ([^\]]+)\]", re.DOTALL)
 _NOT_FOUND = re.compile(r"(\S+) was not found in the package registry")
@@ -157,6 +159,36 @@ def _unknown_backend(chain: Sequence[Stage], known: Sequence[str], folder: Path)
         file.source, message, line=line, column=1, key="python.torch-backend", hint=hint
     )
     return SpecError([problem])
+
+
+def unknown_image(variant: Variant, why: str, folder: Path) -> SpecError:
+    """The error about a base image that its registry does not give; `why` is a predicate."""
+    image = variant.image
+    source, line = variant.source, 0
+    for stage in variant.stages:  # the last one that names it decides
+        place, _, number = place_of(folder, stage.source, ("base", "image")).rpartition(":")
+        if place and _names_image(folder / Path(stage.source).name):
+            source, line = stage.source, int(number)
+    near = did_you_mean(image.partition(":")[0], _COMMON_IMAGES)
+    problem = Problem(
+        source,
+        f"the image {image!r} {why}",
+        line=line,
+        column=1,
+        key="base.image",
+        hint=near
+        or "check the spelling; for an image that needs credentials, pull it with Docker first, or"
+        f" write its digest behind it: {image}@sha256:…",
+    )
+    return SpecError([problem])
+
+
+def _names_image(path: Path) -> bool:
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        return "image" in document.get("base", {})
+    except (OSError, ValueError):
+        return False  # it was changed since it was loaded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

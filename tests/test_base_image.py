@@ -7,12 +7,18 @@ import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from builder.base_image import BaseImage, _parts, resolve_digest
+from builder.base_image import BaseImage, UnknownImageError, _parts, resolve_digest
+from builder.errors import SpecError, TemplateError
+from builder.events import silent
+from builder.lock import Lock, lock_latest
+from builder.lock_conflict import unknown_image
+from tests.samples import load
 
 DIGEST = "sha256:" + "5" * 64
 TOKEN = "opaque"  # noqa: S105 - what the registry below gives to everybody
@@ -149,45 +155,134 @@ def test_challenge_is_answered_with_a_token(guarded: Registry, key: str) -> None
     assert parse_qsl(parts.query) == [("service", "registry.test"), ("scope", SCOPE)]
 
 
-def test_token_that_is_not_taken_keeps_the_tag(guarded: Registry) -> None:
-    """A registry that refuses its own token is asked no third time."""
+def refusal(registry: Registry) -> str:
+    """What is said of an image that the registry does not give."""
+    with pytest.raises(UnknownImageError) as caught:
+        resolve_digest(registry.reference)
+    assert caught.value.reference == registry.reference
+    return caught.value.why
+
+
+def test_token_that_is_not_taken(guarded: Registry) -> None:
+    """A registry that refuses its own token, as Docker Hub does for what it does not have, is asked
+    no third time: the image does not exist or needs credentials."""
     guarded.token = {"token": "stale"}
-    expected = guarded.kept("its registry answered 401")
-    assert resolve_digest(guarded.reference) == expected
+    assert refusal(guarded) == "does not exist in its registry, or needs credentials"
     assert [method for method, _ in guarded.seen] == ["HEAD", "GET", "HEAD"]
 
 
-def test_refused_token_keeps_the_tag(guarded: Registry) -> None:
+def test_token_endpoint_that_fails_keeps_the_tag(guarded: Registry) -> None:
     """A token endpoint that fails is a note with its status."""
     guarded.token_status = 503
     assert resolve_digest(guarded.reference) == guarded.kept("its registry answered 503")
 
 
+@pytest.mark.parametrize("status", [401, 403])
+@pytest.mark.parametrize("code", ["DENIED", "UNAUTHORIZED", "NAME_UNKNOWN"])
+def test_token_that_is_refused(guarded: Registry, status: int, code: str) -> None:
+    """A registry that gives no token for an image says that it does not exist or is private."""
+    guarded.token_status, guarded.token = status, {"errors": [{"code": code}]}
+    assert refusal(guarded) == "does not exist in its registry, or needs credentials"
+
+
+def test_filter_in_place_of_the_token_endpoint_keeps_the_tag(guarded: Registry) -> None:
+    """A refusal that is not a registry's own is a note: a filter stands in between."""
+    guarded.token_status, guarded.token = 403, "blocked by policy"
+    assert resolve_digest(guarded.reference) == guarded.kept("its registry answered 403")
+
+
 @pytest.mark.parametrize("challenge", ['Bearer service="registry.test"', "Bearer", "Negotiate"])
-def test_challenge_without_realm_keeps_the_tag(guarded: Registry, challenge: str) -> None:
-    """A challenge that does not say where tokens are given is a note."""
+def test_challenge_without_realm(guarded: Registry, challenge: str) -> None:
+    """A challenge that does not say where tokens are given to everybody wants credentials."""
     guarded.challenge = challenge
-    assert resolve_digest(guarded.reference) == guarded.kept(
-        "its registry gives no anonymous access"
-    )
+    assert refusal(guarded) == "does not exist in its registry, or needs credentials"
     assert guarded.seen == [MANIFEST]
 
 
 @pytest.mark.parametrize("token", [{}, {"token": 3}])
-def test_answer_without_token_keeps_the_tag(guarded: Registry, token: Any) -> None:
-    """A token endpoint that gives no token is a note."""
+def test_answer_without_token(guarded: Registry, token: Any) -> None:
+    """A token endpoint that gives no token wants credentials."""
     guarded.token = token
-    assert resolve_digest(guarded.reference) == guarded.kept(
-        "its registry gives no anonymous access"
-    )
+    assert refusal(guarded) == "does not exist in its registry, or needs credentials"
 
 
-@pytest.mark.parametrize("status", [403, 404, 429, 500])
+def test_image_that_does_not_exist(registry: Registry) -> None:
+    """A registry that does not know a name or a tag says so."""
+    registry.status = 404
+    assert refusal(registry) == "does not exist in its registry"
+
+
+def test_manifest_that_is_denied(registry: Registry) -> None:
+    """A 403 of the registry's own is a refusal, too."""
+    registry.status = registry.token_status = 403
+    registry.token = {"errors": [{"code": "DENIED", "message": "requested access is denied"}]}
+    assert refusal(registry) == "does not exist in its registry, or needs credentials"
+
+
+@pytest.mark.parametrize("status", [403, 429, 500, 503])
 def test_status_is_in_the_note(registry: Registry, status: int) -> None:
-    """A registry that answers with an error is a note with its status."""
+    """A registry that fails, or a filter that answers in its place, is a note with the status."""
     registry.status = status
     expected = registry.kept(f"its registry answered {status}")
     assert resolve_digest(registry.reference) == expected
+
+
+def locked(registry: Registry, folder: Path, **options: Any) -> Lock | TemplateError:
+    spec = "schema = 1\nextends = '_base'\n"
+    variants = load(
+        folder,
+        _base="schema = 1\n\n[base]\nimage = 'debian:13'\npython = '>=3.11'\n",
+        _mine=f"{spec}[base]\nimage = '{registry.reference}'\n",
+        leaf="schema = 1\nname = 'leaf'\nextends = '_mine'\n",
+    )
+    found = lock_latest(
+        list(variants.values()), folder=folder / "variants", report=silent, **options
+    )
+    return found["leaf"]
+
+
+def test_unknown_image_is_an_error_with_its_line(registry: Registry, tmp_path: Path) -> None:
+    """An image that its registry does not know is a mistake in the spec that names it."""
+    registry.status = 404
+    error = locked(registry, tmp_path)
+    assert isinstance(error, SpecError)
+    image = registry.reference
+    assert error.message == (
+        "1 problem in the variants:\n"
+        f"variants/_mine.toml:4:1: `base.image`: the image {image!r} does not exist in its registry (check the"
+        " spelling; for an image that needs credentials, pull it with Docker first, or write its"
+        f" digest behind it: {image}@sha256:…)"
+    )
+
+
+def test_image_that_this_machine_has(registry: Registry, tmp_path: Path) -> None:
+    """An image that its registry does not give, and that the engine of this machine has, is kept by
+    its tag, with a note."""
+    registry.status = 404
+    asked: list[str] = []
+
+    def has_image(image: str) -> bool:
+        asked.append(image)
+        return True
+
+    lock = locked(registry, tmp_path, has_image=has_image)
+    assert isinstance(lock, Lock)
+    assert lock.image == registry.kept("the Docker engine of this machine alone has it")
+    assert asked == [registry.reference]
+
+
+def test_near_match_of_an_image(tmp_path: Path) -> None:
+    """A common image that is misspelt is named in the hint."""
+    variants = load(
+        tmp_path,
+        leaf="schema = 1\nname = 'leaf'\n[base]\nimage = 'pyhton:3.13'\npython = '>=3.11'\n",
+    )
+    error = unknown_image(variants["leaf"], "does not exist in its registry", tmp_path / "variants")
+    assert error.message == (
+        "1 problem in the variants:\n"
+        "variants/leaf.toml:4:1: `base.image`: the image 'pyhton:3.13' does not exist in its registry"
+        " (did you mean `python`?)"
+    )
 
 
 @pytest.mark.parametrize("digest", [None, "", "latest", "sha256:55", DIGEST.upper(), DIGEST + "5"])

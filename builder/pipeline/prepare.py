@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,6 +21,7 @@ from builder import (
 )
 from builder.build import Built
 from builder.errors import (
+    EngineUnavailableError,
     NotOnThisMachineError,
     RevokedError,
     StaleLockError,
@@ -57,7 +59,12 @@ def prepare(
         locks = committed_lock.read_committed(variants, project.generated)
     else:
         report(Event(kind="step", text="resolving the latest packages"))
-        locks = lock.lock_latest(variants, folder=project.variants, report=report)
+        locks = lock.lock_latest(
+            variants,
+            folder=project.variants,
+            report=report,
+            has_image=lambda reference: _engine_has(project, reference),
+        )
     prepared: dict[str, render.Rendered | TemplateError] = {}
     for variant in variants:
         locked = locks[variant.name]
@@ -65,6 +72,18 @@ def prepare(
             locked if isinstance(locked, TemplateError) else render.render(variant, locked)
         )
     return prepared
+
+
+def _engine_has(project: Project, reference: str) -> bool:
+    """Whether the Docker engine of this machine, where one answers, has an image."""
+    from builder.docker_engine import DockerEngine
+
+    try:
+        engine = DockerEngine(project.precheck)
+    except EngineUnavailableError:
+        return False
+    with contextlib.closing(engine):
+        return engine.has_image(reference)
 
 
 def read_registry(project: Project) -> registry.Registry:
