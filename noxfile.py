@@ -9,7 +9,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
-SIDE_BY_SIDE = ["--numprocesses=auto", "--maxprocesses=4"]
+SIDE_BY_SIDE = ["--numprocesses=4", "--dist=loadgroup"]  # tests wait more than they compute
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 

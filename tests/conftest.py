@@ -42,6 +42,14 @@ LIGHT = (
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Begin with what takes longest; run the tests that share a Docker engine in one process."""
+    items.sort(key=lambda item: item.get_closest_marker("full") is None)
+    for item in items:
+        if item.get_closest_marker("docker"):
+            item.add_marker(pytest.mark.xdist_group("docker"))
+
+
 def pytest_runtest_setup(item: pytest.Item) -> None:
     """Skip a test whose programs are not here, unless TEMPLATE_TEST_REQUIRE names them."""
     programs = [name for mark in item.iter_markers("needs") for name in mark.args]

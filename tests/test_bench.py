@@ -12,6 +12,7 @@ from bench.result import Result
 from tests.conftest import ROOT
 
 
+@pytest.mark.exhaustive
 @pytest.mark.network
 def test_benchmarks_run_and_print_their_tables() -> None:
     """The benchmarks that need no large download run, and print ratios beside their targets."""

@@ -144,6 +144,7 @@ def test_clocks_may_differ(place: Place, lead: Callable[[Server], Server], hours
         settled(place, server)
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("call", "fault", "kind", "told"),
     [

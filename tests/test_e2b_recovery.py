@@ -191,6 +191,7 @@ def test_machines_that_begin_in_the_same_moment(
         assert server.problems == []
 
 
+@pytest.mark.exhaustive
 @pytest.mark.timeout(3600)
 def test_kill_at_any_moment(
     places: Callable[[str], Place], lead: Callable[[Server], Server]

@@ -32,6 +32,7 @@ from tests.samples import lock_of
 from tests.test_channels import made
 from tests.test_webhooks import PAYLOAD, SECRET, post
 
+pytestmark = pytest.mark.exhaustive
 EXAMPLES = int(os.environ.get("TEMPLATE_FUZZ_EXAMPLES", "60"))
 # For one input: that is a hang. And for all of them together, on top of what was there before.
 SECONDS_EACH = 10_000

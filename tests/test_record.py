@@ -120,6 +120,7 @@ def test_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [".builder", "registry.json"]
 
 
+@pytest.mark.exhaustive
 def test_many_processes_lose_nothing(tmp_path: Path) -> None:
     """32 processes that record at once leave every build of every one of them."""
     path = tmp_path / "registry.json"
@@ -131,6 +132,7 @@ def test_many_processes_lose_nothing(tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.exhaustive
 def test_sigkill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     """A writer that is killed leaves a registry that reads, with all that it had finished."""
     path = tmp_path / "registry.json"
