@@ -6,7 +6,6 @@ uv's own reasoning is kept below our sentence, word for word.
 from __future__ import annotations
 
 import re
-import tomllib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from pathlib import Path
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from builder.documents import parse_toml
 from builder.errors import LockConflictError, Problem, SpecError, did_you_mean
 from builder.spec import Stage, Variant, place_of
 
@@ -185,7 +185,7 @@ def unknown_image(variant: Variant, why: str, folder: Path) -> SpecError:
 
 def _names_image(path: Path) -> bool:
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+        document = parse_toml(path.read_text(encoding="utf-8-sig"))
         return "image" in document.get("base", {})
     except (OSError, ValueError):
         return False  # it was changed since it was loaded
