@@ -26,8 +26,8 @@ def _nobody(_steps: int) -> None:
 class Order:
     """What is to be built.
 
-    `folder` holds what was rendered, as the context of the build. For a target that builds in
-    steps: `program` is them and `step_keys` their identities; the first `shared` were put into the
+    For a target that builds in steps: `folder` holds what was rendered, as the context of the
+    build; `program` is them and `step_keys` their identities; the first `shared` were put into the
     cache by another build of this run, the first `foretold` are expected from there, and with
     `require_cache` it is an error when they are not. `passed` is told how many first steps are
     over. `unwanted` are the IDs of builds that must not be taken instead of a new one: they were

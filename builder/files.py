@@ -19,7 +19,7 @@ import platformdirs
 
 from builder.errors import from_os_error
 
-__all__ = ["atomic_write", "cache_folder", "exclusive", "remove_tree"]
+__all__ = ["atomic_write", "cache_folder", "exclusive", "ignored", "remove_tree"]
 
 _CHECK_SECONDS = 0.5
 
@@ -107,6 +107,19 @@ def _attributes(file: int | Path) -> list[str]:
         with contextlib.suppress(OSError):  # not every file system has them
             return os.listxattr(file)
     return []
+
+
+def ignored(folder: Path) -> Path:
+    """Make a folder that git ignores, as the caches of other tools do, and return it. Raises
+    `StorageError`."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise from_os_error(error, f"making `{folder}`") from error
+    rules = folder / ".gitignore"
+    if not rules.exists():
+        atomic_write(rules, b"# Made by template-builder: nothing in here is to be committed.\n*\n")
+    return folder
 
 
 def _sync_folder(folder: Path) -> None:

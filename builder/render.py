@@ -7,12 +7,15 @@ by the spec; the filters here quote them once more, each for the one place it st
 from __future__ import annotations
 
 import contextlib
+import errno
 import functools
 import hashlib
 import json
+import os
 import shlex
 import stat
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
@@ -22,12 +25,21 @@ import jinja2
 import tomli_w
 
 from builder.errors import RenderDriftError, StorageError, from_os_error
-from builder.files import atomic_write, cache_folder, exclusive, remove_tree
+from builder.files import atomic_write, cache_folder, exclusive, ignored, remove_tree
 from builder.lock import Lock
 from builder.spec import Stage, Variant
 from builder.visible import one_line
 
-__all__ = ["GeneratedFile", "Rendered", "drift", "render", "write"]
+__all__ = [
+    "GeneratedFile",
+    "Rendered",
+    "check_place",
+    "drift",
+    "prune",
+    "render",
+    "write",
+    "write_files",
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,29 +103,54 @@ def write(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) 
     With `all_variants`, folders of variants that are no more go as well. Raises `StorageError`.
     """
     rendered = list(rendered)
-    # One writer at a time: what looks like a stray file may be another one's temporary file.
-    with exclusive(generated.parent / ".builder" / "generated.lock"):
+    check_place(rendered, generated)
+    with _writing(generated):
         for one in rendered:
-            folder = generated / one.variant.name
-            for link in _links(one, folder):
-                raise StorageError(
-                    f"`{link}` is a symbolic link, and what it leads to is not ours to write",
-                    hint="remove the link and run the same command again",
-                )
-            for file in one.files:
-                path = folder / file.path
-                if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
-                    atomic_write(path, file.content, mode=file.mode)
-                elif stat.S_IMODE(path.stat().st_mode) != file.mode:
-                    path.chmod(file.mode)  # what E2B caches goes by the mode, too
-            for path in _strangers(one, folder):
-                try:
-                    path.unlink()
-                except OSError as error:
-                    raise from_os_error(error, f"removing `{path}`") from error
-        if all_variants:
-            for folder in _orphans(rendered, generated):
-                remove_tree(folder)
+            write_files(one, generated / one.variant.name)
+    if all_variants:
+        prune(rendered, generated)
+
+
+def prune(rendered: Iterable[Rendered], generated: Path) -> None:
+    """Remove the folders below `generated/` of variants that are not among `rendered`."""
+    with _writing(generated):
+        for folder in _orphans(list(rendered), generated):
+            remove_tree(folder)
+
+
+def check_place(rendered: Iterable[Rendered], generated: Path) -> None:
+    """Raises `StorageError` where `write` could not write."""
+    for one in rendered:
+        for link in _links(one, generated / one.variant.name):
+            raise StorageError(
+                f"`{link}` is a symbolic link, and what it leads to is not ours to write",
+                hint="remove the link and run the same command again",
+            )
+    folder = generated if generated.exists() else generated.parent
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise from_os_error(
+            OSError(errno.EACCES, os.strerror(errno.EACCES), str(folder)), "writing generated/"
+        )
+
+
+def write_files(one: Rendered, folder: Path) -> None:
+    """Bring a folder in line with one variant, touching only what differs."""
+    for file in one.files:
+        path = folder / file.path
+        if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
+            atomic_write(path, file.content, mode=file.mode)
+        elif stat.S_IMODE(path.stat().st_mode) != file.mode:
+            path.chmod(file.mode)  # what E2B caches goes by the mode, too
+    for path in _strangers(one, folder):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise from_os_error(error, f"removing `{path}`") from error
+
+
+def _writing(generated: Path) -> AbstractContextManager[None]:
+    """One writer at a time: what looks like a stray file may be another one's temporary file."""
+    return exclusive(ignored(generated.parent / ".builder") / "generated.lock")
 
 
 def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:

@@ -111,6 +111,8 @@ def swap(
             text, etag, _ = before
         else:
             text = change(before[0] if before else None)
+            if before and text == before[0]:
+                return  # nothing to write
             sent = True
             try:
                 with _translated(url):

@@ -207,7 +207,7 @@ def test_base_image_that_cannot_be_pulled(place: Place, lead: Callable[[Server],
     assert isinstance(error, StepError)
     assert error.message == (
         "the base image failed on e2b: FROM localhost:1/python:3.13\n"
-        "  generated/four/Dockerfile\n"
+        "  .builder/context/four/Dockerfile\n"
         "  variants/_base.toml:3: `base.image`\n"
         "  E2B says: error pulling the image\n"
         "  | Building template"

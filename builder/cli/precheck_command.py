@@ -15,6 +15,7 @@ from builder.events import Event, Reporter
 from builder.plan import Plan
 from builder.precheck import Checked
 from builder.project import Project
+from builder.render import Rendered, write
 from builder.verify import first_use_pairs
 
 __all__ = ["PrecheckWhen", "prechecked", "register"]
@@ -48,6 +49,8 @@ def precheck(
         engine = DockerEngine(place.precheck)
         engine.tidy()
         prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
+        rendered = [one for one in prepared.values() if isinstance(one, Rendered)]
+        write(rendered, place.generated, all_variants=False)
         found = pipeline.precheck_all(place, prepared, engine, force=force, report=report)
     passed = [one for one in found.values() if isinstance(one, Checked)]
     if as_json:

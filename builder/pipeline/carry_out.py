@@ -23,6 +23,7 @@ from builder.errors import (
     from_os_error,
 )
 from builder.events import Event, Reporter
+from builder.files import ignored
 from builder.logs import Log
 from builder.pipeline.prepare import Prepared, read_registry
 from builder.project import Project
@@ -116,6 +117,8 @@ def build(
         wait(running, timeout=_CLEAN_UP_SECONDS)
         raise
     pool.shutdown()
+    if all_variants and len(rendered) == len(prepared):
+        render.prune(rendered, project.generated)
     return [outcomes[one.name] for one in planned.variants]
 
 
@@ -237,9 +240,12 @@ class _Run:
                 log.line(f"because: {reason}")
             shared = self.schedule.start(name, self._waiting(name))
             with self._slot():
+                context = self.project.state / "context" / name
+                if target.steps_cached:
+                    render.write_files(prepared, context)
                 order = Order(
                     rendered=prepared,
-                    folder=self.project.generated / name,
+                    folder=context,
                     force=self.force,
                     program=planned.program,
                     step_keys=planned.step_keys,

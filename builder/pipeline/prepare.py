@@ -29,6 +29,7 @@ from builder.errors import (
     TemplateError,
 )
 from builder.events import Event, Reporter
+from builder.files import ignored
 from builder.logs import Log
 from builder.project import Project
 from builder.shared_registry import NoRegistryError
@@ -188,11 +189,10 @@ def precheck_all(
     tolerated: tuple[type[TemplateError], ...] = (),
     report: Reporter,
 ) -> dict[str, precheck.Checked | TemplateError]:
-    """Write `generated/` and pre-check what was rendered, one after the other: name → what was
-    found, or why it is not good. One that fails stops none of the others; what is `tolerated` is
-    reported as a warning."""
+    """Pre-check what was rendered, one after the other: name → what was found, or why it is not
+    good. One that fails stops none of the others; what is `tolerated` is reported as a warning."""
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
-    render.write(rendered, project.generated, all_variants=False)
+    ignored(project.state)
     found: dict[str, precheck.Checked | TemplateError] = {
         name: one for name, one in prepared.items() if isinstance(one, TemplateError)
     }

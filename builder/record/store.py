@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from builder import registry
-from builder.files import atomic_write, exclusive
+from builder.files import atomic_write, exclusive, ignored
 
 __all__ = ["dump", "update"]
 
@@ -37,7 +37,10 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
             if text is None
             else registry.parse(text, location, strict=True).checked()
         )
+        before = dump(found.data)
         results[:] = [change(found.data)]
+        if text is not None and dump(found.data) == before:
+            return text
         if shared:
             recent = found.data.get(_CHANGES, [])
             found.data[_CHANGES] = [*recent[1 - _REMEMBERED :], identity]
@@ -54,9 +57,11 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
         shared_registry.swap(location, changed, is_applied=is_applied)
         return results[0]
     path = Path(os.path.realpath(location))  # of a link, the file that it leads to is the registry
-    with exclusive(path.parent / ".builder" / f"{path.name}.lock"):
+    with exclusive(ignored(path.parent / ".builder") / f"{path.name}.lock"):
         text = registry.read_text(os.fspath(path)) if os.path.lexists(path) else None
-        atomic_write(path, changed(text).encode())
+        new = changed(text)
+        if new != text:
+            atomic_write(path, new.encode())
     return results[0]
 
 

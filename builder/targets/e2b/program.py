@@ -72,8 +72,8 @@ def origin(order: Order, number: int | None) -> list[str]:
     of it stands behind the step."""
     program, variant = order.program, order.rendered.variant
     assert program is not None
-    root, stages = order.folder.parent.parent, variant.stages
-    dockerfile = f"generated/{variant.name}/Dockerfile"
+    root, stages = order.folder.parents[2], variant.stages
+    dockerfile = f".builder/context/{variant.name}/Dockerfile"
     if number is None:
         return [dockerfile, *_place(root, stages, ("service", "command"))]
     if number == 0:
