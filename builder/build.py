@@ -54,6 +54,8 @@ class Built:
     what it took when it was made. `cold` is seconds by warm-up import without byte code, where the
     builder could measure that. `size` is in bytes, None where the target does not tell. `steps`
     are the identities of the steps that it consists of, `cached` how many came from the cache.
+    `one_of_many` says that other machines make the same build, each for itself: then `notes` are
+    what is particular to this one's.
     """
 
     name: str
@@ -69,6 +71,8 @@ class Built:
     warnings: tuple[str, ...] = ()
     steps: tuple[str, ...] = ()
     cached: int | None = None
+    one_of_many: bool = False
+    notes: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -42,9 +42,9 @@ class Difference:
         return {"kind": self.kind, "what": self.what, "old": self.old, "new": self.new}
 
 
-def side_of_build(found: Record) -> Side:
-    """A recorded build."""
-    return Side(label=found.ref, fields=found.fields, built=True)
+def side_of_build(found: Record, fields: Mapping[str, Any] | None = None) -> Side:
+    """A recorded build; `fields` are its record with more than that holds."""
+    return Side(label=found.ref, fields=found.fields if fields is None else fields, built=True)
 
 
 def side_of_spec(rendered: Rendered, program: Program | None) -> Side:

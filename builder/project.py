@@ -16,7 +16,14 @@ from builder.documents import parse_toml
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
 from builder.regular_file import read_regular
 
-__all__ = ["PRECHECK_WHEN", "PrecheckSettings", "Project", "TargetSettings", "target_called"]
+__all__ = [
+    "PRECHECK_WHEN",
+    "PrecheckSettings",
+    "Project",
+    "TargetSettings",
+    "target_called",
+    "target_here",
+]
 
 PRECHECK_WHEN = ("always", "auto", "never")
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
@@ -63,6 +70,18 @@ def target_called(name: str, targets: Mapping[str, TargetSettings]) -> TargetSet
             hint=did_you_mean(name, targets),
         )
     return targets[name]
+
+
+def target_here(name: str, start: Path | None = None) -> TargetSettings:
+    """The target called `name` of the project at `start`, or of the nearest one; where there is
+    none, of those that every project has. Raises `TargetUnavailableError`, `ProjectError`."""
+    try:
+        targets: Mapping[str, TargetSettings] = Project.find(start).targets
+    except ProjectError:
+        if name not in BUILT_IN_TARGETS:
+            raise
+        targets = BUILT_IN_TARGETS
+    return target_called(name, targets)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

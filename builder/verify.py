@@ -9,7 +9,7 @@ import contextlib
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
 from builder.build import Built
 from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, run_checks
@@ -58,6 +58,20 @@ class Verified:
     warm_sandbox_seconds: float | None = None
     first_use: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     other_packages: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def measures(self) -> dict[str, Any]:
+        """What was measured, as a record has it."""
+        return {
+            **({} if self.built.size is None else {"size_bytes": self.built.size}),
+            "seconds": {
+                "build": self.built.seconds,
+                **self.timings,
+                "sandbox": self.sandbox_seconds,
+                "warm_sandbox": self.warm_sandbox_seconds,
+                "first_use": {level: dict(times) for level, times in self.first_use.items()},
+            },
+        }
 
 
 def verify(

@@ -72,10 +72,18 @@ def test_first_command_of_the_readme(clone: Path, tmp_path: Path) -> None:
     assert again.returncode == 0, again.stdout + again.stderr
     assert [v["name"] for v in json.loads(again.stdout)["variants"]] == NAMES
     for name in NAMES:
-        found = registry.lookup(name, target="local", path=clone / "registry.json")
-        seconds = found.fields["verified"]["seconds"]["first_use"]
+        shown = subprocess.run(
+            [program, "show", name, "--target", "local", "--json"],
+            capture_output=True,
+            text=True,
+            check=True,
+            cwd=clone,
+            env=environment,
+        )
+        verified = json.loads(shown.stdout)["verified"]
+        seconds = verified["seconds"]["first_use"]
         assert set(seconds) == {"cold", "disk", "memory"}, name
         assert sum(seconds["memory"].values()) < sum(seconds["disk"].values()), name
-        assert found.fields["verified"]["checks"], name
+        assert verified["checks"], name
     adopted = registry.resolve("tta-ml-minimal", path=clone / "registry.json")
     assert adopted == "3xmp0rmfztawhlpysu4v"

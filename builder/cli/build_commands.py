@@ -17,10 +17,10 @@ from builder.errors import (
     TemplateError,
 )
 from builder.events import Event
-from builder.project import Project
+from builder.project import Project, TargetSettings
 from builder.registry import DEFAULT_CHANNEL
 from builder.render import Rendered
-from builder.targets.adapters import Target, choose, connect
+from builder.targets.adapters import Target, choose, connect, measures_of, with_measures
 from builder.verify import first_use_pairs
 
 __all__ = ["register"]
@@ -216,7 +216,13 @@ def build(
         )
     if as_json:
         progress.show_json(
-            {"target": settings.name, "outcomes": [outcome.to_json() for outcome in outcomes]}
+            {
+                "target": settings.name,
+                "outcomes": [
+                    outcome.to_json() | {"measured": measures_of(settings, outcome.fields or {})}
+                    for outcome in outcomes
+                ],
+            }
         )
     elif not quiet:
         headings = [
@@ -229,7 +235,7 @@ def build(
             "built in",
             "first import",
         ]
-        progress.table(headings, [_row(outcome) for outcome in outcomes])
+        progress.table(headings, [_row(outcome, settings) for outcome in outcomes])
         for outcome in outcomes:
             if outcome.held:
                 progress.show_text(
@@ -240,8 +246,8 @@ def build(
     raise_failures({outcome.name: outcome.error for outcome in outcomes})
 
 
-def _row(outcome: pipeline.Outcome) -> list[str]:
-    fields: Any = outcome.fields or {}
+def _row(outcome: pipeline.Outcome, settings: TargetSettings) -> list[str]:
+    fields = with_measures(settings, outcome.fields or {})
     digest = (outcome.digest or "").removeprefix("sha256:")[:12] or "-"
     ref = outcome.ref or "-"
     if "@sha256-" in ref:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -13,10 +14,10 @@ from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, Targ
 from builder.cli.registry_commands import open_registry
 from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError
 from builder.events import Event, silent
-from builder.project import Project
+from builder.project import Project, target_here
 from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
-from builder.targets.adapters import choose
+from builder.targets.adapters import choose, with_measures
 
 __all__ = ["register"]
 
@@ -63,7 +64,7 @@ def show(
                 "name": found.name,
                 "target": found.target,
                 "ref": found.ref,
-                **found.fields,
+                **_with_measures(found, project),
                 "channels": channels,
                 "holds": entry.get("holds", {}),
                 "builds": sorted(entry.get("builds", {})),
@@ -80,7 +81,7 @@ def show(
     for key in pointing:
         if hold := hold_of(entry, key):
             progress.show_text(f"Channel {key} is {hold}")
-    fields = {key: value for key, value in found.fields.items() if key not in _REST}
+    fields = {k: v for k, v in _with_measures(found, project).items() if k not in _REST}
     for line in _lines(fields, "  "):
         progress.show_text(line)
     if others := found.fields.get("other_packages"):
@@ -89,6 +90,13 @@ def show(
     if steps := found.fields.get("steps"):
         progress.show_text(f"  steps on E2B: {len(steps)}")
     _show_builds(entry)
+
+
+def _with_measures(found: registry.Record, project: Path | None) -> dict[str, Any]:
+    try:
+        return with_measures(target_here(found.target, project), found.fields)
+    except TemplateError:  # a target of another project
+        return found.fields
 
 
 def _show_builds(entry: dict[str, Any]) -> None:
@@ -177,7 +185,8 @@ def diff(
         else:
             called = template_called(asked, recorded.templates, project)
             name, wanted = split(called, recorded)
-            sides.append(compare.side_of_build(find_build(recorded, name, wanted, target=target)))
+            build = find_build(recorded, name, wanted, target=target)
+            sides.append(compare.side_of_build(build, _with_measures(build, project)))
     found = compare.compare(*sides)
     if as_json:
         progress.show_json(

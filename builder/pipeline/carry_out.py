@@ -78,15 +78,16 @@ def build(
     release: bool = False,
     require_cache: bool = False,
 ) -> list[Outcome]:
-    """Write `generated/`, then carry the plan out, `jobs` builds at a time (None: as many as the
-    target takes). `release` moves channels that are on hold, and lifts that.
+    """Carry the plan out, `jobs` builds at a time (None: as many as the target takes); what a
+    variant renders to is written to `generated/` once it is built, or found to be. `release` moves
+    channels that are on hold, and lifts that.
 
     The outcomes are in the plan's order. Raises `StorageError` before anything is built when
     `generated/` cannot be written, and passes on an interrupt after everything was cleaned up.
     """
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
-    complete = all_variants and len(rendered) == len(prepared)
-    render.write(rendered, project.generated, all_variants=complete)
+    render.check_place(rendered, project.generated)
+    ignored(project.state)
     target.tidy()
     to_build = {one.name: one.step_keys for one in planned.variants if one.action == "build"}
     run = _Run(
@@ -144,6 +145,8 @@ class _Run:
         failed_step: int | None = None
         try:
             action, ref, fields, held = self._attempt(planned, prepared)
+            if isinstance(prepared, render.Rendered):
+                render.write([prepared], self.project.generated, all_variants=False)
         except OSError as error:
             failure: TemplateError = from_os_error(error, f"building `{name}`")
         except TemplateError as error:
@@ -263,6 +266,7 @@ class _Run:
                     target.settled(name)  # there is nothing to take up: it was found wanting
                     raise
             processes.check_not_stopped()
+            target.keep(built, verified.measures)
             recorded = record.record(
                 self.project.registry,
                 verified,

@@ -31,9 +31,9 @@ from builder.errors import (
 from builder.events import Event, Reporter
 from builder.files import ignored
 from builder.logs import Log
-from builder.project import Project
+from builder.project import Project, target_called
 from builder.shared_registry import NoRegistryError
-from builder.targets.adapters import Target
+from builder.targets.adapters import Target, measures_of
 
 __all__ = [
     "Prepared",
@@ -245,7 +245,8 @@ def reverify(
     entry = {"builds": {found.ref: found.fields}}
     if not target.look(prepared, entry, registry.DEFAULT_CHANNEL).present:
         raise NotOnThisMachineError(f"the build `{found.ref}` is not {_there(target)}", hint=again)
-    seconds = found.fields.get("verified", {}).get("seconds", {})
+    settings = target_called(found.target, project.targets)
+    seconds = measures_of(settings, found.fields).get("seconds", {})
     built = Built(
         name=name,
         target=found.target,

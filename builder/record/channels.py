@@ -63,6 +63,8 @@ def record(
 ) -> Recorded:
     """Add a verified build to the registry and point `channel` at it, unless that is on hold.
 
+    Of a build that is recorded already the record stands: where the channel points at it, too, not
+    a byte changes.
     `by` is who built it, `source` the state of the spec. `release` lifts a hold. `publish` is that
     of `move`. Raises `RevokedError` when it contains what was revoked, `RegistryError` when the
     registry cannot be read, `StorageError` when it cannot be written, and what `publish` raises;
@@ -75,17 +77,23 @@ def record(
         check_contents(data, fields, built.name)
         entry = data["templates"].setdefault(built.name, {}).setdefault(built.target, {})
         builds = entry.setdefault("builds", {})
-        builds[built.ref] = builds.get(built.ref, {}) | fields
-        check_usable(built.name, built.ref, builds[built.ref])
-        settle(builds[built.ref], marks_of(data, fields))
+        known = builds.get(built.ref, {})
+        again = known.get("digest") == built.digest and bool(known.get("verified"))
+        found = known if again else known | fields
+        builds[built.ref] = found
+        check_usable(built.name, built.ref, found)
+        settle(found, marks_of(data, fields))
         if release:
             _lift(entry, channel)
         there = entry.get("channels", {}).get(channel) == built.ref
         hold = None if there else hold_of(entry, channel)
         moved = None if hold else channel
         publishing(fields, moved)
-        history.append(entry, action="build", by=by, build=built.ref, channel=moved, to=built.ref)
-        return Recorded(fields=fields, hold=hold)
+        if not again or (moved and not there):
+            history.append(
+                entry, action="build", by=by, build=built.ref, channel=moved, to=built.ref
+            )
+        return Recorded(fields=dict(found) if again else fields, hold=hold)
 
     return _update_published(location, change, publish)
 

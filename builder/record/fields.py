@@ -17,8 +17,13 @@ __all__ = ["contents_of", "fields_of", "stages_of"]
 
 
 def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a verified build; `source` says which commit its spec is from."""
+    """The record of a verified build; `source` says which commit its spec is from.
+
+    Where the same build can be made on many machines, what this one has measured is not in it.
+    """
     built, contents = verified.built, contents_of(rendered)
+    measures = {} if built.one_of_many else verified.measures
+    seconds = measures.pop("seconds", None)
     files = contents["inputs"]["files"]
     locked = {path: hash_ for path, hash_ in files.items() if path.startswith("requirements/")}
     return {
@@ -29,7 +34,7 @@ def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any])
         "digest": built.digest,
         "packages": dict(verified.packages),
         "other_packages": dict(verified.other_packages),
-        **({} if built.size is None else {"size_bytes": built.size}),
+        **measures,
         **({"steps": list(built.steps)} if built.steps else {}),
         "built_at": now(),
         "provenance": {
@@ -39,13 +44,7 @@ def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any])
         },
         "verified": {
             "checks": [check.name for check in verified.checks],
-            "seconds": {
-                "build": built.seconds,
-                **verified.timings,
-                "sandbox": verified.sandbox_seconds,
-                "warm_sandbox": verified.warm_sandbox_seconds,
-                "first_use": {k: dict(v) for k, v in verified.first_use.items()},
-            },
+            **({"seconds": seconds} if seconds else {}),
         },
         "warnings": [*rendered.lock.notes, *built.warnings],
     }

@@ -189,16 +189,9 @@ def _loaded(path: str, _changed_ns: int, _size: int) -> registry.Registry:
 
 def _settings(name: str) -> tuple[bool, str | None, str | None]:
     """Whether a target is local, which variable holds its key, its domain."""
-    from builder.errors import ProjectError
-    from builder.project import BUILT_IN_TARGETS, Project, TargetSettings, target_called
+    from builder.project import target_here
 
-    targets: Mapping[str, TargetSettings] = BUILT_IN_TARGETS
-    try:
-        targets = Project.find().targets
-    except ProjectError:
-        if name not in targets:
-            raise
-    found = target_called(name, targets)
+    found = target_here(name)
     return found.kind == "local", found.api_key_env, found.domain
 
 

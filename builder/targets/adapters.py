@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
-from builder.build import Builder, Cleaner, Tagged
+from builder.build import Builder, Built, Cleaner, Tagged
 from builder.errors import TargetUnavailableError
 from builder.events import Reporter, silent
 from builder.plan import Look
@@ -16,7 +16,7 @@ from builder.render import Rendered
 from builder.spec import Variant
 from builder.verify import SandboxOpener
 
-__all__ = ["Target", "choose", "connect", "named"]
+__all__ = ["Target", "choose", "connect", "measures_of", "named", "with_measures"]
 
 
 class Target(Builder, SandboxOpener, Cleaner, Protocol):
@@ -88,6 +88,10 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         """The builds of template `name` that the target has and tags lead to."""
         ...
 
+    def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
+        """Keep what was measured of a verified build, where the record does not."""
+        ...
+
     def settled(self, name: str) -> None:
         """The build of `name` is recorded: what was kept for a run that takes it up can go."""
         ...
@@ -124,6 +128,31 @@ def named(
             f"TEMPLATE_TARGET is {variable!r}: {error.message}", hint=error.hint
         ) from error
     return settings, f"target {variable}: TEMPLATE_TARGET names it{_where(settings)}"
+
+
+def measures_of(settings: TargetSettings, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """What was measured of a recorded build: as its record has it, or, of an environment of this
+    machine, what is kept beside that."""
+    seconds = fields.get("verified", {}).get("seconds")
+    recorded = {"size_bytes": fields.get("size_bytes"), "seconds": seconds}
+    found = {key: value for key, value in recorded.items() if value is not None}
+    if settings.kind == "local" and "digest" in fields:
+        from builder.targets.local import place
+
+        found |= place.measures(fields["digest"])
+    return found
+
+
+def with_measures(settings: TargetSettings, fields: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a build with what was measured of it in its places."""
+    found = measures_of(settings, fields)
+    seconds, notes = found.pop("seconds", None), found.pop("notes", [])
+    merged = {**fields, **found}
+    if seconds:
+        merged["verified"] = {**fields.get("verified", {}), "seconds": seconds}
+    if notes:
+        merged["warnings"] = list(dict.fromkeys([*fields.get("warnings", ()), *notes]))
+    return merged
 
 
 def _where(settings: TargetSettings) -> str:

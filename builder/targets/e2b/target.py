@@ -309,6 +309,9 @@ class E2BTarget:
         self._cloud.remove_tags(name, [tag])
         return None
 
+    def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
+        """The record has them: a build of E2B's is the only one."""
+
     def settled(self, name: str) -> None:
         """The build of `name` is recorded: nothing of it has to be taken up again."""
         self._journal.remove(name)

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from builder.documents import parse_json
 from builder.errors import NotOnThisMachineError
-from builder.files import cache_folder
+from builder.files import atomic_write, cache_folder
 
 __all__ = [
     "MADE",
@@ -29,7 +31,9 @@ __all__ = [
     "find_build",
     "folder_of",
     "held",
+    "keep_measures",
     "lock_of",
+    "measures",
     "opened",
     "place_of",
     "placed_since",
@@ -40,6 +44,7 @@ __all__ = [
 MANIFEST = "environment.json"
 USED = "used"
 MADE = "made-"
+MEASURES = "measured.json"
 # What a process needs of the outside, and none of what may be a secret.
 _PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
@@ -99,6 +104,20 @@ def read(path: Path) -> Environment | None:
         return Environment(path=path, **manifest)
     except (OSError, ValueError, TypeError):
         return None
+
+
+def keep_measures(path: Path, measures: Mapping[str, Any]) -> None:
+    """Keep beside an environment what was measured of it. Raises `StorageError`."""
+    atomic_write(path / MEASURES, (json.dumps(measures, indent=2) + "\n").encode())
+
+
+def measures(digest: str) -> dict[str, Any]:
+    """What was measured of the environment of `digest` on this machine; empty where it is not."""
+    try:
+        found = parse_json((folder_of(digest) / MEASURES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def digest_of(ref: str) -> str:

@@ -14,7 +14,7 @@ from typing import Any
 
 from builder.build import Built, Needs, Order, Tagged, Waste
 from builder.checks import Sandbox
-from builder.errors import BuildError
+from builder.errors import BuildError, StorageError
 from builder.events import Event, Reporter
 from builder.logs import Log
 from builder.plan import Look
@@ -77,6 +77,12 @@ class LocalTarget:
             environment.activate(digest, made)
             del self._made[digest]
         leftovers.note_need(digest, self._registry)
+
+    def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
+        """Keep them beside the environment."""
+        folder = self._made.get(built.digest) or place.folder_of(built.digest)
+        with contextlib.suppress(StorageError):  # an environment that is shared, and read-only
+            place.keep_measures(folder, {**measures, "notes": list(built.notes)})
 
     def examine(self, ref: str) -> dict[str, Any]:
         """What is here was built here."""
@@ -148,7 +154,8 @@ class LocalTarget:
             reused=reused,
             size=found.size,
             cold=found.cold,
-            warnings=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
+            one_of_many=True,
+            notes=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
         )
 
     def _environment(
