@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,11 +54,15 @@ def outdated(
     for name, one in sorted(prepared.items()):
         if isinstance(one, TemplateError):
             continue
-        entry = templates.get(name, {}).get(target, {})
+        targets = templates.get(name, {})
+        entry = targets.get(target, {})
         ref = entry.get("channels", {}).get(channel)
         fields = entry.get("builds", {}).get(ref, {}) if ref else {}
         age, held = _age_days(fields), hold_of(entry, channel)
-        reasons = _reasons(one, entry, ref, fields, target, channel)
+        if ref is None:
+            reasons: Sequence[plan.Reason] = [_missing(targets, target, channel)]
+        else:
+            reasons = _reasons(one, fields)
         if age is not None and age > max_age_days:
             text = f"{age:.0f} days old, and what the target adds to a build is as old"
             reasons = [*reasons, plan.Reason(kind="state", what=text)]
@@ -85,17 +89,18 @@ def _recorded(rendered: render.Rendered, entry: dict[str, Any]) -> bool:
     )
 
 
-def _reasons(
-    rendered: render.Rendered,
-    entry: dict[str, Any],
-    ref: str | None,
-    fields: dict[str, Any],
-    target: str,
-    channel: str,
-) -> Sequence[plan.Reason]:
-    if ref is None:
-        text = f"never on channel {channel}" if entry.get("builds") else f"never built on {target}"
-        return [plan.Reason(kind="state", what=text)]
+def _missing(targets: Mapping[str, Any], target: str, channel: str) -> plan.Reason:
+    """Why there is no build to compare with."""
+    built = sorted(name for name, entry in targets.items() if entry.get("builds"))
+    if target in built:
+        return plan.Reason(kind="state", what=f"never on channel {channel}")
+    text = f"never built on {target}"
+    if built:
+        text += f", but on {' and '.join(built)}: --target looks there"
+    return plan.Reason(kind="state", what=text)
+
+
+def _reasons(rendered: render.Rendered, fields: dict[str, Any]) -> Sequence[plan.Reason]:
     reasons: list[plan.Reason] = []
     if registry.revoked_because(fields):
         text = f"the build is {registry.revocation(fields)}"
