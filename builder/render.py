@@ -60,6 +60,11 @@ class Rendered:
     files: tuple[GeneratedFile, ...]
     digest: str
 
+    @property
+    def locked(self) -> Mapping[str, str]:
+        """Distribution → version, as the lock has them."""
+        return self.lock.packages
+
     def content(self, path: str) -> bytes:
         """The content of one file; raises `KeyError`."""
         return {file.path: file.content for file in self.files}[path]

@@ -16,10 +16,9 @@ from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, r
 from builder.errors import VerifyError
 from builder.events import Event, Reporter
 from builder.logs import Log
-from builder.render import Rendered
 from builder.spec import Variant
 
-__all__ = ["SandboxOpener", "Verified", "first_use_pairs", "verify"]
+__all__ = ["Promises", "SandboxOpener", "Verified", "first_use_pairs", "verify"]
 
 
 class SandboxOpener(Protocol):
@@ -39,6 +38,20 @@ class SandboxOpener(Protocol):
         With `cold`, its interpreter has imported nothing, even where the build keeps a warm one.
         Raises `SandboxError`, `NotOnThisMachineError`.
         """
+        ...
+
+
+class Promises(Protocol):
+    """What a build is to be."""
+
+    @property
+    def variant(self) -> Variant:
+        """What it is to do: its warm-up, its variables, its checks."""
+        ...
+
+    @property
+    def locked(self) -> Mapping[str, str]:
+        """The distributions that it is to have."""
         ...
 
 
@@ -75,14 +88,14 @@ class Verified:
 
 
 def verify(
-    built: Built, rendered: Rendered, opener: SandboxOpener, *, report: Reporter, log: Log
+    built: Built, promises: Promises, opener: SandboxOpener, *, report: Reporter, log: Log
 ) -> Verified:
     """Open sandboxes of `built`, take the times, run every check.
 
     Raises `VerifyError` naming each failed check with what was expected and found, `SandboxError`
     when a sandbox does not come up.
     """
-    variant = rendered.variant
+    variant = promises.variant
 
     def step(text: str) -> None:
         log.line(text)
@@ -112,7 +125,7 @@ def verify(
             + "\n".join(f"  check {failure}" for failure in failures),
             hint=f"nothing was recorded; {log.shown_by} has the whole story",
         )
-    locked = rendered.lock.packages
+    locked = promises.locked
     return Verified(
         built=built,
         checks=tuple(results),

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Annotated, Any
 
 import typer
 
 from builder import pipeline, plan, progress
 from builder.cli.failures import raise_failures
+from builder.cli.names import template_called, templates_called
 from builder.cli.options import Channel, Frozen, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.cli.precheck_command import PrecheckWhen, prechecked
 from builder.errors import (
@@ -18,8 +20,8 @@ from builder.errors import (
 )
 from builder.events import Event
 from builder.project import Project, TargetSettings
-from builder.registry import DEFAULT_CHANNEL
-from builder.render import Rendered
+from builder.registry import DEFAULT_CHANNEL, Registry
+from builder.registry.references import find_build
 from builder.targets.adapters import Target, choose, connect, measures_of, with_measures
 from builder.verify import first_use_pairs
 
@@ -273,46 +275,72 @@ def _first_import(fields: Any) -> str:
 
 
 def verify(
-    names: Names = None,
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="NAME",
+            help="Template names, each with @REF for another build than the channel's.",
+        ),
+    ] = None,
     project: ProjectFolder = None,
     target: TargetName = None,
     channel: Channel = DEFAULT_CHANNEL,
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Run the checks of recorded builds again, in fresh sandboxes of them."""
+    """Run the checks of recorded builds again, in fresh sandboxes of them.
+
+    A build is checked against what was promised when it was made, whatever its spec says by now:
+    that of the channel, or another one, as NAME REF or NAME@REF.
+    """
     place = Project.find(project)
     settings, why = choose(place, target)
-    variants = pipeline.select(place, names or [])
     found: dict[str, Any] = {}
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
         adapter = connect(settings, place, report=report)
         recorded = pipeline.read_registry(place)
-        prepared = pipeline.prepare(place, variants, frozen=True, report=report)
-        raise_failures(prepared)
-        for name, rendered in prepared.items():
-            assert isinstance(rendered, Rendered)
+        for name, build in _builds_named(place, recorded, names or []):
             try:
-                entry = recorded.lookup(name, target=settings.name, channel=channel)
-                found[name] = pipeline.reverify(place, rendered, entry, adapter, report=report)
+                build_meant = (
+                    find_build(recorded, name, build, target=settings.name)
+                    if build
+                    else recorded.lookup(name, target=settings.name, channel=channel)
+                )
+                found[name] = pipeline.reverify(place, build_meant, adapter, report=report)
             except TemplateError as error:
                 found[name] = error
-    passed = {n: v for n, v in found.items() if not isinstance(v, TemplateError)}
+    passed = {n: v for n, v in found.items() if isinstance(v, pipeline.Reverified)}
     if as_json:
-        progress.show_json(
-            {
-                name: {
-                    "checks": [check.name for check in verified.checks],
-                    "first_use": verified.first_use,
-                    "sandbox_seconds": verified.sandbox_seconds,
-                }
-                for name, verified in passed.items()
-            }
-        )
+        progress.show_json({name: one.to_json() for name, one in passed.items()})
     elif not quiet:
-        for name, verified in passed.items():
-            progress.show_text(f"{name}: {len(verified.checks)} checks passed")
-            for check in verified.checks:
+        for name, one in passed.items():
+            checks = one.verified.checks
+            progress.show_text(f"{name}: {len(checks)} checks passed ({one.found.ref})")
+            for check in checks:
                 progress.show_text(f"  {check.name} ({progress.duration(check.seconds)})")
+            if not checks:
+                progress.show_text(
+                    "  nothing to check is recorded: a sandbox starts and lists its packages"
+                )
+            for check_name in one.left_out:
+                progress.show_text(f"  not run, since its record does not have it: {check_name}")
     raise_failures(found)
+
+
+def _builds_named(
+    place: Project, recorded: Registry, names: list[str]
+) -> Iterator[tuple[str, str | None]]:
+    """The templates that are meant, each with the build that is, if one is named."""
+    if not names:
+        yield from ((variant.name, None) for variant in pipeline.select(place, []))
+        return
+    if len(names) == 2 and not pipeline.template_names(
+        names[1].partition("@")[0], recorded.templates, place
+    ):
+        yield template_called(names[0], recorded.templates, place.root), names[1]
+        return
+    for name in names:
+        head, _, build = name.partition("@")
+        for template in sorted(templates_called([head], recorded, place.root)):
+            yield template, build or None

@@ -22,7 +22,7 @@ from builder.targets.adapters import choose, with_measures
 __all__ = ["register"]
 
 _SPEC = "spec"
-_REST = ("inputs", "steps", "other_packages", "revocations")
+_REST = ("checks", "inputs", "steps", "other_packages", "revocations")
 
 
 def register(app: typer.Typer) -> None:

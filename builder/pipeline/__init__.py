@@ -16,9 +16,9 @@ from builder.pipeline.prepare import (
     precheck_all,
     prepare,
     read_registry,
-    reverify,
 )
 from builder.pipeline.rebuild import rebuild
+from builder.pipeline.reverify import Reverified, reverify
 from builder.pipeline.selection import is_glob, select, template_names
 
 __all__ = [
@@ -27,6 +27,7 @@ __all__ = [
     "Outcome",
     "Outdated",
     "Prepared",
+    "Reverified",
     "adopt",
     "build",
     "find_waste",

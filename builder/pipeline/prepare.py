@@ -17,23 +17,19 @@ from builder import (
     registry,
     render,
     spec,
-    verify,
 )
-from builder.build import Built
 from builder.errors import (
     EngineUnavailableError,
-    NotOnThisMachineError,
     RevokedError,
-    StaleLockError,
     TargetUnavailableError,
     TemplateError,
 )
 from builder.events import Event, Reporter
 from builder.files import ignored
 from builder.logs import Log
-from builder.project import Project, target_called
+from builder.project import Project
 from builder.shared_registry import NoRegistryError
-from builder.targets.adapters import Target, measures_of
+from builder.targets.adapters import Target
 
 __all__ = [
     "Prepared",
@@ -41,7 +37,6 @@ __all__ = [
     "precheck_all",
     "prepare",
     "read_registry",
-    "reverify",
 ]
 
 _LOOKS_AT_A_TIME = 8
@@ -219,53 +214,3 @@ def precheck_all(
             else:
                 report(Event(kind="failed", variant=name, text=first))
     return found
-
-
-def reverify(
-    project: Project,
-    prepared: render.Rendered,
-    found: registry.Record,
-    target: Target,
-    *,
-    report: Reporter,
-) -> verify.Verified:
-    """Run the checks of a recorded build again; nothing is recorded.
-
-    Raises `VerifyError`, `SandboxError`, `NotOnThisMachineError`, and `StaleLockError` when the
-    spec is not the one that was built.
-    """
-    name = prepared.variant.name
-    again = f"`template-builder build {name} --target {found.target}` makes it anew"
-    if found.digest != prepared.digest:
-        raise StaleLockError(
-            f"the recorded build of `{name}` on `{found.target}` is not of this spec and lock:"
-            f" {found.digest or 'adopted'}, not {prepared.digest}",
-            hint=again,
-        )
-    entry = {"builds": {found.ref: found.fields}}
-    if not target.look(prepared, entry, registry.DEFAULT_CHANNEL).present:
-        raise NotOnThisMachineError(f"the build `{found.ref}` is not {_there(target)}", hint=again)
-    settings = target_called(found.target, project.targets)
-    seconds = measures_of(settings, found.fields).get("seconds", {})
-    built = Built(
-        name=name,
-        target=found.target,
-        ref=found.ref,
-        template_id=found.template_id,
-        build_id=found.build_id or "",
-        digest=prepared.digest,
-        seconds=seconds.get("build", 0.0),
-        reused=True,
-        size=found.fields.get("size_bytes"),
-        cold=seconds.get("first_use", {}).get("cold", {}),
-    )
-    with (
-        Log(project.state / "logs" / name, target=found.target, kind="verify") as log,
-        target.claimed(name, report=report),
-        processes.interruptible(),
-    ):
-        return verify.verify(built, prepared, target, report=report, log=log)
-
-
-def _there(target: Target) -> str:
-    return "on this machine" if target.name == "local" else f"on {target.name}"

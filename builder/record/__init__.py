@@ -17,13 +17,14 @@ from builder.record.channels import (
     repair,
     unhold,
 )
-from builder.record.fields import contents_of, fields_of
+from builder.record.fields import Recalled, contents_of, fields_of, recalled
 from builder.record.revoking import Content, check_contents, restore, revoke
 from builder.record.store import update
 
 __all__ = [
     "Content",
     "Publish",
+    "Recalled",
     "Recorded",
     "TakeBack",
     "adopt",
@@ -32,6 +33,7 @@ __all__ = [
     "fields_of",
     "move",
     "put_back",
+    "recalled",
     "record",
     "repair",
     "restore",

@@ -83,13 +83,12 @@ def record(
         builds[built.ref] = found
         check_usable(built.name, built.ref, found)
         settle(found, marks_of(data, fields))
-        if release:
-            _lift(entry, channel)
+        lifted = release and _lift(entry, channel)
         there = entry.get("channels", {}).get(channel) == built.ref
         hold = None if there else hold_of(entry, channel)
         moved = None if hold else channel
         publishing(fields, moved)
-        if not again or (moved and not there):
+        if not again or lifted or (moved and not there):
             history.append(
                 entry, action="build", by=by, build=built.ref, channel=moved, to=built.ref
             )

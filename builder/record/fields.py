@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
+import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from builder import __version__
 from builder.history import now
 from builder.plan import inputs_of
+from builder.registry import Record
 from builder.render import Rendered
+from builder.spec import Check, Stage, Variant
 from builder.verify import Verified
 
-__all__ = ["contents_of", "fields_of", "stages_of"]
+__all__ = ["Recalled", "contents_of", "fields_of", "recalled", "stages_of"]
+
+# Between two requirements, not between the bounds or the extras of one.
+_SEPARATOR = re.compile(r", (?=[A-Za-z0-9])(?![^\[]*\])")
+_CHECK = re.compile(r"[^:]+: verify '(.+)'")
 
 
 def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -61,8 +70,80 @@ def contents_of(rendered: Rendered) -> dict[str, Any]:
         "resources": {"cpu": variant.cpu, "memory_mb": variant.memory_mb},
         "warmup": {"level": variant.level, "imports": list(variant.imports)},
         "env": dict(variant.env),
+        "checks": [
+            {"source": stage.source, **dataclasses.asdict(check)}
+            for stage in variant.stages
+            for check in stage.checks
+        ],
         "inputs": inputs,
     }
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Recalled:
+    """What was promised of a build, by its record: as much of its variant as its checks need.
+
+    `left_out` are the checks that the record names and does not have.
+    """
+
+    variant: Variant
+    locked: Mapping[str, str]
+    left_out: tuple[str, ...]
+
+
+def recalled(found: Record) -> Recalled:
+    """What was promised of a recorded build, in whatever form this program has recorded it."""
+    fields = found.fields
+    spec = fields.get("inputs", {}).get("spec", {})
+    stages = []
+    for stem in spec.get("extends", "").split(" → "):
+        text = spec.get(f"{stem}: python.packages", "")
+        stages.append(_stage(stem, stem, requirements=tuple(filter(None, _SEPARATOR.split(text)))))
+    for known in fields.get("checks", []):
+        check = Check(
+            name=known["name"],
+            code=known["code"],
+            stdout=known.get("stdout"),
+            timeout=known["timeout"],
+        )
+        stages.append(_stage("", known["source"], checks=(check,)))
+    named = [m[1] for key in spec if (m := _CHECK.fullmatch(key))]
+    warmup = fields.get("warmup", {})
+    variant = Variant(
+        name=found.name,
+        stem="",
+        source="",
+        description="",
+        stages=tuple(stages),
+        image="",
+        python="",
+        python_floor="",
+        env=fields.get("env", {}),
+        command=(),
+        ready_url=None,
+        cpu=0,
+        memory_mb=0,
+        free_disk_mb=None,
+        level=warmup.get("level", "none"),
+        imports=tuple(warmup.get("imports", ())),
+    )
+    left_out = () if "checks" in fields else tuple(named)
+    return Recalled(variant=variant, locked=fields.get("packages", {}), left_out=left_out)
+
+
+def _stage(
+    stem: str, source: str, *, requirements: tuple[str, ...] = (), checks: tuple[Check, ...] = ()
+) -> Stage:
+    return Stage(
+        stem=stem,
+        source=source,
+        env={},
+        system=(),
+        requirements=requirements,
+        torch_backend=None,
+        files=(),
+        checks=checks,
+    )
 
 
 def stages_of(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:

@@ -44,6 +44,15 @@ _RECORD = {
     "warmup": {"level": str, "imports": [str]},
     "provenance": {"commit": str, "dirty": bool, "renderer": str, "lock": str},
     "revocations": {_EACH: _MARK},
+    "checks": [
+        {
+            "source": (str,),
+            "name": (str,),
+            "code": (str,),
+            "stdout": (str, None),
+            "timeout": (int,),
+        }
+    ],
     "verified": {
         "checks": [str],
         "seconds": {

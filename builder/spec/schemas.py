@@ -48,6 +48,21 @@ def _registry() -> dict[str, Any]:
                     "lock": text,
                 },
             },
+            "checks": {
+                "type": "array",
+                "description": "the spec's own checks, to be run again",
+                "items": {
+                    "type": "object",
+                    "properties": {
+                        "source": text,
+                        "name": text,
+                        "code": text,
+                        "stdout": {"type": ["string", "null"]},
+                        "timeout": {"type": "integer"},
+                    },
+                    "required": ["source", "name", "code", "timeout"],
+                },
+            },
             "revoked": {"type": "string", "description": "why it must not be used any more"},
             "revoked_at": {"type": "string", "description": "from when on, in UTC"},
             "revocations": {

@@ -1,0 +1,89 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import record, registry
+from tests.clouds import Place
+from tests.conftest import Command
+from tests.e2b_server import Server
+
+
+@pytest.mark.network
+def test_verify_checks_what_is_served(project: Path, command: Command) -> None:
+    """`verify` runs the checks that a build was made with: of the channel's build after a rollback,
+    of any other by its ref, its beginning, or NAME@REF; what a record does not have is named."""
+    spec = project / "variants" / "light.toml"
+    refs = []
+    for stdout in ("xn--strae-oqa", "other"):
+        built = command("build", "light", "--json", cwd=project)
+        assert built.returncode == 0, built.stderr
+        refs.append(json.loads(built.stdout)["outcomes"][0]["ref"])
+        text = spec.read_text().replace("a name is encoded", "another check")
+        spec.write_text(text.replace("xn--strae-oqa", stdout))
+    assert command("rollback", "light", cwd=project).returncode == 0
+
+    def checked(*arguments: str) -> tuple[str, list[str], list[str]]:
+        done = command("verify", *arguments, "--json", cwd=project)
+        assert done.returncode == 0, done.stderr
+        (told,) = json.loads(done.stdout).values()
+        return told["ref"], told["checks"], told["left_out"]
+
+    old: tuple[str, list[str], list[str]] = (refs[0], ["import idna", "a name is encoded"], [])
+    new: tuple[str, list[str], list[str]] = (refs[1], ["import idna", "another check"], [])
+    assert checked("light") == old
+    assert checked("light", refs[1]) == new
+    assert checked(f"light@{refs[1].rpartition('-')[2][:12]}") == new
+    shown = command("verify", "light", "stable", cwd=project).stdout
+    assert shown.startswith(f"light: 2 checks passed ({refs[0]})\n  import idna (")
+
+    def older(data: dict[str, Any]) -> None:
+        data["templates"]["light"]["local"]["builds"][refs[0]].pop("checks")
+
+    record.update(project / "registry.json", older)
+    assert checked("light") == (refs[0], ["import idna"], ["a name is encoded"])
+    assert "not run, since its record does not have it: a name is encoded" in (
+        command("verify", "light", cwd=project).stdout
+    )
+    for arguments, code, said in (
+        (("light", "nothing"), 46, "`light` has no build or channel `nothing` on `local`"),
+        (("ligth",), 42, "no template `ligth`"),
+        (("other",), 42, "no template `other`"),
+    ):
+        done = command("verify", *arguments, cwd=project)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+def test_adopted_build_has_nothing_to_check(place: Place, cloud: Server, command: Command) -> None:
+    """Of an adopted template a sandbox is opened, and it is said that there was nothing to check."""
+    ref = place.build("four")["four"].ref
+    assert command("adopt", "mine", ref, cwd=place.folder).returncode == 0
+    done = command("verify", "mine", "--target", "e2b", cwd=place.folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"mine: 0 checks passed ({ref})\n"
+        "  nothing to check is recorded: a sandbox starts and lists its packages\n"
+    )
+    assert cloud.running == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "requirements"),
+    [
+        ("idna, six", ("idna", "six")),
+        ("pandas >=2, <3, six", ("pandas >=2, <3", "six")),
+        ("uvicorn[standard, extra]>=1, idna; python_version < '3.12'",
+         ("uvicorn[standard, extra]>=1", "idna; python_version < '3.12'")),
+        ("", ()),
+    ],
+)  # fmt: skip
+def test_requirements_are_read_from_a_record(text: str, requirements: tuple[str, ...]) -> None:
+    """The requirements of a recorded spec come out one by one, bounds and extras whole."""
+    spec = {"extends": "leaf", "leaf: python.packages": text}
+    fields = {"inputs": {"spec": spec | {"leaf: verify 'a b'": "0123"}}}
+    found = record.recalled(registry.Record(name="x", target="local", ref="r", fields=fields))
+    assert found.variant.requirements == requirements
+    assert found.left_out == ("a b",)
