@@ -65,7 +65,7 @@ def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
     run("git", "init", "-q")
     for kind, text in blocks(ROOT / "docs" / "how-to.md"):
         if kind == "toml":
-            name = re.match(r"# (variants/\w+\.toml)\n", text)
+            name = re.match(r"# (variants/[\w-]+\.toml)\n", text)
             assert name, text
             (tmp_path / name[1]).parent.mkdir(exist_ok=True)
             (tmp_path / name[1]).write_text(text)

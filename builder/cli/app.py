@@ -11,6 +11,7 @@ from builder.cli import (
     build_commands,
     channel_commands,
     gc_command,
+    init_command,
     inspect_commands,
     precheck_command,
     registry_commands,
@@ -28,6 +29,7 @@ app = typer.Typer(
     rich_markup_mode=None,
 )
 for commands in (
+    init_command,
     spec_commands,
     precheck_command,
     build_commands,

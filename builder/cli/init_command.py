@@ -1,0 +1,159 @@
+"""The command init: the files of a new project, or one more variant in a project that exists."""
+
+from __future__ import annotations
+
+import enum
+import json
+import os
+import re
+import shlex
+import unicodedata
+from importlib import resources
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from builder import progress, spec
+from builder.cli.options import Json, Quiet
+from builder.errors import ProjectError, TemplateError, from_os_error
+from builder.files import atomic_write
+from builder.spec.schemas import schemas
+
+__all__ = ["default_name", "register"]
+
+_NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
+_IGNORED = (".builder", "/.builder", ".builder/", "/.builder/")
+_WORKFLOW = Path(".github", "workflows", "templates.yml")
+
+
+class Ci(enum.StrEnum):
+    """The CI services for which there is a workflow."""
+
+    github = "github"
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(init)
+
+
+def _name(value: str | None) -> str | None:
+    if value is None or _NAME.fullmatch(value):
+        return value
+    raise typer.BadParameter(
+        f"{value!r} is not the name of a template: a-z, 0-9, - and _, at most 128 characters, and"
+        f" the first one a letter or digit, as in `{default_name(value)}`"
+    )
+
+
+def init(
+    name: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="NAME", callback=_name, help="The template's name; the folder's by default."
+        ),
+    ] = None,
+    project: Annotated[
+        Path | None,
+        typer.Option("--project", metavar="DIR", help="Where; the current folder by default."),
+    ] = None,
+    ci: Annotated[
+        Ci | None, typer.Option("--ci", help="Add a workflow that checks, and rebuilds by night.")
+    ] = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Start a project that builds, or add a variant to one. Files that exist are kept."""
+    root = (project or Path.cwd()).absolute()
+    specs = [path for path in root.glob("*.toml") if path.name != "pyproject.toml"]
+    if root.name == "variants" and specs:
+        raise ProjectError(
+            f"{root} is the folder of the variants",
+            hint="run the command in the folder above it, or name that with --project",
+        )
+    files, name = _files(root, name, ci)
+    written: list[str] = []
+    kept: list[str] = []
+    for path, content in files.items():
+        exists = os.path.lexists(path)
+        (kept if exists else written).append(os.path.relpath(path, root))
+        if not exists:
+            atomic_write(path, content.encode())
+    (written if _ignore(root / ".gitignore") else kept).append(".gitignore")
+    if as_json:
+        progress.show_json({"name": name, "written": written, "kept": kept})
+    elif not quiet:
+        _show(written, kept, project)
+
+
+def _show(written: list[str], kept: list[str], project: Path | None) -> None:
+    for path in written:
+        progress.show_text(f"wrote {path}")
+    for path in kept:
+        progress.show_text(f"kept  {path}, which exists")
+    where = f" --project {shlex.quote(str(project))}" if project else ""
+    progress.show_text("next:")
+    for command in ("plan", "build"):
+        progress.show_text(f"  template-builder {command}{where}")
+
+
+def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, str], str | None]:
+    """The files of the project by path, those that exist included, and the variant's name; None
+    where the project has variants and none was asked for."""
+    folder = root / "variants"
+    if name is None and not any(not path.stem.startswith("_") for path in folder.glob("*.toml")):
+        name = default_name(root.name)
+    files = {folder / "_base.toml": _text("_base.toml")}
+    if name is not None:
+        variant = _text("variant.toml").replace("NAME", name)
+        files[_file_of(folder, name)] = variant
+    for kind, content in schemas().items():
+        files[root / "schemas" / f"{kind}.schema.json"] = json.dumps(content, indent=2) + "\n"
+    if ci:
+        repository = next((f for f in (root, *root.parents) if (f / ".git").exists()), root)
+        workflow = _text(f"{ci}.yml")
+        if repository != root:
+            within = json.dumps(root.relative_to(repository).as_posix())
+            defaults = f"defaults:\n  run:\n    working-directory: {within}\njobs:\n"
+            workflow = workflow.replace("jobs:\n", defaults, 1)
+        files[repository / _WORKFLOW] = workflow
+    return files, name
+
+
+def _file_of(folder: Path, name: str) -> Path:
+    """Where the variant `name` is, whatever its file is called, or belongs."""
+    try:
+        variants = spec.load_variants(folder) if folder.is_dir() else ()
+    except TemplateError:
+        variants = ()  # `validate` says what is wrong with them
+    stems = [variant.stem for variant in variants if variant.name == name]
+    return folder / f"{stems[0] if stems else name}.toml"
+
+
+def _ignore(path: Path) -> bool:
+    """Have git ignore what is never committed; False where it does already."""
+    try:
+        status = path.stat() if path.exists() else None
+        content = path.read_bytes() if status else b""
+    except OSError as error:
+        raise from_os_error(error, f"reading `{path}`") from error
+    lines = content.decode(errors="surrogateescape").splitlines()
+    if any(line.strip() in _IGNORED for line in lines):
+        return False
+    end = b"\r\n" if b"\r\n" in content else b"\n"
+    if content and not content.endswith(b"\n"):
+        content += end
+    mode = status.st_mode & 0o777 if status else 0o644
+    atomic_write(path.resolve(), content + b".builder/" + end, mode=mode)
+    return True
+
+
+def default_name(text: str) -> str:
+    """A template's name that is as near to `text` as the rules allow."""
+    plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
+    return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")[:128] or "template"
+
+
+def _text(name: str) -> str:
+    return resources.files("builder").joinpath("templates", "project", name).read_text("utf-8")
