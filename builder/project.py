@@ -12,9 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from builder.documents import parse_toml
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
-from builder.regular_file import read_regular
+from builder.settings import Settings, read_settings
 
 __all__ = [
     "PRECHECK_WHEN",
@@ -28,7 +27,6 @@ __all__ = [
 PRECHECK_WHEN = ("always", "auto", "never")
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
 TARGET_KINDS = ("e2b", "local")
-_LARGEST_BYTES = 1 << 20
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "domain", "kind")
 
@@ -75,12 +73,9 @@ def target_called(name: str, targets: Mapping[str, TargetSettings]) -> TargetSet
 def target_here(name: str, start: Path | None = None) -> TargetSettings:
     """The target called `name` of the project at `start`, or of the nearest one; where there is
     none, of those that every project has. Raises `TargetUnavailableError`, `ProjectError`."""
-    try:
-        targets: Mapping[str, TargetSettings] = Project.find(start).targets
-    except ProjectError:
-        if name not in BUILT_IN_TARGETS:
-            raise
-        targets = BUILT_IN_TARGETS
+    targets: Mapping[str, TargetSettings] = BUILT_IN_TARGETS
+    if start or name not in targets or Project.nearest():
+        targets = Project.find(start).targets
     return target_called(name, targets)
 
 
@@ -121,6 +116,12 @@ class Project:
         """Logs and locks; never committed."""
         return self.root / ".builder"
 
+    @staticmethod
+    def nearest() -> Path | None:
+        """The folder of the nearest project from the working directory upwards, if there is one."""
+        here = Path.cwd()
+        return next((f for f in (here, *here.parents) if (f / "variants").is_dir()), None)
+
     @classmethod
     def find(cls, start: Path | None = None) -> Project:
         """The project at `start` (a folder), or the nearest one from the working directory upwards.
@@ -135,53 +136,38 @@ class Project:
                     hint="name the folder that holds `variants` with --project",
                 )
         else:
-            here = Path.cwd()
-            roots = [f for f in (here, *here.parents) if (f / "variants").is_dir()]
-            if not roots:
+            nearest = cls.nearest()
+            if nearest is None:
                 raise ProjectError(
-                    f"no project here: no `variants` folder in {here} or above it",
+                    f"no project here: no `variants` folder in {Path.cwd()} or above it",
                     hint="run the command inside a project, or name one with --project",
                 )
-            root = roots[0]
-        settings = _settings(root / "pyproject.toml")
-        where = f"{root / 'pyproject.toml'}: [tool.template-builder"
+            root = nearest
+        settings = read_settings(str(root / "pyproject.toml"))
         return cls(
             root=root,
-            shared_registry=_text(settings, "registry", f"{where}]"),
-            targets=_targets(settings.get("targets", {}), where),
-            precheck=_precheck(settings.get("precheck", {}), f"{where}.precheck]", root),
+            shared_registry=settings.registry,
+            targets=_targets(settings),
+            precheck=_precheck(settings, root),
         )
 
 
-def _settings(path: Path) -> dict[str, Any]:
-    try:
-        document = parse_toml(read_regular(path, _LARGEST_BYTES).decode())
-    except FileNotFoundError:
-        return {}
-    except ValueError as error:
-        raise ProjectError(f"{path} is not valid TOML: {error}") from error
-    except OSError as error:
-        raise ProjectError(f"{path} cannot be read: {error.strerror}") from error
-    tool = document.get("tool", {})
-    _check_keys(tool, None, f"{path}: [tool]")
-    settings: dict[str, Any] = tool.get("template-builder", {})
-    _check_keys(settings, ("precheck", "registry", "targets"), f"{path}: [tool.template-builder]")
-    return settings
-
-
-def _precheck(entry: Any, place: str, root: Path) -> PrecheckSettings:
-    _check_keys(entry, PRECHECK_KEYS, place)
+def _precheck(settings: Settings, root: Path) -> PrecheckSettings:
+    table = "precheck"
+    entry = settings.table.get(table, {})
+    settings.check_keys(entry, table, PRECHECK_KEYS)
     when, arguments = entry.get("when", "auto"), entry.get("build-args", {})
     if when not in PRECHECK_WHEN:
-        raise ProjectError(f"{place}: `when` is {when!r}, expected one of {PRECHECK_WHEN}")
-    _check_keys(arguments, None, f"{place}: `build-args`")
-    texts = {k: v for k, v in entry.items() if k in ("network", "ca-bundle")} | arguments
-    for key, value in texts.items():
-        if not isinstance(value, str):
-            raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
+        message = f"`when` is {when!r}, expected one of {PRECHECK_WHEN}"
+        raise settings.error(table, message, key="when")
+    settings.check_keys(arguments, f"{table}.build-args")
+    texts = {k: v for k, v in entry.items() if k in ("network", "ca-bundle")}
+    _check_texts(settings, texts, table)
+    _check_texts(settings, arguments, f"{table}.build-args")
     bundle, ready = entry.get("ca-bundle"), entry.get("ready-seconds", 600)
     if type(ready) is not int or ready < 1:
-        raise ProjectError(f"{place}: `ready-seconds` is {ready!r}, expected a whole number")
+        message = f"`ready-seconds` is {ready!r}, expected a whole number"
+        raise settings.error(table, message, key="ready-seconds")
     return PrecheckSettings(
         when=when,
         network=entry.get("network"),
@@ -191,32 +177,33 @@ def _precheck(entry: Any, place: str, root: Path) -> PrecheckSettings:
     )
 
 
-def _targets(entries: Any, where: str) -> dict[str, TargetSettings]:
-    _check_keys(entries, None, f"{where}.targets]")
-    targets = dict(BUILT_IN_TARGETS)
-    for name, entry in entries.items():
-        targets[name] = _target(name, entry, f"{where}.targets")
-    return targets
+def _targets(settings: Settings) -> dict[str, TargetSettings]:
+    entries = settings.table.get("targets", {})
+    settings.check_keys(entries, "targets")
+    return {
+        **BUILT_IN_TARGETS,
+        **{name: _target(settings, name, entry) for name, entry in entries.items()},
+    }
 
 
-def _target(name: str, entry: Any, where: str) -> TargetSettings:
+def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
     if not _TARGET_NAME.fullmatch(name):
-        raise ProjectError(
-            f"{where}]: {name!r} is not the name of a target, which holds a-z, 0-9, - and _"
-        )
-    place = f"{where}.{name}]"
-    _check_keys(entry, TARGET_KEYS, place)
+        message = f"{name!r} is not the name of a target, which holds a-z, 0-9, - and _"
+        raise settings.error("targets", message, key=name)
+    table = f"targets.{name}"
+    settings.check_keys(entry, table, TARGET_KEYS)
     kind = entry.get("kind")
     if kind not in TARGET_KINDS:
-        raise ProjectError(f"{place}: `kind` is {kind!r}, expected one of {TARGET_KINDS}")
+        message = f"`kind` is {kind!r}, expected one of {TARGET_KINDS}"
+        raise settings.error(table, message, key="kind")
     if name in BUILT_IN_TARGETS and kind != BUILT_IN_TARGETS[name].kind:
-        raise ProjectError(
-            f"{place}: `kind` is {kind!r}, but the target `{name}` is always of its own kind",
+        raise settings.error(
+            table,
+            f"`kind` is {kind!r}, but the target `{name}` is always of its own kind",
+            key="kind",
             hint="give the target another name",
         )
-    for key, value in entry.items():
-        if not isinstance(value, str):
-            raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
+    _check_texts(settings, entry, table)
     return TargetSettings(
         name=name,
         kind=kind,
@@ -225,16 +212,7 @@ def _target(name: str, entry: Any, where: str) -> TargetSettings:
     )
 
 
-def _text(table: Mapping[str, Any], key: str, place: str) -> str | None:
-    value = table.get(key)
-    if value is not None and (not isinstance(value, str) or not value):
-        raise ProjectError(f"{place}: `{key}` is {value!r}, expected a string")
-    return value
-
-
-def _check_keys(table: Any, known: tuple[str, ...] | None, place: str) -> None:
-    if not isinstance(table, dict):
-        raise ProjectError(f"{place}: expected a table")
-    for key in table if known else ():
-        if known and key not in known:
-            raise ProjectError(f"{place}: unknown key `{key}`", hint=did_you_mean(key, known))
+def _check_texts(settings: Settings, entry: Mapping[str, Any], table: str) -> None:
+    for key, value in entry.items():
+        if not isinstance(value, str):
+            raise settings.error(table, f"`{key}` is {value!r}, expected a string", key=key)

@@ -106,56 +106,68 @@ def test_registry_behind_a_link_stays_there(
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ("tool = 3", "[tool]: expected a table"),
+        ("tool = 3", "1: [tool]: expected a table"),
         (
             "[tool.template-builder]\ntargets = 1",
-            "[tool.template-builder.targets]: expected a table",
+            "2: [tool.template-builder.targets]: expected a table",
         ),
         (
             "[tool.template-builder]\ntargets = []",
-            "[tool.template-builder.targets]: expected a table",
+            "2: [tool.template-builder.targets]: expected a table",
         ),
         (
             "[[tool.template-builder.targets]]\na = 1",
-            "[tool.template-builder.targets]: expected a table",
+            "1: [tool.template-builder.targets]: expected a table",
         ),
         (
             '[tool.template-builder.targets."a/b"]\nkind = "local"',
-            "[tool.template-builder.targets]: 'a/b' is not the name of a target, which holds"
+            "1: [tool.template-builder.targets]: 'a/b' is not the name of a target, which holds"
             " a-z, 0-9, - and _",
         ),
         (
             '[tool.template-builder.targets.local]\nkind = "e2b"',
-            "[tool.template-builder.targets.local]: `kind` is 'e2b', but the target `local` is"
+            "2: [tool.template-builder.targets.local]: `kind` is 'e2b', but the target `local` is"
             " always of its own kind\n\nhint: give the target another name",
         ),
         (
             "[tool.template-builder.targets.x]\nkind = 3",
-            "[tool.template-builder.targets.x]: `kind` is 3, expected one of ('e2b', 'local')",
+            "2: [tool.template-builder.targets.x]: `kind` is 3, expected one of ('e2b', 'local')",
         ),
         (
             '[tool.template-builder.targets.x]\nkind = "e2b"\ndomain = 3',
-            "[tool.template-builder.targets.x]: `domain` is 3, expected a string",
+            "3: [tool.template-builder.targets.x]: `domain` is 3, expected a string",
         ),
     ],
 )
 def test_settings_of_another_shape(
     project: Path, command: Command, settings: str, message: str
 ) -> None:
-    """Settings that cannot be meant are refused with file and table."""
+    """Settings that cannot be meant are refused with file, line and table."""
     (project / "pyproject.toml").write_text(settings)
     found = command("validate", cwd=project)
     assert found.returncode == errors.ProjectError.exit_code
-    assert found.stderr == f"error: {project / 'pyproject.toml'}: {message}\n"
+    assert found.stderr == f"error: {project / 'pyproject.toml'}:{message}\n"
 
 
-@pytest.mark.parametrize("settings", [f"x = {'[' * 3000}", f"x = {'9' * 5000}", "x ="])
-def test_settings_that_are_no_toml(project: Path, command: Command, settings: str) -> None:
-    """A pyproject.toml that the parser gives up on is invalid, not a traceback."""
-    (project / "pyproject.toml").write_text(settings)
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (f"a = 1\nx = {'[' * 3000}", ":2: is not valid TOML: it is nested deeper than 100 levels"),
+        (f"\n\nx = {'9' * 5000}", ":3: is not valid TOML: a number of thousands of digits"),
+        ("a = 1\nx =", ":2: is not valid TOML: Invalid value"),
+        ("[project]\nname = 'a'\nname = 'b'\n", ":3: is not valid TOML: Cannot overwrite a value"),
+        ("\ufeffa = 1", ":1: begins with a byte order mark, which TOML does not allow"),
+        ("a = 1\nb = '\udce9'", ":2: is not UTF-8: "),
+    ],
+)
+def test_settings_that_are_no_toml(
+    project: Path, command: Command, settings: str, message: str
+) -> None:
+    """A pyproject.toml that the parser gives up on is told with its line, not with a traceback."""
+    (project / "pyproject.toml").write_bytes(settings.encode("utf-8", "surrogateescape"))
     found = command("validate", cwd=project)
     assert found.returncode == errors.ProjectError.exit_code
-    assert "pyproject.toml is not valid TOML: " in found.stderr
+    assert found.stderr.startswith(f"error: {project / 'pyproject.toml'}{message}")
     assert "Traceback" not in found.stderr
 
 

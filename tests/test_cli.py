@@ -261,7 +261,7 @@ def test_configured_targets_are_known(project: Path, command: Command) -> None:
     found = command("plan", cwd=project)
     assert found.returncode == errors.ProjectError.exit_code
     assert found.stderr == (
-        f"error: {settings}: [tool.template-builder.targets.staging]: unknown key `knid`\n\n"
+        f"error: {settings}:2: [tool.template-builder.targets.staging]: unknown key `knid`\n\n"
         "hint: did you mean `kind`?\n"
     )
 

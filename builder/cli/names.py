@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from builder import pipeline, registry
-from builder.errors import ProjectError, SelectionError, UnknownTemplateError, near
+from builder.errors import SelectionError, UnknownTemplateError, near
 from builder.project import Project
 
 __all__ = ["template_called", "templates_called"]
@@ -67,9 +67,4 @@ def _listed(known: Iterable[str]) -> str:
 
 
 def _project(folder: Path | None) -> Project | None:
-    try:
-        return Project.find(folder)
-    except ProjectError:
-        if folder:
-            raise
-        return None
+    return Project.find(folder) if folder or Project.nearest() else None

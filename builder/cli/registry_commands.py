@@ -15,7 +15,6 @@ from builder import pipeline, progress, registry
 from builder.cli.names import template_called, templates_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.errors import (
-    ProjectError,
     SelectionError,
     TemplateError,
     UnknownTemplateError,
@@ -230,12 +229,9 @@ def usage(
 
 
 def _state(project: Path | None) -> Path:
-    try:
+    if project or Project.nearest():
         return Project.find(project).state
-    except ProjectError:
-        if project:
-            raise
-        return Path(".builder").absolute()
+    return Path(".builder").absolute()
 
 
 def doctor(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False) -> None:

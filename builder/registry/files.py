@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 
-from builder.documents import parse_json, parse_toml
+from builder.documents import parse_json
 from builder.errors import RegistryError, RegistryVersionError
 from builder.registry.values import VERSION, Registry
 from builder.regular_file import read_regular
+from builder.settings import may_have_settings, read_settings
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
@@ -18,13 +19,13 @@ FILE_NAME = "registry.json"
 # From that size on, one template is searched for in the text, rather than all of them parsed.
 _LARGE_BYTES = 1 << 18
 _LARGEST_BYTES = 4 << 30
-_SETTINGS_BYTES = 1 << 20
 
 
 def find() -> str:
     """The registry file in use: `TEMPLATE_REGISTRY`, the nearest one upwards, the shipped one.
 
-    Raises `RegistryError` naming every place tried when there is none.
+    Raises `RegistryError` naming every place tried when there is none, `ProjectError` for a mistake
+    in a pyproject.toml that may name one.
     """
     named = os.environ.get("TEMPLATE_REGISTRY")
     if named:
@@ -54,20 +55,14 @@ def find() -> str:
 
 
 def _named_by_project(folder: str) -> str | None:
-    """The registry that the settings of a project in `folder` name, as a path or URL."""
-    try:
-        text = read_regular(os.path.join(folder, "pyproject.toml"), _SETTINGS_BYTES)
-    except OSError:
-        return None
-    if b"template-builder" not in text or b"registry" not in text:
-        return None
-    try:
-        named = parse_toml(text.decode())["tool"]["template-builder"]["registry"]
-    except (ValueError, KeyError, TypeError):
-        return None  # commands of the build side say what is wrong with the file
-    if not isinstance(named, str):
-        return None
-    return named if is_url(named) else os.path.join(folder, named)
+    """The registry that the settings of a project in `folder` name, as a path or URL.
+
+    Any mistake in them is an error: what is not read might name another registry, which knows of
+    revocations that the next one upwards does not.
+    """
+    path = os.path.join(folder, "pyproject.toml")
+    named = read_settings(path).registry if may_have_settings(path) else None
+    return named if named is None or is_url(named) else os.path.join(folder, named)
 
 
 def is_url(location: object) -> bool:
