@@ -18,11 +18,12 @@ from builder.render import Rendered
 from builder.spec import Check, Stage, Variant
 from builder.verify import Verified
 
-__all__ = ["Recalled", "contents_of", "fields_of", "recalled", "stages_of"]
+__all__ = ["Recalled", "contents_of", "fields_of", "first_stages_of", "recalled", "stages_of"]
 
 # Between two requirements, not between the bounds or the extras of one.
 _SEPARATOR = re.compile(r", (?=[A-Za-z0-9])(?![^\[]*\])")
 _CHECK = re.compile(r"[^:]+: verify '(.+)'")
+_ALGORITHM = 2  # of the stages' digests; recorded with them
 
 
 def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> dict[str, Any]:
@@ -66,7 +67,8 @@ def contents_of(rendered: Rendered) -> dict[str, Any]:
         "digest": rendered.digest,
         "base_image": lock.image.pinned,
         "packages": lock.packages,
-        "stages": stages_of(inputs),
+        "stages": stages_of(rendered),
+        "stages_algorithm": _ALGORITHM,
         "resources": {"cpu": variant.cpu, "memory_mb": variant.memory_mb},
         "warmup": {"level": variant.level, "imports": list(variant.imports)},
         "env": dict(variant.env),
@@ -143,21 +145,40 @@ def _stage(
         torch_backend=None,
         files=(),
         checks=checks,
+        declared="",
     )
 
 
-def stages_of(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
-    """Stage → `sha256:…` of what it is made of, its parents included.
+def stages_of(rendered: Rendered) -> dict[str, str]:
+    """Stage → `sha256:…` of all that it declares, its lock and files, its parents included.
 
     Builds that share a stage's digest share that stage.
     """
-    digest, found = _sha256(inputs["base"]), {}
-    for stem in inputs["spec"].get("extends", "").split(" → "):
-        own = {k: v for k, v in inputs["spec"].items() if k.startswith(f"{stem}: ")}
-        lock = inputs["files"].get(f"requirements/{stem}.txt", "")
+    locks = {f.path: hashlib.sha256(f.content).hexdigest() for f in rendered.files}
+    digest, stages = _sha256(rendered.lock.image.pinned), {}
+    for stage in rendered.variant.stages:
+        files = [(f.target, f.mode, hashlib.sha256(f.content).hexdigest()) for f in stage.files]
+        lock = locks.get(f"requirements/{stage.stem}.txt", "")
+        digest = _sha256([digest, stage.declared, files, lock])
+        stages[stage.stem] = f"sha256:{digest}"
+    return stages
+
+
+def first_stages_of(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+    """The same by the first algorithm, which left out environment, service, resources and warm-up.
+
+    Revocations from then still hold for builds of today.
+    """
+    digest, stages = _sha256(inputs.get("base", {})), {}
+    spec = inputs.get("spec", {})
+    for stem in spec.get("extends", "").split(" → "):
+        kinds = ("python.packages", "system.packages", "verify ", "file ")
+        starts = tuple(f"{stem}: {kind}" for kind in kinds)
+        own = {key: value for key, value in spec.items() if key.startswith(starts)}
+        lock = inputs.get("files", {}).get(f"requirements/{stem}.txt", "")
         digest = _sha256([digest, own, lock])
-        found[stem] = f"sha256:{digest}"
-    return found
+        stages[stem] = f"sha256:{digest}"
+    return stages
 
 
 def _sha256(value: Any) -> str:

@@ -15,6 +15,7 @@ from packaging.version import InvalidVersion, Version
 
 from builder import history
 from builder.errors import RegistryError, RevokedError, SelectionError, UnknownBuildError
+from builder.record.fields import first_stages_of
 from builder.record.store import update
 from builder.registry import is_time, revocation, revoked_as_of, revoked_because
 
@@ -64,7 +65,8 @@ class Content:
             return base == self.value or base.endswith(f"@{self.value}")
         if self.kind == "stage":
             stem, _, digest = self.value.partition("@")
-            return str(fields.get("stages", {}).get(stem, "")).startswith(digest)
+            digests = [fields.get("stages", {}), first_stages_of(fields.get("inputs", {}))]
+            return any(stages.get(stem, "").startswith(digest) for stages in digests)
         wanted = _requirement(self.value)
         known = {**fields.get("other_packages", {}), **fields.get("packages", {})}
         for name, version in known.items():

@@ -38,6 +38,7 @@ _RECORD = {
     "packages": _TEXTS,
     "other_packages": _TEXTS,
     "stages": _TEXTS,
+    "stages_algorithm": int,
     "env": _TEXTS,
     "inputs": {_EACH: _TEXTS},
     "resources": {"cpu": int, "memory_mb": int},

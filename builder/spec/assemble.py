@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import stat
 from collections.abc import Iterable, Iterator, Sequence
@@ -17,6 +18,8 @@ from builder.spec.wording import NO_SECRETS
 
 __all__ = ["stage_of", "variant_of"]
 
+# What says nothing of what a stage makes, or is its parents' own.
+_DESCRIBING = {"schema_version", "name", "description", "extends"}
 _MAX_TEXT_BYTES = 1 << 20
 _MAX_SOURCE_BYTES = 64 << 20
 
@@ -45,6 +48,9 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         checks=tuple(
             Check(name=v.name, code=v.code, stdout=v.stdout, timeout=v.timeout)
             for v in model.verify
+        ),
+        declared=json.dumps(
+            model.model_dump(mode="json", exclude_unset=True, exclude=_DESCRIBING), sort_keys=True
         ),
     )
 

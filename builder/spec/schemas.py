@@ -36,8 +36,12 @@ def _registry() -> dict[str, Any]:
             "other_packages": {"type": "object", "additionalProperties": text},
             "stages": {
                 "type": "object",
-                "description": "stage → sha256:… of what it and its parents are made of",
+                "description": "stage → sha256:… of what it and its parents declare",
                 "additionalProperties": text,
+            },
+            "stages_algorithm": {
+                "type": "integer",
+                "description": "of `stages`: 1, or absent, left out [env], [service], [resources]",
             },
             "provenance": {
                 "type": "object",

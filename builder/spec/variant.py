@@ -33,7 +33,10 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """What one TOML file adds. `stem` is the file's name without .toml, `source` its place."""
+    """What one TOML file adds. `stem` is the file's name without .toml, `source` its place.
+
+    `declared` is all that it says, as JSON in one exact form, without what merely describes it.
+    """
 
     stem: str
     source: str
@@ -43,6 +46,7 @@ class Stage:
     torch_backend: str | None
     files: tuple[FileEntry, ...]
     checks: tuple[Check, ...]
+    declared: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
