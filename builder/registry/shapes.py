@@ -20,6 +20,11 @@ __all__ = ["check_entry", "check_top"]
 _EACH = "*"
 _TEXTS = {_EACH: str}
 _MARK = {"reason": (str,), "at": str, "by": str, "from": str}
+_CHECK = {
+    **dict.fromkeys(("name", "code", "source"), (str,)),
+    "stdout": (str, None),
+    "timeout": (int,),
+}
 _RECORD = {
     "template_id": str,
     "build_id": str,
