@@ -25,7 +25,7 @@ class Event:
     text: str
     variant: str | None = None
     seconds: float | None = None
-    time: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    time: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC), compare=False)
 
 
 Reporter = Callable[[Event], None]

@@ -178,11 +178,11 @@ def test_code_of_the_readme_runs(run: Run) -> None:
 
 
 def test_readme_gives_the_commands_that_ci_runs() -> None:
-    """The README has two commands, and CI's last one is its test command."""
+    """The README has two commands, and CI runs its test command as it stands there."""
     build, tests = commands("README.md")
     assert build == "python -m pip install nox && python -m nox -s build_templates"
     assert tests == "python -m pip install nox && python -m nox -s tests"
-    assert (ROOT / ".ci" / "run").read_text().splitlines()[-1] == tests
+    assert f"    {tests}\n" in (ROOT / ".ci" / "run").read_text()
 
 
 def test_sessions_that_are_named_exist(run: Run) -> None:
