@@ -172,6 +172,7 @@ def test_engine_of_the_current_context(tmp_path: Path, project: Path, command: C
 
 
 @pytest.mark.docker
+@pytest.mark.network
 def test_engine_that_cannot_pull_stops_no_build_on_e2b(
     place: Place, cloud: Server, command: Command
 ) -> None:

@@ -40,6 +40,7 @@ def test_account_accepts_the_key(project: Path, cloud: Server) -> None:
     assert cloud.builds() == []
 
 
+@pytest.mark.network
 def test_team_is_told_where_it_is_known(place: Place, cloud: Server) -> None:
     """Where the account has a template, its name says which team the key belongs to."""
     place.build("four")

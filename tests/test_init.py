@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 import subprocess
 from pathlib import Path
 
@@ -200,7 +199,7 @@ def test_workflow_has_the_job_of_the_docs(tmp_path: Path, command: Command) -> N
     assert "defaults" not in workflow
 
 
-@pytest.mark.skipif(not shutil.which("git"), reason="needs git")
+@pytest.mark.needs("git")
 def test_workflow_of_a_project_within_a_repository(tmp_path: Path, command: Command) -> None:
     """In a folder of a repository the workflow belongs to the repository, and runs in the folder."""
     subprocess.run(["git", "init", "-q", str(tmp_path)], check=True)

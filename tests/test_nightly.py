@@ -21,10 +21,7 @@ from tests.clouds import FILES
 from tests.conftest import ROOT, Command
 from tests.e2b_server import Server
 
-pytestmark = [
-    pytest.mark.network,
-    pytest.mark.skipif(not shutil.which("git"), reason="needs git"),
-]
+pytestmark = [pytest.mark.network, pytest.mark.needs("git")]
 LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n[python]\npackages = ["packaging"]\n'
 
 
