@@ -15,8 +15,8 @@ from packaging.utils import canonicalize_name
 
 from builder.documents import parse_json
 from builder.errors import SandboxError, VerifyError
-from builder.execution import Execution
-from builder.spec import Check, Variant
+from builder.execution import Execution, seconds_in_words
+from builder.spec import Check, Stage, Variant, place_of
 
 __all__ = [
     "CheckResult",
@@ -72,15 +72,16 @@ def run_checks(
         step(f"import {name}")
         found = _smoke(sandbox, name)
         if isinstance(found, str):
-            failures.append(f"`import {name}`: {found}")
+            failures.append(f"check `import {name}` failed: {found}")
         elif found.name not in {result.name for result in results}:
             results.append(found)
     for stage in variant.stages:
-        for check in stage.checks:
+        for number, check in enumerate(stage.checks):
             step(check.name)
             outcome = _check(sandbox, check)
             if isinstance(outcome, str):
-                failures.append(f"`{check.name}` of {stage.source}: {outcome}")
+                place = _place(stage, ("verify", number, "name"))
+                failures.append(f"{place}: check `{check.name}` failed: {outcome}")
             else:
                 results.append(outcome)
     return results, failures
@@ -97,7 +98,7 @@ def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, flo
         "    seconds[name] = round(time.perf_counter() - start, 6)\n"
         "print(json.dumps(seconds))\n"
     )
-    answer = _answer(_run(sandbox, code, SMOKE_TIMEOUT_SECONDS), dict)
+    answer = _answer(_run(sandbox, code, "warm-up", SMOKE_TIMEOUT_SECONDS), dict)
     if isinstance(answer, str):
         raise VerifyError(
             f"the warm-up imports {', '.join(imports)} fail in a sandbox: {answer}",
@@ -117,7 +118,7 @@ def inventory(sandbox: Sandbox) -> dict[str, str]:
         "    if name: found.setdefault(name, one.version)\n"
         "print(json.dumps(found))\n"
     )
-    answer = _answer(_run(sandbox, code, SMOKE_TIMEOUT_SECONDS), dict)
+    answer = _answer(_run(sandbox, code, "inventory", SMOKE_TIMEOUT_SECONDS), dict)
     if isinstance(answer, str):
         raise VerifyError(f"the sandbox cannot list its packages: {answer}")
     return dict(sorted(answer.items()))
@@ -153,32 +154,27 @@ print(json.dumps(modules))
 """
 
 
+def _place(stage: Stage, key: Sequence[str | int]) -> str:
+    return place_of(stage.path.parent, stage.source, key) if stage.path else stage.source
+
+
 def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
-    found = _run(sandbox, _SMOKE.format(name=name), SMOKE_TIMEOUT_SECONDS)
+    found = _run(sandbox, _SMOKE.format(name=name), f"import {name}", SMOKE_TIMEOUT_SECONDS)
     modules = _answer(found, list)
     if isinstance(found, str) or isinstance(modules, str):
-        return f"expected that it can be imported, got {modules}"
+        return str(modules)
     title = f"import {name}" + (f" ({', '.join(modules)})" if modules and modules != [name] else "")
     return CheckResult(name=title, seconds=round(found.seconds, 6))
 
 
 def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
-    # A namespace of its own: a check must not pass on what the one before it left behind.
-    code = f"exec(compile({check.code!r}, {check.name!r}, 'exec'), {{'__name__': '__main__'}})"
-    found = _run(sandbox, code, check.timeout)
+    found = _run(sandbox, check.code, check.name, check.timeout)
     if isinstance(found, str):
-        return f"expected {_wanted(check)}, got {found}"
-    if check.stdout is not None and found.stdout.rstrip() != check.stdout.rstrip():
-        return f"expected {_wanted(check)}, got {_cut(found.stdout.rstrip())!r}"
+        return found
+    wanted, printed = check.stdout and check.stdout.rstrip(), found.stdout.rstrip()
+    if wanted is not None and printed != wanted:
+        return f"expected {wanted!r}, got {_cut(printed)!r}"
     return CheckResult(name=check.name, seconds=round(found.seconds, 6))
-
-
-def _tail(traceback: str) -> str:
-    return "\n".join(traceback.splitlines()[-_TOLD_LINES:])
-
-
-def _wanted(check: Check) -> str:
-    return "no error" if check.stdout is None else repr(check.stdout.rstrip())
 
 
 _T = TypeVar("_T")
@@ -192,7 +188,7 @@ def _answer(found: Execution | str, kind: type[_T]) -> _T | str:
         answer = parse_json(found.stdout.strip().splitlines()[-1])
         if isinstance(answer, kind):
             return answer
-    return f"an answer that is none: {_cut(found.stdout)!r}"
+    return f"its answer cannot be read: {_cut(found.stdout)!r}"
 
 
 def _cut(text: str) -> str:
@@ -202,14 +198,40 @@ def _cut(text: str) -> str:
     return f"… {len(text) - _TOLD_CHARACTERS} characters left out …{text[-_TOLD_CHARACTERS:]}"
 
 
-def _run(sandbox: Sandbox, code: str, timeout: float) -> Execution | str:
-    """Run code; text says how it went wrong."""
+# In a namespace of its own: a check must not pass on what the one before it left behind. Of the
+# traceback, the frames of the interpreter and of this code are nobody's business.
+_FRAMES = "frames of the check: "
+_GUARDED = """
+_code, _name = {code!r}, {name!r}
+try:
+    exec(compile(_code, _name, "exec"), {{"__name__": "__main__"}})
+except BaseException as _error:
+    import json as _json, linecache as _lines, sys as _sys, traceback as _traceback
+    _lines.cache[_name] = (len(_code), None, _code.splitlines(True), _name)
+    _frames = _traceback.format_tb(_error.__traceback__.tb_next)
+    _frames += _traceback.format_exception_only(_error)[:-1]
+    print({mark!r} + _json.dumps("".join(_frames)), file=_sys.stderr, flush=True)
+    raise
+"""
+
+
+def _run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | str:
+    """Run code that is called `name`; text says how it went wrong."""
+    guarded = _GUARDED.format(code=code, name=name, mark=_FRAMES)
     try:
-        found = sandbox.run(code, timeout=timeout)
+        found = sandbox.run(guarded, timeout=timeout)
     except SandboxError as error:
         return error.message
     if found.timed_out:
-        return f"no end within {timeout:.0f} seconds"
+        return f"it did not finish within {seconds_in_words(timeout)}"
     if found.error:
-        return _cut(f"{found.error}\n{_tail(found.traceback)}".rstrip())
+        frames = "".join(f"\n    {line}" for line in _frames(found.stderr)[-_TOLD_LINES:])
+        return _cut(f"{found.error}{frames}")
     return found
+
+
+def _frames(stderr: str) -> list[str]:
+    """The lines of the traceback that are the check's own and of what it calls."""
+    with contextlib.suppress(ValueError, IndexError):
+        return str(parse_json(stderr.rpartition(_FRAMES)[2].splitlines()[0])).splitlines()
+    return []

@@ -9,7 +9,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["WARM_SECONDS", "Execution", "Output", "Result", "plain", "warm_up_code"]
+__all__ = [
+    "WARM_SECONDS",
+    "Execution",
+    "Output",
+    "Result",
+    "plain",
+    "seconds_in_words",
+    "warm_up_code",
+]
 
 WARM_SECONDS = 600.0
 _RESULTS_TO_A_STREAM = 16
@@ -172,6 +180,11 @@ class _Stream:
     def text(self) -> str:
         told = f"\n… {self.left_out} characters left out …\n" if self.left_out else ""
         return "".join(self._first) + told + "".join(self._last)
+
+
+def seconds_in_words(seconds: float) -> str:
+    """`1 second`, `1.5 seconds`, `600 seconds`."""
+    return f"{seconds:g} second" if seconds == 1 else f"{seconds:g} seconds"
 
 
 def warm_up_code(modules: Sequence[str]) -> str:

@@ -3,10 +3,10 @@
 Run as a program of its own, by a Python without site packages: `guard.py FOLDER SCRATCH COMMAND…`.
 The owner holds its standard input; the end of that input (the owner closed it, or died in whatever
 way) is the end of the child. With `-` as FOLDER the command writes where the guard would, and its
-end and exit code are the guard's. With a folder the command writes to `child.log` in it, its end is
-told by closing standard output, the owner may send lines "interrupt", which become SIGINT, and the
-folder is removed at the end. SCRATCH is `-` or a folder of the owner's, which is removed when the
-owner is gone.
+end and exit code are the guard's. With a folder the command writes to `child.log` in it, its exit
+status (negative for a signal) is written to standard output, which is then closed, the owner may
+send lines "interrupt", which become SIGINT, and the folder is removed at the end. SCRATCH is `-` or
+a folder of the owner's, which is removed when the owner is gone.
 """
 
 import contextlib
@@ -90,6 +90,7 @@ def watch(child: "subprocess.Popen[bytes]", folder: str) -> None:
     if folder == "-":
         end(child, code=code if code >= 0 else 128 - code)
     with contextlib.suppress(OSError):
+        os.write(1, b"%d\n" % code)
         os.close(1)
 
 

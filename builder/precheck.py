@@ -317,7 +317,7 @@ def _check(
         log.line(f"failed: {failure}")
     raise VerifyError(
         f"`{variant.name}` builds with Docker but is not what it promises:\n"
-        + "\n".join(f"  check {failure}" for failure in failures)
+        + "\n".join(f"  {failure}" for failure in failures)
         + f"\nlog: {log.path}",
         hint="correct the spec, or the check",
     )

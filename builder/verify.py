@@ -122,7 +122,7 @@ def verify(
             log.line(f"failed: {failure}")
         raise VerifyError(
             f"`{built.name}` was built on `{built.target}` but is not what it promises:\n"
-            + "\n".join(f"  check {failure}" for failure in failures),
+            + "\n".join(f"  {failure}" for failure in failures),
             hint=f"nothing was recorded; {log.shown_by} has the whole story",
         )
     locked = promises.locked

@@ -79,7 +79,7 @@ def test_failed_verification_records_nothing(project: Path, command: Command) ->
     assert found.returncode == errors.VerifyError.exit_code
     assert (
         "error: `light` was built on `local` but is not what it promises:\n"
-        "  check `a name is encoded` of variants/light.toml:"
+        "  variants/light.toml:10: check `a name is encoded` failed:"
         " expected 'strasse', got 'xn--strae-oqa'\n\n"
         "hint: nothing was recorded; `template-builder logs light` has the whole story\n"
     ) in found.stderr

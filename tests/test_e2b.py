@@ -112,7 +112,7 @@ def test_failed_check_leaves_the_last_good_build(place: Place, cloud: Server) ->
     assert isinstance(error, VerifyError)
     assert str(error) == (
         "`one` was built on `e2b` but is not what it promises:\n"
-        "  check `a sum` of variants/one.toml: expected '3', got '2'\n\n"
+        "  variants/one.toml:13: check `a sum` failed: expected '3', got '2'\n\n"
         "hint: nothing was recorded; `template-builder logs one` has the whole story"
     )
     assert (place.folder / "registry.json").read_text() == before
@@ -128,7 +128,7 @@ def test_interpreter_that_dies_is_no_success(place: Place, cloud: Server) -> Non
     error = place.build("two")["two"].error
     assert isinstance(error, VerifyError)
     assert re.search(
-        r"check `end` of variants/two.toml: expected no error, got the sandbox \w+:"
+        r"variants/two.toml:\d+: check `end` failed: the sandbox \w+:"
         " the interpreter died while it ran the code",
         error.message,
     )

@@ -171,7 +171,7 @@ def test_check_that_differs(made: Callable[..., Path], command: Command) -> None
     project = made("[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n")
     said = failed(command("precheck", cwd=project), errors.VerifyError)
     assert "error: `light` builds with Docker but is not what it promises:\n" in said
-    assert "  check `sum` of variants/light.toml: expected '3', got '2'\nlog: " in said
+    assert "  variants/light.toml:10: check `sum` failed: expected '3', got '2'\nlog: " in said
     assert not (project / ".builder" / "precheck").exists()
 
 

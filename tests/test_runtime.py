@@ -93,7 +93,7 @@ def test_time_out_keeps_the_session_and_says_so(open_one: Opened) -> None:
     assert not late["success"]
     assert late["output"] == "begun\n"
     assert late["error"] == (
-        "TimeoutError: no end within 1.5 seconds; the code was interrupted, what was defined in the"
+        "TimeoutError: the code did not finish within 1.5 seconds and was interrupted; what was defined in the"
         " session is kept"
     )
     assert late["execution_time"] < 12

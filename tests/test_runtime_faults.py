@@ -153,7 +153,7 @@ def test_interpreter_that_cannot_be_interrupted(ready: Server) -> None:
     ready.jupyter_is_reached = False
     late, after = executed(one(), "x = 1\nwhile True: pass", "print('x' in globals())", timeout=1)
     assert late["error"] == (
-        "TimeoutError: no end within 1 seconds; the code was interrupted, the interpreter did not"
+        "TimeoutError: the code did not finish within 1 second and was interrupted; the interpreter did not"
         " obey and was replaced: what was defined is lost"
     )
     assert after["output"] == "False\n"

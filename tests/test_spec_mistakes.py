@@ -13,7 +13,7 @@ Write = Callable[..., Path]
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("schema = 2", "1:1: `schema`: 2 is not one of 1"),
+        ("schema = 2", "1:1: `schema`: 2 is not supported; this version reads schema 1"),
         ("description = 'x'", "`schema`: is missing (add `schema = 1`)"),
         ("schema = 1\nname =", "2:7: is not valid TOML: Invalid value"),
         ("schema = 1\nschema = 1", "2:11: is not valid TOML: Cannot overwrite a value"),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any, TypedDict
 
 from builder.errors import did_you_mean
-from builder.execution import Execution, Result
+from builder.execution import Execution, Result, seconds_in_words
 
 __all__ = ["LONGEST_SECONDS", "CodeInput", "CodeOutput", "Result", "checked", "output_of"]
 
@@ -102,7 +102,10 @@ def output_of(found: Execution, *, sandbox_id: str, timeout: float) -> CodeOutpu
         kept = "what was defined in the session is kept"
         if found.lost:
             kept = "the interpreter did not obey and was replaced: what was defined is lost"
-        error = f"TimeoutError: no end within {timeout:g} seconds; the code was interrupted, {kept}"
+        error = (
+            f"TimeoutError: the code did not finish within {seconds_in_words(timeout)} and was"
+            f" interrupted; {kept}"
+        )
     logs = [
         f"[{name}] {line}"
         for name, text in (("stdout", found.stdout), ("stderr", found.stderr))

@@ -52,6 +52,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         declared=json.dumps(
             model.model_dump(mode="json", exclude_unset=True, exclude=_DESCRIBING), sort_keys=True
         ),
+        path=folder / f"{file.stem}.toml",
     )
 
 

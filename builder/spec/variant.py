@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Literal
 
 __all__ = ["Check", "FileEntry", "Stage", "Variant", "WarmupLevel"]
@@ -33,7 +34,8 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """What one TOML file adds. `stem` is the file's name without .toml, `source` its place.
+    """What one TOML file adds. `stem` is the file's name without .toml, `source` its place as shown
+    to people, `path` its place on the disk, if it was read from there.
 
     `declared` is all that it says, as JSON in one exact form, without what merely describes it.
     """
@@ -47,6 +49,7 @@ class Stage:
     files: tuple[FileEntry, ...]
     checks: tuple[Check, ...]
     declared: str
+    path: Path | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -47,7 +47,7 @@ def worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
         case "value_error":
             return str(context["error"]), None
         case "literal_error":
-            return f"{_shown(value)} is not one of {context['expected']}", None
+            return f"{_shown(value)} {_other_than(context['expected'], key)}", None
         case "greater_than_equal" | "less_than_equal":
             limit = context.get("ge", context.get("le"))
             bound = "at least" if kind == "greater_than_equal" else "at most"
@@ -69,6 +69,12 @@ def worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
     if wanted is None:
         return str(found["msg"]), None
     return f"expected {wanted}, found {_shown(value)}", None
+
+
+def _other_than(expected: str, key: tuple[str | int, ...]) -> str:
+    if key == ("schema",):
+        return f"is not supported; this version reads schema {expected}"
+    return f"is not one of {expected}"
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ import os
 import queue
 import secrets
 import shutil
+import signal
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -25,7 +26,13 @@ from jupyter_client.connect import write_connection_file
 from jupyter_core.utils import ensure_event_loop
 
 from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError, from_os_error
-from builder.execution import WARM_SECONDS, Execution, Output, warm_up_code
+from builder.execution import (
+    WARM_SECONDS,
+    Execution,
+    Output,
+    seconds_in_words,
+    warm_up_code,
+)
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.place import sandbox_variables
 
@@ -108,8 +115,9 @@ class KernelSandbox:
             return
         found = self.run(warm_up_code(warm), timeout=WARM_SECONDS, silent=True)
         if found.error or found.timed_out:
+            limit = f"they did not finish within {seconds_in_words(WARM_SECONDS)}"
             raise SandboxError(
-                f"the warm-up imports fail in the sandbox: {found.error or 'no end'}",
+                f"the warm-up imports fail in the sandbox: {found.error or limit}",
                 hint="correct `warmup.imports`",
             )
 
@@ -232,9 +240,8 @@ class KernelSandbox:
                 message = self._client.get_iopub_msg(timeout=min(left, _POLL_SECONDS))
             except queue.Empty:
                 if not self.alive():
-                    raise InterpreterDiedError(
-                        "the kernel died while it ran the code (killed, or out of memory)"
-                    ) from None
+                    status = self._launched.status() if self._launched else None
+                    raise InterpreterDiedError(_end_in_words(status)) from None
                 continue
             if message["parent_header"].get("msg_id") != request:
                 continue
@@ -244,6 +251,19 @@ class KernelSandbox:
             else:
                 _add(output, message["msg_type"], message["content"])
         return False
+
+
+def _end_in_words(status: int | None) -> str:
+    if status is None:
+        return "the interpreter ended while it ran the code"
+    if status >= 0:
+        return f"the code ended its interpreter with exit status {status}"
+    try:
+        name = signal.Signals(-status).name
+    except ValueError:
+        name = f"signal {-status}"
+    cause = ", as when memory runs out" if -status == signal.SIGKILL else ""
+    return f"the interpreter was ended by {name} while it ran the code{cause}"
 
 
 def _whole(text: str) -> str:

@@ -175,9 +175,11 @@ def _keep(connection: socket.socket, keeper: dict[str, Any]) -> None:
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 1024)
-            alive = _reap(kernel) and alive
-            if not alive:
+            status = _reap(kernel)
+            if status is not None:
+                alive = False
                 with contextlib.suppress(OSError):
+                    connection.sendall(b"%d\n" % status)
                     connection.shutdown(socket.SHUT_WR)
         if connection.fileno() in ready:
             line = lines.readline(_REQUEST_BYTES)
@@ -192,13 +194,14 @@ def _keep(connection: socket.socket, keeper: dict[str, Any]) -> None:
     keeper["end"](None, asked["folder"])
 
 
-def _reap(kernel: int) -> bool:
-    """Take the ends of processes; whether the kernel was not among them."""
-    alive = True
+def _reap(kernel: int) -> int | None:
+    """Take the ends of processes; the exit status of the kernel if it is among them."""
+    status = None
     with contextlib.suppress(ChildProcessError):
-        while (found := os.waitpid(-1, os.WNOHANG)[0]) != 0:
-            alive = alive and found != kernel
-    return alive
+        while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            if found[0] == kernel:
+                status = os.waitstatus_to_exitcode(found[1])
+    return status
 
 
 def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:

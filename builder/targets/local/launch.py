@@ -61,6 +61,10 @@ class Launched(Protocol):
         """Whether the kernel has ended."""
         ...
 
+    def status(self) -> int | None:
+        """The exit status of a kernel that is gone, negative for a signal; None if unknown."""
+        ...
+
     def abort(self) -> None:
         """Kill the kernel; returns before it is dead."""
         ...
@@ -107,6 +111,12 @@ class _Guarded:
         stdout = self._guard.stdout
         return self._guard.poll() is not None or not stdout or _readable(stdout.fileno())
 
+    def status(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            if self._guard.stdout:
+                return int(self._guard.stdout.readline())
+        return None
+
     def abort(self) -> None:
         self._guard.terminate()
 
@@ -130,6 +140,11 @@ class _Forked:
 
     def gone(self) -> bool:
         return self._connection.fileno() < 0 or _readable(self._connection.fileno())
+
+    def status(self) -> int | None:
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._connection.recv(16))
+        return None
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):
@@ -202,13 +217,13 @@ class Zygote:
             }
             line.sendall(json.dumps(asked).encode() + b"\n")
             answer = b""
-            while not answer.endswith(b"\n"):
+            while b"\n" not in answer:
                 part = line.recv(64)
                 if not part:
                     raise SandboxError(f"the kernel could not be forked:\n{self._said()}")
                 answer += part
             line.settimeout(None)
-            return _Forked(line, int(answer))
+            return _Forked(line, int(answer.splitlines()[0]))
         except OSError as error:
             line.close()
             raise SandboxError(f"the kernel could not be forked: {error}") from error
