@@ -13,7 +13,13 @@ from pathlib import Path
 from typing import Any
 
 from builder import history, pipeline, provenance, registry, uv_tool
-from builder.errors import EngineUnavailableError, RegistryError, TemplateError, from_os_error
+from builder.errors import (
+    EngineUnavailableError,
+    RegistryError,
+    TemplateError,
+    counted,
+    from_os_error,
+)
 from builder.files import cache_folder
 from builder.project import PrecheckSettings, Project, TargetSettings
 from builder.visible import one_line
@@ -134,13 +140,13 @@ def _project(place: Project) -> Iterator[Finding]:
         yield Finding(state="no", what="registry", found=error.message, error=error)
         return
     faults = list(history.faults(found.templates))
-    told = f"{len(found.templates)} templates in {found.path}"
+    told = f"{counted(len(found.templates), 'template')} in {found.path}"
     yield Finding(state="ok", what="registry", found=told)
     if not faults:
         return
     committed = _committed(place)
     texts = [_precisely(fault, found.templates, committed) for fault in faults]
-    places = "one place" if len(texts) == 1 else f"{len(texts)} places"
+    places = counted(len(texts), "place")
     broken = RegistryError(
         "\n  ".join(
             [

@@ -62,6 +62,11 @@ class TemplateError(Exception):
         self.hint = hint and visible(hint)
         super().__init__(self.message)
 
+    @property
+    def headline(self) -> str:
+        """The first line of the message, for a row of a table or of the progress."""
+        return self.message.partition("\n")[0].removesuffix(":")
+
     def __str__(self) -> str:
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
 
@@ -280,7 +285,7 @@ class SeveralFailuresError(TemplateError):
         count = len(self.failures)
         super().__init__(
             f"{count} variants failed:\n"
-            + "\n".join(f"{name}: {error.message}" for name, error in self.failures.items())
+            + "\n".join(_paragraph(name, error) for name, error in self.failures.items())
         )
 
     def to_json(self) -> dict[str, object]:
@@ -288,6 +293,11 @@ class SeveralFailuresError(TemplateError):
         return super().to_json() | {
             "failures": {name: error.to_json() for name, error in self.failures.items()}
         }
+
+
+def _paragraph(name: str, error: TemplateError) -> str:
+    hint = f"\n  hint: {error.hint}" if error.hint else ""
+    return f"{about(name, error.message)}{hint}"
 
 
 class InterruptedRunError(TemplateError):
@@ -310,6 +320,16 @@ def from_os_error(error: OSError, doing: str) -> StorageError:
             hint="make the folder writable, or point the command at another one",
         )
     return StorageError(f"{doing} failed: {error.strerror or error}{place}")
+
+
+def about(name: str, message: str) -> str:
+    """`message` with the name that it is about before it, where it does not say that itself."""
+    return message if f"`{name}`" in message.partition("\n")[0] else f"`{name}`: {message}"
+
+
+def counted(count: float, noun: str) -> str:
+    """`1 check`, `2 checks`."""
+    return f"{count:,.0f} {noun}" if round(count) == 1 else f"{count:,.0f} {noun}s"
 
 
 def near(word: str, known: Iterable[str], count: int = 3) -> list[str]:

@@ -170,7 +170,7 @@ def test_revoked_builds_are_passed_over_and_said(tmp_path: Path, local_cache: Pa
     with pytest.raises(UnknownBuildError) as caught:
         rollback()
     assert caught.value.message == (
-        "channel `stable` of `leaf` on `local` cannot go 1 back: of the builds that it pointed at"
+        "channel `stable` of `leaf` on `local` cannot go back 1 build: of those that it pointed at"
         " before, those that may be used: none"
     )
 
@@ -327,7 +327,7 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
     [
         (["promote", "leaf", "nothing"], 46, "`leaf` has no build or channel `nothing` on `local`"),
         (["promote", "laef"], 42, "no template `laef`"),
-        (["rollback", "leaf"], 46, "channel `stable` of `leaf` on `local` cannot go 1 back"),
+        (["rollback", "leaf"], 46, "channel `stable` of `leaf` on `local` cannot go back 1 build"),
         (["rollback", "leaf", "stable", "--steps", "2"], 5, "REF and --steps both say how far"),
         (["rollback", "leaf", "--steps", "0"], 64, ""),
         (["revoke", "leaf", "stable", "--reason", " "], 5, "--reason is empty"),

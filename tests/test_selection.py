@@ -261,7 +261,7 @@ def test_names_in_the_registry(place: Project) -> None:
         (["promote", "data", "--channel", "next"], "tta-data-minimal"),
         (
             ["rollback", "data"],
-            "channel `stable` of `tta-data-minimal` on `local` cannot go 1 back",
+            "channel `stable` of `tta-data-minimal` on `local` cannot go back 1 build",
         ),
         (["unhold", "data"], "channel stable of tta-data-minimal on local is not on hold"),
         (["revoke", "data", "stable", "--reason", "bad"], "(tta-data-minimal on local)"),

@@ -67,7 +67,7 @@ def test_project_names_its_registry(
     monkeypatch.chdir(project)
     assert registry.resolve("other") == ref
     examined = command("doctor", "--json", cwd=project, **variables)
-    assert {"state": "ok", "what": "registry", "found": f"1 templates in {URL}"} in json.loads(
+    assert {"state": "ok", "what": "registry", "found": f"1 template in {URL}"} in json.loads(
         examined.stdout
     )
 

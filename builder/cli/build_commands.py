@@ -17,6 +17,7 @@ from builder.errors import (
     BlockedError,
     TargetUnavailableError,
     TemplateError,
+    counted,
 )
 from builder.events import Event
 from builder.project import Project, TargetSettings
@@ -90,9 +91,8 @@ def plan_command(
     if planned.something_to_do:
         if quiet and not as_json:
             to_do = [v for v in planned.variants if v.action != "skip"]
-            typer.echo(
-                f"to do: {', '.join(f'{v.action} {v.name} ({v.reasons[0]})' for v in to_do)}",
-                err=True,
+            progress.show_message(
+                f"to do: {', '.join(f'{v.action} {v.name} ({v.reasons[0]})' for v in to_do)}"
             )
         raise typer.Exit(SOMETHING_TO_DO)
 
@@ -102,8 +102,11 @@ def _show_plan(planned: plan.Plan) -> None:
     for variant in planned.variants:
         first, *others = [str(reason) for reason in variant.reasons]
         digest = variant.digest.removeprefix("sha256:")[:12] if variant.digest else "-"
-        rows.append([variant.name, variant.action, digest, first.splitlines()[0]])
-        rows += [["", "", "", reason] for reason in [*first.splitlines()[1:], *others]]
+        line, *rest = [line for line in first.splitlines() if line.strip()]
+        if variant.digest is None:  # an error, which ends the command and says the rest
+            line, rest = line.removesuffix(":"), []
+        rows.append([variant.name, variant.action, digest, line])
+        rows += [["", "", "", reason] for reason in [*rest, *others]]
     progress.table(["template", "action", "digest", "because"], rows)
     for stage, names in planned.shared.items():
         progress.show_text(f"shared: {stage} by {', '.join(names)}")
@@ -316,7 +319,7 @@ def verify(
     elif not quiet:
         for name, one in passed.items():
             checks = one.verified.checks
-            progress.show_text(f"{name}: {len(checks)} checks passed ({one.found.ref})")
+            progress.show_text(f"{name}: {counted(len(checks), 'check')} passed ({one.found.ref})")
             for check in checks:
                 progress.show_text(f"  {check.name} ({progress.duration(check.seconds)})")
             if not checks:

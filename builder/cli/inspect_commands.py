@@ -12,7 +12,7 @@ from builder.cli.failures import raise_failures
 from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.cli.registry_commands import open_registry
-from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError
+from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError, counted
 from builder.events import Event, silent
 from builder.project import Project, target_here
 from builder.registry.holds import hold_of
@@ -142,15 +142,28 @@ def _short(ref: Any) -> str:
 
 
 def _lines(value: dict[str, Any], indent: str) -> list[str]:
+    """A line a value; what is empty or was not measured is left out."""
     lines = []
     for key, item in value.items():
+        if item in (None, {}, []):
+            continue
         if isinstance(item, dict):
             lines += [f"{indent}{key}:", *_lines(item, f"{indent}  ")]
         elif isinstance(item, list):
-            lines += [f"{indent}{key}:", *(f"{indent}  - {one}" for one in item)]
+            lines += [f"{indent}{key}:", *(f"{indent}  - {_in_words(one)}" for one in item)]
         else:
-            lines.append(f"{indent}{key}: {item}")
+            lines.append(f"{indent}{key}: {_in_words(item)}")
     return lines
+
+
+def _in_words(value: Any) -> str:
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, dict):
+        return ", ".join(f"{key}: {_in_words(item)}" for key, item in value.items())
+    if isinstance(value, list):
+        return ", ".join(map(_in_words, value))
+    return "-" if value is None else str(value)
 
 
 def diff(
@@ -248,7 +261,7 @@ def outdated(
     elif not quiet:
         rows = []
         for one in found:
-            age = "-" if one.age_days is None else f"{one.age_days:.0f} days"
+            age = "-" if one.age_days is None else counted(one.age_days, "day")
             first, *others = [str(reason) for reason in one.reasons] or ["nothing would change"]
             state = "outdated" if one.reasons else "held" if one.held else "up to date"
             if one.held:

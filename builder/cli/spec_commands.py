@@ -11,7 +11,7 @@ from builder import pipeline, progress, render
 from builder.cli.failures import raise_failures
 from builder.cli.options import Json, Names, ProjectFolder, Quiet
 from builder.committed_lock import read_committed
-from builder.errors import RenderDriftError, StaleLockError, TemplateError
+from builder.errors import RenderDriftError, StaleLockError, TemplateError, counted
 from builder.events import Event
 from builder.files import atomic_write
 from builder.project import Project
@@ -71,7 +71,7 @@ def lock(
     elif not quiet:
         for name, changed in changes.items():
             count = len(prepared[name].lock.packages)  # type: ignore[union-attr]
-            progress.show_text(f"{name}: {count} packages, {len(changed)} changed")
+            progress.show_text(f"{name}: {counted(count, 'package')}, {len(changed)} changed")
             for package, (old_version, new_version) in changed.items():
                 progress.show_text(f"  {package} {old_version or '-'} → {new_version or '-'}")
     raise_failures(prepared)
@@ -98,9 +98,11 @@ def render_command(
                     "\n".join(stale), hint="run `template-builder render` and commit the result"
                 )
         else:
-            missing = [v for v in variants if isinstance(prepared[v.name], StaleLockError)]
-            for variant in missing:
-                report(Event(kind="note", text=f"{prepared[variant.name]}; locking it now"))
+            missing = []
+            for variant in variants:
+                if isinstance(error := prepared[variant.name], StaleLockError):
+                    missing.append(variant)
+                    report(Event(kind="note", text=f"{error.headline}; locking it now"))
             if missing:
                 prepared |= pipeline.prepare(place, missing, frozen=False, report=report)
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]

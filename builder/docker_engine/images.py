@@ -9,6 +9,7 @@ import docker
 import docker.errors
 
 from builder.build import Needs, Waste
+from builder.errors import counted
 
 __all__ = ["DIGEST", "SUBJECT", "remove_image", "unused_images"]
 
@@ -32,7 +33,7 @@ def unused_images(client: docker.DockerClient, needs: Needs, protect: float) -> 
                 identity=str(image.tags[0]) if image.tags else str(image.id)[:19],
                 subject=str(image.id),
                 size=int(image.attrs["Size"]),
-                why=f"no channel needs what it was built from, {age / 86400:.0f} days old",
+                why=f"no channel needs what it was built from, {counted(age / 86400, 'day')} old",
             )
         )
     return sorted(found, key=lambda one: -(one.size or 0))

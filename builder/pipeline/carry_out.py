@@ -20,6 +20,8 @@ from builder.errors import (
     StepError,
     TemplateError,
     VerifyError,
+    about,
+    counted,
     from_os_error,
 )
 from builder.events import Event, Reporter
@@ -174,7 +176,7 @@ class _Run:
             self.schedule.end(name, failed_step=failed_step)
         if processes.stopped():
             failure = InterruptedRunError("interrupted")
-        self.report(Event(kind="failed", variant=name, text=failure.message.splitlines()[0]))
+        self.report(Event(kind="failed", variant=name, text=failure.headline))
         return Outcome(
             name=name,
             action="failed",
@@ -191,7 +193,7 @@ class _Run:
         if isinstance(prepared, TemplateError):
             raise prepared
         if planned.action == "blocked":
-            raise BlockedError(f"`{name}`: {planned.reasons[0]}")
+            raise BlockedError(about(name, str(planned.reasons[0])))
         with self.target.claimed(name, report=self.report):
             if planned.action == "build":
                 made = self._recorded_meanwhile(planned)
@@ -321,7 +323,9 @@ class _Run:
 
     def _waiting(self, name: str) -> Callable[[str, int], None]:
         def waiting(other: str, steps: int) -> None:
-            text = f"waiting for `{other}` to run the first {steps} steps, which they share"
+            text = (
+                f"waiting for `{other}` to run the first {counted(steps, 'step')}, which they share"
+            )
             self.report(Event(kind="step", variant=name, text=text))
 
         return waiting

@@ -15,6 +15,7 @@ from builder.errors import (
     TargetUnavailableError,
     UnknownBuildError,
     UnknownChannelError,
+    counted,
     did_you_mean,
 )
 from builder.events import Reporter
@@ -122,8 +123,9 @@ def rollback(
     if len(usable) < steps:
         there = ", ".join(f"`{ref}`" for ref in usable) or "none"
         raise UnknownBuildError(
-            f"channel `{channel}` of `{name}` on `{target}` cannot go {steps} back: of the builds"
-            f" that it pointed at before, those that may be used: {there}"
+            f"channel `{channel}` of `{name}` on `{target}` cannot go back"
+            f" {counted(steps, 'build')}: of those that it pointed at before, those that may be"
+            f" used: {there}"
             + (f"; revoked or gone: {', '.join(f'`{ref}`' for ref in passed)}" if passed else ""),
             hint=f"`template-builder show {name} --target {target}` tells its history; `promote`"
             " takes any build",

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder import plan, registry, render
-from builder.errors import TemplateError
+from builder.errors import TemplateError, counted
 from builder.pipeline.prepare import Prepared, read_registry
 from builder.project import Project
 from builder.registry.holds import Hold, hold_of
@@ -64,7 +64,7 @@ def outdated(
         else:
             reasons = _reasons(one, fields)
         if age is not None and age > max_age_days:
-            text = f"{age:.0f} days old, and what the target adds to a build is as old"
+            text = f"{counted(age, 'day')} old, and what the target adds to a build is as old"
             reasons = [*reasons, plan.Reason(kind="state", what=text)]
         if held and _recorded(one, entry):
             reasons = ()  # a rebuild would bring nothing that is not there

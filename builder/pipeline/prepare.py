@@ -212,5 +212,5 @@ def precheck_all(
                 text = f"not pre-checked with Docker: {': '.join([first, *others[:1]])}"
                 report(Event(kind="warning", variant=name, text=text))
             else:
-                report(Event(kind="failed", variant=name, text=first))
+                report(Event(kind="failed", variant=name, text=error.headline))
     return found

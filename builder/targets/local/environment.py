@@ -21,7 +21,13 @@ from pathlib import Path
 
 from builder import processes, uv_tool
 from builder.documents import parse_json
-from builder.errors import BuildError, InterruptedRunError, NetworkError, from_os_error
+from builder.errors import (
+    BuildError,
+    InterruptedRunError,
+    NetworkError,
+    StorageError,
+    from_os_error,
+)
 from builder.events import Event, Reporter
 from builder.files import atomic_write, exclusive, remove_tree
 from builder.lock import StageLock
@@ -56,6 +62,13 @@ def make(rendered: Rendered, *, report: Reporter, log: Log) -> Path:
     then nothing is left.
     """
     place = place_of(rendered.digest)
+    try:
+        os.fsencode(place).decode()
+    except UnicodeDecodeError as error:
+        raise StorageError(
+            f"environments cannot be kept in `{place.parent}`: its name is not UTF-8",
+            hint="set TEMPLATE_BUILDER_CACHE_DIR to a folder whose name is",
+        ) from error
     folder = place.with_name(f"{MADE}{secrets.token_hex(4)}-{place.name}")
     try:
         _make_in(folder, rendered, report, log)
@@ -173,10 +186,9 @@ def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:
     try:
         uv_tool.run(arguments, doing=f"`uv {' '.join(arguments[:2])}`", on_line=detail)
     except uv_tool.UvError as error:
-        raise BuildError(
-            error.message,
-            hint="the lock resolves, but a package of it does not install here: uv says which",
-        ) from error
+        installing = arguments[0] == "pip"
+        hint = "the lock resolves, but a package of it does not install here: uv says which"
+        raise BuildError(error.message, hint=hint if installing else None) from error
 
 
 # Not as a program of its own, whose output the imports could write into, or end too early.

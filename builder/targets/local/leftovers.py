@@ -15,7 +15,7 @@ from pathlib import Path
 
 from builder.build import Needs, Waste
 from builder.documents import parse_toml
-from builder.errors import from_os_error
+from builder.errors import counted, from_os_error
 from builder.files import atomic_write, cache_folder, exclusive, remove_tree
 from builder.targets.local.place import (
     MADE,
@@ -59,7 +59,9 @@ def unused(own: str, needs: Needs, protect: float) -> list[Waste]:
         if _in_use(folder):
             continue
         days = (time.time() - last) / 86400
-        why = f"no channel needs it, not used for {days:.0f} days" if whole else "not complete"
+        why = (
+            f"no channel needs it, not used for {counted(days, 'day')}" if whole else "not complete"
+        )
         found.append(_waste(digest, path, folder, why))
     for folder, digest in _strays():
         with contextlib.suppress(BlockingIOError), exclusive(lock_of(digest), wait=False):

@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from builder import errors
+from builder.errors import BlockedError, LockConflictError, SeveralFailuresError, about, counted
+from builder.execution import Execution, seconds_in_words
+from builder.runtime.values import output_of
+from tests.conftest import OTHER, Command
+
+
+def test_numbers_agree_with_their_nouns() -> None:
+    """One of a thing is in the singular."""
+    assert [counted(n, "check") for n in (0, 1, 1.2, 2, 1234)] == [
+        "0 checks",
+        "1 check",
+        "1 check",
+        "2 checks",
+        "1,234 checks",
+    ]
+    assert [seconds_in_words(n) for n in (0.5, 1, 1.0, 600)] == [
+        "0.5 seconds",
+        "1 second",
+        "1 second",
+        "600 seconds",
+    ]
+
+
+def test_a_name_is_said_once() -> None:
+    """A message that says which variant it is about gets no name before it, and a hint is kept."""
+    assert about("other", "`other` contains torch") == "`other` contains torch"
+    assert about("other", "its lock is old") == "`other`: its lock is old"
+    several = SeveralFailuresError(
+        {
+            "a": LockConflictError("`a` cannot be locked", hint="loosen it"),
+            "b": BlockedError("not here"),
+        }
+    )
+    assert str(several) == (
+        "2 variants failed:\n`a` cannot be locked\n  hint: loosen it\n`b`: not here"
+    )
+
+
+def test_time_outs_in_words() -> None:
+    """A time-out says what did not happen, and what is left."""
+    kept = output_of(Execution(timed_out=True), sandbox_id="s", timeout=1)
+    lost = output_of(Execution(timed_out=True, lost=True), sandbox_id="s", timeout=2.5)
+    assert kept["error"] == (
+        "TimeoutError: the code did not finish within 1 second and was interrupted;"
+        " what was defined in the session is kept"
+    )
+    assert lost["error"] == (
+        "TimeoutError: the code did not finish within 2.5 seconds and was interrupted;"
+        " the interpreter did not obey and was replaced: what was defined is lost"
+    )
+
+
+def test_show_is_for_people(project: Path, command: Command) -> None:
+    """`show` says yes and no, and leaves out what is empty or was not measured."""
+    build = {
+        "template_id": "light",
+        "origin": "built",
+        "built_at": "2026-11-01T00:00:00Z",
+        "provenance": {"commit": "abc", "dirty": False},
+        "env": {},
+        "warnings": [],
+        "verified": {"checks": ["import idna"], "seconds": {"sandbox": 0.5, "warm_sandbox": None}},
+        "files": [{"path": "/a", "mode": "0644"}],
+        "size_bytes": 0,
+    }
+    entry = {"channels": {"stable": "local:light@1"}, "builds": {"local:light@1": build}}
+    (project / "registry.json").write_text(
+        json.dumps({"version": 1, "templates": {"light": {"local": entry}}})
+    )
+    assert command("show", "light", cwd=project).stdout == (
+        "light on local, channel stable: local:light@1\n"
+        "  template_id: light\n"
+        "  origin: built\n"
+        "  built_at: 2026-11-01T00:00:00Z\n"
+        "  provenance:\n"
+        "    commit: abc\n"
+        "    dirty: no\n"
+        "  verified:\n"
+        "    checks:\n"
+        "      - import idna\n"
+        "    seconds:\n"
+        "      sandbox: 0.5\n"
+        "  files:\n"
+        "    - path: /a, mode: 0644\n"
+        "  size_bytes: 0\n"
+        "builds, newest first:\n"
+        "built at              state  channels  ref\n"
+        "2026-11-01T00:00:00Z  built  stable    local:light@1\n"
+    )
+
+
+@pytest.mark.network
+def test_an_error_in_a_plan_is_told_once(project: Path, command: Command) -> None:
+    """The plan's table has the first line of an error, and standard error all of it, once."""
+    (project / "variants" / "other.toml").write_text(OTHER.replace("'six'", "'six==0'"))
+    planned = command("plan", "other", cwd=project)
+    assert planned.returncode == errors.LockConflictError.exit_code
+    rows = planned.stdout.splitlines()
+    assert len(rows) == 2
+    assert re.match(r"other     blocked  -       \S", rows[1])
+    assert not rows[1].endswith(":")
+    assert planned.stderr.count("error: ") == 1
+
+
+@pytest.mark.network
+def test_a_cache_folder_that_is_not_utf_8(project: Path, command: Command) -> None:
+    """An environment is not made where uv cannot, and the error says why and what to set."""
+    odd = project / "caf\udce9"
+    built = command("build", "light", cwd=project, TEMPLATE_BUILDER_CACHE_DIR=str(odd))
+    assert built.returncode == errors.StorageError.exit_code
+    assert built.stderr.endswith(
+        f"error: environments cannot be kept in `{project}/caf\\xe9/environments`: its name is not"
+        " UTF-8\n\nhint: set TEMPLATE_BUILDER_CACHE_DIR to a folder whose name is\n"
+    )
