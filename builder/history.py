@@ -37,16 +37,16 @@ def append(
 ) -> None:
     """Add an event to the history of `entry` (a template's part of the registry for one target).
 
-    `build` is whose record the event made or changed: its checksum is made anew. With `channel`,
-    that is pointed at `to`, or removed where `to` is None.
+    `build` is whose record the event made, changed or removed: its checksum is made anew. With
+    `channel`, that is pointed at `to`, or removed where `to` is None.
     """
     event: dict[str, Any] = {"action": action, "at": now(), "by": by}
     if reason:
         event["reason"] = reason
     if build is not None:
-        fields = entry["builds"][build]
-        fields["checksum"] = checksum(fields)
-        event |= {"build": build, "record": fields["checksum"]}
+        event["build"] = build
+        if fields := entry["builds"].get(build):
+            event["record"] = fields["checksum"] = checksum(fields)
     if channel is not None:
         channels = entry.setdefault("channels", {})
         event |= {"channel": channel, "from": channels.pop(channel, None), "to": to}
@@ -164,6 +164,8 @@ def _records(
     for ref in sorted({*builds, *recorded}):
         fields, event = builds.get(ref), recorded.get(ref)
         if fields is None:
+            if event and event.get("action") == "remove":
+                continue
             yield "lost", ref, f"the record of build `{ref}` is gone ({_told(event or {})})"
         elif event is None:
             yield "unknown", ref, f"its history does not know build `{ref}`"

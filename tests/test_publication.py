@@ -11,7 +11,7 @@ import pytest
 from builder import record, registry
 from builder.errors import RevokedError, StorageError
 from builder.journal import Journal
-from builder.record import channels, store
+from builder.record import publishing, store
 from tests.clouds import Place
 from tests.conftest import BASE
 from tests.e2b_server import Server
@@ -104,7 +104,7 @@ def test_publication_is_taken_back_when_another_writer_was_faster(
         revoked = {"what": "package idna==1.0", "reason": "a hole", "at": "2026-01-01T00:00:00Z"}
         return change(registry.empty("").data | {"revocations": [revoked]})
 
-    monkeypatch.setattr(channels, "update", overtaken)
+    monkeypatch.setattr(publishing, "update", overtaken)
     with pytest.raises(RevokedError) as caught:
         record.record("s3://any", verified, rendered, by="x", publish=publish)
     assert moved == ["there", "back"]

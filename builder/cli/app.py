@@ -15,6 +15,7 @@ from builder.cli import (
     inspect_commands,
     precheck_command,
     registry_commands,
+    remove_command,
     repair_commands,
     spec_commands,
 )
@@ -36,6 +37,7 @@ for commands in (
     registry_commands,
     inspect_commands,
     channel_commands,
+    remove_command,
     gc_command,
     repair_commands,
 ):

@@ -8,7 +8,16 @@ from typing import Annotated
 
 import typer
 
-__all__ = ["Channel", "Frozen", "Json", "Names", "ProjectFolder", "Quiet", "TargetName"]
+__all__ = [
+    "Channel",
+    "Frozen",
+    "Json",
+    "Names",
+    "ProjectFolder",
+    "Quiet",
+    "TargetName",
+    "channel_name",
+]
 
 # Channels are tags on E2B, and these are the characters of one.
 _CHANNEL = re.compile(r"[a-z0-9_.-]{1,128}")
@@ -36,7 +45,8 @@ TargetName = Annotated[
 ]
 
 
-def _channel(value: str) -> str:
+def channel_name(value: str) -> str:
+    """Check the name of a channel. Raises `typer.BadParameter`."""
     if not _CHANNEL.fullmatch(value):
         raise typer.BadParameter(f"{value!r} is not the name of a channel: a-z, 0-9, -, _ and .")
     if value == "default" or value.startswith("sha256-"):
@@ -47,5 +57,5 @@ def _channel(value: str) -> str:
 
 
 Channel = Annotated[
-    str, typer.Option("--channel", metavar="C", help="The channel.", callback=_channel)
+    str, typer.Option("--channel", metavar="C", help="The channel.", callback=channel_name)
 ]

@@ -18,6 +18,7 @@ from builder.pipeline.prepare import (
     read_registry,
 )
 from builder.pipeline.rebuild import rebuild
+from builder.pipeline.removing import Removal, removal_of, remove
 from builder.pipeline.reverify import Reverified, reverify
 from builder.pipeline.selection import is_glob, select, template_names
 
@@ -27,6 +28,7 @@ __all__ = [
     "Outcome",
     "Outdated",
     "Prepared",
+    "Removal",
     "Reverified",
     "adopt",
     "build",
@@ -39,6 +41,8 @@ __all__ = [
     "promote",
     "read_registry",
     "rebuild",
+    "removal_of",
+    "remove",
     "remove_waste",
     "reverify",
     "rollback",

@@ -7,9 +7,7 @@ of each other's. What it does not know, it keeps. Every change is told in the hi
 from __future__ import annotations
 
 from builder.record.channels import (
-    Publish,
     Recorded,
-    TakeBack,
     adopt,
     move,
     put_back,
@@ -18,6 +16,8 @@ from builder.record.channels import (
     unhold,
 )
 from builder.record.fields import Recalled, contents_of, fields_of, recalled
+from builder.record.publishing import Publish, TakeBack
+from builder.record.removing import remove
 from builder.record.revoking import Content, check_contents, restore, revoke
 from builder.record.store import update
 
@@ -35,6 +35,7 @@ __all__ = [
     "put_back",
     "recalled",
     "record",
+    "remove",
     "repair",
     "restore",
     "revoke",

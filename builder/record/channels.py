@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 from builder import chain, history, registry
 from builder.errors import (
     BlockedError,
     RegistryError,
     RevokedError,
-    TemplateError,
     UnknownBuildError,
 )
 from builder.record.fields import fields_of
+from builder.record.publishing import Publish, update_published
 from builder.record.revoking import check_contents, marks_of, settle
 from builder.record.store import update
 from builder.registry.holds import Hold, hold_of
@@ -23,9 +23,7 @@ from builder.render import Rendered
 from builder.verify import Verified
 
 __all__ = [
-    "Publish",
     "Recorded",
-    "TakeBack",
     "adopt",
     "move",
     "put_back",
@@ -33,13 +31,6 @@ __all__ = [
     "repair",
     "unhold",
 ]
-
-_T = TypeVar("_T")
-
-# Has a target's own channel (None is none) follow to a build, by its record; returns what takes
-# that back, or None where there is nothing to take back.
-TakeBack = Callable[[], None]
-Publish = Callable[[Mapping[str, Any], "str | None"], "TakeBack | None"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -83,7 +74,7 @@ def record(
         builds[built.ref] = found
         check_usable(built.name, built.ref, found)
         settle(found, marks_of(data, fields))
-        lifted = release and _lift(entry, channel)
+        lifted = release and lift(entry, channel)
         there = entry.get("channels", {}).get(channel) == built.ref
         hold = None if there else hold_of(entry, channel)
         moved = None if hold else channel
@@ -94,39 +85,10 @@ def record(
             )
         return Recorded(fields=dict(found) if again else fields, hold=hold)
 
-    return _update_published(location, change, publish)
+    return update_published(location, change, publish)
 
 
-def _update_published(
-    location: str | os.PathLike[str],
-    change: Callable[[dict[str, Any], Publish], _T],
-    publish: Publish | None,
-) -> _T:
-    """`update`, in which `change` has the target follow; when the registry cannot be written after
-    that, what the target has moved is taken back."""
-    take_back: list[TakeBack] = []
-
-    def publishing(fields: Mapping[str, Any], channel: str | None) -> None:
-        undo = publish(fields, channel) if publish else None
-        if undo:
-            take_back.append(undo)
-
-    try:
-        return update(location, lambda data: change(data, publishing))
-    except BaseException as error:
-        failures = []
-        for undo in reversed(take_back):  # several where other writers were faster
-            try:
-                undo()
-            except TemplateError as failure:
-                failures.append(failure.message)
-        if isinstance(error, TemplateError) and take_back:
-            done = "; ".join(failures) or "what it had moved on the target was moved back"
-            error.message = f"{error.message}; nothing was recorded: {done}"
-        raise
-
-
-def _lift(entry: dict[str, Any], channel: str) -> bool:
+def lift(entry: dict[str, Any], channel: str) -> bool:
     """Lift the hold on a channel, if there is one."""
     holds = entry.get("holds", {})
     lifted = holds.pop(channel, None) is not None
@@ -153,7 +115,7 @@ def unhold(
         entry = data["templates"].get(name, {}).get(target, {})
         hold = hold_of(entry, channel)
         if hold:
-            _lift(entry, channel)
+            lift(entry, channel)
             to = entry.get("channels", {}).get(channel)
             history.append(entry, action="unhold", by=by, channel=channel, to=to, reason=reason)
         return hold
@@ -193,7 +155,7 @@ def move(
         if not release and before != ref:
             check_not_held(entry, name, channel)
         publishing(fields, channel)
-        lifted = release and _lift(entry, channel)
+        lifted = release and lift(entry, channel)
         if action == "rollback":
             hold = {"at": history.now(), "by": by} | ({"reason": reason} if reason else {})
             entry.setdefault("holds", {})[channel] = hold
@@ -203,7 +165,7 @@ def move(
             )
         return before
 
-    return _update_published(location, change, publish)
+    return update_published(location, change, publish)
 
 
 def check_not_held(entry: Mapping[str, Any], name: str, channel: str) -> None:

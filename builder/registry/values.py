@@ -177,7 +177,12 @@ class Registry:
 
     def target_of(self, name: str, target: str | None = None) -> str:
         """The target that is meant: see `lookup`. Raises its errors."""
-        targets = self._targets(name)
+        # Of what was removed, the history alone is left.
+        targets = {
+            key: entry
+            for key, entry in self._targets(name).items()
+            if entry.get("builds") or entry.get("channels")
+        }
         named = os.environ.get("TEMPLATE_TARGET", "").strip()
         because = ", which TEMPLATE_TARGET names" if named and not target else ""
         target = target or named or self._default(name, targets)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -75,6 +75,13 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
 
         Raises `BuildError` and its kin; then it points where it pointed.
         """
+        ...
+
+    def withdraw(
+        self, name: str, builds: Sequence[Mapping[str, Any]], *, channels: Sequence[str]
+    ) -> Callable[[], None] | None:
+        """Let go of what `publish` has moved to `builds`, by their records, and of `channels`;
+        returns what takes that back, as `publish` does."""
         ...
 
     def examine(self, ref: str) -> dict[str, Any]:

@@ -209,6 +209,27 @@ class E2BTarget:
             raise
         return take_back
 
+    def withdraw(
+        self, name: str, builds: Sequence[Mapping[str, Any]], *, channels: Sequence[str]
+    ) -> Callable[[], None] | None:
+        """Remove the tags of `channels`, and those of the digests of `builds`."""
+        before = self._cloud.tags(name) or {}
+        tags = {tag for channel in channels for tag in _tags_of(channel) if tag in before}
+        for fields in builds:
+            tag = digest_tag(str(fields.get("digest")))
+            if before.get(tag) == fields.get("build_id"):
+                tags.add(tag)
+        if not tags:
+            return None
+        self._cloud.remove_tags(name, sorted(tags))
+
+        def take_back() -> None:
+            for build_id in sorted({before[tag] for tag in tags}):
+                again = sorted(tag for tag in tags if before[tag] == build_id)
+                self._cloud.assign_tags(name, build_id, again)
+
+        return take_back
+
     def _take_back(
         self, whose: str, build_id: str, tags: Sequence[str], before: Mapping[str, str]
     ) -> None:

@@ -84,6 +84,11 @@ class LocalTarget:
         with contextlib.suppress(StorageError):  # an environment that is shared, and read-only
             place.keep_measures(folder, {**measures, "notes": list(built.notes)})
 
+    def withdraw(
+        self, name: str, builds: Sequence[Mapping[str, Any]], *, channels: Sequence[str]
+    ) -> None:
+        """Nothing to let go: environments that nothing needs are removed by `gc`."""
+
     def examine(self, ref: str) -> dict[str, Any]:
         """What is here was built here."""
         raise BuildError(f"`{ref}` cannot be looked for: target `{self.name}` is this machine")

@@ -1,0 +1,74 @@
+"""The command that takes out of the registry what nobody needs: remove."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from builder import pipeline, progress
+from builder.cli.channel_commands import Reason
+from builder.cli.names import template_called
+from builder.cli.options import Json, ProjectFolder, Quiet, TargetName, channel_name
+from builder.errors import SelectionError
+from builder.project import Project
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(remove)
+
+
+def _channels(values: list[str] | None) -> list[str]:
+    return [channel_name(value) for value in values or ()]
+
+
+def remove(
+    name: Annotated[
+        str, typer.Argument(metavar="NAME", help="The template, or one build of it: NAME@REF.")
+    ],
+    channel: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--channel",
+            metavar="C",
+            help="This channel alone; with NAME@REF, the channel and the build. May be repeated.",
+            callback=_channels,
+        ),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    reason: Reason = None,
+    target: TargetName = None,
+    project: ProjectFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Take a template, a build or a channel out of the registry; its history stays.
+
+    What a channel points at is not removed, unless that channel is. On E2B their tags go, too.
+    """
+    place = Project.find(project)
+    recorded = pipeline.read_registry(place)
+    name, _, build = template_called(name, recorded.templates, place.root).partition("@")
+    removal = pipeline.removal_of(place, name, build or None, channels=channel or [], target=target)
+    what = [f"channel {one}" for one in removal.channels]
+    what += [f"build {ref}" for ref in removal.builds]
+    whose = f"of {name} on {removal.target}"
+    if not yes:
+        if as_json or not progress.interactive():
+            raise SelectionError(
+                f"to be removed {whose}: {', '.join(what)}; nobody can be asked",
+                hint="--yes removes it without a question",
+            )
+        typer.confirm(f"Remove {whose}: {', '.join(what)}?", abort=True, err=True)
+    with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        note = pipeline.remove(place, removal, reason=reason, report=report)
+    if as_json:
+        progress.show_json({**removal.to_json(), "note": note})
+    elif not quiet:
+        for one in what:
+            progress.show_text(f"removed: {one} {whose}")
+        if note:
+            progress.show_text(f"note: {note}")

@@ -1,0 +1,104 @@
+"""Taking a template, a build or a channel out of the registry, and off its target's tags."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder import provenance, record
+from builder.errors import TargetUnavailableError
+from builder.events import Reporter
+from builder.pipeline.prepare import read_registry
+from builder.project import Project, target_called
+from builder.registry.references import find_build
+from builder.targets.adapters import connect
+
+__all__ = ["Removal", "removal_of", "remove"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What is to be removed of a template on a target: refs of builds, and channels."""
+
+    name: str
+    target: str
+    builds: tuple[str, ...]
+    channels: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The removal as plain values."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "builds": list(self.builds),
+            "channels": list(self.channels),
+        }
+
+
+def removal_of(
+    project: Project,
+    name: str,
+    wanted: str | None,
+    *,
+    channels: Sequence[str],
+    target: str | None,
+) -> Removal:
+    """What `wanted` and `channels` mean: one build, channels alone, or, without either, all builds.
+
+    Raises the `LookupError`s of the registry.
+    """
+    found = read_registry(project)
+    if wanted is not None:
+        build = find_build(found, name, wanted, target=target)
+        target, builds = build.target, (build.ref,)
+    else:
+        target = found.target_of(name, target)
+        known = () if channels else found.entry(name, target).get("builds", {})
+        builds = tuple(sorted(known))
+    return Removal(name=name, target=target, builds=builds, channels=tuple(dict.fromkeys(channels)))
+
+
+def remove(
+    project: Project, removal: Removal, *, reason: str | None, report: Reporter
+) -> str | None:
+    """Remove it; returns what a person should know of what is left on the target.
+
+    Raises what `record.remove` and the target raise; then nothing was removed.
+    """
+    name = removal.name
+    entry = read_registry(project).entry(name, removal.target)
+    records = {ref: entry.get("builds", {}).get(ref, {}) for ref in removal.builds}
+    for channel in removal.channels:
+        ref = entry.get("channels", {}).get(channel)
+        records.setdefault(ref, entry.get("builds", {}).get(ref, {}))
+    # What was adopted is somebody else's, tags and all.
+    ours = [ref for ref, fields in records.items() if fields.get("origin", "built") == "built"]
+    note, withdraw = None, None
+    with contextlib.ExitStack() as stack:
+        if ours:
+            try:
+                target = connect(
+                    target_called(removal.target, project.targets), project, report=report
+                )
+            except TargetUnavailableError as error:
+                note = f"its tags on {removal.target} are left as they are: {error.message}"
+            else:
+                stack.enter_context(target.claimed(name, report=report))
+
+                def withdraw() -> record.TakeBack | None:
+                    gone = [records[ref] for ref in removal.builds if ref in ours]
+                    return target.withdraw(name, gone, channels=removal.channels)
+
+        record.remove(
+            project.registry,
+            name=name,
+            target=removal.target,
+            builds=removal.builds,
+            channels=removal.channels,
+            by=provenance.actor(project.root),
+            reason=reason,
+            withdraw=withdraw,
+        )
+    return note

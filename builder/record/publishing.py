@@ -1,0 +1,48 @@
+"""Changes of the registry that a target follows: both are changed, or neither is."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from builder.errors import TemplateError
+from builder.record.store import update
+
+__all__ = ["Publish", "TakeBack", "update_published"]
+
+_T = TypeVar("_T")
+
+# Has a target's own channel (None is none) follow to a build, by its record; returns what takes
+# that back, or None where there is nothing to take back.
+TakeBack = Callable[[], None]
+Publish = Callable[[Mapping[str, Any], "str | None"], "TakeBack | None"]
+
+
+def update_published(
+    location: str | os.PathLike[str],
+    change: Callable[[dict[str, Any], Publish], _T],
+    publish: Publish | None,
+) -> _T:
+    """`update`, in which `change` has the target follow; when the registry cannot be written after
+    that, what the target has moved is taken back."""
+    take_back: list[TakeBack] = []
+
+    def publishing(fields: Mapping[str, Any], channel: str | None) -> None:
+        undo = publish(fields, channel) if publish else None
+        if undo:
+            take_back.append(undo)
+
+    try:
+        return update(location, lambda data: change(data, publishing))
+    except BaseException as error:
+        failures = []
+        for undo in reversed(take_back):  # several where other writers were faster
+            try:
+                undo()
+            except TemplateError as failure:
+                failures.append(failure.message)
+        if isinstance(error, TemplateError) and take_back:
+            done = "; ".join(failures) or "what it had moved on the target was moved back"
+            error.message = f"{error.message}; nothing was recorded: {done}"
+        raise

@@ -1,0 +1,63 @@
+"""Taking out of the registry what nobody needs; its history stays."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from builder import history
+from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError
+from builder.record.channels import lift
+from builder.record.publishing import TakeBack, update_published
+
+__all__ = ["remove"]
+
+
+def remove(
+    location: str | os.PathLike[str],
+    *,
+    name: str,
+    target: str,
+    builds: Sequence[str],
+    channels: Sequence[str],
+    by: str,
+    reason: str | None = None,
+    withdraw: Callable[[], TakeBack | None] | None = None,
+) -> None:
+    """Remove `channels` of a template on a target, and the records of `builds`.
+
+    `withdraw` has the target let go of them first, and is taken back where writing fails. Raises
+    `SelectionError` where another channel points at one of the builds, `UnknownBuildError` and
+    `UnknownChannelError` for what is not there, and what `withdraw` and `update` raise; then
+    nothing was removed.
+    """
+
+    def change(data: dict[str, Any], withdrawing: Callable[[Mapping[str, Any], None], Any]) -> None:
+        entry = data["templates"].get(name, {}).get(target, {})
+        known = entry.get("channels", {})
+        for channel in channels:
+            if channel not in known:
+                raise UnknownChannelError(
+                    f"template `{name}` has no channel `{channel}` on target `{target}`"
+                )
+        for ref in builds:
+            if ref not in entry.get("builds", {}):
+                raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}`")
+        pointing = [c for c, ref in sorted(known.items()) if ref in builds and c not in channels]
+        if pointing:
+            named = " and ".join(f"`{channel}`" for channel in pointing)
+            options = " ".join(f"--channel {channel}" for channel in pointing)
+            raise SelectionError(
+                f"channel {named} of `{name}` on `{target}` points at what is to be removed",
+                hint=f"`template-builder remove {name} {options}` removes the channel first",
+            )
+        withdrawing({}, None)
+        for channel in channels:
+            lift(entry, channel)
+            history.append(entry, action="remove", by=by, channel=channel, to=None, reason=reason)
+        for ref in builds:
+            del entry["builds"][ref]
+            history.append(entry, action="remove", by=by, build=ref, reason=reason)
+
+    update_published(location, change, (lambda *_: withdraw()) if withdraw else None)

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import history, pipeline, record, registry
+from builder.errors import NotBuiltError, SelectionError, StorageError
+from builder.events import silent
+from builder.record import store
+from tests.clouds import Place
+from tests.conftest import Command
+from tests.e2b_server import Server
+from tests.test_channels import entry_of, made, two_builds
+
+
+def faultless(path: Path) -> bool:
+    """Whether `doctor` accepts the registry, and `repair` has nothing to do."""
+    templates = registry.load(path, strict=True).checked().templates
+    return not list(history.faults(templates)) and record.repair(path, by="x") == ([], [])
+
+
+def test_build_channel_and_template_are_removed(tmp_path: Path, command: Command) -> None:
+    """A build, a channel and then all of a template go; the history has all of it, and `doctor`
+    and `repair` find nothing wrong."""
+    path, (old, new) = made(tmp_path, "1.0", "1.1")
+    before = len(entry_of(path)["history"])
+
+    def remove(*arguments: str, code: int = 0) -> str:
+        done = command("remove", *arguments, "--yes", cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert faultless(path)
+        return done.stdout or done.stderr
+
+    assert remove(f"leaf@{new}", code=5) == (
+        "error: channel `stable` of `leaf` on `local` points at what is to be removed\n\n"
+        "hint: `template-builder remove leaf --channel stable` removes the channel first\n"
+    )
+    assert remove("leaf", code=5).startswith("error: channel `stable` of `leaf` on `local` points")
+    assert remove(f"leaf@{old}", "--reason", "old") == f"removed: build {old} of leaf on local\n"
+    assert list(entry_of(path)["builds"]) == [new]
+    assert registry.resolve("leaf", path=path) == new
+    event = entry_of(path)["history"][-1]
+    assert (event["action"], event["build"], event["reason"]) == ("remove", old, "old")
+    assert remove("leaf", "--channel", "stable") == "removed: channel stable of leaf on local\n"
+    assert remove("leaf") == f"removed: build {new} of leaf on local\n"
+    assert (entry_of(path)["builds"], entry_of(path)["channels"]) == ({}, {})
+    assert len(entry_of(path)["history"]) == before + 3
+    with pytest.raises(
+        NotBuiltError, match="`leaf` is not built for target `local`; it is built for no"
+    ):
+        registry.resolve("leaf", target="local", path=path)
+    made(tmp_path, "1.1")
+    assert registry.resolve("leaf", path=path) == new
+    assert faultless(path)
+    told = remove(f"leaf@{new}", "--channel", "stable")
+    assert (
+        told == f"removed: channel stable of leaf on local\nremoved: build {new} of leaf on local\n"
+    )
+
+
+def test_removal_asks(tmp_path: Path, command: Command) -> None:
+    """Without a terminal and without --yes nothing is removed, and the error says what would be."""
+    path, (old, _) = made(tmp_path, "1.0", "1.1")
+    before = path.read_bytes()
+    for arguments in ([], ["--json"]):
+        done = command("remove", f"leaf@{old}", *arguments, cwd=tmp_path)
+        assert done.returncode == 5
+        assert done.stderr == (
+            f"error: to be removed of leaf on local: build {old}; nobody can be asked\n\n"
+            "hint: --yes removes it without a question\n"
+        )
+    for wrong, code in ((("leaf@nothing",), 46), (("laef",), 42), (("leaf", "--channel", "x"), 44)):
+        assert command("remove", *wrong, "--yes", cwd=tmp_path).returncode == code
+    assert path.read_bytes() == before
+
+
+def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:
+    """A template that is left on one target alone resolves there, without its being named."""
+    path, (ref,) = made(tmp_path, "1.0")
+    record.adopt(
+        path, name="leaf", target="e2b", ref="abc", fields={"template_id": "abc"},
+        channel="stable", by="x",
+    )  # fmt: skip
+    assert registry.resolve("leaf", path=path) == "abc"
+    record.remove(path, name="leaf", target="e2b", builds=["abc"], channels=["stable"], by="x")
+    assert registry.resolve("leaf", path=path) == ref
+
+
+def removed(place: Place, *, builds: tuple[str, ...] = (), channels: tuple[str, ...] = ()) -> Any:
+    removal = pipeline.Removal(name="four", target="e2b", builds=builds, channels=channels)
+    return pipeline.remove(place.project(), removal, reason=None, report=silent)
+
+
+def test_tags_on_e2b_go_with_what_is_removed(
+    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel's tags and a build's digest tag are removed with them, come back when the registry
+    cannot be written, and stay, which is said, where the key is missing."""
+    old, new = two_builds(place)
+    place.build("four", channel="canary")
+    before = cloud.tags("four")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "atomic_write", full)
+        with pytest.raises(StorageError, match="the disk is full; nothing was recorded: "):
+            removed(place, builds=(old,), channels=("canary",))
+    assert cloud.tags("four") == before
+    with pytest.raises(SelectionError):
+        removed(place, builds=(new,))
+    assert cloud.tags("four") == before
+    assert removed(place, builds=(old,), channels=("canary",)) is None
+    gone = {tag for tag, build in before.items() if build == old.partition(":")[2]} | {"canary"}
+    assert cloud.tags("four") == {tag: b for tag, b in before.items() if tag not in gone}
+    assert faultless(place.folder / "registry.json")
+    monkeypatch.delenv("E2B_API_KEY")
+    assert removed(place, channels=("stable",)) == (
+        "its tags on e2b are left as they are: target `e2b` needs an account: `E2B_API_KEY` is not"
+        " set"
+    )
+    entry = json.loads((place.folder / "registry.json").read_text())["templates"]["four"]["e2b"]
+    assert entry["channels"] == {}
