@@ -118,12 +118,12 @@ def _accounts(place: Project) -> Iterator[Finding]:
         what = f"target {settings.name}"
         variable = settings.api_key_env
         if variable and not os.environ.get(variable, "").strip():
-            found = f"{variable} is not set; only this target needs it"
-            yield Finding(state="-", what=what, found=found)
+            text = f"{variable} is not set; only this target needs it"
+            yield Finding(state="-", what=what, found=text)
             continue
         finding = _tried(what, partial(_account, settings, place))
-        said = f"{variable} is set; {finding.found}" if variable else finding.found
-        yield replace(finding, found=said)
+        text = f"{variable} is set; {finding.found}" if variable else finding.found
+        yield replace(finding, found=text)
 
 
 def _account(settings: TargetSettings, place: Project) -> str:

@@ -98,14 +98,14 @@ class Cloud:
 
         def get() -> str | None:
             client = get_api_client(e2b.ConnectionConfig(**self._options))
-            found = get_v2_templates.sync_detailed(limit=1, client=client)
-            if found.status_code in (401, 403):
-                said = handle_api_exception(found, e2b.TemplateException)
-                raise e2b.AuthenticationException(str(said))
-            if found.status_code != 200:
-                raise handle_api_exception(found, e2b.TemplateException)
-            answer: Any = found.parsed
-            names = [name for template in answer for name in template.names]
+            response = get_v2_templates.sync_detailed(limit=1, client=client)
+            if response.status_code in (401, 403):
+                refusal = handle_api_exception(response, e2b.TemplateException)
+                raise e2b.AuthenticationException(str(refusal))
+            if response.status_code != 200:
+                raise handle_api_exception(response, e2b.TemplateException)
+            templates: Any = response.parsed
+            names = [name for template in templates for name in template.names]
             return next((name.partition("/")[0] for name in names if "/" in name), None)
 
         return self._call("asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS)
