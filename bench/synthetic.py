@@ -8,6 +8,7 @@ from pathlib import Path
 
 from builder.base_image import BaseImage
 from builder.lock import Lock, StageLock
+from builder.record.store import leave_mark
 from builder.registry import DEFAULT_CHANNEL, VERSION
 from builder.spec import Stage, Variant
 
@@ -119,6 +120,7 @@ def write_registry(path: Path, count: int, builds: int = 1) -> str:
             inner = "\n".join(f"  {line}" for line in entry.splitlines()[1:-1])
             file.write(f"{inner}{'' if name == names[-1] else ','}\n")
         file.write(f'  }},\n  "version": {VERSION}\n}}\n')
+    leave_mark(path, path.stat())
     return names[-1]
 
 

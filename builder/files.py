@@ -32,8 +32,10 @@ def cache_folder() -> Path:
 
 def atomic_write(
     path: Path, content: bytes, *, mode: int | None = None, durable: bool = True
-) -> None:
+) -> os.stat_result:
     """Replace `path` by `content` in one step: temporary file beside it, fsync, rename.
+
+    Returns the status of the file that was written.
 
     Without a `mode`, a file that is replaced keeps its owner, group, mode and access list, as far
     as the system permits, and a new one gets what the umask leaves. What is not `durable` is not
@@ -61,6 +63,7 @@ def atomic_write(
                 _keep_access(descriptor, path, replaced)
             if durable:
                 os.fsync(descriptor)
+            written = os.fstat(descriptor)
         os.replace(temporary, path)
         if durable:
             _sync_folder(path.parent)
@@ -70,6 +73,7 @@ def atomic_write(
         if isinstance(error, OSError):
             raise from_os_error(error, doing) from error
         raise
+    return written
 
 
 def _status(path: Path) -> os.stat_result | None:

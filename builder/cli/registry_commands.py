@@ -38,7 +38,7 @@ def open_registry(project: Path | None) -> registry.Registry:
     """The registry in use, or that of a project. Raises `RegistryError`."""
     if project:
         return pipeline.read_registry(Project.find(project))
-    return registry.load(_found(), strict=True).checked()
+    return registry.load(_found()).checked()
 
 
 def _found() -> str:

@@ -88,7 +88,7 @@ def read_registry(project: Project) -> registry.Registry:
     if not registry.is_url(location) and not os.path.lexists(location):
         return registry.empty(location)
     try:
-        return registry.load(location, strict=True).checked()
+        return registry.load(location).checked()
     except NoRegistryError:
         return registry.empty(location)
 

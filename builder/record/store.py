@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import secrets
@@ -10,9 +11,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from builder import registry
+from builder.errors import StorageError
 from builder.files import atomic_write, exclusive, ignored
+from builder.registry.search import mark_of
 
-__all__ = ["dump", "update"]
+__all__ = ["dump", "leave_mark", "update"]
 
 _T = TypeVar("_T")
 _CHANGES = "changes"
@@ -33,9 +36,7 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
 
     def changed(text: str | None) -> str:
         found = (
-            registry.empty(location)
-            if text is None
-            else registry.parse(text, location, strict=True).checked()
+            registry.empty(location) if text is None else registry.parse(text, location).checked()
         )
         before = dump(found.data)
         results[:] = [change(found.data)]
@@ -61,8 +62,15 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
         text = registry.read_text(os.fspath(path)) if os.path.lexists(path) else None
         new = changed(text)
         if new != text:
-            atomic_write(path, new.encode())
+            leave_mark(path, atomic_write(path, new.encode()))
     return results[0]
+
+
+def leave_mark(path: Path, written: os.stat_result) -> None:
+    """Leave word beside a registry that this program wrote it: look-ups need not check it then."""
+    place, said = mark_of(os.fspath(path), written)
+    with contextlib.suppress(StorageError):
+        atomic_write(Path(place), said.encode(), durable=False)
 
 
 def dump(data: dict[str, Any]) -> str:

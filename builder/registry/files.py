@@ -8,7 +8,6 @@ from builder.documents import parse_json
 from builder.errors import RegistryError, RegistryVersionError
 from builder.registry.values import VERSION, Registry
 from builder.regular_file import read_regular
-from builder.settings import may_have_settings, read_settings
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
@@ -60,6 +59,8 @@ def _named_by_project(folder: str) -> str | None:
     Any mistake in them is an error: what is not read might name another registry, which knows of
     revocations that the next one upwards does not.
     """
+    from builder.settings import may_have_settings, read_settings
+
     path = os.path.join(folder, "pyproject.toml")
     named = read_settings(path).registry if may_have_settings(path) else None
     return named if named is None or is_url(named) else os.path.join(folder, named)
@@ -70,13 +71,13 @@ def is_url(location: object) -> bool:
     return isinstance(location, str) and "://" in location
 
 
-def parse(text: str, path: str, *, strict: bool = False) -> Registry:
-    """Parse the text of a registry file; `path` is named in errors. Raises `RegistryError`.
+def parse(text: str, path: str) -> Registry:
+    """Parse the text of a registry file; `path` is named in errors.
 
-    With `strict`, which takes longer, also for a table that has a key twice.
+    Raises `RegistryError`, also for a table that has a key twice.
     """
     try:
-        data = parse_json(text, object_pairs_hook=_once if strict else None)
+        data = parse_json(text, object_pairs_hook=_once)
     except _TwiceError as error:
         raise RegistryError(
             f"{path} is not a registry: `{error}` is there twice in one table, as after a merge",
@@ -124,12 +125,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return table
 
 
-def load(
-    path: str | os.PathLike[str] | None = None, *, strict: bool = False, max_age: float = 0.0
-) -> Registry:
+def load(path: str | os.PathLike[str] | None = None, *, max_age: float = 0.0) -> Registry:
     """Read a registry. `path` is a file or a URL, and defaults to the one in use (see `find`).
 
-    `strict` is that of `parse`. Of an object store, what was read in the last `max_age` seconds is
+    Of an object store, what was read in the last `max_age` seconds is
     good enough; the registry's `path` tells how old it is. Raises `RegistryError`, `NetworkError`.
     """
     path = os.fspath(path or find())
@@ -138,8 +137,8 @@ def load(
 
         text, age = read(path, max_age=max_age)
         label = f"{path} (as of {age_in_words(age)} ago)" if age else path
-        return parse(text, label, strict=strict)
-    return parse(read_text(path), path, strict=strict)
+        return parse(text, label)
+    return parse(read_text(path), path)
 
 
 def read_text(path: str) -> str:
@@ -164,7 +163,7 @@ def load_only(name: str, path: str) -> Registry | None:
             return None
         from builder.registry.search import entry_of
 
-        entry = entry_of(name, path)
+        entry = entry_of(name, path, _once)
     except (OSError, ValueError):
         return None
     return entry and Registry({"version": VERSION, "templates": {name: entry}}, path)

@@ -1,12 +1,18 @@
-"""One template's entry out of a large registry.json, without reading all of it.
+"""One template's entry out of a large registry.json, without parsing all of it.
 
 The file is its own index: this program writes it with sorted keys, each template's on a line that
 is indented by exactly four spaces. So a template is found by halving, and nothing but its own entry
 is parsed. In a file that does not look like that, nothing is found, and all of it has to be read.
+
+A merge or an edit by hand may leave a template twice, and readers of the whole file refuse that.
+Whoever writes the file with this program leaves a mark beside it, by which it is known to be as it
+was written. Without that mark, all of the text is searched for the name as a further key of a
+table, anywhere but on a line with the indent of what stands within a template.
 """
 
 from __future__ import annotations
 
+import json
 import mmap
 import os
 import re
@@ -14,62 +20,98 @@ import re
 from builder.documents import parse_json
 
 if False:  # for type checkers; importing typing costs as much as all the rest
+    from collections.abc import Callable
     from typing import Any
 
-__all__ = ["entry_of"]
+__all__ = ["entry_of", "mark_of"]
 
 _TEMPLATES = b'\n  "templates": {\n'
 _KEY = b'\n    "'
 _KEY_LINE = re.compile(rb'\n    ("(?:[^"\\\n]|\\.)*"): \{\n')
 _END = re.compile(rb'\n  \},\n  "version": 1\n\}\n\Z')
+_TABLE = re.compile(rb"\s*:\s*\{")
+_INNER = 6  # what stands within a template's entry is indented by that many spaces or more
+_LINE = 64  # as far back as an indent is looked for
 
 
-def entry_of(name: str, path: str) -> Any:
+def entry_of(
+    name: str,
+    path: str,
+    object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None,
+) -> Any:
     """The entry of template `name` (target → channels, builds), None where it is not found so.
 
     Raises `OSError` and `ValueError` where the file is not what this program writes.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
+        as_written = _is_as_written(path, os.fstat(descriptor))
         with mmap.mmap(descriptor, 0, access=mmap.ACCESS_READ) as text:
-            return _entry(name, text)
+            place = _place_of(name, text)
+            if place is None or not (as_written or _is_alone(name, text, place[0])):
+                return None
+            at, end = place
+            return parse_json(b"{\n" + text[at:end], object_pairs_hook=object_pairs_hook)
     finally:
         os.close(descriptor)
 
 
-def _entry(name: str, text: mmap.mmap) -> Any:
+def mark_of(path: str, status: os.stat_result) -> tuple[str, str]:
+    """The file beside a registry that says which one was written last, and what it says."""
+    folder, name = os.path.split(os.path.realpath(path))
+    said = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n"
+    return os.path.join(folder, ".builder", f"{name}.written"), said
+
+
+def _is_as_written(path: str, status: os.stat_result) -> bool:
+    place, said = mark_of(path, status)
+    try:
+        with open(place, encoding="ascii") as file:
+            return file.read(len(said) + 1) == said
+    except (OSError, ValueError):
+        return False
+
+
+def _place_of(name: str, text: mmap.mmap) -> tuple[int, int] | None:
+    """Where the inside of a template's table begins and ends, its closing brace included."""
     start = text.find(_TEMPLATES)
     end = _END.search(text, max(len(text) - 64, 0))
     if text[:2] != b"{\n" or start < 0 or end is None:
         return None
-    low = first = start + len(_TEMPLATES) - 1
+    low = start + len(_TEMPLATES) - 1
     high = last = end.start()
-    found: tuple[int, int] | None = None
     while low < high:
         middle = (low + high) // 2
-        at = text.find(_KEY, middle, high)
+        at = text.find(_KEY, middle, high + len(_KEY) - 1)  # where it begins is before `high`
         if at < 0:
             high = middle
             continue
         key, after = _key(text, at)
         if key == name:
-            found = at, after
-            break
+            close = text.find(b"\n    }", after - 1, last + 1)
+            return (after, close + len(b"\n    }")) if close >= 0 else None
         if key < name:
             low = after - 1  # where the next key's line may begin
         else:
             high = middle
-    if found is None:
-        return None
-    at, after = found
-    close = text.find(b"\n    }", after - 1, last + 1)
-    # A merge may have left the same template twice, or out of order: then all has to be read.
-    before, following = text.rfind(_KEY, first, at), text.find(_KEY, after, last)
-    if before >= 0 and _key(text, before)[0] >= name:
-        return None
-    if close < 0 or (following >= 0 and _key(text, following)[0] <= name):
-        return None
-    return parse_json(b"{\n" + text[after : close + len(b"\n    }")])
+    return None
+
+
+def _is_alone(name: str, text: mmap.mmap, place: int) -> bool:
+    """Whether no table but the one that begins before `place` may be that of template `name`."""
+    quoted = json.dumps(name, ensure_ascii=False).encode("utf-8", "backslashreplace")
+    if text.find(_TEMPLATES, text.find(_TEMPLATES) + 1) >= 0:
+        return False
+    at = text.find(quoted)
+    while at >= 0:
+        table = _TABLE.match(text, at + len(quoted))
+        before = text[max(at - _LINE, 0) : at]
+        indent = len(before) - len(before.rstrip(b" "))
+        inner = indent >= _INNER and before[: len(before) - indent].endswith(b"\n")
+        if table and not inner and table.end() + 1 != place:
+            return False
+        at = text.find(quoted, at + len(quoted))
+    return True
 
 
 def _key(text: mmap.mmap, at: int) -> tuple[str, int]:

@@ -146,8 +146,12 @@ class Registry:
         """
         target = self.target_of(name, target)
         entry = self._targets(name)[target]
-        check_entry(entry, name=name, target=target, path=self.path)
         channels, builds = entry.get("channels", {}), entry.get("builds", {})
+        # The channels, and the one build: the others are checked where all of them are read.
+        if isinstance(channels, dict) and isinstance(builds, dict):
+            alone = {ref: builds[ref] for ref in builds if ref == channels.get(channel)}
+            entry = {**entry, "builds": alone, "history": []}
+        check_entry(entry, name=name, target=target, path=self.path)
         if channel not in channels:
             known = ", ".join(f"`{c}`" for c in sorted(channels)) or "none"
             raise UnknownChannelError(
@@ -165,7 +169,9 @@ class Registry:
             )
         record = Record(name=name, target=target, ref=ref, fields=fields)
         if record.revoked:
-            others = sorted(r for r, f in builds.items() if not revoked_because(f))
+            others = sorted(
+                r for r, f in builds.items() if isinstance(f, dict) and not revoked_because(f)
+            )
             usable = ", ".join(f"`{r}`" for r in others) or "none"
             raise RevokedError(
                 f"build `{ref}` of template `{name}` on target `{target}` is"
