@@ -80,6 +80,7 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
             text=_body(folder / f"{entry['name']}.txt"),
             torch_wanted=entry.get("torch-backend-wanted"),
             torch_backend=entry.get("torch-backend"),
+            fallback_bytes=entry.get("fallback-bytes"),
         )
         for entry in locked["stages"]
     )
@@ -108,6 +109,10 @@ def _check_shape(lock: Lock) -> None:
     for stage in lock.stages:
         if stage.torch_backend is not None and not _BACKEND.fullmatch(stage.torch_backend):
             raise ValueError(f"`torch-backend` of stage {stage.stem!r} is {stage.torch_backend!r}")
+        if stage.fallback_bytes is not None and type(stage.fallback_bytes) is not int:
+            raise ValueError(
+                f"`fallback-bytes` of stage {stage.stem!r} is {stage.fallback_bytes!r}"
+            )
         if not is_lock_text(stage.text):
             raise ValueError(f"requirements/{stage.stem}.txt holds more than pins and hashes")
 

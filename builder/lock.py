@@ -18,6 +18,7 @@ from packaging.utils import canonicalize_name
 
 from builder import processes, uv_tool
 from builder.base_image import BaseImage, UnknownImageError, kept, resolve_digest
+from builder.download_size import download_size
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.events import Event, Reporter
 from builder.lock_conflict import absent_packages, explain, missing_extra, not_found, unknown_image
@@ -34,7 +35,8 @@ _MOST_ABSENT = 20
 class StageLock:
     """What one stage adds: `text` is a requirements file without header.
 
-    `torch_backend` is the backend that the packages come from; None is the default index.
+    `torch_backend` is the backend that the packages come from; None is the default index. Where
+    that is a fallback, `fallback_bytes` is what it gives to download (see `download_size`).
     """
 
     stem: str
@@ -42,6 +44,12 @@ class StageLock:
     text: str
     torch_wanted: str | None
     torch_backend: str | None
+    fallback_bytes: int | None = None
+
+    @property
+    def fell_back(self) -> bool:
+        """Whether the packages come from the default index instead of the backend's."""
+        return bool(self.torch_wanted and self.torch_backend is None and self.text)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,19 +70,29 @@ class Lock:
         return {name: " | ".join(sorted(found[name])) for name in sorted(found)}
 
     @property
+    def fallbacks(self) -> tuple[tuple[str, str], ...]:
+        """What took the place of a PyTorch backend whose index was out of reach, and its cost."""
+        found = []
+        fallen = [stage for stage in self.stages if stage.fell_back]
+        for wanted in dict.fromkeys(stage.torch_wanted for stage in fallen):
+            stages = [stage for stage in fallen if stage.torch_wanted == wanted]
+            sizes = [stage.fallback_bytes for stage in stages]
+            cost = "on Linux the CUDA build, a download of some GB"
+            if None not in sizes:
+                total = sum(size for size in sizes if size is not None) / 1e9
+                cost = f"on Linux on x86-64 the CUDA build, a download of {total:.2f} GB"
+            text = (
+                f'`torch-backend = "{wanted}"`: that index could not be reached; PyTorch is taken'
+                " from the default index"
+            )
+            found.append((text, cost))
+        return tuple(found)
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """Where the lock is weaker than what the spec asked for."""
         notes = [self.image.note] if self.image.note else []
-        fallen = dict.fromkeys(
-            stage.torch_wanted
-            for stage in self.stages
-            if stage.torch_wanted and stage.torch_backend is None and stage.text
-        )
-        notes += [
-            f'`torch-backend = "{wanted}"`: that index could not be reached; PyTorch is taken from'
-            " the default index (on Linux the CUDA build, a download of some GB)"
-            for wanted in fallen
-        ]
+        notes += [f"{text} ({cost})" for text, cost in self.fallbacks]
         return tuple(notes)
 
 
@@ -125,8 +143,13 @@ def lock_latest(
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
-    for note in dict.fromkeys(n for x in locks.values() if isinstance(x, Lock) for n in x.notes):
-        report(Event(kind="warning", text=note))
+    notes: dict[str, list[str]] = {}
+    for name, lock in locks.items():
+        for note in lock.notes if isinstance(lock, Lock) else ():
+            notes.setdefault(note, []).append(name)
+    for note, names in notes.items():
+        whose = names[0] if len(names) == 1 < len(locks) else None
+        report(Event(kind="warning", variant=whose, text=note))
     return locks
 
 
@@ -172,13 +195,28 @@ def _lock_stage(
             return explain(error.output, chain, pins, folder)
         except TemplateError as error:
             return error
-    return StageLock(
+    lock = StageLock(
         stem=stage.stem,
         requirements=stage.requirements,
         text=text,
         torch_wanted=stage.torch_backend,
         torch_backend=backend,
     )
+    return dataclasses.replace(lock, fallback_bytes=_size(lock, floor)) if lock.fell_back else lock
+
+
+def _size(lock: StageLock, floor: str) -> int | None:
+    """What there is to download of a stage, as far as its index says; nothing is downloaded."""
+    with uv_tool.private_folder() as private:
+        requirements = private / "requirements.in"
+        requirements.write_text(lock.text, encoding="utf-8")
+        arguments = ["pip", "compile", "--universal", "--python", sys.executable, "--no-deps"]
+        arguments += ["--python-version", floor, "--format", "pylock.toml", str(requirements)]
+        try:
+            doing = f"looking up the sizes of stage `{lock.stem}`"
+            return download_size(uv_tool.run(arguments, doing=doing, folder=private), floor)
+        except (uv_tool.UvError, NetworkError, ValueError):
+            return None  # it is not known, and that is said
 
 
 def _with_absent(

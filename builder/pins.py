@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = ["entries", "is_lock_text", "missing_from", "parse_pins"]
+__all__ = ["entries", "environments", "is_lock_text", "missing_from", "parse_pins"]
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; (.+?))?(?: \\)?$", re.MULTILINE)
 _LOCKED_TEXT = re.compile(
@@ -68,11 +68,12 @@ def missing_from(
 
 def _can_hold(requirement: Requirement, python_floor: str) -> bool:
     marker = requirement.marker
-    return marker is None or any(marker.evaluate(e) for e in _environments(python_floor))
+    return marker is None or any(marker.evaluate(e) for e in environments(python_floor))
 
 
 @functools.cache
-def _environments(python_floor: str) -> tuple[dict[str, str], ...]:
+def environments(python_floor: str) -> tuple[dict[str, str], ...]:
+    """The values of markers on interpreters from `python_floor` on; Linux on x86-64 first."""
     first = int(python_floor.partition(".")[2])
     versions = [f"3.{minor}.{patch}" for minor in range(first, _NEWEST_MINOR) for patch in (0, 99)]
     return tuple(

@@ -81,12 +81,17 @@ def target_here(name: str, start: Path | None = None) -> TargetSettings:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
-    """The folders and files of one project."""
+    """The folders, files and settings of one project.
+
+    With `accept_fallback`, clusters install what a lock has from the default index where that of a
+    PyTorch backend was out of reach.
+    """
 
     root: Path
     shared_registry: str | None = None
     targets: dict[str, TargetSettings] = field(default_factory=lambda: dict(BUILT_IN_TARGETS))
     precheck: PrecheckSettings = field(default_factory=PrecheckSettings)
+    accept_fallback: bool = False
 
     @property
     def variants(self) -> Path:
@@ -149,6 +154,7 @@ class Project:
             shared_registry=settings.registry,
             targets=_targets(settings),
             precheck=_precheck(settings, root),
+            accept_fallback=_switch(settings, "accept-fallback"),
         )
 
 
@@ -216,3 +222,10 @@ def _check_texts(settings: Settings, entry: Mapping[str, Any], table: str) -> No
     for key, value in entry.items():
         if not isinstance(value, str):
             raise settings.error(table, f"`{key}` is {value!r}, expected a string", key=key)
+
+
+def _switch(settings: Settings, key: str) -> bool:
+    value = settings.table.get(key, False)
+    if not isinstance(value, bool):
+        raise settings.error("", f"`{key}` is {value!r}, expected true or false", key=key)
+    return value

@@ -327,7 +327,9 @@ def _template_toml(variant: Variant, lock: Lock) -> str:
                     "name": stage.stem,
                     "requirements": list(stage.requirements),
                     **_present(
-                        torch_backend_wanted=stage.torch_wanted, torch_backend=stage.torch_backend
+                        torch_backend_wanted=stage.torch_wanted,
+                        torch_backend=stage.torch_backend,
+                        fallback_bytes=stage.fallback_bytes,
                     ),
                 }
                 for stage in lock.stages

@@ -19,7 +19,7 @@ if False:  # for type checkers; importing typing costs as much as all the rest
 
 __all__ = ["Settings", "may_have_settings", "read_settings"]
 
-KEYS = ("precheck", "registry", "targets")
+KEYS = ("accept-fallback", "precheck", "registry", "targets")
 _TOOL = ("tool", "template-builder")
 _LARGEST_BYTES = 1 << 20
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")

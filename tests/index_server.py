@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import io
+import json
 import os
 import re
 import socket
@@ -27,6 +28,7 @@ from typing import Any, Literal, TypeVar
 import pytest
 import trustme
 
+JSON = "application/vnd.pypi.simple.v1+json"
 _T = TypeVar("_T")
 
 # How a host fails: the proxy has no route to it, hangs up or leaves the client waiting; its
@@ -44,6 +46,7 @@ class Wheel:
     filename: str
     metadata: bytes
     content: bytes
+    size: int | None = None  # what the index says it is, where that is not the truth
 
     @property
     def name(self) -> str:
@@ -97,7 +100,8 @@ class IndexServer(ThreadingHTTPServer):
     """Serves `indexes`, each below its path, on every host; use it as a context manager.
 
     `tunnels` are the hosts that a connection was asked for, `requests` what was then asked of them.
-    `down` says which hosts fail; with `all_down` every one does.
+    `down` says which hosts fail; with `all_down` every one does. With `says_sizes` its pages are
+    those of an index that knows how large its files are.
     """
 
     daemon_threads = False
@@ -108,8 +112,9 @@ class IndexServer(ThreadingHTTPServer):
         self.requests: list[Request] = []
         self.down: dict[str, Failure] = {}
         self.all_down: Failure | None = None
+        self.says_sizes = False
         self.closing = threading.Event()
-        self.answers = dict(_answers(indexes))
+        self.answers = dict(answers(indexes))
         self._authority, self._stranger = trustme.CA(), trustme.CA()
         self._bundle = folder / "authority.pem"
         self._authority.cert_pem.write_to_path(str(self._bundle))
@@ -252,6 +257,10 @@ class _Handler(BaseHTTPRequestHandler):
         host = self.headers["Host"]
         self.server.requests.append(Request(host=host, path=self.path))
         content = self.server.answers.get(self.path)
+        json_wanted = self.server.says_sizes and JSON in self.headers.get("Accept", "")
+        kind: str | None = ""
+        if json_wanted and f"{self.path}{JSON}" in self.server.answers:
+            content, kind = self.server.answers[f"{self.path}{JSON}"], JSON
         failure = self.server.failure(host)
         if failure in ("503", "403", "401"):
             self._answer(int(failure))
@@ -261,7 +270,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif content is None:
             self._answer(404)
         else:
-            self._answer(200, content)
+            self._answer(200, content, kind)
 
     def log_message(self, *_arguments: Any) -> None:
         """Say nothing: what was asked for is in the server's lists."""
@@ -277,17 +286,32 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(content)
 
 
-def _answers(indexes: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, bytes]]:
+def answers(indexes: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, bytes]]:
+    """What is answered to whom asks for a path of the indexes."""
     for index, wheels in indexes.items():
-        pages: dict[str, list[str]] = {}
+        pages: dict[str, list[tuple[str, Wheel]]] = {}
         for one in wheels:
             path = f"{index}/files/{one.filename.replace('+', '%2B')}"
             yield path, one.content
             yield f"{path}.metadata", one.metadata
-            pages.setdefault(one.name, []).append(
+            pages.setdefault(one.name, []).append((path, one))
+        for name, found in pages.items():
+            links = [
                 f'<a href="{path}#sha256={sha256(one.content)}"'
                 f' data-core-metadata="sha256={sha256(one.metadata)}">{one.filename}</a>'
-            )
-        for name, links in pages.items():
+                for path, one in found
+            ]
             page = f"<!DOCTYPE html><html><body>{'<br>'.join(links)}</body></html>"
             yield f"{index}/{name}/", page.encode()
+            files = [
+                {
+                    "filename": one.filename,
+                    "url": path,
+                    "hashes": {"sha256": sha256(one.content)},
+                    "core-metadata": {"sha256": sha256(one.metadata)},
+                    "size": one.size or len(one.content),
+                }
+                for path, one in found
+            ]
+            document = {"meta": {"api-version": "1.1"}, "name": name, "files": files}
+            yield f"{index}/{name}/{JSON}", json.dumps(document).encode()

@@ -15,7 +15,7 @@ from builder.logs import Log
 from builder.render import Rendered, render
 from builder.targets.local import place
 from tests.here import build_here
-from tests.index_server import Failure, IndexServer, Wheel, served, sha256, wheel
+from tests.index_server import Failure, IndexServer, Wheel, answers, served, sha256, wheel
 from tests.samples import load
 
 DEFAULT_INDEX, CPU_INDEX = "/simple", "/whl/cpu"
@@ -246,7 +246,31 @@ def test_backend_out_of_reach_falls_back(
 def test_fallback_is_reported_once(fallen: Locked) -> None:
     """Two variants that share the stage that fell back have the note each and cause one warning."""
     assert (fallen.lock("plain").notes, fallen.lock("child").notes) == ((NOTE,), (NOTE,))
-    assert fallen.events == [Event(kind="warning", text=NOTE)]
+    assert [(event.kind, event.variant, event.text) for event in fallen.events] == [
+        ("warning", None, NOTE)
+    ]
+
+
+def test_fallback_says_what_it_costs(tmp_path: Path, index: IndexServer, backend: str) -> None:
+    """Where the index knows how large its files are, the fallback's note and template.toml have the
+    sum for Linux on x86-64, without a download."""
+    sizes = {"manylinux_2_17_x86_64": 2_000_000_000, "manylinux_2_17_aarch64": 9_000_000_000}
+    large = [
+        dataclasses.replace(one, size=sizes.get(one.filename.split("-")[-1][:-4]))
+        for one in INDEXES[DEFAULT_INDEX]
+    ]
+    index.answers |= dict(answers({DEFAULT_INDEX: large}))
+    index.says_sizes = True
+    index.down[backend] = "no route"
+    found = Locked(tmp_path, index)
+    cost = 2 * 2_000_000_000 + len(SYMPY.content)  # torch, nvidia-cublas and sympy
+    assert found.lock("plain").stages[1].fallback_bytes == cost
+    assert found.lock("plain").notes == (
+        '`torch-backend = "cpu"`: that index could not be reached; PyTorch is taken from the default'
+        " index (on Linux on x86-64 the CUDA build, a download of 4.00 GB)",
+    )
+    assert f"fallback-bytes = {cost}\n" in found.rendered("plain").content("template.toml").decode()
+    assert [p for p in index.paths(f"{DEFAULT_INDEX}/files/") if p.endswith(".whl")] == []
 
 
 def test_fallback_is_rendered_without_backend(fallen: Locked) -> None:

@@ -175,6 +175,13 @@ def build(
             "--require-cache", help="Fail when E2B runs a step that the plan says is cached."
         ),
     ] = False,
+    accept_fallback: Annotated[
+        bool,
+        typer.Option(
+            "--accept-fallback",
+            help="Build on E2B although PyTorch is not from the index that the spec asks for.",
+        ),
+    ] = False,
     precheck: Annotated[
         PrecheckWhen | None,
         typer.Option(
@@ -204,6 +211,7 @@ def build(
             force=force,
             release=release,
             programs=adapter.steps_cached,
+            accept_fallback=accept_fallback,
         )
         when = precheck or PrecheckWhen(place.precheck.when)
         prepared = prechecked(place, prepared, planned, settings.kind, when, report=report)

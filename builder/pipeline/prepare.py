@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -103,11 +104,13 @@ def make_plan(
     force: bool,
     release: bool = False,
     programs: bool = True,
+    accept_fallback: bool = False,
 ) -> plan.Plan:
     """Compare what was prepared with the registry and the target called `name`.
 
     Without `programs`, the plan holds no steps of E2B, which takes less time. A target that is not
-    available blocks every variant, and the plan says why.
+    available blocks every variant, and the plan says why. Builds in the cloud of locks that fell
+    back to another index are blocked, unless `accept_fallback` or the project's settings say so.
     """
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     found = read_registry(project)
@@ -117,6 +120,9 @@ def make_plan(
         situation = plan.Situation(target=name, blocked=blocked)
     else:
         situation = _situation(target, rendered, found, name, channel)
+        settings = project.targets.get(name)
+        if settings and settings.kind == "e2b" and not (accept_fallback or project.accept_fallback):
+            situation = dataclasses.replace(situation, unaccepted=_fallbacks(rendered))
     return plan.make_plan(
         prepared,
         templates,
@@ -126,6 +132,17 @@ def make_plan(
         release=release,
         programs=programs,
     )
+
+
+def _fallbacks(rendered: Sequence[render.Rendered]) -> dict[str, str]:
+    """Variant → what a build of its lock costs that the spec did not ask for."""
+    return {
+        one.variant.name: "; ".join(f"{text}: {cost}" for text, cost in one.lock.fallbacks)
+        + "; run `template-builder lock` where that index can be reached, or accept it with"
+        " `build --accept-fallback` or `accept-fallback = true` in [tool.template-builder]"
+        for one in rendered
+        if one.lock.fallbacks
+    }
 
 
 def _situation(

@@ -74,6 +74,8 @@ def _decide(
     action, reasons, retag = _action(name, found, builds, ref, situation, channel, force)
     if held and not release:
         action, reasons, retag = _held(action, reasons, retag, ref, held, situation, name, channel)
+    if action == "build" and name in situation.unaccepted:
+        action, reasons = "blocked", [_state(situation.unaccepted[name]), *reasons]
     return PlannedVariant(
         name=name,
         action=action,

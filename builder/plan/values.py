@@ -72,7 +72,8 @@ class Situation:
 
     `present` are the digests of builds that are there; `drift` is what differs from the record of
     a variant (by name), `usable` its builds that can be used, `lacking` what it cannot provide of
-    one, `blocked` why it cannot build one at all. `steps_cached` says that the target keeps what
+    one, `blocked` why it cannot build one at all, `unaccepted` why it is not to build one before
+    somebody has agreed to the cost. `steps_cached` says that the target keeps what
     each step made for the next build, `content_addressed` that what has the same digest is the same
     build.
     """
@@ -85,6 +86,7 @@ class Situation:
     content_addressed: bool = False
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
+    unaccepted: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
