@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from builder.spec import load_variants, place_of
 from tests.test_spec import problems
 
 Write = Callable[..., Path]
@@ -173,3 +174,18 @@ def test_each_mistake_has_its_sentence(write: Write, text: str, problem: str | N
     else:
         place = "variants/_x.toml:" if problem[0].isdigit() else "variants/_x.toml: "
         assert problems(folder) == [place + problem]
+
+
+def test_byte_order_mark_is_no_mistake(write: Callable[..., Path]) -> None:
+    """A spec that an editor has saved with a byte order mark is read as without, and places of
+    mistakes are the same."""
+    text = "schema = 1\nname = 'leaf'\n[base]\nimage = 'x'\npython = '>=3.11'\n"
+    file = write(leaf="") / "leaf.toml"
+    file.write_text(text, encoding="utf-8-sig")
+    (variant,) = load_variants(file.parent)
+    assert (variant.name, place_of(file.parent, variant.source, ("name",))) == (
+        "leaf",
+        "variants/leaf.toml:2",
+    )
+    file.write_text(f"shcema = 1\n{text}", encoding="utf-8-sig")
+    assert problems(file.parent)[0].startswith("variants/leaf.toml:1:1: `shcema`: ")

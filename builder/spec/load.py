@@ -130,7 +130,7 @@ def _source(
 def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:
     """`variants/ml.toml:8`, the place of `key` in a spec that was loaded, for a later error."""
     try:
-        line, _ = positions((folder / Path(source).name).read_text(encoding="utf-8")).of(key)
+        line, _ = positions((folder / Path(source).name).read_text(encoding="utf-8-sig")).of(key)
     except OSError:
         return source
     return f"{source}:{line}" if line else source
@@ -160,7 +160,7 @@ def _read_text(path: Path, file: SpecFile) -> None:
         elif found.st_size > _MAX_SPEC_BYTES:
             file.add((), f"is larger than {_MAX_SPEC_BYTES} bytes")
         else:
-            file.text = path.read_text(encoding="utf-8")
+            file.text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError:
         file.add((), "is not UTF-8 text")
     except OSError as error:
