@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,8 @@ from builder.errors import SpecError, TemplateError
 from builder.events import silent
 from builder.project import Project
 from builder.render import Rendered, drift, write
-from tests.conftest import BASE as BASE_TEXT
-from tests.conftest import Command
 from tests.index_server import IndexServer, served, wheel
 
-Write = Callable[..., Path]
 INDEXES = {
     "/simple": [
         *(wheel("idna", version) for version in ("2.10", "3.20")),
@@ -237,24 +234,3 @@ def test_lock_is_accepted_when_frozen(
     project = project_of(tmp_path, chain, ">=3.11")
     check(project)
     assert (project.generated / "leaf" / "template.toml").is_file()
-
-
-@pytest.mark.network
-def test_commands_accept_what_build_wrote(write: Write, command: Command) -> None:
-    """After a `build`, every frozen command takes the lock of a chain with a marker that never holds
-    and a stage that adds no package."""
-    folder = write(
-        _base=f"{BASE_TEXT}[python]\npackages = ['requests']\n",
-        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\n"
-        "packages = ['idna', \"tomli; python_version < '3.11'\"]\n",
-    ).parent
-    for line in (
-        "build --target local",
-        "render --check",
-        "plan --frozen --target local",
-        "build --frozen --target local",
-        "verify light --target local",
-        "diff light spec",
-    ):
-        done = command(*line.split(), cwd=folder)
-        assert (done.returncode, "error" in done.stderr) == (0, False), f"{line}: {done.stderr}"
