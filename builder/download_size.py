@@ -5,7 +5,6 @@ A pure reader of uv's `pylock.toml` output (https://packaging.python.org/specifi
 
 from __future__ import annotations
 
-import tomllib
 from collections.abc import Mapping
 from typing import Any
 from urllib.parse import unquote
@@ -14,6 +13,7 @@ from packaging.markers import Marker
 from packaging.tags import Tag, compatible_tags, cpython_tags
 from packaging.utils import parse_wheel_filename
 
+from builder.documents import parse_toml
 from builder.pins import environments
 
 __all__ = ["download_size"]
@@ -37,7 +37,7 @@ def download_size(pylock: str, python: str) -> int | None:
     ]
     ranks = {tag: rank for rank, tag in enumerate(tags)}
     total = 0
-    for package in tomllib.loads(pylock).get("packages", []):
+    for package in parse_toml(pylock).get("packages", []):
         if "marker" in package and not Marker(package["marker"]).evaluate(environment):
             continue
         size = _file_of(package, ranks).get("size")
