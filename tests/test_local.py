@@ -433,7 +433,7 @@ def test_checks_do_not_see_each_other(
     )
     rendered = prepared(folder.parent)
     built = build_here(rendered, log)
-    with pytest.raises(VerifyError, match="got NameError: name 'left' is not defined"):
+    with pytest.raises(VerifyError, match="failed: NameError: name 'left' is not defined"):
         verify(built, rendered, LocalTarget(), report=silent, log=log)
 
 
