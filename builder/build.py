@@ -15,7 +15,7 @@ from builder.flatten import Program
 from builder.logs import Log
 from builder.render import Rendered
 
-__all__ = ["Builder", "Built", "Cleaner", "Needs", "Order", "Tagged", "Waste"]
+__all__ = ["Builder", "Built", "Cleaner", "Need", "Needs", "Order", "Tagged", "Waste"]
 
 
 def _nobody(_steps: int) -> None:
@@ -87,20 +87,30 @@ class Tagged:
     channels: tuple[str, ...]
 
 
-# Of a registry ("" is the project's own) and a digest: why it is needed there, None if it is not.
-Needs = Callable[[str, str], str | None]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Need:
+    """Why something is needed by a registry; not `known` where the registry cannot be asked."""
+
+    why: str
+    known: bool = True
+
+
+# Of a registry ("" is the project's own) and a digest: the need for it there, or None.
+Needs = Callable[[str, str], Need | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waste:
     """Something that a target keeps and nothing needs: `identity` is the target's own name for it,
-    `size` in bytes (None where it is not told), `why` it is not needed."""
+    `size` in bytes (None where it is not told), `why` it is not needed. `kept` is why it stays all
+    the same: whether it is needed is not known."""
 
     kind: str
     identity: str
     subject: str
     size: int | None
     why: str
+    kept: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """It as plain values."""

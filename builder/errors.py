@@ -6,6 +6,7 @@ TemplateError                     1
 ├── ProjectError                  3   no project, or bad settings in pyproject.toml
 ├── SpecError                     4   a variant file says something it may not
 ├── SelectionError                5   a name or file that no variant has
+├── UnconfirmedError              6   what cannot be undone needs a yes, and nobody can be asked
 ├── LockConflictError            10   the requirements cannot all be met
 ├── StaleLockError               11   --frozen, and the committed lock is not the spec's
 ├── NetworkError                 12   an index, registry or service could not be reached
@@ -141,6 +142,10 @@ class SpecError(_ProblemsError):
 
 class SelectionError(TemplateError):
     exit_code = 5
+
+
+class UnconfirmedError(TemplateError):
+    exit_code = 6
 
 
 class LockConflictError(TemplateError):

@@ -4,7 +4,6 @@ import functools
 import io
 import json
 import os
-import shutil
 import subprocess
 import sys
 import time
@@ -50,7 +49,7 @@ def with_env(text: str, env: str) -> str:
 
 def collected(command: Command, folder: Path, cache: Path, *arguments: str) -> dict[str, Any]:
     done = command(
-        "gc", "--target", "local", "--json", *arguments, cwd=folder,
+        "gc", "--target", "local", "--yes", "--json", *arguments, cwd=folder,
         TEMPLATE_BUILDER_CACHE_DIR=str(cache),
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -126,21 +125,67 @@ def test_what_runs_stays(tmp_path: Path, own_cache: Path, command: Command) -> N
 def test_what_another_project_needs_stays(
     tmp_path: Path, own_cache: Path, command: Command
 ) -> None:
-    """An environment that a second registry of this machine needs is left alone; once that registry
-    is gone, or needs it no more, it goes."""
+    """An environment that a second registry of this machine needs is left alone."""
     (tmp_path / "here").mkdir()
     made(tmp_path / "here", "1")
     other, refs = made(tmp_path / "there", "2")
     place = environment(own_cache, refs[0])
     leftovers.note_need(place.name.replace("-", ":", 1), str(other))
     assert collected(command, tmp_path / "here", own_cache)["found"] == []
-    text = other.read_text()
+
+
+def test_what_is_not_known_to_be_unneeded_is_kept_and_named(
+    tmp_path: Path, own_cache: Path, command: Command
+) -> None:
+    """An environment that a registry may need which was renamed, is on a disk that is away, or
+    cannot be read, is kept and named, with the command that releases it."""
+    (tmp_path / "here").mkdir()
+    made(tmp_path / "here", "1")
+    other, refs = made(tmp_path / "there", "2")
+    place = environment(own_cache, refs[0])
+    leftovers.note_need(place.name.replace("-", ":", 1), str(other))
+    (tmp_path / "there").rename(tmp_path / "renamed")
+    (found,) = collected(command, tmp_path / "here", own_cache)["found"]
+    release = f"if it is gone for good: `template-builder gc --forget {other}`"
+    assert found["kept"] == f"{other}, which may need it, is not there; {release}"
+    assert place.is_dir()
+    other.parent.mkdir()
     other.write_text("{ broken")
-    assert collected(command, tmp_path / "here", own_cache)["found"] == []
-    other.write_text(text)
-    shutil.rmtree(tmp_path / "there")
-    found = collected(command, tmp_path / "here", own_cache)["found"]
-    assert [one["subject"] for one in found] == [str(place)]
+    (found,) = collected(command, tmp_path / "here", own_cache)["found"]
+    assert found["kept"] == f"{other}, which may need it, cannot be read; {release}"
+    cache = str(own_cache)
+    told = command(
+        "gc", "--target", "local", "--yes", cwd=tmp_path / "here", TEMPLATE_BUILDER_CACHE_DIR=cache
+    )
+    assert told.stdout == (
+        f"nothing to remove on local\nkept: environment {found['identity']}: {found['kept']}\n"
+    )
+    assert place.is_dir()
+    few = ("--forget", str(tmp_path / "there"))
+    (found,) = collected(command, tmp_path / "here", own_cache, *few)["found"]
+    assert (found["kept"], place.exists()) == (None, False)
+
+
+def test_nothing_goes_without_a_yes(tmp_path: Path, own_cache: Path, command: Command) -> None:
+    """Where nobody can be asked, `gc` without `--yes` is an error and removes nothing, with `--json`
+    or without."""
+    _, refs = made(tmp_path, "1", "2")
+    place = environment(own_cache, refs[0])
+    few = ("gc", "--target", "local", "--keep", "1", "--history", "0")
+    variables = {"TEMPLATE_BUILDER_CACHE_DIR": str(own_cache)}
+    done = command(*few, cwd=tmp_path, **variables)
+    assert done.returncode == 6
+    assert done.stderr.endswith(
+        "error: 1 of local would go, and there is nobody to ask\n\n"
+        "hint: `--yes` removes them without asking, `--dry-run` says which\n"
+    )
+    done = command(*few, "--json", cwd=tmp_path, **variables)
+    assert done.returncode == 6
+    assert "UnconfirmedError" in done.stdout + done.stderr
+    assert place.is_dir()
+    assert command(*few, "--dry-run", cwd=tmp_path, **variables).returncode == 0
+    assert command(*few, "--yes", cwd=tmp_path, **variables).returncode == 0
+    assert not place.exists()
 
 
 def test_killed_removal_leaves_nothing_half(tmp_path: Path, own_cache: Path) -> None:
@@ -169,12 +214,14 @@ def test_tags_of_builds_that_nothing_needs_go_on_e2b(
     before = cloud.tags("four")
     few = ("--keep", "1", "--history", "0", "--target", "e2b")
     assert (
-        json.loads(command("gc", "--json", *few, cwd=place.folder, **cloud.environment).stdout)[
-            "found"
-        ]
+        json.loads(
+            command("gc", "--yes", "--json", *few, cwd=place.folder, **cloud.environment).stdout
+        )["found"]
         == []
     )  # younger than the protect window
-    done = command("gc", *few, "--protect-days", "0", cwd=place.folder, **cloud.environment)
+    done = command(
+        "gc", "--yes", *few, "--protect-days", "0", cwd=place.folder, **cloud.environment
+    )
     assert done.returncode == 0, done.stderr
     now = cloud.tags("four")
     gone = set(before) - set(now)
@@ -205,7 +252,9 @@ def test_images_of_checks_that_nothing_needs_go(
         dockerfile = io.BytesIO(f"FROM scratch\nLABEL of={tag}\n".encode())
         engine.images.build(fileobj=dockerfile, tag=tag, labels=labels)
     try:
-        done = command("gc", "--target", "docker", "--protect-days", "0", "--json", cwd=tmp_path)
+        done = command(
+            "gc", "--target", "docker", "--yes", "--protect-days", "0", "--json", cwd=tmp_path
+        )
         assert done.returncode == 0, done.stderr
         found = {one["identity"] for one in json.loads(done.stdout)["found"]}
         assert "template-builder-test/not-needed:latest" in found

@@ -141,7 +141,7 @@ def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
             LocalTarget().open(ref, name="light", warm=(), env={})
         assert str(caught.value) == (
             f"the environment of `{ref}` is not on this machine\n\n"
-            "hint: `template-builder build light --target local` makes it"
+            "hint: `template-builder build light --frozen --target local` makes it"
         )
     finally:
         moved.rename(python)

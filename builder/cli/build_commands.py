@@ -20,7 +20,7 @@ from builder.errors import (
     counted,
 )
 from builder.events import Event
-from builder.project import Project, TargetSettings
+from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL, Registry
 from builder.registry.references import find_build
 from builder.targets.adapters import Target, choose, connect, measures_of, with_measures
@@ -232,7 +232,8 @@ def build(
             {
                 "target": settings.name,
                 "outcomes": [
-                    outcome.to_json() | {"measured": measures_of(settings, outcome.fields or {})}
+                    outcome.to_json()
+                    | {"measured": measures_of(outcome.ref or "", outcome.fields or {})}
                     for outcome in outcomes
                 ],
             }
@@ -248,7 +249,7 @@ def build(
             "built in",
             "first import",
         ]
-        progress.table(headings, [_row(outcome, settings) for outcome in outcomes])
+        progress.table(headings, [_row(outcome) for outcome in outcomes])
         for outcome in outcomes:
             if outcome.held:
                 progress.show_text(
@@ -259,8 +260,8 @@ def build(
     raise_failures({outcome.name: outcome.error for outcome in outcomes})
 
 
-def _row(outcome: pipeline.Outcome, settings: TargetSettings) -> list[str]:
-    fields = with_measures(settings, outcome.fields or {})
+def _row(outcome: pipeline.Outcome) -> list[str]:
+    fields = with_measures(outcome.ref or "", outcome.fields or {})
     digest = (outcome.digest or "").removeprefix("sha256:")[:12] or "-"
     ref = outcome.ref or "-"
     if "@sha256-" in ref:

@@ -11,7 +11,7 @@ import typer
 from builder import pipeline, progress
 from builder.build import Cleaner
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
-from builder.errors import EngineUnavailableError, TargetUnavailableError
+from builder.errors import EngineUnavailableError, TargetUnavailableError, UnconfirmedError
 from builder.events import Event, Reporter
 from builder.project import Project
 from builder.retention import Keep
@@ -41,6 +41,10 @@ def gc(
             metavar="DAYS", min=0, help="…and what was made or used in the last DAYS days."
         ),
     ] = 7,
+    forget: Annotated[
+        list[str] | None,
+        typer.Option(metavar="REGISTRY", help="A registry, or its folder, that is gone for good."),
+    ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
     target: TargetName = None,
     project: ProjectFolder = None,
@@ -49,31 +53,45 @@ def gc(
 ) -> None:
     """Remove local environments, Docker images and cloud tags that nothing needs.
 
-    Says first what would go. The registry keeps the record of every build.
+    Says first what would go, and asks. The registry keeps the record of every build. What another
+    project's registry may need that is not there, or cannot be read, is kept and named.
     """
     place = Project.find(project)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         cleaners = _cleaners(place, target, report)
         found = pipeline.find_waste(
-            place, cleaners, Keep(newest=keep, steps=history), protect_days=protect_days
+            place,
+            cleaners,
+            Keep(newest=keep, steps=history),
+            protect_days=protect_days,
+            forget=forget or (),
         )
-    size = sum(one.waste.size or 0 for one in found)
+    going = [one for one in found if not one.kept]
+    size = sum(one.waste.size or 0 for one in going)
     if not as_json and not quiet:
-        _show(found)
+        _show(going)
+        for one in found:
+            if one.kept and dry_run:
+                progress.show_text(f"kept: {one.waste.kind} {one.waste.identity}: {one.kept}")
         progress.show_text(
-            f"{len(found)} of {', '.join(cleaners)} can go, up to {progress.size(size)}"
-            if found
+            f"{len(going)} of {', '.join(cleaners)} can go, up to {progress.size(size)}"
+            if going
             else f"nothing to remove on {', '.join(cleaners)}"
         )
-    if found and not dry_run and not yes and not as_json and progress.interactive():
+    if going and not dry_run and not yes:
+        if as_json or not progress.interactive():
+            raise UnconfirmedError(
+                f"{len(going)} of {', '.join(cleaners)} would go, and there is nobody to ask",
+                hint="`--yes` removes them without asking, `--dry-run` says which",
+            )
         typer.confirm("Remove them?", abort=True, err=True)
     removed: list[pipeline.Found] = []
     if not dry_run:
 
         def tell(one: pipeline.Found) -> None:
             if not as_json and not quiet:
-                kept = f"kept, {one.kept}" if one.kept else "removed"
-                progress.show_text(f"{kept}: {one.waste.kind} {one.waste.identity}")
+                what = f"{one.waste.kind} {one.waste.identity}"
+                progress.show_text(f"kept: {what}: {one.kept}" if one.kept else f"removed: {what}")
 
         removed = list(pipeline.remove_waste(found, tell))
     if as_json:
@@ -112,6 +130,8 @@ def _cleaners(place: Project, name: str | None, report: Reporter) -> dict[str, C
         if settings.kind == "e2b" and not os.environ.get(settings.api_key_env or "", "").strip():
             report(Event(kind="note", text=f"left out: {settings.name}, its key is not set"))
             continue
+        if settings.kind == "local" and "local" in found:
+            continue  # all targets of this machine keep their environments in one place
         with contextlib.suppress(TargetUnavailableError):
             found[settings.name] = connect(settings, place, report=report)
     try:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +13,7 @@ from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, Targ
 from builder.cli.registry_commands import open_registry
 from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError, counted
 from builder.events import Event, silent
-from builder.project import Project, target_here
+from builder.project import Project
 from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
 from builder.targets.adapters import choose, with_measures
@@ -64,7 +63,7 @@ def show(
                 "name": found.name,
                 "target": found.target,
                 "ref": found.ref,
-                **_with_measures(found, project),
+                **with_measures(found.ref, found.fields),
                 "channels": channels,
                 "holds": entry.get("holds", {}),
                 "builds": sorted(entry.get("builds", {})),
@@ -81,7 +80,7 @@ def show(
     for key in pointing:
         if hold := hold_of(entry, key):
             progress.show_text(f"Channel {key} is {hold}")
-    fields = {k: v for k, v in _with_measures(found, project).items() if k not in _REST}
+    fields = {k: v for k, v in with_measures(found.ref, found.fields).items() if k not in _REST}
     for line in _lines(fields, "  "):
         progress.show_text(line)
     if others := found.fields.get("other_packages"):
@@ -90,13 +89,6 @@ def show(
     if steps := found.fields.get("steps"):
         progress.show_text(f"  steps on E2B: {len(steps)}")
     _show_builds(entry)
-
-
-def _with_measures(found: registry.Record, project: Path | None) -> dict[str, Any]:
-    try:
-        return with_measures(target_here(found.target, project), found.fields)
-    except TemplateError:  # a target of another project
-        return found.fields
 
 
 def _show_builds(entry: dict[str, Any]) -> None:
@@ -199,7 +191,7 @@ def diff(
             called = template_called(asked, recorded.templates, project)
             name, wanted = split(called, recorded)
             build = find_build(recorded, name, wanted, target=target)
-            sides.append(compare.side_of_build(build, _with_measures(build, project)))
+            sides.append(compare.side_of_build(build, with_measures(build.ref, build.fields)))
     found = compare.compare(*sides)
     if as_json:
         progress.show_json(

@@ -58,7 +58,10 @@ def resolve(
     quiet: Quiet = False,
     as_json: Json = False,
 ) -> None:
-    """Print what a sandbox of the template is created from."""
+    """Print what a sandbox of the template is created from.
+
+    Fails for a build of a local target that another machine has made.
+    """
     place = Project.find(project).registry if project else _found()
     try:
         found = registry.lookup(name, target=target, channel=channel, path=place)
@@ -67,6 +70,10 @@ def resolve(
         if called == name:
             raise
         found = registry.lookup(called, target=target, channel=channel, path=place)
+    if found.is_local:
+        from builder.targets.local.place import find_build
+
+        find_build(found.ref, name=found.name)
     if as_json:
         progress.show_json(
             {
@@ -103,7 +110,7 @@ def list_command(
                         "ref": ref,
                         "origin": fields.get("origin", "-"),
                         "built_at": fields.get("built_at"),
-                        "state": _where(target, fields),
+                        "state": _where(ref, fields),
                         "held": hold.to_json() if hold else None,
                         "revoked": fields.get("revoked"),
                         "revoked_as_of": registry.revoked_as_of(fields),
@@ -128,14 +135,14 @@ def _state_cell(row: dict[str, Any]) -> str:
     return f"{state}; {Hold(**row['held'])}" if row["held"] else state
 
 
-def _where(target: str, fields: dict[str, Any]) -> str:
+def _where(ref: str, fields: dict[str, Any]) -> str:
     if registry.revoked_because(fields):
         return "revoked"
-    if target != "local" or "digest" not in fields:
+    if not registry.is_local(ref):
         return "recorded"
     from builder.targets.local import place
 
-    return "here" if place.find(fields["digest"]) else "not on this machine"
+    return "here" if place.find(place.digest_of(ref)) else "not on this machine"
 
 
 def logs(

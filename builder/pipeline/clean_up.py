@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
+import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from pathlib import Path
 from typing import Any
 
 from builder import registry
-from builder.build import Cleaner, Waste
+from builder.build import Cleaner, Need, Waste
 from builder.errors import TemplateError
 from builder.pipeline.prepare import read_registry
 from builder.project import Project
@@ -33,12 +35,18 @@ class Found:
 
 
 def find_waste(
-    project: Project, cleaners: Mapping[str, Cleaner], keep: Keep, *, protect_days: float
+    project: Project,
+    cleaners: Mapping[str, Cleaner],
+    keep: Keep,
+    *,
+    protect_days: float,
+    forget: Sequence[str] = (),
 ) -> list[Found]:
     """All that nothing needs, by place. Raises `RegistryError`, and what the places raise.
 
     What any registry needs that builds of this machine are recorded in is kept, not only what this
-    project's does; of one that cannot be read, everything.
+    project's does; of one that is not there, or cannot be read, everything. Registries at or below
+    the paths of `forget` need nothing.
     """
     own = read_registry(project)
 
@@ -46,19 +54,27 @@ def find_waste(
     def wanted(location: str) -> dict[str, str] | None:
         if location == "":
             return _digests(own, keep)
-        if not registry.is_url(location) and not os.path.exists(location):
+        if any(_is_within(location, folder) for folder in forget):
             return {}
         try:
             return _digests(registry.load(location).checked(), keep)
         except TemplateError:
             return None
 
-    def needs(location: str, digest: str) -> str | None:
+    def needs(location: str, digest: str) -> Need | None:
         found = wanted(location)
-        return f"{location} cannot be read" if found is None else found.get(digest)
+        if found is not None:
+            return Need(why=found[digest]) if digest in found else None
+        there = registry.is_url(location) or os.path.exists(location)
+        state = "cannot be read" if there else "is not there"
+        return Need(
+            why=f"{location}, which may need it, {state}; if it is gone for good:"
+            f" `template-builder gc --forget {shlex.quote(location)}`",
+            known=False,
+        )
 
     return [
-        Found(place=place, cleaner=cleaner, waste=waste)
+        Found(place=place, cleaner=cleaner, waste=waste, kept=waste.kept)
         for place, cleaner in cleaners.items()
         for waste in cleaner.unused(
             {name: t[place] for name, t in own.templates.items() if place in t},
@@ -72,10 +88,16 @@ def remove_waste(found: Iterable[Found], tell: Callable[[Found], None]) -> Seque
     """Remove it, one after the other; what became of each, of which `tell` is told at once."""
     done = []
     for one in found:
-        kept = one.cleaner.remove(one.waste)
+        kept = one.kept or one.cleaner.remove(one.waste)
         done.append(Found(place=one.place, cleaner=one.cleaner, waste=one.waste, kept=kept))
         tell(done[-1])
     return done
+
+
+def _is_within(location: str, folder: str) -> bool:
+    if registry.is_url(location) or registry.is_url(folder):
+        return location == folder
+    return Path(location).is_relative_to(os.path.realpath(folder))
 
 
 def _digests(found: registry.Registry, keep: Keep) -> dict[str, str]:

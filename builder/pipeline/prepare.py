@@ -178,6 +178,7 @@ def _situation(
         blocked={variant: reason for variant, reason in reasons.items() if reason},
         steps_cached=target.steps_cached,
         content_addressed=target.content_addressed,
+        this_machine=target.this_machine,
     )
 
 

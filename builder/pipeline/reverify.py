@@ -12,7 +12,7 @@ from builder.events import Reporter, silent
 from builder.logs import Log
 from builder.pipeline.prepare import prepare
 from builder.pipeline.selection import select
-from builder.project import Project, target_called
+from builder.project import Project
 from builder.targets.adapters import Target, measures_of
 
 __all__ = ["Reverified", "reverify"]
@@ -49,8 +49,7 @@ def reverify(
     left_out = recalled.left_out
     if left_out and (rendered := _rendered(project, found)):
         promises, left_out = rendered, ()
-    settings = target_called(found.target, project.targets)
-    seconds = measures_of(settings, found.fields).get("seconds", {})
+    seconds = measures_of(found.ref, found.fields).get("seconds", {})
     built = Built(
         name=found.name,
         target=found.target,

@@ -173,7 +173,7 @@ def _reasons(
     if drift and not drift.usable:
         return [_state(drift.text), *([] if unchanged else differences(current, inputs_of(found)))]
     if unchanged:
-        place = "the environment is not on this machine" if target == "local" else None
+        place = "the environment is not on this machine" if situation.this_machine else None
         return [_state(place or f"the build is not there any more on {target}")]
     return list(differences(current, inputs_of(found)))
 

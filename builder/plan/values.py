@@ -75,7 +75,7 @@ class Situation:
     one, `blocked` why it cannot build one at all, `unaccepted` why it is not to build one before
     somebody has agreed to the cost. `steps_cached` says that the target keeps what
     each step made for the next build, `content_addressed` that what has the same digest is the same
-    build.
+    build, `this_machine` that builds are files of this machine.
     """
 
     target: str
@@ -84,6 +84,7 @@ class Situation:
     usable: Mapping[str, frozenset[str]] = field(default_factory=dict)
     steps_cached: bool = False
     content_addressed: bool = False
+    this_machine: bool = False
     lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
     unaccepted: Mapping[str, str] = field(default_factory=dict)

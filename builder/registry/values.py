@@ -24,6 +24,7 @@ __all__ = [
     "Record",
     "Registry",
     "empty",
+    "is_local",
     "is_time",
     "revocation",
     "revoked_as_of",
@@ -51,6 +52,11 @@ class Record:
 
     def __repr__(self) -> str:
         return f"Record(name={self.name!r}, target={self.target!r}, ref={self.ref!r})"
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is an environment of the machine that built it; see `is_local`."""
+        return is_local(self.ref)
 
     @property
     def template_id(self) -> str:
@@ -118,6 +124,12 @@ def revocation(fields: Any) -> str:
 def is_time(text: Any) -> bool:
     """Whether `text` is a time as this program writes it, `2026-11-23T07:49:55Z`."""
     return isinstance(text, str) and len(text) == 20 and text[10] == "T" and text[-1] == "Z"
+
+
+def is_local(ref: str) -> bool:
+    """Whether a ref is that of a target of kind `local`, whatever that is called: a build that each
+    machine has to make for itself."""
+    return ref.startswith("local:") and "@sha256-" in ref
 
 
 class Registry:

@@ -126,12 +126,13 @@ def _lookup(found: registry.Registry, name: str, target: str, channel: str) -> r
     try:
         return found.lookup(name, target=target, channel=channel)
     except NotBuiltError as error:
-        if "local" in found.templates[name] and target != "local":
-            raise NotBuiltError(
-                error.message,
-                hint='it is built for this machine: target="local" runs code there, which is no'
-                " security boundary",
-            ) from error
+        for other, entry in sorted(found.templates[name].items()):
+            if other != target and any(map(registry.is_local, entry.get("channels", {}).values())):
+                raise NotBuiltError(
+                    error.message,
+                    hint=f'it is built for this machine: target="{other}" runs code there, which is'
+                    " no security boundary",
+                ) from error
         raise
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+from builder import registry
 from builder.build import Builder, Built, Cleaner, Tagged
 from builder.errors import TargetUnavailableError
 from builder.events import Reporter, silent
@@ -35,6 +36,11 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
     @property
     def content_addressed(self) -> bool:
         """Whether what has the same digest is the same build, with the same ref."""
+        ...
+
+    @property
+    def this_machine(self) -> bool:
+        """Whether its builds are files of this machine, which another one does not have."""
         ...
 
     @property
@@ -137,22 +143,22 @@ def named(
     return settings, f"target {variable}: TEMPLATE_TARGET names it{_where(settings)}"
 
 
-def measures_of(settings: TargetSettings, fields: Mapping[str, Any]) -> dict[str, Any]:
+def measures_of(ref: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """What was measured of a recorded build: as its record has it, or, of an environment of this
     machine, what is kept beside that."""
     seconds = fields.get("verified", {}).get("seconds")
     recorded = {"size_bytes": fields.get("size_bytes"), "seconds": seconds}
     found = {key: value for key, value in recorded.items() if value is not None}
-    if settings.kind == "local" and "digest" in fields:
+    if registry.is_local(ref):
         from builder.targets.local import place
 
-        found |= place.measures(fields["digest"])
+        found |= place.measures(place.digest_of(ref))
     return found
 
 
-def with_measures(settings: TargetSettings, fields: Mapping[str, Any]) -> dict[str, Any]:
+def with_measures(ref: str, fields: Mapping[str, Any]) -> dict[str, Any]:
     """The record of a build with what was measured of it in its places."""
-    found = measures_of(settings, fields)
+    found = measures_of(ref, fields)
     seconds, notes = found.pop("seconds", None), found.pop("notes", [])
     merged = {**fields, **found}
     if seconds:

@@ -36,6 +36,7 @@ class E2BTarget:
 
     steps_cached = True
     content_addressed = False
+    this_machine = False
     jobs = 20  # what E2B lets a team build at a time
 
     def __init__(

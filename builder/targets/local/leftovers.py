@@ -13,7 +13,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.build import Needs, Waste
+from builder.build import Need, Needs, Waste
 from builder.documents import parse_toml
 from builder.errors import counted, from_os_error
 from builder.files import atomic_write, cache_folder, exclusive, remove_tree
@@ -54,7 +54,8 @@ def unused(own: str, needs: Needs, protect: float) -> list[Waste]:
         whole = find(digest)
         if whole and time.time() - last < protect:
             continue
-        if whole and (needs("", digest) or _needed_elsewhere(path.name, digest, own, needs)):
+        elsewhere = list(_needs_elsewhere(path.name, digest, own, needs)) if whole else []
+        if whole and (needs("", digest) or any(need.known for need in elsewhere)):
             continue
         if _in_use(folder):
             continue
@@ -62,7 +63,8 @@ def unused(own: str, needs: Needs, protect: float) -> list[Waste]:
         why = (
             f"no channel needs it, not used for {counted(days, 'day')}" if whole else "not complete"
         )
-        found.append(_waste(digest, path, folder, why))
+        kept = "; ".join(need.why for need in elsewhere) or None
+        found.append(_waste(digest, path, folder, why, kept))
     for folder, digest in _strays():
         with contextlib.suppress(BlockingIOError), exclusive(lock_of(digest), wait=False):
             if not _in_use(folder):
@@ -165,7 +167,7 @@ def _in_use(folder: Path) -> bool:
     return _running(folder)
 
 
-def _waste(identity: str, path: Path, folder: Path, why: str) -> Waste:
+def _waste(identity: str, path: Path, folder: Path, why: str, kept: str | None = None) -> Waste:
     whole = read(folder)
     name = _template_of(folder)
     return Waste(
@@ -174,6 +176,7 @@ def _waste(identity: str, path: Path, folder: Path, why: str) -> Waste:
         subject=str(path),
         size=whole.size if whole else None,
         why=f"{name}: {why}" if name else why,
+        kept=kept,
     )
 
 
@@ -185,14 +188,13 @@ def _template_of(environment: Path) -> str | None:
         return None
 
 
-def _needed_elsewhere(name: str, digest: str, own: str, needs: Needs) -> bool:
+def _needs_elsewhere(name: str, digest: str, own: str, needs: Needs) -> Iterator[Need]:
     mine = own if "://" in own else os.path.realpath(own)
-    for note in _needs_folder(name).glob("*.txt"):
-        with contextlib.suppress(OSError, UnicodeDecodeError):
-            registry = note.read_text()
-            if registry != mine and needs(registry, digest):
-                return True
-    return False
+    for note in sorted(_needs_folder(name).glob("*.txt")):
+        with contextlib.suppress(OSError):
+            registry = os.fsdecode(note.read_bytes())
+            if registry != mine and (need := needs(registry, digest)):
+                yield need
 
 
 def _needs_folder(name: str) -> Path:

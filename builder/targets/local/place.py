@@ -131,7 +131,7 @@ def find_build(ref: str, *, name: str) -> Environment:
     if found is None:
         raise NotOnThisMachineError(
             f"the environment of `{ref}` is not on this machine",
-            hint=f"`template-builder build {name} --target local` makes it",
+            hint=f"`template-builder build {name} --frozen --target local` makes it",
         )
     return found
 

@@ -30,6 +30,7 @@ class LocalTarget:
 
     steps_cached = False
     content_addressed = True
+    this_machine = True
     jobs = min(4, os.cpu_count() or 1)
 
     def __init__(self, *, name: str = "local", registry: str = "") -> None:
