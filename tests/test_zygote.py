@@ -212,6 +212,30 @@ def test_zygote_that_dies_at_any_moment_is_replaced(
     assert Deadly.times == 0
 
 
+def test_zygote_that_is_killed_while_it_imports_is_replaced(built: Place, tmp_path: Path) -> None:
+    """A sandbox is opened although the process that would fork it is killed while it imports."""
+    begun = tmp_path / "begun"
+    slow = f"import pathlib, time\nbegun = pathlib.Path({str(begun)!r})\n"
+    with_module(
+        built, "odd_once", f"{slow}if not begun.exists():\n    begun.touch(); time.sleep(600)\n"
+    )
+
+    async def run() -> str:
+        opening = asyncio.create_task(once("print(1)"))
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        for zygote in launch._zygotes.values():
+            if not (zygote.folder / "zygote").exists() and zygote.alive():
+                os.kill(children(zygote._process._guard.pid)[0], signal.SIGKILL)
+        return await opening
+
+    async def once(code: str) -> str:
+        async with one() as executor:
+            return (await executor.execute({"code": code}))["output"]
+
+    assert asyncio.run(run()) == "1\n"
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
 def test_nothing_survives_the_application(
     built: Place, number: signal.Signals, tmp_path: Path

@@ -86,6 +86,8 @@ class _Guarded:
         home: Path,
         variables: Mapping[str, str],
     ) -> None:
+        self._lock = threading.Lock()
+        self._status: int | None = None
         self._held = contextlib.ExitStack()
         with held(environment) as inherited:
             self._guard: subprocess.Popen[bytes] = self._held.enter_context(
@@ -107,15 +109,20 @@ class _Guarded:
                 self._guard.stdin.flush()
 
     def gone(self) -> bool:
-        # The guard closes its output when the kernel is gone: readable means end of file.
+        # The guard writes the exit code and closes its output when the kernel is gone.
         stdout = self._guard.stdout
         return self._guard.poll() is not None or not stdout or _readable(stdout.fileno())
 
     def status(self) -> int | None:
-        with contextlib.suppress(OSError, ValueError):
-            if self._guard.stdout:
-                return int(self._guard.stdout.readline())
-        return None
+        with self._lock, contextlib.suppress(OSError, ValueError):
+            if self._status is None and self._guard.stdout:
+                self._status = int(self._guard.stdout.readline())
+        return self._status
+
+    def was_killed(self) -> bool:
+        """Return whether the process, which is gone, was ended by a signal, or with its guard."""
+        status = self.status()
+        return status is None or status < 0
 
     def abort(self) -> None:
         self._guard.terminate()
@@ -190,7 +197,8 @@ class Zygote:
         return not self._refuses and not self._process.gone()
 
     def died(self) -> bool:
-        """Return whether it could fork once and has ended since; waits a moment for that end."""
+        """Return whether it has ended for another reason than its imports; waits a moment for that
+        end."""
         deadline = time.monotonic() + _END_SECONDS
         while self._warm and self.alive():
             if time.monotonic() > deadline:
@@ -198,7 +206,7 @@ class Zygote:
                 self._refuses = not self._listens()
                 return self._refuses
             time.sleep(_POLL_SECONDS)
-        return self._warm
+        return self._warm or (not self.alive() and self._process.was_killed())
 
     def fork(
         self, *, connection: Path, folder: Path, home: Path, variables: Mapping[str, str]
@@ -259,6 +267,11 @@ class Zygote:
             if not self.alive():
                 if kernel_host.HAS_THREADS in self._said():
                     raise CannotForkError(self._said().splitlines()[-1])
+                if self._process.was_killed():
+                    raise SandboxError(
+                        "the process with the warm-up imports ended before it had all of them"
+                        " (killed, or out of memory)"
+                    )
                 raise SandboxError(
                     f"the warm-up imports fail in the sandbox:\n{self._said()}",
                     hint="correct `warmup.imports`",
