@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -218,3 +219,19 @@ def test_hold_from_the_command_line(project: Path, command: Command) -> None:
     run("build", "light", "--release")
     assert run("resolve", "light").strip() != row["ref"]
     assert json.loads(run("list", "--json"))[0]["held"] is None
+
+
+def test_repair_keeps_a_hold(tmp_path: Path) -> None:
+    """What `registry repair` mends leaves a channel on hold, at the build that it is held at."""
+    path, (old, new) = made(tmp_path, "1.0", "1.1")
+    rolled_back(path, old)
+    hold = held(path)
+
+    def edit(data: dict[str, Any]) -> None:
+        data["templates"]["leaf"]["local"]["channels"]["stable"] = new
+
+    record.update(path, edit)
+    mended, left = record.repair(path, by="x")
+    assert (len(mended), left) == (1, [])
+    assert registry.resolve("leaf", path=path) == old
+    assert held(path) == hold
