@@ -297,7 +297,7 @@ def test_pool_that_cannot_open_tells_who_asks(
         for build in entry["builds"].values():
             build["revoked"] = "bad"
     (place.folder / "registry.json").write_text(json.dumps(revoke_on))
-    with pytest.raises(RevokedError, match="was revoked: bad"):
+    with pytest.raises(RevokedError, match="is revoked: bad"):
         asyncio.run(executor.execute({"code": "1"}))
 
 
@@ -416,7 +416,7 @@ def test_ref_of_a_revoked_build_is_refused(
     record = place.recorded("one")
     revoke(place, "one")
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-    with pytest.raises(RevokedError, match="of `one` was revoked: a package with malware"):
+    with pytest.raises(RevokedError, match="of `one` is revoked: a package with malware"):
         CodeExecutionPrimitive(template_id=f"{record['template_id']}:{record['build_id']}")
 
 
