@@ -7,23 +7,52 @@ then ends its children in order and cleans up after them.
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from builder import guard
 from builder.errors import InterruptedRunError
 
-__all__ = ["check_not_stopped", "interruptible", "pause", "started", "stopped", "when_stopped"]
+__all__ = [
+    "check_not_stopped",
+    "interruptible",
+    "let_go",
+    "pause",
+    "started",
+    "stopped",
+    "when_stopped",
+]
 
 _running: set[subprocess.Popen[Any]] = set()
 _callbacks: list[Callable[[], None]] = []
 _lock = threading.Lock()
 _stopped = threading.Event()
 _END_SECONDS = 10.0
+
+
+def let_go(descriptors: Iterable[int]) -> None:
+    """Give up descriptors of which others keep the numbers: they lead to nothing then."""
+    nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
+    for descriptor in descriptors:
+        os.dup2(nothing, descriptor, inheritable=False)
+    os.close(nothing)
+
+
+def _after_fork() -> None:
+    """In a process that was forked from this one: the children are not its own, and it must not
+    hold the pipes whose end is theirs."""
+    streams = [s for p in _running for s in (p.stdin, p.stdout, p.stderr) if s and not s.closed]
+    let_go(stream.fileno() for stream in streams)
+    _running.clear()
+    _lock.release()
+
+
+os.register_at_fork(before=_lock.acquire, after_in_parent=_lock.release, after_in_child=_after_fork)
 
 
 @contextlib.contextmanager

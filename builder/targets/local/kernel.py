@@ -62,7 +62,8 @@ class KernelSandbox:
         start = time.perf_counter()
         self._launched: Launched | None = None
         self._zygote = zygote
-        self._client = BlockingKernelClient(context=_context())
+        self._owner = os.getpid()
+        self._client = BlockingKernelClient(context=_context(os.getpid()))
         try:
             # A zygote's own folder goes with all of its sandboxes.
             parent = zygote.folder if zygote else short_folder()
@@ -188,7 +189,10 @@ class KernelSandbox:
             self._launched.abort()
 
     def close(self) -> None:
-        """End the kernel and all it started, remove its folder. Closing twice is fine."""
+        """End the kernel and all it started, remove its folder. Closing twice is fine, and so is
+        closing in a forked process, which ends nothing."""
+        if os.getpid() != self._owner:
+            return
         # What is left to the garbage collector keeps its threads and descriptors until then.
         with contextlib.suppress(Exception):
             self._client.stop_channels()
@@ -291,8 +295,9 @@ def _failed(output: Output, content: Mapping[str, Any]) -> None:
 
 
 @functools.cache
-def _context() -> zmq.Context[Any]:
-    """One for all: each has a thread and descriptors of its own."""
+def _context(_process: int) -> zmq.Context[Any]:
+    """One for all of a process: each has a thread and descriptors of its own, and a forked process
+    has no threads."""
     return zmq.Context()
 
 

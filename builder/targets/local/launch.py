@@ -18,6 +18,7 @@ import sys
 import tempfile
 import threading
 import time
+import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -214,6 +215,7 @@ class Zygote:
         """A kernel that has everything in memory; waits for that. Raises `SandboxError`."""
         self._wait_until_warm()
         line = socket.socket(socket.AF_UNIX)
+        _lines.add(line)
         try:
             line.settimeout(_ANSWER_SECONDS)
             line.connect(str(self.folder / "zygote"))
@@ -290,6 +292,19 @@ class Zygote:
     def _said(self) -> str:
         return last_lines(self.folder / "child.log")
 
+
+# What kernels live by: the connections to their keepers.
+_lines: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    """A process that was forked from this one must neither keep kernels alive nor end any."""
+    global _lock  # noqa: PLW0603 - another thread may have held it
+    _lock = threading.Lock()
+    processes.let_go(line.fileno() for line in list(_lines) if line.fileno() >= 0)
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 _zygotes: dict[tuple[object, ...], Zygote] = {}
 _lock = threading.Lock()

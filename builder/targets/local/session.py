@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +38,7 @@ class LocalSession:
         self.opened_at = time.monotonic()
         self.lifetime = float("inf")
         self._closed = False
+        self._owner = os.getpid()
 
     @classmethod
     async def open(
@@ -102,7 +104,7 @@ class LocalSession:
 
     async def close(self) -> None:
         """End the kernel and all it has started, remove its folder."""
-        if self._closed:
+        if self._closed or os.getpid() != self._owner:
             return
         self._closed = True
         self._sandbox.abort()
