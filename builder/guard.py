@@ -19,6 +19,9 @@ import sys
 import threading
 import time
 
+# The first to end it all does so alone: a thread that saw the child killed would end this process
+# in the middle of it. The same thread may come twice, by a signal.
+ending = threading.RLock()
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
@@ -64,6 +67,7 @@ def children() -> list[int]:
 
 def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -> None:
     """Kill the child's group, then every descendant that comes to us, then remove the folders."""
+    ending.acquire()
     if child:
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -84,11 +88,11 @@ def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -
     os._exit(code)
 
 
-def watch(child: "subprocess.Popen[bytes]", folder: str) -> None:
+def watch(child: "subprocess.Popen[bytes]", folder: str, scratch: str) -> None:
     """Wait for the end of the child, and pass it on."""
     code = child.wait()
     if folder == "-":
-        end(child, code=code if code >= 0 else 128 - code)
+        end(child, scratch, code=code if code >= 0 else 128 - code)
     with contextlib.suppress(OSError):
         os.write(1, b"%d\n" % code)
         os.close(1)
@@ -100,7 +104,7 @@ def main() -> None:
     folder, scratch, *command = sys.argv[1:]
     child = None
     # Before there is a child, so that at no moment this process ends without ending it.
-    signal.signal(signal.SIGTERM, lambda *_: end(child, folder))
+    signal.signal(signal.SIGTERM, lambda *_: end(child, folder, scratch))
     signal.signal(signal.SIGINT, lambda *_: None)  # a handler; "ignore" would be inherited
     adopt_orphans()
     output = None if folder == "-" else open(os.path.join(folder, "child.log"), "wb")  # noqa: SIM115
@@ -114,7 +118,7 @@ def main() -> None:
         # A kernel that is told its parent ends when that is gone, even if killed outright.
         env=os.environ | {"JPY_PARENT_PID": str(os.getpid())},
     )
-    threading.Thread(target=watch, args=(child, folder), daemon=True).start()
+    threading.Thread(target=watch, args=(child, folder, scratch), daemon=True).start()
     for line in sys.stdin or ():
         if line == "interrupt\n":
             with contextlib.suppress(OSError):

@@ -66,9 +66,9 @@ def started(
     """A child for the time of the `with` block, under a guard; what is yielded is the guard.
 
     `options` are those of `Popen`, but for standard input, which is the guard's. See
-    `builder.guard` for what `folder` does. `scratch` is a folder of the caller's, which the guard
-    removes if this program is killed before it could. At the end of the block, or of this program
-    in whatever way, the child and all that it has started are killed. Raises
+    `builder.guard` for what `folder` does. `scratch` is another folder, which is gone when the
+    child has ended, even if this program was killed. At the end of the block, or of this program in
+    whatever way, the child and all that it has started are killed. Raises
     `InterruptedRunError` when this program is on its way out already.
     """
     with _lock:
