@@ -33,6 +33,8 @@ WRITING = [
     ["revoke", "leaf", "1111", "--reason", "r"],
     ["revoke", "--package", "idna==1.0", "--reason", "r"],
     ["restore", "--package", "idna==1.0"],
+    ["unhold", "leaf", "--channel", "next"],
+    ["remove", "leaf", "--channel", "next"],
     ["registry", "repair"],
 ]
 
@@ -59,7 +61,8 @@ def a_registry(folder: Path) -> dict[str, Any]:
         fields |= {"build_id": f"{number}" * 8, "steps": ["a"], "warnings": ["w"]}
         fields["checksum"] = history.checksum(fields)
         entry["builds"][f"{number}" * 8] = fields
-        entry["channels"]["stable"] = f"{number}" * 8
+        entry["channels"] |= {"stable": f"{number}" * 8, "next": f"{number}" * 8}
+    entry["holds"] = {"next": {"at": "2026-01-01T00:00:00Z", "by": "x", "reason": "r"}}
     return data
 
 
@@ -101,6 +104,9 @@ def test_no_value_of_another_type_is_a_traceback(
     path = tmp_path / "registry.json"
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("TEMPLATE_ACTOR", "x")
+    monkeypatch.setenv(
+        "DOCKER_HOST", "unix:///nowhere"
+    )  # other tests' images are none of this one's
     monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
     entry = ("templates", "leaf", "local")
     first = (*entry, "builds", "11111111")
