@@ -55,7 +55,8 @@ class Built:
     builder could measure that. `size` is in bytes, None where the target does not tell. `steps`
     are the identities of the steps that it consists of, `cached` how many came from the cache.
     `one_of_many` says that other machines make the same build, each for itself: then `notes` are
-    what is particular to this one's.
+    what is particular to this one's. `missing` is what the spec asks for by name and the target
+    does not provide.
     """
 
     name: str
@@ -73,6 +74,7 @@ class Built:
     cached: int | None = None
     one_of_many: bool = False
     notes: tuple[str, ...] = ()
+    missing: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Event", "Reporter", "silent"]
+__all__ = ["Event", "Kind", "Reporter", "silent"]
 
 Kind = Literal["note", "warning", "step", "detail", "done", "failed"]
 

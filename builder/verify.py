@@ -21,6 +21,9 @@ from builder.spec import Variant
 __all__ = ["Promises", "SandboxOpener", "Verified", "first_use_pairs", "verify"]
 
 
+_UNCHECKED = "nothing was checked: the spec has no Python packages and no [[verify]]"
+
+
 class SandboxOpener(Protocol):
     """The part of a target that opens sandboxes."""
 
@@ -73,6 +76,11 @@ class Verified:
     other_packages: Mapping[str, str] = field(default_factory=dict)
 
     @property
+    def warnings(self) -> tuple[str, ...]:
+        """What must be known of how it was verified."""
+        return () if self.checks else (_UNCHECKED,)
+
+    @property
     def measures(self) -> dict[str, Any]:
         """What was measured, as a record has it."""
         return {
@@ -122,9 +130,12 @@ def verify(
             log.line(f"failed: {failure}")
         raise VerifyError(
             f"`{built.name}` was built on `{built.target}` but is not what it promises:\n"
-            + "\n".join(f"  {failure}" for failure in failures),
+            + "\n".join(f"  {failure}" for failure in failures)
+            + "".join(f"\n  {built.target} does not provide {what}" for what in built.missing),
             hint=f"nothing was recorded; {log.shown_by} has the whole story",
         )
+    if not results:
+        report(Event(kind="warning", variant=variant.name, text=_UNCHECKED))
     locked = promises.locked
     return Verified(
         built=built,

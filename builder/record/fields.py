@@ -56,7 +56,7 @@ def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any])
             "checks": [check.name for check in verified.checks],
             **({"seconds": seconds} if seconds else {}),
         },
-        "warnings": [*rendered.lock.notes, *built.warnings],
+        "warnings": [*rendered.lock.notes, *built.warnings, *verified.warnings],
     }
 
 

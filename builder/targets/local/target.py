@@ -15,7 +15,7 @@ from typing import Any
 from builder.build import Built, Needs, Order, Tagged, Waste
 from builder.checks import Sandbox
 from builder.errors import BuildError, StorageError
-from builder.events import Event, Reporter
+from builder.events import Event, Kind, Reporter
 from builder.logs import Log
 from builder.plan import Look
 from builder.render import Rendered
@@ -115,21 +115,14 @@ class LocalTarget:
 
     def lacking(self, variant: Variant) -> tuple[str, ...]:
         """What of the variant has no meaning without a machine of its own."""
-        found = []
-        for stage in variant.stages:
-            if stage.system:
-                found.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
-            if stage.files:
-                targets = ", ".join(entry.target for entry in stage.files)
-                found.append(f"files at absolute paths of {stage.source}: {targets}")
-        found.append(
-            f"the base image {variant.image} and its service: Python comes from this machine"
+        return (
+            *_missing(variant),
+            f"the base image {variant.image} and its service: Python comes from this machine",
+            (
+                f"limits: {variant.cpu} CPUs and {variant.memory_mb} MiB are not enforced,"
+                " and it is no security boundary"
+            ),
         )
-        found.append(
-            f"limits: {variant.cpu} CPUs and {variant.memory_mb} MiB are not enforced,"
-            " and it is no security boundary"
-        )
-        return tuple(found)
 
     def blocked(self, variant: Variant) -> str | None:
         """No Python here that the variant can use."""
@@ -149,6 +142,11 @@ class LocalTarget:
         found, reused = self._environment(order, report, log)
         build_id = rendered.digest.replace(":", "-")
         name = rendered.variant.name
+        lacking, missing = self.lacking(rendered.variant), _missing(rendered.variant)
+        for line in lacking:
+            kind: Kind = "warning" if line in missing else "note"
+            text = f"not provided by {self.name}: {line}"
+            report(Event(kind=kind, variant=name, text=text))
         return Built(
             name=name,
             target=self.name,
@@ -160,6 +158,8 @@ class LocalTarget:
             reused=reused,
             size=found.size,
             cold=found.cold,
+            warnings=tuple(f"not provided by {self.name}: {line}" for line in lacking),
+            missing=missing,
             one_of_many=True,
             notes=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
         )
@@ -213,3 +213,15 @@ class LocalTarget:
             return KernelSandbox(made, warm=warm, env=env)
         with place.opened(ref, name=name) as path:
             return KernelSandbox(path, warm=warm, env=env)
+
+
+def _missing(variant: Variant) -> tuple[str, ...]:
+    """What a variant asks for by name, and environments do not have."""
+    found = []
+    for stage in variant.stages:
+        if stage.system:
+            found.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
+        if stage.files:
+            targets = ", ".join(entry.target for entry in stage.files)
+            found.append(f"files at absolute paths of {stage.source}: {targets}")
+    return tuple(found)

@@ -1,0 +1,64 @@
+"""What a target cannot provide, and what was not checked, where builds are shown and recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.clouds import Place
+from tests.conftest import Command
+
+pytestmark = pytest.mark.network
+TO = ("--target", "local")
+WANTS = (
+    'schema = 1\nname = "wants"\nextends = "_base"\n'
+    '[system]\npackages = ["graphviz"]\n'
+    '[[files]]\nsource = "wants.toml"\ntarget = "/opt/wants.toml"\n'
+)
+CHECK = '[[verify]]\nname = "dot"\ncode = "import os; assert os.path.exists(\'/opt/wants.toml\')"\n'
+LACKING = [
+    "not provided by local: Debian packages of variants/wants.toml: graphviz",
+    "not provided by local: files at absolute paths of variants/wants.toml: /opt/wants.toml",
+    "not provided by local: the base image localhost:1/python:3.13 and its service: Python comes"
+    " from this machine",
+    "not provided by local: limits: 2 CPUs and 1024 MiB are not enforced, and it is no security"
+    " boundary",
+]
+UNCHECKED = "nothing was checked: the spec has no Python packages and no [[verify]]"
+
+
+@pytest.fixture
+def folder(place: Place) -> Path:
+    (place.folder / "variants" / "wants.toml").write_text(WANTS)
+    return place.folder
+
+
+def test_what_is_not_provided_is_in_the_output_the_record_and_show(
+    folder: Path, command: Command
+) -> None:
+    """A local build tells what it does not provide, and that nothing was checked, as it is built, in
+    its record, and in `show`."""
+    done = command("build", "wants", *TO, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    warned = [event["text"] for event in events if event["kind"] == "warning"]
+    assert {*LACKING[:2], UNCHECKED} <= set(warned)
+    assert set(LACKING[2:]) <= {event["text"] for event in events if event["kind"] == "note"}
+    (outcome,) = json.loads(done.stdout)["outcomes"]
+    assert outcome["record"]["warnings"][-5:] == [*LACKING, UNCHECKED]
+    shown = command("show", "wants", *TO, cwd=folder).stdout
+    for line in (*LACKING, UNCHECKED):
+        assert line in shown
+
+
+def test_check_that_fails_for_want_of_it_says_so(folder: Path, command: Command) -> None:
+    """When a check fails, the error names what the spec asks for and the target does not provide."""
+    (folder / "variants" / "wants.toml").write_text(WANTS + CHECK)
+    done = command("build", "wants", *TO, cwd=folder)
+    assert done.returncode == 21
+    assert (
+        "  local does not provide Debian packages of variants/wants.toml: graphviz\n"
+        "  local does not provide files at absolute paths of variants/wants.toml: /opt/wants.toml\n"
+    ) in done.stderr
