@@ -102,6 +102,28 @@ def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -
     assert said.endswith("hint: correct `base.python`, or take another `base.image`\n")
 
 
+def test_settings_of_the_base_image_change_no_install(
+    made: Callable[..., Path], command: Command, tmp_path: Path
+) -> None:
+    """A `uv.toml` in the base image changes neither what is installed nor where."""
+    project = made('[python]\npackages = ["idna"]\n')
+    hostile = r'override-dependencies = ["idna==3.4"]\n[pip]\ntarget = "/elsewhere"\n'
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {engine.base_image()}\nUSER root\n"
+        f"RUN mkdir -p /etc/uv && printf '{hostile}' | tee /etc/uv/uv.toml >/uv.toml\n"
+    )
+    engine.client().images.build(path=str(tmp_path), tag=f"{engine.LABEL}:settings")
+    spec = project / "variants" / "_base.toml"
+    spec.write_text(spec.read_text().replace(engine.base_image(), f"{engine.LABEL}:settings"))
+    try:
+        done = command("precheck", "--json", cwd=project)
+    finally:
+        command("gc", "--protect-days", "0", "--yes", cwd=project)
+        engine.client().images.remove(f"{engine.LABEL}:settings", force=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["checks"] == ["import idna"]
+
+
 def test_step_that_fails(made: Callable[..., Path], command: Command) -> None:
     """A step that fails is told with its lines, what it said, and the place of the log."""
     project = made(

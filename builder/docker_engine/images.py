@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import datetime as dt
-import re
+import time
 
 import docker
 import docker.errors
@@ -19,24 +18,24 @@ DIGEST = "template-builder.digest"
 
 def unused_images(client: docker.DockerClient, needs: Needs, protect: float) -> list[Waste]:
     """Images that nothing needs, made more than `protect` seconds ago; largest first."""
-    now, found = dt.datetime.now(dt.UTC), []
-    for image in client.images.list(filters={"label": SUBJECT}):
-        # Nanoseconds, which Python does not read.
-        created = re.sub(r"(\.\d{6})\d*", r"\1", str(image.attrs["Created"]))
-        age = (now - dt.datetime.fromisoformat(created)).total_seconds()
-        digest = image.labels.get(DIGEST)
+    waste = []
+    # A list of summaries: an image that goes meanwhile is not asked for again.
+    for image in client.api.images(filters={"label": SUBJECT}):
+        age = time.time() - image["Created"]
+        digest = image["Labels"].get(DIGEST)
         if age < protect or (digest and needs("", digest)):
             continue
-        found.append(
+        tags = [tag for tag in image["RepoTags"] or () if tag != "<none>:<none>"]
+        waste.append(
             Waste(
                 kind="image",
-                identity=str(image.tags[0]) if image.tags else str(image.id)[:19],
-                subject=str(image.id),
-                size=int(image.attrs["Size"]),
+                identity=tags[0] if tags else image["Id"][:19],
+                subject=image["Id"],
+                size=image["Size"],
                 why=f"no channel needs what it was built from, {counted(age / 86400, 'day')} old",
             )
         )
-    return sorted(found, key=lambda one: -(one.size or 0))
+    return sorted(waste, key=lambda one: -(one.size or 0))
 
 
 def remove_image(client: docker.DockerClient, identity: str) -> str | None:

@@ -43,8 +43,9 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 # The lock alone is the cache key: exact versions with hashes, resolved when this was rendered.
 COPY requirements/leaf.txt /opt/template/requirements/leaf.txt
-RUN /opt/template/uv/bin/uv pip install --system --break-system-packages --no-cache --no-deps \
-    --require-hashes --torch-backend=cpu --requirement /opt/template/requirements/leaf.txt
+# A uv.toml of the base image must not decide what is installed, or where: indexes come by variables.
+RUN /opt/template/uv/bin/uv pip install --system --break-system-packages --no-config --no-cache \
+    --no-deps --require-hashes --torch-backend=cpu --requirement /opt/template/requirements/leaf.txt
 # After the packages, since they change more often and nothing above depends on them.
 COPY ["files/leaf/usr/local/bin/tool", "/usr/local/bin/tool"]
 RUN chmod 0755 /usr/local/bin/tool
