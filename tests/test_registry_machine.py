@@ -13,7 +13,14 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from builder import files, history, pipeline, record, registry
-from builder.errors import RevokedError, TemplateError, TemplateLookupError, UnknownBuildError
+from builder.errors import (
+    RevokedError,
+    SelectionError,
+    TemplateError,
+    TemplateLookupError,
+    UnknownBuildError,
+    UnknownChannelError,
+)
 from builder.events import silent
 from builder.project import Project
 from builder.record import store
@@ -111,7 +118,7 @@ class Registry(RuleBasedStateMachine):
             if crash == "before":
                 return
         assert not refused
-        if (name, ref) not in self.recorded:
+        if (name, ref) not in self.versions:
             environment(Path(self.folder.name) / "cache", ref)
         self.recorded.add((name, ref))
         self.versions[name, ref] = version
@@ -206,6 +213,36 @@ class Registry(RuleBasedStateMachine):
         cause = self.contents.pop(package)
         for causes in self.revoked.values():
             causes.discard(cause)
+
+    @precondition(lambda self: self.recorded)
+    @rule(
+        data=st.data(),
+        others=st.lists(st.sampled_from(CHANNELS), unique=True),
+        pointing=st.booleans(),
+        build=st.booleans(),
+    )
+    def remove(self, data: st.DataObject, others: list[str], pointing: bool, build: bool) -> None:
+        name, ref = data.draw(st.sampled_from(sorted(self.recorded)))
+        builds = [ref] if build else []
+        before = self.entry(name).get("channels", {})
+        channels = [c for c, to in before.items() if to == ref] if pointing else others
+        try:
+            record.remove(
+                self.path, name=name, target="local", builds=builds, channels=channels, by="x"
+            )
+        except UnknownChannelError:
+            assert not set(channels) <= set(before)
+            return
+        except SelectionError:
+            assert build
+            assert "build" in self.revoked.get((name, ref), set()) or any(
+                to == ref for c, to in before.items() if c not in channels
+            )
+            return
+        self.recorded -= {(name, ref) for ref in builds}
+        self.held -= {(name, channel) for channel in channels}
+        left = {channel: to for channel, to in before.items() if channel not in channels}
+        assert self.entry(name)["channels"] == left
 
     @rule()
     def repair(self) -> None:

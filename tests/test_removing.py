@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from builder import history, pipeline, record, registry
-from builder.errors import NotBuiltError, SelectionError, StorageError
+from builder.errors import NotBuiltError, RevokedError, SelectionError, StorageError
 from builder.events import silent
 from builder.record import store
 from tests.clouds import Place
@@ -75,6 +75,45 @@ def test_removal_asks(tmp_path: Path, command: Command) -> None:
     for wrong, code in ((("leaf@nothing",), 46), (("laef",), 42), (("leaf", "--channel", "x"), 44)):
         assert command("remove", *wrong, "--yes", cwd=tmp_path).returncode == code
     assert path.read_bytes() == before
+
+
+def test_revoked_build_is_not_removed(tmp_path: Path, command: Command) -> None:
+    """A revoked build stays, also where it is to be revoked later only: the same could be built
+    again, and nothing would say what was wrong with it. Restored, it can be removed."""
+    path, (old, new) = made(tmp_path, "1.0", "1.1")
+    for at in (None, "2999-01-01T00:00:00Z"):
+        record.revoke(path, ("leaf", "local", old), reason="bad", by="x", at=at)
+        revoked = registry.revocation(entry_of(path)["builds"][old])
+        done = command("remove", f"leaf@{old}", "--yes", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (
+            5,
+            f"error: build `{old}` of `leaf` on `local` is {revoked}; without its record, the same"
+            " build could be made and used again\n\nhint: `template-builder gc` frees what it takes"
+            f" up; if it may be used again: `template-builder restore leaf {old} --target local`\n",
+        )
+        assert command("restore", "leaf", old, "--target", "local", cwd=tmp_path).returncode == 0
+    record.revoke(path, record.Content.parse("package", "idna==1.0"), reason="a hole", by="x")
+    record.remove(path, name="leaf", target="local", builds=[old], channels=[], by="x")
+    with pytest.raises(RevokedError, match="a hole"):
+        made(tmp_path, "1.0")
+    assert list(entry_of(path)["builds"]) == [new]
+
+
+def test_lost_record_that_is_put_back_is_revoked_still(tmp_path: Path) -> None:
+    """A record that was lost, and that its history says was revoked, is put back as revoked."""
+    path, (ref,) = made(tmp_path, "1.0")
+    record.revoke(path, ("leaf", "local", ref), reason="bad", by="x")
+    data = json.loads(path.read_text())
+    fields = data["templates"]["leaf"]["local"]["builds"].pop(ref)
+    path.write_text(json.dumps(data))
+    kept = {key: value for key, value in fields.items() if not key.startswith("revo")}
+    record.put_back(
+        path, name="leaf", target="local", ref=ref, fields=kept, channels=["stable"], by="x"
+    )
+    with pytest.raises(RevokedError, match="revoked: bad"):
+        registry.resolve("leaf", path=path)
+    record.restore(path, ("leaf", "local", ref), by="x")
+    assert registry.resolve("leaf", path=path) == ref
 
 
 def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:

@@ -241,13 +241,16 @@ def put_back(
 ) -> None:
     """Record a build again that the registry has lost, and point `channels` at it.
 
-    Raises what `update` raises.
+    What its history says was revoked is revoked still. Raises what `update` raises.
     """
 
     def change(data: dict[str, Any]) -> None:
         entry = data["templates"].setdefault(name, {}).setdefault(target, {})
         builds = entry.setdefault("builds", {})
-        builds.setdefault(ref, dict(fields))
+        if ref not in builds:
+            builds[ref] = dict(fields)
+            if why := _revoked_by_history(entry, ref):
+                builds[ref]["revoked"] = why
         settle(builds[ref], marks_of(data, builds[ref]))
         reason = f"put back from {target}"
         history.append(entry, action="repair", by=by, build=ref, reason=reason)

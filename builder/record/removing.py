@@ -6,10 +6,11 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from builder import history
+from builder import history, registry
 from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError
 from builder.record.channels import lift
 from builder.record.publishing import TakeBack, update_published
+from builder.record.revoking import is_revoked_itself
 
 __all__ = ["remove"]
 
@@ -28,7 +29,8 @@ def remove(
     """Remove `channels` of a template on a target, and the records of `builds`.
 
     `withdraw` has the target let go of them first, and is taken back where writing fails. Raises
-    `SelectionError` where another channel points at one of the builds, `UnknownBuildError` and
+    `SelectionError` where another channel points at one of the builds, or one is revoked itself:
+    the same could be built again, and nothing would say so. Raises `UnknownBuildError` and
     `UnknownChannelError` for what is not there, and what `withdraw` and `update` raise; then
     nothing was removed.
     """
@@ -44,14 +46,7 @@ def remove(
         for ref in builds:
             if ref not in entry.get("builds", {}):
                 raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}`")
-        pointing = [c for c, ref in sorted(known.items()) if ref in builds and c not in channels]
-        if pointing:
-            named = " and ".join(f"`{channel}`" for channel in pointing)
-            options = " ".join(f"--channel {channel}" for channel in pointing)
-            raise SelectionError(
-                f"channel {named} of `{name}` on `{target}` points at what is to be removed",
-                hint=f"`template-builder remove {name} {options}` removes the channel first",
-            )
+        _check_removable(entry, name, target, builds, channels)
         withdrawing({}, None)
         for channel in channels:
             lift(entry, channel)
@@ -61,3 +56,30 @@ def remove(
             history.append(entry, action="remove", by=by, build=ref, reason=reason)
 
     update_published(location, change, (lambda *_: withdraw()) if withdraw else None)
+
+
+def _check_removable(
+    entry: Mapping[str, Any],
+    name: str,
+    target: str,
+    builds: Sequence[str],
+    channels: Sequence[str],
+) -> None:
+    known = entry.get("channels", {})
+    pointing = [c for c, ref in sorted(known.items()) if ref in builds and c not in channels]
+    if pointing:
+        named = " and ".join(f"`{channel}`" for channel in pointing)
+        options = " ".join(f"--channel {channel}" for channel in pointing)
+        raise SelectionError(
+            f"channel {named} of `{name}` on `{target}` points at what is to be removed",
+            hint=f"`template-builder remove {name} {options}` removes the channel first",
+        )
+    for ref in builds:
+        fields = entry["builds"][ref]
+        if is_revoked_itself(fields):
+            raise SelectionError(
+                f"build `{ref}` of `{name}` on `{target}` is {registry.revocation(fields)};"
+                " without its record, the same build could be made and used again",
+                hint="`template-builder gc` frees what it takes up; if it may be used again:"
+                f" `template-builder restore {name} {ref} --target {target}`",
+            )

@@ -19,7 +19,7 @@ from builder.record.fields import first_stages_of
 from builder.record.store import update
 from builder.registry import is_time, revocation, revoked_as_of, revoked_because
 
-__all__ = ["Content", "check_contents", "marks_of", "restore", "revoke"]
+__all__ = ["Content", "check_contents", "is_revoked_itself", "marks_of", "restore", "revoke"]
 
 _OWN = "build"
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
@@ -160,8 +160,7 @@ def restore(
             entry = data["templates"][name][target]
             fields = entry["builds"][ref]
             marks = fields.get("revocations", {})
-            by_hand = cause == _OWN and fields.get("revoked") and not marks
-            if cause not in marks and not by_hand:
+            if not (is_revoked_itself(fields) if cause == _OWN else cause in marks):
                 continue
             marks.pop(cause, None)
             _settle(fields)
@@ -185,6 +184,13 @@ def _rest(templates: Mapping[str, Any], what: tuple[str, str, str]) -> str | Non
     name, target, ref = what
     marks = templates[name][target]["builds"][ref].get("revocations", {})
     return f"it contains what is: {', '.join(marks)}" if marks else None
+
+
+def is_revoked_itself(fields: Mapping[str, Any]) -> bool:
+    """Whether a revocation is of this build, by a command or by hand, and not of a content: that
+    is known from its record alone."""
+    marks = fields.get("revocations", {})
+    return _OWN in marks or bool(fields.get("revoked") and not marks)
 
 
 def marks_of(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
