@@ -112,7 +112,7 @@ def test_failed_check_leaves_the_last_good_build(place: Place, cloud: Server) ->
     assert isinstance(error, VerifyError)
     assert str(error) == (
         "`one` was built on `e2b` but is not what it promises:\n"
-        "  variants/one.toml:13: check `a sum` failed: expected '3', got '2'\n\n"
+        "  variants/one.toml:10: check `a sum` failed: expected '3', got '2'\n\n"
         "hint: nothing was recorded; `template-builder logs one` has the whole story"
     )
     assert (place.folder / "registry.json").read_text() == before

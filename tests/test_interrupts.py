@@ -150,7 +150,7 @@ def with_module(project: Path, source: str) -> None:
         ("print('noise')", None),
         ("raise SystemExit(0)", "the interpreter ended before the last import"),
         ("import os; os._exit(0)", "the interpreter ended before the last import"),
-        ("import builtins; builtins.print = lambda *a, **k: None", "an answer that is none: ''"),
+        ("import builtins; builtins.print = lambda *a, **k: None", "its answer cannot be read: ''"),
     ],
 )
 def test_odd_warm_up_module_stops_no_other_variant(
