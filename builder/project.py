@@ -79,6 +79,13 @@ def target_here(name: str, start: Path | None = None) -> TargetSettings:
     return target_called(name, targets)
 
 
+def _working_folder() -> str:
+    try:
+        return os.getcwd()
+    except OSError as error:
+        return f"the working directory ({error.strerror})"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
     """The folders, files and settings of one project.
@@ -124,7 +131,10 @@ class Project:
     @staticmethod
     def nearest() -> Path | None:
         """The folder of the nearest project from the working directory upwards, if there is one."""
-        here = Path.cwd()
+        try:
+            here = Path.cwd()
+        except OSError:  # it is gone
+            return None
         return next((f for f in (here, *here.parents) if (f / "variants").is_dir()), None)
 
     @classmethod
@@ -144,7 +154,7 @@ class Project:
             nearest = cls.nearest()
             if nearest is None:
                 raise ProjectError(
-                    f"no project here: no `variants` folder in {Path.cwd()} or above it",
+                    f"no project here: no `variants` folder in {_working_folder()} or above it",
                     hint="run the command inside a project, or name one with --project",
                 )
             root = nearest

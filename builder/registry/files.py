@@ -23,14 +23,21 @@ _LARGEST_BYTES = 4 << 30
 def find() -> str:
     """The registry file in use: `TEMPLATE_REGISTRY`, the nearest one upwards, the shipped one.
 
-    Raises `RegistryError` naming every place tried when there is none, `ProjectError` for a mistake
-    in a pyproject.toml that may name one.
+    Raises `RegistryError` naming every place tried when there is none, or where the working
+    directory is gone, `ProjectError` for a mistake in a pyproject.toml that may name one.
     """
     named = os.environ.get("TEMPLATE_REGISTRY")
     if named:
         return named
     tried = []
-    folder = os.getcwd()
+    try:
+        folder = os.getcwd()
+    except OSError as error:
+        raise RegistryError(
+            f"the working directory, where a registry is looked for, cannot be used:"
+            f" {error.strerror}",
+            hint="set TEMPLATE_REGISTRY, or change to a folder that exists",
+        ) from error
     while True:
         if shared := _named_by_project(folder):
             return shared

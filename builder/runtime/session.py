@@ -60,7 +60,7 @@ async def open_session(template: Template, *, seconds: int, warm: bool) -> Sessi
             session = await _opened(template, seconds)
     except UnknownTemplateError as error:
         if error.hint is None:
-            error.hint = near_names(template.ref)
+            error.hint = near_names(template)
         raise
     try:
         with telemetry.measured("ready", template.attributes):

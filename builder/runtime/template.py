@@ -31,12 +31,15 @@ _KEYS = ("E2B_API_KEY", "E2B_KEY")
 class Template:
     """What sandboxes are created from. `ref` never moves; `imports` are the warm-up's modules.
 
-    `name` is that of the registry, None for what is E2B's own; `api_key` is None on `local`.
+    `registry` is where it was looked up, as an absolute path or a URL: that one tells whether it
+    was revoked since, wherever the application has changed to. `name` is its name there, None for
+    what is E2B's own; `api_key` is None on `local`.
     """
 
     ref: str
     target: str
     local: bool
+    registry: str
     name: str | None = None
     level: str = "none"
     imports: tuple[str, ...] = ()
@@ -70,7 +73,10 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
     name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
     local, variable, domain = _settings(name)
     key = None if local else _key(api_key, variable, name)
-    found = _registry()
+    location = registry.find()
+    if not registry.is_url(location):
+        location = os.path.abspath(location)
+    found = _registry(location)
     if asked in found.templates:
         record = _lookup(found, asked, name, channel)
     else:
@@ -81,12 +87,15 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
                 hint=did_you_mean(asked, found.templates)
                 or "on target `local` only templates of the registry can be used",
             )
-        return Template(ref=asked, target=name, local=False, api_key=key, domain=domain)
+        return Template(
+            ref=asked, target=name, local=False, registry=location, api_key=key, domain=domain
+        )
     warmup: Mapping[str, Any] = record.fields.get("warmup", {})
     return Template(
         ref=record.ref,
         target=name,
         local=local,
+        registry=location,
         name=asked,
         level=warmup.get("level", "none"),
         imports=tuple(warmup.get("imports", ())),
@@ -106,12 +115,12 @@ def account(target: str, api_key: str | None) -> tuple[str, str | None]:
 
 def check_not_revoked(template: Template) -> None:
     """Raises `RevokedError` when the build was revoked since it was found."""
-    _check_ref(_registry(), template.ref, template.target)
+    _check_ref(_registry(template.registry), template.ref, template.target)
 
 
-def near_names(name: str) -> str | None:
-    """A hint at names of the registry that `name` may have meant."""
-    return did_you_mean(name, _registry().templates)
+def near_names(template: Template) -> str | None:
+    """A hint at names of its registry that a template's ref may have meant."""
+    return did_you_mean(template.ref, _registry(template.registry).templates)
 
 
 class MissingTemplateError(UnknownTemplateError, ValueError):
@@ -147,13 +156,12 @@ def _check_ref(found: registry.Registry, ref: str, target: str) -> None:
             )
 
 
-def _registry() -> registry.Registry:
-    return _loaded(*_version())
+def _registry(location: str) -> registry.Registry:
+    return _loaded(*_version(location))
 
 
-def _version() -> tuple[str, int, int]:
-    """The registry file in use, and what changes when it is written."""
-    path = registry.find()
+def _version(path: str) -> tuple[str, int, int]:
+    """A registry, and what changes when it is written."""
     if registry.is_url(path):
         return path, int(time.monotonic() / _SHARED_SECONDS), 0
     try:
@@ -166,7 +174,7 @@ def _version() -> tuple[str, int, int]:
 def names_by_id() -> Mapping[str, str]:
     """The registry's names by template ID; none where there is no registry to be read."""
     try:
-        return _names(*_version())
+        return _names(*_version(registry.find()))
     except (TemplateError, OSError):
         return {}
 
