@@ -16,6 +16,7 @@ from builder import history, pipeline, provenance, registry, uv_tool
 from builder.errors import (
     EngineUnavailableError,
     RegistryError,
+    StorageError,
     TemplateError,
     counted,
     from_os_error,
@@ -50,7 +51,7 @@ def examine(project: Path | None) -> list[Finding]:
         _tried("Python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         _tried("uv", lambda: uv_tool.run(["--version"], doing="asking uv").strip()),
         _tried("environments", _environments),
-        _space(),
+        *_space(),
         _docker(),
     ]
     try:
@@ -86,14 +87,17 @@ def _environments() -> str:
     return f"{made} in {folder}; files are {how}"
 
 
-def _space() -> Finding:
-    folder = cache_folder()
+def _space() -> Iterator[Finding]:
+    try:
+        folder = cache_folder()
+    except StorageError:
+        return  # that is said of the environments
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     enough = free >= _LOW_SPACE_BYTES
     note = "" if enough else "; the PyTorch variants may need 8 GiB"
-    return Finding(
+    yield Finding(
         state="ok" if enough else "low",
         what="free space",
         found=f"{free / 2**30:.0f} GiB for environments{note}",

@@ -17,7 +17,7 @@ from typing import Any
 
 import platformdirs
 
-from builder.errors import from_os_error
+from builder.errors import StorageError, from_os_error
 
 __all__ = ["atomic_write", "cache_folder", "exclusive", "ignored", "remove_tree"]
 
@@ -25,9 +25,22 @@ _CHECK_SECONDS = 0.5
 
 
 def cache_folder() -> Path:
-    """What may be deleted at any time: `TEMPLATE_BUILDER_CACHE_DIR`, else the user's cache."""
-    named = os.environ.get("TEMPLATE_BUILDER_CACHE_DIR")
-    return Path(named).absolute() if named else platformdirs.user_cache_path("template-builder")
+    """What may be deleted at any time: `TEMPLATE_BUILDER_CACHE_DIR`, else the user's cache.
+
+    Raises `StorageError` for a user without a home folder, as in a container that runs under any
+    user ID.
+    """
+    if named := os.environ.get("TEMPLATE_BUILDER_CACHE_DIR"):
+        return Path(named).absolute()
+    with contextlib.suppress(RuntimeError):
+        folder = platformdirs.user_cache_path("template-builder")
+        if folder.is_absolute():  # older versions of platformdirs leave the `~` in it
+            return folder
+    raise StorageError(
+        "this user has no home folder in which environments could be kept",
+        hint="set HOME to a folder of this user, or TEMPLATE_BUILDER_CACHE_DIR to one for the"
+        " environments alone",
+    )
 
 
 def atomic_write(

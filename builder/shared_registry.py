@@ -58,8 +58,7 @@ def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
     be reached, what was read last is returned with a `StaleRegistryWarning`. Raises `RegistryError`
     where there is nothing or it is refused, `NetworkError` where nothing was read before.
     """
-    place = _cache_path(url)
-    kept = _kept(place)
+    kept = _kept(url)
     if kept and 0 <= time.time() - kept.at < max_age:
         return kept.text, time.time() - kept.at
     try:
@@ -80,7 +79,7 @@ def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
         found = kept.text, kept.etag, None
     assert found is not None
     text, etag, _ = found
-    _keep(place, _Kept(text=text, etag=etag, at=time.time()))
+    _keep(url, _Kept(text=text, etag=etag, at=time.time()))
     return text, 0.0
 
 
@@ -97,7 +96,6 @@ def swap(
     import obstore.exceptions as failures
     import tenacity
 
-    place = _cache_path(url)
     sent = False
 
     def attempt() -> None:
@@ -119,7 +117,7 @@ def swap(
                     etag = _put(url, text, before)
             except NetworkError as error:
                 text, etag = _look_again(url, is_applied, error)
-        _keep(place, _Kept(text=text, etag=etag, at=time.time()))
+        _keep(url, _Kept(text=text, etag=etag, at=time.time()))
 
     overtaken = tenacity.Retrying(
         retry=tenacity.retry_if_exception_type(
@@ -130,7 +128,7 @@ def swap(
         reraise=True,
     )
     # Writers of one machine stand in line, so that only machines overtake each other.
-    with exclusive(place.with_suffix(".lock")):
+    with exclusive(_cache_path(url).with_suffix(".lock")):
         try:
             overtaken(attempt)
         except (failures.PreconditionError, failures.AlreadyExistsError) as error:
@@ -271,18 +269,18 @@ def _cache_path(url: str) -> Path:
     return cache_folder() / "registries" / f"{name}.txt"
 
 
-def _kept(place: Path) -> _Kept | None:
+def _kept(url: str) -> _Kept | None:
     try:
-        first, _, text = place.read_text(encoding="utf-8").partition("\n")
+        first, _, text = _cache_path(url).read_text(encoding="utf-8").partition("\n")
         told = parse_json(first)
         if told["size"] != len(text):
             return None
         return _Kept(text=text, etag=str(told["etag"]), at=float(told["at"]))
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, StorageError):
         return None
 
 
-def _keep(place: Path, kept: _Kept) -> None:
+def _keep(url: str, kept: _Kept) -> None:
     told = json.dumps({"etag": kept.etag, "at": kept.at, "size": len(kept.text)})
     with contextlib.suppress(StorageError):  # a cache that cannot be written is none
-        atomic_write(place, f"{told}\n{kept.text}".encode(), mode=0o600, durable=False)
+        atomic_write(_cache_path(url), f"{told}\n{kept.text}".encode(), mode=0o600, durable=False)

@@ -81,8 +81,8 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
     if _is_set(environ, "UV_NO_CONFIG"):
         return
     home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or "~", ".config")
-    user = Path(home, "uv", "uv.toml").expanduser()
-    if user.is_file():
+    user = Path(os.path.expanduser(home), "uv", "uv.toml")
+    if user.is_absolute() and user.is_file():  # there is none without a home folder
         yield user
     if _is_set(environ, "UV_NO_SYSTEM_CONFIG"):
         return

@@ -3,14 +3,19 @@ from __future__ import annotations
 import json
 import os
 import stat
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from builder import record
-from builder.files import atomic_write
+from builder import record, uv_settings
+from builder.errors import StorageError
+from builder.files import atomic_write, cache_folder
+from builder.render import write
+from builder.spec import load_variants
+from tests.samples import rendered_of
 
 
 @pytest.fixture
@@ -98,3 +103,80 @@ def test_extended_attributes_are_kept(tmp_path: Path) -> None:
         pytest.skip(f"no extended attributes here: {error}")
     atomic_write(path, b"new")
     assert (path.read_text(), os.getxattr(path, "user.note")) == ("new", b"keep")
+
+
+@pytest.fixture
+def _no_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A user ID without an account, as in many containers, and without `HOME`."""
+
+    def no_account(_user: int) -> None:
+        raise KeyError("getpwuid(): uid not found")
+
+    monkeypatch.setattr("pwd.getpwuid", no_account)
+    for name in ("HOME", "XDG_CACHE_HOME", "XDG_CONFIG_HOME", "TEMPLATE_BUILDER_CACHE_DIR"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without a home folder there is no cache until one is named, and no folder `~` is made."""
+    with pytest.raises(StorageError) as caught:
+        cache_folder()
+    assert str(caught.value) == (
+        "this user has no home folder in which environments could be kept\n\n"
+        "hint: set HOME to a folder of this user, or TEMPLATE_BUILDER_CACHE_DIR to one for the"
+        " environments alone"
+    )
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", "/srv/environments")
+    assert cache_folder() == Path("/srv/environments")
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_no_settings_of_uv_are_read_from_a_folder_called_tilde(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Without a home folder there are no settings of the user, in no folder `~` either."""
+    monkeypatch.delenv("UV_NO_CONFIG", raising=False)
+    monkeypatch.chdir(tmp_path)
+    foreign = tmp_path / "~" / ".config" / "uv" / "uv.toml"
+    foreign.parent.mkdir(parents=True)
+    foreign.write_text("offline = true\n")
+    assert "offline" not in uv_settings.configuration(os.environ)
+
+
+NO_ACCOUNT = """
+import pwd
+
+def getpwuid(user):
+    raise KeyError(f"getpwuid(): uid not found: {user}")
+
+pwd.getpwuid = getpwuid
+from builder.cli import main
+main()
+"""
+
+
+@pytest.mark.usefixtures("_no_home")
+def test_commands_without_a_home_folder(project: Path) -> None:
+    """What needs no environment works for a user without a home folder; the rest says what to set."""
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = subprocess.run(
+            [sys.executable, "-c", NO_ACCOUNT, *arguments, "--project", str(project)],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    variants = load_variants(project / "variants")
+    write([rendered_of(one) for one in variants], project / "generated", all_variants=True)
+    assert run("render", "--check")[0] == 0
+    for arguments in (("gc", "--yes"), ("build", "--frozen", "--target", "local")):
+        code, output = run(*arguments)
+        assert code == 22
+        assert "error: this user has no home folder" in output
+        assert "Traceback" not in output
+    code, output = run("doctor")
+    assert "no  environments  this user has no home folder" in output
+    assert "Traceback" not in output

@@ -313,6 +313,9 @@ def test_tables_nested_without_end_are_told(write: Write, text: str, place: str)
         (">=3.11.4,<3.13", "3.11"),
         ("==3.12.*", "3.12"),
         ("~=3.13", "3.13"),
+        ("==3.11.2", "3.11"),
+        (">3.12.1,<3.12.4", "3.12"),
+        ("==3.13.5,!=3.13.0", "3.13"),
     ],
 )
 def test_python_floor(specifier: str, floor: str) -> None:

@@ -100,10 +100,12 @@ def _python(value: str) -> str:
 def python_floor(specifier: str) -> str:
     """The lowest Python ("3.11") that `specifier` allows. Raises `ValueError` when it has none."""
     allowed = SpecifierSet(specifier)
-    for minor in _MINORS:
-        # .99 stands for "some patch release of it", as in ">3.11" or ">=3.11.4".
-        if allowed.contains(f"3.{minor}.0") or allowed.contains(f"3.{minor}.99"):
-            return f"3.{minor}"
+    # The ends of each minor version answer for most, as for ">3.11" or ">=3.11.4"; the releases
+    # between them for "==3.11.4". To try them all costs more than all else in a spec.
+    for patches in ((0, 99), range(1, 99)):
+        for minor in _MINORS:
+            if any(allowed.contains(f"3.{minor}.{patch}") for patch in patches):
+                return f"3.{minor}"
     raise ValueError(f"no Python 3 version satisfies {specifier!r}")
 
 
