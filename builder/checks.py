@@ -8,13 +8,14 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol, TypeVar
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.documents import parse_json
-from builder.errors import SandboxError, VerifyError
+from builder.errors import SandboxError, SandboxGoneError, VerifyError
 from builder.execution import Execution, seconds_in_words
 from builder.spec import Check, Stage, Variant, place_of
 
@@ -63,27 +64,31 @@ def run_checks(
     step: Callable[[str], None],
 ) -> tuple[list[CheckResult], list[str]]:
     """Every check of the variant: those that passed, and what is wrong with the others."""
-    results: list[CheckResult] = []
-    failures: list[str] = []
-    for requirement in map(Requirement, variant.requirements):
-        name = canonicalize_name(requirement.name)
-        if requirement.marker and name not in packages:
-            continue  # the marker excludes this platform
-        step(f"import {name}")
-        found = _smoke(sandbox, name)
-        if isinstance(found, str):
-            failures.append(f"check `import {name}` failed: {found}")
-        elif found.name not in {result.name for result in results}:
-            results.append(found)
+    requirements = map(Requirement, variant.requirements)
+    names = [(canonicalize_name(one.name), one.marker) for one in requirements]
+    # Where a package is not there, its marker has excluded this platform.
+    imported = dict.fromkeys(name for name, marker in names if not marker or name in packages)
+    planned: list[tuple[str, Callable[[], CheckResult | str], Callable[[], str]]] = [
+        (f"import {name}", partial(_smoke, sandbox, name), lambda: "") for name in imported
+    ]
     for stage in variant.stages:
         for number, check in enumerate(stage.checks):
-            step(check.name)
-            outcome = _check(sandbox, check)
-            if isinstance(outcome, str):
-                place = _place(stage, ("verify", number, "name"))
-                failures.append(f"{place}: check `{check.name}` failed: {outcome}")
-            else:
-                results.append(outcome)
+            where = partial(_place, stage, ("verify", number, "name"))
+            planned.append((check.name, partial(_check, sandbox, check), where))
+    results: list[CheckResult] = []
+    failures: list[str] = []
+    for index, (title, run, place) in enumerate(planned):
+        step(title)
+        try:
+            outcome = run()
+        except SandboxGoneError:
+            left = ", ".join(f"`{name}`" for name, _, _ in planned[index:])
+            failures.append(f"not checked, since the sandbox had ended: {left}")
+            break
+        if isinstance(outcome, str):
+            failures.append(f"{place()}check `{title}` failed: {outcome}")
+        else:
+            results.append(outcome)
     return results, failures
 
 
@@ -155,7 +160,8 @@ print(json.dumps(modules))
 
 
 def _place(stage: Stage, key: Sequence[str | int]) -> str:
-    return place_of(stage.path.parent, stage.source, key) if stage.path else stage.source
+    where = place_of(stage.path.parent, stage.source, key) if stage.path else stage.source
+    return f"{where}: "
 
 
 def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
@@ -216,10 +222,12 @@ except BaseException as _error:
 
 
 def _run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | str:
-    """Run code that is called `name`; text says how it went wrong."""
+    """Run code that is called `name`; text says how it went wrong. Raises `SandboxGoneError`."""
     guarded = _GUARDED.format(code=code, name=name, mark=_FRAMES)
     try:
         found = sandbox.run(guarded, timeout=timeout)
+    except SandboxGoneError:
+        raise
     except SandboxError as error:
         return error.message
     if found.timed_out:

@@ -155,7 +155,7 @@ class Project:
             if nearest is None:
                 raise ProjectError(
                     f"no project here: no `variants` folder in {_working_folder()} or above it",
-                    hint="run the command inside a project, or name one with --project",
+                    hint="start one with `template-builder init`, or name one with --project",
                 )
             root = nearest
         settings = read_settings(str(root / "pyproject.toml"))

@@ -306,3 +306,24 @@ def test_usage_error_for_machines(project: Path, command: Command) -> None:
     found = command("build", "--json", "--jobs", "0", cwd=project)
     assert found.returncode == errors.USAGE
     assert json.loads(found.stdout)["error"]["exit_code"] == errors.USAGE
+
+
+def test_list_of_commands_is_whole_sentences(command: Command) -> None:
+    """The list of commands says all of each command's first sentence, also on a narrow terminal."""
+    for arguments in ((), ("registry",)):
+        shown = command(*arguments, "--help").stdout.partition("Commands:\n")[2]
+        assert shown.rstrip().endswith(".")
+        assert "..." not in shown
+
+
+def test_value_that_an_option_does_not_take(project: Path, command: Command) -> None:
+    """A wrong value of an option is told with those that it takes, in this program's words."""
+    for arguments, known in (
+        (("build", "--precheck", "maybe"), "'auto', 'always', 'never'"),
+        (("init", "--ci", "maybe"), "'github'"),
+    ):
+        done = command(*arguments, cwd=project)
+        assert done.returncode == errors.USAGE
+        assert done.stderr.endswith(
+            f"Error: Invalid value for '{arguments[1]}': 'maybe' is not one of {known}.\n"
+        )

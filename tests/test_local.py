@@ -449,7 +449,10 @@ def test_warm_up_import_that_is_missing_fails_the_build(
     rendered = prepared(folder.parent)
     with pytest.raises(BuildError) as caught:
         build_here(rendered, log)
-    assert "ModuleNotFoundError: No module named 'absent_module'" in caught.value.message
+    assert caught.value.message == (
+        "the warm-up imports fail in the new environment:\n"
+        "ModuleNotFoundError: No module named 'absent_module'"
+    )
     assert caught.value.hint == "correct `warmup.imports`, or add the package that is missing"
     assert not list((local_cache / "environments").glob(f"*{rendered.digest.partition(':')[2]}*"))
 

@@ -67,10 +67,10 @@ def test_removal_asks(tmp_path: Path, command: Command) -> None:
     before = path.read_bytes()
     for arguments in ([], ["--json"]):
         done = command("remove", f"leaf@{old}", *arguments, cwd=tmp_path)
-        assert done.returncode == 5
+        assert done.returncode == 6
         assert done.stderr == (
-            f"error: to be removed of leaf on local: build {old}; nobody can be asked\n\n"
-            "hint: --yes removes it without a question\n"
+            f"error: build {old} of leaf on local would be removed, and there is nobody to ask\n\n"
+            "hint: `--yes` removes it without asking\n"
         )
     for wrong, code in ((("leaf@nothing",), 46), (("laef",), 42), (("leaf", "--channel", "x"), 44)):
         assert command("remove", *wrong, "--yes", cwd=tmp_path).returncode == code

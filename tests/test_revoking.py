@@ -98,6 +98,8 @@ def test_when_is_told_everywhere(tmp_path: Path, command: Command) -> None:
     assert (row["revoked"], row["revoked_as_of"]) == ("soon", EARLIER)
     command("revoke", "leaf", new, "--reason", "bad now", cwd=tmp_path)
     at = revoked_as_of(path, new)
+    later = command("revoke", "leaf", new, "--reason", "x", "--at", "2099-01-01", cwd=tmp_path)
+    assert "points at it, and fails: `template-builder rollback leaf" in later.stdout
     assert f"revoked as of {at}: bad now" in command("list", cwd=tmp_path).stdout
     assert f"\nRevoked as of {at}: bad now\n" in command("show", "leaf").stdout
     assert command("resolve", "leaf").stderr.startswith(

@@ -42,6 +42,10 @@ for commands in (
     repair_commands,
 ):
     commands.register(app)
+for group in (app, *(entry.typer_instance for entry in app.registered_groups)):
+    for command in group.registered_commands if group else ():
+        # Given, it is wrapped; taken from the docstring by typer, it is cut off at the line's end.
+        command.short_help = (getattr(command.callback, "__doc__", "") or "").partition("\n\n")[0]
 
 _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
@@ -56,6 +60,9 @@ def run(arguments: list[str]) -> int:
             raise end.__context__ from None
         raise
     except _USAGE_ERROR as error:
+        error.message = error.message.removeprefix(
+            "Value error, "
+        )  # typer's, of pydantic's wording
         error.show()
         if "--json" in arguments:
             told = errors.TemplateError(error.format_message()).to_json()

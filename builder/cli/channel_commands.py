@@ -255,10 +255,12 @@ def revoke(
                 f"note: it was revoked before: that stands until `template-builder restore`,"
                 f" not {moment}"
             )
+    as_of = {(row["name"], row["target"], row["ref"]): row["as_of"] for row in rows}
     for one in channels:
+        later = as_of[one["name"], one["target"], one["ref"]] > history.now()
         progress.show_text(
             f"channel {one['channel']} of {one['name']} on {one['target']} points at it, and"
-            f" {'will fail' if moment and moment > history.now() else 'fails'}: `template-builder"
+            f" {'will fail' if later else 'fails'}: `template-builder"
             f" rollback {one['name']} --channel {one['channel']}` or a new build helps"
         )
 

@@ -59,7 +59,12 @@ def init(
         typer.Option("--project", metavar="DIR", help="Where; the current folder by default."),
     ] = None,
     ci: Annotated[
-        Ci | None, typer.Option("--ci", help="Add a workflow that checks, and rebuilds by night.")
+        Ci | None,
+        typer.Option(
+            "--ci",
+            metavar="[github]",
+            help="Add a workflow that checks what is committed, and rebuilds by night.",
+        ),
     ] = None,
     quiet: Quiet = False,
     as_json: Json = False,

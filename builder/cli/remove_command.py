@@ -10,7 +10,7 @@ from builder import pipeline, progress
 from builder.cli.channel_commands import Reason
 from builder.cli.names import template_called
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName, channel_name
-from builder.errors import SelectionError
+from builder.errors import UnconfirmedError
 from builder.project import Project
 
 __all__ = ["register"]
@@ -58,9 +58,9 @@ def remove(
     whose = f"of {name} on {removal.target}"
     if not yes:
         if as_json or not progress.interactive():
-            raise SelectionError(
-                f"to be removed {whose}: {', '.join(what)}; nobody can be asked",
-                hint="--yes removes it without a question",
+            raise UnconfirmedError(
+                f"{', '.join(what)} {whose} would be removed, and there is nobody to ask",
+                hint="`--yes` removes it without asking",
             )
         typer.confirm(f"Remove {whose}: {', '.join(what)}?", abort=True, err=True)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:

@@ -217,6 +217,6 @@ def _key(given: str | None, variable: str | None, target: str) -> str:
     raise MissingKeyError(
         f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"
         f" {'is' if len(names) == 1 else 'are'} not set",
-        hint='set it to a key of the account; target="local" needs none, and is no security'
-        " boundary",
+        hint=f'set {names[0]} to a key of the account; target="local" runs code on this machine'
+        " and needs none, but is no security boundary",
     )

@@ -216,10 +216,11 @@ def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, floa
         seconds = dict(parse_json(result.read_text(encoding="utf-8")))
         result.unlink()
     except (OSError, ValueError) as error:
-        last = "\n".join(said.strip().splitlines()[-3:])
+        last = said.strip().splitlines()[-3:]
+        text = "\n".join(line for line in last if not line.startswith('  File "<frozen '))
         raise BuildError(
             "the warm-up imports fail in the new environment:\n"
-            + (last if code else f"the interpreter ended before the last import\n{last}").strip(),
+            + (text if code else f"the interpreter ended before the last import\n{text}").strip(),
             hint="correct `warmup.imports`, or add the package that is missing",
         ) from error
     return seconds
