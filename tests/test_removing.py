@@ -9,6 +9,7 @@ import pytest
 from builder import history, pipeline, record, registry
 from builder.errors import NotBuiltError, RevokedError, SelectionError, StorageError
 from builder.events import silent
+from builder.project import Project
 from builder.record import store
 from tests.clouds import Place
 from tests.conftest import Command
@@ -114,6 +115,59 @@ def test_lost_record_that_is_put_back_is_revoked_still(tmp_path: Path) -> None:
         registry.resolve("leaf", path=path)
     record.restore(path, ("leaf", "local", ref), by="x")
     assert registry.resolve("leaf", path=path) == ref
+
+
+def test_merge_of_a_removal_is_repaired(tmp_path: Path) -> None:
+    """Where one side of a merge has removed a build and its channel, and the other has used and
+    held them, one repair makes the registry fit, and the hold that is left can be lifted."""
+    path, (old, new) = made(tmp_path, "1.0", "1.1")
+    how: dict[str, Any] = {"name": "leaf", "target": "local", "by": "x"}
+    common = path.read_text()
+    record.remove(path, builds=[new], channels=["stable"], **how)
+    merged = json.loads(path.read_text())
+    path.write_text(common)
+    record.move(path, channel="beta", ref=new, action="promote", **how)
+    record.move(path, channel="stable", ref=old, action="rollback", **how)
+    entry, other = merged["templates"]["leaf"]["local"], entry_of(path)
+    known = [event["chain"] for event in entry["history"]]
+    entry["history"] += [event for event in other["history"] if event["chain"] not in known]
+    entry["holds"] = other["holds"]
+    path.write_text(json.dumps(merged))
+    mended, left = record.repair(path, by="x")
+    assert left == []
+    gone = [text for text in mended if text.endswith(": removed, as its history says")]
+    assert len(gone) == 1
+    assert f"the record of build `{new}` is gone" in gone[0]
+    assert faultless(path)
+    assert entry_of(path)["channels"] == {"stable": old}
+    record.remove(path, builds=[], channels=["stable"], **how)
+    data = json.loads(path.read_text())
+    data["templates"]["leaf"]["local"]["holds"] = other["holds"]
+    path.write_text(json.dumps(data))
+    (tmp_path / "variants").mkdir(exist_ok=True)
+    _, hold = pipeline.unhold(
+        Project.find(tmp_path), "leaf", channel="stable", target="local", reason=None
+    )
+    assert hold is not None
+    assert "holds" not in entry_of(path)
+    assert faultless(path)
+
+
+def test_removal_and_revocation_merged_lose_no_revocation(tmp_path: Path) -> None:
+    """A build that one side of a merge has removed and the other revoked is not taken for removed:
+    its record is missing, which `doctor` says."""
+    path, (old, _) = made(tmp_path, "1.0", "1.1")
+    common = path.read_text()
+    record.revoke(path, ("leaf", "local", old), reason="bad", by="x")
+    revoked = entry_of(path)["history"][-1]
+    path.write_text(common)
+    record.remove(path, name="leaf", target="local", builds=[old], channels=[], by="x")
+    data = json.loads(path.read_text())
+    data["templates"]["leaf"]["local"]["history"].append(revoked)
+    path.write_text(json.dumps(data))
+    for _ in range(2):
+        _, left = record.repair(path, by="x")
+        assert [f"the record of build `{old}` is gone" in text for text in left] == [True]
 
 
 def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:

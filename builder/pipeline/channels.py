@@ -21,7 +21,7 @@ from builder.errors import (
 from builder.events import Reporter
 from builder.pipeline.prepare import read_registry
 from builder.project import Project, TargetSettings, target_called
-from builder.registry.holds import Hold
+from builder.registry.holds import Hold, hold_of
 from builder.registry.references import find_build, newest_usable
 from builder.targets.adapters import Target, connect
 
@@ -149,8 +149,10 @@ def unhold(
     lifted. Raises `UnknownChannelError` and the other `LookupError`s of the registry."""
     found = read_registry(project)
     target = found.target_of(name, target)
-    channels = found.entry(name, target).get("channels", {})
-    if channel not in channels:
+    entry = found.entry(name, target)
+    channels = entry.get("channels", {})
+    # A merge may leave a hold on a channel that one side has removed.
+    if channel not in channels and not hold_of(entry, channel):
         raise UnknownChannelError(
             f"template `{name}` has no channel `{channel}` on target `{target}`",
             hint=did_you_mean(channel, channels),

@@ -312,6 +312,16 @@ def _revoked_by_history(entry: Mapping[str, Any], ref: str) -> str | None:
     return str(told[-1].get("reason", "revoked")) if revoked else None
 
 
+def _removed_by_history(entry: Mapping[str, Any], ref: str) -> bool:
+    """Whether a build was removed, and neither recorded again since nor revoked."""
+    events = entry.get("history", [])
+    said = [event for event in events if event.get("build") == ref]
+    removals = [number for number, event in enumerate(said) if event.get("action") == "remove"]
+    if not removals or _revoked_by_history(entry, ref):
+        return False
+    return not any(event.get("action") in ("build", "adopt") for event in said[removals[-1] :])
+
+
 def _mend(entry: dict[str, Any], fault: history.Fault, by: str) -> str | None:
     builds, channels = entry.get("builds", {}), entry.setdefault("channels", {})
     ref = fault.subject
@@ -334,8 +344,14 @@ def _mend(entry: dict[str, Any], fault: history.Fault, by: str) -> str | None:
         to = (usable[-1] if usable else None) if known else channels.get(ref)
         if to is not None and to not in builds:
             to = None
+        if to is None:
+            lift(entry, ref)
         history.append(
             entry, action="repair", by=by, channel=ref, to=to, reason="did not fit to the history"
         )
         return f"now at `{to}`" if to else "removed"
+    if fault.kind == "lost" and _removed_by_history(entry, ref):
+        # On one side of a merge; the other has said something of it still.
+        history.append(entry, action="remove", by=by, build=ref, reason="removed before a merge")
+        return "removed, as its history says"
     return None
