@@ -17,7 +17,7 @@ import tomli_w
 from builder.documents import parse_toml
 from builder.errors import ProjectError
 
-__all__ = ["configuration", "variables"]
+__all__ = ["configuration", "refused", "variables"]
 
 _KEPT_VARIABLES = re.compile(
     r"""UV_(?:
@@ -49,6 +49,12 @@ _KEPT_KEYS_OF_AN_INDEX = (
     "name", "url", "default", "explicit", "authenticate", "format", "ignore-error-codes",
     "cache-control",
 )  # fmt: skip
+# uv's own wording; the line is that of the file which uv was given, not of the user's.
+_REFUSED_VARIABLE = re.compile(r"Failed to parse environment variable ")
+_REFUSED_FILE = re.compile(
+    r"Failed to parse: [^\n]*uv\.toml`?\n\s*(?:cause: |Caused by: )?"
+    r"TOML parse error at line \d+, column \d+\n"
+)
 _PLACES = ("url", "index-url", "extra-index-url", "find-links", "cache-dir")
 
 
@@ -69,7 +75,7 @@ def configuration(environ: Mapping[str, str]) -> str:
     """
     merged: dict[str, Any] = {}
     for path in _files(environ):
-        _merge(merged, _kept(_read(path), path.parent))
+        _merge(merged, _kept(_read(path, environ), path.parent))
     return tomli_w.dumps(merged)
 
 
@@ -95,18 +101,41 @@ def _is_set(environ: Mapping[str, str], name: str) -> bool:
     return environ.get(name, "").lower() not in ("", "0", "f", "false", "n", "no", "off")
 
 
-def _read(path: Path) -> dict[str, Any]:
+def refused(said: str, environ: Mapping[str, str]) -> ProjectError | None:
+    """The error for what uv said of settings that it does not accept; None if it said something
+    else."""
+    if _REFUSED_VARIABLE.match(said):
+        return ProjectError(
+            f"uv does not accept a variable of this environment\n{said}",
+            hint="correct the variable, or unset it",
+        )
+    if in_file := _REFUSED_FILE.match(said):
+        paths = [str(path) for path in _files(environ)]
+        return ProjectError(
+            f"uv does not accept its settings in {' and '.join(paths)}\n{said[in_file.end() :]}",
+            hint=f"correct the file, or {_without_file(environ)}",
+        )
+    return None
+
+
+def _without_file(environ: Mapping[str, str]) -> str:
+    if environ.get("UV_CONFIG_FILE"):
+        return "unset UV_CONFIG_FILE to do without it"
+    return "set UV_NO_CONFIG=1 to do without it"
+
+
+def _read(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
     try:
         return parse_toml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ProjectError(
             f"uv's settings in {path} cannot be read: {error.strerror}",
-            hint="make the file readable, or set UV_NO_CONFIG=1 to do without it",
+            hint=f"make the file readable, or {_without_file(environ)}",
         ) from error
     except ValueError as error:
         raise ProjectError(
             f"uv's settings in {path} are not valid TOML: {error}",
-            hint="correct the file, or set UV_NO_CONFIG=1 to do without it",
+            hint=f"correct the file, or {_without_file(environ)}",
         ) from error
 
 

@@ -138,6 +138,8 @@ def _translated(output: str, doing: str) -> TemplateError:
             f"the disk is full: {doing} needed more space\n{said}",
             hint="free some space and run the same command again; what is finished is kept",
         )
+    if error := uv_settings.refused(said, os.environ):
+        return error
     if refused := _REFUSED.search(said):
         code, url = refused["code"] or "403", refused["url"]
         return NetworkError(

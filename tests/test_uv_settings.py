@@ -239,6 +239,48 @@ def test_credentials_of_an_index_reach_uv() -> None:
     assert uv_settings.variables(wanted | dropped) == wanted
 
 
+@pytest.mark.parametrize(
+    ("text", "message", "hint"),
+    [
+        (
+            None,
+            "uv's settings in {path} cannot be read: No such file or directory",
+            "make the file readable",
+        ),
+        (
+            "index = 3\n",
+            "uv does not accept its settings in {path}\n           |\n         1 | index = 3\n"
+            "           |         ^\n         invalid type: integer `3`, expected a sequence",
+            "correct the file",
+        ),
+    ],
+)
+def test_settings_that_uv_refuses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str | None, message: str, hint: str
+) -> None:
+    """The error names the user's file and a way to do without it, and is none of the spec's."""
+    path = tmp_path / "mine" / "uv.toml"
+    if text is not None:
+        write(path, text)
+    monkeypatch.setenv("UV_CONFIG_FILE", str(path))
+    with pytest.raises(ProjectError) as caught:
+        uv_tool.run(["cache", "dir"], doing="asking uv")
+    assert caught.value.message == message.format(path=path)
+    assert caught.value.hint == f"{hint}, or unset UV_CONFIG_FILE to do without it"
+
+
+def test_variable_that_uv_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A variable with a value that uv cannot read is named, and is no conflict of the spec."""
+    monkeypatch.setenv("UV_HTTP_TIMEOUT", "x")
+    with pytest.raises(ProjectError) as caught:
+        uv_tool.run(["cache", "dir"], doing="asking uv")
+    assert caught.value.message.startswith(
+        "uv does not accept a variable of this environment\n"
+        "Failed to parse environment variable `UV_HTTP_TIMEOUT` with invalid value `x`"
+    )
+    assert caught.value.hint == "correct the variable, or unset it"
+
+
 def test_interpreter_of_the_folder_is_not_run(tmp_path: Path, index: IndexServer) -> None:
     """An environment in the folder where the command is run is neither asked nor used."""
     write(Path(".venv/pyvenv.cfg"), "home = /usr/bin\n")
