@@ -132,10 +132,11 @@ def check_place(rendered: Iterable[Rendered], generated: Path) -> None:
                 hint="remove the link and run the same command again",
             )
     folder = generated if generated.exists() else generated.parent
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise from_os_error(
-            OSError(errno.EACCES, os.strerror(errno.EACCES), str(folder)), "writing generated/"
-        )
+    reason = 0 if folder.is_dir() else errno.ENOTDIR
+    if not reason and not os.access(folder, os.W_OK | os.X_OK):
+        reason = errno.EACCES
+    if reason:
+        raise from_os_error(OSError(reason, os.strerror(reason), str(folder)), "writing generated/")
 
 
 def write_files(one: Rendered, folder: Path) -> None:

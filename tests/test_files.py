@@ -180,3 +180,14 @@ def test_commands_without_a_home_folder(project: Path) -> None:
     code, output = run("doctor")
     assert "no  environments  this user has no home folder" in output
     assert "Traceback" not in output
+
+
+def test_file_in_the_place_of_generated_is_called_that(project: Path) -> None:
+    """Where `generated` is a file, the error says so, not that the folder needs permissions."""
+    (project / "generated").touch()
+    rendered = [rendered_of(one) for one in load_variants(project / "variants")]
+    with pytest.raises(StorageError) as caught:
+        write(rendered, project / "generated", all_variants=True)
+    assert str(caught.value) == (
+        f"writing generated/ failed: Not a directory (`{project / 'generated'}`)"
+    )
