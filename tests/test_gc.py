@@ -176,7 +176,7 @@ def test_nothing_goes_without_a_yes(tmp_path: Path, own_cache: Path, command: Co
     done = command(*few, cwd=tmp_path, **variables)
     assert done.returncode == 6
     assert done.stderr.endswith(
-        "error: 1 of local would go, and there is nobody to ask\n\n"
+        "error: 1 item on local would be removed, and there is nobody to ask\n\n"
         "hint: `--yes` removes them without asking, `--dry-run` says which\n"
     )
     done = command(*few, "--json", cwd=tmp_path, **variables)
@@ -230,7 +230,7 @@ def test_tags_of_builds_that_nothing_needs_go_on_e2b(
     assert now["stable"] == now["default"] == before["stable"]
     path = place.folder / "registry.json"
     assert len(registry.load(path).templates["four"]["e2b"]["builds"]) == 3
-    assert "2 of e2b can go" in done.stdout
+    assert "2 items on e2b can be removed" in done.stdout
 
 
 @pytest.mark.docker

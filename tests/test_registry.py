@@ -102,7 +102,7 @@ def test_lookup_returns_the_record(file: Path) -> None:
             {"name": "two"},
             NotBuiltError,
             "template `two` needs a target to be named; it is built for: `a`, `b` (in {path})\n\n"
-            'hint: pass target="…" or set TEMPLATE_TARGET',
+            'hint: name one with `--target` (in Python `target="…"`) or TEMPLATE_TARGET',
         ),
         (
             {"name": "here", "channel": "stabel"},

@@ -11,7 +11,12 @@ import typer
 from builder import pipeline, progress
 from builder.build import Cleaner
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
-from builder.errors import EngineUnavailableError, TargetUnavailableError, UnconfirmedError
+from builder.errors import (
+    EngineUnavailableError,
+    TargetUnavailableError,
+    UnconfirmedError,
+    counted,
+)
 from builder.events import Event, Reporter
 from builder.project import Project
 from builder.retention import Keep
@@ -74,14 +79,16 @@ def gc(
             if one.kept and dry_run:
                 progress.show_text(f"kept: {one.waste.kind} {one.waste.identity}: {one.kept}")
         progress.show_text(
-            f"{len(going)} of {', '.join(cleaners)} can go, up to {progress.size(size)}"
+            f"{counted(len(going), 'item')} on {', '.join(cleaners)} can be removed, up to"
+            f" {progress.size(size)}"
             if going
             else f"nothing to remove on {', '.join(cleaners)}"
         )
     if going and not dry_run and not yes:
         if as_json or not progress.interactive():
             raise UnconfirmedError(
-                f"{len(going)} of {', '.join(cleaners)} would go, and there is nobody to ask",
+                f"{counted(len(going), 'item')} on {', '.join(cleaners)} would be removed,"
+                " and there is nobody to ask",
                 hint="`--yes` removes them without asking, `--dry-run` says which",
             )
         typer.confirm("Remove them?", abort=True, err=True)

@@ -254,7 +254,7 @@ class Registry:
         raise NotBuiltError(
             f"template `{name}` needs a target to be named; it is built for: {built}"
             f" (in {self.path})",
-            hint='pass target="…" or set TEMPLATE_TARGET',
+            hint='name one with `--target` (in Python `target="…"`) or TEMPLATE_TARGET',
         )
 
 
