@@ -20,6 +20,9 @@ def test_plan_ends_by_what_there_is_to_do(project: Path, command: Command) -> No
     assert done.stderr == (
         "to do: build light (never built on local), build other (never built on local)\n"
     )
+    done = command("outdated", "light", "--quiet", cwd=project)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "outdated: light (never built on local)\n"
     assert command("build", "--frozen", cwd=project).returncode == 0
     done = command(*quiet, "--frozen", cwd=project)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")

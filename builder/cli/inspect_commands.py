@@ -270,5 +270,8 @@ def outdated(
         for note in dict.fromkeys(notes):
             progress.show_text(f"note: {note}")
     raise_failures(prepared)
-    if exit_code and any(one.reasons for one in found):
+    stale = [f"{one.name} ({one.reasons[0]})" for one in found if one.reasons]
+    if exit_code and stale:
+        if quiet and not as_json:
+            progress.show_message(f"outdated: {', '.join(stale)}")
         raise typer.Exit(SOMETHING_TO_DO)
