@@ -61,8 +61,8 @@ class Log:
 
 
 def latest(folder: Path) -> Path | None:
-    """The log of a template's newest build attempt, or None."""
-    logs = _all(folder, "build")
+    """The log of a template's newest build attempt, else of whatever was done with it last."""
+    logs = _all(folder, "build") or sorted(folder.glob("*.log"))
     return logs[-1] if logs else None
 
 

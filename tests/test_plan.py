@@ -77,7 +77,8 @@ def test_force(tmp_path: Path) -> None:
 def test_environment_gone(tmp_path: Path) -> None:
     """A recorded build that is not on this machine is made again."""
     rendered = rendered_of(leaf(tmp_path))
-    plan = planned(rendered, recorded(tmp_path, rendered), present=())
+    here = {"this_machine": True}
+    plan = planned(rendered, recorded(tmp_path, rendered), present=(), situation=here)
     assert outcome(plan) == ("build", ["the environment is not on this machine"])
 
 

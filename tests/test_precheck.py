@@ -87,7 +87,7 @@ def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Com
     assert again.returncode == 0, again.stderr
     assert "step" not in again.stderr
     assert again.stdout.splitlines()[1].split()[:2] == ["light", "unchanged"]
-    assert "-precheck.log" in command("logs", "light", "--path", cwd=project).stdout
+    assert ".precheck.log" in command("logs", "light", "--path", cwd=project).stdout
 
 
 def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -> None:
@@ -193,7 +193,7 @@ def test_check_that_differs(made: Callable[..., Path], command: Command) -> None
     project = made("[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n")
     said = failed(command("precheck", cwd=project), errors.VerifyError)
     assert "error: `light` builds with Docker but is not what it promises:\n" in said
-    assert "  variants/light.toml:10: check `sum` failed: expected '3', got '2'\nlog: " in said
+    assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\nlog: " in said
     assert not (project / ".builder" / "precheck").exists()
 
 

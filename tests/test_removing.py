@@ -73,6 +73,10 @@ def test_removal_asks(tmp_path: Path, command: Command) -> None:
             f"error: build {old} of leaf on local would be removed, and there is nobody to ask\n\n"
             "hint: `--yes` removes it without asking\n"
         )
+    # What cannot be removed is said before anybody is asked.
+    needed = command("remove", "leaf", cwd=tmp_path)
+    assert needed.returncode == 5
+    assert "channel `stable` of `leaf` on `local` points at what is to be removed" in needed.stderr
     for wrong, code in ((("leaf@nothing",), 46), (("laef",), 42), (("leaf", "--channel", "x"), 44)):
         assert command("remove", *wrong, "--yes", cwd=tmp_path).returncode == code
     assert path.read_bytes() == before

@@ -47,7 +47,7 @@ def removal_of(
 ) -> Removal:
     """What `wanted` and `channels` mean: one build, channels alone, or, without either, all builds.
 
-    Raises the `LookupError`s of the registry.
+    Raises the `LookupError`s of the registry, and `SelectionError` for what is needed.
     """
     found = read_registry(project)
     if wanted is not None:
@@ -55,8 +55,9 @@ def removal_of(
         target, builds = build.target, (build.ref,)
     else:
         target = found.target_of(name, target)
-        known = () if channels else found.entry(name, target).get("builds", {})
-        builds = tuple(sorted(known))
+        builds = () if channels else tuple(sorted(found.entry(name, target).get("builds", {})))
+    entry = found.entry(name, target)
+    record.check_removable(entry, name, target, builds, channels)
     return Removal(name=name, target=target, builds=builds, channels=tuple(dict.fromkeys(channels)))
 
 

@@ -17,7 +17,7 @@ from builder.record.channels import (
 )
 from builder.record.fields import Recalled, contents_of, fields_of, recalled
 from builder.record.publishing import Publish, TakeBack
-from builder.record.removing import remove
+from builder.record.removing import check_removable, remove
 from builder.record.revoking import Content, check_contents, restore, revoke
 from builder.record.store import update
 
@@ -29,6 +29,7 @@ __all__ = [
     "TakeBack",
     "adopt",
     "check_contents",
+    "check_removable",
     "contents_of",
     "fields_of",
     "move",

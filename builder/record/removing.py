@@ -12,7 +12,7 @@ from builder.record.channels import lift
 from builder.record.publishing import TakeBack, update_published
 from builder.record.revoking import is_revoked_itself
 
-__all__ = ["remove"]
+__all__ = ["check_removable", "remove"]
 
 
 def remove(
@@ -46,7 +46,7 @@ def remove(
         for ref in builds:
             if ref not in entry.get("builds", {}):
                 raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}`")
-        _check_removable(entry, name, target, builds, channels)
+        check_removable(entry, name, target, builds, channels)
         withdrawing({}, None)
         for channel in channels:
             lift(entry, channel)
@@ -58,13 +58,16 @@ def remove(
     update_published(location, change, (lambda *_: withdraw()) if withdraw else None)
 
 
-def _check_removable(
+def check_removable(
     entry: Mapping[str, Any],
     name: str,
     target: str,
     builds: Sequence[str],
     channels: Sequence[str],
 ) -> None:
+    """Raise `SelectionError` where a channel that stays points at one of `builds`, or one of them
+    is revoked itself. `entry` is what is recorded of template `name` on `target`.
+    """
     known = entry.get("channels", {})
     pointing = [c for c, ref in sorted(known.items()) if ref in builds and c not in channels]
     if pointing:

@@ -188,8 +188,8 @@ class Registry:
             raise RevokedError(
                 f"build `{ref}` of template `{name}` on target `{target}` is"
                 f" {revocation(fields)}; builds that may be used: {usable}",
-                hint=f"`template-builder rollback {name} --target {target}` goes back to one that"
-                " may be used; a changed spec makes a new one",
+                hint=f"`template-builder rollback {name} --target {target}{_named(channel)}`"
+                " goes back to one that may be used; a changed spec makes a new one",
             )
         return record
 
@@ -256,6 +256,10 @@ class Registry:
             f" (in {self.path})",
             hint='name one with `--target` (in Python `target="…"`) or TEMPLATE_TARGET',
         )
+
+
+def _named(channel: str) -> str:
+    return "" if channel == DEFAULT_CHANNEL else f" --channel {channel}"
 
 
 def _count(templates: dict[str, Any]) -> str:

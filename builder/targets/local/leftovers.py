@@ -59,10 +59,9 @@ def unused(own: str, needs: Needs, protect: float) -> list[Waste]:
             continue
         if _in_use(folder):
             continue
-        days = (time.time() - last) / 86400
-        why = (
-            f"no channel needs it, not used for {counted(days, 'day')}" if whole else "not complete"
-        )
+        days = int((time.time() - last) / 86400)
+        unused = f"not used for {counted(days, 'day')}" if days else "used today"
+        why = f"no channel needs it, {unused}" if whole else "not complete"
         kept = "; ".join(need.why for need in elsewhere) or None
         found.append(_waste(digest, path, folder, why, kept))
     for folder, digest in _strays():
