@@ -67,3 +67,12 @@ def test_every_command_obeys_the_variable(project: Path, command: Command) -> No
         assert command(*arguments, cwd=project, **local).returncode == 0
     assert first in command("gc", "--dry-run", cwd=project, **local).stderr
     assert command("adopt", "x", "abc", cwd=project, **local).returncode == 5
+
+
+@pytest.mark.network
+def test_plan_on_this_machine_says_nothing_of_e2b(project: Path, command: Command) -> None:
+    """Steps on E2B are in a plan for E2B, and in JSON; a plan for this machine leaves them out."""
+    for target, there in (("local", False), ("e2b", True)):
+        done = command("plan", "--target", target, cwd=project)
+        assert done.returncode == 0, done.stderr
+        assert ("steps on E2B: light: " in done.stdout) is there

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -55,6 +56,24 @@ def test_verify_checks_what_is_served(project: Path, command: Command) -> None:
     ):
         done = command("verify", *arguments, cwd=project)
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.network
+def test_damaged_environment_can_be_made_anew(
+    project: Path, tmp_path: Path, command: Command
+) -> None:
+    """`verify` of an environment that lacks a package says how to make it anew, and that does."""
+    cache = {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "own")}
+    assert command("build", "light", cwd=project, **cache).returncode == 0
+    (package,) = (tmp_path / "own" / "environments").glob("sha256-*/lib/python3*/*-packages/idna")
+    shutil.rmtree(package)
+    damaged = command("verify", "light", cwd=project, **cache)
+    assert damaged.returncode == 21
+    assert damaged.stderr.endswith(
+        "hint: `template-builder build light --force` makes the environment anew\n"
+    )
+    assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
+    assert command("verify", "light", cwd=project, **cache).returncode == 0
 
 
 def test_adopted_build_has_nothing_to_check(place: Place, cloud: Server, command: Command) -> None:

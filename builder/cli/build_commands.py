@@ -73,7 +73,7 @@ def plan_command(
             name=settings.name,
             channel=channel,
             force=force,
-            programs=as_json or not quiet,
+            programs=as_json or (settings.kind == "e2b" and not quiet),
         )
     if as_json:
         progress.show_json(planned.to_json())

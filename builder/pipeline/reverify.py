@@ -7,7 +7,7 @@ from typing import Any
 
 from builder import processes, record, registry, render, verify
 from builder.build import Built
-from builder.errors import TemplateError
+from builder.errors import TemplateError, VerifyError
 from builder.events import Reporter, silent
 from builder.logs import Log
 from builder.pipeline.prepare import prepare
@@ -67,7 +67,14 @@ def reverify(
         target.claimed(found.name, report=report),
         processes.interruptible(),
     ):
-        verified = verify.verify(built, promises, target, report=report, log=log)
+        try:
+            verified = verify.verify(built, promises, target, report=report, log=log)
+        except VerifyError as error:
+            # It passed once: the environment was damaged since, or the checks depend on more.
+            if target.this_machine and _rendered(project, found):
+                again = f"`template-builder build {found.name} --force`"
+                error.hint = f"{again} makes the environment anew"
+            raise
     return Reverified(found=found, verified=verified, left_out=left_out)
 
 
