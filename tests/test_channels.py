@@ -248,10 +248,10 @@ def test_revoked_parent_stage_revokes_its_children(tmp_path: Path) -> None:
     assert revoked[:3] == ("leaf", "local", refs[1])
     both = record.Content.parse("stage", f"_base@{shared}")
     assert len(record.revoke(path, both, reason="r", by="x")) == 2
-    assert record.restore(path, both, by="x") == [
+    assert set(record.restore(path, both, by="x")) == {
         ("leaf", "local", refs[0], None),
         ("leaf", "local", refs[1], f"stage leaf@{digest[:19]}: r"),
-    ]
+    }
 
 
 def test_build_that_contains_what_is_revoked_is_not_recorded(tmp_path: Path) -> None:
