@@ -39,6 +39,12 @@ def test_what_this_program_writes_has_no_faults(tmp_path: Path) -> None:
     assert faults(path) == []
 
 
+def _other(entry: dict[str, Any]) -> str:
+    """The build that `stable` does not point at."""
+    (ref,) = set(entry["builds"]) - {entry["channels"]["stable"]}
+    return str(ref)
+
+
 EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     "a package's version": (
         lambda entry: next(iter(entry["builds"].values()))["packages"].update(idna="9"),
@@ -54,11 +60,11 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
         "has another checksum than its history says",
     ),
     "a channel": (
-        lambda entry: entry["channels"].update(stable=min(entry["builds"])),
+        lambda entry: entry["channels"].update(stable=_other(entry)),
         "channel `stable` points at `{first}`; its history says `{last}`",
     ),
     "a new channel": (
-        lambda entry: entry["channels"].update(prod=min(entry["builds"])),
+        lambda entry: entry["channels"].update(prod=_other(entry)),
         "channel `prod` points at `{first}`; its history says nothing",
     ),
     "a channel to nowhere": (
@@ -100,7 +106,7 @@ def test_hand_edit_is_found_and_repaired(tmp_path: Path, name: str) -> None:
     change, said = EDITS[name]
     edited(path, change)
     told = faults(path)
-    expected = said.format(first=min(refs), last=refs[-1])
+    expected = said.format(first=refs[0], last=refs[1])
     assert any(expected in one for one in told), told
     _, left = record.repair(path, by="a fixer")
     assert left == faults(path)
