@@ -68,7 +68,9 @@ def children() -> list[int]:
 def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -> None:
     """Kill the child's group, then every descendant that comes to us, then remove the folders."""
     ending.acquire()
-    if child:
+    # The number of a child whose end was taken may be another process's by now; what that child has
+    # left behind comes to us where orphans are adopted.
+    if child and (child.returncode is None or sys.platform != "linux"):
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
     for _ in range(200):
@@ -120,7 +122,7 @@ def main() -> None:
     )
     threading.Thread(target=watch, args=(child, folder, scratch), daemon=True).start()
     for line in sys.stdin or ():
-        if line == "interrupt\n":
+        if line == "interrupt\n" and child.returncode is None:
             with contextlib.suppress(OSError):
                 os.killpg(child.pid, signal.SIGINT)
     end(child, folder, scratch)

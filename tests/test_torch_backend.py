@@ -219,8 +219,8 @@ def test_dockerfile_installs_from_the_backend(reached: Locked) -> None:
     """The Dockerfile names the backend in the install line of every stage locked to it."""
     folder = "/opt/template/requirements"
     assert installs(reached.rendered("child")) == [
-        f"--require-hashes --torch-backend=cpu --requirement {folder}/_torch.txt",
-        f"--require-hashes --torch-backend=cpu --requirement {folder}/child.txt",
+        f"--no-deps --require-hashes --torch-backend=cpu --requirement {folder}/_torch.txt",
+        f"--no-deps --require-hashes --torch-backend=cpu --requirement {folder}/child.txt",
     ]
 
 
@@ -277,8 +277,8 @@ def test_fallback_is_rendered_without_backend(fallen: Locked) -> None:
     """After a fallback no install line of the Dockerfile names the backend."""
     folder = "/opt/template/requirements"
     assert installs(fallen.rendered("child")) == [
-        f"--require-hashes --requirement {folder}/_torch.txt",
-        f"--require-hashes --requirement {folder}/child.txt",
+        f"--no-deps --require-hashes --requirement {folder}/_torch.txt",
+        f"--no-deps --require-hashes --requirement {folder}/child.txt",
     ]
 
 

@@ -6,14 +6,15 @@ folder of a kernel to fork; the answer is the kernel's process ID.
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
+import select
 import signal
 import subprocess
 import sys
 import tempfile
 import threading
-from pathlib import Path
 from typing import Any
 
 from builder.targets.local.kernel_host import preload
@@ -23,22 +24,24 @@ class ForkedKernel:
     """What the code service asks of a kernel's manager."""
 
     def __init__(self, pid: int, folder: tempfile.TemporaryDirectory[str]) -> None:
-        self._pid, self._folder = pid, folder
+        # Not its number, which another process may have once this one has ended.
+        self._process, self._folder = os.pidfd_open(pid), folder
 
     def is_alive(self) -> bool:
-        try:
-            stat = Path(f"/proc/{self._pid}/stat").read_text(encoding="ascii")
-        except OSError:
-            return False
-        return stat.rpartition(")")[2].split()[0] != "Z"
+        ended = select.poll()
+        ended.register(self._process, select.POLLIN)
+        return not ended.poll(0)
 
     def interrupt_kernel(self) -> None:
-        os.kill(self._pid, signal.SIGINT)
+        signal.pidfd_send_signal(self._process, signal.SIGINT)
 
     def shutdown_kernel(self, *, now: bool) -> None:
-        if self.is_alive():
-            os.kill(self._pid, signal.SIGKILL)
+        with contextlib.suppress(ProcessLookupError):
+            signal.pidfd_send_signal(self._process, signal.SIGKILL)
         self._folder.cleanup()
+
+    def __del__(self) -> None:
+        os.close(self._process)
 
 
 class Zygote:
@@ -103,28 +106,34 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="kernel-") as folder:
         preload(folder)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.freeze()
-    children = []
+    children: set[int] = set()
     for line in sys.stdin:
+        reap(children)
         connection, folder = line.rstrip("\n").split("\t")
         pid = os.fork()
         if pid == 0:
             signal.signal(signal.SIGINT, signal.default_int_handler)
-            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             quiet = os.open(os.devnull, os.O_RDWR)
             for descriptor in (0, 1, 2):
                 os.dup2(quiet, descriptor)
             os.chdir(folder)
             IPKernelApp.launch_instance(argv=["-f", connection, "--HistoryManager.enabled=False"])
             os._exit(0)
-        children.append(pid)
+        children.add(pid)
         print(pid, flush=True)
+    reap(children)
     for pid in children:
-        try:
-            os.kill(pid, signal.SIGKILL)
-        except ProcessLookupError:
-            continue
+        os.kill(pid, signal.SIGKILL)
+
+
+def reap(children: set[int]) -> None:
+    """Take the ends of children; until then nobody else can have their numbers."""
+    while children:
+        pid, _ = os.waitpid(-1, os.WNOHANG)
+        if not pid:
+            break
+        children.discard(pid)
 
 
 if __name__ == "__main__":

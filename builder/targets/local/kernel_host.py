@@ -189,9 +189,15 @@ def _keep(connection: socket.socket, keeper: dict[str, Any]) -> None:
                 with contextlib.suppress(OSError):
                     os.killpg(kernel, signal.SIGINT)
     signal.set_wakeup_fd(-1)
-    with contextlib.suppress(OSError):
-        os.killpg(kernel, signal.SIGKILL)
+    _kill(kernel, alive=alive)
     keeper["end"](None, asked["folder"])
+
+
+def _kill(kernel: int, *, alive: bool) -> None:
+    """Kill the kernel's group; of one whose end was taken, the number may be another process's."""
+    if alive:
+        with contextlib.suppress(OSError):
+            os.killpg(kernel, signal.SIGKILL)
 
 
 def _reap(kernel: int) -> int | None:
