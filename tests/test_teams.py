@@ -94,6 +94,7 @@ def test_either_side_of_a_conflict_is_right(machine: Callable[..., Path], comman
     run(command, second, "doctor", "--json")
 
 
+@pytest.mark.needs("git")
 def test_git_sees_what_is_to_be_committed_alone(
     machine: Callable[..., Path], command: Command
 ) -> None:
