@@ -130,8 +130,8 @@ def _state_cell(row: dict[str, Any]) -> str:
     state = str(row["state"])
     if row["revoked"] is not None:
         at = row["revoked_as_of"]
-        told = f"revoked{f' as of {at}' if at else ''}: {row['revoked']}"
-        state = told if state == "revoked" else f"{state}, to be {told}"
+        revocation = f"revoked{f' as of {at}' if at else ''}: {row['revoked']}"
+        state = revocation if state == "revoked" else f"{state}, to be {revocation}"
     return f"{state}; {Hold(**row['held'])}" if row["held"] else state
 
 

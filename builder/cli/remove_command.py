@@ -53,22 +53,22 @@ def remove(
     recorded = pipeline.read_registry(place)
     name, _, build = template_called(name, recorded.templates, place.root).partition("@")
     removal = pipeline.removal_of(place, name, build or None, channels=channel or [], target=target)
-    what = [f"channel {one}" for one in removal.channels]
-    what += [f"build {ref}" for ref in removal.builds]
-    whose = f"of {name} on {removal.target}"
+    items = [f"channel {removed}" for removed in removal.channels]
+    items += [f"build {ref}" for ref in removal.builds]
+    suffix = f"of {name} on {removal.target}"
     if not yes:
         if as_json or not progress.interactive():
             raise UnconfirmedError(
-                f"{', '.join(what)} {whose} would be removed, and there is nobody to ask",
+                f"{', '.join(items)} {suffix} would be removed, and there is nobody to ask",
                 hint="`--yes` removes it without asking",
             )
-        typer.confirm(f"Remove {whose}: {', '.join(what)}?", abort=True, err=True)
+        typer.confirm(f"Remove {suffix}: {', '.join(items)}?", abort=True, err=True)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         note = pipeline.remove(place, removal, reason=reason, report=report)
     if as_json:
         progress.show_json({**removal.to_json(), "note": note})
     elif not quiet:
-        for one in what:
-            progress.show_text(f"removed: {one} {whose}")
+        for item in items:
+            progress.show_text(f"removed: {item} {suffix}")
         if note:
             progress.show_text(f"note: {note}")

@@ -49,14 +49,14 @@ def removal_of(
 
     Raises the `LookupError`s of the registry, and `SelectionError` for what is needed.
     """
-    found = read_registry(project)
+    recorded = read_registry(project)
     if wanted is not None:
-        build = find_build(found, name, wanted, target=target)
+        build = find_build(recorded, name, wanted, target=target)
         target, builds = build.target, (build.ref,)
     else:
-        target = found.target_of(name, target)
-        builds = () if channels else tuple(sorted(found.entry(name, target).get("builds", {})))
-    entry = found.entry(name, target)
+        target = recorded.target_of(name, target)
+        builds = () if channels else tuple(sorted(recorded.entry(name, target).get("builds", {})))
+    entry = recorded.entry(name, target)
     record.check_removable(entry, name, target, builds, channels)
     return Removal(name=name, target=target, builds=builds, channels=tuple(dict.fromkeys(channels)))
 

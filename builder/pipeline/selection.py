@@ -29,11 +29,11 @@ def select(project: Project, names: Sequence[str]) -> tuple[spec.Variant, ...]:
         if specs.problems:
             raise SpecError(specs.problems)
         return specs.variants
-    found = {name: _matches(name, specs.sources, project) for name in names}
-    if unknown := [name for name, sources in found.items() if not sources]:
+    matches = {name: _matches(name, specs.sources, project) for name in names}
+    if unknown := [name for name, sources in matches.items() if not sources]:
         raise _unknown(unknown, specs)
-    chosen = {source.shown: source for sources in found.values() for source in sources}
-    for name, sources in found.items():
+    chosen = {source.shown: source for sources in matches.values() for source in sources}
+    for name, sources in matches.items():
         if any(source.shared for source in sources):
             raise SelectionError(f"`{name}` is a shared stage and never built alone")
     if problems := [problem for source in chosen.values() for problem in source.problems]:

@@ -322,18 +322,18 @@ def zygote_of(
     the environment of `digest` is in another folder. Whoever asks for it releases it."""
     # A process that was forked from one with zygotes has none.
     key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())))
-    before = None
+    replaced = None
     with _lock:
-        found = _zygotes.get(key)
-        if found is None or not found.alive() or found.environment != environment:
-            zygote = Zygote(environment, warm=warm, env=env)
-            if found and (not found.alive() or found.retire()):
-                before = found
-            found = _zygotes[key] = zygote
-        found.take()
-    if before:
-        before.close()
-    return found
+        zygote = _zygotes.get(key)
+        if zygote is None or not zygote.alive() or zygote.environment != environment:
+            new = Zygote(environment, warm=warm, env=env)
+            if zygote and (not zygote.alive() or zygote.retire()):
+                replaced = zygote
+            zygote = _zygotes[key] = new
+        zygote.take()
+    if replaced:
+        replaced.close()
+    return zygote
 
 
 @atexit.register
