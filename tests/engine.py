@@ -28,8 +28,7 @@ from builder.docker_engine.connection import connect
 from builder.errors import EngineUnavailableError
 from builder.flatten import Program
 
-HERE = Path(__file__).parent
-BASE = os.environ.get("TEMPLATE_TEST_BASE_IMAGE", "template-test/code-interpreter:latest")
+SOURCES = Path(__file__).parent / "base_image"
 LABEL = "template-builder-test"
 REQUIRED = "docker" in os.environ.get("TEMPLATE_TEST_REQUIRE", "")
 
@@ -48,20 +47,28 @@ def client() -> docker.DockerClient:
 
 @functools.cache
 def base_image() -> str:
-    """The image that tests build on, made from Debian's packages where it is not there yet."""
+    """The image that tests build on, made by `make.sh` where it is not there yet.
+
+    Its tag is a hash of all that it is made from, so that no older one is taken for it.
+    """
+    if image := os.environ.get("TEMPLATE_TEST_BASE_IMAGE"):
+        return image
+    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.is_file()]
+    tag = hashlib.sha256(b"\0".join(sources)).hexdigest()[:12]
+    image = f"template-test/code-interpreter:{tag}"
     with contextlib.suppress(docker.errors.ImageNotFound):
-        client().images.get(BASE)
-        return BASE
+        client().images.get(image)
+        return image
     if not shutil.which("mmdebstrap") and not REQUIRED:
         pytest.skip("mmdebstrap is not installed, which makes the base image")
     made = subprocess.run(
-        ["bash", HERE / "base_image" / "make.sh", BASE],
+        ["bash", SOURCES / "make.sh", image],
         capture_output=True,
         text=True,
         check=False,
     )
     assert made.returncode == 0, made.stderr
-    return BASE
+    return image
 
 
 @functools.cache

@@ -20,7 +20,7 @@ mmdebstrap "${certificates[@]}" --variant=minbase --include="$packages" \
     --customize-hook='printf "user ALL=(ALL:ALL) NOPASSWD: ALL\n" > "$1/etc/sudoers.d/user"' \
     --customize-hook='mkdir -p "$1/root/.jupyter" "$1/root/.server"' \
     --customize-hook="copy-in $here/start-up.sh /root/.jupyter" \
-    --customize-hook="copy-in $here/service.py /root/.server" \
+    --customize-hook="copy-in $here/server.py $here/contexts.py /root/.server" \
     --customize-hook='chmod 0755 "$1/root/.jupyter/start-up.sh"' \
     bookworm "$work/base.tar" >"$work/log" 2>&1 || { cat "$work/log" >&2; exit 1; }
 

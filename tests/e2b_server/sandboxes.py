@@ -18,7 +18,7 @@ from typing import Any, Protocol
 
 from jupyter_core.utils import ensure_event_loop
 
-from tests.base_image.service import Context
+from tests.base_image.contexts import Context
 from tests.e2b_server.state import ApiError, Build, Team, Template
 from tests.e2b_server.zygote import Zygote
 
