@@ -17,7 +17,7 @@ import tempfile
 import threading
 from typing import Any
 
-from builder.targets.local.kernel_host import preload
+from builder.targets.local.kernel_host.zygote import preload
 
 
 class ForkedKernel:

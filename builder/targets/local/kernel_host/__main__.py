@@ -1,0 +1,32 @@
+"""The program's entry point: loads the package without putting its folder on the search path."""
+
+import sys
+from importlib import import_module
+from importlib.util import module_from_spec, spec_from_file_location
+from pathlib import Path
+
+_NAME = "_sandbox_kernel_host"
+
+
+def main() -> None:
+    """Run what the arguments ask for."""
+    folder = Path(__file__).resolve().parent
+    sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
+    spec = spec_from_file_location(
+        _NAME, folder / "__init__.py", submodule_search_locations=[str(folder)]
+    )
+    assert spec
+    assert spec.loader
+    package = module_from_spec(spec)
+    sys.modules[_NAME] = package
+    spec.loader.exec_module(package)
+    task, *arguments = sys.argv[1:]
+    if task == "kernel":
+        import_module(f"{_NAME}.kernel").run_kernel(*arguments)
+    else:
+        folder_of_zygote, guard, *modules = arguments
+        import_module(f"{_NAME}.zygote").run_zygote(folder_of_zygote, guard, modules)
+
+
+if __name__ == "__main__":
+    main()

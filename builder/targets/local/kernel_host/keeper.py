@@ -1,0 +1,91 @@
+"""The process between the zygote and one kernel: it ends the kernel when its connection ends."""
+
+import contextlib
+import json
+import os
+import select
+import signal
+import socket
+from collections.abc import Callable
+from typing import Any
+
+from . import HOME_DESCRIPTOR
+
+__all__ = ["keep"]
+
+_REQUEST_BYTES = 1 << 20
+
+
+def keep(
+    connection: socket.socket,
+    guarding: dict[str, Any],
+    become_kernel: Callable[[dict[str, Any], int], None],
+) -> None:
+    """Fork one kernel; end it, all that it has started and its folder when the connection ends.
+
+    `guarding` holds the names of `builder.guard`.
+    """
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    os.setsid()
+    guarding["adopt_orphans"]()
+    lines = connection.makefile("rb")
+    asked = json.loads(lines.readline(_REQUEST_BYTES))
+    woken, waker = os.pipe()
+    for descriptor in (woken, waker):
+        os.set_blocking(descriptor, False)
+    signal.set_wakeup_fd(waker)
+    signal.signal(signal.SIGCHLD, lambda *_: None)
+    keeper_id = os.getpid()
+    kernel = os.fork()
+    if kernel == 0:
+        try:
+            signal.set_wakeup_fd(-1)
+            for descriptor in (woken, waker, connection.fileno()):
+                os.close(descriptor)
+            become_kernel(asked, keeper_id)
+        finally:
+            os._exit(0)
+    os.close(HOME_DESCRIPTOR)
+    connection.sendall(f"{kernel}\n".encode())
+    alive = True
+    poll = select.poll()  # which, other than `select`, takes any number
+    poll.register(connection.fileno(), select.POLLIN)
+    poll.register(woken, select.POLLIN)
+    while True:
+        ready = {descriptor for descriptor, _ in poll.poll()}
+        if woken in ready:
+            with contextlib.suppress(BlockingIOError):
+                os.read(woken, 1024)
+            status = _reap(kernel)
+            if status is not None:
+                alive = False
+                with contextlib.suppress(OSError):
+                    connection.sendall(b"%d\n" % status)
+                    connection.shutdown(socket.SHUT_WR)
+        if connection.fileno() in ready:
+            line = lines.readline(_REQUEST_BYTES)
+            if not line:
+                break
+            if line == b"interrupt\n" and alive:
+                with contextlib.suppress(OSError):
+                    os.killpg(kernel, signal.SIGINT)
+    signal.set_wakeup_fd(-1)
+    _kill(kernel, alive=alive)
+    guarding["end"](None, asked["folder"])
+
+
+def _kill(kernel: int, *, alive: bool) -> None:
+    """Kill the kernel's group; of one whose end was taken, the number may be another process's."""
+    if alive:
+        with contextlib.suppress(OSError):
+            os.killpg(kernel, signal.SIGKILL)
+
+
+def _reap(kernel: int) -> int | None:
+    """Take the ends of processes; the exit status of the kernel if it is among them."""
+    status = None
+    with contextlib.suppress(ChildProcessError):
+        while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            if found[0] == kernel:
+                status = os.waitstatus_to_exitcode(found[1])
+    return status

@@ -1,0 +1,114 @@
+"""The process that kernels are forked from.
+
+A kernel is asked for over the Unix socket `FOLDER/zygote`: a line of JSON (`connection`, the path
+of the connection file; `folder`, of the sandbox; `home`, its working directory; `variables`, its
+environment), answered by a line with the kernel's process ID. Then the connection is its life
+line: a line "interrupt" becomes SIGINT, the end of it is the kernel's end, and the other way round.
+"""
+
+import contextlib
+import gc
+import importlib
+import os
+import runpy
+import signal
+import socket
+import sys
+import threading
+from typing import Any
+
+from . import HAS_THREADS, HOME_DESCRIPTOR
+from .keeper import keep
+from .kernel import run_kernel
+
+__all__ = ["preload", "run_zygote"]
+
+
+def preload(folder: str) -> None:
+    """Import what a kernel loads while it starts, found out by starting one."""
+    reading, writing = os.pipe()
+    if os.fork() == 0:
+        with contextlib.suppress(BaseException):
+            os.close(reading)
+            _quiet(f"{folder}/preload.log")
+            from ipykernel.connect import write_connection_file
+            from ipykernel.kernelapp import IPKernelApp
+
+            connection = f"{folder}/preload.json"
+            write_connection_file(connection, transport="ipc", ip=f"{folder}/preload", key=b"key")
+            kernel: Any = IPKernelApp.instance()
+            kernel.initialize(["-f", connection, "--HistoryManager.enabled=False"])
+            with open(writing, "w", encoding="utf-8") as names:
+                names.write("\n".join(sys.modules))
+        os._exit(0)
+    os.close(writing)
+    with open(reading, encoding="utf-8") as file:
+        found = file.read().splitlines()
+    os.wait()
+    for name in found:
+        # A debugger's threads and traces are for the kernel that wants them.
+        if name and not name.startswith(("__main__", "debugpy", "pydevd", "_pydev")):
+            with contextlib.suppress(Exception):
+                importlib.import_module(name)
+
+
+def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
+    """Load everything, then fork a kernel for each connection."""
+    home = os.open(os.environ["SANDBOX_HOME"], os.O_RDONLY | os.O_DIRECTORY)
+    os.dup2(home, HOME_DESCRIPTOR, inheritable=True)
+    os.close(home)
+    guarding = runpy.run_path(guard)
+    guarding["end_with_parent"]()
+    preload(folder)
+    # What a kernel does before anybody can import Matplotlib, so that charts are shown.
+    os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
+    for name in modules:
+        importlib.import_module(name)
+    if threading.active_count() > 1:
+        names = ", ".join(sorted(thread.name for thread in threading.enumerate()[1:]))
+        sys.exit(f"{HAS_THREADS}: {names}")
+    listener = socket.socket(socket.AF_UNIX)
+    listener.bind(f"{folder}/binding")
+    listener.listen(64)
+    # Whoever sees the name can connect.
+    os.rename(f"{folder}/binding", f"{folder}/zygote")
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    gc.collect()
+    gc.freeze()
+    while True:
+        connection, _ = listener.accept()
+        if os.fork() == 0:
+            listener.close()
+            try:
+                keep(connection, guarding, _become_kernel)
+            finally:
+                os._exit(1)
+        connection.close()
+
+
+def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _quiet(f"{asked['folder']}/child.log")
+    os.chdir(asked["home"])
+    home = os.open(asked["home"], os.O_RDONLY | os.O_DIRECTORY)
+    os.dup2(home, HOME_DESCRIPTOR, inheritable=True)
+    os.close(home)
+    os.environ.clear()
+    os.environ.update(asked["variables"])
+    gc.enable()
+    random = sys.modules.get("numpy.random")
+    if random is not None:
+        random.seed()  # or every sandbox would draw the same numbers
+    run_kernel(asked["connection"], parent=keeper_id)
+
+
+def _quiet(log: str) -> None:
+    nothing = os.open(os.devnull, os.O_RDONLY)
+    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, descriptor in ((0, nothing), (1, said), (2, said)):
+        os.dup2(descriptor, target)
+    os.close(nothing)
+    os.close(said)
