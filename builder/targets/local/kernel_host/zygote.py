@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import Any
 
-from . import HAS_THREADS, HOME_DESCRIPTOR
+from . import HAS_THREADS, HOME_DESCRIPTOR, reseed
 from .keeper import keep
 from .kernel import run_kernel
 
@@ -75,6 +75,7 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
     gc.collect()
+    reseed.keep()
     gc.freeze()
     while True:
         connection, _ = listener.accept()
@@ -99,9 +100,7 @@ def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
     os.environ.clear()
     os.environ.update(asked["variables"])
     gc.enable()
-    random = sys.modules.get("numpy.random")
-    if random is not None:
-        random.seed()  # or every sandbox would draw the same numbers
+    reseed.reseed()
     run_kernel(asked["connection"], parent=keeper_id)
 
 
