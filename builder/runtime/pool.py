@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import threading
 import time
 import weakref
 from collections import deque
@@ -41,6 +42,7 @@ class Pool:
         self.broken: Exception | None = None
         self._wake, self._wanted = asyncio.Event(), asyncio.Event()
         self._keeper = asyncio.ensure_future(self._keep())
+        weakref.finalize(self, _end_elsewhere, self._ready).atexit = False
 
     def ready(self) -> int:
         """How many sessions are ready now."""
@@ -86,9 +88,13 @@ class Pool:
             for asked in self._waiting:
                 if not asked.done():
                     asked.set_exception(error)
-            raise
-        finally:
             await self._close()
+            raise
+        except (
+            asyncio.CancelledError
+        ):  # the loop ends; of one that has ended nothing can be awaited
+            await self._close()
+            raise
 
     def _open_missing(self) -> None:
         waiting = sum(not asked.done() for asked in self._waiting)
@@ -158,18 +164,30 @@ class Pool:
         for task in opening:
             task.cancel()
         await asyncio.gather(*opening, return_exceptions=True)
-        sessions, self._ready = list(self._ready), deque()
+        sessions = list(self._ready)
+        self._ready.clear()
         await asyncio.gather(*(end(one) for one in sessions), *self._ending, return_exceptions=True)
 
 
-_pools: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, dict[object, Pool]] = (
-    weakref.WeakKeyDictionary()
-)
+def _end_elsewhere(sessions: deque[Session]) -> None:
+    """End the sessions of a pool whose loop was closed before its tasks had ended."""
+
+    async def end_all() -> None:
+        await asyncio.gather(*(end(session) for session in sessions))
+
+    if sessions:
+        threading.Thread(target=lambda: asyncio.run(end_all()), name="end of a pool").start()
+
+
+# A loop keeps its pools, by their keepers' tasks: what was kept here would keep its loop.
+_pools: weakref.WeakKeyDictionary[
+    asyncio.AbstractEventLoop, weakref.WeakValueDictionary[object, Pool]
+] = weakref.WeakKeyDictionary()
 
 
 def pool_of(template: Template, *, seconds: int, size: int, max_age: float) -> Pool:
     """The running loop's pool of a template; it grows to the greatest `size` that was asked for."""
-    pools = _pools.setdefault(asyncio.get_running_loop(), {})
+    pools = _pools.setdefault(asyncio.get_running_loop(), weakref.WeakValueDictionary())
     key = (template, seconds, max_age)
     found = pools.get(key)
     if found is None or found.broken:
