@@ -26,6 +26,8 @@ TemplateError                     1
 ├── SandboxError                 33   a sandbox did not start or went away
 │   ├── SandboxGoneError         34   …before it began to run what was asked
 │   └── InterpreterDiedError     35   …while it ran it: killed, out of memory, or ended by the code
+├── SandboxFileError             36   a file of a sandbox cannot be read or written
+│   └── NoSandboxFileError       37   …because there is none (FileNotFoundError)
 ├── RegistryError                40   registry.json cannot be read
 │   └── RegistryVersionError     41   …because a newer version of this program wrote it
 ├── TemplateLookupError (LookupError)
@@ -240,6 +242,14 @@ class InterpreterDiedError(SandboxError):
 
     exit_code = 35
     seen: object = None
+
+
+class SandboxFileError(TemplateError):
+    exit_code = 36
+
+
+class NoSandboxFileError(SandboxFileError, FileNotFoundError):
+    exit_code = 37
 
 
 class RegistryError(TemplateError):

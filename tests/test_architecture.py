@@ -20,7 +20,8 @@ OWNERS = {
         f"docker_engine/{name}.py" for name in ("connection", "engine", "images", "machine")
     },
     "e2b": {
-        f"targets/e2b/{name}.py" for name in ("cloud", "failures", "program", "sandbox", "session")
+        f"targets/e2b/{name}.py"
+        for name in ("cloud", "failures", "files", "program", "sandbox", "session")
     },
     "e2b_code_interpreter": {"targets/e2b/cloud.py"},
     "e2b_dockerfile_utils": {
@@ -39,7 +40,7 @@ OWNERS = {
     "opentelemetry": {"runtime/telemetry.py"},
     "platformdirs": {"files.py"},
     "pydantic": {"journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
-    "rich": {"progress.py"},
+    "rich": {"progress.py", "runtime/files.py"},
     "starlette": {"runtime/webhooks.py"},
     "tenacity": {
         "shared_registry.py",

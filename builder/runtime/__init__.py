@@ -9,10 +9,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from builder.runtime.files import Files
     from builder.runtime.ledger import Ledger
     from builder.runtime.primitive import CodeExecutionPrimitive, E2BPrimitive
     from builder.runtime.values import CodeInput, CodeOutput, Result
     from builder.runtime.webhooks import E2BWebhookPrimitive, Event, WebhookReceiver
+    from builder.sandbox_files import FileEntry
 
 __all__ = [
     "CodeExecutionPrimitive",
@@ -21,6 +23,8 @@ __all__ = [
     "E2BPrimitive",
     "E2BWebhookPrimitive",
     "Event",
+    "FileEntry",
+    "Files",
     "Ledger",
     "Result",
     "WebhookReceiver",
@@ -33,6 +37,8 @@ _PLACES = {
     "E2BPrimitive": "primitive",
     "E2BWebhookPrimitive": "webhooks",
     "Event": "webhooks",
+    "FileEntry": "files",
+    "Files": "files",
     "Ledger": "ledger",
     "Result": "values",
     "WebhookReceiver": "webhooks",

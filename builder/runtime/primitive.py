@@ -14,10 +14,12 @@ from typing import Any, Literal
 from builder.errors import SandboxError, SandboxGoneError
 from builder.registry import DEFAULT_CHANNEL
 from builder.runtime import composition, telemetry
+from builder.runtime.files import Files, SandboxFiles, put
 from builder.runtime.pool import Pool, pool_of
-from builder.runtime.session import Session, end, open_session
+from builder.runtime.session import Session, changed_files, end, open_session
 from builder.runtime.template import check_not_revoked, find
 from builder.runtime.values import LONGEST_SECONDS, CodeInput, CodeOutput, checked, output_of
+from builder.sandbox_files import FileEntry
 
 __all__ = ["CodeExecutionPrimitive", "E2BPrimitive"]
 
@@ -115,6 +117,21 @@ class CodeExecutionPrimitive:
                 session = await self._kept(self._opened_now(timeout))
                 return await self._run(session, asked, timeout, context)
 
+    @property
+    def files(self) -> Files:
+        """The files of the session: `write`, `read`, `list`, `remove`, `upload`, `download`."""
+        return Files(self._with_files)
+
+    @contextlib.asynccontextmanager
+    async def _with_files(self) -> AsyncIterator[SandboxFiles]:
+        async with self._held():
+            session = await self._current(self.default_timeout)
+            try:
+                yield session.files
+            except SandboxGoneError:
+                await self._drop("lost")
+                raise
+
     @contextlib.asynccontextmanager
     async def session(self) -> AsyncIterator[CodeExecutionPrimitive]:
         """A primitive with a sandbox of its own for the `async with` block, for callers that run
@@ -160,6 +177,8 @@ class CodeExecutionPrimitive:
             for name in ("workflow_id", "session_id", "correlation_id"):
                 if value := getattr(context, name, None):
                     measured.tell(f"workflow.{name}", str(value))
+            for path, data in asked.get("files", {}).items():
+                await put(session.files, path, data)
             try:
                 found = await session.run(
                     asked["code"],
@@ -180,9 +199,12 @@ class CodeExecutionPrimitive:
             measured.tell("code.success", success)
             ended = "timed out" if found.timed_out else "ok" if success else "code failed"
             measured.add({"outcome": ended})
-        if not session.usable():
+        files: list[FileEntry] = []
+        if session.usable():
+            files = await changed_files(session)
+        else:
             await self._drop("lost")
-        return output_of(found, sandbox_id=session.id, timeout=seconds)
+        return output_of(found, sandbox_id=session.id, timeout=seconds, files=files)
 
     async def _current(self, seconds: float) -> Session:
         """The session, replaced where it is too old for an execution of `seconds`."""

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 from collections.abc import Mapping
 from typing import Protocol
 
-from builder.errors import SandboxError, UnknownTemplateError
+from builder.errors import SandboxError, TemplateError, UnknownTemplateError
 from builder.execution import WARM_SECONDS, Execution, warm_up_code
 from builder.runtime import telemetry
+from builder.runtime.files import SandboxFiles
 from builder.runtime.template import Template, check_not_revoked, near_names
+from builder.sandbox_files import FileEntry
 from builder.tasks import finished
 
-__all__ = ["Session", "end", "open_session"]
+__all__ = ["Session", "changed_files", "end", "open_session"]
 
+_logger = logging.getLogger(__name__)
 _KEPT_CHARACTERS = 10_000
+_LISTING_SECONDS = 10.0
 
 
 class Session(Protocol):
@@ -23,6 +29,11 @@ class Session(Protocol):
     id: str
     opened_at: float
     lifetime: float  # seconds, after which its target ends it
+
+    @property
+    def files(self) -> SandboxFiles:
+        """Its files."""
+        ...
 
     async def wait_until_ready(self) -> None:
         """Raises `SandboxError` when its code service does not come up."""
@@ -67,10 +78,22 @@ async def open_session(template: Template, *, seconds: int, warm: bool) -> Sessi
             await session.wait_until_ready()
             if warm:
                 await _warm_up(session, template)
+            await changed_files(session)  # those that are there before any code runs
     except BaseException:
         await end(session)
         raise
     return session
+
+
+async def changed_files(session: Session) -> list[FileEntry]:
+    """The files that code has made or changed since last time; none where they cannot be listed,
+    which next time makes up for."""
+    try:
+        async with asyncio.timeout(_LISTING_SECONDS):
+            return await session.files.changed()
+    except (TemplateError, TimeoutError) as error:
+        _logger.warning("the files of the sandbox %s cannot be listed: %s", session.id, error)
+        return []
 
 
 async def end(session: Session) -> None:

@@ -2,22 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypedDict
 
 from builder.errors import did_you_mean
 from builder.execution import Execution, Result, seconds_in_words
+from builder.sandbox_files import FileEntry, normal_path
 
 __all__ = ["LONGEST_SECONDS", "CodeInput", "CodeOutput", "Result", "checked", "output_of"]
 
 
 class CodeInput(TypedDict, total=False):
-    """`code` is required; `timeout` is in seconds; `env_vars` are there for this execution."""
+    """`code` is required; `timeout` is in seconds; `env_vars` are there for this execution.
+
+    `files` are put into the sandbox before the code runs, by path: bytes, text, or the `Path` of a
+    local file.
+    """
 
     code: str
     language: str
     timeout: float
     env_vars: dict[str, str]
+    files: dict[str, bytes | str | Path]
 
 
 class CodeOutput(TypedDict):
@@ -28,6 +35,7 @@ class CodeOutput(TypedDict):
     (tables as HTML, charts as PNG). `error` is None when `success`; else `traceback` says where.
     `left_out` is how many characters were beyond the limits, `session_lost` whether what was
     defined in the session is gone: the interpreter died, was ended, or did not obey a time-out.
+    `files` are those of the working folder that the code has created or changed.
     """
 
     output: str
@@ -41,6 +49,7 @@ class CodeOutput(TypedDict):
     timed_out: bool
     left_out: int
     session_lost: bool
+    files: list[FileEntry]
 
 
 # A week: longer than a sandbox lives anywhere.
@@ -50,6 +59,7 @@ _TYPES: dict[str, tuple[type, ...]] = {
     "language": (str,),
     "timeout": (int, float),
     "env_vars": (dict,),
+    "files": (dict,),
 }
 
 
@@ -80,9 +90,29 @@ def checked(given: Mapping[str, Any]) -> CodeInput:
             raise TypeError("input_data['env_vars'] is not a table of text by name")
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"input_data['env_vars'] cannot hold {name!r}")
-        _check_text(f"env_vars'][{name!r}", name + value)
+        _check_text(f"env_vars']['{name}", name + value)
+    _check_files(given.get("files") or {})
     found: CodeInput = {key: value for key, value in given.items() if value is not None}  # type: ignore[assignment]
     return found
+
+
+def _check_files(files: Mapping[Any, Any]) -> None:
+    for name, content in files.items():
+        if not isinstance(name, str):
+            raise TypeError(f"input_data['files'] has the name {name!r}, expected a path as text")
+        try:
+            place = normal_path(name)
+        except ValueError as error:
+            raise ValueError(f"input_data['files'] has the name {name!r}: {error}") from None
+        if place == ".":
+            raise ValueError(f"input_data['files'] has the name {name!r}, which is no file's")
+        if not isinstance(content, bytes | str | Path):
+            raise TypeError(
+                f"input_data['files'][{name!r}] is {type(content).__name__}, expected bytes, text"
+                " or the Path of a local file"
+            )
+        if isinstance(content, str):
+            _check_text(f"files']['{name}", content)
 
 
 def _check_text(key: str, value: str) -> None:
@@ -95,7 +125,9 @@ def _check_text(key: str, value: str) -> None:
         ) from None
 
 
-def output_of(found: Execution, *, sandbox_id: str, timeout: float) -> CodeOutput:
+def output_of(
+    found: Execution, *, sandbox_id: str, timeout: float, files: Sequence[FileEntry] = ()
+) -> CodeOutput:
     """An execution as it is told to the caller."""
     error = found.error
     if found.timed_out:
@@ -123,4 +155,5 @@ def output_of(found: Execution, *, sandbox_id: str, timeout: float) -> CodeOutpu
         timed_out=found.timed_out,
         left_out=found.left_out,
         session_lost=found.lost,
+        files=list(files),
     )

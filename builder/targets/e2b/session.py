@@ -36,6 +36,7 @@ from builder.errors import (
 )
 from builder.execution import Execution, Output
 from builder.targets.e2b.failures import failure_of, if_it_may_pass, kind_of
+from builder.targets.e2b.files import CloudFiles
 from builder.tasks import finished
 
 __all__ = ["CloudSession"]
@@ -68,6 +69,7 @@ class CloudSession:
     def __init__(self, sandbox: e2b.AsyncSandbox, *, key: str, lifetime: float) -> None:
         self._sandbox, self._key, self.lifetime = sandbox, key, lifetime
         self.id = sandbox.sandbox_id
+        self.files = CloudFiles(sandbox)
         self.opened_at = time.monotonic()
         self._context: str | None = None
         self._broken = False
@@ -110,7 +112,7 @@ class CloudSession:
         try:
             return cls(await asyncio.shield(creating), key=api_key, lifetime=seconds)
         except asyncio.CancelledError:
-            await finished(_discarded(creating))
+            await finished(_discarded(creating, create))
             raise
         except Exception as error:
             if kind_of(error) == "fault":
@@ -358,11 +360,14 @@ async def _retried(call: Callable[[], Awaitable[_T]]) -> _T:
     return await retrying(attempt)
 
 
-async def _discarded(creating: asyncio.Future[e2b.AsyncSandbox]) -> None:
+async def _discarded(
+    creating: asyncio.Future[e2b.AsyncSandbox], create: Callable[[], Awaitable[e2b.AsyncSandbox]]
+) -> None:
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_KILL_SECONDS):
-            sandbox = await creating
-            await _retried(sandbox.kill)
+            await asyncio.wait([creating])
+            # A loop that ends cancels this, too; the same key gives the sandbox that was made.
+            await _retried((await (_retried(create) if creating.cancelled() else creating)).kill)
 
 
 async def _kill_marked(mark: str, options: ApiParams) -> None:

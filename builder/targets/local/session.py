@@ -16,6 +16,7 @@ from typing import TypeVar
 from builder.errors import InterpreterDiedError, SandboxError, TemplateError
 from builder.execution import Execution
 from builder.targets.local import place
+from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import CannotForkError, forks, zygote_of
 from builder.tasks import finished
@@ -35,6 +36,7 @@ class LocalSession:
     def __init__(self, sandbox: KernelSandbox, thread: ThreadPoolExecutor) -> None:
         self._sandbox, self._thread = sandbox, thread
         self.id = sandbox.home.parent.name
+        self.files = LocalFiles(sandbox.home)
         self.opened_at = time.monotonic()
         self.lifetime = float("inf")
         self._closed = False
