@@ -1,4 +1,8 @@
-"""A context of the code service for tests: a real Jupyter kernel, and the events of an execution."""
+"""A context of the code service for tests: a real Jupyter kernel, and the events of an execution.
+
+It answers as the published service does, its faults included. `left` says whether the client of an
+execution has closed its connection, upon which its code is interrupted and nothing is tidied up.
+"""
 
 import queue
 import threading
@@ -7,61 +11,164 @@ import uuid
 
 from jupyter_client.manager import start_new_kernel
 
+_LOOK_SECONDS = 0.02
+_KEEPALIVE_SECONDS = 5
+# Sooner after an interrupt than this, a request is aborted by the kernel, which the service
+# takes for neither an end nor an error: it waits until its client gives up.
+_ABORTED_SECONDS = 0.05
+_OF_THE_SANDBOX = {"E2B_TEST_VARIABLE": "true"}
+_FIELDS = {
+    "text/plain": "text",
+    "text/html": "html",
+    "text/markdown": "markdown",
+    "image/svg+xml": "svg",
+    "image/png": "png",
+    "image/jpeg": "jpeg",
+    "application/pdf": "pdf",
+    "text/latex": "latex",
+    "application/json": "json",
+    "application/javascript": "javascript",
+    "e2b/data": "data",
+    "e2b/chart": "chart",
+}
+
 
 class Context:
     def __init__(self, language, cwd, start=start_new_kernel):
         self.id = uuid.uuid4().hex
         self.language, self.cwd = language, cwd
         self.lock = threading.Lock()
+        self._start = start
+        self._closed = self._knows_the_sandbox = False
+        self._tidying = ""
+        self._left_at = float("-inf")
         self.manager, self.client = start(cwd=cwd)
 
-    def close(self):
-        self.client.stop_channels()
+    def end(self):
+        """Kill the kernel; from any thread."""
+        self._closed = True
         self.manager.shutdown_kernel(now=True)
+
+    def close(self):
+        self.end()
+        self.client.stop_channels()
 
     def public(self):
         return {"id": self.id, "language": self.language, "cwd": self.cwd}
 
-    def execute(self, code, env_vars):
-        with self.lock:
-            if env_vars:
-                told = f"__import__('os').environ.update({env_vars!r})"
-                self.client.execute_interactive(told, silent=True)
-            request = self.client.execute(code)
-            while True:
-                try:
-                    message = self.client.get_iopub_msg(timeout=1)
-                except queue.Empty:
-                    if not self.manager.is_alive():
-                        yield {"type": "unexpected_end_of_execution"}
-                        return
-                    yield {"type": "keepalive"}
-                    continue
-                if message["parent_header"].get("msg_id") != request:
-                    continue
-                kind, content = message["msg_type"], message["content"]
-                if kind == "stream":
-                    stamp = int(time.time() * 1e9)
-                    yield {"type": content["name"], "text": content["text"], "timestamp": stamp}
-                elif kind in ("execute_result", "display_data"):
-                    data = content["data"]
-                    yield {
-                        "type": "result",
-                        "text": data.get("text/plain"),
-                        "html": data.get("text/html"),
-                        "png": data.get("image/png"),
-                        "is_main_result": kind == "execute_result",
-                    }
-                elif kind == "error":
-                    yield {
-                        "type": "error",
-                        "name": content["ename"],
-                        "value": content["evalue"],
-                        "traceback": "\n".join(content["traceback"]),
-                    }
-                elif kind == "execute_input":
-                    count = content["execution_count"]
-                    yield {"type": "number_of_executions", "execution_count": count}
-                elif kind == "status" and content["execution_state"] == "idle":
-                    yield {"type": "end_of_execution"}
+    def execute(self, code, env_vars, left=lambda: False):
+        while not self.lock.acquire(timeout=_LOOK_SECONDS):
+            if left():
+                return
+        try:
+            yield from self._execute(code, env_vars or {}, left)
+        finally:
+            self.lock.release()
+
+    def _execute(self, code, env_vars, left):
+        if self._tidying:
+            self._tidy()
+        prelude = [_set(*item) for item in env_vars.items()]
+        if not self._knows_the_sandbox:
+            self._knows_the_sandbox = True
+            prelude = [_set(*item) for item in _OF_THE_SANDBOX.items()] + prelude
+        if prelude:
+            first = next((line for line in code.split("\n") if line.strip()), "")
+            indent = first[: len(first) - len(first.lstrip())]
+            code = "\n".join([indent + line for line in prelude] + [code])
+        request = None
+        if time.monotonic() - self._left_at > _ABORTED_SECONDS:
+            request = self.client.execute(code, allow_stdin=False)
+        for event in self._events(request, left):
+            if event is None:
+                return
+            yield event
+        if env_vars:
+            self._tidying = "\n".join(
+                _set(key, _OF_THE_SANDBOX[key])
+                if key in _OF_THE_SANDBOX
+                else f"import os; del os.environ['{key}']"
+                for key in env_vars
+            )
+        yield {"type": "end_of_execution"}
+
+    def _events(self, request, left):
+        """What an execution gives, up to its end; None last where the client has left."""
+        accepted = failed = False
+        said = time.monotonic()
+        while True:
+            if left():
+                self._left_at = time.monotonic()
+                self.manager.interrupt_kernel()
+                yield None
+                return
+            if time.monotonic() - said > _KEEPALIVE_SECONDS:
+                said = time.monotonic()
+                yield {"type": "keepalive"}
+            try:
+                message = self.client.get_iopub_msg(timeout=_LOOK_SECONDS)
+            except queue.Empty:
+                if self._closed:
+                    yield _failed(
+                        "UnexpectedEndOfExecution",
+                        "Connection to the execution was closed before the execution was finished",
+                    )
                     return
+                if not self.manager.is_alive():
+                    yield _failed("ContextRestarting", "Context was restarted")
+                    self._replace()
+                    return
+                continue
+            if not request or message["parent_header"].get("msg_id") != request:
+                continue
+            kind, content = message["msg_type"], message["content"]
+            if kind == "status":
+                # Of a request that was aborted, nothing but this arrives.
+                if content["execution_state"] == "idle" and accepted:
+                    return
+            elif kind == "execute_input":
+                accepted = True
+                count = content["execution_count"]
+                yield {"type": "number_of_executions", "execution_count": count}
+            elif kind == "error":
+                if not failed:
+                    failed = True
+                    yield _failed(content["ename"], content["evalue"], content["traceback"])
+            elif event := _event(kind, content):
+                yield event
+            said = time.monotonic()
+
+    def _tidy(self):
+        code, self._tidying = self._tidying, ""
+        self.client.execute_interactive(
+            code, silent=True, store_history=True, allow_stdin=False, output_hook=lambda _: None
+        )
+
+    def _replace(self):
+        """As Jupyter does with a kernel that has died: nobody sets the sandbox's variables anew."""
+        self.client.stop_channels()
+        self.manager.shutdown_kernel(now=True)
+        self.manager, self.client = self._start(cwd=self.cwd)
+
+
+def _set(key, value):
+    return f"import os; os.environ['{key}'] = '{value}'"
+
+
+def _failed(name, value, traceback=()):
+    return {"type": "error", "name": name, "value": value, "traceback": "".join(traceback)}
+
+
+def _event(kind, content):
+    if kind == "stream":
+        stamp = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        return {"type": content["name"], "text": content["text"], "timestamp": stamp}
+    if kind in ("execute_result", "display_data"):
+        data = dict(content["data"])
+        fields = {field: data.pop(mime) for mime, field in _FIELDS.items() if mime in data}
+        text = fields.get("text") or ""
+        if text[:1] == text[-1:] and text[:1] in ("'", '"'):
+            fields["text"] = text[1:-1]
+        main = kind == "execute_result"
+        return {"type": "result", **fields, "extra": data, "is_main_result": main}
+    return None

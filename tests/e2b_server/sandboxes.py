@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import datetime as dt
 import json
-import queue
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -32,7 +33,7 @@ class Service(Protocol):
 
     def create(self, asked: dict[str, Any]) -> dict[str, Any]: ...
 
-    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]: ...
+    def execute(self, asked: dict[str, Any]) -> Iterator[bytes] | AsyncIterator[bytes]: ...
 
     def restart(self, context: str) -> None: ...
 
@@ -57,28 +58,35 @@ class _Confined:
             raise
         self.public: dict[str, Any] = self._context.public()
 
-    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
-        events: queue.Queue[bytes | None] = queue.Queue()
+    async def execute(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        left = threading.Event()
+
+        def put(event: bytes | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(events.put_nowait, event)
 
         def run() -> None:
             try:
-                for event in self._context.execute(asked["code"], asked.get("env_vars")):
-                    events.put(json.dumps(event).encode() + b"\n")
+                variables = asked.get("env_vars")
+                for event in self._context.execute(asked["code"], variables, left.is_set):
+                    put(json.dumps(event).encode() + b"\n")
             finally:
-                events.put(None)
+                put(None)
 
         self._thread.submit(run)
-        while (event := events.get()) is not None:
-            yield event
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+        finally:
+            left.set()
 
     def interrupt(self) -> None:
         self._context.manager.interrupt_kernel()
 
-    def kill(self) -> None:
-        self._context.manager.shutdown_kernel(now=True)
-
     def close(self) -> None:
-        self.kill()
+        self._context.end()
         self._thread.submit(self._end)
         self._thread.shutdown()
 
@@ -113,7 +121,7 @@ class KernelService:
     def create(self, asked: dict[str, Any]) -> dict[str, Any]:
         return self._new()
 
-    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
+    def execute(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
         if asked.get("context_id") and asked.get("language"):
             raise ApiError(400, "Only one of context_id or language can be provided")
         if asked.get("language") not in (None, "python"):

@@ -11,7 +11,7 @@ import threading
 import time
 import traceback
 import uuid
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -558,7 +558,7 @@ class Server:
     def _execute(self, request: Request, body: bytes) -> Response:
         return self._answer_of_execution(self._in_sandbox(request).execute(json.loads(body)))
 
-    def _answer_of_execution(self, events: Iterator[bytes]) -> Response:
+    def _answer_of_execution(self, events: Iterator[bytes] | AsyncIterator[bytes]) -> Response:
         return StreamingResponse(events, media_type="application/json")
 
 
