@@ -11,6 +11,7 @@ from typing import Any
 
 __all__ = [
     "WARM_SECONDS",
+    "Cut",
     "Execution",
     "Output",
     "Result",
@@ -80,9 +81,9 @@ class Output:
 
     def __init__(self, limit: int | None = None) -> None:
         self.limit = limit
-        self._streams = {name: _Stream(limit) for name in ("stdout", "stderr")}
+        self._streams = {name: Cut(limit) for name in ("stdout", "stderr")}
         self._left_out = 0
-        self._room = float("inf") if limit is None else float(_RESULTS_TO_A_STREAM * limit)
+        self.room = float("inf") if limit is None else float(_RESULTS_TO_A_STREAM * limit)
         self._results: list[Result] = []
         self._error: str | None = None
         self._traceback = ""
@@ -93,20 +94,21 @@ class Output:
             self._streams[name].add(text)
 
     def result(self, data: Mapping[str, Any], *, main: bool) -> None:
-        """Take a MIME bundle; of one that is too large, a line that says so."""
+        """Take a MIME bundle of texts and `Cut`s; of one that is too large, a line that says so."""
         kept: dict[str, Any] = {}
         for kind, value in data.items():
-            text = value if isinstance(value, str) else json.dumps(value, default=str)
+            text = value if isinstance(value, str | Cut) else json.dumps(value, default=str)
+            size = text.size if isinstance(text, Cut) else len(text)
             if kind == "text/plain":
                 kept[kind] = self._cut(text)
-            elif self._room < len(text):
-                self.leave_out(len(text))
-                kept.setdefault("text/plain", f"… {kind} of {len(text)} characters left out …")
+            elif self.room < size:
+                self.leave_out(size)
+                kept.setdefault("text/plain", f"… {kind} of {size} characters left out …")
             else:
-                self._room -= len(text)
-                kept[kind] = value
-        self._room -= len(kept.get("text/plain", "")) + _RESULT_OVERHEAD
-        if self._room < 0:
+                self.room -= size
+                kept[kind] = value.text() if isinstance(value, Cut) else value
+        self.room -= len(kept.get("text/plain", "")) + _RESULT_OVERHEAD
+        if self.room < 0:
             self.leave_out(sum(len(str(value)) for value in kept.values()))
             return
         self._results.append(Result(data=kept, is_main=main))
@@ -115,16 +117,20 @@ class Output:
         """Count characters that were too many to be taken."""
         self._left_out += size
 
-    def failed(self, name: str, value: str, traceback: str) -> None:
+    def failed(self, name: str | Cut, value: str | Cut, traceback: str | Cut) -> None:
         """Take the error that has ended the code."""
-        self._error = self._cut(plain(f"{name}: {value}"))
-        self._traceback = self._cut(plain(traceback))
+        if isinstance(value, Cut):
+            self._error = plain(f"{name}: {self._cut(value)}")
+        else:
+            self._error = self._cut(plain(f"{name}: {value}"))
+        self._traceback = plain(self._cut(traceback))
 
-    def _cut(self, text: str) -> str:
-        cut = _Stream(self.limit)
-        cut.add(text)
-        self._left_out += cut.left_out
-        return cut.text()
+    def _cut(self, text: str | Cut) -> str:
+        if not isinstance(text, Cut):
+            cut, text = text, Cut(self.limit)
+            text.add(cut)
+        self._left_out += text.left_out
+        return text.text()
 
     @property
     def failed_already(self) -> bool:
@@ -148,16 +154,20 @@ class Output:
         )
 
 
-class _Stream:
-    def __init__(self, limit: int | None) -> None:
-        self._limit = limit
+class Cut:
+    """Text that arrives in parts; of what is longer than `limit`, the beginning and the end."""
+
+    def __init__(self, limit: float | None) -> None:
+        self._limit = None if limit is None or limit == float("inf") else max(0, int(limit))
         self._first: list[str] = []
-        self._room = limit - limit // 2 if limit is not None else 0
+        self._room = self._limit - self._limit // 2 if self._limit is not None else 0
         self._last: deque[str] = deque()
         self._kept = 0
-        self.left_out = 0
+        self.left_out = self.size = 0
 
     def add(self, text: str) -> None:
+        """Take the next part."""
+        self.size += len(text)
         if self._limit is None:
             self._first.append(text)
             return
@@ -177,7 +187,11 @@ class _Stream:
             self._kept -= gone
             self.left_out += gone
 
+    def __str__(self) -> str:
+        return self.text()
+
     def text(self) -> str:
+        """What is kept, with a line that says how much is not."""
         told = f"\n… {self.left_out} characters left out …\n" if self.left_out else ""
         return "".join(self._first) + told + "".join(self._last)
 

@@ -21,7 +21,7 @@ OWNERS = {
     },
     "e2b": {
         f"targets/e2b/{name}.py"
-        for name in ("cloud", "failures", "files", "program", "sandbox", "session")
+        for name in ("cloud", "failures", "files", "program", "service", "session")
     },
     "e2b_code_interpreter": {"targets/e2b/cloud.py"},
     "e2b_dockerfile_utils": {
@@ -32,7 +32,7 @@ OWNERS = {
         "base_image.py",
         "runtime/webhooks.py",
         "targets/e2b/failures.py",
-        "targets/e2b/session.py",
+        "targets/e2b/service.py",
     },
     "jinja2": {"render.py"},
     "jupyter_client": {"targets/local/kernel.py"},

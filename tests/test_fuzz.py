@@ -11,6 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import httpx
 import pytest
@@ -26,7 +27,8 @@ from builder.registry import search
 from builder.registry.references import find_build, split
 from builder.render import render
 from builder.runtime import WebhookReceiver
-from builder.targets.e2b.session import CloudSession
+from builder.targets.e2b import stream
+from builder.targets.e2b.service import CodeService
 from tests.conftest import BASE, LIGHT, ROOT
 from tests.samples import lock_of
 from tests.test_channels import made
@@ -246,24 +248,25 @@ EVENTS = [
 ]
 
 
-class _NoSession(CloudSession):
-    """The part of a session that reads what the code service answers."""
+class _NoService(CodeService):
+    """The part that reads what the code service answers."""
 
     def __init__(self) -> None:
         """Without a sandbox."""
-
-    def _told(self, text: str) -> str:
-        return text
+        self._worded = str
 
 
 @fuzzed
 @given(
     text=mutated(EVENTS, ['"type": ', "null", "{", "[", '"\\ud800"', "1e999", "\n", '"text": ']),
     sizes=st.lists(st.integers(1, 50), min_size=1, max_size=5),
+    long=st.sampled_from([5, 1 << 20]),
 )
-def test_any_answer_of_the_code_service_is_output_or_refused(text: str, sizes: list[int]) -> None:
-    """However the lines of an execution look and wherever they are cut, they come out as output or
-    as an error in words."""
+def test_any_answer_of_the_code_service_is_output_or_refused(
+    text: str, sizes: list[int], long: int
+) -> None:
+    """However the lines of an execution look, wherever they are cut and whatever counts as a long
+    one, they come out as output or as an error in words."""
     content = text.encode("utf-8", "replace")
 
     async def parts() -> Any:
@@ -276,10 +279,11 @@ def test_any_answer_of_the_code_service_is_output_or_refused(text: str, sizes: l
     async def read() -> None:
         output = Output(1000)
         try:
-            await _NoSession()._read(httpx.Response(200, content=parts()), output)
+            await _NoService()._read(httpx.Response(200, content=parts()), output)
         except TemplateError:
             return
         execution = output.execution(0.0)
         assert len(execution.stdout) <= 2000
 
-    asyncio.run(read())
+    with mock.patch.multiple(stream, _LONG_LINE=long, _SHORT_STRING=long):
+        asyncio.run(read())

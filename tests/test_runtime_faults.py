@@ -71,7 +71,8 @@ def test_connection_lost_in_mid_stream(ready: Server, tmp_path: Path, kind: Any)
     """When the answer of running code is lost, the code is not run again; the next code gets
     another sandbox."""
     marks = tmp_path / "marks"
-    ready.front.faults.append(Fault("POST /execute", kind))
+    # The first request sets the interpreter up.
+    ready.front.faults.append(Fault("POST /execute", kind, skip=1))
 
     async def run() -> CodeOutput:
         async with one() as executor:
@@ -92,7 +93,7 @@ def test_service_that_takes_its_time(ready: Server) -> None:
     (found,) = executed(one(), "print(1)")
     assert found["output"] == "1\n"
     assert time.monotonic() - start > 1.5
-    assert ready.front.requests.count("POST /execute") == 1
+    assert ready.front.requests.count("POST /execute") == 2  # the interpreter is set up, then used
     assert ready.front.requests.count("GET /health") > 5
 
 
@@ -145,19 +146,7 @@ def test_sandbox_that_ends_while_code_runs(ready: Server) -> None:
     assert (found["success"], found["session_lost"]) == (False, True)
     assert (found["error"] or "").startswith("InterpreterDied: ")
     assert time.monotonic() - start < 20
-    assert ready.front.requests.count("POST /execute") == 1
-
-
-def test_interpreter_that_cannot_be_interrupted(ready: Server) -> None:
-    """Where the interpreter cannot be reached to interrupt it, it is restarted, and that is said."""
-    ready.jupyter_is_reached = False
-    late, after = executed(one(), "x = 1\nwhile True: pass", "print('x' in globals())", timeout=1)
-    assert late["error"] == (
-        "TimeoutError: the code did not finish within 1 second and was interrupted; the interpreter did not"
-        " obey and was replaced: what was defined is lost"
-    )
-    assert after["output"] == "False\n"
-    assert after["sandbox_id"] == late["sandbox_id"]
+    assert ready.front.requests.count("POST /execute") == 2  # the interpreter is set up, then used
 
 
 def test_refused_key(ready: Server) -> None:
@@ -194,14 +183,6 @@ def test_creation_that_is_never_answered(ready: Server) -> None:
         executed(one(), "1")
     assert ready.running == {}
     assert ready.created == 1  # the retries made no more
-
-
-@pytest.mark.parametrize("value", ["it's", "a\\b", "two\nlines"])
-def test_variable_that_the_service_would_run(ready: Server, value: str) -> None:
-    """A value that E2B's service would take for code is refused before anything runs."""
-    with pytest.raises(ValueError, match="the value of `A` holds a quote, a backslash or a new"):
-        executed(one(), "1", env_vars={"A": value})
-    assert "POST /execute" not in ready.front.requests
 
 
 @pytest.mark.parametrize(

@@ -2,30 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
-import re
 import time
 from collections.abc import Callable, Mapping
-from typing import Any
-
-import e2b
 
 from builder.errors import SandboxError, TemplateError
-from builder.execution import Execution, plain
-from builder.processes import pause, when_stopped
+from builder.execution import Execution
+from builder.processes import when_stopped
 from builder.targets.e2b.cloud import Cloud
+from builder.targets.e2b.service import CodeService
 
 __all__ = ["CloudSandbox"]
 
 _LIFE_SECONDS = 900
 _MARGIN_SECONDS = 120
-_READY_SECONDS = 120.0
-_POLL_SECONDS = 0.2
-_LOOK_SECONDS = 2.0
-_ATTEMPTS = 5
-# Refused at the door: too many requests, no service, or a port that is not open.
-_NOT_RUN = re.compile(r"^(?:429|503) |likely due to sandbox timeout")
-_END = "\x1eend of the code\x1e"
 
 
 class CloudSandbox:
@@ -51,59 +42,32 @@ class CloudSandbox:
         self._sandbox = cloud.create_sandbox(ref, seconds=_LIFE_SECONDS, metadata=metadata)
         self._ends = time.monotonic() + _LIFE_SECONDS
         self.timings = {"created": round(time.perf_counter() - start, 6)}
-        self._context: Any = None
         self._held = contextlib.ExitStack()
+        self._runner = self._held.enter_context(asyncio.Runner())
+        self._service = CodeService(self._sandbox, alive=self._alive, worded=self._worded)
+        self._held.callback(lambda: self._runner.run(self._service.close()))
         try:
             # Code that runs there must not keep an interrupted program from ending.
             self._held.enter_context(when_stopped(self._kill))
-            self._wait_until_ready()
+            self._runner.run(self._service.wait_until_ready())
             self.timings["ready"] = round(time.perf_counter() - start, 6)
             if fresh:
-                self._context = self._sandbox.create_code_context()
-        except BaseException as error:
+                self._runner.run(self._service.renew())
+        except BaseException:
             self.close()
-            if isinstance(error, Exception) and not isinstance(error, TemplateError):
-                raise SandboxError(self._told(f"its code service fails: {error}")) from error
             raise
 
     def run(self, code: str, *, timeout: float) -> Execution:
         """Run statements for `timeout` seconds at most. Raises `SandboxError` when it is gone."""
         start = time.monotonic()
-        try:
-            if self._ends - start < timeout + _MARGIN_SECONDS:
-                life = int(timeout) + 2 * _MARGIN_SECONDS
-                self._sandbox.set_timeout(life)
-                self._ends = start + life
-            found = self._run(f"{code}\nprint({_END!r})", timeout)
-        except e2b.TimeoutException as error:
-            if time.monotonic() - start >= timeout:
-                self._leave_it_running()
-                return Execution(timed_out=True, seconds=time.monotonic() - start)
-            raise SandboxError(self._told(str(error))) from error
-        except Exception as error:
-            raise SandboxError(self._told(f"{type(error).__name__}: {error}")) from error
-        stdout, _, ended = "".join(found.logs.stdout).rpartition(_END)
-        if not found.error and not ended:
-            # The SDK says nothing of an interpreter that was killed, or ended itself.
-            raise SandboxError(self._told("the interpreter died while it ran the code"))
-        return Execution(
-            stdout=stdout if ended else "".join(found.logs.stdout),
-            stderr="".join(found.logs.stderr),
-            error=f"{found.error.name}: {found.error.value}" if found.error else None,
-            traceback=plain(found.error.traceback) if found.error else "",
-            seconds=time.monotonic() - start,
-        )
-
-    def _run(self, code: str, timeout: float) -> Any:
-        """Run code once: tried again only where the answer says that it did not run."""
-        for attempt in range(1, _ATTEMPTS + 1):
+        if self._ends - start < timeout + _MARGIN_SECONDS:
+            life = int(timeout) + 2 * _MARGIN_SECONDS
             try:
-                return self._sandbox.run_code(code, context=self._context, timeout=timeout)
+                self._sandbox.set_timeout(life)
             except Exception as error:
-                if attempt == _ATTEMPTS or not _NOT_RUN.search(str(error)):
-                    raise
-            pause(_POLL_SECONDS * attempt)
-        raise AssertionError("unreachable")
+                raise SandboxError(self._worded(f"{type(error).__name__}: {error}")) from error
+            self._ends = start + life
+        return self._runner.run(self._service.run(code, seconds=timeout, variables={}, limit=None))
 
     def close(self) -> None:
         """End the sandbox; warn, with its ID, when that cannot be done."""
@@ -121,41 +85,10 @@ class CloudSandbox:
                 f" E2B ends it by itself within {left:.0f} seconds"
             )
 
-    def _leave_it_running(self) -> None:
-        """Go on in a new interpreter: code that ran out of time may still hold the old one."""
+    async def _alive(self) -> bool:
         with contextlib.suppress(Exception):
-            self._context = self._sandbox.create_code_context()
+            return await asyncio.to_thread(self._sandbox.is_running)
+        return True
 
-    def _wait_until_ready(self) -> None:
-        deadline = time.monotonic() + _READY_SECONDS
-        looked = time.monotonic()
-        while True:
-            try:
-                # The cheapest question that runs nothing: a first execution would fix the
-                # interpreter's environment before its user has said what that is.
-                self._sandbox.list_code_contexts()
-            except Exception as error:
-                if time.monotonic() > deadline:
-                    raise SandboxError(
-                        self._told(
-                            f"its code service did not answer within {_READY_SECONDS:.0f}"
-                            f" seconds: {error}"
-                        ),
-                        hint="is `service.command` what starts it?",
-                    ) from error
-                if time.monotonic() - looked > _LOOK_SECONDS:
-                    looked = time.monotonic()
-                    self._check_alive()
-            else:
-                return
-            pause(_POLL_SECONDS)
-
-    def _check_alive(self) -> None:
-        alive = True
-        with contextlib.suppress(Exception):
-            alive = self._sandbox.is_running()
-        if not alive:
-            raise SandboxError(self._told("it ended before its code service was up"))
-
-    def _told(self, text: str) -> str:
+    def _worded(self, text: str) -> str:
         return self._cloud.redacted(f"the sandbox {self._sandbox.sandbox_id}: {text}")

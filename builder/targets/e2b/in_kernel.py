@@ -1,0 +1,92 @@
+"""Sent to an interpreter of a sandbox before anything else runs in it, and run there.
+
+It gives code what it has on other targets, and the code service does not: environment variables
+of any value, which are put back afterwards, time-outs of awaited code, and an end of the
+interpreter that can be told. It knows nothing of this package: IPython and ipykernel are there.
+"""
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+
+@contextlib.contextmanager
+def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
+    """Have `variables` in the environment, and put back what was there before."""
+    before = {name: os.environ.get(name) for name in variables}
+    os.environ.update(variables)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def install(shell: Any, *, mark: str, exited: str) -> None:
+    """Change `shell` and its kernel. Code whose first line is `mark` and a JSON object has the
+    variables of that; an interpreter that is about to exit displays the MIME type `exited`."""
+    run = shell.kernel.do_execute
+
+    async def do_execute(code: str, *given: Any, **options: Any) -> Any:
+        variables: dict[str, str] = {}
+        if code.startswith(mark):
+            head, _, code = code.partition("\n")
+            variables = json.loads(head.removeprefix(mark))
+        with variables_set(variables):
+            try:
+                reply = await run(code, *given, **options)
+            finally:
+                # An interrupt that comes too late must not keep the variables from being put back.
+                with contextlib.suppress(ValueError):  # a thread of its own has no signals
+                    signal.signal(signal.SIGINT, signal.SIG_IGN)
+        if any(part.get("source") == "ask_exit" for part in reply.get("payload") or ()):
+            shell.display_pub.publish({exited: ""})
+        return reply
+
+    shell.kernel.do_execute = do_execute
+    _wake_on_signals()
+    _keep_lines(shell)
+    _keep_quotes(shell)
+    # What is run here counts for nobody.
+    shell.execution_count -= 1
+    del shell.history_manager.input_hist_parsed[1:], shell.history_manager.input_hist_raw[1:]
+
+
+def _wake_on_signals() -> None:
+    """An event loop that waits sees a signal when something else wakes it, unless this does."""
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    os.set_blocking(writing, False)
+    asyncio.get_running_loop().add_reader(reading, os.read, reading, 4096)
+    signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+
+def _keep_lines(shell: Any) -> None:
+    """The code service joins the parts of a traceback without the line ends between them."""
+    show = shell._showtraceback  # noqa: SLF001 - IPython has it for kernels to replace
+
+    def showtraceback(kind: Any, error: Any, parts: list[str]) -> None:
+        show(kind, error, [f"{part}\n" for part in parts[:-1]] + parts[-1:])
+
+    shell._showtraceback = showtraceback  # noqa: SLF001
+
+
+def _keep_quotes(shell: Any) -> None:
+    """The code service takes the outer quotes off the text of a result."""
+    formatted = shell.display_formatter.format
+
+    def quoted(*given: Any, **options: Any) -> Any:
+        data, metadata = formatted(*given, **options)
+        text = data.get("text/plain")
+        if text and text[0] == text[-1] and text[0] in "'\"":
+            data["text/plain"] = f"'{text}'"
+        return data, metadata
+
+    shell.display_formatter.format = quoted

@@ -1,0 +1,199 @@
+"""Reading what the code service gives of an execution: lines of JSON, one event each.
+
+The SDK's reading takes an interpreter that was killed for one that has ended well, and keeps output
+without a limit. Here a line of any length takes bounded memory: its strings are cut while they
+arrive.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+import uuid
+from collections.abc import AsyncIterable, Iterator
+from typing import Any
+
+from builder.documents import parse_json
+from builder.errors import InterpreterDiedError
+from builder.execution import Cut, Output
+
+__all__ = ["EXITED", "read"]
+
+# Displayed by an interpreter that is about to exit; see `in_kernel`.
+EXITED = "application/vnd.template-builder.exited"
+_MIME = {
+    "text": "text/plain", "html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml",
+    "png": "image/png", "jpeg": "image/jpeg", "pdf": "application/pdf", "latex": "text/latex",
+    "json": "application/json", "javascript": "application/javascript",
+}  # fmt: skip
+# Errors of the service itself, which have no traceback: an interpreter that is not there any more.
+_DIED = ("ContextRestarting", "WebSocketError", "UnexpectedEndOfExecution")
+_LONG_LINE = 1 << 20
+_SHORT_STRING = 1 << 12
+_ESCAPE_LENGTH = 6
+
+
+async def read(parts: AsyncIterable[bytes], output: Output) -> bool:
+    """Take an execution's answer, to its end; whether its interpreter is about to exit.
+
+    Raises `InterpreterDiedError`, and `ValueError` for what cannot be understood.
+    """
+    lines, exits = _Lines(output), False
+    async for part in parts:
+        for event in lines.feed(part):
+            kind = event["type"]
+            if kind == "end_of_execution":
+                return exits
+            if kind == "result" and EXITED in (event.get("extra") or {}):
+                exits = True
+            else:
+                _take(kind, event, output)
+    raise ValueError("it ended before the code did")
+
+
+def _take(kind: str, event: dict[str, Any], output: Output) -> None:
+    if kind in ("stdout", "stderr"):
+        output.stream(kind, event["text"])
+    elif kind == "result":
+        data = {_MIME[key]: value for key, value in event.items() if key in _MIME and value}
+        output.result(data | (event.get("extra") or {}), main=bool(event.get("is_main_result")))
+    elif kind == "error":
+        if event["name"] in _DIED and not event["traceback"]:
+            raise InterpreterDiedError("the interpreter died while it ran the code")
+        output.failed(event["name"], event["value"], event["traceback"])
+    elif kind == "unexpected_end_of_execution":
+        raise InterpreterDiedError("the interpreter died while it ran the code")
+
+
+class _Lines:
+    """Makes events of the parts of an answer."""
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._line = bytearray()
+        self._long: _LongLine | None = None
+
+    def feed(self, part: bytes) -> Iterator[dict[str, Any]]:
+        *ends, rest = part.split(b"\n")
+        for end in ends:
+            self._add(end)
+            long, self._long = self._long, None
+            line, self._line = bytes(self._line), bytearray()
+            if long:
+                yield long.event()
+            elif line.strip():
+                yield parse_json(line)
+        self._add(rest)
+
+    def _add(self, part: bytes) -> None:
+        if not self._long:
+            self._line += part
+            if len(self._line) <= _LONG_LINE:
+                return
+            self._long, part = _LongLine(self._output), bytes(self._line)
+            self._line.clear()
+        self._long.feed(part)
+
+
+class _LongLine:
+    """An event whose strings are cut while they arrive; printed text is passed on at once."""
+
+    _PRINTED = re.compile(r'\{\s*"type":\s*"(stdout|stderr)",\s*"text":\s*')
+    _OF_TEXT = re.compile(r'"(?:text|name|value|traceback)":\s*$')
+    _INSIDE = re.compile(r'(?:[^"\\]++|\\(?:u[0-9a-fA-F]{4}|[^u]))*+')
+
+    def __init__(self, output: Output) -> None:
+        self._output = output
+        self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
+        self._rest = self._half = ""
+        self._outside, self._size = [""], 0
+        self._printed: str | None = None
+        self._string: Cut | None = None
+        self._strings: dict[str, Cut] = {}
+        self._mark = uuid.uuid4().hex
+
+    def feed(self, part: bytes) -> None:
+        text, position = self._rest + self._decoder.decode(part), 0
+        while position < len(text):
+            if self._string is None:
+                before, quote, _ = text[position:].partition('"')
+                self._keep(before)
+                position += len(before) + len(quote)
+                if quote:
+                    self._begin()
+                continue
+            inside = self._INSIDE.match(text, position)
+            end = inside.end() if inside else position
+            self._add(self._string, json.loads(f'"{text[position:end]}"', strict=False))
+            position = end
+            if text.startswith('"', position):
+                self._end(self._string)
+                position += 1
+            elif len(text) - position >= _ESCAPE_LENGTH:
+                raise ValueError("it holds what is no JSON")
+            else:
+                break
+        self._rest = text[position:]
+
+    def event(self) -> dict[str, Any]:
+        """The whole of it, at its end."""
+        if self._size > self._bound:
+            self._output.leave_out(self._size)
+            return {"type": "left out"}
+        event: dict[str, Any] = self._restored(parse_json("".join(self._outside)), 2)
+        return event
+
+    @property
+    def _bound(self) -> float:
+        return _LONG_LINE + self._output.room
+
+    def _keep(self, text: str) -> None:
+        self._size += len(text)
+        if self._size <= self._bound:
+            self._outside.append(text)
+
+    def _begin(self) -> None:
+        printed = self._PRINTED.fullmatch("".join(self._outside)) if self._size < 64 else None
+        self._printed = printed[1] if printed else None
+        of_text = self._OF_TEXT.search(self._outside[-1])
+        self._string = Cut(self._output.limit if of_text else self._output.room)
+
+    def _add(self, string: Cut, text: str) -> None:
+        text = self._half + text
+        # The other half of a character is in the next part.
+        self._half = text[-1] if "\ud800" <= text[-1:] <= "\udbff" else ""
+        self._pass_on(string, whole(text[: len(text) - len(self._half)]))
+
+    def _pass_on(self, string: Cut, text: str) -> None:
+        if self._printed:
+            self._output.stream(self._printed, text)
+        else:
+            string.add(text)
+
+    def _end(self, string: Cut) -> None:
+        self._pass_on(string, whole(self._half))
+        self._string, self._half = None, ""
+        if string.size <= _SHORT_STRING:
+            self._keep(json.dumps(string.text()))
+        else:
+            mark = f"{self._mark} {len(self._strings)}"
+            self._strings[mark] = string
+            self._keep(f'"{mark}"')
+
+    def _restored(self, value: Any, levels: int = 0) -> Any:
+        """`value` with its long strings, as `Cut`s down to `levels`: as far as MIME bundles go."""
+        if isinstance(value, dict):
+            return {key: self._restored(inner, levels - 1) for key, inner in value.items()}
+        if isinstance(value, list):
+            return [self._restored(inner) for inner in value]
+        string = self._strings.get(value) if isinstance(value, str) else None
+        return value if string is None else string if levels >= 0 else string.text()
+
+
+def whole(text: str) -> str:
+    """Text without halves of characters, which nobody could write anywhere."""
+    if text.isascii():
+        return text
+    joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")
+    return joined.encode("utf-8", "replace").decode()
