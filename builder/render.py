@@ -82,6 +82,10 @@ def render(variant: Variant, lock: Lock) -> Rendered:
     for path in ("Dockerfile", "warmup.py"):
         text = environment.get_template(f"{path}.j2").render(values)
         contents[path] = (0o644, text.encode())
+    if variant.level == "memory":
+        contents["reseed.py"] = (0o644, _reseeding())
+        if variant.reseed:
+            contents["warmup_reseed.py"] = (0o644, (variant.reseed.rstrip("\n") + "\n").encode())
     contents["requirements/uv.txt"] = (0o644, _installer())
     for stage, locked in zip(variant.stages, lock.stages, strict=True):
         if locked.text:
@@ -225,6 +229,13 @@ def _installer() -> bytes:
     return resources.files("builder").joinpath("templates", "uv.txt").read_bytes()
 
 
+@functools.cache
+def _reseeding() -> bytes:
+    """What `local` reseeds a forked kernel with, which the images' interpreters need as well."""
+    parts = ("targets", "local", "kernel_host", "reseed.py")
+    return resources.files("builder").joinpath(*parts).read_bytes()
+
+
 class _Compiled(jinja2.BytecodeCache):
     """Compiled templates in the user's cache: compiling costs more than all rendering.
 
@@ -318,7 +329,11 @@ def _template_toml(variant: Variant, lock: Lock) -> str:
         "resources": _present(
             cpu=variant.cpu, memory_mb=variant.memory_mb, free_disk_mb=variant.free_disk_mb
         ),
-        "warmup": {"level": variant.level, "imports": list(variant.imports)},
+        "warmup": {
+            "level": variant.level,
+            "imports": list(variant.imports),
+            **_present(reseed=variant.reseed or None),
+        },
         "stages": [_stage_table(stage) for stage in variant.stages],
         "lock": {
             **_present(image=lock.image.reference, digest=lock.image.digest, note=lock.image.note),

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder import pipeline, render
+from builder.errors import SandboxError
 from builder.events import silent
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
@@ -123,3 +124,26 @@ def test_every_kind_of_generator_is_reseeded(light: Light) -> None:
     )
     first, second = map(json.loads, printed(code))
     assert {name for name in first if first[name] == second[name]} == set()
+
+
+def test_own_code_runs_in_each_sandbox(light: Light, tmp_path: Path) -> None:
+    """`warmup.reseed` is run in each sandbox before any other code; where it fails, opening does,
+    and names it."""
+    hinder = tmp_path / "hinder"
+    place = light(
+        '"idna"',
+        '"idna"',
+        f"reseed = '''\nimport idna, os\nidna.own = os.urandom(8).hex()\n"
+        f"if os.path.exists({str(hinder)!r}):\n    idna.seed()\n'''\n",
+    )
+    assert place.build("light", target="local")["light"].error is None
+    first, second = printed("import idna; print(idna.own, 'os' in globals())")
+    assert first.endswith(" False\n")
+    assert first != second
+    hinder.touch()
+    with pytest.raises(SandboxError) as caught:
+        printed("print(1)")
+    assert str(caught.value) == (
+        "`warmup.reseed` fails in the sandbox: AttributeError: module 'idna' has no attribute"
+        " 'seed'\n\nhint: correct `warmup.reseed`"
+    )

@@ -177,6 +177,14 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
             ],
         ),
         (
+            {"_base": BASE, "a": LEAF + "[warmup]\nreseed = 'import x'"},
+            [
+                "variants/a.toml:5:1: `warmup.reseed`: has no effect at level 'none': each sandbox's"
+                ' interpreter starts anew (set `warmup.level` to "memory", or leave `warmup.reseed`'
+                " out)"
+            ],
+        ),
+        (
             {"_base": BASE, "a": LEAF + "[service]\ncommand = ['run']"},
             [
                 "variants/a.toml:4:2: `service.ready-url`: is missing beside `service.command`"

@@ -94,6 +94,10 @@ Write = Callable[..., Path]
             "3:12: `warmup.imports[0]`: 'os; import x' is not the name of a Python module",
         ),
         (
+            "schema = 1\n[warmup]\nreseed = 'import x; x.seed('",
+            "3:1: `warmup.reseed`: is not Python code: '(' was never closed (its line 1)",
+        ),
+        (
             "schema = 1\n[[verify]]\nname = ''\ncode = ''",
             "3:1: `verify[0].name`: is empty",
         ),
@@ -161,7 +165,7 @@ Write = Callable[..., Path]
         ),
         (
             "schema = 1\n[warmup]\nqqq = 1",
-            "3:1: `warmup.qqq`: unknown key (known here: imports, level)",
+            "3:1: `warmup.qqq`: unknown key (known here: imports, level, reseed)",
         ),
     ],
 )

@@ -29,6 +29,7 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         "service.ready-url": variant.ready_url or "",
         "warmup.level": variant.level,
         "warmup.imports": ", ".join(variant.imports),
+        "warmup.reseed": variant.reseed and _short_hash(variant.reseed.encode()),
     }
     spec |= {f"env.{name}": value for name, value in variant.env.items()}
     for stage in variant.stages:

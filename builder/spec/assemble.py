@@ -103,6 +103,25 @@ def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
                     yield file.problem(("files", number, "target"), message)
 
 
+def _warmup_problems(
+    leaf: SpecFile, level: WarmupLevel, *, imports: Sequence[str], command: Sequence[str]
+) -> Iterator[Problem]:
+    """What does not go together with the warm-up's level."""
+    if level != "none" and not imports:
+        hint = "list modules in `warmup.imports`, or set the level to none"
+        message = f"is {level!r}, but there is nothing to import"
+        yield leaf.problem(("warmup", "level"), message, hint)
+    if level == "memory" and not command:
+        hint = "add [service], or set the level to disk"
+        message = "is 'memory', but there is no service whose interpreter could be kept warm"
+        yield leaf.problem(("warmup", "level"), message, hint)
+    table = cast(VariantFile, leaf.model).warmup
+    if level != "memory" and table and table.reseed:
+        hint = 'set `warmup.level` to "memory", or leave `warmup.reseed` out'
+        message = f"has no effect at level {level!r}: each sandbox's interpreter starts anew"
+        yield leaf.problem(("warmup", "reseed"), message, hint)
+
+
 def variant_of(
     chain: Sequence[SpecFile], stages: tuple[Stage, ...]
 ) -> tuple[Variant | None, list[Problem]]:
@@ -121,14 +140,7 @@ def variant_of(
     ready_url = _merged(chain, "service", "ready_url")
     level: WarmupLevel = _merged(chain, "warmup", "level")
     imports = tuple(_merged(chain, "warmup", "imports"))
-    if level != "none" and not imports:
-        hint = "list modules in `warmup.imports`, or set the level to none"
-        message = f"is {level!r}, but there is nothing to import"
-        problems.append(leaf.problem(("warmup", "level"), message, hint))
-    if level == "memory" and not command:
-        hint = "add [service], or set the level to disk"
-        message = "is 'memory', but there is no service whose interpreter could be kept warm"
-        problems.append(leaf.problem(("warmup", "level"), message, hint))
+    problems += _warmup_problems(leaf, level, imports=imports, command=command)
     if command and not ready_url:
         hint = "say which URL answers 200 when it is up"
         message = "is missing beside `service.command`"
@@ -160,6 +172,7 @@ def variant_of(
         free_disk_mb=_merged(chain, "resources", "free_disk_mb"),
         level=level,
         imports=imports,
+        reseed=_merged(chain, "warmup", "reseed"),
         accept_broken=tuple(
             name
             for file in chain

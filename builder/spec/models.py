@@ -6,9 +6,11 @@ file; what several files say together is checked in `builder.spec.load`.
 
 from __future__ import annotations
 
+import ast
 import keyword
 import re
 import unicodedata
+import warnings
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
@@ -147,6 +149,19 @@ def _module(value: str) -> str:
     return value
 
 
+def _python_code(value: str) -> str:
+    with warnings.catch_warnings(action="ignore"):
+        try:
+            ast.parse(value)
+        except (SyntaxError, ValueError, RuntimeError, MemoryError) as error:
+            line = getattr(error, "lineno", None)
+            where = f" (its line {line})" if line else ""
+            raise ValueError(
+                f"is not Python code: {getattr(error, 'msg', 'too deeply nested')}{where}"
+            ) from error
+    return value
+
+
 def _command(value: list[str]) -> list[str]:
     if not value or not value[0]:
         raise ValueError("must name a program")
@@ -273,6 +288,11 @@ class WarmupTable(_Table):
         "none", description="none; disk: byte code and caches in a layer; memory: already imported"
     )
     imports: list[Module] = Field([], description="modules, in the order they are imported")
+    reseed: Annotated[Code, AfterValidator(_python_code)] = Field(
+        "",
+        description="level memory: Python code, run in each sandbox before any other, for random"
+        " number generators that are not found",
+    )
 
 
 class VerifyTable(_Table):

@@ -72,6 +72,7 @@ class Variant:
     free_disk_mb: int | None
     level: WarmupLevel
     imports: tuple[str, ...]
+    reseed: str = ""
     accept_broken: tuple[str, ...] = ()
 
     @property

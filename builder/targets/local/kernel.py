@@ -33,6 +33,7 @@ from builder.execution import (
     seconds_in_words,
     warm_up_code,
 )
+from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.place import sandbox_variables
 
@@ -220,6 +221,9 @@ class KernelSandbox:
             while self._reply(request, _POLL_SECONDS) is None:
                 if not self.alive():
                     said = last_lines(self._folder / "child.log")
+                    if FAILS in said:
+                        reason = said[said.index(FAILS) :]
+                        raise SandboxError(reason, hint="correct `warmup.reseed`")
                     raise SandboxError(f"the kernel did not start:\n{said}")
                 if time.monotonic() > deadline:
                     break

@@ -54,6 +54,8 @@ RUN chmod 0755 /usr/local/bin/tool
 # Last, so that a change of what is warmed never installs anything again.
 FROM leaf AS template
 COPY warmup.py /opt/template/warmup.py
+# All sandboxes begin as copies of one interpreter: this has each draw random numbers of its own.
+COPY reseed.py /opt/template/reseed.py
 # Import once, as the user and in the environment of the sandbox's code: byte code and caches stay.
 # Then have the service's first interpreter import again, for the snapshot that is taken of it.
 RUN python3 /opt/template/warmup.py disk \

@@ -18,7 +18,7 @@ from typing import Any
 
 __all__ = ["FAILS", "draws", "keep", "reseed", "reseed_at_first_execution"]
 
-FAILS = "`warmup.reseed` fails"
+FAILS = "`warmup.reseed` fails in the sandbox"
 _NAME = "_template_reseed"  # under which the code of a check finds this module
 _CHUNK = 50_000
 _kept: list[Any] = []
@@ -30,9 +30,12 @@ def keep() -> None:
     _kept[:] = _generators()
 
 
-def reseed(code: str = "") -> None:
-    """Give every generator that was kept a new seed, then run the template's own `code` for what
-    cannot be found. Raises what that raises."""
+def reseed(folder: str) -> None:
+    """Give every generator that was kept a new seed, then run the template's `warmup_reseed.py`,
+    which may be in `folder`, for what cannot be found.
+
+    Raises `RuntimeError` when that fails.
+    """
     for generator in _kept:
         # Whatever it is that a library has made of its class: what stays the same, a check finds.
         with contextlib.suppress(Exception):
@@ -43,30 +46,33 @@ def reseed(code: str = "") -> None:
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None:
         tensorflow.random.set_seed(_entropy() >> 449)
-    if code:
-        exec(compile(code, "<warmup.reseed>", "exec"), {"__name__": "__main__"})  # noqa: S102
+    path = os.path.join(folder, "warmup_reseed.py")
+    if not os.path.exists(path):
+        return
+    try:
+        with open(path, encoding="utf-8") as file:
+            code = compile(file.read(), path, "exec")
+        exec(code, {"__name__": "__main__"})  # noqa: S102
+    except BaseException as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise RuntimeError(f"{FAILS}: {reason}") from error
 
 
-def reseed_at_first_execution(shell: Any, code: str) -> None:
+def reseed_at_first_execution(shell: Any, folder: str) -> None:
     """Reseed when `shell`, an IPython, is about to run the first code that somebody sends.
 
     What a code service executes for itself, such as changing the working directory, is silent, and
-    may come before the snapshot. Where `code` fails, no code is run.
+    may come before the snapshot. Where the template's code fails, no other is run.
     """
 
     def first(_info: Any = None) -> None:
         shell.events.unregister("pre_run_cell", first)
         try:
-            reseed(code)
-        except Exception as error:  # noqa: BLE001 - it is somebody's own code
-            shell.ast_transformers.append(_refusing(f"{FAILS}: {in_words(error)}"))
+            reseed(folder)
+        except RuntimeError as error:
+            shell.ast_transformers.append(_refusing(str(error)))
 
     shell.events.register("pre_run_cell", first)
-
-
-def in_words(error: BaseException) -> str:
-    """`NameError: name 'x' is not defined`."""
-    return f"{type(error).__name__}: {error}"
 
 
 def draws() -> list[tuple[str, str]]:

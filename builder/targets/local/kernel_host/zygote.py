@@ -100,7 +100,11 @@ def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
     os.environ.clear()
     os.environ.update(asked["variables"])
     gc.enable()
-    reseed.reseed()
+    try:
+        reseed.reseed(f"{sys.prefix}/template")
+    except RuntimeError as error:
+        os.write(2, f"{error}\n".encode())
+        os._exit(1)
     run_kernel(asked["connection"], parent=keeper_id)
 
 
