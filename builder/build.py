@@ -51,7 +51,7 @@ class Built:
     """One finished, not yet verified build.
 
     `seconds` is what making it took; `reused` that it was there already, and then `seconds` is
-    what it took when it was made. `cold` is seconds by warm-up import without byte code, where the
+    what it took when it was made. `cold` is seconds by warm-up import, the first of all, where the
     builder could measure that. `size` is in bytes, None where the target does not tell. `steps`
     are the identities of the steps that it consists of, `cached` how many came from the cache.
     `one_of_many` says that other machines make the same build, each for itself: then `notes` are

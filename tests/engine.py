@@ -100,8 +100,10 @@ def build(folder: Path, *, network: str = "none") -> str:
 
 
 @contextlib.contextmanager
-def running(image: str, *, network: str = "none") -> Iterator[Container]:
-    """A container of an image that does nothing."""
+def running(
+    image: str, *, network: str = "none", tmpfs: Mapping[str, str] | None = None
+) -> Iterator[Container]:
+    """A container of an image that does nothing; `tmpfs` is path → options of a mount."""
     container = client().containers.run(
         image,
         ["infinity"],
@@ -110,6 +112,7 @@ def running(image: str, *, network: str = "none") -> Iterator[Container]:
         working_dir="/",
         detach=True,
         network_mode=network,
+        tmpfs=dict(tmpfs or {}),
         labels={LABEL: ""},
     )
     try:
@@ -168,7 +171,7 @@ class Machine:
 
     def _copy(self, args: Sequence[str], context: Path) -> None:
         source, target, owner, mode = args
-        place = f"/tmp/{hashlib.sha256(source.encode()).hexdigest()}"
+        place = f"/var/tmp/{hashlib.sha256(source.encode()).hexdigest()}"
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
             tar.add(context / source, arcname=f"unpack/{source}", recursive=False)

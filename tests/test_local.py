@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import signal
@@ -121,11 +122,15 @@ def test_files_are_linked_from_the_cache_of_uv(light: Rendered, ref: str) -> Non
     assert module.stat().st_nlink > 1
 
 
-def test_disk_warm_up_leaves_byte_code(light: Rendered, ref: str) -> None:
-    """After a build the byte code of what the warm-up imports is on disk."""
+def test_every_module_has_byte_code(light: Rendered, ref: str) -> None:
+    """After a build all that can be imported has its byte code on disk, whether the warm-up imports
+    it or not: the locked packages and the kernel's."""
     found = place.find(light.digest)
     assert found
-    assert list(found.path.glob("lib/python*/site-packages/idna/__pycache__/core.*.pyc"))
+    (packages,) = found.path.glob("lib/python*/site-packages")
+    for name in ("idna", "dateutil", "yaml", "ipykernel", "IPython"):
+        for module in (packages / name).rglob("*.py"):
+            assert Path(importlib.util.cache_from_source(str(module))).exists(), module
 
 
 def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:

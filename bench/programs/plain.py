@@ -25,7 +25,7 @@ def main(task: Mapping[str, Any]) -> None:
 def _make(uv: str, one: Mapping[str, Any]) -> None:
     folder = Path(one["folder"])
     python = str(folder / "bin" / "python")
-    install = [uv, "pip", "install", "--python", python]
+    install = [uv, "pip", "install", "--compile-bytecode", "--python", python]
     locks = one["requirements"]
     _run([uv, "venv", "--no-project", "--python", one["python"], str(folder)])
     backend = [f"--torch-backend={one['torch_backend']}"] if one["torch_backend"] else []

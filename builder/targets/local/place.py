@@ -54,7 +54,7 @@ _SANDBOX_HOMES = ("/root", "/home/user")
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
     """An environment that is in place. `seconds` is what making it took, `size` is in bytes,
-    `cold` is seconds by warm-up import before there was byte code."""
+    `cold` is seconds by warm-up import, the first of all."""
 
     path: Path
     python: str

@@ -15,9 +15,12 @@ RUN id -u user >/dev/null 2>&1 || useradd --create-home --shell /bin/bash user
 # The lock was resolved for this range of Pythons: stop here, before the slow layers, if it is not met.
 RUN python3 -c 'import sys; from pip._vendor.packaging.specifiers import SpecifierSet; found = ".".join(map(str, sys.version_info[:3])); found in SpecifierSet(">=3.11") or sys.exit("base.python: the image has Python " + found + ", expected " + ">=3.11")'
 # The installer is a layer of its own, below all packages, since it changes least of all.
+# Where /tmp is in memory, as on E2B, packages do not fit into it: TMPDIR is a folder on the disk.
 COPY requirements/uv.txt /opt/template/requirements/uv.txt
-RUN python3 -m pip install --no-cache-dir --no-deps --require-hashes --target /opt/template/uv \
-    --requirement /opt/template/requirements/uv.txt
+RUN mkdir /opt/template/tmp \
+    && TMPDIR=/opt/template/tmp python3 -m pip install --no-cache-dir --no-deps --require-hashes \
+        --target /opt/template/uv --requirement /opt/template/requirements/uv.txt \
+    && rm -r /opt/template/tmp
 
 # ---- variants/leaf.toml ----
 # What this variant alone has; all above it comes from the cache that it shares.

@@ -15,9 +15,12 @@ RUN id -u user >/dev/null 2>&1 || useradd --create-home --shell /bin/bash user
 # The lock was resolved for this range of Pythons: stop here, before the slow layers, if it is not met.
 RUN python3 -c 'import sys; from pip._vendor.packaging.specifiers import SpecifierSet; found = ".".join(map(str, sys.version_info[:3])); found in SpecifierSet(">=3.11") or sys.exit("base.python: the image has Python " + found + ", expected " + ">=3.11")'
 # The installer is a layer of its own, below all packages, since it changes least of all.
+# Where /tmp is in memory, as on E2B, packages do not fit into it: TMPDIR is a folder on the disk.
 COPY requirements/uv.txt /opt/template/requirements/uv.txt
-RUN python3 -m pip install --no-cache-dir --no-deps --require-hashes --target /opt/template/uv \
-    --requirement /opt/template/requirements/uv.txt
+RUN mkdir /opt/template/tmp \
+    && TMPDIR=/opt/template/tmp python3 -m pip install --no-cache-dir --no-deps --require-hashes \
+        --target /opt/template/uv --requirement /opt/template/requirements/uv.txt \
+    && rm -r /opt/template/tmp
 
 # ---- variants/leaf.toml ----
 # What this variant alone has; all above it comes from the cache that it shares.
@@ -44,8 +47,12 @@ RUN apt-get update \
 # The lock alone is the cache key: exact versions with hashes, resolved when this was rendered.
 COPY requirements/leaf.txt /opt/template/requirements/leaf.txt
 # A uv.toml of the base image must not decide what is installed, or where: indexes come by variables.
-RUN /opt/template/uv/bin/uv pip install --system --break-system-packages --no-config --no-cache \
-    --no-deps --require-hashes --torch-backend=cpu --requirement /opt/template/requirements/leaf.txt
+# Unlike pip, uv leaves byte code to the first import in every sandbox unless it is asked for.
+RUN mkdir /opt/template/tmp \
+    && TMPDIR=/opt/template/tmp /opt/template/uv/bin/uv pip install --system \
+        --break-system-packages --no-config --no-cache --no-deps --require-hashes --compile-bytecode \
+        --requirement /opt/template/requirements/leaf.txt --torch-backend=cpu \
+    && rm -r /opt/template/tmp
 # After the packages, since they change more often and nothing above depends on them.
 COPY ["files/leaf/usr/local/bin/tool", "/usr/local/bin/tool"]
 RUN chmod 0755 /usr/local/bin/tool
