@@ -35,6 +35,7 @@ from builder.execution import (
 )
 from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
+from builder.targets.local.layer import make_layer
 from builder.targets.local.place import sandbox_variables
 
 __all__ = ["KernelSandbox"]
@@ -99,7 +100,8 @@ class KernelSandbox:
         write_connection_file(
             str(connection), transport="ipc", ip=str(self._folder / "socket"), key=_key()
         )
-        variables = sandbox_variables(env, path=environment, home=self.home)
+        layer = make_layer(self._folder, environment)
+        variables = sandbox_variables(env, path=layer, home=self.home)
         variables["IPYTHONDIR"] = str(self._folder / "ipython")
         self._launched = launch(
             environment,

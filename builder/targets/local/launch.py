@@ -93,7 +93,10 @@ class _Guarded:
         with held(environment) as inherited:
             self._guard: subprocess.Popen[bytes] = self._held.enter_context(
                 processes.started(
-                    [str(environment / "bin" / "python"), kernel_host.__path__[0], *arguments],
+                    [
+                        os.path.join(variables["VIRTUAL_ENV"], "bin", "python"),
+                        *(kernel_host.__path__[0], *arguments),
+                    ],
                     folder=folder,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,

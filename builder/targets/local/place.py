@@ -47,6 +47,9 @@ MADE = "made-"
 MEASURES = "measured.json"
 # What a process needs of the outside, and none of what may be a secret.
 _PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
+# No byte code is written beside modules of the environment; no pip, such as the host's, installs
+# outside of a virtual environment, or waits for an answer that nobody can give.
+_KEPT_OUT = {"PYTHONDONTWRITEBYTECODE": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_INPUT": "1"}
 # The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
 _SANDBOX_HOMES = ("/root", "/home/user")
 
@@ -185,7 +188,11 @@ def sandbox_variables(env: Mapping[str, str], *, path: Path, home: Path) -> dict
         "/usr/bin",
         "/bin",
     ]
-    return variables | {"HOME": str(home), "PATH": ":".join(search), "VIRTUAL_ENV": str(path)}
+    return (
+        variables
+        | {"HOME": str(home), "PATH": ":".join(search), "VIRTUAL_ENV": str(path)}
+        | _KEPT_OUT
+    )
 
 
 def _rebased(value: str, home: Path) -> str:

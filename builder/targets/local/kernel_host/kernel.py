@@ -5,6 +5,8 @@ import json
 import os
 from typing import Any
 
+from . import installs
+
 __all__ = ["run_kernel"]
 
 
@@ -49,6 +51,7 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
             with _variables(given):
                 await super().execute_request(stream, ident, request)  # type: ignore[no-untyped-call]
 
+    installs.watch()
     options = ["-f", connection, "--HistoryManager.enabled=False"]
     if parent is not None:
         options.append(f"--IPKernelApp.parent_handle={parent}")

@@ -17,7 +17,7 @@ import sys
 import threading
 from typing import Any
 
-from . import HAS_THREADS, HOME_DESCRIPTOR, reseed
+from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed
 from .keeper import keep
 from .kernel import run_kernel
 
@@ -99,6 +99,7 @@ def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
     os.close(home)
     os.environ.clear()
     os.environ.update(asked["variables"])
+    installs.enter(os.environ["VIRTUAL_ENV"])
     gc.enable()
     try:
         reseed.reseed(f"{sys.prefix}/template")

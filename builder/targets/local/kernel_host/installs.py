@@ -1,0 +1,96 @@
+"""Packages that the code installs: where they go, and that what was not installed is an error."""
+
+import contextlib
+import importlib
+import io
+import re
+import shlex
+import shutil
+import site
+import sys
+import sysconfig
+from collections import deque
+from typing import Any
+
+__all__ = ["enter", "watch"]
+
+_INSTALLS = re.compile(
+    r"(?<![^\s/;&|(])(?:easy_install|(?:pip[\d.]*|uv|pipx|conda|mamba|micromamba)\s[^;&|\n]*?"
+    r"\b(?:install|uninstall|add|remove|sync|update|upgrade))\b.*"
+)
+_MISSING = re.compile(r"No module named (?P<name>pip|uv)\b")
+_HINT = "\nthis template does not have {name}: add it to `packages` in its spec"
+_COLOURS = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+_LINES = 5
+
+
+def enter(venv: str) -> None:
+    """Have this interpreter, which was started in the environment, be that of a virtual environment
+    over it, as if it had been started there."""
+    shared = sysconfig.get_path("purelib")
+    own = venv + shared.removeprefix(sys.prefix)
+    sys.prefix = sys.exec_prefix = venv
+    sys.executable = f"{venv}/bin/python"
+    site.PREFIXES[:] = [venv]
+    importlib.reload(sysconfig)
+    sys.path.insert(sys.path.index(shared), own)
+    if spawning := sys.modules.get("multiprocessing.spawn"):
+        spawning.set_executable(sys.executable)
+
+
+class InstallError(RuntimeError):
+    """A command that installs packages has failed."""
+
+    def _render_traceback_(self) -> list[str]:
+        return [f"{type(self).__name__}: {self}"]
+
+
+class _Copying(io.TextIOBase):
+    """Writes to a stream, and keeps the end of it."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._end = stream, deque[str](maxlen=200)
+
+    def write(self, text: str) -> int:
+        self._end.append(text)
+        self._stream.write(text)
+        return len(text)
+
+    def flush(self) -> None:
+        self._stream.flush()
+
+    def end(self) -> str:
+        """The last lines, as a terminal would show them."""
+        lines = _COLOURS.sub("", "".join(self._end)).replace("\r\n", "\n").split("\n")
+        shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines]
+        return "\n".join([line for line in shown if line][-_LINES:])
+
+
+def watch() -> None:
+    """Raise an error where `%pip`, `!pip` or the like has failed: to IPython that is success."""
+    from IPython.core.getipython import get_ipython
+
+    zmqshell: Any = importlib.import_module("ipykernel.zmqshell")
+    run = zmqshell.system
+
+    def system(command: str) -> int:
+        command, piped = command.rstrip(), shutil.which("bash") if "|" in command else None
+        installs = _INSTALLS.search(command)
+        if installs and piped:  # what counts is how pip ended, not what has read its output
+            command = shlex.join([piped, "-c", f"{command}\nexit ${{PIPESTATUS[0]}}"])
+        copy = _Copying(sys.stdout)
+        with contextlib.redirect_stdout(copy):
+            status = int(run(command))
+        importlib.invalidate_caches()
+        missing = _MISSING.search(copy.end())
+        if status and (installs or missing):
+            shell: Any = get_ipython()
+            shell.user_ns["_exit_code"] = status
+            raise InstallError(
+                f"`{installs[0] if installs else command}` failed with exit status"
+                f" {status}:\n{copy.end()}"
+                + (_HINT.format(name=missing["name"]) if missing else "")
+            )
+        return status
+
+    zmqshell.system = system

@@ -1,0 +1,55 @@
+"""The virtual environment that each sandbox has of its own, over the environment that it shares.
+
+It is empty at first, and its interpreter finds the packages of the environment after its own. Pip
+and all others that ask the interpreter where packages go install there: for this sandbox alone.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+__all__ = ["make_layer"]
+
+# Programs of the host, which are further down on the search path, would change the host. Pip is
+# always that of the sandbox's interpreter, if it has one.
+_PIP = """\
+#!/bin/sh
+exec "$(dirname -- "$0")/python" -m pip "$@"
+"""
+_INSTALLERS = ("uv", "uvx", "pipx", "easy_install", "conda", "mamba", "micromamba")
+_NOT_HERE = """\
+#!/bin/sh
+echo "${0##*/}: this template does not have it; add it to \\`packages\\` in its spec, or \
+install with pip" >&2
+exit 127
+"""
+_OF_ITS_OWN = ("activate", "deactivate", "pydoc.bat")
+
+
+def make_layer(folder: Path, environment: Path) -> Path:
+    """Make the virtual environment of a sandbox in its folder, and return it. Raises `OSError`."""
+    layer = folder / "venv"
+    shared = next(environment.glob("lib/*/site-packages"))
+    own = layer / shared.relative_to(environment)
+    own.mkdir(parents=True)
+    (layer / "lib64").symlink_to("lib")
+    shutil.copyfile(environment / "pyvenv.cfg", layer / "pyvenv.cfg")
+    # The last one to be read, so that what the sandbox adds to the search path goes before. ASCII,
+    # because older versions of Python read it in the encoding of the locale.
+    path = ascii(os.fspath(shared))
+    (own / "zz-environment.pth").write_text(f"import site; site.addsitedir({path})\n")
+    (layer / "bin").mkdir()
+    programs = dict.fromkeys(_INSTALLERS, _NOT_HERE)
+    for entry in os.scandir(environment / "bin"):
+        programs.pop(entry.name, None)
+        if not entry.name.startswith(_OF_ITS_OWN):
+            os.symlink(entry.path, layer / "bin" / entry.name)
+    version = shared.parent.name.removeprefix("python")
+    for name, text in (programs | dict.fromkeys(("pip", "pip3", f"pip{version}"), _PIP)).items():
+        file = layer / "bin" / name
+        file.unlink(missing_ok=True)
+        file.write_text(text)
+        file.chmod(0o755)
+    return layer
