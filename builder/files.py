@@ -203,7 +203,8 @@ def _acquire(lock: Any, check: Callable[[], None] | None) -> None:
 def remove_tree(path: Path) -> None:
     """Remove a folder and all in it, read-only entries included; absent is fine.
 
-    Of a symbolic link, the link goes, and nothing that it leads to is touched.
+    Of a symbolic link, the link goes, and nothing that it leads to is touched; nor are the
+    permissions of files, which may have other names elsewhere.
     """
     if path.is_symlink():
         path.unlink()
@@ -212,7 +213,8 @@ def remove_tree(path: Path) -> None:
     def retry(function: Callable[..., object], name: str, _info: object) -> None:
         with contextlib.suppress(OSError):
             for entry in (os.path.dirname(name), name):
-                if Path(entry).is_relative_to(path) and not os.path.islink(entry):
+                inside = Path(entry).is_relative_to(path)
+                if inside and os.path.isdir(entry) and not os.path.islink(entry):
                     os.chmod(entry, 0o700)
             function(name)
 

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from packaging.version import Version
+
 from builder.build import Built
 from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, run_checks
 from builder.errors import VerifyError
@@ -20,7 +22,7 @@ from builder.spec import Variant
 
 __all__ = ["Promises", "SandboxOpener", "Verified", "first_use_pairs", "verify"]
 
-
+_LISTED = 5
 _UNCHECKED = "nothing was checked: the spec has no Python packages and no [[verify]]"
 
 
@@ -41,6 +43,11 @@ class SandboxOpener(Protocol):
         With `cold`, its interpreter has imported nothing, even where the build keeps a warm one.
         Raises `SandboxError`, `NotOnThisMachineError`.
         """
+        ...
+
+    def changes(self, ref: str) -> Sequence[str]:
+        """What of a build is not as it was made, in words, where that can be seen. Raises
+        `StorageError`."""
         ...
 
 
@@ -109,6 +116,12 @@ def verify(
         log.line(text)
         report(Event(kind="step", variant=variant.name, text=f"verify: {text}"))
 
+    if changed := opener.changes(built.ref):
+        raise VerifyError(
+            f"the build of `{built.name}` on `{built.target}` was changed since it was made:\n"
+            + _listed(changed),
+            hint=f"`template-builder build {built.name} --force` makes it anew from the spec",
+        )
     first_use: dict[str, Mapping[str, float]] = {"cold": built.cold} if built.cold else {}
     warm_seconds = None
     with contextlib.ExitStack() as stack:
@@ -124,7 +137,11 @@ def verify(
             sandbox, warm_seconds = _opened(stack, opener, built, variant.imports, variant)
             first_use["memory"] = first_use_seconds(sandbox, variant.imports)
         packages = inventory(sandbox)
-        results, failures = run_checks(sandbox, variant, packages, step)
+        failures = _wrong_versions(packages, promises.locked)
+        results, failed = run_checks(sandbox, variant, packages, step)
+        failures += failed
+    if changed := opener.changes(built.ref):
+        failures.append(f"its checks have changed the build itself:\n{_listed(changed)}")
     if failures:
         for failure in failures:
             log.line(f"failed: {failure}")
@@ -147,6 +164,22 @@ def verify(
         first_use=first_use,
         other_packages={n: version for n, version in packages.items() if n not in locked},
     )
+
+
+def _wrong_versions(found: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:
+    """The locked distributions that are there in another version, in words."""
+    return [
+        f"`{name}` is there in version {found[name]}, and not in {version}"
+        for name, version in locked.items()
+        if name in found and Version(found[name]) != Version(version)
+    ]
+
+
+def _listed(changed: Sequence[str]) -> str:
+    """The first of many lines."""
+    left = len(changed) - _LISTED
+    more = [f"and {left} more"] if left > 0 else []
+    return "\n".join(f"  {line}" for line in [*changed[:_LISTED], *more])
 
 
 def _opened(

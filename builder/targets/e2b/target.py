@@ -146,6 +146,11 @@ class E2BTarget:
         )
         return building.make()
 
+    def changes(self, ref: str) -> tuple[str, ...]:
+        """None: nobody can write to a snapshot."""
+        del ref
+        return ()
+
     def open(
         self,
         ref: str,

@@ -43,6 +43,7 @@ from builder.targets.local.place import (
     place_of,
     sandbox_variables,
 )
+from builder.targets.local.sealed import seal
 
 __all__ = ["activate", "claimed", "make"]
 
@@ -147,7 +148,7 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
         "python": python_version,
         "ipykernel": kernel_version,
         "seconds": round(time.perf_counter() - start, 3),
-        "size": _size(folder),
+        "size": seal(folder),
         "cold": cold,
     }
     atomic_write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
@@ -254,10 +255,3 @@ def _run(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -
     if processes.stopped():
         raise InterruptedRunError("interrupted")
     return code, said
-
-
-def _size(folder: Path) -> int:
-    total = 0
-    for parent, _, names in os.walk(folder):
-        total += sum(os.lstat(os.path.join(parent, name)).st_size for name in names)
-    return total

@@ -14,13 +14,13 @@ from typing import Any
 
 from builder.build import Built, Needs, Order, Tagged, Waste
 from builder.checks import Sandbox
-from builder.errors import BuildError, StorageError
+from builder.errors import BuildError, StorageError, from_os_error
 from builder.events import Event, Kind, Reporter
 from builder.logs import Log
 from builder.plan import Look
 from builder.render import Rendered
 from builder.spec import Variant
-from builder.targets.local import environment, interpreter, leftovers, place
+from builder.targets.local import environment, interpreter, leftovers, place, sealed
 
 __all__ = ["LocalTarget"]
 
@@ -213,6 +213,14 @@ class LocalTarget:
             return KernelSandbox(made, warm=warm, env=env)
         with place.opened(ref, name=name) as path:
             return KernelSandbox(path, warm=warm, env=env)
+
+    def changes(self, ref: str) -> list[str]:
+        """Which files of the build `local:<name>@sha256-…` are not as it was made with."""
+        digest = place.digest_of(ref)
+        try:
+            return sealed.changes(self._made.get(digest) or place.folder_of(digest))
+        except OSError as error:
+            raise from_os_error(error, f"looking at the files of `{ref}`") from error
 
 
 def _missing(variant: Variant) -> tuple[str, ...]:
