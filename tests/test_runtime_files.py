@@ -22,7 +22,7 @@ _T = TypeVar("_T")
 Opened = Callable[..., CodeExecutionPrimitive]
 
 
-@pytest.fixture(params=["local"])
+@pytest.fixture(params=["local", "e2b"])
 def target(request: pytest.FixtureRequest) -> str:
     found: str = request.param
     return found

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
-import tempfile
 import threading
 import time
 import urllib.error
@@ -20,6 +19,7 @@ from typing import Any, Protocol
 from jupyter_core.utils import ensure_event_loop
 
 from tests.base_image.contexts import Context
+from tests.e2b_server.envd import Machine
 from tests.e2b_server.state import ApiError, Build, Team, Template
 from tests.e2b_server.zygote import Zygote
 
@@ -45,13 +45,11 @@ class Service(Protocol):
 class _Confined:
     """A context in a thread of its own, whose event loop ends with it."""
 
-    def __init__(self, zygote: Zygote) -> None:
+    def __init__(self, zygote: Zygote, home: str) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         made: Any = Context
         try:
-            self._context = self._thread.submit(
-                made, "python", tempfile.gettempdir(), zygote.start
-            ).result()
+            self._context = self._thread.submit(made, "python", home, zygote.start).result()
         except BaseException:
             self._thread.submit(lambda: ensure_event_loop().close())
             self._thread.shutdown()
@@ -100,8 +98,8 @@ class _Confined:
 class KernelService:
     """Kernels of this machine's own interpreter."""
 
-    def __init__(self, zygote: Zygote) -> None:
-        self._zygote = zygote
+    def __init__(self, zygote: Zygote, home: str) -> None:
+        self._zygote, self._home = zygote, home
         self._contexts: dict[str, _Confined] = {}
         self._lock = threading.Lock()
         self._closed = False
@@ -111,7 +109,7 @@ class KernelService:
         with self._lock:
             if self._closed:
                 raise ApiError(502, "The sandbox was not found")
-            made = _Confined(self._zygote)
+            made = _Confined(self._zygote, self._home)
             self._contexts[made.public["id"]] = made
             return made.public
 
@@ -136,7 +134,7 @@ class KernelService:
             if context not in self._contexts:
                 raise ApiError(404, "context not found")
             self._contexts[context].close()
-            self._contexts[context] = _Confined(self._zygote)
+            self._contexts[context] = _Confined(self._zygote, self._home)
             self._contexts[context].public["id"] = context
 
     def interrupt(self, context: str) -> None:
@@ -231,6 +229,7 @@ class Running:
     zygote: Zygote
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
     service: Service | None = None
+    machine: Machine = field(default_factory=Machine)
     closed: bool = False
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -240,6 +239,7 @@ class Running:
             self.closed = True
             if self.service:
                 self.service.close()
+            self.machine.close()
 
     def use(self) -> Service:
         """Its code service, which is not up at once."""
@@ -247,7 +247,7 @@ class Running:
             if self.closed or time.monotonic() < self.ready_at:
                 raise ApiError(502, "The sandbox is running but port is not open")
             if self.service is None:
-                self.service = KernelService(self.zygote)
+                self.service = KernelService(self.zygote, self.machine.home)
             if isinstance(self.service, ContainerService) and not self.service.ready():
                 raise ApiError(502, "The sandbox is running but port is not open")
             return self.service

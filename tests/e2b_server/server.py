@@ -23,6 +23,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from tests.e2b_server import envd
 from tests.e2b_server.faults import Faulty
 from tests.e2b_server.sandboxes import ContainerService, Running
 from tests.e2b_server.state import ApiError, Build, State, Team, Template
@@ -62,7 +63,9 @@ class Server:
         self._zygote = _ZYGOTE
         self._by_key: dict[str, Running] = {}
         self._threads: list[threading.Thread] = []
-        self.front = Faulty(Starlette(routes=self._routes()))
+        self.envd_version = "0.6.13"
+        files = envd.routes(self._machine, lambda: self.envd_version, self.problems)
+        self.front = Faulty(Starlette(routes=[*self._routes(), *files]))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
@@ -311,7 +314,7 @@ class Server:
             "lastSpawnedAt": None,
             "spawnCount": 0,
             "buildCount": len(template.builds),
-            "envdVersion": "0.5.0",
+            "envdVersion": self.envd_version,
             "buildStatus": template.builds[-1].status,
         }
 
@@ -453,7 +456,7 @@ class Server:
             "templateID": sandbox.template.id,
             "sandboxID": sandbox.id,
             "clientID": "6532622b",
-            "envdVersion": "0.5.0",
+            "envdVersion": self.envd_version,
             "envdAccessToken": sandbox.token,
             "alias": sandbox.template.name,
         }
@@ -481,7 +484,7 @@ class Server:
             "memoryMB": one.build.memory_mb,
             "diskSizeMB": 1024,
             "state": "running",
-            "envdVersion": "0.5.0",
+            "envdVersion": self.envd_version,
             "alias": one.template.name,
             "metadata": one.metadata,
         }
@@ -528,6 +531,17 @@ class Server:
         if request.headers.get("e2b-sandbox-port") != str(port):
             raise ApiError(502, "The sandbox is running but port is not open")
         return sandbox.use()
+
+    def _machine(self, request: Request) -> envd.Machine:
+        try:
+            sandbox = self._sandbox(request.headers.get("e2b-sandbox-id"))
+        except ApiError as error:
+            raise ApiError(502, "The sandbox was not found") from error
+        if request.headers.get("e2b-sandbox-port") != str(envd.PORT):
+            raise ApiError(502, "The sandbox is running but port is not open")
+        if request.headers.get("x-access-token") != sandbox.token:
+            raise ApiError(401, "unauthorized access, please provide a valid access token")
+        return sandbox.machine
 
     def _health(self, request: Request, _body: bytes) -> Response:
         if request.headers.get("e2b-sandbox-port") == "49999":

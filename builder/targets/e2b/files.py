@@ -11,7 +11,7 @@ import logging
 import posixpath
 import secrets
 import tempfile
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Iterator, Sequence
 
 import e2b
 
@@ -109,11 +109,11 @@ class CloudFiles:
         }
         listing = Listing(files=files, levels=self._levels)
         if len(infos) > _MOST_ENTRIES and self._levels > 1:
+            self._levels = _levels_within([entry for entry, _ in entries])
             _logger.warning(
-                "the working folder has %d entries: from now on changes are looked for less deep",
-                len(infos),
+                "the working folder has more than %d files: not all that code changes are listed",
+                _MOST_ENTRIES,
             )
-            self._levels -= 1
         return self._changes.since_last(listing)
 
     async def _send(self, place: str, sent: _Sent) -> None:
@@ -173,6 +173,12 @@ def _entry(info: e2b.EntryInfo) -> FileEntry:
 
 def _stamp(info: e2b.EntryInfo) -> object:
     return info.size, info.modified_time
+
+
+def _levels_within(entries: Sequence[FileEntry]) -> int:
+    """The levels of folders that have no more entries together than are listed each time."""
+    depths = sorted(entry.path.count("/") for entry in entries)
+    return max(1, depths[_MOST_ENTRIES])
 
 
 async def _chunks(path: str, stream: AsyncIterator[bytes], size: int) -> AsyncIterator[bytes]:
