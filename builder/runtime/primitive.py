@@ -183,7 +183,7 @@ class CodeExecutionPrimitive:
                 found = await session.run(
                     asked["code"],
                     seconds=seconds,
-                    language=asked.get("language", "python"),
+                    language=asked.get("language", "python").strip().lower(),
                     variables=asked.get("env_vars", {}),
                     limit=self._max_output,
                 )

@@ -52,6 +52,7 @@ def install(shell: Any, *, mark: str, exited: str) -> None:
 
     shell.kernel.do_execute = do_execute
     _wake_on_signals()
+    _replace_halves(shell.kernel.session)
     _keep_lines(shell)
     _keep_quotes(shell)
     # What is run here counts for nobody.
@@ -66,6 +67,20 @@ def _wake_on_signals() -> None:
     os.set_blocking(writing, False)
     asyncio.get_running_loop().add_reader(reading, os.read, reading, 4096)
     signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+
+
+def _replace_halves(session: Any) -> None:
+    """A message that holds half of a character cannot be sent, and what waits for it would wait
+    for ever."""
+    pack = session.pack
+
+    def packed(message: Any) -> bytes:
+        try:
+            return bytes(pack(message))
+        except UnicodeEncodeError:
+            return json.dumps(message, default=str, ensure_ascii=False).encode("utf-8", "replace")
+
+    session.pack = packed
 
 
 def _keep_lines(shell: Any) -> None:

@@ -35,6 +35,7 @@ _LOOK_SECONDS = 1.0
 _REQUEST_SECONDS = 30.0
 _INTERRUPT_SECONDS = 5.0
 _AGAIN_SECONDS = 1.0  # code may have caught an interrupt
+_PROBE_SECONDS = 2.0
 _PAUSE_SECONDS = 0.2  # after which a request is not taken for one of the interrupted code's
 _PYTHON = ("python", "python3")
 _NAMES = {"js": "javascript", "ts": "typescript"}
@@ -134,7 +135,9 @@ class CodeService:
                 reached = timed_out and await self._interrupt(reading, language)
                 free = reading.done()
                 exits = free and await reading
-            if not free and (reached or not await self._answers(language)):
+            # One that was reached may be free, and its end behind output that is not read yet.
+            probing = _PROBE_SECONDS if reached else _INTERRUPT_SECONDS
+            if not free and not await self._answers(language, probing):
                 await self._restart(language)
                 exits = True
             self.broken = self.broken or (free and exits)
@@ -264,10 +267,10 @@ class CodeService:
                 await _ended(reading, min(_AGAIN_SECONDS, left))
         return reached
 
-    async def _answers(self, language: str) -> bool:
+    async def _answers(self, language: str, seconds: float) -> bool:
         """Whether the interpreter runs code again, of which the connection was closed."""
         asked = self._where(language) | {"code": "pass" if language in _PYTHON else "0"}
-        until = time.monotonic() + _INTERRUPT_SECONDS
+        until = time.monotonic() + seconds
         while time.monotonic() < until:
             await asyncio.sleep(_PAUSE_SECONDS)
             # What hangs is interrupted by the service, when the connection is closed.

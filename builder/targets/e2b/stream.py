@@ -156,7 +156,7 @@ class _LongLine:
     def _begin(self) -> None:
         printed = self._PRINTED.fullmatch("".join(self._outside)) if self._size < 64 else None
         self._printed = printed[1] if printed else None
-        of_text = self._OF_TEXT.search(self._outside[-1])
+        of_text = self._OF_TEXT.search("".join(self._outside[-2:]))
         self._string = Cut(self._output.limit if of_text else self._output.room)
 
     def _add(self, string: Cut, text: str) -> None:
