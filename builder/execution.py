@@ -83,35 +83,51 @@ class Output:
         self.limit = limit
         self._streams = {name: Cut(limit) for name in ("stdout", "stderr")}
         self._left_out = 0
-        self.room = float("inf") if limit is None else float(_RESULTS_TO_A_STREAM * limit)
-        self._results: list[Result] = []
+        self._all_room = float("inf") if limit is None else float(_RESULTS_TO_A_STREAM * limit)
+        self.room = self._all_room
+        self._shown: list[_Shown] = []
         self._error: str | None = None
         self._traceback = ""
+        # What was given before the clearing with the number `_cleared` is gone. Each channel tells
+        # of all clearings, and each at another moment.
+        self._cleared = 0
+        self._clearings = dict.fromkeys(("stdout", "stderr", "results"), 0)
 
     def stream(self, name: str, text: str) -> None:
         """Take what was written to "stdout" or "stderr"."""
-        if name in self._streams:
+        if text and name in self._streams and self._counts(name):
             self._streams[name].add(text)
 
-    def result(self, data: Mapping[str, Any], *, main: bool) -> None:
-        """Take a MIME bundle of texts and `Cut`s; of one that is too large, a line that says so."""
-        kept: dict[str, Any] = {}
-        for kind, value in data.items():
-            text = value if isinstance(value, str | Cut) else json.dumps(value, default=str)
-            size = text.size if isinstance(text, Cut) else len(text)
-            if kind == "text/plain":
-                kept[kind] = self._cut(text)
-            elif self.room < size:
-                self.leave_out(size)
-                kept.setdefault("text/plain", f"… {kind} of {size} characters left out …")
-            else:
-                self.room -= size
-                kept[kind] = value.text() if isinstance(value, Cut) else value
-        self.room -= len(kept.get("text/plain", "")) + _RESULT_OVERHEAD
-        if self.room < 0:
-            self.leave_out(sum(len(str(value)) for value in kept.values()))
+    def result(
+        self,
+        data: Mapping[str, Any],
+        *,
+        main: bool,
+        display_id: str | None = None,
+        update: bool = False,
+    ) -> None:
+        """Take a MIME bundle of texts and `Cut`s; of one that is too large, a line that says so.
+
+        It also takes the place of what was displayed with the same ID before; an `update` of
+        nothing is a result of its own.
+        """
+        if not self._counts("results"):
             return
-        self._results.append(Result(data=kept, is_main=main))
+        replaced = False
+        for number, shown in enumerate(self._shown):
+            if display_id is not None and shown.display_id == display_id:
+                self.room += shown.size
+                self._shown[number] = self._fitted(data, shown.is_main, display_id)
+                replaced = True
+        if not (update and replaced):
+            self._shown.append(self._fitted(data, main, display_id))
+
+    def clear(self, channel: str, number: int, *, wait: bool) -> None:
+        """Take that the output was cleared, for the `number`th time, from "stdout", "stderr" or
+        "results": at once, or with `wait` when there is more."""
+        self._clearings[channel] = number
+        if not wait:
+            self._clear(number)
 
     def leave_out(self, size: int) -> None:
         """Count characters that were too many to be taken."""
@@ -120,17 +136,63 @@ class Output:
     def failed(self, name: str | Cut, value: str | Cut, traceback: str | Cut) -> None:
         """Take the error that has ended the code."""
         if isinstance(value, Cut):
-            self._error = plain(f"{name}: {self._cut(value)}")
+            error = value
+            self._error = plain(f"{name}: {value}")
         else:
-            self._error = self._cut(plain(f"{name}: {value}"))
-        self._traceback = plain(self._cut(traceback))
+            error = self._cut(plain(f"{name}: {value}"))
+            self._error = error.text()
+        trace = self._cut(traceback)
+        self._traceback = plain(trace.text())
+        self._left_out += error.left_out + trace.left_out
 
-    def _cut(self, text: str | Cut) -> str:
-        if not isinstance(text, Cut):
-            cut, text = text, Cut(self.limit)
-            text.add(cut)
-        self._left_out += text.left_out
-        return text.text()
+    def _cut(self, text: str | Cut) -> Cut:
+        if isinstance(text, Cut):
+            return text
+        cut = Cut(self.limit)
+        cut.add(text)
+        return cut
+
+    def _fitted(self, data: Mapping[str, Any], main: bool, display_id: str | None) -> _Shown:
+        """As much of a MIME bundle as there is room for."""
+        kept: dict[str, Any] = {}
+        room, left_out = self.room, 0
+        for kind, value in data.items():
+            text = value if isinstance(value, str | Cut) else json.dumps(value, default=str)
+            size = text.size if isinstance(text, Cut) else len(text)
+            if kind == "text/plain":
+                cut = self._cut(text)
+                kept[kind] = cut.text()
+                left_out += cut.left_out
+            elif self.room < size:
+                left_out += size
+                kept.setdefault("text/plain", f"… {kind} of {size} characters left out …")
+            else:
+                self.room -= size
+                kept[kind] = value.text() if isinstance(value, Cut) else value
+        self.room -= len(kept.get("text/plain", "")) + _RESULT_OVERHEAD
+        result: Result | None = Result(data=kept, is_main=main)
+        if self.room < 0:
+            left_out += sum(len(str(value)) for value in kept.values())
+            result = None
+        return _Shown(
+            result=result,
+            is_main=main,
+            display_id=display_id,
+            size=room - self.room,
+            left_out=left_out,
+        )
+
+    def _counts(self, channel: str) -> bool:
+        """Whether what a channel gives now was not cleared on another one. What was given before a
+        clearing that has waited for this goes."""
+        self._clear(self._clearings[channel])
+        return self._clearings[channel] == self._cleared
+
+    def _clear(self, number: int) -> None:
+        if number > self._cleared:
+            self._cleared, self.room = number, self._all_room
+            self._streams = {name: Cut(self.limit) for name in self._streams}
+            self._shown.clear()
 
     @property
     def failed_already(self) -> bool:
@@ -141,17 +203,29 @@ class Output:
         self, seconds: float, *, timed_out: bool = False, lost: bool = False
     ) -> Execution:
         """All that was taken."""
+        parts: list[Cut | _Shown] = [*self._streams.values(), *self._shown]
         return Execution(
             stdout=self._streams["stdout"].text(),
             stderr=self._streams["stderr"].text(),
-            results=tuple(self._results),
+            results=tuple(shown.result for shown in self._shown if shown.result),
             error=self._error,
             traceback=self._traceback,
             timed_out=timed_out,
             lost=lost,
-            left_out=self._left_out + sum(one.left_out for one in self._streams.values()),
+            left_out=self._left_out + sum(part.left_out for part in parts),
             seconds=seconds,
         )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shown:
+    """A result, or None where there was no room for it, and what it takes of that."""
+
+    result: Result | None
+    is_main: bool
+    display_id: str | None
+    size: float
+    left_out: int
 
 
 class Cut:
@@ -186,6 +260,11 @@ class Cut:
             gone = min(over, len(first))
             self._kept -= gone
             self.left_out += gone
+
+    def leave_out(self, size: int) -> None:
+        """Count characters that are missing from the middle already."""
+        self.left_out += size
+        self.size += size
 
     def __str__(self) -> str:
         return self.text()

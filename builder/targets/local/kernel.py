@@ -28,6 +28,7 @@ from jupyter_core.utils import ensure_event_loop
 from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError, from_os_error
 from builder.execution import (
     WARM_SECONDS,
+    Cut,
     Execution,
     Output,
     seconds_in_words,
@@ -37,6 +38,7 @@ from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.layer import make_layer
 from builder.targets.local.place import sandbox_variables
+from builder.targets.local.streams import Streams
 
 __all__ = ["KernelSandbox"]
 
@@ -45,6 +47,8 @@ _INTERRUPT_SECONDS = 5.0
 _POLL_SECONDS = 0.2
 # Less than what a kernel needs for its own files.
 _FULL_BYTES = 64 << 10
+# How many messages may wait in this process, each of at most what is kept of a result.
+_WAITING_MESSAGES = 2
 
 
 class KernelSandbox:
@@ -63,6 +67,7 @@ class KernelSandbox:
         that has imported. Raises `SandboxError`, and then leaves nothing behind."""
         start = time.perf_counter()
         self._launched: Launched | None = None
+        self._streams: Streams | None = None
         self._zygote = zygote
         self._owner = os.getpid()
         self._client = BlockingKernelClient(context=_context(os.getpid()))
@@ -96,10 +101,11 @@ class KernelSandbox:
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
         shutil.copytree(environment / "home", self.home, symlinks=True)
-        connection = self._folder / "connection.json"
+        connection, key = self._folder / "connection.json", _key()
         write_connection_file(
-            str(connection), transport="ipc", ip=str(self._folder / "socket"), key=_key()
+            str(connection), transport="ipc", ip=str(self._folder / "socket"), key=key
         )
+        self._streams = Streams(self._folder, key)
         layer = make_layer(self._folder, environment)
         variables = sandbox_variables(env, path=layer, home=self.home)
         variables["IPYTHONDIR"] = str(self._folder / "ipython")
@@ -138,16 +144,16 @@ class KernelSandbox:
 
         After `timeout` seconds it is interrupted; a kernel that does not obey is killed, and with
         it the sandbox. Raises `SandboxError` when the kernel is gone."""
-        if self._launched is None or self._launched.gone():
+        if self._launched is None or self._launched.gone() or self._streams is None:
             raise SandboxGoneError("the sandbox is closed, or its kernel was killed")
         content = {"code": code, "silent": silent, "store_history": not silent}
         content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
-        message = self._client.session.msg(
-            "execute_request", content, metadata={"variables": dict(variables or {})}
-        )
+        metadata = {"variables": dict(variables or {}), "limit": limit}
+        message = self._client.session.msg("execute_request", content, metadata=metadata)
         start, output = time.monotonic(), Output(limit)
         try:
-            return self._run(message, output, start, timeout)
+            with self._streams.into(output):
+                return self._run(message, output, start, timeout)
         except InterpreterDiedError as error:
             error.seen = output.execution(time.monotonic() - start, lost=True)
             raise
@@ -196,6 +202,8 @@ class KernelSandbox:
         closing in a forked process, which ends nothing."""
         if os.getpid() != self._owner:
             return
+        if self._streams:
+            self._streams.close()
         # What is left to the garbage collector keeps its threads and descriptors until then.
         with contextlib.suppress(Exception):
             self._client.stop_channels()
@@ -250,6 +258,7 @@ class KernelSandbox:
                 message = self._client.get_iopub_msg(timeout=min(left, _POLL_SECONDS))
             except queue.Empty:
                 if not self.alive():
+                    self._end_streams()
                     status = self._launched.status() if self._launched else None
                     raise InterpreterDiedError(_end_in_words(status)) from None
                 continue
@@ -257,10 +266,16 @@ class KernelSandbox:
                 continue
             if message["msg_type"] == "status":
                 if message["content"]["execution_state"] == "idle":
+                    self._end_streams()
                     return True
-            else:
-                _add(output, message["msg_type"], message["content"])
+            elif self._streams:
+                with self._streams.lock:
+                    _add(output, message["msg_type"], message["content"])
         return False
+
+    def _end_streams(self) -> None:
+        if self._streams:
+            self._streams.end()
 
 
 def _end_in_words(status: int | None) -> str:
@@ -276,35 +291,55 @@ def _end_in_words(status: int | None) -> str:
     return f"the interpreter was ended by {name} while it ran the code{cause}"
 
 
-def _whole(text: str) -> str:
-    """Text without halves of characters, which nobody could write anywhere."""
-    return text.encode("utf-8", "replace").decode()
-
-
 def _add(output: Output, kind: str, content: Mapping[str, Any]) -> None:
-    if kind == "stream":
-        output.stream(content["name"], _whole(content["text"]))
-    elif kind in ("execute_result", "display_data"):
-        data = {
-            key: _whole(value) if isinstance(value, str) else value
-            for key, value in content["data"].items()
-        }
-        output.result(data, main=kind == "execute_result")
+    if kind in ("execute_result", "display_data", "update_display_data"):
+        left_out = content["left_out"]
+        output.result(
+            {
+                key: _whole(value, left_out.get(key, 0), output)
+                if isinstance(value, str)
+                else value
+                for key, value in content["data"].items()
+            },
+            main=kind == "execute_result",
+            display_id=content["transient"]["display_id"],
+            update=kind == "update_display_data",
+        )
+    elif kind == "clear_output":
+        output.clear("results", content["number"], wait=content["wait"])
     elif kind == "error":
         _failed(output, content)
 
 
 def _failed(output: Output, content: Mapping[str, Any]) -> None:
     traceback = "\n".join(map(str, content.get("traceback", ())))
-    name, value = str(content.get("ename")), str(content.get("evalue"))
-    output.failed(_whole(name), _whole(value), _whole(traceback))
+    left_out = content.get("left_out", {})
+    output.failed(
+        _whole(str(content.get("ename")), 0, output),
+        _whole(str(content.get("evalue")), left_out.get("evalue", 0), output),
+        _whole(traceback, left_out.get("traceback", 0), output),
+    )
+
+
+def _whole(text: str, left_out: int, output: Output) -> str | Cut:
+    """Text without halves of characters, which nobody could write anywhere; `left_out` of it are
+    missing from its middle."""
+    text = text.encode("utf-8", "replace").decode()
+    if not left_out:
+        return text
+    cut = Cut(output.limit)
+    cut.add(text)
+    cut.leave_out(left_out)
+    return cut
 
 
 @functools.cache
 def _context(_process: int) -> zmq.Context[Any]:
     """One for all of a process: each has a thread and descriptors of its own, and a forked process
     has no threads."""
-    return zmq.Context()
+    context = zmq.Context()
+    context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
+    return context
 
 
 def _key() -> bytes:

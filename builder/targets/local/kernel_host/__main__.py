@@ -20,6 +20,7 @@ def main() -> None:
     package = module_from_spec(spec)
     sys.modules[_NAME] = package
     spec.loader.exec_module(package)
+    import_module(f"{_NAME}.output").open_text_streams()
     task, *arguments = sys.argv[1:]
     if task == "kernel":
         import_module(f"{_NAME}.kernel").run_kernel(*arguments)

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from . import installs
+from .output import Messages, connect_streams, restore_streams
 
 __all__ = ["run_kernel"]
 
@@ -29,9 +30,10 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
     """Run one kernel until it is shut down. `parent` is the process that it must not outlive."""
     from ipykernel.ipkernel import IPythonKernel
     from ipykernel.kernelapp import IPKernelApp
+    from zmq import SNDHWM
 
     class SandboxKernel(IPythonKernel):
-        """Takes an execution's environment variables from the metadata of its request."""
+        """Takes an execution's variables and limit from the metadata of its request."""
 
         def __init__(self, **options: Any) -> None:
             super().__init__(**options)  # type: ignore[no-untyped-call]
@@ -45,14 +47,33 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
                     return json.dumps(message, default=str).encode()
 
             session.pack = packed
+            self._messages = Messages(session)
 
         async def execute_request(self, stream: Any, ident: Any, request: Any) -> None:
-            given = request.get("metadata", {}).get("variables") or {}
-            with _variables(given):
+            metadata = request.get("metadata", {})
+            self._messages.limit = metadata.get("limit")
+            self._messages.request = request["header"]["msg_id"]
+            with _variables(metadata.get("variables") or {}):
                 await super().execute_request(stream, ident, request)  # type: ignore[no-untyped-call]
+
+        async def do_execute(self, *arguments: Any, **options: Any) -> Any:
+            try:
+                return await super().do_execute(*arguments, **options)  # type: ignore[no-untyped-call]
+            finally:
+                restore_streams()
+
+    class SandboxApp(IPKernelApp):
+        """Leaves `sys.stdout` and `sys.stderr` alone, and drops no message."""
+
+        def init_iopub(self, context: Any) -> None:
+            context.setsockopt(SNDHWM, 0)
+            super().init_iopub(context)  # type: ignore[no-untyped-call]
 
     installs.watch()
     options = ["-f", connection, "--HistoryManager.enabled=False"]
     if parent is not None:
-        options.append(f"--IPKernelApp.parent_handle={parent}")
-    IPKernelApp.launch_instance(argv=options, kernel_class=SandboxKernel)
+        options.append(f"--SandboxApp.parent_handle={parent}")
+    app: Any = SandboxApp.instance(kernel_class=SandboxKernel, outstream_class=None)
+    app.initialize(options)
+    connect_streams(os.path.dirname(connection), app.log)
+    app.start()
