@@ -21,10 +21,13 @@ from builder.spec import Check, Stage, Variant, place_of
 
 __all__ = [
     "CheckResult",
+    "Draws",
     "Sandbox",
+    "draws",
     "first_use_seconds",
     "inventory",
     "run_checks",
+    "same_draws",
 ]
 
 SMOKE_TIMEOUT_SECONDS = 300
@@ -47,6 +50,9 @@ class Sandbox(Protocol):
     def close(self) -> None:
         """End it and all that runs in it."""
         ...
+
+
+Draws = frozenset[tuple[str, str]]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,6 +116,30 @@ def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, flo
             hint="correct `warmup.imports`, or add the package that is missing",
         )
     return answer
+
+
+def draws(sandbox: Sandbox) -> Draws:
+    """(name, value) of a number drawn from each random number generator of the warm interpreter
+    that the sandbox's is a copy of. Raises `VerifyError`."""
+    # Templates of earlier versions do not say what they had.
+    code = (
+        "import json, sys\n"
+        "found = sys.modules.get('_template_reseed')\n"
+        "print(json.dumps(found.draws() if found else []))\n"
+    )
+    answer = _answer(_run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS), list)
+    if isinstance(answer, str):
+        raise VerifyError(f"the sandbox cannot draw random numbers: {answer}")
+    return frozenset((str(name), str(value)) for name, value in answer)
+
+
+def same_draws(first: Draws, second: Draws) -> list[str]:
+    """What is wrong with numbers that were drawn in two copies of one interpreter."""
+    return [
+        f"the random number generator `{name}` draws the same numbers in every sandbox:"
+        " give it a new seed in `warmup.reseed`"
+        for name, _ in sorted(first & second)
+    ]
 
 
 def inventory(sandbox: Sandbox) -> dict[str, str]:

@@ -7,14 +7,23 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from packaging.version import Version
 
 from builder.build import Built
-from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, run_checks
+from builder.checks import (
+    CheckResult,
+    Draws,
+    Sandbox,
+    draws,
+    first_use_seconds,
+    inventory,
+    run_checks,
+    same_draws,
+)
 from builder.errors import VerifyError
 from builder.events import Event, Reporter
 from builder.logs import Log
@@ -48,6 +57,13 @@ class SandboxOpener(Protocol):
     def changes(self, ref: str) -> Sequence[str]:
         """What of a build is not as it was made, in words, where that can be seen. Raises
         `StorageError`."""
+        ...
+
+    def copies(
+        self, first: Sandbox, ref: str, *, name: str, warm: Sequence[str], env: Mapping[str, str]
+    ) -> Generator[Sandbox, None, None]:
+        """Two sandboxes, one after the other, whose interpreters are copies of the same warm one;
+        `first` was opened with `warm`, and may be one of them. None where there are no copies."""
         ...
 
 
@@ -124,7 +140,8 @@ def verify(
         )
     first_use: dict[str, Mapping[str, float]] = {"cold": built.cold} if built.cold else {}
     warm_seconds = None
-    with contextlib.ExitStack() as stack:
+    drawn: Draws = frozenset()
+    with contextlib.ExitStack() as longer, contextlib.ExitStack() as stack:
         step("opening a sandbox")
         sandbox, seconds = _opened(stack, opener, built, (), variant)
         timings = sandbox.timings
@@ -136,10 +153,20 @@ def verify(
             stack.close()  # an account may have no room for two
             sandbox, warm_seconds = _opened(stack, opener, built, variant.imports, variant)
             first_use["memory"] = first_use_seconds(sandbox, variant.imports)
+            copies = opener.copies(
+                sandbox, built.ref, name=built.name, warm=variant.imports, env=variant.env
+            )
+            longer.callback(copies.close)
+            step("drawing random numbers in a copy of the warm interpreter")
+            drawn = next(map(draws, copies), drawn)
         packages = inventory(sandbox)
         failures = _wrong_versions(packages, promises.locked)
         results, failed = run_checks(sandbox, variant, packages, step)
         failures += failed
+        stack.close()  # an account may have no room for two
+        if drawn and not failures:
+            step("drawing random numbers in another copy")
+            failures += same_draws(drawn, next(map(draws, copies)))
     if changed := opener.changes(built.ref):
         failures.append(f"its checks have changed the build itself:\n{_listed(changed)}")
     if failures:

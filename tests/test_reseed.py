@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from builder import pipeline, render
-from builder.errors import SandboxError
+from builder.errors import SandboxError, VerifyError
 from builder.events import silent
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
@@ -144,6 +144,29 @@ def test_own_code_runs_in_each_sandbox(light: Light, tmp_path: Path) -> None:
     with pytest.raises(SandboxError) as caught:
         printed("print(1)")
     assert str(caught.value) == (
+        "`warmup.reseed` fails in the sandbox: AttributeError: module 'idna' has no attribute"
+        " 'seed'\n\nhint: correct `warmup.reseed`"
+    )
+
+
+def test_generators_that_stay_the_same_fail_verification(light: Light) -> None:
+    """A build whose sandboxes would all draw the same from a generator is not recorded, and the
+    generator is named."""
+    place = light('"idna"', '"idna"', 'reseed = "import random; random.seed(1)"\n')
+    error = place.build("light", target="local")["light"].error
+    assert isinstance(error, VerifyError)
+    assert (
+        "  the random number generator `random._inst` draws the same numbers in every"
+        " sandbox: give it a new seed in `warmup.reseed`"
+    ) in error.message
+    assert not (place.folder / "registry.json").exists()
+
+
+def test_own_code_that_fails_is_told_by_the_build(light: Light) -> None:
+    """A build whose `warmup.reseed` fails is not recorded, and the error says what failed."""
+    place = light('"idna"', '"idna"', 'reseed = "import idna; idna.seed()"\n')
+    error = place.build("light", target="local")["light"].error
+    assert str(error) == (
         "`warmup.reseed` fails in the sandbox: AttributeError: module 'idna' has no attribute"
         " 'seed'\n\nhint: correct `warmup.reseed`"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -175,11 +175,7 @@ class E2BTarget:
 
         try:
             return CloudSandbox(
-                self._cloud,
-                ref,
-                metadata=self._metadata(name),
-                fresh=cold,
-                warn=warn,
+                self._cloud, ref, metadata=self._metadata(name), fresh=cold, warn=warn
             )
         except NetworkError:
             self._unended.add(name)  # it may have been created: the answer alone got lost
@@ -189,6 +185,12 @@ class E2BTarget:
                 f"no sandbox of `{ref}` can be created on {self.name}: {error.message}",
                 hint="is the build still there? `template-builder plan` tells",
             ) from error
+
+    def copies(self, first: Sandbox, ref: str, **opening: Any) -> Generator[Sandbox, None, None]:
+        """`first`, and another sandbox of the same snapshot."""
+        yield first
+        with contextlib.closing(self.open(ref, **opening)) as second:
+            yield second
 
     def publish(
         self, name: str, fields: Mapping[str, Any], *, channel: str | None

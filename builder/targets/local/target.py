@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -221,6 +221,28 @@ class LocalTarget:
             return sealed.changes(self._made.get(digest) or place.folder_of(digest))
         except OSError as error:
             raise from_os_error(error, f"looking at the files of `{ref}`") from error
+
+    def copies(
+        self, first: Sandbox, ref: str, *, name: str, warm: Sequence[str], env: Mapping[str, str]
+    ) -> Generator[Sandbox, None, None]:
+        """Two kernels, forked from one process that has imported the modules of `warm`; none where
+        no process can be forked."""
+        from builder.targets.local.kernel import KernelSandbox
+        from builder.targets.local.launch import CannotForkError, Zygote, forks
+
+        del first  # its interpreter has no copy
+        if not forks():
+            return
+        with contextlib.ExitStack() as stack:
+            path = self._made.get(place.digest_of(ref))
+            path = path or stack.enter_context(place.opened(ref, name=name))
+            zygote = stack.enter_context(contextlib.closing(Zygote(path, warm=warm, env=env)))
+            with contextlib.suppress(CannotForkError):
+                for _ in range(2):
+                    zygote.take()
+                    sandbox = KernelSandbox(path, warm=(), env=env, zygote=zygote)
+                    with contextlib.closing(sandbox):
+                        yield sandbox
 
 
 def _missing(variant: Variant) -> tuple[str, ...]:

@@ -23,6 +23,8 @@ from .kernel import run_kernel
 
 __all__ = ["preload", "run_zygote"]
 
+_TEMPLATE = f"{sys.prefix}/template"  # a kernel will have another prefix
+
 
 def preload(folder: str) -> None:
     """Import what a kernel loads while it starts, found out by starting one."""
@@ -102,7 +104,7 @@ def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
     installs.enter(os.environ["VIRTUAL_ENV"])
     gc.enable()
     try:
-        reseed.reseed(f"{sys.prefix}/template")
+        reseed.reseed(_TEMPLATE)
     except RuntimeError as error:
         os.write(2, f"{error}\n".encode())
         os._exit(1)
