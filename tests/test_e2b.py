@@ -144,7 +144,7 @@ def test_failed_step_is_told_with_its_places(
         error = place.build("one")["one"].error
     assert isinstance(error, StepError)
     assert str(error) == (
-        "step 7 of 9 failed on e2b: RUN mkdir /opt/template/tmp && TMPDIR=/opt/template/tmp"
+        "step 7 of 10 failed on e2b: RUN mkdir /opt/template/tmp && TMPDIR=/opt/template/tmp"
         " /opt/template/uv/bin/uv pip install --system --break-system-pack …\n"
         "  .builder/context/one/Dockerfile:45 (stage one)\n"
         "  variants/one.toml:5: `python.packages`\n"
