@@ -54,6 +54,7 @@ def image(
     script.write_text(text.replace("/tmp/template-warmup", str(tmp_path / "state")))
     made = Image(python=found.path / "bin" / "python", script=script, home=tmp_path / "home")
     made.home.mkdir()
+    (tmp_path / "reseed.py").write_bytes(rendered.content("reseed.py"))
     yield made
     made.stop()
 

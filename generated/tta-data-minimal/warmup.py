@@ -6,7 +6,7 @@ serve    bring the service up, and stay
 ready    exit 0 when the service is up and its interpreter is warm
 """
 
-import importlib
+import importlib.util
 import json
 import os
 import shutil
@@ -48,6 +48,19 @@ def install():
         file.write('__import__("runpy").run_path({!r}, run_name="template_warmup")\n'.format(__file__))
 
 
+def reseed_copies():
+    """Have each sandbox, whose interpreter is a copy of this one, draw random numbers of its own."""
+    from IPython import get_ipython
+
+    folder = os.path.dirname(os.path.abspath(__file__))
+    name = "_template_reseed"
+    spec = importlib.util.spec_from_file_location(name, os.path.join(folder, "reseed.py"))
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    sys.modules[name].keep()
+    sys.modules[name].reseed_at_first_execution(get_ipython(), folder)
+
+
 def warm_first_interpreter():
     """Run by every interpreter of the service; the one that takes the task does it."""
     try:
@@ -56,6 +69,7 @@ def warm_first_interpreter():
         return
     try:
         result = {"seconds": import_all()}
+        reseed_copies()
     except BaseException as error:
         result = {"error": "{}: {}".format(type(error).__name__, error)}
     with open(DONE + ".new", "w") as file:

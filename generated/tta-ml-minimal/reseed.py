@@ -26,7 +26,7 @@ _kept: list[Any] = []
 
 def keep() -> None:
     """Find every generator that the interpreter can reach; the copies reseed those."""
-    sys.modules[_NAME] = sys.modules[__name__]
+    sys.modules.setdefault(_NAME, sys.modules[__name__])
     _kept[:] = _generators()
 
 
