@@ -58,7 +58,15 @@ def promised(name: str) -> str:
     return textwrap.dedent(said.partition("Prints:\n\n")[2]).strip()
 
 
-@pytest.mark.parametrize("name", ["ml_validation.py", "agent_tool.py", "iterative_refinement.py"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ml_validation.py",
+        "agent_tool.py",
+        "iterative_refinement.py",
+        "csv_to_chart.py",
+    ],
+)
 def test_example_prints_what_it_says(name: str, data: dict[str, str]) -> None:
     """An example prints exactly what its head promises."""
     assert promised(name)
@@ -76,7 +84,7 @@ def test_performance_prints_a_table(data: dict[str, str]) -> None:
     assert totals[2] < totals[0]
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/running-code.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/running-code.md", "docs/files.md"])
 def test_code_of_the_pages_runs(page: str, data: dict[str, str]) -> None:
     """Every piece of Python that runs code in a template does what it says."""
     found = [text for kind, text in blocks(ROOT / page) if kind == "python"]
@@ -131,6 +139,7 @@ def test_every_example_is_run() -> None:
     """No example is left out."""
     assert {path.name for path in Path(EXAMPLES).glob("*.py")} == {
         "agent_tool.py",
+        "csv_to_chart.py",
         "iterative_refinement.py",
         "ml_validation.py",
         "performance.py",

@@ -137,6 +137,38 @@ def test_many_files_are_bounded(open_one: Opened, caplog: pytest.LogCaptureFixtu
     assert len(caplog.records) == 1
 
 
+def test_how_deep_changes_are_looked_for(open_one: Opened) -> None:
+    """Files up to four folders below the working folder are told, and none below those."""
+    code = (
+        "import os; os.makedirs('1/2/3/4/5'); open('1/2/3/4/yes', 'w'); open('1/2/3/4/5/no', 'w')"
+    )
+
+    async def steps(executor: CodeExecutionPrimitive) -> CodeOutput:
+        return await executor.execute({"code": code})
+
+    assert [entry.path for entry in within(open_one(), steps)["files"]] == ["1/2/3/4/yes"]
+
+
+def test_name_that_is_no_text(open_one: Opened, target: str) -> None:
+    """A name that is not UTF-8 costs no result: on `local` it is left out, and on E2B the folder
+    cannot be listed until it is gone."""
+
+    async def steps(executor: CodeExecutionPrimitive) -> None:
+        files = executor.files
+        found = await executor.execute({"code": "open(b'\\xff', 'w'); open('a', 'w'); print(1)"})
+        assert found["output"] == "1\n"
+        assert [entry.path for entry in found["files"]] == (["a"] if target == "local" else [])
+        if target == "local":
+            assert [entry.name for entry in await files.list()] == ["a"]
+        else:
+            with pytest.raises(SandboxFileError, match="UTF-8"):
+                await files.list()
+        found = await executor.execute({"code": "import os; os.remove(b'\\xff'); open('b', 'w')"})
+        assert [entry.path for entry in found["files"]][-1] == "b"
+
+    within(open_one(), steps)
+
+
 def test_dead_interpreter_has_no_files(open_one: Opened) -> None:
     """Code that ends its interpreter is told as before, and the next one has the next sandbox."""
 
