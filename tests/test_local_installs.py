@@ -44,7 +44,7 @@ def environment(folder: Path, cache: Path, packages: list[str]) -> Path:
 
 @pytest.fixture(scope="module")
 def with_pip(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
-    return environment(tmp_path_factory.mktemp("pip"), cache, ["pip", "six==1.16.0", "click"])
+    return environment(tmp_path_factory.mktemp("pip"), cache, ["pip", "uv", "six==1.16.0", "click"])
 
 
 @pytest.fixture(scope="module")
@@ -111,6 +111,8 @@ WAYS = (
     "!python -m pip install {0}",
     "import subprocess, sys\nsubprocess.run([sys.executable, '-m', 'pip', 'install', '{0}'])",
     "import subprocess; subprocess.run(['pip', 'install', '{0}'], check=True)",
+    "%uv pip install -q {0}",
+    "!uv pip install {0}",
     "from pip._internal.cli.main import main; main(['install', '-q', '{0}'])",
 )
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from builder.files import remove_tree
-from builder.targets.local import sealed
+from builder.targets.local import leftovers, place, sealed
 from tests.conftest import ROOT, Command
 
 WRITES = (
@@ -150,6 +150,40 @@ def test_user_can_remove_what_nobody_can_write() -> None:
     assert done.stdout.splitlines() == [
         "refused lib/deep/a.py", "refused lib/deep/new.py", "refused pyvenv.cfg", "False 0o444",
     ], done.stderr  # fmt: skip
+
+
+HOLD = """
+import os, sys
+sys.path.insert(0, sys.argv[1])
+from pathlib import Path
+from builder.targets.local import place
+os.setgid(65534)
+os.setuid(65534)
+with place.held(Path(sys.argv[2])) as held:
+    print(len(held), flush=True)
+    sys.stdin.read()
+"""
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="needs a second user")
+def test_what_another_user_runs_in_is_not_removed() -> None:
+    """An environment in which another user runs something, and which that user cannot write to, is
+    not removed before that has ended."""
+    with tempfile.TemporaryDirectory() as folder:
+        Path(folder).chmod(0o755)
+        made = Path(folder) / "made-00000000-sha256-0"
+        made.mkdir()
+        (made / place.USED).touch()
+        with subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(ROOT), str(made)],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        ) as holder:  # fmt: skip
+            assert holder.stdout
+            assert holder.stdout.readline() == "1\n"
+            assert not leftovers.remove_unused(made)
+            holder.communicate()
+        assert leftovers.remove_unused(made)
+        assert not made.exists()
 
 
 @pytest.mark.network

@@ -214,7 +214,6 @@ print(platform.python_version(), importlib.metadata.version("ipykernel"))
 def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, float]:
     """Do what the variant's own warm-up does in a layer of its image; seconds by module."""
     variables = sandbox_variables(env, path=folder, home=folder / "home")
-    del variables["PYTHONDONTWRITEBYTECODE"]
     script, result = folder / "template" / "warmup.py", folder / "warmup.json"
     code, said = _run(folder, ["-c", _WARM, str(script), str(result)], variables)
     log.line(said)

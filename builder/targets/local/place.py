@@ -163,9 +163,12 @@ def held(path: Path) -> Iterator[tuple[int, ...]]:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     except FileNotFoundError:
         raise
-    except OSError:
-        yield ()  # where nothing can be written, nothing can be removed
-        return
+    except OSError:  # of another user, whose removal waits for readers, too
+        try:
+            descriptor = os.open(file, os.O_RDONLY)
+        except OSError:
+            yield ()  # where nothing can be written, nothing can be removed
+            return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
         if not os.path.samestat(os.fstat(descriptor), os.stat(file)):

@@ -8,7 +8,6 @@ import shlex
 import shutil
 import site
 import sys
-import sysconfig
 from collections import deque
 from typing import Any
 
@@ -27,12 +26,13 @@ _LINES = 5
 def enter(venv: str) -> None:
     """Have this interpreter, which was started in the environment, be that of a virtual environment
     over it, as if it had been started there."""
-    shared = sysconfig.get_path("purelib")
+    shared = site.getsitepackages()[0]
     own = venv + shared.removeprefix(sys.prefix)
     sys.prefix = sys.exec_prefix = venv
     sys.executable = f"{venv}/bin/python"
     site.PREFIXES[:] = [venv]
-    importlib.reload(sysconfig)
+    if computed := sys.modules.get("sysconfig"):  # from the prefix, when it was loaded
+        importlib.reload(computed)
     sys.path.insert(sys.path.index(shared), own)
     if spawning := sys.modules.get("multiprocessing.spawn"):
         spawning.set_executable(sys.executable)
