@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 from builder.build import Built
 from builder.events import silent
 from builder.logs import Log
 from builder.render import Rendered
+from builder.targets.local import sealed
 from builder.targets.local.target import LocalTarget
 from tests.samples import order_of
 
-__all__ = ["build_here"]
+__all__ = ["build_here", "put_module", "unseal"]
 
 
 def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
@@ -21,3 +24,17 @@ def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
         built = target.build(order_of(rendered, **options), report=silent, log=log)
         target.publish(name, {"digest": built.digest}, channel="stable")
     return built
+
+
+def put_module(environment: Path, name: str, text: str) -> None:
+    """Have an environment hold one more module, as if it had been built with that."""
+    unseal(environment)
+    (folder,) = environment.glob("lib/python*/site-packages")
+    (folder / f"{name}.py").write_text(text)
+    sealed.seal(environment)
+
+
+def unseal(environment: Path) -> None:
+    """Let an ordinary user change an environment, too."""
+    for folder, _, _ in os.walk(environment):
+        os.chmod(folder, 0o755)  # noqa: S103 - of a folder of a test

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from builder.errors import VerifyError
 from builder.events import silent
 from builder.logs import Log
+from builder.spec import Variant
 from builder.targets.local.target import LocalTarget
 from builder.verify import verify
 from tests.conftest import BASE
@@ -38,3 +40,35 @@ def test_checks_after_an_end_of_the_sandbox_are_named(
         " status 3\n  not checked, since the sandbox had ended: `next`, `last`\n"
         in f"{caught.value.message}\n"
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Promised:
+    """What a build is to be, made up."""
+
+    variant: Variant
+    locked: Mapping[str, str]
+
+
+@pytest.mark.network
+def test_locked_package_in_another_version_is_named(
+    write: Callable[..., Path], local_cache: Path, tmp_path: Path
+) -> None:
+    """A locked package that is there in another version than in any that was locked for it is
+    named with both."""
+    folder = write(
+        _base=BASE,
+        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['six==1.16.0']\n",
+    )
+    rendered = prepared(folder.parent)
+    with Log(tmp_path / "logs", target="local") as log:
+        built = build_here(rendered, log)
+
+        def verified(locked: str) -> None:
+            promised = Promised(variant=rendered.variant, locked={"six": locked})
+            verify(built, promised, LocalTarget(), report=silent, log=log)
+
+        verified("1.16 | 1.17.0")
+        with pytest.raises(VerifyError) as caught:
+            verified("1.15 | 1.17.0")
+    assert "  `six` is there in version 1.16.0, and not in 1.15 | 1.17.0" in caught.value.message

@@ -28,7 +28,7 @@ from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.target import LocalTarget
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
-from tests.here import build_here
+from tests.here import build_here, unseal
 
 pytestmark = pytest.mark.network
 SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
@@ -137,6 +137,7 @@ def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
     """An environment whose interpreter is gone counts as not there."""
     found = place.find(light.digest)
     assert found
+    unseal(found.path)
     python = found.path / "bin" / "python"
     moved = python.rename(python.with_name("python.moved"))
     try:

@@ -78,6 +78,8 @@ def opening(request: pytest.FixtureRequest, local_cache: Path, wheels: Path) -> 
                 "PIP_NO_INDEX": "1",
                 "PIP_FIND_LINKS": str(wheels),
                 "PIP_CONFIG_FILE": "/dev/null",
+                "UV_NO_INDEX": "1",
+                "UV_FIND_LINKS": str(wheels),
             }
             zygote = None
             if request.param == "forked":

@@ -55,6 +55,9 @@ def again(place: Place, command: Command, *options: str, code: int = 0) -> str:
     return done.stderr
 
 
+WHERE = "import ipykernel, pathlib; print(pathlib.Path(ipykernel.__file__).parents[4])"
+
+
 def one() -> CodeExecutionPrimitive:
     return CodeExecutionPrimitive(template_id="one", target="local")
 
@@ -125,8 +128,8 @@ def test_what_was_replaced_goes_with_the_last_who_runs_in_it(
             leftovers.sweep()
             assert folders(built) == sorted([before, folder(built)])
             async with one() as new:
-                assert await said(new, "import sys; print(sys.prefix)") == str(folder(built))
-            assert await said(old, "import sys; print(sys.prefix)") == str(before)
+                assert await said(new, WHERE) == str(folder(built))
+            assert await said(old, WHERE) == str(before)
         leftovers.sweep()
         assert folders(built) == [folder(built)]
 
@@ -218,12 +221,12 @@ def test_folder_of_an_earlier_version_serves_and_is_replaced(
 
     async def run() -> None:
         async with one() as old:
-            assert await said(old, "import sys; print(sys.prefix)") == str(link)
+            assert await said(old, WHERE) == str(link)
             again(built, command, "--force")
             assert link.is_symlink()
             await said(old, "import pygments.lexers.python, packaging.version")
             async with one() as new:
-                assert await said(new, "import sys; print(sys.prefix)") == str(folder(built))
+                assert await said(new, WHERE) == str(folder(built))
 
     asyncio.run(run())
     leftovers.sweep()

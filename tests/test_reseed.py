@@ -17,6 +17,7 @@ from builder.events import silent
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
 from tests.clouds import Place
+from tests.here import put_module
 
 pytestmark = [
     pytest.mark.network,
@@ -57,8 +58,7 @@ def with_module(place: Place, name: str, text: str) -> None:
     assert place.build("light", target="local")["light"].error is None
     digest = place.recorded("light", "local")["build_id"]
     environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest
-    (folder,) = environment.glob("lib/python*/site-packages")
-    (folder / f"{name}.py").write_text(text)
+    put_module(environment, name, text)
     path = place.folder / "registry.json"
     path.write_text(path.read_text().replace('"imports": [', f'"imports": ["{name}", '))
 

@@ -23,6 +23,7 @@ from builder.runtime import CodeExecutionPrimitive
 from builder.targets.local import launch, session
 from tests.clouds import Place
 from tests.conftest import ROOT
+from tests.here import put_module
 
 pytestmark = [
     pytest.mark.network,
@@ -50,9 +51,7 @@ def with_module(place: Place, name: str, text: str) -> None:
     build(place, f'OF = "{secrets.token_hex(4)}"\n')
     digest = place.recorded("one", "local")["build_id"]
     environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest
-    (folder,) = environment.glob("lib/python*/site-packages")
-    folder.chmod(0o755)
-    (folder / f"{name}.py").write_text(text)
+    put_module(environment, name, text)
     path = place.folder / "registry.json"
     path.write_text(path.read_text().replace('"idna"\n', f'"idna",\n              "{name}"\n'))
 
