@@ -129,6 +129,20 @@ def test_output_is_bounded_and_says_so(open_one: Opened) -> None:
     (result,) = found["results"]
     assert "4002 characters left out" in (result.text or "")
     assert found["left_out"] == 4002
+    assert found["notes"] == [
+        "4002 characters of what the code gave are left out, which were beyond `max_output`: have the"
+        " code write what is large to a file, and read that with `files.read` or `files.download`"
+    ]
+
+
+def test_logs_have_the_lines_of_a_terminal(open_one: Opened) -> None:
+    """Of a progress bar the last state is among the lines, without colours; output is untouched."""
+    bar = "\r  0%|    |\r 50%|\x1b[32m##  \x1b[0m|\r100%|####|\n"
+    code = f"import sys; print({bar!r}, end='', file=sys.stderr); print({bar!r}, end='')"
+    (found,) = ran(open_one(), code)
+    assert found["logs"] == ["[stdout] 100%|####|", "[stderr] 100%|####|"]
+    assert found["output"] == bar
+    assert found["notes"] == []
 
 
 @pytest.mark.parametrize(

@@ -85,7 +85,11 @@ def show(
         progress.show_text(line)
     if others := found.fields.get("other_packages"):
         told = ", ".join(f"{package} {version}" for package, version in others.items())
-        source = "the kernel" if found.is_local else "the base image and code service"
+        source = (
+            "the kernel and what shows results"
+            if found.is_local
+            else "the base image and code service"
+        )
         progress.show_text(f"  of {source}: {told}")
     if steps := found.fields.get("steps"):
         progress.show_text(f"  steps on E2B: {len(steps)}")

@@ -8,6 +8,7 @@ from typing import Any, TypedDict
 
 from builder.errors import did_you_mean
 from builder.execution import Execution, Result, seconds_in_words
+from builder.runtime.terminal import shown_lines
 from builder.sandbox_files import FileEntry, normal_path
 
 __all__ = ["LONGEST_SECONDS", "CodeInput", "CodeOutput", "Result", "checked", "output_of"]
@@ -30,12 +31,13 @@ class CodeInput(TypedDict, total=False):
 class CodeOutput(TypedDict):
     """What running code gave.
 
-    `output` is what it wrote to standard output, `logs` the lines of both streams with
-    "[stdout] " or "[stderr] " before them, `execution_time` in seconds, `results` the rich ones
-    (tables as HTML, charts as PNG). `error` is None when `success`; else `traceback` says where.
-    `left_out` is how many characters were beyond the limits, `session_lost` whether what was
-    defined in the session is gone: the interpreter died, was ended, or did not obey a time-out.
-    `files` are those of the working folder that the code has created or changed.
+    `output` is what it wrote to standard output, `logs` the lines of both streams as a terminal
+    shows them, with "[stdout] " or "[stderr] " before them, `execution_time` in seconds, `results`
+    the rich ones (tables as HTML, charts as PNG). `error` is None when `success`; else `traceback`
+    says where. `left_out` is how many characters were beyond the limits, `session_lost` whether
+    what was defined in the session is gone: the interpreter died, was ended, or did not obey a
+    time-out. `files` are those of the working folder that the code has created or changed. `notes`
+    say in words what of it is not whole, and what to do.
     """
 
     output: str
@@ -50,6 +52,7 @@ class CodeOutput(TypedDict):
     left_out: int
     session_lost: bool
     files: list[FileEntry]
+    notes: list[str]
 
 
 # A week: longer than a sandbox lives anywhere.
@@ -141,8 +144,15 @@ def output_of(
     logs = [
         f"[{name}] {line}"
         for name, text in (("stdout", found.stdout), ("stderr", found.stderr))
-        for line in text.splitlines()
+        for line in shown_lines(text)
     ]
+    notes = []
+    if found.left_out:
+        notes.append(
+            f"{found.left_out} characters of what the code gave are left out, which were beyond"
+            " `max_output`: have the code write what is large to a file, and read that with"
+            " `files.read` or `files.download`"
+        )
     return CodeOutput(
         output=found.stdout,
         error=error,
@@ -156,4 +166,5 @@ def output_of(
         left_out=found.left_out,
         session_lost=found.lost,
         files=list(files),
+        notes=notes,
     )

@@ -32,6 +32,7 @@ from builder.events import Event, Reporter
 from builder.files import atomic_write, exclusive, remove_tree
 from builder.lock import StageLock
 from builder.logs import Log
+from builder.pins import parse_pins
 from builder.render import Rendered
 from builder.targets.local import interpreter
 from builder.targets.local.leftovers import remove_unused
@@ -49,6 +50,8 @@ __all__ = ["activate", "claimed", "make"]
 
 _AT_FDCWD, _EXCHANGE = -100, 2  # linux/fs.h
 _WARMUP_TIMEOUT_SECONDS = 1800
+# What packages need to show charts and tables, and do not depend on. E2B's code service has it.
+_SHOWN_WITH = {"plotly": "nbformat", "pandas": "jinja2"}
 
 
 def claimed(digest: str, *, waiting: Callable[[], None]) -> AbstractContextManager[None]:
@@ -157,7 +160,8 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
 def _install(
     folder: Path, stages: Sequence[StageLock], detail: Callable[[str], None], log: Log
 ) -> None:
-    """The locked packages, each stage from its own source, then a kernel that fits to them.
+    """The locked packages, each stage from its own source, then a kernel and what shows
+    results, which fit to them.
 
     All are compiled, as pip does and uv does not: what no warm-up imports would be compiled again
     in every sandbox.
@@ -179,7 +183,9 @@ def _install(
             log.line("not all of it is in uv's cache: asking the index")
             _uv(arguments, detail)
     constraints = [f"--constraints={path_of(stage)}" for stage in locked]
-    kernel = ["pip", "install", *target, *constraints, "ipykernel"]
+    names = {name for stage in locked for name, _ in parse_pins(stage.text)}
+    shows = [need for name, need in _SHOWN_WITH.items() if name in names]
+    kernel = ["pip", "install", *target, *constraints, "ipykernel", *shows]
     try:
         _uv(kernel, detail)
     except NetworkError:
