@@ -169,6 +169,7 @@ CODES = [
     "while True: display('d' * 1_000_000)",
     "h = display(1, display_id=True)\\nwhile True: h.update('u' * 1_000_000)",
     "while True: print('endless' * 1000)",
+    "while True: display(1)",
 ]
 
 async def main():
@@ -183,7 +184,8 @@ async def main():
             found = await executor.execute({"code": code, "timeout": seconds})
             more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             kept = len(found["output"]) + len(found["error"] or "") + len(found["traceback"])
-            told.append([code, more >> 10, found["left_out"], kept, found["timed_out"]])
+            ended = [found["timed_out"], found["session_lost"]]
+            told.append([code, more >> 10, found["left_out"], kept, ended])
         print(json.dumps(told))
 
 asyncio.run(main())
@@ -200,7 +202,7 @@ def test_what_is_received_is_bounded(here: Place) -> None:
     told = json.loads(found.stdout)
     assert {code: more for code, more, *_ in told if more > 32} == {}
     assert [kept for *_, kept, _ in told if kept > 3200] == []
-    assert [timed_out for *_, timed_out in told] == [False] * 7 + [True] * 3
+    assert [ended for *_, ended in told] == [[False, False]] * 7 + [[True, False]] * 4
     counts = [left_out for _, _, left_out, *_ in told]
     assert counts[:6] == [
         400_000_001 - 1000, 400_000_000 - 1000, 400_000_000 - 1000, 200_000_000 - 1000,

@@ -10,6 +10,8 @@ from .output import Messages, connect_streams, restore_streams
 
 __all__ = ["run_kernel"]
 
+_WAITING = 16  # messages
+
 
 @contextlib.contextmanager
 def _variables(given: dict[str, str]) -> Any:
@@ -30,7 +32,7 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
     """Run one kernel until it is shut down. `parent` is the process that it must not outlive."""
     from ipykernel.ipkernel import IPythonKernel
     from ipykernel.kernelapp import IPKernelApp
-    from zmq import SNDHWM
+    from zmq import RCVHWM, SNDHWM, XPUB_NODROP
 
     class SandboxKernel(IPythonKernel):
         """Takes an execution's variables and limit from the metadata of its request."""
@@ -66,7 +68,9 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
         """Leaves `sys.stdout` and `sys.stderr` alone, and drops no message."""
 
         def init_iopub(self, context: Any) -> None:
-            context.setsockopt(SNDHWM, 0)
+            # Code that displays faster than the application reads waits, as one that prints does.
+            for option, value in ((XPUB_NODROP, 1), (SNDHWM, _WAITING), (RCVHWM, _WAITING)):
+                context.setsockopt(option, value)
             super().init_iopub(context)  # type: ignore[no-untyped-call]
 
     installs.watch()
