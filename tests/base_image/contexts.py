@@ -125,6 +125,9 @@ class Context:
             if kind == "status":
                 # Of a request that was aborted, nothing but this arrives.
                 if content["execution_state"] == "idle" and accepted:
+                    reply = self._reply(request)
+                    if reply.get("status") == "error" and not failed:
+                        yield _failed(reply["ename"], reply["evalue"], reply["traceback"])
                     return
             elif kind == "execute_input":
                 accepted = True
@@ -137,6 +140,15 @@ class Context:
             elif event := _event(kind, content):
                 yield event
             said = time.monotonic()
+
+    def _reply(self, request):
+        while True:
+            try:
+                reply = self.client.get_shell_msg(timeout=1)
+            except queue.Empty:
+                return {}
+            if reply["parent_header"].get("msg_id") == request:
+                return reply["content"]
 
     def _tidy(self):
         code, self._tidying = self._tidying, ""

@@ -1,8 +1,8 @@
 """Sent to an interpreter of a sandbox before anything else runs in it, and run there.
 
 It gives code what it has on other targets, and the code service does not: environment variables
-of any value, which are put back afterwards, time-outs of awaited code, and an end of the
-interpreter that can be told. It knows nothing of this package: IPython and ipykernel are there.
+of any value, which are put back afterwards, time-outs of awaited code, and ends as those of any
+Python program. It knows nothing of this package: IPython and ipykernel are there.
 """
 
 import asyncio
@@ -10,6 +10,8 @@ import contextlib
 import json
 import os
 import signal
+import sys
+import warnings
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -29,9 +31,9 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
                 os.environ[name] = value
 
 
-def install(shell: Any, *, mark: str, exited: str) -> None:
+def install(shell: Any, *, mark: str) -> None:
     """Change `shell` and its kernel. Code whose first line is `mark` and a JSON object has the
-    variables of that; an interpreter that is about to exit displays the MIME type `exited`."""
+    variables of that."""
     run = shell.kernel.do_execute
 
     async def do_execute(code: str, *given: Any, **options: Any) -> Any:
@@ -41,18 +43,16 @@ def install(shell: Any, *, mark: str, exited: str) -> None:
             variables = json.loads(head.removeprefix(mark))
         with variables_set(variables):
             try:
-                reply = await run(code, *given, **options)
+                return await run(code, *given, **options)
             finally:
                 # An interrupt that comes too late must not keep the variables from being put back.
                 with contextlib.suppress(ValueError):  # a thread of its own has no signals
                     signal.signal(signal.SIGINT, signal.SIG_IGN)
-        if any(part.get("source") == "ask_exit" for part in reply.get("payload") or ()):
-            shell.display_pub.publish({exited: ""})
-        return reply
 
     shell.kernel.do_execute = do_execute
     _wake_on_signals()
     _replace_halves(shell.kernel.session)
+    _end_as_programs(shell)
     _keep_lines(shell)
     _keep_quotes(shell)
     # What is run here counts for nobody.
@@ -81,6 +81,35 @@ def _replace_halves(session: Any) -> None:
             return json.dumps(message, default=str, ensure_ascii=False).encode("utf-8", "replace")
 
     session.pack = packed
+
+
+def _end_as_programs(shell: Any) -> None:
+    """Have `exit` end the code, not the interpreter; one that reports no failure is no error."""
+    run, show = shell.run_code, shell.showtraceback
+
+    def ended_well(error: BaseException | None) -> bool:
+        return isinstance(error, SystemExit) and (error.code is None or error.code == 0)
+
+    async def run_code(code: Any, result: Any = None, **options: Any) -> Any:
+        failed = await run(code, result, **options)
+        if result is not None and ended_well(result.error_in_exec):
+            result.error_in_exec = None
+        return failed
+
+    def showtraceback(exception: Any = None, *given: Any, **options: Any) -> None:
+        error = (exception or sys.exc_info())[1]
+        if isinstance(error, SystemExit):  # after which IPython warns
+            warnings.filterwarnings("ignore", message="To exit: use 'exit'")
+        if not ended_well(error):
+            show(exception, *given, **options)
+
+    shell.run_code, shell.showtraceback, shell.ask_exit = run_code, showtraceback, sys.exit
+    sys.argv[:] = [""]
+    for name in ("exit", "quit"):
+        shell.user_ns.pop(name, None)
+        # IPython hides them while code runs, and has kept what they were.
+        shell.builtin_trap.auto_builtins.pop(name, None)
+        shell.builtin_trap._orig_builtins[name] = sys.exit  # noqa: SLF001
 
 
 def _keep_lines(shell: Any) -> None:

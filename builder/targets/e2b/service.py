@@ -133,14 +133,13 @@ class CodeService:
             async with self._reading(asked, output) as reading:
                 timed_out = not await _ended(reading, seconds)
                 reached = timed_out and await self._interrupt(reading, language)
-                free = reading.done()
-                exits = free and await reading
+                lost = not reading.done()
+                if not lost:
+                    await reading
             # One that was reached may be free, and its end behind output that is not read yet.
             probing = _PROBE_SECONDS if reached else _INTERRUPT_SECONDS
-            if not free and not await self._answers(language, probing):
+            if lost and (lost := not await self._answers(language, probing)):
                 await self._restart(language)
-                exits = True
-            self.broken = self.broken or (free and exits)
         except ValueError:
             raise
         except InterpreterDiedError as error:
@@ -153,7 +152,7 @@ class CodeService:
         except BaseException:
             self.broken = True
             raise
-        return output.execution(time.monotonic() - start, timed_out=timed_out, lost=exits)
+        return output.execution(time.monotonic() - start, timed_out=timed_out, lost=lost)
 
     async def close(self) -> None:
         """Give up its connections."""
@@ -168,7 +167,7 @@ class CodeService:
     async def _install(self) -> None:
         """Run `in_kernel` there. Raises `SandboxGoneError` for an interpreter that is not there."""
         source = resources.files(__package__).joinpath("in_kernel.py").read_text("utf-8")
-        source += f"\ninstall(get_ipython(), mark={self._mark!r}, exited={stream.EXITED!r})\n"
+        source += f"\ninstall(get_ipython(), mark={self._mark!r})\n"
         asked = {"code": f"exec({source!r}, {{'get_ipython': get_ipython}})"}
         # The first execution is preceded by the sandbox's own variables, made into code by the
         # service: one with a quote spoils it, and is not tried again.
@@ -191,7 +190,7 @@ class CodeService:
     @contextlib.asynccontextmanager
     async def _reading(
         self, asked: dict[str, Any], output: Output
-    ) -> AsyncIterator[asyncio.Task[bool]]:
+    ) -> AsyncIterator[asyncio.Task[None]]:
         """Send code, and have its answer read into `output`; leaving closes the connection."""
         answer = await self._answer(asked)
         reading = asyncio.create_task(self._read(answer, output))
@@ -237,9 +236,9 @@ class CodeService:
                 raise SandboxGoneError(self._worded(f"it is gone, before the code ran: {refused}"))
             await asyncio.sleep(_POLL_SECONDS)
 
-    async def _read(self, answer: httpx.Response, output: Output) -> bool:
+    async def _read(self, answer: httpx.Response, output: Output) -> None:
         try:
-            return await stream.read(answer.aiter_bytes(), output)
+            await stream.read(answer.aiter_bytes(), output)
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
             raise self._connection_lost(error) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -253,7 +252,7 @@ class CodeService:
             )
         )
 
-    async def _interrupt(self, reading: asyncio.Task[bool], language: str) -> bool:
+    async def _interrupt(self, reading: asyncio.Task[None], language: str) -> bool:
         """Interrupt the code until its answer ends; whether Jupyter could be asked to."""
         until, reached = time.monotonic() + _INTERRUPT_SECONDS, False
         with contextlib.suppress(httpx.TransportError):
@@ -321,12 +320,14 @@ class CodeService:
         )
 
 
-async def _ended(reading: asyncio.Task[bool], seconds: float) -> bool:
+async def _ended(reading: asyncio.Task[None], seconds: float) -> bool:
     await asyncio.wait({reading}, timeout=seconds)
     return reading.done()
 
 
 def _check(variables: Mapping[str, str], language: str) -> None:
+    if not language:  # which the service would take for Python
+        raise ValueError("E2B's code service does not run ''")
     for name, value in variables.items():
         if not name.isidentifier() or any(character in value for character in "'\"\\\n\r"):
             raise ValueError(

@@ -18,10 +18,8 @@ from builder.documents import parse_json
 from builder.errors import InterpreterDiedError
 from builder.execution import Cut, Output
 
-__all__ = ["EXITED", "read"]
+__all__ = ["read"]
 
-# Displayed by an interpreter that is about to exit; see `in_kernel`.
-EXITED = "application/vnd.template-builder.exited"
 _MIME = {
     "text": "text/plain", "html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml",
     "png": "image/png", "jpeg": "image/jpeg", "pdf": "application/pdf", "latex": "text/latex",
@@ -34,21 +32,17 @@ _SHORT_STRING = 1 << 12
 _ESCAPE_LENGTH = 6
 
 
-async def read(parts: AsyncIterable[bytes], output: Output) -> bool:
-    """Take an execution's answer, to its end; whether its interpreter is about to exit.
+async def read(parts: AsyncIterable[bytes], output: Output) -> None:
+    """Take an execution's answer, to its end.
 
     Raises `InterpreterDiedError`, and `ValueError` for what cannot be understood.
     """
-    lines, exits = _Lines(output), False
+    lines = _Lines(output)
     async for part in parts:
         for event in lines.feed(part):
-            kind = event["type"]
-            if kind == "end_of_execution":
-                return exits
-            if kind == "result" and EXITED in (event.get("extra") or {}):
-                exits = True
-            else:
-                _take(kind, event, output)
+            if event["type"] == "end_of_execution":
+                return
+            _take(event["type"], event, output)
     raise ValueError("it ended before the code did")
 
 
