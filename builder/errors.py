@@ -238,10 +238,12 @@ class SandboxGoneError(SandboxError):
 
 
 class InterpreterDiedError(SandboxError):
-    """`seen` is the `Execution` of what the code gave before, where it is known."""
+    """`seen` is the `Execution` of what the code gave before, `status` the interpreter's exit
+    status (negative for a signal), where they are known."""
 
     exit_code = 35
     seen: object = None
+    status: int | None = None
 
 
 class SandboxFileError(TemplateError):

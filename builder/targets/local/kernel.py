@@ -44,6 +44,7 @@ __all__ = ["KernelSandbox"]
 
 _START_SECONDS = 120.0
 _INTERRUPT_SECONDS = 5.0
+_INTERRUPTS = 2
 _POLL_SECONDS = 0.2
 # Less than what a kernel needs for its own files.
 _FULL_BYTES = 64 << 10
@@ -166,12 +167,9 @@ class KernelSandbox:
         request = message["header"]["msg_id"]
         self._client.shell_channel.send(message)
         timed_out = not self._collect(request, output, start + timeout)
-        if timed_out:
-            if self._launched:
-                self._launched.interrupt()
-            if not self._collect(request, output, time.monotonic() + _INTERRUPT_SECONDS):
-                self.close()
-                return output.execution(time.monotonic() - start, timed_out=True, lost=True)
+        if timed_out and not self._interrupted(request, output):
+            self.close()
+            return output.execution(time.monotonic() - start, timed_out=True, lost=True)
         reply = self._reply(request, _INTERRUPT_SECONDS)
         if reply is None:
             self.close()
@@ -183,10 +181,19 @@ class KernelSandbox:
         seconds = time.monotonic() - start
         if reply.get("status") == "error" and not output.failed_already:
             _failed(output, reply)
-        if any(one.get("source") == "ask_exit" for one in reply.get("payload", ())):
-            self.close()  # `exit()`: it is going to end, and must not begin anything else before
-            return output.execution(seconds, timed_out=timed_out, lost=True)
         return output.execution(seconds, timed_out=timed_out)
+
+    def _interrupted(self, request: str, output: Output) -> bool:
+        """Interrupt code, several times if need be; return whether that has ended it."""
+        for _ in range(_INTERRUPTS):
+            # The kernel takes the signal for this request only.
+            with contextlib.suppress(OSError):
+                (self._folder / "interrupt").write_text(request, encoding="ascii")
+            if self._launched:
+                self._launched.interrupt()
+            if self._collect(request, output, time.monotonic() + _INTERRUPT_SECONDS / _INTERRUPTS):
+                return True
+        return False
 
     def alive(self) -> bool:
         """Whether the kernel can still be asked to run code."""
@@ -260,7 +267,9 @@ class KernelSandbox:
                 if not self.alive():
                     self._end_streams()
                     status = self._launched.status() if self._launched else None
-                    raise InterpreterDiedError(_end_in_words(status)) from None
+                    died = InterpreterDiedError(_end_in_words(status))
+                    died.status = status
+                    raise died from None
                 continue
             if message["parent_header"].get("msg_id") != request:
                 continue

@@ -89,7 +89,8 @@ class LocalSession:
             return await asyncio.shield(running)
         except InterpreterDiedError as error:
             seen = error.seen if isinstance(error.seen, Execution) else Execution()
-            return replace(seen, error=f"InterpreterDied: {error.message}", lost=True)
+            message = None if error.status == 0 else f"InterpreterDied: {error.message}"
+            return replace(seen, error=message, lost=True)
         except asyncio.CancelledError:
             self._sandbox.abort()
             with contextlib.suppress(SandboxError):

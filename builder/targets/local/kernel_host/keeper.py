@@ -1,5 +1,7 @@
 """The process between the zygote and one kernel: it ends the kernel when its connection ends."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os

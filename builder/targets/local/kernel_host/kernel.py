@@ -1,5 +1,7 @@
 """One kernel."""
 
+from __future__ import annotations
+
 import contextlib
 import json
 import os
@@ -30,15 +32,16 @@ def _variables(given: dict[str, str]) -> Any:
 
 def run_kernel(connection: str, *, parent: int | None = None) -> None:
     """Run one kernel until it is shut down. `parent` is the process that it must not outlive."""
-    from ipykernel.ipkernel import IPythonKernel
     from ipykernel.kernelapp import IPKernelApp
     from zmq import RCVHWM, SNDHWM, XPUB_NODROP
 
-    class SandboxKernel(IPythonKernel):
+    from .python import PythonKernel, hide_host, run_loop
+
+    class SandboxKernel(PythonKernel):
         """Takes an execution's variables and limit from the metadata of its request."""
 
         def __init__(self, **options: Any) -> None:
-            super().__init__(**options)  # type: ignore[no-untyped-call]
+            super().__init__(**options)
             session: Any = self.session
             pack = session.pack
 
@@ -56,7 +59,7 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
             self._messages.limit = metadata.get("limit")
             self._messages.request = request["header"]["msg_id"]
             with _variables(metadata.get("variables") or {}):
-                await super().execute_request(stream, ident, request)  # type: ignore[no-untyped-call]
+                await super().execute_request(stream, ident, request)
 
         async def do_execute(self, *arguments: Any, **options: Any) -> Any:
             try:
@@ -76,8 +79,9 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
     installs.watch()
     options = ["-f", connection, "--HistoryManager.enabled=False"]
     if parent is not None:
-        options.append(f"--SandboxApp.parent_handle={parent}")
+        options.append(f"--IPKernelApp.parent_handle={parent}")
     app: Any = SandboxApp.instance(kernel_class=SandboxKernel, outstream_class=None)
     app.initialize(options)
     connect_streams(os.path.dirname(connection), app.log)
-    app.start()
+    hide_host()
+    run_loop(app)

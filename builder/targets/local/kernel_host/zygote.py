@@ -6,6 +6,8 @@ environment), answered by a line with the kernel's process ID. Then the connecti
 line: a line "interrupt" becomes SIGINT, the end of it is the kernel's end, and the other way round.
 """
 
+from __future__ import annotations
+
 import contextlib
 import gc
 import importlib
@@ -52,6 +54,7 @@ def preload(folder: str) -> None:
         if name and not name.startswith(("__main__", "debugpy", "pydevd", "_pydev")):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
+    importlib.import_module(".python", __package__)
 
 
 def run_zygote(folder: str, guard: str, modules: list[str]) -> None:

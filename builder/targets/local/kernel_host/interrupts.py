@@ -1,0 +1,115 @@
+"""Interrupts: SIGINT ends the code of the request that it was sent for, and nothing else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+from types import FrameType
+from typing import Any, Optional
+
+from IPython.core.interactiveshell import InteractiveShell
+
+__all__ = ["Interrupts"]
+
+# Whether code runs, and the task that it runs in if it is asynchronous.
+_State = tuple[bool, Optional["asyncio.Task[Any]"]]
+_NOTHING_RUNS: _State = (False, None)
+_KERNEL_MODULES = ("ipykernel", "tornado", "zmq")
+
+
+class Interrupts:
+    """Passes SIGINT on to the code that runs.
+
+    Whoever ends an execution writes the ID of its request to a file beside the connection file
+    before it sends the signal: one that arrives late does not end the next execution. A signal
+    without a file is the code's own.
+    """
+
+    def __init__(self, connection: str) -> None:
+        self._file = os.path.join(os.path.dirname(connection), "interrupt")
+        self._request = ""
+        self._pending = False
+        self._state = _NOTHING_RUNS
+
+    def begin(self, request: str) -> None:
+        """Take signals for a request from now on."""
+        self._request, self._pending, self._state = request, False, _NOTHING_RUNS
+        signal.signal(signal.SIGINT, self._handle)
+        if self._named() == request:  # it was too early for the handler
+            self._forget()
+            self._pending = True
+
+    def end(self) -> None:
+        """Ignore signals again."""
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def pass_on(self, *, asynchronous: bool) -> _State:
+        """Pass signals on to code that begins now; returns what `restore` takes at its end."""
+        before = self._state
+        task = asyncio.current_task() if asynchronous else None
+        self._state = (True, task)
+        return before
+
+    def hold_back(self) -> _State:
+        """Pass no signal on; returns what `restore` takes."""
+        before, self._state = self._state, _NOTHING_RUNS
+        return before
+
+    def restore(self, state: _State) -> None:
+        """Do as before `pass_on` or `hold_back`."""
+        self._state = state
+
+    def take_pending(self) -> bool:
+        """Return whether a signal came while there was no code to end; forget it."""
+        pending, self._pending = self._pending, False
+        return pending
+
+    def _named(self) -> str:
+        with contextlib.suppress(OSError, ValueError), open(self._file, encoding="ascii") as file:
+            return file.read()
+        return ""
+
+    def _forget(self) -> None:
+        with contextlib.suppress(OSError):
+            os.unlink(self._file)
+
+    def _handle(self, _signal: int, frame: FrameType | None) -> None:
+        named = self._named()
+        self._forget()
+        if named and named != self._request:
+            return
+        running, task = self._state
+        if not running or _between(frame):
+            self._pending = True
+        elif task is None:
+            raise KeyboardInterrupt
+        else:
+            loop = task.get_loop()
+            if asyncio.current_task(loop) is task:
+                raise KeyboardInterrupt
+            # While it waits, a loop does not look for what its own thread has added.
+            loop.call_soon_threadsafe(task.cancel)
+            if _belongs_to_code(frame):
+                raise asyncio.CancelledError  # anything else would end the event loop
+
+
+def _between(frame: FrameType | None) -> bool:
+    """Return whether the code has not begun yet, or has ended."""
+    return frame is not None and (
+        frame.f_globals.get("__package__") == __package__
+        or frame.f_code is InteractiveShell.run_code.__code__
+    )
+
+
+def _belongs_to_code(frame: FrameType | None) -> bool:
+    """Return whether the event loop is running something of the code in this frame."""
+    while frame:
+        module = str(frame.f_globals.get("__name__"))
+        if module == "asyncio.events":
+            return True
+        if module == "asyncio.base_events" or module.partition(".")[0] in _KERNEL_MODULES:
+            return False
+        frame = frame.f_back
+    return False
