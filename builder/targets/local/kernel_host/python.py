@@ -136,7 +136,7 @@ class ZMQInteractiveShell(JupyterShell):
         message, _ = self._message_of(evalue)
         if os.getpid() != self._process:  # of a child, which has no connection
             if not isinstance(evalue, SystemExit) or isinstance(evalue.code, str):
-                print(*stb, sep="\n", file=sys.stderr)
+                sys.stderr.write("\n".join([*stb, ""]))
             return
         before = self.kernel.interrupts.hold_back()
         super()._showtraceback(etype, message, stb)  # type: ignore[no-untyped-call]
