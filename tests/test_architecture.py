@@ -121,7 +121,7 @@ def test_core_never_prints() -> None:
     """Nothing but the outermost rooms writes to the terminal."""
     outer = {"progress.py", "__init__.py", "guard.py"}
     for path in SOURCES:
-        if path.name not in outer:
+        if path.name not in outer and path.parent.name != "kernel_host":  # the code's own streams
             assert not re.search(r"\bprint\(|sys\.std(out|err)\.", path.read_text()) or (
                 path.name
                 in {"checks.py", "environment.py", "machine_sandbox.py"}  # code that sandboxes run
