@@ -59,6 +59,7 @@ class Interrupts:
         BLOCKING + "later = asyncio.create_task(block())\nawait asyncio.sleep(60)",
         "import time\ntime.sleep(60)",
         "while True: pass",
+        "while True: print(1)",
         "import subprocess; subprocess.run(['sleep', '60'])",
         "class Odd(Exception):\n    def __str__(self):\n        while True: pass\nraise Odd",
     ],

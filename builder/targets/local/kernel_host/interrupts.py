@@ -16,6 +16,7 @@ __all__ = ["Interrupts"]
 # Whether code runs, and the task that it runs in if it is asynchronous.
 _State = tuple[bool, Optional["asyncio.Task[Any]"]]
 _NOTHING_RUNS: _State = (False, None)
+_OURS = (__name__, f"{__package__}.python")
 _KERNEL_MODULES = ("ipykernel", "tornado", "zmq")
 
 
@@ -98,7 +99,7 @@ class Interrupts:
 def _between(frame: FrameType | None) -> bool:
     """Return whether the code has not begun yet, or has ended."""
     return frame is not None and (
-        frame.f_globals.get("__package__") == __package__
+        frame.f_globals.get("__name__") in _OURS
         or frame.f_code is InteractiveShell.run_code.__code__
     )
 

@@ -29,8 +29,6 @@ def hide_host() -> None:
     if hasattr(sys, "orig_argv"):
         sys.orig_argv[:] = [sys.executable]
     os.environ.pop("JPY_PARENT_PID", None)
-    # The kernel's streams pass for a terminal, but nobody asked for colours.
-    os.environ.setdefault("PYTHON_COLORS", "0")
     sys.path[:] = ["", *(entry for entry in sys.path if entry)]
     # For its workers `multiprocessing` keeps the folder that it was imported in: the zygote's.
     process: Any = sys.modules.get("multiprocessing.process")

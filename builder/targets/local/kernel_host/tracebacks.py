@@ -15,8 +15,7 @@ __all__ = ["message_of", "rendered"]
 
 _FIRST_FRAMES, _LAST_FRAMES = 10, 30
 _LINE = 500
-_MESSAGE = 100_000
-_TEXT = 400_000
+_TEXT = 1_000_000
 _EXCEPTIONS_OF_A_GROUP = 1000
 # What runs the code, and is none of its business.
 _RUNNERS = ("IPython", "ipykernel", __package__)
@@ -28,7 +27,7 @@ def message_of(error: BaseException) -> tuple[str, bool]:
         text = str(error)
     except BaseException as failure:  # noqa: BLE001 - the code's own `__str__` raises anything
         return f"<its message cannot be made: {type(failure).__name__}>", False
-    cut = _cut(text, _MESSAGE)
+    cut = _cut(text)
     return cut, cut == text
 
 
@@ -47,7 +46,7 @@ def rendered(
     if not text:
         frames = "".join(_Frames(error.__traceback__, name_of).format())
         text = f"{_HEADER}{frames}{type(error).__name__}: {shown}\n"
-    return _cut(text, _TEXT).splitlines()
+    return _cut(text).splitlines()
 
 
 _HEADER = "Traceback (most recent call last):\n"
@@ -119,8 +118,8 @@ def _place(found: tuple[Any, int]) -> tuple[str, int, str]:
     return frame.f_code.co_filename, number or frame.f_lineno, frame.f_code.co_name
 
 
-def _cut(text: str, limit: int) -> str:
-    if len(text) <= limit:
+def _cut(text: str) -> str:
+    if len(text) <= _TEXT:
         return text
-    half = limit // 2
+    half = _TEXT // 2
     return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
