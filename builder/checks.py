@@ -20,6 +20,7 @@ from builder.execution import Execution, seconds_in_words
 from builder.spec import Check, Stage, Variant, place_of
 
 __all__ = [
+    "MODULES_OF",
     "CheckResult",
     "Draws",
     "Sandbox",
@@ -161,32 +162,43 @@ def inventory(sandbox: Sandbox) -> dict[str, str]:
 
 # What a distribution installs at the top level is what can be imported of it. Where one of that
 # has the distribution's own name, it is the one that must work; the rest may be tests and tools.
-_SMOKE = """
-import importlib, importlib.metadata, json, re
-name = {name!r}
-files = importlib.metadata.distribution(name).files or []
-tops, packages = set(), set()
-for path in files:
-    first, *rest = path.parts
-    stem = first.partition(".")[0]
-    if not stem.isidentifier() or first.endswith((".dist-info", ".data", ".egg-info", ".pth")):
-        continue
-    if rest and not rest[-1].endswith((".py", ".so", ".pyd")):
-        continue
-    if not rest and not first.endswith((".py", ".so", ".pyd")):
-        continue
-    tops.add(stem)
-    if not rest or rest == ["__init__.py"]:
-        packages.add(stem)
-own = re.sub(r"[-_.]+", "_", name).lower()
-public = sorted(t for t in (packages or tops) if not t.startswith("_"))
-same = [t for t in public if t.lower() == own]
-unlikely = ("test", "tests", "doc", "docs", "example", "examples", "benchmarks", "scripts")
-modules = same or [t for t in public if t not in unlikely]
+# Debian's packages do not say what they install, but most of them say what is at the top.
+MODULES_OF = """
+import importlib.metadata, re
+
+def modules_of(name):
+    distribution = importlib.metadata.distribution(name)
+    tops, packages = set(), set()
+    for path in distribution.files or []:
+        first, *rest = path.parts
+        stem = first.partition(".")[0]
+        if not stem.isidentifier() or first.endswith((".dist-info", ".data", ".egg-info", ".pth")):
+            continue
+        if rest and not rest[-1].endswith((".py", ".so", ".pyd")):
+            continue
+        if not rest and not first.endswith((".py", ".so", ".pyd")):
+            continue
+        tops.add(stem)
+        if not rest or rest == ["__init__.py"]:
+            packages.add(stem)
+    declared = (distribution.read_text("top_level.txt") or "").split()
+    own = re.sub(r"[-_.]+", "_", name).lower()
+    modules = packages or tops or {t for t in declared if t.isidentifier()}
+    public = sorted(t for t in modules if not t.startswith("_"))
+    same = [t for t in public if t.lower() == own]
+    unlikely = ("test", "tests", "doc", "docs", "example", "examples", "benchmarks", "scripts")
+    return same or [t for t in public if t not in unlikely]
+"""
+_SMOKE = (
+    MODULES_OF
+    + """
+import importlib, json
+modules = modules_of(NAME)
 for module in modules:
     importlib.import_module(module)
 print(json.dumps(modules))
 """
+)
 
 
 def _place(stage: Stage, key: Sequence[str | int]) -> str:
@@ -195,7 +207,9 @@ def _place(stage: Stage, key: Sequence[str | int]) -> str:
 
 
 def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
-    found = _run(sandbox, _SMOKE.format(name=name), f"import {name}", SMOKE_TIMEOUT_SECONDS)
+    found = _run(
+        sandbox, _SMOKE.replace("NAME", repr(name)), f"import {name}", SMOKE_TIMEOUT_SECONDS
+    )
     modules = _answer(found, list)
     if isinstance(found, str) or isinstance(modules, str):
         return str(modules)

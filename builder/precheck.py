@@ -12,15 +12,13 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from packaging.utils import canonicalize_name
-
-from builder import machine_sandbox
+from builder import breakage, machine_sandbox
 from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, run_checks
 from builder.documents import parse_json
 from builder.errors import PrecheckError, VerifyError
@@ -35,7 +33,6 @@ from builder.spec import Variant, WarmupLevel
 __all__ = ["Checked", "Engine", "Image", "known_good", "precheck"]
 
 _POLL_SECONDS = 0.2
-_INCOMPATIBLE = ", "  # "a 1 has requirement b<2, but you have b 2.", "a 1 requires b, which is…"
 _LEVELS: tuple[WarmupLevel, ...] = ("none", "disk", "memory")
 
 
@@ -84,16 +81,18 @@ class Engine(Protocol):
 class Checked:
     """A rendered variant that Docker builds, whose machine keeps its promises.
 
+    `size` and `byte_code`, what the packages' byte code adds to the base, are in bytes.
     `ready_seconds` and `first_use` (seconds by module) are by warm-up level; `changed` is what the
     build did to the base's distributions: name → (version before, version after or None);
-    `broken` is what `pip check` says now and did not say of the base, all of it accepted by the
-    spec. `reused` says that nothing had to be built again.
+    `broken` is what worked in the base and does not now, all of it accepted by the spec. `reused`
+    says that nothing had to be built again.
     """
 
     name: str
     digest: str
     image: str
     size: int
+    byte_code: int
     layers: int
     build_seconds: float
     user: str
@@ -154,7 +153,15 @@ def precheck(
     start = time.perf_counter()
     image = engine.build(rendered, tag=_tag(variant, variant.level), report=report, log=log)
     seconds = round(time.perf_counter() - start, 3)
-    base = _in_base(engine, rendered, step)
+    base = _base(engine, rendered, folder, step)
+    step("importing again what could be imported in the base image")
+    with _idle(engine, image, variant) as machine:
+        broken = breakage.what_broke(machine, base)
+        byte_code = breakage.byte_code(machine) - base.byte_code
+    breakage.refuse(broken, variant)
+    in_vain = breakage.accepted_in_vain(broken, variant)
+    for text in in_vain:
+        report(Event(kind="warning", variant=variant.name, text=text))
     ready: dict[str, float] = {}
     first_use: dict[str, Mapping[str, float]] = {}
     with _started(engine, image, variant, settings, step) as (machine, ready_seconds):
@@ -165,14 +172,13 @@ def precheck(
             first_use[variant.level] = first_use_seconds(sandbox, variant.imports)
         step("looking inside")
         packages = inventory(sandbox)
-        broken = tuple(line for line in _broken(machine) if line not in base.broken)
-        _refuse_broken(broken, variant)
         results = _check(sandbox, variant, packages, step, log)
         found = Checked(
             name=variant.name,
             digest=rendered.digest,
             image=image.identity,
             size=image.size,
+            byte_code=byte_code,
             layers=image.layers,
             build_seconds=seconds,
             user=image.user,
@@ -185,11 +191,11 @@ def precheck(
                 for name, version in base.packages.items()
                 if packages.get(name) != version
             },
-            broken=broken,
+            broken=tuple(one.text for one in broken),
             checks=tuple(result.name for result in results),
             ready_seconds=ready,
             first_use=first_use,
-            notes=_notes(engine, variant),
+            notes=(*_notes(engine, variant), *in_vain),
         )
     for level in _LEVELS[: _LEVELS.index(variant.level)]:
         _measure(
@@ -210,7 +216,8 @@ def precheck(
 
 
 def _key(rendered: Rendered, engine: Engine, settings: PrecheckSettings) -> str:
-    told = f"{rendered.digest}\0{engine.identity}\0{settings!r}"
+    accepted = rendered.variant.accept_broken
+    told = f"{rendered.digest}\0{engine.identity}\0{settings!r}\0{accepted!r}"
     return hashlib.sha256(told.encode()).hexdigest()
 
 
@@ -270,30 +277,22 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
         time.sleep(_POLL_SECONDS)
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Base:
-    packages: Mapping[str, str]
-    broken: tuple[str, ...]
+def _base(
+    engine: Engine, rendered: Rendered, folder: Path, step: Callable[[str], None]
+) -> breakage.Base:
+    """What the base image held before; kept for as long as it is the same image."""
+    image = engine.image(rendered.lock.image.pinned)
+    if base := breakage.kept(folder, image.identity):
+        return base
+    step("importing all that the base image holds")
+    with _idle(engine, image, rendered.variant) as machine:
+        base = breakage.look_into(machine)
+    breakage.keep(folder, image.identity, base)
+    return base
 
 
-def _in_base(engine: Engine, rendered: Rendered, step: Any) -> _Base:
-    """What the base image held before, and what of that was broken already."""
-    step("looking into the base image")
-    variant = rendered.variant
-    base = engine.image(rendered.lock.image.pinned)
-    limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
-    with engine.started(base, idle=True, **limits) as machine:
-        packages = inventory(machine_sandbox.InterpreterSandbox(machine))
-        return _Base(packages=packages, broken=_broken(machine))
-
-
-def _broken(machine: Machine) -> tuple[str, ...]:
-    """What is incompatible among the installed distributions, a line each.
-
-    pip asks the interpreter; uv would look into one folder, and Debian's Python has two.
-    """
-    _, said, _ = machine.run(["python3", "-m", "pip", "check"], user="root", timeout=300)
-    return tuple(sorted(line.strip() for line in said.splitlines() if _INCOMPATIBLE in line))
+def _idle(engine: Engine, image: Image, variant: Variant) -> AbstractContextManager[Machine]:
+    return engine.started(image, idle=True, cpu=variant.cpu, memory_mb=variant.memory_mb)
 
 
 def _debian(machine: Machine) -> dict[str, str]:
@@ -320,20 +319,6 @@ def _check(
         + "\n".join(f"  {failure}" for failure in failures)
         + f"\nlog: {log.path}",
         hint="correct the spec, or the check",
-    )
-
-
-def _refuse_broken(broken: Sequence[str], variant: Variant) -> None:
-    accepted = {canonicalize_name(name) for name in variant.accept_broken}
-    refused = [line for line in broken if canonicalize_name(line.split()[0]) not in accepted]
-    if not refused:
-        return
-    names = sorted({line.split()[0] for line in refused})
-    raise PrecheckError(
-        f"installing the packages of `{variant.name}` broke what the base image holds:\n"
-        + "\n".join(f"  {line}" for line in refused),
-        hint="ask for versions that both can use, or accept it by name:"
-        f" [python] accept-broken = {json.dumps(names)}",
     )
 
 

@@ -194,7 +194,7 @@ def test_check_that_differs(made: Callable[..., Path], command: Command) -> None
     said = failed(command("precheck", cwd=project), errors.VerifyError)
     assert "error: `light` builds with Docker but is not what it promises:\n" in said
     assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\nlog: " in said
-    assert not (project / ".builder" / "precheck").exists()
+    assert not (project / ".builder" / "precheck" / "light.json").exists()
 
 
 def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> None:

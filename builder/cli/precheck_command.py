@@ -127,6 +127,9 @@ def _show(passed: list[Checked]) -> None:
     for one in passed:
         for name, (before, after) in sorted(one.changed.items()):
             progress.show_text(f"{one.name}: {name} of the base: {before} → {after or 'gone'}")
+        if one.byte_code > 0:
+            share = f"{progress.size(one.byte_code)} of {progress.size(one.size)}"
+            progress.show_text(f"{one.name}: byte code of the packages: {share}")
         for line in one.broken:
             progress.show_text(f"{one.name}: broken, and accepted: {line}")
         for note in one.notes:

@@ -257,7 +257,7 @@ class PythonTable(_Table):
         None, description="which builds of PyTorch to take: cpu, cu130, rocm6.4, …"
     )
     accept_broken: list[Distribution] = Field(
-        [], description="packages of the base image that may break when others are upgraded"
+        [], description="packages of the base image that may stop working when others are upgraded"
     )
 
 
