@@ -25,6 +25,7 @@ from builder.errors import (
     UnknownTemplateError,
 )
 from builder.execution import Execution
+from builder.limits import limit_error
 from builder.targets.e2b.failures import failure_of, if_it_may_pass, kind_of
 from builder.targets.e2b.files import CloudFiles
 from builder.targets.e2b.service import CodeService
@@ -176,6 +177,8 @@ async def _kill_marked(mark: str, options: ApiParams) -> None:
 def _translated(error: Exception, ref: str, key: str) -> TemplateError:
     if isinstance(error, TemplateError):
         return error
+    if reached := limit_error(error):
+        return reached
     said = (str(error) or type(error).__name__).replace(key, "<the key>")
     if isinstance(error, e2b.AuthenticationException):
         return TargetUnavailableError(f"E2B refused the key: {said}")

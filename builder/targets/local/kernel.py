@@ -71,14 +71,16 @@ class KernelSandbox:
         self._streams: Streams | None = None
         self._zygote = zygote
         self._owner = os.getpid()
-        self._client = BlockingKernelClient(context=_context(os.getpid()))
         try:
+            self._client = BlockingKernelClient(context=_context(os.getpid()))
             # A zygote's own folder goes with all of its sandboxes.
             parent = zygote.folder if zygote else short_folder()
             self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=parent))
-        except OSError as error:
+        except BaseException as error:
             self._release()
-            raise from_os_error(error, "making the sandbox's folder") from error
+            if isinstance(error, OSError):
+                raise from_os_error(error, "making the sandbox's folder") from error
+            raise
         self.home = self._folder / "home"
         try:
             self._start(environment, env, zygote)

@@ -236,7 +236,10 @@ class Zygote:
                     raise SandboxError(f"the kernel could not be forked:\n{self._said()}")
                 answer += part
             line.settimeout(None)
-            return _Forked(line, int(answer.splitlines()[0]))
+            pid = int(answer.splitlines()[0])
+            if pid < 0:
+                raise OSError(-pid, os.strerror(-pid))
+            return _Forked(line, pid)
         except OSError as error:
             line.close()
             raise SandboxError(f"the kernel could not be forked: {error}") from error

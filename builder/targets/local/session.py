@@ -15,6 +15,7 @@ from typing import TypeVar
 
 from builder.errors import InterpreterDiedError, SandboxError, TemplateError
 from builder.execution import Execution
+from builder.limits import named, room
 from builder.targets.local import place
 from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
@@ -51,7 +52,7 @@ class LocalSession:
         digest = place.digest_of(ref)
 
         def start() -> KernelSandbox:
-            with place.opened(ref, name=name) as path:
+            with room(), place.opened(ref, name=name) as path:
                 if forks() and path not in _not_forked:
                     try:
                         return _forked(path, digest=digest, warm=warm, env=env)
@@ -61,7 +62,8 @@ class LocalSession:
                 return KernelSandbox(path, warm=warm, env=env)
 
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox")
-        starting = asyncio.wrap_future(thread.submit(start))
+        with named():
+            starting = asyncio.wrap_future(thread.submit(start))
         try:
             return cls(await asyncio.shield(starting), thread)
         except asyncio.CancelledError:

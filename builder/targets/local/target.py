@@ -16,6 +16,7 @@ from builder.build import Built, Needs, Order, Tagged, Waste
 from builder.checks import Sandbox
 from builder.errors import BuildError, StorageError, from_os_error
 from builder.events import Event, Kind, Reporter
+from builder.limits import room
 from builder.logs import Log
 from builder.plan import Look
 from builder.render import Rendered
@@ -210,8 +211,9 @@ class LocalTarget:
 
         del cold  # a kernel is, unless it is asked to be warm
         if made := self._made.get(place.digest_of(ref)):
-            return KernelSandbox(made, warm=warm, env=env)
-        with place.opened(ref, name=name) as path:
+            with room():
+                return KernelSandbox(made, warm=warm, env=env)
+        with room(), place.opened(ref, name=name) as path:
             return KernelSandbox(path, warm=warm, env=env)
 
     def changes(self, ref: str) -> list[str]:

@@ -13,7 +13,7 @@ from typing import Any
 
 from . import HOME_DESCRIPTOR
 
-__all__ = ["keep"]
+__all__ = ["fork", "keep"]
 
 _REQUEST_BYTES = 1 << 20
 
@@ -38,7 +38,7 @@ def keep(
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     keeper_id = os.getpid()
-    kernel = os.fork()
+    kernel = fork(connection)
     if kernel == 0:
         try:
             signal.set_wakeup_fd(-1)
@@ -74,6 +74,16 @@ def keep(
     signal.set_wakeup_fd(-1)
     _kill(kernel, alive=alive)
     guarding["end"](None, asked["folder"])
+
+
+def fork(connection: socket.socket) -> int:
+    """What `os.fork` gives. Where that fails, the answer is the negative number of the error."""
+    try:
+        return os.fork()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            connection.sendall(b"-%d\n" % (error.errno or 0))
+        raise
 
 
 def _kill(kernel: int, *, alive: bool) -> None:

@@ -20,7 +20,7 @@ import threading
 from typing import Any
 
 from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed
-from .keeper import keep
+from .keeper import fork, keep
 from .kernel import run_kernel
 
 __all__ = ["preload", "run_zygote"]
@@ -84,12 +84,13 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     gc.freeze()
     while True:
         connection, _ = listener.accept()
-        if os.fork() == 0:
-            listener.close()
-            try:
-                keep(connection, guarding, _become_kernel)
-            finally:
-                os._exit(1)
+        with contextlib.suppress(OSError):
+            if fork(connection) == 0:
+                listener.close()
+                try:
+                    keep(connection, guarding, _become_kernel)
+                finally:
+                    os._exit(1)
         connection.close()
 
 
