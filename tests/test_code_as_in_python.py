@@ -178,6 +178,12 @@ def test_debugger_and_input_do_not_wait(sandbox: KernelSandbox) -> None:
     assert printed(sandbox, "import sys; print(repr(sys.stdin.read()))") == "''\n"
 
 
+def test_lines_of_a_command_end_as_lines(sandbox: KernelSandbox) -> None:
+    """What `!command` prints has the line ends of text, not those of a terminal."""
+    assert printed(sandbox, "!printf 'a\\nb\\n'") == "a\nb\n"
+    assert printed(sandbox, "!seq 3000").split("\n") == [*map(str, range(1, 3001)), ""]
+
+
 def test_modules_of_the_kernel_are_of_an_old_python() -> None:
     """What runs in a sandbox is valid in Python 3.9, and evaluates no annotation."""
     for path in sorted(Path(kernel_host.__path__[0]).glob("*.py")):

@@ -46,14 +46,17 @@ class InstallError(RuntimeError):
 
 
 class _Copying(io.TextIOBase):
-    """Writes to a stream, and keeps the end of it."""
+    """Writes what a terminal is sent to a stream, with line ends as of text, and keeps the end."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._end = stream, deque[str](maxlen=200)
+        self._held = ""
 
     def write(self, text: str) -> int:
         self._end.append(text)
-        self._stream.write(text)
+        shown = self._held + text
+        self._held = "\r" if shown.endswith("\r") else ""  # of what may be the end of a line
+        self._stream.write(shown[: len(shown) - len(self._held)].replace("\r\n", "\n"))
         return len(text)
 
     def flush(self) -> None:
