@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from builder.checks import Sandbox
 from builder.documents import parse_json
-from builder.errors import SandboxError
+from builder.errors import PrecheckError, SandboxError
 from builder.execution import Execution, plain
 from builder.spec import Variant
 
@@ -18,6 +18,7 @@ __all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]
 
 _MARGIN_SECONDS = 15.0
 _KILLED = 137  # 128 + SIGKILL
+_EMPTY = 3
 _FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
 
 
@@ -43,12 +44,13 @@ class Machine(Protocol):
 # Runs in the machine, so that no port of it has to be reached from here. E2B's service answers
 # with a line of JSON an event.
 _CLIENT = """
-import json, sys, time, urllib.error, urllib.request
+import http.client, json, sys, time, urllib.error, urllib.request
 origin, path, limit = sys.argv[1], sys.argv[2], float(sys.argv[3])
 body = json.dumps({"code": open(path).read(), "language": "python"}).encode()
 asked = urllib.request.Request(origin + "/execute", body, {"Content-Type": "application/json"})
 found = {"stdout": "", "stderr": "", "error": None, "traceback": "", "timed_out": False}
 end = time.monotonic() + limit
+kind = None
 try:
     with urllib.request.urlopen(asked, timeout=limit) as answer:
         for line in answer:
@@ -66,6 +68,10 @@ try:
                 break
 except TimeoutError:
     found["timed_out"] = True
+except http.client.IncompleteRead:
+    found["error"] = "the code service ended its answer before the end of the execution"
+if kind is None and not found["timed_out"]:
+    sys.exit(3)
 print(json.dumps(found))
 """
 
@@ -108,11 +114,18 @@ class ServiceSandbox:
         machine.write(f"{_FOLDER}/code-client.py", _CLIENT.encode())
 
     def run(self, code: str, *, timeout: float) -> Execution:
-        """Run code. Raises `SandboxError` when the service does not answer."""
+        """Run code. Raises `SandboxError` when the service does not answer, `PrecheckError` when
+        its answer is empty."""
         path = f"{_FOLDER}/code-{next(self._numbers)}.txt"
         self._machine.write(path, code.encode())
         words = ["python3", f"{_FOLDER}/code-client.py", self._origin, path, str(timeout)]
         status, out, err = self._machine.run(words, timeout=timeout + _MARGIN_SECONDS)
+        if status == _EMPTY:
+            raise PrecheckError(
+                "the code service answers with an empty stream: it did not run the code",
+                hint="outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
+                " `service.command`: have that pass it on, as `sudo --preserve-env=E2B_LOCAL` does",
+            )
         if status != 0:
             last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
             raise SandboxError(f"the code service does not answer: {last}")

@@ -45,6 +45,8 @@ _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LARGEST_BUNDLE = 16 << 20
 _KILLED = 137  # 128 + SIGKILL, which is how the kernel ends what needs too much memory
+# Without it E2B's code service asks for a sandbox's variables where only E2B's machines answer.
+_ENVIRONMENT = {"E2B_LOCAL": "true"}
 _CERTIFICATES = "/opt/template-precheck/ca.crt"
 _CERTIFICATE_VARIABLES = (
     "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
@@ -168,6 +170,7 @@ class DockerEngine:
                 image.identity,
                 detach=True,
                 labels=self._labels,
+                environment=_ENVIRONMENT,
                 mem_limit=memory_mb << 20,
                 memswap_limit=memory_mb << 20,
                 nano_cpus=min(cpu, self.cpus) * 1_000_000_000,

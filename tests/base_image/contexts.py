@@ -11,6 +11,8 @@ import uuid
 
 from jupyter_client.manager import start_new_kernel
 
+# The real service gives up on a kernel that does not answer within this time.
+_OPEN_SECONDS = 10
 _LOOK_SECONDS = 0.02
 _KEEPALIVE_SECONDS = 5
 # Sooner after an interrupt than this, a request is aborted by the kernel, which the service
@@ -33,8 +35,13 @@ _FIELDS = {
 }
 
 
+def open_kernel(*, cwd):
+    """A kernel and its client. Raises RuntimeError where it does not answer in time."""
+    return start_new_kernel(startup_timeout=_OPEN_SECONDS, cwd=cwd)
+
+
 class Context:
-    def __init__(self, language, cwd, start=start_new_kernel):
+    def __init__(self, language, cwd, start=open_kernel, variables=_OF_THE_SANDBOX):
         self.id = uuid.uuid4().hex
         self.language, self.cwd = language, cwd
         self.lock = threading.Lock()
@@ -42,7 +49,23 @@ class Context:
         self._closed = self._knows_the_sandbox = False
         self._tidying = ""
         self._left_at = float("-inf")
+        # Those of the sandbox, which are set in the first execution.
+        self.variables = variables
         self.manager, self.client = start(cwd=cwd)
+        # However long it takes: what waits for the first execution runs in this one.
+        self._run_silently(f"%cd {cwd}")
+
+    def _run_silently(self, code):
+        request = self.client.execute(code, silent=True)
+        while True:
+            try:
+                reply = self.client.get_shell_msg(timeout=1)
+            except queue.Empty:
+                if not self.manager.is_alive():
+                    raise RuntimeError("the kernel died") from None
+            else:
+                if reply["parent_header"].get("msg_id") == request:
+                    return
 
     def end(self):
         """Kill the kernel; from any thread."""
@@ -71,7 +94,7 @@ class Context:
         prelude = [_set(*item) for item in env_vars.items()]
         if not self._knows_the_sandbox:
             self._knows_the_sandbox = True
-            prelude = [_set(*item) for item in _OF_THE_SANDBOX.items()] + prelude
+            prelude = [_set(*item) for item in self.variables.items()] + prelude
         if prelude:
             first = next((line for line in code.split("\n") if line.strip()), "")
             indent = first[: len(first) - len(first.lstrip())]
@@ -85,8 +108,8 @@ class Context:
             yield event
         if env_vars:
             self._tidying = "\n".join(
-                _set(key, _OF_THE_SANDBOX[key])
-                if key in _OF_THE_SANDBOX
+                _set(key, self.variables[key])
+                if key in self.variables
                 else f"import os; del os.environ['{key}']"
                 for key in env_vars
             )

@@ -1,15 +1,35 @@
 """A code service for tests: /health, /execute and /contexts, with real Jupyter kernels.
 
-It has the default context's kernel started before it answers, as the real one has.
+Like the real one it starts the default context's kernel before it answers, ends for good where that
+kernel does not open in time, and asks the machine for its sandbox's variables.
 """
 
 import json
+import os
+import sys
+import urllib.request
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from contexts import Context
 
 PORT = 49999
+VARIABLES_URL = "http://localhost:49983/envs"
+HOME = "/home/user"
 CONTEXTS = {}
+
+
+def new_context(language, cwd):
+    return Context(language, cwd, variables=None)
+
+
+def sandbox_variables(token):
+    """The variables that a sandbox was created with. Raises OSError where nobody answers."""
+    if os.environ.get("E2B_LOCAL"):
+        return {"E2B_TEST_VARIABLE": "true"}
+    headers = {"X-Access-Token": token} if token else {}
+    request = urllib.request.Request(VARIABLES_URL, headers=headers)
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        return json.load(answer)
 
 
 class Handler(BaseHTTPRequestHandler):
@@ -41,7 +61,11 @@ class Handler(BaseHTTPRequestHandler):
     def do_POST(self):
         asked = self.body()
         if self.path == "/contexts":
-            made = Context(asked.get("language") or "python", asked.get("cwd") or "/home/user")
+            try:
+                made = new_context(asked.get("language") or "python", asked.get("cwd") or HOME)
+            except RuntimeError as error:
+                self.answer(str(error), 500)
+                return
             CONTEXTS[made.id] = made
             self.answer(made.public())
         elif self.path == "/execute":
@@ -53,6 +77,13 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Type", "application/json")
             self.send_header("Transfer-Encoding", "chunked")
             self.end_headers()
+            if context.variables is None:
+                try:
+                    context.variables = sandbox_variables(self.headers.get("X-Access-Token"))
+                except OSError:
+                    # The stream has begun and has no end.
+                    self.close_connection = True
+                    return
             for event in context.execute(asked["code"], asked.get("env_vars")):
                 line = json.dumps(event).encode() + b"\n"
                 self.wfile.write(f"{len(line):x}\r\n".encode() + line + b"\r\n")
@@ -63,6 +94,10 @@ class Handler(BaseHTTPRequestHandler):
 
 
 if __name__ == "__main__":
-    default = Context("python", "/home/user")
+    try:
+        default = new_context("python", HOME)
+    except RuntimeError as error:
+        print(f"Failed to initialize default context: {error}", file=sys.stderr)
+        sys.exit("Application startup failed. Exiting.")
     CONTEXTS[default.id] = default
     ThreadingHTTPServer(("0.0.0.0", PORT), Handler).serve_forever()

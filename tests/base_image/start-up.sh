@@ -1,4 +1,6 @@
 #!/bin/bash
-# Brings the code service up, as root and in the folder of the sandbox's user.
-cd /home/user || exit 1
-exec python3 /root/.server/server.py
+# Brings the code service up, as root. Jupyter stays in the foreground of the real one: nothing looks
+# after the service, and what started it does not end with it.
+cd /root/.server || exit 1
+python3 server.py &
+exec sleep infinity

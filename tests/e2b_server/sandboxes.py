@@ -160,7 +160,8 @@ class ContainerService:
             entrypoint=[],
             user=user,
             working_dir=workdir,
-            environment=env,
+            # No envd is in the container that the service could ask for a sandbox's variables.
+            environment=env | {"E2B_LOCAL": "true"},
             detach=True,
             labels={engine.LABEL: ""},
         )
