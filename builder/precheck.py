@@ -33,6 +33,7 @@ from builder.spec import Variant, WarmupLevel
 __all__ = ["Checked", "Engine", "Image", "known_good", "precheck"]
 
 _POLL_SECONDS = 0.2
+_WARMUP_FAILED = 3  # of `warmup.py ready`
 _LEVELS: tuple[WarmupLevel, ...] = ("none", "disk", "memory")
 
 
@@ -264,9 +265,15 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
                 hint="correct `service.command`",
             )
         if seconds is None:
-            code, *_ = machine.run(["python3", "/opt/template/warmup.py", "ready"], timeout=30)
+            words = ["python3", "/opt/template/warmup.py", "ready"]
+            code, _, why = machine.run(words, timeout=30)
             if code == 0:
                 seconds = round(time.perf_counter() - begun, 3)
+            elif code == _WARMUP_FAILED:
+                raise PrecheckError(
+                    f"the interpreter of `{variant.name}` cannot be warmed: {why.strip()}",
+                    hint="correct `warmup.imports`, or add the package that is missing",
+                )
         if state == "healthy" and seconds is not None:
             return seconds
         if state == "unhealthy" or time.perf_counter() > deadline:

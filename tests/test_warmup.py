@@ -80,6 +80,7 @@ class Image:
         self.service = subprocess.Popen(
             [self.python, self.script, "serve"],
             cwd=self.home,
+            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin"},
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
@@ -89,20 +90,23 @@ class Image:
             self.service.kill()
             self.service.wait()
 
-    def interpreter_is_warm(self) -> bool:
-        """Start an interpreter as the service does, and look."""
-        code = "import sys; print('idna' in sys.modules, 'import_all' in globals())"
-        found = self.run("-m", "IPython", "--no-banner", "-c", code)
-        assert found.stdout.split()[-1] == "False", found.stdout + found.stderr
-        return found.stdout.split()[-2] == "True"
+    def warm(self, *, first: str = "%cd ~") -> list[str]:
+        """Start an interpreter as the service does: of `idna` and the names that warmup.py has,
+        those that its second execution sees."""
+        look = "import sys; print(*({'idna'} & {*sys.modules}), *({'warm', 'progress'} & {*dir()}))"
+        lines = f"--InteractiveShellApp.exec_lines={[first]!r}"
+        found = self.run("-m", "IPython", "--no-banner", lines, "-c", look)
+        assert found.returncode == 0, found.stdout + found.stderr
+        return found.stdout.splitlines()[-1].split()
 
     def ready(self) -> subprocess.CompletedProcess[str]:
         return self.run(str(self.script), "ready")
 
-    def answers(self) -> bool:
+    def has_begun(self) -> bool:
+        """Wait until `serve` has made what the first interpreter looks for."""
         deadline = time.monotonic() + 20
         while time.monotonic() < deadline:
-            if "refused" not in self.ready().stderr:
+            if (self.script.parent / "state" / "todo").exists():
                 return True
             time.sleep(0.1)
         return False
@@ -112,55 +116,82 @@ def test_first_interpreter_alone_is_warmed(image: Image) -> None:
     """The first interpreter of the service imports, later ones do not, and no name is left."""
     assert image.run(str(image.script), "install").returncode == 0
     image.serve()
-    assert image.answers()
-    assert [image.interpreter_is_warm() for _ in range(3)] == [True, False, False]
+    assert image.has_begun()
+    assert [image.warm() for _ in range(3)] == [["idna"], [], []]
+
+
+def test_interpreter_answers_before_it_is_warmed(image: Image) -> None:
+    """An interpreter imports nothing at its start, which its first execution sees, nor before that
+    execution has ended."""
+    image.run(str(image.script), "install")
+    image.serve()
+    assert image.has_begun()
+    first = "import sys; open('first', 'w').write(str('idna' in sys.modules))"
+    assert image.warm(first=first) == ["idna"]
+    assert (image.home / "first").read_text() == "False"
 
 
 def test_ready_means_up_and_warm(image: Image) -> None:
-    """The ready check fails before the service is up and before its interpreter is warm."""
+    """The ready check fails before the service has an interpreter, before that is warm, and where
+    the service does not answer."""
     image.run(str(image.script), "install")
+    cold = "ready: no interpreter of the service has begun to warm up\n"
+    assert (image.ready().returncode, image.ready().stderr) == (1, cold)
+    image.serve()
+    assert image.has_begun()
+    assert (image.ready().returncode, image.ready().stderr) == (1, cold)
+    assert image.warm() == ["idna"]
+    assert (image.ready().returncode, image.ready().stderr) == (0, "")
+    image.stop()
     refused = image.ready()
     assert refused.returncode == 1
     assert refused.stderr.startswith("ready: ")
-    image.serve()
-    assert image.answers()
-    assert image.ready().returncode == 1
-    assert image.interpreter_is_warm()
-    assert (image.ready().returncode, image.ready().stderr) == (0, "")
 
 
 def test_restart_warms_again(image: Image) -> None:
     """A service that is started again is not ready until its new first interpreter is warm."""
     image.run(str(image.script), "install")
     image.serve()
-    assert image.answers()
-    assert image.interpreter_is_warm()
+    assert image.has_begun()
+    assert image.warm() == ["idna"]
     image.stop()
     image.serve()
-    assert image.answers()
+    assert image.has_begun()
     assert image.ready().returncode == 1
-    assert image.interpreter_is_warm()
+    assert image.warm() == ["idna"]
     assert image.ready().returncode == 0
 
 
-def test_failed_warm_up_is_never_ready(image: Image) -> None:
-    """A module that cannot be imported keeps the sandbox from being ready, and says why."""
-    image.script.write_text(image.script.read_text().replace('["idna"]', '["absent_module"]'))
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            "raise ValueError('out of order')",
+            "importing odd failed: ValueError: out of order",
+        ),
+        ("raise SystemExit(7)", "importing odd failed: SystemExit: 7"),
+        ("import os; os._exit(1)", "importing odd ended the interpreter"),
+    ],
+)
+def test_failed_warm_up_is_never_ready(image: Image, module: str, message: str) -> None:
+    """A module that cannot be imported keeps the sandbox from being ready, with a status of its
+    own: the ready check names the module, what it raised, and where the spec asks for it."""
+    (image.home / "odd.py").write_text(module)
+    image.script.write_text(image.script.read_text().replace('["idna"]', '["json", "odd"]'))
     image.run(str(image.script), "install")
     image.serve()
-    assert image.answers()
-    assert not image.interpreter_is_warm()
+    assert image.has_begun()
+    lines = "--InteractiveShellApp.exec_lines=['%cd ~']"
+    image.run("-m", "IPython", "--no-banner", lines, "-c", "pass")
     found = image.ready()
-    assert found.returncode == 1
-    assert found.stderr == (
-        "the warm-up failed: ModuleNotFoundError: No module named 'absent_module'\n"
-    )
+    assert found.stderr == f"`warmup.imports` of variants/light.toml: {message}\n"
+    assert found.returncode == 3
 
 
 def test_interpreter_outside_the_service_is_left_alone(image: Image) -> None:
     """Where nobody serves, an interpreter starts as if there were no warm-up."""
     image.run(str(image.script), "install")
-    assert not image.interpreter_is_warm()
+    assert image.warm() == []
 
 
 def test_unknown_task_is_refused(image: Image) -> None:
