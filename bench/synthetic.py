@@ -26,7 +26,7 @@ image = "e2bdev/code-interpreter:latest"
 python = ">=3.11"
 
 [env]
-HF_HOME = "/root/.cache/huggingface"
+HF_HOME = "/home/user/.cache/huggingface"
 
 [service]
 command = ["sudo", "/root/.jupyter/start-up.sh"]
@@ -143,7 +143,7 @@ def _build(name: str, number: int) -> tuple[str, dict[str, object]]:
         "packages": packages,
         "resources": {"cpu": 2, "memory_mb": 2048},
         "warmup": {"level": "memory", "imports": ["numpy", "pandas"]},
-        "env": {"HF_HOME": "/root/.cache/huggingface"},
+        "env": {"HF_HOME": "/home/user/.cache/huggingface"},
         "size_bytes": int(digest[:7], 16),
         "built_at": "2026-01-01T00:00:00Z",
         "verified": {

@@ -269,7 +269,8 @@ def _environment() -> jinja2.Environment:
         "stage_name": _stage_name,
         "env_pairs": _env_pairs,
         "shell": shlex.quote,
-        "export_line": lambda pair: shlex.quote(f"export {pair[0]}={shlex.quote(pair[1])}"),
+        "export_line": lambda pair: _export_line(*pair),
+        "merged_env": _merged_env,
         "sudo_lines": _sudo_lines,
         "one_line": one_line,
         "exec_form": lambda words: json.dumps(words, ensure_ascii=False),
@@ -296,6 +297,16 @@ def _env_value(value: str) -> str:
 def _python(value: str | Sequence[str] | None) -> str:
     # What JSON writes for text and lists of text, Python reads as the same.
     return "None" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _merged_env(stages: Sequence[Stage]) -> dict[str, str]:
+    return {name: value for stage in stages for name, value in stage.env.items()}
+
+
+def _export_line(name: str, value: str) -> str:
+    # A login shell's /etc/profile has always set PATH before.
+    unset = "" if name == "PATH" else f'[ -n "${{{name}+set}}" ] || '
+    return shlex.quote(f"{unset}export {name}={shlex.quote(value)}")
 
 
 def _sudo_lines(env: Mapping[str, str]) -> str:

@@ -59,7 +59,7 @@ def test_four_templates_from_spec_to_running_code(
         try:
             until(lambda: _up(sandbox), 60)
             found = sandbox.run_code("import os, six; print(six.__name__, os.environ['HF_HOME'])")
-            assert found.logs.stdout == ["six /root/.cache/huggingface\n"]
+            assert found.logs.stdout == ["six /home/user/.cache/huggingface\n"]
         finally:
             sandbox.kill()
         assert re.search(r"step 1 of \d+: RUN id -u user", "\n".join(events))

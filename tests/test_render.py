@@ -319,6 +319,6 @@ def test_no_value_can_add_or_alter_an_instruction(
 
 def exported(command: str) -> str:
     """The line that `printf` writes for login shells, read as such a shell reads it."""
-    words = shlex.split(command)
-    (line,) = [word for word in words if word.startswith("export A=")]
-    return shlex.split(line)[1].removeprefix("A=")
+    unset, export = '[ -n "${A+set}" ] || ', "export A="
+    (line,) = [word for word in shlex.split(command) if word.startswith(unset + export)]
+    return shlex.split(line.removeprefix(unset))[1].removeprefix("A=")

@@ -31,6 +31,8 @@ FROM shared-base AS leaf
 FROM leaf AS template
 COPY warmup.py /opt/template/warmup.py
 # Import once, as the user and in the environment of the sandbox's code: byte code and caches stay.
-RUN python3 /opt/template/warmup.py disk
+# What that wrote into the home of `user` belongs to them, as E2B has it.
+RUN python3 /opt/template/warmup.py disk \
+    && chown -R user: /home/user
 USER user
 WORKDIR /home/user

@@ -29,15 +29,16 @@ ENV PLAIN="/opt/x" \
     ODD="a \"b\" \$c \\ `d` #e" \
     PATH="/opt/bin:/usr/bin"
 # Login shells and sudo start from an environment of their own, and the code service runs under sudo.
+# What a sandbox was created with is kept by both.
 RUN mkdir -p /etc/profile.d /etc/sudoers.d \
     && printf '%s\n' \
-        'export PLAIN=/opt/x' \
-        'export ODD='"'"'a "b" $c \ `d` #e'"'"'' \
+        '[ -n "${PLAIN+set}" ] || export PLAIN=/opt/x' \
+        '[ -n "${ODD+set}" ] || export ODD='"'"'a "b" $c \ `d` #e'"'"'' \
         'export PATH=/opt/bin:/usr/bin' \
-        > /etc/profile.d/template-2-leaf.sh \
+        > /etc/profile.d/template.sh \
     && printf '%s\n' 'Defaults env_keep += "PLAIN ODD PATH"' 'Defaults !secure_path' \
-        > /etc/sudoers.d/template-2-leaf \
-    && chmod 0440 /etc/sudoers.d/template-2-leaf
+        > /etc/sudoers.d/template \
+    && chmod 0440 /etc/sudoers.d/template
 # Before the Python packages: they may need these to load, and these change less often.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
@@ -64,8 +65,10 @@ COPY warmup.py /opt/template/warmup.py
 # All sandboxes begin as copies of one interpreter: this has each draw random numbers of its own.
 COPY reseed.py /opt/template/reseed.py
 # Import once, as the user and in the environment of the sandbox's code: byte code and caches stay.
+# What that wrote into the home of `user` belongs to them, as E2B has it.
 # Then have the service's first interpreter import again, for the snapshot that is taken of it.
 RUN python3 /opt/template/warmup.py disk \
+    && chown -R user: /home/user \
     && python3 /opt/template/warmup.py install
 USER user
 WORKDIR /home/user
