@@ -17,11 +17,13 @@ from builder.errors import SandboxError
 
 __all__ = ["limit_error", "named", "room"]
 
-# What another sandbox takes of this process, and some to spare.
-_DESCRIPTORS = 32
+# What each sandbox takes of this process, as measured.
+_DESCRIPTORS = 18
+_SPARE_DESCRIPTORS = 6
 _LEAST_DESCRIPTORS = 100  # a kernel keeps its home open as number 99
 _THREADS = 32  # with those of the kernel, which counts for the same user
-_BYTES = 256 << 20
+_BYTES = 32 << 20
+_SPARE_BYTES = 64 << 20
 _SIGNS = {
     "descriptors": re.compile(r"Too many open files"),
     "threads": re.compile(
@@ -77,14 +79,17 @@ def limit_error(error: BaseException | str) -> SandboxError | None:
 def _check(sandboxes: int) -> None:
     limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
     if limit != resource.RLIM_INFINITY and (
-        limit < _LEAST_DESCRIPTORS or not _can_open(sandboxes * _DESCRIPTORS, limit)
+        limit < _LEAST_DESCRIPTORS
+        or not _can_open(sandboxes * _DESCRIPTORS + _SPARE_DESCRIPTORS, limit)
     ):
         raise _error("descriptors")
     limit = resource.getrlimit(resource.RLIMIT_AS)[0]
-    if limit != resource.RLIM_INFINITY and _address_space() + sandboxes * _BYTES > limit:
+    if limit != resource.RLIM_INFINITY and (
+        _address_space() + sandboxes * _BYTES + _SPARE_BYTES > limit
+    ):
         raise _error("memory")
     if resource.getrlimit(resource.RLIMIT_NPROC)[0] != resource.RLIM_INFINITY:
-        _try_threads(sandboxes * _THREADS)
+        _try_threads()
 
 
 def _can_open(count: int, limit: int) -> bool:
@@ -101,11 +106,11 @@ def _address_space() -> int:
     return 0
 
 
-def _try_threads(count: int) -> None:
+def _try_threads() -> None:
     over = threading.Event()
     threads = []
     try:
-        for _ in range(count):
+        for _ in range(_THREADS):
             thread = threading.Thread(target=over.wait)
             thread.start()
             threads.append(thread)
