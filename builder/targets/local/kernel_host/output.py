@@ -166,7 +166,10 @@ class Messages:
             "ename": name,
             "evalue": value,
             "traceback": [traceback],
-            "left_out": {"evalue": over_value, "traceback": over_traceback},
+            "left_out": {
+                "evalue": over_value + getattr(content["evalue"], "left_out", 0),
+                "traceback": over_traceback,
+            },
         }
 
     def _cut(self, text: str) -> tuple[str, int]:

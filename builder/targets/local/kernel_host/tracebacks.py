@@ -27,8 +27,8 @@ def message_of(error: BaseException) -> tuple[str, bool]:
         text = str(error)
     except BaseException as failure:  # noqa: BLE001 - the code's own `__str__` raises anything
         return f"<its message cannot be made: {type(failure).__name__}>", False
-    cut = _cut(text)
-    return cut, cut == text
+    short = _shortened(text)
+    return short, not isinstance(short, _Shortened)
 
 
 def rendered(
@@ -118,8 +118,28 @@ def _place(found: tuple[Any, int]) -> tuple[str, int, str]:
     return frame.f_code.co_filename, number or frame.f_lineno, frame.f_code.co_name
 
 
-def _cut(text: str) -> str:
+class _Shortened(str):
+    """The beginning and the end of a text; `left_out` characters are missing between them."""
+
+    __slots__ = ("left_out",)
+    left_out: int
+
+    def __str__(self) -> str:
+        return self
+
+
+def _shortened(text: str) -> str:
     if len(text) <= _TEXT:
         return text
     half = _TEXT // 2
-    return f"{text[:half]}\n… {len(text) - 2 * half} characters left out …\n{text[-half:]}"
+    short = _Shortened(text[:half] + text[-half:])
+    short.left_out = len(text) - len(short)
+    return short
+
+
+def _cut(text: str) -> str:
+    short = _shortened(text)
+    if not isinstance(short, _Shortened):
+        return text
+    half = _TEXT // 2
+    return f"{short[:half]}\n… {short.left_out} characters left out …\n{short[half:]}"
