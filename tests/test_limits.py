@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import shutil
@@ -11,8 +12,10 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 
+from builder.targets.e2b.session import _translated
 from tests.clouds import Place
 from tests.conftest import ROOT
 
@@ -150,3 +153,14 @@ try:
 except SandboxError as error:
     print(error)
 """
+
+
+def test_limit_is_named_whatever_library_meets_it() -> None:
+    """On E2B an error that came of descriptors which ran out names their limit, too."""
+    met = httpx.ConnectError("All connection attempts failed")
+    met.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    assert _translated(met, "one:build", "key").message.startswith(
+        "there is no room for another sandbox: the limit of open files is reached (`ulimit -n`: "
+    )
+    refused = _translated(httpx.ConnectError("refused"), "one:build", "key")
+    assert "limit" not in refused.message
