@@ -55,7 +55,9 @@ def install(shell: Any, *, mark: str) -> None:
     _end_as_programs(shell)
     _keep_lines(shell)
     _keep_quotes(shell)
-    # What is run here counts for nobody.
+    # What is run here counts for nobody. Its number is given again, which the database of IPython's
+    # history, once it has it, reports in the output of the code.
+    shell.history_manager.enabled = False
     shell.execution_count -= 1
     del shell.history_manager.input_hist_parsed[1:], shell.history_manager.input_hist_raw[1:]
 
