@@ -13,6 +13,7 @@ def test_first_code_prints_what_it_prints(tmp_path: Path, monkeypatch: pytest.Mo
     output but its own."""
     monkeypatch.setenv("IPYTHONDIR", str(tmp_path))
     source = resources.files("builder.targets.e2b").joinpath("in_kernel.py").read_text("utf-8")
+    save = "get_ipython().history_manager.writeout_cache()"  # a thread does it, some time
     printed: list[str] = []
 
     def keep(message: dict[str, Any]) -> None:
@@ -21,7 +22,11 @@ def test_first_code_prints_what_it_prints(tmp_path: Path, monkeypatch: pytest.Mo
 
     manager, client = start_new_kernel()
     try:
-        for code in (f"{source}\ninstall(get_ipython(), mark='#')", "print(1)", "print(2)"):
+        for code in (
+            f"{source}\n{save}\ninstall(get_ipython(), mark='#')",
+            f"print(1)\n{save}",
+            "print(2)",
+        ):
             client.execute_interactive(code, output_hook=keep, timeout=60)
     finally:
         client.stop_channels()
