@@ -97,10 +97,10 @@ class CodeService:
 
     async def renew(self) -> None:
         """Go on in a new interpreter, not in the one that the snapshot holds."""
-        answer = await self._ask("POST", "/contexts", body={"language": "python"})
         try:
+            answer = await self._ask("POST", "/contexts", body={"language": "python"})
             self._context, self._installed = str(answer.raise_for_status().json()["id"]), False
-        except (httpx.HTTPStatusError, ValueError, KeyError, TypeError) as error:
+        except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
             raise SandboxError(self._worded(f"it has no new interpreter: {error}")) from error
 
     async def run(
