@@ -51,6 +51,12 @@ def test_arguments_are_those_of_nobody(sandbox: KernelSandbox) -> None:
     assert printed(sandbox, code) == "3\n['']\n"
 
 
+def test_what_describes_a_kernel_draws_nothing(sandbox: KernelSandbox) -> None:
+    """What the kernel tells of itself, as often as it is asked, draws from no generator."""
+    code = "import random; random.seed(1); get_ipython().banner; print(random.random())"
+    assert printed(sandbox, code) == "0.13436424411240122\n"
+
+
 def test_nothing_of_the_host_is_in_sight(sandbox: KernelSandbox) -> None:
     """No path of this program is in what tells how an interpreter was started, and nothing of it
     can be imported, in a process that code starts neither."""

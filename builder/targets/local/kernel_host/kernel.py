@@ -78,6 +78,7 @@ def run_kernel(connection: str, *, parent: int | None = None) -> None:
 
     installs.watch()
     options = ["-f", connection, "--HistoryManager.enabled=False"]
+    options.append("--InteractiveShell.enable_tip=False")  # which draws from `random` unseen
     if parent is not None:
         options.append(f"--IPKernelApp.parent_handle={parent}")
     app: Any = SandboxApp.instance(kernel_class=SandboxKernel, outstream_class=None)
