@@ -27,6 +27,7 @@ _kept: list[Any] = []
 def keep() -> None:
     """Find every generator that the interpreter can reach; the copies reseed those."""
     sys.modules.setdefault(_NAME, sys.modules[__name__])
+    gc.unfreeze()  # what a library has frozen is not listed
     _kept[:] = _generators()
 
 
