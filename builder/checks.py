@@ -119,19 +119,23 @@ def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, flo
     return answer
 
 
-def draws(sandbox: Sandbox) -> Draws:
+def draws(sandbox: Sandbox) -> Draws | None:
     """(name, value) of a number drawn from each random number generator of the warm interpreter
-    that the sandbox's is a copy of. Raises `VerifyError`."""
-    # Templates of earlier versions do not say what they had.
+    that the sandbox's is a copy of; None where that was not prepared for copies. Raises
+    `VerifyError`."""
     code = (
         "import json, sys\n"
-        "found = sys.modules.get('_template_reseed')\n"
-        "print(json.dumps(found.draws() if found else []))\n"
+        "module = sys.modules.get('_template_reseed')\n"
+        "print(json.dumps({'draws': module.draws()} if module else {}))\n"
     )
-    answer = _answer(_run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS), list)
+    answer = _answer(_run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS), dict)
     if isinstance(answer, str):
         raise VerifyError(f"the sandbox cannot draw random numbers: {answer}")
-    return frozenset((str(name), str(value)) for name, value in answer)
+    if "draws" not in answer:
+        return None
+    if not answer["draws"]:
+        raise VerifyError("no random number generator is found in the warm interpreter")
+    return frozenset((str(name), str(value)) for name, value in answer["draws"])
 
 
 def same_draws(first: Draws, second: Draws) -> list[str]:

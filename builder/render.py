@@ -31,6 +31,7 @@ from builder.spec import Stage, Variant
 from builder.visible import one_line
 
 __all__ = [
+    "RESEED_FILE",
     "GeneratedFile",
     "Rendered",
     "check_place",
@@ -40,6 +41,8 @@ __all__ = [
     "write",
     "write_files",
 ]
+
+RESEED_FILE = "reseed.py"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -65,6 +68,11 @@ class Rendered:
         """Distribution → version, as the lock has them."""
         return self.lock.packages
 
+    @property
+    def reseeds(self) -> bool:
+        """Whether copies of its warm interpreter get seeds of their own."""
+        return any(file.path == RESEED_FILE for file in self.files)
+
     def content(self, path: str) -> bytes:
         """The content of one file; raises `KeyError`."""
         return {file.path: file.content for file in self.files}[path]
@@ -83,7 +91,7 @@ def render(variant: Variant, lock: Lock) -> Rendered:
         text = environment.get_template(f"{path}.j2").render(values)
         contents[path] = (0o644, text.encode())
     if variant.level == "memory":
-        contents["reseed.py"] = (0o644, _reseeding())
+        contents[RESEED_FILE] = (0o644, _reseeding())
         if variant.reseed:
             contents["warmup_reseed.py"] = (0o644, (variant.reseed.rstrip("\n") + "\n").encode())
     contents["requirements/uv.txt"] = (0o644, _installer())

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -33,6 +33,18 @@ __all__ = ["Promises", "SandboxOpener", "Verified", "first_use_pairs", "verify"]
 
 _LISTED = 5
 _UNCHECKED = "nothing was checked: the spec has no Python packages and no [[verify]]"
+_NOT_COMPARED = (
+    "the random numbers of two sandboxes were not compared: the build is of a version that gave"
+    " sandboxes no seeds of their own; build it anew"
+)
+_NOT_WARMED = (
+    "the random numbers of two sandboxes cannot be compared: the interpreter that runs code was"
+    " not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts first?"
+)
+_NO_COPY = (
+    "the random numbers of two sandboxes cannot be compared: there is no second copy of the warm"
+    " interpreter"
+)
 
 
 class SandboxOpener(Protocol):
@@ -80,13 +92,20 @@ class Promises(Protocol):
         """The distributions that it is to have."""
         ...
 
+    @property
+    def reseeds(self) -> bool:
+        """Whether its image gives each copy of the warm interpreter seeds of its own: not so at
+        other levels than `memory`, nor in builds of earlier versions."""
+        ...
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
     """A build that keeps its promises, with what was measured on the way (seconds).
 
     `packages` are the locked ones as found in the sandbox, `other_packages` what else is there.
-    `timings` are those of the first sandbox itself, from its creation on.
+    `timings` are those of the first sandbox itself, from its creation on. `warnings` say what must
+    be known of how it was verified.
     """
 
     built: Built
@@ -97,11 +116,7 @@ class Verified:
     warm_sandbox_seconds: float | None = None
     first_use: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     other_packages: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What must be known of how it was verified."""
-        return () if self.checks else (_UNCHECKED,)
+    warnings: tuple[str, ...] = ()
 
     @property
     def measures(self) -> dict[str, Any]:
@@ -140,7 +155,8 @@ def verify(
         )
     first_use: dict[str, Mapping[str, float]] = {"cold": built.cold} if built.cold else {}
     warm_seconds = None
-    drawn: Draws = frozenset()
+    drawn: Draws | None = frozenset()
+    copies: Iterator[Sandbox] = iter(())
     with contextlib.ExitStack() as longer, contextlib.ExitStack() as stack:
         step("opening a sandbox")
         sandbox, seconds = _opened(stack, opener, built, (), variant)
@@ -153,20 +169,22 @@ def verify(
             stack.close()  # an account may have no room for two
             sandbox, warm_seconds = _opened(stack, opener, built, variant.imports, variant)
             first_use["memory"] = first_use_seconds(sandbox, variant.imports)
-            copies = opener.copies(
-                sandbox, built.ref, name=built.name, warm=variant.imports, env=variant.env
+            copies = longer.enter_context(
+                contextlib.closing(
+                    opener.copies(
+                        sandbox, built.ref, name=built.name, warm=variant.imports, env=variant.env
+                    )
+                )
             )
-            longer.callback(copies.close)
             step("drawing random numbers in a copy of the warm interpreter")
-            drawn = next(map(draws, copies), drawn)
+            drawn = next(map(draws, copies), drawn)  # where none can be made, nothing is shared
         packages = inventory(sandbox)
         failures = _wrong_versions(packages, promises.locked)
         results, failed = run_checks(sandbox, variant, packages, step)
         failures += failed
         stack.close()  # an account may have no room for two
-        if drawn and not failures:
-            step("drawing random numbers in another copy")
-            failures += same_draws(drawn, next(map(draws, copies)))
+        if not failures:
+            failures += _same_draws(drawn, copies, promises, step)
     if changed := opener.changes(built.ref):
         failures.append(f"its checks have changed the build itself:\n{_listed(changed)}")
     if failures:
@@ -178,8 +196,10 @@ def verify(
             + "".join(f"\n  {built.target} does not provide {what}" for what in built.missing),
             hint=f"nothing was recorded; {log.shown_by} has the whole story",
         )
-    if not results:
-        report(Event(kind="warning", variant=variant.name, text=_UNCHECKED))
+    warnings = _warnings(results, drawn)
+    for text in warnings:
+        log.line(f"warning: {text}")
+        report(Event(kind="warning", variant=variant.name, text=text))
     locked = promises.locked
     return Verified(
         built=built,
@@ -190,7 +210,27 @@ def verify(
         warm_sandbox_seconds=warm_seconds,
         first_use=first_use,
         other_packages={n: version for n, version in packages.items() if n not in locked},
+        warnings=warnings,
     )
+
+
+def _same_draws(
+    drawn: Draws | None, copies: Iterator[Sandbox], promises: Promises, step: Callable[[str], None]
+) -> list[str]:
+    """What is wrong with the numbers that were drawn in a copy of the warm interpreter, beside
+    those of another copy."""
+    if drawn is None:
+        return [_NOT_WARMED] if promises.reseeds else []
+    if not drawn:
+        return []
+    step("drawing random numbers in another copy")
+    again = next(map(draws, copies), None)
+    return [_NO_COPY] if again is None else same_draws(drawn, again)
+
+
+def _warnings(results: Sequence[CheckResult], drawn: Draws | None) -> tuple[str, ...]:
+    unchecked = () if results else (_UNCHECKED,)
+    return unchecked if drawn is not None else (*unchecked, _NOT_COMPARED)
 
 
 def _wrong_versions(found: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:

@@ -48,6 +48,7 @@ class Promised:
 
     variant: Variant
     locked: Mapping[str, str]
+    reseeds: bool = False
 
 
 @pytest.mark.network

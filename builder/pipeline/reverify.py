@@ -32,6 +32,7 @@ class Reverified:
             "ref": self.found.ref,
             "checks": [check.name for check in self.verified.checks],
             "left_out": list(self.left_out),
+            "warnings": list(self.verified.warnings),
             "first_use": self.verified.first_use,
             "sandbox_seconds": self.verified.sandbox_seconds,
         }

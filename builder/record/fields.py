@@ -14,7 +14,7 @@ from builder import __version__
 from builder.history import now
 from builder.plan import inputs_of
 from builder.registry import Record
-from builder.render import Rendered
+from builder.render import RESEED_FILE, Rendered
 from builder.spec import Check, Stage, Variant
 from builder.verify import Verified
 
@@ -85,11 +85,13 @@ def contents_of(rendered: Rendered) -> dict[str, Any]:
 class Recalled:
     """What was promised of a build, by its record: as much of its variant as its checks need.
 
-    `left_out` are the checks that the record names and does not have.
+    `left_out` are the checks that the record names and does not have; `reseeds` says whether copies
+    of its warm interpreter get seeds of their own.
     """
 
     variant: Variant
     locked: Mapping[str, str]
+    reseeds: bool
     left_out: tuple[str, ...]
 
 
@@ -130,7 +132,12 @@ def recalled(found: Record) -> Recalled:
         imports=tuple(warmup.get("imports", ())),
     )
     left_out = () if "checks" in fields else tuple(named)
-    return Recalled(variant=variant, locked=fields.get("packages", {}), left_out=left_out)
+    return Recalled(
+        variant=variant,
+        locked=fields.get("packages", {}),
+        reseeds=RESEED_FILE in fields.get("inputs", {}).get("files", {}),
+        left_out=left_out,
+    )
 
 
 def _stage(

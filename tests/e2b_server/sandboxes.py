@@ -5,15 +5,19 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import io
 import json
+import tarfile
+import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 from jupyter_core.utils import ensure_event_loop
@@ -45,11 +49,11 @@ class Service(Protocol):
 class _Confined:
     """A context in a thread of its own, whose event loop ends with it."""
 
-    def __init__(self, zygote: Zygote, home: str) -> None:
+    def __init__(self, start: Callable[..., Any], home: str) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
         made: Any = Context
         try:
-            self._context = self._thread.submit(made, "python", home, zygote.start).result()
+            self._context = self._thread.submit(made, "python", home, start).result()
         except BaseException:
             self._thread.submit(lambda: ensure_event_loop().close())
             self._thread.shutdown()
@@ -96,20 +100,41 @@ class _Confined:
 
 
 class KernelService:
-    """Kernels of this machine's own interpreter."""
+    """Kernels of this machine's own interpreter, the first one warm, if the copied files say so."""
 
-    def __init__(self, zygote: Zygote, home: str) -> None:
-        self._zygote, self._home = zygote, home
+    def __init__(self, zygote: Zygote, home: str, archives: Sequence[bytes]) -> None:
+        self._start, self._home = zygote.start, home
         self._contexts: dict[str, _Confined] = {}
         self._lock = threading.Lock()
         self._closed = False
-        self._new()
+        self._template = tempfile.TemporaryDirectory(prefix="template-")
+        folder = Path(self._template.name)
+        for archive in archives:
+            with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+                tar.extractall(folder, filter="tar")
+        warm = (folder / "reseed.py").exists()
+        self._new(self._warmed(folder / "warmup.py") if warm else self._start)
 
-    def _new(self) -> dict[str, Any]:
+    def _warmed(self, script: Path) -> Callable[..., Any]:
+        # The one change: a folder of this sandbox instead of the one that an image has to itself.
+        state = script.parent / "state"
+        state.mkdir()
+        (state / "todo").touch()
+        script.write_text(script.read_text().replace("/tmp/template-warmup", str(state)))
+
+        def start(*, cwd: str) -> Any:
+            kernel, client = self._start(cwd=cwd)
+            code = f"__import__('runpy').run_path({str(script)!r}, run_name='template_warmup')"
+            client.execute(code, silent=True)
+            return kernel, client
+
+        return start
+
+    def _new(self, start: Callable[..., Any] | None = None) -> dict[str, Any]:
         with self._lock:
             if self._closed:
                 raise ApiError(502, "The sandbox was not found")
-            made = _Confined(self._zygote, self._home)
+            made = _Confined(start or self._start, self._home)
             self._contexts[made.public["id"]] = made
             return made.public
 
@@ -134,7 +159,7 @@ class KernelService:
             if context not in self._contexts:
                 raise ApiError(404, "context not found")
             self._contexts[context].close()
-            self._contexts[context] = _Confined(self._zygote, self._home)
+            self._contexts[context] = _Confined(self._start, self._home)
             self._contexts[context].public["id"] = context
 
     def interrupt(self, context: str) -> None:
@@ -145,6 +170,7 @@ class KernelService:
             self._closed = True
             for context in self._contexts.values():
                 context.close()
+            self._template.cleanup()
 
 
 class ContainerService:
@@ -248,7 +274,7 @@ class Running:
             if self.closed or time.monotonic() < self.ready_at:
                 raise ApiError(502, "The sandbox is running but port is not open")
             if self.service is None:
-                self.service = KernelService(self.zygote, self.machine.home)
+                self.service = KernelService(self.zygote, self.machine.home, self.build.machine)
             if isinstance(self.service, ContainerService) and not self.service.ready():
                 raise ApiError(502, "The sandbox is running but port is not open")
             return self.service

@@ -37,7 +37,8 @@ def _nothing_fails(_step: dict[str, Any]) -> str | None:
 
 @dataclass
 class ModelledSteps:
-    """Steps that take a time and do nothing. `fails` says of a step why it fails."""
+    """Steps that take a time and do nothing; a layer is the archives that were copied into it.
+    `fails` says of a step why it fails."""
 
     seconds: Callable[[dict[str, Any]], float] = lambda _step: 0.0
     base_seconds: float = 0.0
@@ -47,7 +48,7 @@ class ModelledSteps:
 
     def base(self, image: str) -> Any:
         time.sleep(self.base_seconds)
-        return [image]
+        return []
 
     def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any:
         time.sleep(self.seconds(step))
@@ -56,7 +57,7 @@ class ModelledSteps:
         if why := self.fails(step):
             tell("[stderr]: it went wrong")
             raise StepError(why)
-        return [*layer, step]
+        return [*layer, files] if files else layer
 
     def finish(self, layer: Any, build: Build) -> Any:
         time.sleep(self.final_seconds)
