@@ -186,3 +186,13 @@ def test_context_that_is_gone(ready: Server, tmp_path: Path) -> None:
     first, second = asyncio.run(run())
     assert second["output"] == "False\n"
     assert first["sandbox_id"] != second["sandbox_id"]
+
+
+def test_history_begins_with_the_code(ready: Server) -> None:
+    """The history of an interpreter begins with the first code, and nothing is printed when it is
+    written."""
+    save = "get_ipython().history_manager.writeout_cache()"
+    number = "[each[1:] for each in get_ipython().history_manager.get_range()]"
+    first, second = executed(save, f"{save}\nprint({number})")
+    assert (first["output"], first["error"]) == ("", None)
+    assert second["output"].startswith(f"[(1, {save!r}), (2, ")

@@ -118,7 +118,9 @@ def main() -> None:
             for descriptor in (0, 1, 2):
                 os.dup2(quiet, descriptor)
             os.chdir(folder)
-            IPKernelApp.launch_instance(argv=["-f", connection, "--HistoryManager.enabled=False"])
+            IPKernelApp.launch_instance(
+                argv=["-f", connection, "--HistoryManager.hist_file=:memory:"]
+            )
             os._exit(0)
         children.add(pid)
         print(pid, flush=True)

@@ -59,7 +59,8 @@ def install(shell: Any, *, mark: str) -> None:
     # history, once it has it, reports in the output of the code.
     shell.history_manager.enabled = False
     shell.execution_count -= 1
-    del shell.history_manager.input_hist_parsed[1:], shell.history_manager.input_hist_raw[1:]
+    # IPython may have saved it already, and prints a complaint when a line has a number again.
+    shell.history_manager.reset(new_session=True)
 
 
 def _wake_on_signals() -> None:
