@@ -12,6 +12,7 @@ import pytest
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
 from tests.clouds import Place
 from tests.e2b_server import Server
+from tests.e2b_server.faults import Fault
 
 SWALLOWED_ONCE = """
 import time
@@ -196,3 +197,32 @@ def test_history_begins_with_the_code(ready: Server) -> None:
     first, second = executed(save, f"{save}\nprint({number})")
     assert (first["output"], first["error"]) == ("", None)
     assert second["output"].startswith(f"[(1, {save!r}), (2, ")
+
+
+def test_interpreter_that_died_between_executions(ready: Server) -> None:
+    """After an interpreter that died while nothing ran, whose place another has taken, code runs in
+    a new sandbox, with its variables."""
+    look = "import os\nprint('a' in globals(), os.environ.get('NAME'))"
+
+    async def run() -> tuple[CodeOutput, CodeOutput]:
+        async with CodeExecutionPrimitive(template_id="one") as executor:
+            before = await executor.execute({"code": "a = 1"})
+            (sandbox,) = ready.running.values()
+            service = sandbox.use()
+            service.restart(service.contexts()[0]["id"])
+            return before, await executor.execute({"code": look, "env_vars": {"NAME": "it's"}})
+
+    before, after = asyncio.run(run())
+    assert (after["output"], after["error"]) == ("False it's\n", None)
+    assert after["sandbox_id"] != before["sandbox_id"]
+
+
+def test_code_is_not_run_again_when_a_probe_finds_nothing(ready: Server) -> None:
+    """Code that ran out of time is not run again in a new sandbox, when its own is gone by the time
+    that the interpreter is probed."""
+    ready.jupyter_is_reached = False
+    # The first is what sets the interpreter up, the second is the code.
+    ready.front.faults.append(Fault("POST /execute", "status", code=404, skip=2))
+    (late,) = executed("import time\ntime.sleep(60)", timeout=1)
+    assert (late["timed_out"], late["session_lost"]) == (True, True)
+    assert ready.front.requests.count("POST /execute") == 3

@@ -66,7 +66,8 @@ class CodeService:
         self._client = httpx.AsyncClient(timeout=_REQUEST_SECONDS, proxy=config.proxy)
         self._alive, self._worded = alive, worded
         self._context: str | None = None
-        self._mark = f"# {uuid.uuid4().hex} "
+        # An interpreter without `in_kernel` has no such magic, and runs nothing of what follows.
+        self._mark = f"%%template_{uuid.uuid4().hex} "
         self._installed = False
         self.broken = False
 
@@ -120,8 +121,7 @@ class CodeService:
         """
         asked: dict[str, Any] = {"code": code, **self._where(language)}
         if language in _PYTHON:
-            if variables:
-                asked["code"] = f"{self._mark}{json.dumps(dict(variables))}\n{code}"
+            asked["code"] = self._marked(code, variables)
         else:
             _check(variables, language)
             asked["env_vars"] = dict(variables)
@@ -158,6 +158,9 @@ class CodeService:
         """Give up its connections."""
         self.broken = True
         await self._client.aclose()
+
+    def _marked(self, code: str, variables: Mapping[str, str]) -> str:
+        return f"{self._mark}{json.dumps(dict(variables))}\n{code}"
 
     def _where(self, language: str) -> dict[str, str]:
         if language in _PYTHON and self._context:
@@ -238,7 +241,9 @@ class CodeService:
 
     async def _read(self, answer: httpx.Response, output: Output) -> None:
         try:
-            await stream.read(answer.aiter_bytes(), output)
+            await stream.read(answer.aiter_bytes(), output, magic=self._mark.strip())
+        except SandboxGoneError as error:
+            raise SandboxGoneError(self._worded(error.message)) from error
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
             raise self._connection_lost(error) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
@@ -268,12 +273,13 @@ class CodeService:
 
     async def _answers(self, language: str, seconds: float) -> bool:
         """Whether the interpreter runs code again, of which the connection was closed."""
-        asked = self._where(language) | {"code": "pass" if language in _PYTHON else "0"}
+        code = self._marked("pass", {}) if language in _PYTHON else "0"
+        asked = self._where(language) | {"code": code}
         until = time.monotonic() + seconds
         while time.monotonic() < until:
             await asyncio.sleep(_PAUSE_SECONDS)
             # What hangs is interrupted by the service, when the connection is closed.
-            with contextlib.suppress(TimeoutError):
+            try:
                 async with (
                     asyncio.timeout(_AGAIN_SECONDS),
                     self._reading(asked, Output(0)) as probe,
@@ -281,6 +287,10 @@ class CodeService:
                     await asyncio.wait({probe})
                     await probe
                     return True
+            except TimeoutError:
+                continue
+            except SandboxGoneError:  # of the probe: the code itself had begun to run
+                return False
         return False
 
     async def _restart(self, language: str) -> None:

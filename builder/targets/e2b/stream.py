@@ -15,7 +15,7 @@ from collections.abc import AsyncIterable, Iterator
 from typing import Any
 
 from builder.documents import parse_json
-from builder.errors import InterpreterDiedError
+from builder.errors import InterpreterDiedError, SandboxGoneError
 from builder.execution import Cut, Output
 
 __all__ = ["read"]
@@ -32,18 +32,25 @@ _SHORT_STRING = 1 << 12
 _ESCAPE_LENGTH = 6
 
 
-async def read(parts: AsyncIterable[bytes], output: Output) -> None:
+async def read(parts: AsyncIterable[bytes], output: Output, *, magic: str) -> None:
     """Take an execution's answer, to its end.
 
-    Raises `InterpreterDiedError`, and `ValueError` for what cannot be understood.
+    Raises `InterpreterDiedError`, `SandboxGoneError` where the interpreter does not know the cell
+    magic that the code began with, and `ValueError` for what cannot be understood.
     """
     lines = _Lines(output)
     async for part in parts:
         for event in lines.feed(part):
             if event["type"] == "end_of_execution":
                 return
+            if _is_unknown(magic, event):
+                raise SandboxGoneError("its interpreter has died, and another is in its place")
             _take(event["type"], event, output)
     raise ValueError("it ended before the code did")
+
+
+def _is_unknown(magic: str, event: dict[str, Any]) -> bool:
+    return event["type"] == "error" and event["name"] == "UsageError" and magic in event["value"]
 
 
 def _take(kind: str, event: dict[str, Any], output: Output) -> None:
