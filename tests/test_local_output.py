@@ -154,6 +154,42 @@ def test_what_is_replaced_ends_as_its_last_state(here: Place) -> None:
     assert written == ["", "", "", "2\n", "", "", "new\n", "", ""]
 
 
+WITHOUT_FLUSH = """
+import sys
+class Tee:
+    def write(self, text):
+        return sys.__stdout__.write(f"<{text}>")
+sys.{name} = Tee()
+"""
+
+
+@pytest.mark.parametrize("name", ["stdout", "stderr"])
+def test_code_may_put_anything_in_the_place_of_a_stream(here: Place, name: str) -> None:
+    """A stream of the code's that is None or has no `flush` is its own until the end of its
+    execution, changes nothing of what else the code gives, and does not end the session."""
+    build(here)
+    replaced = [
+        f"import sys; sys.{name} = None",
+        f"sys.{name} = sys.__{name}__ = None",
+        WITHOUT_FLUSH.replace("{name}", name),
+    ]
+    for statement in replaced:
+        start, shown, value, failed, kept = ran(
+            f"import sys\nx = 1\n{statement}",
+            f"{statement}\ndisplay(x)",
+            f"{statement}\nx + 1",
+            f"{statement}\nx / 0",
+            "print(x)",
+        )
+        assert start["error"] is None
+        assert [result.text for result in shown["results"]] == ["1"]
+        assert [result.text for result in value["results"]] == ["2"]
+        assert failed["error"] == "ZeroDivisionError: division by zero"
+        assert (kept["output"], kept["session_lost"]) == ("1\n", False)
+    (written,) = ran(f"{WITHOUT_FLUSH.replace('{name}', name)}print(1, file=sys.{name})")
+    assert written["output"] == "<1><\n>"
+
+
 MEMORY = """
 import asyncio, json, resource, sys
 from builder.runtime import CodeExecutionPrimitive

@@ -14,15 +14,23 @@ import logging
 import os
 import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
-__all__ = ["Messages", "connect_streams", "open_text_streams", "restore_streams"]
+__all__ = [
+    "Messages",
+    "connect_streams",
+    "open_text_streams",
+    "restore_streams",
+    "usable_streams",
+]
 
 _STREAMS = ((1, "stdout"), (2, "stderr"))
 _HEARD = ("status", "execute_result", "display_data", "update_display_data", "error")
 _RESULTS_TO_A_STREAM = 16  # as in builder.execution
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _UNBUFFERED = 2  # _IONBF of stdio.h
+_own: dict[str, io.TextIOBase] = {}  # by name: the streams that lead to the descriptors
 
 
 class _Descriptor(io.FileIO):
@@ -66,6 +74,7 @@ def open_text_streams() -> None:
         stream.mode = "w"  # type: ignore[misc]
         setattr(sys, name, stream)
         setattr(sys, f"__{name}__", stream)
+        _own[name] = stream
     with contextlib.suppress(OSError, AttributeError, ValueError):
         library = ctypes.CDLL(None)
         for _, name in _STREAMS:
@@ -73,10 +82,29 @@ def open_text_streams() -> None:
 
 
 def restore_streams() -> None:
-    """Take back `sys.stdout` and `sys.stderr` from what code has put there and closed."""
+    """Take back `sys.stdout` and `sys.stderr` from what code has put there and the kernel, which
+    flushes them, cannot use: what is closed, None, or has no `flush`."""
     for _, name in _STREAMS:
-        if getattr(getattr(sys, name), "closed", False):
-            setattr(sys, name, getattr(sys, f"__{name}__"))
+        stream = getattr(sys, name, None)
+        try:
+            usable = not getattr(stream, "closed", False)
+            stream.flush()  # type: ignore[union-attr]
+        except BaseException:  # noqa: BLE001 - a class of the code's raises anything
+            usable = False
+        if not usable:
+            setattr(sys, name, _own[name])
+
+
+@contextlib.contextmanager
+def usable_streams() -> Iterator[None]:
+    """Have streams that the kernel can use for the `with` block; code keeps those it has chosen."""
+    chosen = {name: getattr(sys, name) for _, name in _STREAMS if hasattr(sys, name)}
+    restore_streams()
+    try:
+        yield
+    finally:
+        for name, stream in chosen.items():
+            setattr(sys, name, stream)
 
 
 def connect_streams(folder: str, log: logging.Logger) -> None:

@@ -12,12 +12,15 @@ from collections.abc import Iterator
 from types import CodeType
 from typing import Any
 
+from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
+from ipykernel.zmqshell import ZMQDisplayPublisher
 from ipykernel.zmqshell import ZMQInteractiveShell as JupyterShell
 from IPython.core.error import UsageError
 from traitlets import Type
 
 from .interrupts import Interrupts
+from .output import usable_streams
 from .tracebacks import message_of, rendered
 
 __all__ = ["PythonKernel", "hide_host", "run_loop"]
@@ -56,9 +59,29 @@ def _ended_well(error: BaseException | None) -> bool:
     return isinstance(error, SystemExit) and _status(error) == 0
 
 
+class DisplayHook(ZMQShellDisplayHook):
+    """Shows the value of the last expression, whatever the code has made of its streams."""
+
+    def finish_displayhook(self) -> None:
+        """Publish it."""
+        with usable_streams():
+            super().finish_displayhook()  # type: ignore[no-untyped-call]
+
+
+class DisplayPublisher(ZMQDisplayPublisher):
+    """Shows what is displayed, whatever the code has made of its streams."""
+
+    def _flush_streams(self) -> None:
+        with usable_streams():
+            super()._flush_streams()  # type: ignore[no-untyped-call]
+
+
 # Libraries ask for the name of the class to find out whether they run in Jupyter.
 class ZMQInteractiveShell(JupyterShell):
     """Runs code so that its ends and errors are those of a Python program."""
+
+    displayhook_class = Type(DisplayHook)
+    display_pub_class = Type(DisplayPublisher)
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)  # type: ignore[no-untyped-call]
@@ -137,7 +160,8 @@ class ZMQInteractiveShell(JupyterShell):
                 sys.stderr.write("\n".join([*stb, ""]))
             return
         before = self.kernel.interrupts.hold_back()
-        super()._showtraceback(etype, message, stb)  # type: ignore[no-untyped-call]
+        with usable_streams():
+            super()._showtraceback(etype, message, stb)  # type: ignore[no-untyped-call]
         self.kernel.interrupts.restore(before)
 
     def _format_exception_for_storage(
