@@ -79,6 +79,30 @@ def test_link_that_leads_out(home: Path, tmp_path: Path, target: str) -> None:
     assert not os.path.lexists(home / "link")
 
 
+def test_home_that_code_has_replaced(tmp_path: Path) -> None:
+    """Where code has put a link in the place of the folder that its home is in, nothing is read,
+    written, listed or removed in the folder of that name outside."""
+    for folder in ("sandbox", "outside"):
+        (tmp_path / folder / "home").mkdir(parents=True)
+    (tmp_path / "outside" / "home" / "secret").write_text("secret")
+    files = files_of(tmp_path / "sandbox" / "home")
+    (tmp_path / "sandbox").rename(tmp_path / "moved")
+    (tmp_path / "sandbox").symlink_to(tmp_path / "outside")
+    for call in (
+        files.read("secret"),
+        files.write("new", "x"),
+        files.list(),
+        files.remove("secret"),
+    ):
+        with pytest.raises(SandboxFileError) as failed:
+            asyncio.run(call)
+        assert str(failed.value) == (
+            "the sandbox's folder is not the one that it was given: code has replaced it\n\n"
+            "hint: open another sandbox"
+        )
+    assert {path.name for path in (tmp_path / "outside" / "home").iterdir()} == {"secret"}
+
+
 def test_link_to_a_file_outside_is_replaced(home: Path, tmp_path: Path) -> None:
     """A link to a file outside is not read; what is written replaces the link, not the file."""
     files = files_of(home)

@@ -55,6 +55,7 @@ class LocalFiles:
 
     def __init__(self, home: Path) -> None:
         self._home = str(home)
+        self._identity = _identity(os.stat(home, follow_symlinks=False))
         self._changes = Changes()
         self._cut = False
 
@@ -182,6 +183,11 @@ class LocalFiles:
         with _worded(path):
             folders = [os.open(self._home, _FOLDER)]
         try:
+            if _identity(os.fstat(folders[0])) != self._identity:
+                raise SandboxFileError(
+                    "the sandbox's folder is not the one that it was given: code has replaced it",
+                    hint="open another sandbox",
+                )
             with _worded(path):
                 name = self._walk(path, folders, make=make, follow=follow)
             yield folders[-1], name
@@ -221,6 +227,10 @@ class LocalFiles:
             if below(path, home):
                 return os.path.relpath(path, home)
         raise _outside(path)
+
+
+def _identity(status: os.stat_result) -> tuple[int, int]:
+    return status.st_dev, status.st_ino
 
 
 def _outside(path: str) -> SandboxFileError:
