@@ -14,6 +14,15 @@ from tests.test_code_as_in_python import light, log, printed, ref, sandbox
 __all__ = ["light", "log", "ref", "sandbox"]
 pytestmark = pytest.mark.network
 BLOCKING = "import asyncio, time\nasync def block(): time.sleep(60)\n"
+DEEP = """
+import asyncio
+x = 1
+async def deep(levels):
+    if levels:
+        await deep(levels - 1)
+    while True:
+        await asyncio.sleep(0)
+"""
 SWALLOWING = (
     "import asyncio\n"
     "async def swallow():\n"
@@ -151,3 +160,22 @@ def test_five_hundred_timeouts_lose_nothing(sandbox: KernelSandbox) -> None:
         assert not found.lost, (number, found)
         if number % 25 == 24:
             assert printed(sandbox, "print(x)") == "1\n"
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "await deep(0)",
+        "await deep(50)",
+        "await asyncio.gather(deep(0), deep(1))",
+        "await asyncio.wait_for(deep(1), 60)",
+    ],
+)
+def test_busy_asynchronous_code_loses_nothing(sandbox: KernelSandbox, code: str) -> None:
+    """Of 50 time-outs of code that never waits for long, and is resumed all the time through what
+    runs it, none loses the session."""
+    sandbox.run(DEEP, timeout=60)
+    for number in range(50):
+        found = sandbox.run(code, timeout=0.02 + number / 5000)
+        assert (found.timed_out, found.lost) == (True, False), (number, found)
+    assert printed(sandbox, "print(x)") == "1\n"

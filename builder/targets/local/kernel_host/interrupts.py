@@ -81,19 +81,41 @@ class Interrupts:
         self._forget()
         if named and named != self._request:
             return
-        running, task = self._state
-        if not running or _between(frame):
+        state = self._state
+        running, task = state
+        if not running or (task is None and _between(frame)):
             self._pending = True
         elif task is None:
             raise KeyboardInterrupt
         else:
             loop = task.get_loop()
             if asyncio.current_task(loop) is task:
-                raise KeyboardInterrupt
+                if _inside_code(frame):
+                    raise KeyboardInterrupt
+                # What runs the code is resumed each time before the code is: it ends at its next
+                # `await`, if it has not ended by then.
+                self._pending = True
+                loop.call_soon_threadsafe(self._cancel, state)
+                return
             # While it waits, a loop does not look for what its own thread has added.
             loop.call_soon_threadsafe(task.cancel)
             if _belongs_to_code(frame):
                 raise asyncio.CancelledError  # anything else would end the event loop
+
+    def _cancel(self, state: _State) -> None:
+        """End asynchronous code that waits, unless it has ended since it had this state."""
+        if self._state is state and state[1] and self.take_pending():
+            state[1].cancel()
+
+
+def _inside_code(frame: FrameType | None) -> bool:
+    """Return whether it is the code that runs in this frame, and not what runs or resumes it."""
+    if _between(frame):
+        return False
+    while frame := frame and frame.f_back:
+        if frame.f_code is InteractiveShell.run_code.__code__:
+            return True
+    return False
 
 
 def _between(frame: FrameType | None) -> bool:
@@ -105,12 +127,28 @@ def _between(frame: FrameType | None) -> bool:
 
 
 def _belongs_to_code(frame: FrameType | None) -> bool:
-    """Return whether the event loop is running something of the code in this frame."""
+    """Return whether the event loop is running something of the code in this frame, which may
+    block it: what asyncio itself does ends soon, and must not be left half done."""
+    called = frame
     while frame:
         module = str(frame.f_globals.get("__name__"))
         if module == "asyncio.events":
-            return True
-        if module == "asyncio.base_events" or module.partition(".")[0] in _KERNEL_MODULES:
+            return frame is not called or not _of_asyncio(frame.f_locals.get("self"))
+        package = module.partition(".")[0]
+        if package in _KERNEL_MODULES or module == "asyncio.base_events":
+            return False
+        if package == "asyncio" and frame is called:
             return False
         frame = frame.f_back
     return False
+
+
+def _of_asyncio(handle: Any) -> bool:
+    """Return whether what a handle of the event loop calls is a step of a task, or the like."""
+    callback = getattr(handle, "_callback", None)
+    return (
+        isinstance(getattr(callback, "__self__", None), asyncio.Future)
+        or type(callback).__module__.startswith("_asyncio")
+        or type(callback).__name__.startswith("Task")
+        or str(getattr(callback, "__module__", "")).partition(".")[0] == "asyncio"
+    )
