@@ -191,20 +191,29 @@ class ContainerService:
             detach=True,
             labels={engine.LABEL: ""},
         )
-        self._container.reload()
-        address = next(iter(self._container.attrs["NetworkSettings"]["Networks"].values()))
-        self._origin = f"http://{address['IPAddress']}:{SERVICE_PORT}"
         self._build = build
         self._ready = False
 
     def ready(self) -> bool:
         if self._ready:
             return True
+        self._container.reload()
+        if self._container.status == "exited" and b"startup failed" in self._container.logs():
+            # E2B copies the memory of a service that is up. Here each starts anew, and on a busy
+            # machine its first kernel may be too late for it.
+            self._container.start()
+            return False
         found: Any = self._container.exec_run(
             ["/bin/bash", "-l", "-c", self._build.request["readyCmd"]], user=self._build.machine[2]
         )
         self._ready = found.exit_code == 0
         return self._ready
+
+    @property
+    def _origin(self) -> str:
+        self._container.reload()  # it may have started again, with another address
+        address = next(iter(self._container.attrs["NetworkSettings"]["Networks"].values()))
+        return f"http://{address['IPAddress']}:{SERVICE_PORT}"
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
