@@ -9,6 +9,7 @@ import pytest
 
 from tests.clouds import Place
 from tests.conftest import Command
+from tests.e2b_server import Server
 
 pytestmark = pytest.mark.network
 TO = ("--target", "local")
@@ -62,3 +63,27 @@ def test_check_that_fails_for_want_of_it_says_so(folder: Path, command: Command)
         "  local does not provide Debian packages of variants/wants.toml: graphviz\n"
         "  local does not provide files at absolute paths of variants/wants.toml: /opt/wants.toml\n"
     ) in done.stderr
+
+
+def test_variables_that_the_code_service_spoils_are_named(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """For E2B, `plan`, `build` and the record name each variable whose value its code service
+    cannot make code of, with the line that sets it; others are not named."""
+    values = 'PLAIN = "$HOME `id` %s"\nQUOTE = "it\'s"\nSLASH = "C:\\\\new"\n'
+    place.edit("four", lambda text: f"{text}[env]\n{values}")
+    place.edit("_base", lambda text: text.replace("[service]", '[env]\nQUOTE = "\'"\n[service]'))
+    rest = (
+        " to programs that run code by E2B's SDK alone: the code service makes code of the value, and"
+        " a quote or backslash in it spoils the first execution in a sandbox"
+    )
+    wanted = [
+        f"not provided by e2b: `env.{name}` (variants/four.toml:{line}){rest}"
+        for name, line in (("QUOTE", 8), ("SLASH", 9))
+    ]
+    shown = command("plan", "four", "--target", "e2b", "--frozen", cwd=place.folder)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("not provided")]
+    assert lines == wanted, shown.stderr
+    assert place.build("four")["four"].error is None
+    assert [text for text in place.warnings() if "env." in text] == wanted
+    assert place.recorded("four")["warnings"][-2:] == wanted

@@ -18,7 +18,7 @@ from builder.logs import Log
 from builder.processes import pause
 from builder.targets.e2b.cloud import BuildState, Cloud
 from builder.targets.e2b.following import Followed
-from builder.targets.e2b.program import instruction, origin, template_of
+from builder.targets.e2b.program import instruction, origin, spoiled_variables, template_of
 
 __all__ = ["Building", "digest_tag"]
 
@@ -261,7 +261,10 @@ class Building:
                     hint="it is not published; without --require-cache the same command takes it",
                 )
             warnings.append(told)
-            self._report(Event(kind="warning", variant=self._name, text=told))
+        spoiled = spoiled_variables(order.rendered.variant)
+        warnings += [f"not provided by {self._target}: {line}" for line in spoiled]
+        for text in warnings:
+            self._report(Event(kind="warning", variant=self._name, text=text))
         return Built(
             name=self._name,
             target=self._target,

@@ -11,10 +11,11 @@ import e2b
 
 from builder.build import Order
 from builder.flatten import Step
-from builder.spec import Stage
+from builder.spec import Stage, Variant, place_of
 from builder.spec.positions import Positions
+from builder.targets.e2b.service import SPOILING
 
-__all__ = ["instruction", "origin", "template_of"]
+__all__ = ["instruction", "origin", "spoiled_variables", "template_of"]
 
 _SHOWN_CHARACTERS = 120
 
@@ -34,6 +35,25 @@ def template_of(order: Order) -> Any:
     if program.start_command and program.ready_command:
         return builder.set_start_cmd(program.start_command, program.ready_command)
     return builder
+
+
+def spoiled_variables(variant: Variant) -> tuple[str, ...]:
+    """What the code service cannot pass on of a variant's variables, in words."""
+    return tuple(
+        f"`env.{name}` ({_place_of_variable(variant, name)}) to programs that run code by E2B's SDK"
+        " alone: the code service makes code of the value, and a quote or backslash in it spoils"
+        " the first execution in a sandbox"
+        for name, value in variant.env.items()
+        if any(character in value for character in SPOILING)
+    )
+
+
+def _place_of_variable(variant: Variant, name: str) -> str:
+    """Where a variable of the variant gets its value."""
+    stage = next(stage for stage in reversed(variant.stages) if name in stage.env)
+    if stage.path is None:
+        return stage.source
+    return place_of(stage.path.parent, stage.source, ("env", name))
 
 
 def _add(builder: Any, step: Step) -> None:

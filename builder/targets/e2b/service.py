@@ -24,7 +24,9 @@ from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError
 from builder.execution import Execution, Output
 from builder.targets.e2b import stream
 
-__all__ = ["CodeService"]
+__all__ = ["SPOILING", "CodeService"]
+
+SPOILING = "'\"\\\n\r"  # in a variable's value: the service makes other code of it than is meant
 
 _SERVICE_PORT = 49999
 # The Jupyter server below the code service; a context's ID is that of its kernel.
@@ -339,7 +341,7 @@ def _check(variables: Mapping[str, str], language: str) -> None:
     if not language:  # which the service would take for Python
         raise ValueError("E2B's code service does not run ''")
     for name, value in variables.items():
-        if not name.isidentifier() or any(character in value for character in "'\"\\\n\r"):
+        if not name.isidentifier() or any(character in value for character in SPOILING):
             raise ValueError(
                 f"`{name}` cannot be a variable for {language!r}: E2B's code service makes code of"
                 " it, in which its name must be an identifier, and its value must hold no quote,"

@@ -22,6 +22,7 @@ from builder.render import Rendered
 from builder.spec import Variant
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
+from builder.targets.e2b.program import spoiled_variables
 from builder.targets.e2b.sandbox import CloudSandbox
 
 __all__ = ["E2BTarget"]
@@ -105,9 +106,9 @@ class E2BTarget:
                 )
         return None
 
-    def lacking(self, _variant: Variant) -> tuple[str, ...]:
-        """Nothing: what E2B cannot do was an error when its steps were made."""
-        return ()
+    def lacking(self, variant: Variant) -> tuple[str, ...]:
+        """Of its variables alone: what else E2B cannot do was an error when its steps were made."""
+        return spoiled_variables(variant)
 
     def blocked(self, variant: Variant) -> str | None:
         """Without a code service, code could not be run in its sandboxes."""
