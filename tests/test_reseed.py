@@ -126,6 +126,67 @@ def test_every_kind_of_generator_is_reseeded(light: Light) -> None:
     assert {name for name in first if first[name] == second[name]} == set()
 
 
+# As much of PyTorch as finding its generators, seeding them and drawing from them takes.
+TORCH = """
+import random
+
+class Generator:
+    device = "cpu"
+    def __init__(self):
+        self.manual_seed(67280421310721)
+    def manual_seed(self, seed):
+        if not -(1 << 63) <= seed < 1 << 64:
+            raise RuntimeError("Overflow when unpacking long")
+        self._seed = seed
+        self._state = random.Random(seed).getstate()
+        return self
+    def initial_seed(self):
+        return self._seed
+
+class Tensor:
+    def __init__(self, value):
+        self._value = value
+    def item(self):
+        return self._value
+
+def randint(high, size, *, generator, device):
+    assert (size, device) == ((1,), generator.device)
+    source = random.Random()
+    source.setstate(generator._state)
+    value = source.randrange(high)
+    generator._state = source.getstate()
+    return Tensor(value)
+
+default_generator = Generator()
+own = [Generator()]
+
+def manual_seed(seed):
+    return default_generator.manual_seed(seed)
+
+def initial_seed():
+    return default_generator.initial_seed()
+"""
+
+
+def test_generators_of_torch_are_reseeded(light: Light) -> None:
+    """PyTorch's default generator and those that modules keep have another seed in each sandbox,
+    of which it takes all bits, and verification draws from them."""
+    place = light('"idna"', '"idna"')
+    with_module(place, "torch", TORCH)
+    seen = printed(
+        "import json, torch, sys\n"
+        "print(json.dumps([torch.initial_seed(), torch.own[0].initial_seed(),"
+        " sys.modules['_template_reseed'].draws()]))"
+    )
+    first, second = map(json.loads, seen)
+    assert first[0] != second[0]
+    assert first[1] != second[1]
+    for seed, own, drawn in (first, second):
+        assert len({seed, own, 67280421310721}) == 3
+        assert {"torch.default_generator", "a torch.Generator"} <= {name for name, _ in drawn}
+    assert not {tuple(pair) for pair in first[2]} & {tuple(pair) for pair in second[2]}
+
+
 def test_own_code_runs_in_each_sandbox(light: Light, tmp_path: Path) -> None:
     """`warmup.reseed` is run in each sandbox before any other code; where it fails, opening does,
     and names it."""
