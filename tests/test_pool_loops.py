@@ -68,8 +68,11 @@ def test_pools_end_with_their_loops(open_one: Opened, cloud: Server) -> None:
     assert sandboxes() == []
 
 
-def test_pool_of_a_loop_that_was_only_closed(open_one: Opened, cloud: Server, target: str) -> None:
-    """The sandboxes of a pool whose loop was closed without ending its tasks are ended as well."""
+def test_pool_of_a_loop_that_was_only_closed(
+    open_one: Opened, cloud: Server, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sandboxes of a pool whose loop was closed without ending its tasks are ended as well, and
+    asyncio reports none of its tasks as lost."""
     before = kept()
 
     async def run() -> list[str]:
@@ -83,3 +86,4 @@ def test_pool_of_a_loop_that_was_only_closed(open_one: Opened, cloud: Server, ta
     loop.close()
     del loop
     wait_until(lambda: kept() == before and cloud.running == {} and sandboxes() == [])
+    assert [entry.getMessage() for entry in caplog.records if entry.name == "asyncio"] == []

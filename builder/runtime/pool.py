@@ -13,6 +13,8 @@ import threading
 import time
 import weakref
 from collections import deque
+from collections.abc import Coroutine
+from typing import Any
 
 from builder.errors import TemplateError
 from builder.runtime import telemetry
@@ -41,7 +43,7 @@ class Pool:
         self._pause = 0.0
         self.broken: Exception | None = None
         self._wake, self._wanted = asyncio.Event(), asyncio.Event()
-        self._keeper = asyncio.ensure_future(self._keep())
+        self._keeper = _task_of(self._keep())
         weakref.finalize(self, _end_elsewhere, self._ready).atexit = False
 
     def ready(self) -> int:
@@ -102,7 +104,7 @@ class Pool:
             self._wanted.clear()
         missing = self.size + waiting - len(self._ready) - len(self._opening)
         for _ in range(min(missing, _OPENING_AT_A_TIME - len(self._opening))):
-            task = asyncio.ensure_future(self._open())
+            task = _task_of(self._open())
             self._opening.add(task)
             task.add_done_callback(self._opening.discard)
             task.add_done_callback(lambda _: self._wake.set())
@@ -155,7 +157,7 @@ class Pool:
         await asyncio.gather(*(session.check() for session in list(self._ready)))
 
     def _end(self, session: Session) -> None:
-        task = asyncio.ensure_future(end(session))
+        task = _task_of(end(session))
         self._ending.add(task)
         task.add_done_callback(self._ending.discard)
 
@@ -167,6 +169,13 @@ class Pool:
         sessions = list(self._ready)
         self._ready.clear()
         await asyncio.gather(*(end(one) for one in sessions), *self._ending, return_exceptions=True)
+
+
+def _task_of(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+    task = asyncio.ensure_future(work)
+    # A loop may be closed before it has ended, which is no mistake: `_end_elsewhere` is for that.
+    task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
+    return task
 
 
 def _end_elsewhere(sessions: deque[Session]) -> None:
