@@ -21,6 +21,7 @@ from builder.spec import Check, Stage, Variant, place_of
 
 __all__ = [
     "MODULES_OF",
+    "NOT_WARMED",
     "CheckResult",
     "Draws",
     "Sandbox",
@@ -29,8 +30,13 @@ __all__ = [
     "inventory",
     "run_checks",
     "same_draws",
+    "same_in_forks",
 ]
 
+NOT_WARMED = (
+    "the random numbers of two sandboxes cannot be compared: the interpreter that runs code was"
+    " not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts first?"
+)
 SMOKE_TIMEOUT_SECONDS = 300
 _TOLD_CHARACTERS = 2000
 _TOLD_LINES = 12
@@ -145,6 +151,50 @@ def same_draws(first: Draws, second: Draws) -> list[str]:
         " give it a new seed in `warmup.reseed`"
         for name, _ in sorted(first & second)
     ]
+
+
+def same_in_forks(sandbox: Sandbox) -> list[str]:
+    """What is wrong with numbers that are drawn in two forks of the sandbox's warm interpreter,
+    which stand in for copies of a machine. Raises `VerifyError`."""
+    answer = _answer(_run(sandbox, _FORKS, "random numbers", SMOKE_TIMEOUT_SECONDS), list)
+    if isinstance(answer, str):
+        raise VerifyError(f"the forks of the warm interpreter cannot draw random numbers: {answer}")
+    if not answer:
+        return [NOT_WARMED]
+    first, second = (frozenset((str(name), str(value)) for name, value in one) for one in answer)
+    return same_draws(first, second)
+
+
+# Of the interpreter's threads a fork has none: it draws, and ends at once, or is killed.
+_FORKS = """
+import io, json, os, select, signal, sys, warnings
+
+def drawn(module):
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        fork = os.fork()
+    if fork == 0:
+        try:
+            sys.stdout = sys.stderr = io.StringIO()
+            module.reseed(os.path.dirname(module.__file__))
+            os.write(writing, json.dumps(module.draws()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    said = b""
+    try:
+        while select.select([reading], [], [], 60)[0] and (part := os.read(reading, 65536)):
+            said += part
+    finally:
+        os.close(reading)
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+    return json.loads(said)
+
+module = sys.modules.get("_template_reseed")
+print(json.dumps([drawn(module), drawn(module)] if module else []))
+"""
 
 
 def inventory(sandbox: Sandbox) -> dict[str, str]:

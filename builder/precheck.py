@@ -19,7 +19,14 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from builder import breakage, machine_sandbox
-from builder.checks import CheckResult, Sandbox, first_use_seconds, inventory, run_checks
+from builder.checks import (
+    CheckResult,
+    Sandbox,
+    first_use_seconds,
+    inventory,
+    run_checks,
+    same_in_forks,
+)
 from builder.documents import parse_json
 from builder.errors import PrecheckError, VerifyError
 from builder.events import Event, Reporter
@@ -317,6 +324,9 @@ def _check(
     log: Log,
 ) -> Sequence[CheckResult]:
     results, failures = run_checks(sandbox, variant, packages, step)
+    if variant.level == "memory" and isinstance(sandbox, machine_sandbox.ServiceSandbox):
+        step("drawing random numbers in two forks of the warm interpreter")
+        failures += same_in_forks(sandbox)
     if not failures:
         return results
     for failure in failures:

@@ -15,6 +15,7 @@ from packaging.version import Version
 
 from builder.build import Built
 from builder.checks import (
+    NOT_WARMED,
     CheckResult,
     Draws,
     Sandbox,
@@ -36,10 +37,6 @@ _UNCHECKED = "nothing was checked: the spec has no Python packages and no [[veri
 _NOT_COMPARED = (
     "the random numbers of two sandboxes were not compared: the build is of a version that gave"
     " sandboxes no seeds of their own; build it anew"
-)
-_NOT_WARMED = (
-    "the random numbers of two sandboxes cannot be compared: the interpreter that runs code was"
-    " not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts first?"
 )
 _NO_COPY = (
     "the random numbers of two sandboxes cannot be compared: there is no second copy of the warm"
@@ -220,7 +217,7 @@ def _same_draws(
     """What is wrong with the numbers that were drawn in a copy of the warm interpreter, beside
     those of another copy."""
     if drawn is None:
-        return [_NOT_WARMED] if promises.reseeds else []
+        return [NOT_WARMED] if promises.reseeds else []
     if not drawn:
         return []
     step("drawing random numbers in another copy")

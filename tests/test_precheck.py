@@ -266,3 +266,22 @@ def test_build_pre_checks_where_it_is_told_to(made: Callable[..., Path], command
         "not pre-checked with Docker: this target does not build from the Dockerfile;"
         " --precheck always does it anyway\n" in found.stderr
     )
+
+
+def test_generators_that_stay_the_same(made: Callable[..., Path], command: Command) -> None:
+    """A generator that would draw the same numbers in every sandbox fails the pre-check, by its
+    name, and one that is seeded with a constant at import does not."""
+    project = made(
+        '[warmup]\nlevel = "memory"\nimports = ["seeded"]\n'
+        'reseed = "import seeded; seeded.again.seed(1)"\n'
+        '[[files]]\nsource = "seeded.py"\ntarget = "/usr/local/lib/python3.13/site-packages/seeded.py"\n',
+        base=SERVICE,
+    )
+    text = "import random\nonce, again = random.Random(1), random.Random(1)\n"
+    (project / "variants" / "seeded.py").write_text(text)
+    said = failed(command("precheck", cwd=project), errors.VerifyError)
+    assert said.splitlines()[1:2] == [
+        "  the random number generator `seeded.again` draws the same numbers in every sandbox: give"
+        " it a new seed in `warmup.reseed`"
+    ]
+    assert "seeded.once" not in said
