@@ -76,10 +76,11 @@ class DisplayPublisher(ZMQDisplayPublisher):
             super()._flush_streams()  # type: ignore[no-untyped-call]
 
 
-# Libraries ask for the name of the class to find out whether they run in Jupyter.
+# Libraries ask for the name of the class and of its module to find out whether they run in Jupyter.
 class ZMQInteractiveShell(JupyterShell):
     """Runs code so that its ends and errors are those of a Python program."""
 
+    __module__ = JupyterShell.__module__
     displayhook_class = Type(DisplayHook)
     display_pub_class = Type(DisplayPublisher)
 
