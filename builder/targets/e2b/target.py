@@ -81,8 +81,8 @@ class E2BTarget:
         wanted = None if revoked_because(recorded) else recorded.get("build_id")
         tags = self._cloud.tags(name)
         if tags is None:
-            gone = Drift(text=f"the template `{name}` is gone from {self.name}", usable=False)
-            return Look(present=False, drift=gone if wanted else None)
+            gone = f"the template `{name}` is gone from {self.name}"
+            return Look(present=False, drift=Drift(text=gone, usable=False) if wanted else None)
         builds = [one for one in entry.get("builds", {}).values() if not revoked_because(one)]
         same = {one.get("build_id") for one in builds if one.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
