@@ -46,7 +46,7 @@ OWNERS = {
         "shared_registry.py",
         *(f"targets/e2b/{name}.py" for name in ("cloud", "failures", "session")),
     },
-    "tomli_w": {"render.py", "uv_settings.py"},
+    "tomli_w": {"template_toml.py", "uv_settings.py"},
     "tree_sitter": {"spec/positions.py"},
     "uv": {"uv_tool.py"},
 }

@@ -147,9 +147,8 @@ class E2BTarget:
         )
         return building.make()
 
-    def changes(self, ref: str) -> tuple[str, ...]:
+    def changes(self, _ref: str) -> tuple[str, ...]:
         """None: nobody can write to a snapshot."""
-        del ref
         return ()
 
     def open(
@@ -347,10 +346,8 @@ class E2BTarget:
         self._journal.remove(name)
 
     def _usable(self, name: str, build_id: str | None) -> bool:
-        if build_id is None:
-            return False
-        template_id = self._cloud.template_id(name)
-        if template_id is None:
+        template_id = self._cloud.template_id(name) if build_id else None
+        if build_id is None or template_id is None:
             return False
         try:
             return self._cloud.state(template_id, build_id, 0).status == "ready"
