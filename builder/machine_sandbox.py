@@ -40,6 +40,10 @@ class Machine(Protocol):
         and what was said last."""
         ...
 
+    def logs(self) -> str:
+        """The last lines that its CMD wrote."""
+        ...
+
 
 # Runs in the machine, so that no port of it has to be reached from here. E2B's service answers
 # with a line of JSON an event.

@@ -285,7 +285,8 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
             return seconds
         if state == "unhealthy" or time.perf_counter() > deadline:
             raise PrecheckError(
-                f"the health check of `{variant.name}` never turned healthy; it says: {said}",
+                f"the health check of `{variant.name}` never turned healthy; it says: {said}\n"
+                f"the service says: {machine.logs() or 'nothing'}",
                 hint="correct `service.ready-url`, or what `service.command` starts",
             )
         time.sleep(_POLL_SECONDS)

@@ -64,6 +64,9 @@ class Here:
     def state(self) -> tuple[str, str]:
         return "running", ""
 
+    def logs(self) -> str:
+        return ""
+
 
 @pytest.fixture
 def machine(tmp_path: Path) -> Here:

@@ -176,7 +176,10 @@ def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -
             ["sh", "-c", "echo no service here; exit 3"],
             "the service of `light` ended before it was ready: exit code 3\nno service here",
         ),
-        (["sleep", "1000"], "the health check of `light` never turned healthy; it says: "),
+        (
+            ["sh", "-c", "echo no port is open; exec sleep 1000"],
+            "[Errno 111] Connection refused>\nthe service says: no port is open\n\nhint: ",
+        ),
     ],
 )
 def test_service_that_does_not_come_up(
