@@ -277,8 +277,8 @@ def test_fallback_is_rendered_without_backend(fallen: Locked) -> None:
     """After a fallback no install line of the Dockerfile names the backend."""
     folder = "/opt/template/requirements"
     assert installs(fallen.rendered("child")) == [
-        f"--no-deps --require-hashes --requirement {folder}/_torch.txt",
-        f"--no-deps --require-hashes --requirement {folder}/child.txt",
+        f"--requirement {folder}/_torch.txt",
+        f"--requirement {folder}/child.txt",
     ]
 
 
