@@ -15,6 +15,7 @@ from builder.events import Event, silent
 from builder.pipeline import Outcome
 from builder.plan import Plan
 from builder.project import Project
+from builder.runtime import CodeExecutionPrimitive
 from builder.targets.adapters import choose, connect
 from tests.e2b_server import Server
 
@@ -34,6 +35,7 @@ FILES = {
     "three": 'schema = 1\nname = "three"\nextends = "_base"\n[python]\npackages = ["pluggy"]\n',
     "four": 'schema = 1\nname = "four"\nextends = "_base"\n[python]\npackages = ["iniconfig"]\n',
 }
+Opened = Callable[..., CodeExecutionPrimitive]
 NAMES = ("four", "one", "three", "two")
 
 
@@ -185,3 +187,34 @@ def cloud(lead: Callable[[Server], Server]) -> Iterator[Server]:
     with Server() as server:
         yield lead(server)
         assert server.problems == []
+
+
+@pytest.fixture
+def ready(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+    """A server with the template `one`, resolved by the project's registry."""
+    place.build("one")
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+    cloud.front.requests.clear()
+    cloud.created = 0
+    return cloud
+
+
+@pytest.fixture(params=["local", "e2b"])
+def target(request: pytest.FixtureRequest) -> str:
+    found: str = request.param
+    return found
+
+
+@pytest.fixture
+def open_one(
+    target: str, place: Place, cloud: Server, local_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Opened]:
+    """A primitive of the template `one`, built on the target; at the end nothing of it is left."""
+    assert place.build("one", target=target)["one"].action in ("built", "reused")
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+
+    def make(**options: Any) -> CodeExecutionPrimitive:
+        return CodeExecutionPrimitive(template_id="one", target=target, **options)
+
+    yield make
+    assert cloud.running == {}

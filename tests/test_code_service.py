@@ -10,7 +10,6 @@ from typing import Any
 import pytest
 
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
-from tests.clouds import Place
 from tests.e2b_server import Server
 from tests.e2b_server.faults import Fault
 
@@ -44,16 +43,6 @@ ENDLESS = {
     "swallowed once": SWALLOWED_ONCE,
     "late output": LATE,
 }
-
-
-@pytest.fixture
-def ready(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server with the template `one`, resolved by the project's registry."""
-    place.build("one")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-    cloud.front.requests.clear()
-    cloud.created = 0
-    return cloud
 
 
 def executed(*codes: str, **options: Any) -> list[CodeOutput]:

@@ -18,10 +18,9 @@ from tests.conftest import ROOT
 from tests.e2b_server import Fault, Server
 from tests.e2b_server.envd import Machine
 from tests.test_local_files import grown
-from tests.test_runtime_faults import one, ready
+from tests.test_runtime_faults import one
 from tests.test_runtime_files import within
 
-__all__ = ["ready"]
 pytestmark = pytest.mark.network
 LISTING = "POST /filesystem.Filesystem/ListDir"
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 
-from tests.clouds import Place
 from tests.e2b_server import Server
 
 MIB = 1 << 20
@@ -34,14 +33,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture
-def ready(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server with the template `one`, resolved by the project's registry."""
-    place.build("one")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-    return cloud
 
 
 def application(code: str, *, timeout: float = 300) -> tuple[int, dict[str, Any], Any]:

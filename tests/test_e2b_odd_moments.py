@@ -174,7 +174,7 @@ def test_account_with_room_for_one_sandbox(place: Place, lead: Callable[[Server]
     with Server(teams=[Team(key="e2b_" + "2" * 40, sandboxes_at_a_time=1)]) as server:
         lead(server)
         assert place.build("one")["one"].action == "built"
-        assert server.created == 2
+        assert server.created == 3
         assert server.running == {}
 
 

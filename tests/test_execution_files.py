@@ -9,9 +9,9 @@ import pytest
 
 from builder.errors import SandboxFileError
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
-from tests.test_runtime_files import Opened, open_one, target, within
+from tests.clouds import Opened
+from tests.test_runtime_files import within
 
-__all__ = ["open_one", "target"]
 pytestmark = pytest.mark.network
 
 

@@ -14,10 +14,10 @@ import pytest
 
 from builder.runtime.pool import Pool
 from builder.targets.local import launch
+from tests.clouds import Opened
 from tests.e2b_server import Server
-from tests.test_runtime import Opened, full, open_one, target
+from tests.test_runtime import full
 
-__all__ = ["open_one", "target"]
 pytestmark = pytest.mark.network
 
 

@@ -7,7 +7,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -21,34 +20,12 @@ from builder.errors import (
 )
 from builder.runtime import CodeExecutionPrimitive, CodeOutput, E2BPrimitive
 from builder.runtime.pool import Pool
-from tests.clouds import Place
+from tests.clouds import Opened, Place
 from tests.conftest import ROOT
 from tests.e2b_server import Server
 from tests.test_e2b_odd_moments import revoke
 
 pytestmark = pytest.mark.network
-Opened = Callable[..., CodeExecutionPrimitive]
-
-
-@pytest.fixture(params=["local", "e2b"])
-def target(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
-
-
-@pytest.fixture
-def open_one(
-    target: str, place: Place, cloud: Server, local_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Opened]:
-    """A primitive of the template `one`, built on the target; at the end nothing of it is left."""
-    assert place.build("one", target=target)["one"].action in ("built", "reused")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-
-    def make(**options: Any) -> CodeExecutionPrimitive:
-        return CodeExecutionPrimitive(template_id="one", target=target, **options)
-
-    yield make
-    assert cloud.running == {}
 
 
 def ran(primitive: CodeExecutionPrimitive, *codes: str, **options: Any) -> list[CodeOutput]:

@@ -11,19 +11,8 @@ import pytest
 
 from builder.errors import NetworkError, SandboxError, TargetUnavailableError
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
-from tests.clouds import Place
 from tests.e2b_server import Fault, Server
 from tests.e2b_server.state import Team
-
-
-@pytest.fixture
-def ready(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server with the template `one`, resolved by the project's registry."""
-    place.build("one")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-    cloud.front.requests.clear()
-    cloud.created = 0
-    return cloud
 
 
 def one(**options: Any) -> CodeExecutionPrimitive:

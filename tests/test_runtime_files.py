@@ -6,7 +6,7 @@ import asyncio
 import io
 import os
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,33 +14,10 @@ import pytest
 
 from builder.errors import NoSandboxFileError, SandboxFileError
 from builder.runtime import CodeExecutionPrimitive, FileEntry
-from tests.clouds import Place
-from tests.e2b_server import Server
+from tests.clouds import Opened
 
 pytestmark = pytest.mark.network
 _T = TypeVar("_T")
-Opened = Callable[..., CodeExecutionPrimitive]
-
-
-@pytest.fixture(params=["local", "e2b"])
-def target(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
-
-
-@pytest.fixture
-def open_one(
-    target: str, place: Place, cloud: Server, local_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> Iterator[Opened]:
-    """A primitive of the template `one`, built on the target; at the end nothing of it is left."""
-    assert place.build("one", target=target)["one"].action in ("built", "reused")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-
-    def make(**options: Any) -> CodeExecutionPrimitive:
-        return CodeExecutionPrimitive(template_id="one", target=target, **options)
-
-    yield make
-    assert cloud.running == {}
 
 
 def within(

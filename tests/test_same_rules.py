@@ -9,7 +9,7 @@ import pytest
 
 from builder.execution import Result
 from builder.runtime import CodeOutput
-from tests.test_runtime import Opened, open_one, target  # noqa: F401 - fixtures
+from tests.clouds import Opened
 
 pytestmark = pytest.mark.network
 VALUES = {
@@ -169,7 +169,7 @@ def facts(found: CodeOutput, expected: dict[str, Any]) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("group", GROUPS)
-def test_same_rules(open_one: Opened, group: str) -> None:  # noqa: F811
+def test_same_rules(open_one: Opened, group: str) -> None:
     """Each input gives the same on both targets: output, error, results, what was left out, and
     what became of the session."""
 
@@ -182,7 +182,7 @@ def test_same_rules(open_one: Opened, group: str) -> None:  # noqa: F811
 
 
 @pytest.mark.parametrize("language", ["ruby", "", "python 3"])
-def test_language_that_is_not_there(open_one: Opened, language: str) -> None:  # noqa: F811
+def test_language_that_is_not_there(open_one: Opened, language: str) -> None:
     """A language that a target does not run is refused by its name, and the session goes on."""
 
     async def run() -> CodeOutput:
