@@ -166,11 +166,11 @@ def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) 
         sandbox,
         "import os, site, sys, sysconfig\n"
         "print(sys.prefix, sys.exec_prefix, os.environ['VIRTUAL_ENV'], sep='\\n')\n"
-        "print(sys.executable, sysconfig.get_path('purelib'), *site.getsitepackages(), sep='\\n')",
+        "print(sys.executable, sysconfig.get_path('purelib'), sep='\\n')",
     )
     (packages,) = venv.glob("lib/*/site-packages")
     assert told.splitlines() == [
-        *[str(venv)] * 3, str(venv / "bin" / "python"), *[str(packages)] * 2,
+        *[str(venv)] * 3, str(venv / "bin" / "python"), str(packages),
     ]  # fmt: skip
     for method in ("spawn", "forkserver"):
         code = (

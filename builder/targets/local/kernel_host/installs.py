@@ -26,7 +26,8 @@ _LINES = 5
 def enter(venv: str) -> None:
     """Have this interpreter, which was started in the environment, be that of a virtual environment
     over it, as if it had been started there."""
-    shared = site.getsitepackages()[0]
+    # Debian names folders that are not there, before those that are.
+    shared = next(folder for folder in site.getsitepackages() if folder in sys.path)
     own = venv + shared.removeprefix(sys.prefix)
     sys.prefix = sys.exec_prefix = venv
     sys.executable = f"{venv}/bin/python"
