@@ -84,11 +84,11 @@ def attempt(name, names):
     statement, works, failure = "import " + name, [], None
     try:
         module = importlib.import_module(name)
-        for one in names_on_demand(module) if names is None else names:
-            statement = "from {} import {}".format(name, one)
+        for attribute in names_on_demand(module) if names is None else names:
+            statement = "from {} import {}".format(name, attribute)
             try:
-                getattr(module, one)
-                works.append(one)
+                getattr(module, attribute)
+                works.append(attribute)
             except AttributeError:
                 pass
             except Exception as error:
@@ -98,8 +98,9 @@ def attempt(name, names):
     return {"failure": failure, "names": works}
 
 def failed(statement, error):
-    said = (str(error).strip().splitlines() or [""])[0]
-    return "`{}` fails: {}".format(statement, ": ".join(filter(None, [type(error).__name__, said])))
+    reason = (str(error).strip().splitlines() or [""])[0]
+    words = filter(None, [type(error).__name__, reason])
+    return "`{}` fails: {}".format(statement, ": ".join(words))
 
 def attempt_in_order(tasks):
     nowhere = os.open(os.devnull, os.O_RDWR)
@@ -121,20 +122,22 @@ def attempted(tasks):
             os._exit(0)
     status = os.waitpid(child, 0)[1]
     with open(answers) as file:
-        found = [json.loads(line) for line in file if line.endswith("\\n")]
-    if len(found) == len(tasks):
-        return found
+        answered = [json.loads(line) for line in file if line.endswith("\\n")]
+    if len(answered) == len(tasks):
+        return answered
     how = "ends the interpreter"
     if os.WIFSIGNALED(status):
         how += " with signal {}".format(os.WTERMSIG(status))
         if os.WTERMSIG(status) == signal.SIGALRM:
             how = "does not end within {} seconds".format(limit)
-    failure = "`import {}` {}".format(tasks[len(found)][1], how)
-    return found + [{"failure": failure, "names": None}]
+    failure = "`import {}` {}".format(tasks[len(answered)][1], how)
+    return answered + [{"failure": failure, "names": None}]
 
 if wanted is None:
-    known = {one.metadata["Name"] for one in importlib.metadata.distributions()}
-    tasks = [(one, name, None) for one in sorted(filter(None, known)) for name in modules_of(one)]
+    known = {item.metadata["Name"] for item in importlib.metadata.distributions()}
+    distributions = sorted(filter(None, known))
+    tasks = [(distribution, name, None)
+             for distribution in distributions for name in modules_of(distribution)]
 else:
     tasks = wanted
 results = []
@@ -171,8 +174,8 @@ def look_into(machine: Machine) -> Base:
 def kept(folder: Path, image: str) -> Base | None:
     """What was found in the same image before, if it was looked into."""
     try:
-        found = parse_json(_place(folder, image).read_text(encoding="utf-8"))
-        return Base(**{**found, "conflicts": tuple(found["conflicts"])})
+        content = parse_json(_place(folder, image).read_text(encoding="utf-8"))
+        return Base(**{**content, "conflicts": tuple(content["conflicts"])})
     except (OSError, ValueError, KeyError, TypeError):
         return None
 
@@ -193,7 +196,7 @@ def what_broke(machine: Machine, base: Base) -> tuple[Broken, ...]:
 
     Raises `PrecheckError`.
     """
-    found = [
+    failures = [
         Broken(name=canonicalize_name(line.split()[0]), text=line)
         for line in _conflicts(machine)
         if line not in base.conflicts
@@ -203,30 +206,30 @@ def what_broke(machine: Machine, base: Base) -> tuple[Broken, ...]:
         for name, modules in base.imports.items()
         for module, names in modules.items()
     ]
-    found += [
+    failures += [
         Broken(name=canonicalize_name(name), text=f"{name}: {answer['failure']}")
         for name, _, _, answer in _imports(machine, wanted)
         if answer["failure"]
     ]
-    return tuple(sorted(found, key=lambda broken: (broken.name, broken.text)))
+    return tuple(sorted(failures, key=lambda broken: (broken.name, broken.text)))
 
 
 def refuse(broken: Sequence[Broken], variant: Variant) -> None:
     """Raises `PrecheckError` unless the spec accepts all that is broken."""
-    refused = [one for one in broken if one.name not in _accepted(variant)]
+    refused = [entry for entry in broken if entry.name not in _accepted(variant)]
     if not refused:
         return
-    line = f"accept-broken = {json.dumps(sorted({one.name for one in broken}))}"
+    line = f"accept-broken = {json.dumps(sorted({entry.name for entry in broken}))}"
     raise PrecheckError(
         f"installing the packages of `{variant.name}` broke what the base image holds:\n"
-        + "\n".join(f"  {one.text}" for one in refused),
+        + "\n".join(f"  {entry.text}" for entry in refused),
         hint=f"ask for versions that both can use, or accept it by name: [python] {line}",
     )
 
 
 def accepted_in_vain(broken: Sequence[Broken], variant: Variant) -> list[str]:
     """A line for each distribution that the spec accepts as broken, and that works."""
-    works = _accepted(variant) - {one.name for one in broken}
+    works = _accepted(variant) - {entry.name for entry in broken}
     return [f"`{name}` works: take it out of `python.accept-broken`" for name in sorted(works)]
 
 
@@ -262,4 +265,4 @@ def _imports(
     code, out, err = machine.run(words, user="root", timeout=_TIMEOUT_SECONDS)
     if code:
         raise PrecheckError(f"what the image holds cannot be imported: {err.strip() or code}")
-    return [tuple(one) for one in parse_json(out)]
+    return [tuple(row) for row in parse_json(out)]

@@ -116,13 +116,12 @@ def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, flo
         "    seconds[name] = round(time.perf_counter() - start, 6)\n"
         "print(json.dumps(seconds))\n"
     )
-    answer = _answer(_run(sandbox, code, "warm-up", SMOKE_TIMEOUT_SECONDS), dict)
-    if isinstance(answer, str):
-        raise VerifyError(
-            f"the warm-up imports {', '.join(imports)} fail in a sandbox: {answer}",
-            hint="correct `warmup.imports`, or add the package that is missing",
-        )
-    return answer
+    return _required(
+        _run(sandbox, code, "warm-up", SMOKE_TIMEOUT_SECONDS),
+        dict,
+        failed=f"the warm-up imports {', '.join(imports)} fail in a sandbox",
+        hint="correct `warmup.imports`, or add the package that is missing",
+    )
 
 
 def draws(sandbox: Sandbox) -> Draws | None:
@@ -134,9 +133,8 @@ def draws(sandbox: Sandbox) -> Draws | None:
         "module = sys.modules.get('_template_reseed')\n"
         "print(json.dumps({'draws': module.draws()} if module else {}))\n"
     )
-    answer = _answer(_run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS), dict)
-    if isinstance(answer, str):
-        raise VerifyError(f"the sandbox cannot draw random numbers: {answer}")
+    execution = _run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS)
+    answer = _required(execution, dict, failed="the sandbox cannot draw random numbers")
     if "draws" not in answer:
         return None
     if not answer["draws"]:
@@ -156,12 +154,14 @@ def same_draws(first: Draws, second: Draws) -> list[str]:
 def same_in_forks(sandbox: Sandbox) -> list[str]:
     """What is wrong with numbers that are drawn in two forks of the sandbox's warm interpreter,
     which stand in for copies of a machine. Raises `VerifyError`."""
-    answer = _answer(_run(sandbox, _FORKS, "random numbers", SMOKE_TIMEOUT_SECONDS), list)
-    if isinstance(answer, str):
-        raise VerifyError(f"the forks of the warm interpreter cannot draw random numbers: {answer}")
+    execution = _run(sandbox, _FORKS, "random numbers", SMOKE_TIMEOUT_SECONDS)
+    failed = "the forks of the warm interpreter cannot draw random numbers"
+    answer = _required(execution, list, failed=failed)
     if not answer:
         return [NOT_WARMED]
-    first, second = (frozenset((str(name), str(value)) for name, value in one) for one in answer)
+    first, second = (
+        frozenset((str(name), str(value)) for name, value in numbers) for numbers in answer
+    )
     return same_draws(first, second)
 
 
@@ -182,15 +182,15 @@ def drawn(module):
         finally:
             os._exit(0)
     os.close(writing)
-    said = b""
+    received = b""
     try:
         while select.select([reading], [], [], 60)[0] and (part := os.read(reading, 65536)):
-            said += part
+            received += part
     finally:
         os.close(reading)
         os.kill(fork, signal.SIGKILL)
         os.waitpid(fork, 0)
-    return json.loads(said)
+    return json.loads(received)
 
 module = sys.modules.get("_template_reseed")
 print(json.dumps([drawn(module), drawn(module)] if module else []))
@@ -208,9 +208,8 @@ def inventory(sandbox: Sandbox) -> dict[str, str]:
         "    if name: found.setdefault(name, one.version)\n"
         "print(json.dumps(found))\n"
     )
-    answer = _answer(_run(sandbox, code, "inventory", SMOKE_TIMEOUT_SECONDS), dict)
-    if isinstance(answer, str):
-        raise VerifyError(f"the sandbox cannot list its packages: {answer}")
+    execution = _run(sandbox, code, "inventory", SMOKE_TIMEOUT_SECONDS)
+    answer = _required(execution, dict, failed="the sandbox cannot list its packages")
     return dict(sorted(answer.items()))
 
 
@@ -293,6 +292,16 @@ def _answer(found: Execution | str, kind: type[_T]) -> _T | str:
         if isinstance(answer, kind):
             return answer
     return f"its answer cannot be read: {_cut(found.stdout)!r}"
+
+
+def _required(
+    execution: Execution | str, kind: type[_T], *, failed: str, hint: str | None = None
+) -> _T:
+    """The same; `VerifyError` begins with `failed` where there is none."""
+    answer = _answer(execution, kind)
+    if isinstance(answer, str):
+        raise VerifyError(f"{failed}: {answer}", hint=hint)
+    return answer
 
 
 def _cut(text: str) -> str:

@@ -225,8 +225,8 @@ def precheck(
 
 def _key(rendered: Rendered, engine: Engine, settings: PrecheckSettings) -> str:
     accepted = rendered.variant.accept_broken
-    told = f"{rendered.digest}\0{engine.identity}\0{settings!r}\0{accepted!r}"
-    return hashlib.sha256(told.encode()).hexdigest()
+    inputs = f"{rendered.digest}\0{engine.identity}\0{settings!r}\0{accepted!r}"
+    return hashlib.sha256(inputs.encode()).hexdigest()
 
 
 def _tag(variant: Variant, level: str) -> str:

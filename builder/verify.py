@@ -230,13 +230,13 @@ def _warnings(results: Sequence[CheckResult], drawn: Draws | None) -> tuple[str,
     return unchecked if drawn is not None else (*unchecked, _NOT_COMPARED)
 
 
-def _wrong_versions(found: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:
+def _wrong_versions(installed: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:
     """The locked distributions that are there in another version, in words."""
     return [
-        f"`{name}` is there in version {found[name]}, and not in {versions}"
+        f"`{name}` is there in version {installed[name]}, and not in {versions}"
         for name, versions in locked.items()
         # There are several where a lock has another one for older Pythons.
-        if name in found and Version(found[name]) not in map(Version, versions.split(" | "))
+        if name in installed and Version(installed[name]) not in map(Version, versions.split(" | "))
     ]
 
 

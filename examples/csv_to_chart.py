@@ -43,8 +43,8 @@ async def analyse(executor: CodeExecutionPrimitive, data: Path, folder: Path) ->
         copies.append(folder / file.name)
         await executor.files.download(file.path, copies[-1])
         is_text = file.mime_type.startswith("text/")
-        said = f"{len(copies[-1].read_text().splitlines())} lines" if is_text else "a picture"
-        print(f"{file.path}  {file.mime_type:<9}  {said}")
+        shown = f"{len(copies[-1].read_text().splitlines())} lines" if is_text else "a picture"
+        print(f"{file.path}  {file.mime_type:<9}  {shown}")
     return copies
 
 

@@ -201,8 +201,8 @@ def ready(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Serve
 
 @pytest.fixture(params=["local", "e2b"])
 def target(request: pytest.FixtureRequest) -> str:
-    found: str = request.param
-    return found
+    name: str = request.param
+    return name
 
 
 @pytest.fixture

@@ -97,7 +97,7 @@ def test_what_could_be_imported_before(
     assert breakage.what_broke(machine, base) == ()
     (machine.folder / "idna" / "__init__.py").write_text("new = True\n")
     broken = breakage.what_broke(machine, base)
-    assert [one.text for one in broken] == [
+    assert [entry.text for entry in broken] == [
         "crashes: `import crashes` ends the interpreter with signal 11",
         "hangs: `import hangs` does not end within 2 seconds",
         "needs-old: `import needs_old` fails: ImportError: idna 2 is needed",

@@ -37,9 +37,9 @@ def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterat
 
 
 def printed(sandbox: KernelSandbox, code: str) -> str:
-    found = sandbox.run(code, timeout=60)
-    assert (found.error, found.stderr) == (None, "")
-    return found.stdout
+    execution = sandbox.run(code, timeout=60)
+    assert (execution.error, execution.stderr) == (None, "")
+    return execution.stdout
 
 
 def test_arguments_are_those_of_nobody(sandbox: KernelSandbox) -> None:
@@ -69,9 +69,9 @@ def test_nothing_of_the_host_is_in_sight(sandbox: KernelSandbox) -> None:
         "print(run('-m', 'site').stdout)\n"
         "print(run('-m', 'builder').stderr)\n"
     )
-    said = printed(sandbox, code)
-    assert HOST not in said
-    assert "No module named builder" in said
+    printout = printed(sandbox, code)
+    assert HOST not in printout
+    assert "No module named builder" in printout
     missing = sandbox.run("import builder", timeout=60)
     assert missing.error == "ModuleNotFoundError: No module named 'builder'"
 
@@ -147,9 +147,9 @@ def test_code_that_ends_itself_badly_is_an_error(
     """An exit status other than 0, and a message, are errors; they keep the session, too, even from
     a task of its own, and nothing is written to standard error."""
     sandbox.run("x = 1; import asyncio, sys\nasync def failing(): sys.exit(3)", timeout=60)
-    found = sandbox.run(end, timeout=60)
-    assert (found.error, found.stderr) == (error, "")
-    assert end in found.traceback
+    execution = sandbox.run(end, timeout=60)
+    assert (execution.error, execution.stderr) == (error, "")
+    assert end in execution.traceback
     assert printed(sandbox, "print(x)") == "1\n"
 
 
@@ -171,8 +171,8 @@ def test_forked_child_ends_with_its_code(sandbox: KernelSandbox) -> None:
     assert printed(sandbox, "print('one')") == "one\n"
 
 
-def told(found: Execution) -> tuple[str | None, bool]:
-    return found.error, found.lost
+def told(execution: Execution) -> tuple[str | None, bool]:
+    return execution.error, execution.lost
 
 
 def test_debugger_and_input_do_not_wait(sandbox: KernelSandbox) -> None:

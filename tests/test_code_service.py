@@ -138,13 +138,13 @@ def test_interpreter_that_died_in_between(ready: Server) -> None:
     """An interpreter that has died when nothing ran is told by the next execution, which does not
     hang."""
     start = time.monotonic()
-    _, told, after = executed(
+    _, result, after = executed(
         "import os, threading; threading.Timer(0.3, os._exit, [0]).start()",
         "import time; time.sleep(5)",
         "print(1)",
         timeout=30,
     )
-    assert told["session_lost"]
+    assert result["session_lost"]
     assert after["output"] == "1\n"
     assert time.monotonic() - start < 60
 

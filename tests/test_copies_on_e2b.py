@@ -76,6 +76,6 @@ def test_build_of_an_earlier_version_is_verified_with_a_warning(
     done = command("verify", "one", "--target", "e2b", "--json", cwd=place.folder)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["one"]["warnings"] == [NOT_COMPARED]
-    told = [json.loads(line) for line in done.stderr.splitlines()]
-    assert [one["text"] for one in told if one["kind"] == "warning"] == [NOT_COMPARED]
+    events = [json.loads(line) for line in done.stderr.splitlines()]
+    assert [event["text"] for event in events if event["kind"] == "warning"] == [NOT_COMPARED]
     assert f"warning: {NOT_COMPARED}\n" in place.log("one")

@@ -115,9 +115,9 @@ def test_listing_that_fails_costs_no_result(
         ready.front.faults.append(Fault(LISTING, "status", code=500))
         names = []
         for name in "ab":
-            found = await executor.execute({"code": f"open('{name}', 'w'); print(1)"})
-            assert found["output"] == "1\n"
-            names.append([entry.path for entry in found["files"]])
+            result = await executor.execute({"code": f"open('{name}', 'w'); print(1)"})
+            assert result["output"] == "1\n"
+            names.append([entry.path for entry in result["files"]])
         return names
 
     assert within(one(), steps) == [[], ["a", "b"]]

@@ -43,9 +43,9 @@ def application(code: str, *, timeout: float = 300) -> tuple[int, dict[str, Any]
         capture_output=True,
         text=True,
     )
-    grown, found, results, last = json.loads(done.stdout)
+    grown, result, results, last = json.loads(done.stdout)
     assert last == "1\n"
-    return grown, found, results
+    return grown, result, results
 
 
 @pytest.mark.parametrize(
@@ -60,12 +60,12 @@ def application(code: str, *, timeout: float = 300) -> tuple[int, dict[str, Any]
 def test_printed(ready: Server, code: str) -> None:
     """However much is printed, the application keeps the beginning and the end of it, counts the
     rest, and takes 32 MiB more at most."""
-    grown, found, _ = application(code)
-    kept = found["output"] or "\n".join(found["logs"])
-    assert found["error"] is None
+    grown, result, _ = application(code)
+    kept = result["output"] or "\n".join(result["logs"])
+    assert result["error"] is None
     assert "characters left out" in kept
     assert len(kept) < 1200
-    assert found["left_out"] >= SIZE // 2 - 1000
+    assert result["left_out"] >= SIZE // 2 - 1000
     assert grown < 32 * MIB
 
 
@@ -73,27 +73,27 @@ def test_result(ready: Server) -> None:
     """Of a result of any size the application keeps the beginning and the end of its text, of
     everything else what it was."""
     code = f"from IPython.display import HTML, display\ndisplay(HTML('h' * {SIZE}))\n'r' * {SIZE}"
-    grown, found, results = application(code)
+    grown, result, results = application(code)
     shown, value = results
     assert shown == {"text/plain": "<IPython.core.display.HTML object>"}
     assert value["text/plain"].startswith("'rrr")
     assert value["text/plain"].endswith("rrr'")
-    assert found["left_out"] > 2 * SIZE - 2000
+    assert result["left_out"] > 2 * SIZE - 2000
     assert grown < 32 * MIB
 
 
 def test_error(ready: Server) -> None:
     """Of an error with a message of any size the application keeps the beginning and the end."""
-    grown, found, _ = application(f"raise ValueError('m' * {SIZE})")
-    assert found["error"].startswith("ValueError: mmm")
-    assert found["error"].endswith("mmm")
-    assert len(found["error"]) < 1200
+    grown, result, _ = application(f"raise ValueError('m' * {SIZE})")
+    assert result["error"].startswith("ValueError: mmm")
+    assert result["error"].endswith("mmm")
+    assert len(result["error"]) < 1200
     assert grown < 32 * MIB
 
 
 def test_output_without_an_end(ready: Server) -> None:
     """Code that prints until its time-out takes no more memory, and its session is kept."""
-    grown, found, _ = application("while True: print('x' * 1000)", timeout=3)
-    assert found["timed_out"]
-    assert not found["session_lost"]
+    grown, result, _ = application("while True: print('x' * 1000)", timeout=3)
+    assert result["timed_out"]
+    assert not result["session_lost"]
     assert grown < 32 * MIB

@@ -107,7 +107,7 @@ def test_caches_are_shared_by_root_and_user(prechecked: Callable[..., None], lev
     was there first, the other reads what is there and adds to it."""
     variants = (ROOT / "variants" / "_base.toml").read_text()
     env = variants[variants.index("[env]") : variants.index("[service]")]
-    told = (
+    script = (
         "print(as_root('a/root', 'one'), as_user('a/root', 'one'), as_user('a/root', 'two'))\n"
         "print(as_user('a/user', 'one'), as_root('a/user', 'one'), as_root('a/user', 'two'))\n"
         "print(as_user('a/user', 'two'), as_user('a/user', 'three'), sorted({os.stat(x).st_uid"
@@ -116,6 +116,6 @@ def test_caches_are_shared_by_root_and_user(prechecked: Callable[..., None], lev
     prechecked(
         '[python]\npackages = ["huggingface_hub"]\n'
         f'[warmup]\nlevel = "{level}"\nimports = ["huggingface_hub"]\n'
-        + check("one cache", HUB + told, "one one two\none one two\ntwo three [0, 1000]"),
+        + check("one cache", HUB + script, "one one two\none one two\ntwo three [0, 1000]"),
         env=env,
     )

@@ -15,9 +15,9 @@ from tests.test_runtime_files import within
 pytestmark = pytest.mark.network
 
 
-def made(found: CodeOutput) -> list[tuple[str, int, str]]:
-    assert found["success"], found["error"]
-    return [(entry.path, entry.size, entry.mime_type) for entry in found["files"]]
+def made(result: CodeOutput) -> list[tuple[str, int, str]]:
+    assert result["success"], result["error"]
+    return [(entry.path, entry.size, entry.mime_type) for entry in result["files"]]
 
 
 def test_files_are_there_before_the_code_runs(open_one: Opened, tmp_path: Path) -> None:
@@ -33,9 +33,9 @@ def test_files_are_there_before_the_code_runs(open_one: Opened, tmp_path: Path) 
             }
         )
 
-    found = within(open_one(), steps)
-    assert found["output"] == "bytes\ntext\nl\n"
-    assert made(found) == []
+    result = within(open_one(), steps)
+    assert result["output"] == "bytes\ntext\nl\n"
+    assert made(result) == []
 
 
 def test_result_names_what_the_code_has_made(open_one: Opened) -> None:
@@ -155,16 +155,16 @@ def test_name_that_is_no_text(open_one: Opened, target: str) -> None:
 
     async def steps(executor: CodeExecutionPrimitive) -> None:
         files = executor.files
-        found = await executor.execute({"code": "open(b'\\xff', 'w'); open('a', 'w'); print(1)"})
-        assert found["output"] == "1\n"
-        assert [entry.path for entry in found["files"]] == (["a"] if target == "local" else [])
+        result = await executor.execute({"code": "open(b'\\xff', 'w'); open('a', 'w'); print(1)"})
+        assert result["output"] == "1\n"
+        assert [entry.path for entry in result["files"]] == (["a"] if target == "local" else [])
         if target == "local":
             assert [entry.name for entry in await files.list()] == ["a"]
         else:
             with pytest.raises(SandboxFileError, match="UTF-8"):
                 await files.list()
-        found = await executor.execute({"code": "import os; os.remove(b'\\xff'); open('b', 'w')"})
-        assert [entry.path for entry in found["files"]][-1] == "b"
+        result = await executor.execute({"code": "import os; os.remove(b'\\xff'); open('b', 'w')"})
+        assert [entry.path for entry in result["files"]][-1] == "b"
 
     within(open_one(), steps)
 

@@ -40,7 +40,7 @@ def test_packages_larger_than_tmp(
         machine = engine.Machine(container, config_of(base).env)
         machine.env["SSL_CERT_FILE"] = "/etc/ssl/certs/ca-certificates.crt"
         machine.carry_out(program, context)
-        said = machine.bash(f"python3 -c '{_COMPILED}'", user="user", env={})
-        assert json.loads(said) == []
+        printout = machine.bash(f"python3 -c '{_COMPILED}'", user="user", env={})
+        assert json.loads(printout) == []
         left = machine.bash("ls /tmp /opt/template", user="root", env={}).split()
         assert left == ["/opt/template:", "requirements", "uv", "warmup.py", "/tmp:"]

@@ -78,8 +78,8 @@ def test_code_is_interrupted_at_once(sandbox: KernelSandbox, code: str) -> None:
     still there."""
     sandbox.run("x = 1", timeout=60)
     interrupts = Interrupts.of(sandbox)
-    found = sandbox.run(code, timeout=0.5)
-    assert (found.timed_out, found.lost, interrupts.sent) == (True, False, 1)
+    execution = sandbox.run(code, timeout=0.5)
+    assert (execution.timed_out, execution.lost, interrupts.sent) == (True, False, 1)
     assert printed(sandbox, "print(x)") == "1\n"
 
 
@@ -96,8 +96,8 @@ def test_code_is_interrupted_at_once(sandbox: KernelSandbox, code: str) -> None:
 def test_code_that_swallows_an_interrupt_has_another(sandbox: KernelSandbox, code: str) -> None:
     """Code that catches one interrupt and goes on is interrupted again, and keeps its session."""
     sandbox.run("x = 1", timeout=60)
-    found = sandbox.run(code, timeout=0.5)
-    assert (found.timed_out, found.lost, found.stdout) == (True, False, "again\n")
+    execution = sandbox.run(code, timeout=0.5)
+    assert (execution.timed_out, execution.lost, execution.stdout) == (True, False, "again\n")
     assert printed(sandbox, "print(x)") == "1\n"
 
 
@@ -118,8 +118,8 @@ def test_tasks_of_earlier_code_go_on(sandbox: KernelSandbox) -> None:
 def test_signal_of_the_code_is_its_own(sandbox: KernelSandbox) -> None:
     """SIGINT that code sends to itself is a KeyboardInterrupt, and its handler is called."""
     own = "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nprint('not this')"
-    found = sandbox.run(own, timeout=60)
-    assert (found.error, found.stdout) == ("KeyboardInterrupt: ", "")
+    execution = sandbox.run(own, timeout=60)
+    assert (execution.error, execution.stdout) == ("KeyboardInterrupt: ", "")
     handled = f"import signal; signal.signal(signal.SIGINT, lambda *_: print('handled'))\n{own}"
     assert printed(sandbox, handled) == "handled\nnot this\n"
 
@@ -156,8 +156,8 @@ def test_five_hundred_timeouts_lose_nothing(sandbox: KernelSandbox) -> None:
         "await asyncio.sleep(0.02); print('end')",
     ]
     for number in range(500):
-        found = sandbox.run(codes[number % len(codes)], timeout=0.02)
-        assert not found.lost, (number, found)
+        execution = sandbox.run(codes[number % len(codes)], timeout=0.02)
+        assert not execution.lost, (number, execution)
         if number % 25 == 24:
             assert printed(sandbox, "print(x)") == "1\n"
 
@@ -176,6 +176,6 @@ def test_busy_asynchronous_code_loses_nothing(sandbox: KernelSandbox, code: str)
     runs it, none loses the session."""
     sandbox.run(DEEP, timeout=60)
     for number in range(50):
-        found = sandbox.run(code, timeout=0.02 + number / 5000)
-        assert (found.timed_out, found.lost) == (True, False), (number, found)
+        execution = sandbox.run(code, timeout=0.02 + number / 5000)
+        assert (execution.timed_out, execution.lost) == (True, False), (number, execution)
     assert printed(sandbox, "print(x)") == "1\n"

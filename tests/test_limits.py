@@ -71,7 +71,7 @@ def opened(
     """How many sandboxes a program opens under a limit, what it says then, whether those that it
     has work, and what it writes to standard error; nothing of it is left."""
     words = ("bash", "-c", f'ulimit {limit} && exec "$@"', "bash")
-    found = subprocess.run(
+    done = subprocess.run(
         [*words, sys.executable, "-c", OPENING, str(count), str(pool)],
         capture_output=True,
         text=True,
@@ -84,10 +84,10 @@ def opened(
             "PYTHONPATH": str(ROOT),
         },
     )
-    assert found.returncode == 0, found.stderr
-    number, said, working = json.loads(found.stdout)
+    assert done.returncode == 0, done.stderr
+    number, message, working = json.loads(done.stdout)
     assert list(scratch.iterdir()) == []
-    return number, said, working, found.stderr
+    return number, message, working, done.stderr
 
 
 @pytest.mark.parametrize("pool", [0, 1])
@@ -95,10 +95,10 @@ def opened(
 def test_too_few_descriptors(built: Place, scratch: Path, limit: int, pool: int) -> None:
     """A program that has no descriptors for another sandbox is told so, and by how many they are
     limited; those that it has work on, and nothing is left."""
-    number, said, working, err = opened(built, scratch, f"-n {limit}", pool=pool)
+    number, message, working, err = opened(built, scratch, f"-n {limit}", pool=pool)
     assert number < 12
     assert working
-    assert said == (
+    assert message == (
         "there is no room for another sandbox: the limit of open files is reached (`ulimit -n`:"
         f" {limit})\n\nhint: raise it (`ulimit -n`, or what your container or service manager sets),"
         " or have fewer sandboxes open at once"
@@ -108,9 +108,9 @@ def test_too_few_descriptors(built: Place, scratch: Path, limit: int, pool: int)
 
 def test_too_little_memory(built: Place, scratch: Path) -> None:
     """A program that may not have the memory of another sandbox is told so."""
-    number, said, working, err = opened(built, scratch, "-v 700000", count=2)
+    number, message, working, err = opened(built, scratch, "-v 700000", count=2)
     assert (number, working) == (0, True)
-    assert said.startswith(
+    assert message.startswith(
         "there is no room for another sandbox: the limit of memory is reached (`ulimit -v`: 700000 KiB)"
     )
     assert "Error" not in err, err
@@ -120,7 +120,7 @@ def test_too_little_memory(built: Place, scratch: Path) -> None:
 def test_too_few_processes(built: Place, scratch: Path) -> None:
     """A program whose user may have no further processes is told so; root may have any number."""
     other = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
-    found = subprocess.run(
+    done = subprocess.run(
         [*other, "bash", "-c", 'ulimit -u 20 && exec "$@"', "bash", "/usr/bin/python3", "-c", ROOM],
         capture_output=True,
         text=True,
@@ -129,10 +129,10 @@ def test_too_few_processes(built: Place, scratch: Path) -> None:
         env={"PATH": "/usr/bin:/bin"},
         input=(ROOT / "builder" / "limits.py").read_text(),
     )
-    assert found.stdout == (
+    assert done.stdout == (
         "there is no room for another sandbox: the limit of processes and threads is reached"
         " (`ulimit -u`: 20)\n"
-    ), found.stderr
+    ), done.stderr
 
 
 # The project may be in a folder that the other user cannot read.

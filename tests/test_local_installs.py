@@ -57,13 +57,13 @@ def wheels(tmp_path: Path) -> Path:
     """A folder that pip can install from."""
     folder = tmp_path / "wheels"
     folder.mkdir()
-    for one in (
+    for archive in (
         wheel("toolz", "1.0", toolz="V = 1\n"),
         *(wheel(f"way_{n}", "1", **{f"way_{n}": f"V = {n}\n"}) for n in range(len(WAYS))),
         wheel("six", "9.0", six="__version__ = '9.0'\n"),
         wheel("needs-six", "1.0", requires=["six"], needs_six="import six\n"),
     ):
-        (folder / one.filename).write_bytes(one.content)
+        (folder / archive.filename).write_bytes(archive.content)
     return folder
 
 
@@ -92,9 +92,9 @@ def opening(request: pytest.FixtureRequest, local_cache: Path, wheels: Path) -> 
 
 
 def printed(sandbox: KernelSandbox, code: str) -> str:
-    found = sandbox.run(code, timeout=60)
-    assert found.error is None, found
-    return found.stdout
+    execution = sandbox.run(code, timeout=60)
+    assert execution.error is None, execution
+    return execution.stdout
 
 
 def files(folder: Path) -> dict[str, tuple[int, float]]:
@@ -125,13 +125,13 @@ def test_installed_in_one_sandbox_only(with_pip: Path, opening: Opening) -> None
     before = files(with_pip)
     first, second = opening(with_pip), opening(with_pip)
     for number, way in enumerate(WAYS):
-        found = first.run(f"import way_{number}", timeout=30)
-        assert found.error == f"ModuleNotFoundError: No module named 'way_{number}'"
+        execution = first.run(f"import way_{number}", timeout=30)
+        assert execution.error == f"ModuleNotFoundError: No module named 'way_{number}'"
         printed(first, way.format(f"way_{number}"))
         assert printed(first, f"import way_{number}; print(way_{number}.V)") == f"{number}\n"
     for other in (second, opening(with_pip)):
-        found = other.run("import way_0", timeout=30)
-        assert found.error == "ModuleNotFoundError: No module named 'way_0'"
+        execution = other.run("import way_0", timeout=30)
+        assert execution.error == "ModuleNotFoundError: No module named 'way_0'"
     assert files(with_pip) == before
 
 
@@ -152,8 +152,8 @@ def test_newer_version_wins_where_it_was_installed(with_pip: Path, opening: Open
     assert printed(opening(with_pip), version) == "1.16.0\n"
     printed(sandbox, "%pip uninstall -q -y six")
     assert printed(sandbox, version) == "1.16.0\n"
-    found = sandbox.run("%pip uninstall -y click", timeout=60)
-    assert "outside environment" in found.stdout
+    execution = sandbox.run("%pip uninstall -y click", timeout=60)
+    assert "outside environment" in execution.stdout
 
 
 def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) -> None:
@@ -162,14 +162,14 @@ def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) 
     sandbox = opening(with_pip)
     printed(sandbox, "%pip install -q toolz")
     venv = sandbox.home.parent / "venv"
-    told = printed(
+    printout = printed(
         sandbox,
         "import os, site, sys, sysconfig\n"
         "print(sys.prefix, sys.exec_prefix, os.environ['VIRTUAL_ENV'], sep='\\n')\n"
         "print(sys.executable, sysconfig.get_path('purelib'), sep='\\n')",
     )
     (packages,) = venv.glob("lib/*/site-packages")
-    assert told.splitlines() == [
+    assert printout.splitlines() == [
         *[str(venv)] * 3, str(venv / "bin" / "python"), str(packages),
     ]  # fmt: skip
     for method in ("spawn", "forkserver"):
@@ -194,19 +194,19 @@ def test_failed_install_is_an_error(with_pip: Path, opening: Opening) -> None:
         "!pip install absent 2>&1 | tail -1",
         "!cd / && pip3 install absent",
     ):
-        found = sandbox.run(command, timeout=60)
-        what = command.lstrip("%!").removeprefix("cd / && ")
-        assert found.error is not None
-        assert found.error.startswith(f"InstallError: `{what}` failed with exit status 1:\n")
-        assert found.error.endswith("ERROR: No matching distribution found for absent")
-        assert "installs.py" not in found.traceback
+        execution = sandbox.run(command, timeout=60)
+        shown = command.lstrip("%!").removeprefix("cd / && ")
+        assert execution.error is not None
+        assert execution.error.startswith(f"InstallError: `{shown}` failed with exit status 1:\n")
+        assert execution.error.endswith("ERROR: No matching distribution found for absent")
+        assert "installs.py" not in execution.traceback
         assert printed(sandbox, "print(_exit_code)") == "1\n"
 
 
 def test_command_that_did_what_was_asked_is_no_error(with_pip: Path, opening: Opening) -> None:
     """What has installed all that was asked for, or was not to install anything, is no error."""
     sandbox = opening(with_pip)
-    for command, said in (
+    for command, expected in (
         ("!pip install -q six | grep -v x", ""),
         ("!pip show absent", "WARNING: Package(s) not found: absent"),
         ("!pip install absent || true", "No matching distribution"),
@@ -214,7 +214,7 @@ def test_command_that_did_what_was_asked_is_no_error(with_pip: Path, opening: Op
         ("name = 'six'\n!pip install {name}", "already satisfied: six"),
         ("def f(name):\n    !pip install {name}\nf('six')", "already satisfied: six"),
     ):
-        assert said in printed(sandbox, command)
+        assert expected in printed(sandbox, command)
 
 
 def test_installer_that_the_template_lacks_is_named(without_pip: Path, opening: Opening) -> None:
@@ -222,9 +222,9 @@ def test_installer_that_the_template_lacks_is_named(without_pip: Path, opening: 
     sandbox = opening(without_pip)
     for module in ("pip", "uv"):
         for command in (f"%{module} install x", f"!python3 -m {module} install x"):
-            found = sandbox.run(command, timeout=60)
-            assert found.error is not None
-            assert found.error.endswith(
+            execution = sandbox.run(command, timeout=60)
+            assert execution.error is not None
+            assert execution.error.endswith(
                 f": No module named {module}\n"
                 f"this template does not have {module}: add it to `packages` in its spec"
             )
@@ -235,9 +235,9 @@ def test_installers_of_the_host_are_out_of_reach(without_pip: Path, opening: Ope
     to refuse what is outside of a virtual environment."""
     sandbox = opening(without_pip)
     for name in ("pip", "pip3", "uv", "pipx", "easy_install", "conda", "mamba", "micromamba"):
-        found = sandbox.run(f"!{name} install x", timeout=60)
-        assert found.error is not None
-        assert f"`{name} install x` failed with exit status " in found.error
+        execution = sandbox.run(f"!{name} install x", timeout=60)
+        assert execution.error is not None
+        assert f"`{name} install x` failed with exit status " in execution.error
         assert printed(sandbox, f"import shutil; print(shutil.which({name!r}))") == (
             f"{sandbox.home.parent}/venv/bin/{name}\n"
         )

@@ -232,14 +232,14 @@ def test_what_is_received_is_bounded(here: Place) -> None:
     """Whatever code writes, shows or raises, the application takes at most 32 MiB more, and what
     was left out is counted to the character."""
     build(here)
-    found = subprocess.run(
+    done = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    told = json.loads(found.stdout)
-    assert {code: more for code, more, *_ in told if more > 32} == {}
-    assert [kept for *_, kept, _ in told if kept > 3200] == []
-    assert [ended for *_, ended in told] == [[False, False]] * 7 + [[True, False]] * 4
-    counts = [left_out for _, _, left_out, *_ in told]
+    measured = json.loads(done.stdout)
+    assert {code: more for code, more, *_ in measured if more > 32} == {}
+    assert [kept for *_, kept, _ in measured if kept > 3200] == []
+    assert [ended for *_, ended in measured] == [[False, False]] * 7 + [[True, False]] * 4
+    counts = [left_out for _, _, left_out, *_ in measured]
     assert counts[:6] == [
         400_000_001 - 1000, 400_000_000 - 1000, 400_000_000 - 1000, 200_000_000 - 1000,
         200_000_002 - 1000, 200_000_000,

@@ -202,11 +202,11 @@ def test_verify_names_what_was_changed(project: Path, tmp_path: Path, command: C
     assert changed.returncode == 21
     inside = os.path.join(*package.parts[-4:])
     named = sorted(f"  {inside}/added_{n}.py was added" for n in range(6))
-    said = changed.stderr.splitlines()
-    assert "error: the build of `light` on `local` was changed since it was made:" in said
-    assert len(set(named) & set(said)) == 5
-    assert "  and 1 more" in said
-    assert said[-1] == "hint: `template-builder build light --force` makes the environment anew"
+    lines = changed.stderr.splitlines()
+    assert "error: the build of `light` on `local` was changed since it was made:" in lines
+    assert len(set(named) & set(lines)) == 5
+    assert "  and 1 more" in lines
+    assert lines[-1] == "hint: `template-builder build light --force` makes the environment anew"
     assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
     assert command("verify", "light", cwd=project, **cache).returncode == 0
     spec = project / "variants" / "light.toml"

@@ -24,7 +24,7 @@ pytestmark = pytest.mark.network
 def alive(kind: type) -> list[Any]:
     gc.collect()
     # By its class: some objects of libraries wake up when they are asked what they are.
-    return [found for found in gc.get_objects() if issubclass(type(found), kind)]
+    return [instance for instance in gc.get_objects() if issubclass(type(instance), kind)]
 
 
 def kept() -> tuple[int, int]:

@@ -31,9 +31,9 @@ def within(
 
 
 async def output(executor: CodeExecutionPrimitive, code: str) -> str:
-    found = await executor.execute({"code": code})
-    assert found["success"], found["error"]
-    return found["output"]
+    result = await executor.execute({"code": code})
+    assert result["success"], result["error"]
+    return result["output"]
 
 
 def named(entries: list[FileEntry]) -> list[tuple[str, str, int]]:
@@ -184,7 +184,7 @@ def test_what_is_not_a_file_there_is_told(open_one: Opened) -> None:
             "import os; os.makedirs('folder'); open('report.csv', 'w'); os.mkfifo('pipe')\n"
             "os.symlink('nowhere', 'dangling'); os.symlink('round', 'round')",
         )
-        told = []
+        messages = []
         for call in (
             lambda: files.read("reprot.csv"),
             lambda: files.read("nothing/like it"),
@@ -197,23 +197,23 @@ def test_what_is_not_a_file_there_is_told(open_one: Opened) -> None:
             with pytest.raises(SandboxFileError) as failed:
                 await call()
             assert isinstance(failed.value, FileNotFoundError) == ("has no" in str(failed.value))
-            told.append(str(failed.value).replace("\n\nhint:", " →"))
+            messages.append(str(failed.value).replace("\n\nhint:", " →"))
         for name in ("dangling", "round", "report.csv/x"):
             with pytest.raises(SandboxFileError):
                 await files.read(name)
         assert [entry.name for entry in await files.list() if entry.name.startswith(".")] == []
-        return told
+        return messages
 
-    told = within(open_one(), steps)
-    assert told[:5] == [
+    messages = within(open_one(), steps)
+    assert messages[:5] == [
         "the sandbox has no `reprot.csv` → did you mean `report.csv`?",
         "the sandbox has no `nothing/like it`",
         "`folder` in the sandbox is a folder, not a file",
         "`folder` in the sandbox is a folder, not a file",
         "`pipe` in the sandbox is no regular file",
     ]
-    assert told[5].startswith("`report.csv` in the sandbox: ")
-    assert told[6] == "the sandbox has no `gone`"
+    assert messages[5].startswith("`report.csv` in the sandbox: ")
+    assert messages[6] == "the sandbox has no `gone`"
 
 
 @pytest.mark.parametrize(

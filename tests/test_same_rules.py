@@ -164,8 +164,8 @@ GROUPS = {
 }  # fmt: skip
 
 
-def facts(found: CodeOutput, expected: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in found.items() if key in expected}
+def facts(result: CodeOutput, expected: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in result.items() if key in expected}
 
 
 @pytest.mark.parametrize("group", GROUPS)
@@ -177,8 +177,8 @@ def test_same_rules(open_one: Opened, group: str) -> None:
         async with open_one(max_output=1000 if group == "limits" else 1_000_000) as executor:
             return [await executor.execute(asked) for asked, _ in GROUPS[group]]
 
-    for (asked, expected), found in zip(GROUPS[group], asyncio.run(run()), strict=True):
-        assert (asked["code"][:80], facts(found, expected)) == (asked["code"][:80], expected)
+    for (asked, expected), result in zip(GROUPS[group], asyncio.run(run()), strict=True):
+        assert (asked["code"][:80], facts(result, expected)) == (asked["code"][:80], expected)
 
 
 @pytest.mark.parametrize("language", ["ruby", "", "python 3"])

@@ -46,17 +46,17 @@ def test_import_of_25_seconds_comes_up_warm(project: Callable[..., Path], comman
     folder = project('[warmup]\nlevel = "memory"\nimports = ["slow", "sqlite3"]\n', slow=slow)
     done = command("precheck", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
-    (found,) = json.loads(done.stdout)
-    assert found["ready_seconds"]["memory"] > 25
-    assert found["first_use"]["memory"]["slow"] < 0.05
+    (checked,) = json.loads(done.stdout)
+    assert checked["ready_seconds"]["memory"] > 25
+    assert checked["first_use"]["memory"]["slow"] < 0.05
 
 
 def test_warm_up_that_fails_in_the_service(project: Callable[..., Path], command: Command) -> None:
     """A module that cannot be imported in the service's interpreter ends the pre-check at once."""
     broken = "import sys\nif 'IPython' in sys.modules:\n    raise ValueError('not in a kernel')\n"
     folder = project('[warmup]\nlevel = "memory"\nimports = ["broken"]\n', broken=broken)
-    said = failed(command("precheck", cwd=folder), errors.PrecheckError)
-    assert said == (
+    message = failed(command("precheck", cwd=folder), errors.PrecheckError)
+    assert message == (
         "error: the interpreter of `light` cannot be warmed: `warmup.imports` of"
         " variants/light.toml: importing broken failed: ValueError: not in a kernel\n"
         "\n"
@@ -71,8 +71,8 @@ def test_service_that_is_not_told_where_it_runs(
     blames nothing of the warm-up."""
     service = SERVICE.replace('"--preserve-env=E2B_LOCAL", ', "")
     folder = project('[warmup]\nlevel = "disk"\nimports = ["sqlite3"]\n', service=service)
-    said = failed(command("precheck", cwd=folder), errors.PrecheckError)
-    assert said == (
+    message = failed(command("precheck", cwd=folder), errors.PrecheckError)
+    assert message == (
         "error: the code service answers with an empty stream: it did not run the code\n"
         "\n"
         "hint: outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"

@@ -25,9 +25,9 @@ def test_traceback_is_that_of_python(sandbox: KernelSandbox) -> None:
         "        raise ValueError('no half') from error\n"
         "run()"
     )
-    found = sandbox.run(code, timeout=60)
-    assert found.error == "ValueError: no half"
-    assert found.traceback == (
+    execution = sandbox.run(code, timeout=60)
+    assert execution.error == "ValueError: no half"
+    assert execution.traceback == (
         "Traceback (most recent call last):\n"
         "  Cell In[1], line 4, in run\n"
         "    own.halve(1)\n"
@@ -44,7 +44,7 @@ def test_traceback_is_that_of_python(sandbox: KernelSandbox) -> None:
         "    raise ValueError('no half') from error\n"
         "ValueError: no half"
     )
-    assert (found.stdout, found.stderr) == ("", "")
+    assert (execution.stdout, execution.stderr) == ("", "")
 
 
 GROUP = "ExceptionGroup('g', [ValueError('a'), ExceptionGroup('h', [KeyError('b'), OSError('c')])])"
@@ -61,11 +61,11 @@ GROUP = "ExceptionGroup('g', [ValueError('a'), ExceptionGroup('h', [KeyError('b'
 def test_group_is_told_whole(sandbox: KernelSandbox, code: str) -> None:
     """An exception group, as the first error of a session, too, is an error with all its members in
     the traceback."""
-    found = sandbox.run(code, timeout=60)
-    assert found.error in ("ExceptionGroup: g (2 sub-exceptions)", "RuntimeError: r")
+    execution = sandbox.run(code, timeout=60)
+    assert execution.error in ("ExceptionGroup: g (2 sub-exceptions)", "RuntimeError: r")
     for line in ("ValueError: a", "ExceptionGroup: h (2 sub-exceptions)", "KeyError: 'b'"):
-        assert line in found.traceback
-    assert (found.lost, found.stderr) == (False, "")
+        assert line in execution.traceback
+    assert (execution.lost, execution.stderr) == (False, "")
     many = sandbox.run("raise ExceptionGroup('g', [OSError(n) for n in range(99)])", timeout=60)
     assert "OSError: 98" in many.traceback
     assert printed(sandbox, "print('on')") == "on\n"
@@ -84,13 +84,13 @@ def test_group_is_told_whole(sandbox: KernelSandbox, code: str) -> None:
 def test_deep_traceback_is_bounded_and_in_time(sandbox: KernelSandbox, code: str) -> None:
     """An error that is thousands of calls deep is told as itself within a short limit, with its
     first and last frames."""
-    found = sandbox.run(code, timeout=2)
-    assert not found.timed_out
-    assert found.error is not None
-    assert found.error.startswith(("RecursionError: ", "ZeroDivisionError: "))
-    assert "frames left out …\n" in found.traceback
-    assert found.traceback.count("\n") < 100
-    assert "\n    f(0)\n" in found.traceback or "\n    f(3000)\n" in found.traceback
+    execution = sandbox.run(code, timeout=2)
+    assert not execution.timed_out
+    assert execution.error is not None
+    assert execution.error.startswith(("RecursionError: ", "ZeroDivisionError: "))
+    assert "frames left out …\n" in execution.traceback
+    assert execution.traceback.count("\n") < 100
+    assert "\n    f(0)\n" in execution.traceback or "\n    f(3000)\n" in execution.traceback
 
 
 def test_sizes_are_bounded(sandbox: KernelSandbox) -> None:
@@ -109,9 +109,9 @@ def test_sizes_are_bounded(sandbox: KernelSandbox) -> None:
         "    error, error.__context__ = ValueError('x' * 100), error\n"
         "raise error"
     )
-    found = sandbox.run(chain, timeout=60)
-    assert found.error == f"ValueError: {'x' * 100}"
-    assert len(found.traceback) < 1_001_000
+    execution = sandbox.run(chain, timeout=60)
+    assert execution.error == f"ValueError: {'x' * 100}"
+    assert len(execution.traceback) < 1_001_000
 
 
 @pytest.mark.parametrize(
@@ -133,11 +133,11 @@ def test_sizes_are_bounded(sandbox: KernelSandbox) -> None:
 )
 def test_any_error_is_told(sandbox: KernelSandbox, code: str, error: str) -> None:
     """Whatever code raises, as the first error of a session, is told and keeps the session."""
-    found = sandbox.run(code, timeout=60)
-    assert found.error is not None
-    assert found.error.startswith(error)
-    assert found.traceback or "Usage" in error
-    assert not found.lost
+    execution = sandbox.run(code, timeout=60)
+    assert execution.error is not None
+    assert execution.error.startswith(error)
+    assert execution.traceback or "Usage" in error
+    assert not execution.lost
     assert printed(sandbox, "print('on')") == "on\n"
 
 
@@ -150,15 +150,15 @@ def test_errors_that_nobody_catches_elsewhere_are_plain(sandbox: KernelSandbox) 
         "Odd()\n"
         "thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()"
     )
-    found = sandbox.run(code, timeout=60)
-    assert found.error is None
-    assert "ValueError: in del" in found.stderr
-    assert "ZeroDivisionError: division by zero" in found.stderr
-    assert "\x1b" not in found.stderr
+    execution = sandbox.run(code, timeout=60)
+    assert execution.error is None
+    assert "ValueError: in del" in execution.stderr
+    assert "ZeroDivisionError: division by zero" in execution.stderr
+    assert "\x1b" not in execution.stderr
 
 
 def test_mode_of_tracebacks_can_be_chosen(sandbox: KernelSandbox) -> None:
     """`%xmode` gives IPython's own tracebacks, with values."""
     sandbox.run("%xmode Verbose\ndef f(value): 1 / 0", timeout=60)
-    found = sandbox.run("f('the value')", timeout=60)
-    assert "f(value='the value')" in found.traceback
+    execution = sandbox.run("f('the value')", timeout=60)
+    assert "f(value='the value')" in execution.traceback

@@ -56,8 +56,8 @@ def test_variables_that_a_warm_interpreter_has_read(tmp_path: Path) -> None:
         # Two threads, on a machine of one processor, too, until the variable says one.
         env = outside | ({} if moment == "before" else {"OPENBLAS_NUM_THREADS": "2"})
         done = subprocess.run(words, check=True, capture_output=True, text=True, env=env)
-        found: dict[str, str] = json.loads(done.stdout)
-        return found
+        variables: dict[str, str] = json.loads(done.stdout)
+        return variables
 
     never, after, before = seen("never"), seen("after"), seen("before")
     assert {name: after[name] for name in TOO_LATE} == {name: never[name] for name in TOO_LATE}

@@ -95,9 +95,9 @@ class Image:
         those that its second execution sees."""
         look = "import sys; print(*({'idna'} & {*sys.modules}), *({'warm', 'progress'} & {*dir()}))"
         lines = f"--InteractiveShellApp.exec_lines={[first]!r}"
-        found = self.run("-m", "IPython", "--no-banner", lines, "-c", look)
-        assert found.returncode == 0, found.stdout + found.stderr
-        return found.stdout.splitlines()[-1].split()
+        done = self.run("-m", "IPython", "--no-banner", lines, "-c", look)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()[-1].split()
 
     def ready(self) -> subprocess.CompletedProcess[str]:
         return self.run(str(self.script), "ready")

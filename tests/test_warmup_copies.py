@@ -47,9 +47,9 @@ def copies(image: Image) -> list[str]:
     state = image.script.parent / "state"
     state.mkdir()
     (state / "todo").touch()
-    found = image.run("-c", COPIES)
-    assert found.returncode == 0, found.stderr
-    answer: list[str] = json.loads(found.stdout.splitlines()[-1])
+    done = image.run("-c", COPIES)
+    assert done.returncode == 0, done.stderr
+    answer: list[str] = json.loads(done.stdout.splitlines()[-1])
     return answer
 
 

@@ -180,7 +180,7 @@ class CodeExecutionPrimitive:
             for path, data in asked.get("files", {}).items():
                 await put(session.files, path, data)
             try:
-                found = await session.run(
+                execution = await session.run(
                     asked["code"],
                     seconds=seconds,
                     language=asked.get("language", "python").strip().lower(),
@@ -195,16 +195,16 @@ class CodeExecutionPrimitive:
             except SandboxError:
                 await self._drop("lost")
                 raise
-            success = found.error is None and not found.timed_out
+            success = execution.error is None and not execution.timed_out
             measured.tell("code.success", success)
-            ended = "timed out" if found.timed_out else "ok" if success else "code failed"
+            ended = "timed out" if execution.timed_out else "ok" if success else "code failed"
             measured.add({"outcome": ended})
         files: list[FileEntry] = []
         if session.usable():
             files = await changed_files(session)
         else:
             await self._drop("lost")
-        return output_of(found, sandbox_id=session.id, timeout=seconds, files=files)
+        return output_of(execution, sandbox_id=session.id, timeout=seconds, files=files)
 
     async def _current(self, seconds: float) -> Session:
         """The session, replaced where it is too old for an execution of `seconds`."""

@@ -129,13 +129,13 @@ def _check_text(key: str, value: str) -> None:
 
 
 def output_of(
-    found: Execution, *, sandbox_id: str, timeout: float, files: Sequence[FileEntry] = ()
+    execution: Execution, *, sandbox_id: str, timeout: float, files: Sequence[FileEntry] = ()
 ) -> CodeOutput:
     """An execution as it is told to the caller."""
-    error = found.error
-    if found.timed_out:
+    error = execution.error
+    if execution.timed_out:
         kept = "what was defined in the session is kept"
-        if found.lost:
+        if execution.lost:
             kept = "the interpreter did not obey and was replaced: what was defined is lost"
         error = (
             f"TimeoutError: the code did not finish within {seconds_in_words(timeout)} and was"
@@ -143,28 +143,28 @@ def output_of(
         )
     logs = [
         f"[{name}] {line}"
-        for name, text in (("stdout", found.stdout), ("stderr", found.stderr))
+        for name, text in (("stdout", execution.stdout), ("stderr", execution.stderr))
         for line in shown_lines(text)
     ]
     notes = []
-    if found.left_out:
+    if execution.left_out:
         notes.append(
-            f"{found.left_out} characters of what the code gave are left out, which were beyond"
+            f"{execution.left_out} characters of what the code gave are left out, which were beyond"
             " `max_output`: have the code write what is large to a file, and read that with"
             " `files.read` or `files.download`"
         )
     return CodeOutput(
-        output=found.stdout,
+        output=execution.stdout,
         error=error,
-        execution_time=found.seconds,
+        execution_time=execution.seconds,
         success=error is None,
         logs=logs,
         sandbox_id=sandbox_id,
-        traceback=found.traceback,
-        results=list(found.results),
-        timed_out=found.timed_out,
-        left_out=found.left_out,
-        session_lost=found.lost,
+        traceback=execution.traceback,
+        results=list(execution.results),
+        timed_out=execution.timed_out,
+        left_out=execution.left_out,
+        session_lost=execution.lost,
         files=list(files),
         notes=notes,
     )

@@ -118,15 +118,15 @@ class Context:
     def _events(self, request, left):
         """What an execution gives, up to its end; None last where the client has left."""
         accepted = failed = False
-        said = time.monotonic()
+        last_event = time.monotonic()
         while True:
             if left():
                 self._left_at = time.monotonic()
                 self.manager.interrupt_kernel()
                 yield None
                 return
-            if time.monotonic() - said > _KEEPALIVE_SECONDS:
-                said = time.monotonic()
+            if time.monotonic() - last_event > _KEEPALIVE_SECONDS:
+                last_event = time.monotonic()
                 yield {"type": "keepalive"}
             try:
                 message = self.client.get_iopub_msg(timeout=_LOOK_SECONDS)
@@ -162,7 +162,7 @@ class Context:
                     yield _failed(content["ename"], content["evalue"], content["traceback"])
             elif event := _event(kind, content):
                 yield event
-            said = time.monotonic()
+            last_event = time.monotonic()
 
     def _reply(self, request):
         while True:

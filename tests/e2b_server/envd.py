@@ -86,14 +86,14 @@ class Machine:
         """`EntryInfo` as protojson writes it: what is zero or empty is left out."""
         try:
             path.encode()
-            found = os.lstat(self.here(path))
+            status = os.lstat(self.here(path))
         except FileNotFoundError as error:
             raise ConnectError("not_found", f"file not found: lstat {path}: {error}") from error
         except NotADirectoryError as error:
             raise ConnectError("internal", f"error getting file info: lstat {path}: not a directory") from error  # fmt: skip
         except UnicodeEncodeError as error:
             raise ConnectError("internal", "string field contains invalid UTF-8") from error
-        mode, target = found.st_mode, None
+        mode, target = status.st_mode, None
         if stat.S_ISLNK(mode):
             try:
                 target = self.there(os.path.realpath(self.here(path), strict=True))
@@ -102,20 +102,20 @@ class Machine:
                 target, mode = path, 0
         kinds = {stat.S_IFREG: "FILE", stat.S_IFDIR: "DIRECTORY"}
         kind = kinds.get(stat.S_IFMT(mode))
-        modified = dt.datetime.fromtimestamp(found.st_mtime_ns // 10**9, dt.UTC)
-        told: dict[str, Any] = {
+        modified = dt.datetime.fromtimestamp(status.st_mtime_ns // 10**9, dt.UTC)
+        described: dict[str, Any] = {
             "name": posixpath.basename(path),
             "type": kind and f"FILE_TYPE_{kind}",
             "path": path,
-            "size": str(found.st_size) if found.st_size else None,
+            "size": str(status.st_size) if status.st_size else None,
             "mode": stat.S_IMODE(mode),
-            "permissions": stat.filemode(found.st_mode),
+            "permissions": stat.filemode(status.st_mode),
             "owner": "user",
             "group": "user",
-            "modifiedTime": f"{modified:%Y-%m-%dT%H:%M:%S}.{found.st_mtime_ns % 10**9:09}Z",
+            "modifiedTime": f"{modified:%Y-%m-%dT%H:%M:%S}.{status.st_mtime_ns % 10**9:09}Z",
             "symlinkTarget": target,
         }
-        return {key: value for key, value in told.items() if value or (key == "symlinkTarget" and target is not None)}  # fmt: skip
+        return {key: value for key, value in described.items() if value or (key == "symlinkTarget" and target is not None)}  # fmt: skip
 
     # ---- filesystem.Filesystem
 
@@ -127,7 +127,7 @@ class Machine:
         if not os.path.isdir(place):
             raise ConnectError("invalid_argument", f"path is not a directory: {path}")
         depth = asked.get("depth") or 1
-        return {"entries": [self.entry(found) for found in self._walk(path, place, depth)]}
+        return {"entries": [self.entry(inside) for inside in self._walk(path, place, depth)]}
 
     def _walk(self, path: str, place: str, depth: int) -> Iterator[str]:
         for name in sorted(os.listdir(place)):
@@ -144,8 +144,8 @@ class Machine:
         if os.path.isdir(self.here(path)):
             raise ConnectError("already_exists", f"directory already exists: {path}")
         if os.path.exists(self.here(path)):
-            told = f"path already exists but it is not a directory: {path}"
-            raise ConnectError("invalid_argument", told)
+            message = f"path already exists but it is not a directory: {path}"
+            raise ConnectError("invalid_argument", message)
         self._folders(path)
         return {"entry": self.entry(path)}
 
@@ -163,8 +163,8 @@ class Machine:
         except FileNotFoundError as error:
             raise ConnectError("not_found", f"source file not found: rename {source} {target}: no such file or directory") from error  # fmt: skip
         except OSError as error:
-            told = f"error renaming: rename {source} {target}: file exists"
-            raise ConnectError("internal", told) from error
+            message = f"error renaming: rename {source} {target}: file exists"
+            raise ConnectError("internal", message) from error
         return {"entry": self.entry(target)}
 
     def remove(self, asked: dict[str, Any], user: str) -> dict[str, Any]:
@@ -296,8 +296,8 @@ def _called(machine: Machine, request: Request, body: bytes) -> Response:
         except ValueError as error:
             raise ConnectError("invalid_argument", str(error)) from error
     except ConnectError as error:
-        told = {"code": error.code, "message": str(error)}
-        return JSONResponse(told, status_code=_STATUS[error.code])
+        content = {"code": error.code, "message": str(error)}
+        return JSONResponse(content, status_code=_STATUS[error.code])
 
 
 def routes(
@@ -316,8 +316,8 @@ def routes(
             path = _resolved(machine, query.get("path", ""), _user(query.get("username")))
             return machine.download(path, request.headers.get("accept-encoding", ""))
         except ApiError as error:
-            told = {"code": error.code, "message": error.message}
-            return JSONResponse(told, status_code=error.code)
+            content = {"code": error.code, "message": error.message}
+            return JSONResponse(content, status_code=error.code)
         except ClientDisconnect:  # the part that came is left, as by envd
             return Response(status_code=500)
         except Exception as error:  # noqa: BLE001 - a test looks at what went wrong

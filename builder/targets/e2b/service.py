@@ -84,12 +84,12 @@ class CodeService:
                 if answer.is_success:
                     self._context = await self._context_of("python")
                     return
-                said = f"{answer.status_code} {answer.text[:200]}"
+                problem = f"{answer.status_code} {answer.text[:200]}"
             except httpx.TransportError as error:
-                said = str(error) or type(error).__name__
+                problem = str(error) or type(error).__name__
             if time.monotonic() > deadline:
                 raise SandboxError(
-                    self._worded(f"its code service was not up within two minutes: {said}"),
+                    self._worded(f"its code service was not up within two minutes: {problem}"),
                     hint="is `service.command` what starts it?",
                 )
             if time.monotonic() - looked > _LOOK_SECONDS:
@@ -223,13 +223,13 @@ class CodeService:
                 answer = await self._client.send(request, stream=True)
                 if answer.is_success:
                     return answer
-                said = (await answer.aread())[:500].decode("utf-8", "replace")
+                reason = (await answer.aread())[:500].decode("utf-8", "replace")
             except (httpx.ConnectError, httpx.ConnectTimeout) as error:
                 refused = str(error)
             except httpx.TransportError as error:
                 raise self._connection_lost(error) from error
             else:
-                refused = f"{answer.status_code} {said}"
+                refused = f"{answer.status_code} {reason}"
                 if answer.status_code == 404:
                     raise SandboxGoneError(self._worded(f"its interpreter is gone: {refused}"))
                 if answer.status_code not in (429, 502, 503):

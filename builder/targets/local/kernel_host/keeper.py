@@ -97,7 +97,7 @@ def _reap(kernel: int) -> int | None:
     """Take the ends of processes; the exit status of the kernel if it is among them."""
     status = None
     with contextlib.suppress(ChildProcessError):
-        while (found := os.waitpid(-1, os.WNOHANG))[0] != 0:
-            if found[0] == kernel:
-                status = os.waitstatus_to_exitcode(found[1])
+        while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:
+            if ended[0] == kernel:
+                status = os.waitstatus_to_exitcode(ended[1])
     return status

@@ -79,14 +79,14 @@ class _Frames:
 
     def __init__(self, tb: TracebackType | None, name_of: Callable[[str], str]) -> None:
         frames = itertools.dropwhile(
-            lambda found: _of_a_runner(found[0].f_globals), traceback.walk_tb(tb)
+            lambda position: _of_a_runner(position[0].f_globals), traceback.walk_tb(tb)
         )
         self._name_of = name_of
-        self._first = [_place(found) for found in itertools.islice(frames, _FIRST_FRAMES)]
+        self._first = [_place(position) for position in itertools.islice(frames, _FIRST_FRAMES)]
         self._last: deque[tuple[str, int, str]] = deque(maxlen=_LAST_FRAMES)
         self._left_out = -_LAST_FRAMES
-        for found in frames:
-            self._last.append(_place(found))
+        for position in frames:
+            self._last.append(_place(position))
             self._left_out += 1
 
     def __bool__(self) -> bool:
@@ -113,8 +113,8 @@ def _of_a_runner(names: dict[str, Any]) -> bool:
     return str(names.get("__name__")).partition(".")[0] in _RUNNERS
 
 
-def _place(found: tuple[Any, int]) -> tuple[str, int, str]:
-    frame, number = found
+def _place(position: tuple[Any, int]) -> tuple[str, int, str]:
+    frame, number = position
     return frame.f_code.co_filename, number or frame.f_lineno, frame.f_code.co_name
 
 

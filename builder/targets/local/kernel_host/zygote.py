@@ -47,9 +47,9 @@ def preload(folder: str) -> None:
         os._exit(0)
     os.close(writing)
     with open(reading, encoding="utf-8") as file:
-        found = file.read().splitlines()
+        modules = file.read().splitlines()
     os.wait()
-    for name in found:
+    for name in modules:
         # A debugger's threads and traces are for the kernel that wants them.
         if name and not name.startswith(("__main__", "debugpy", "pydevd", "_pydev")):
             with contextlib.suppress(Exception):
@@ -117,8 +117,8 @@ def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
 
 def _quiet(log: str) -> None:
     nothing = os.open(os.devnull, os.O_RDONLY)
-    said = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    for target, descriptor in ((0, nothing), (1, said), (2, said)):
+    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    for target, descriptor in ((0, nothing), (1, output), (2, output)):
         os.dup2(descriptor, target)
     os.close(nothing)
-    os.close(said)
+    os.close(output)
