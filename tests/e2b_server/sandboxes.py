@@ -5,9 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
-import io
 import json
-import tarfile
 import tempfile
 import threading
 import time
@@ -25,6 +23,7 @@ from jupyter_core.utils import ensure_event_loop
 from tests.base_image.contexts import Context
 from tests.e2b_server.envd import Machine
 from tests.e2b_server.state import ApiError, Build, Team, Template
+from tests.e2b_server.steps import extract
 from tests.e2b_server.zygote import Zygote
 
 SERVICE_PORT = 49999
@@ -110,8 +109,7 @@ class KernelService:
         self._template = tempfile.TemporaryDirectory(prefix="template-")
         folder = Path(self._template.name)
         for archive in archives:
-            with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-                tar.extractall(folder, filter="tar")
+            extract(archive, folder)
         warm = (folder / "reseed.py").exists()
         self._new(self._warmed(folder / "warmup.py") if warm else self._start)
 
