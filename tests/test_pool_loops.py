@@ -16,7 +16,7 @@ from builder.runtime.pool import Pool
 from builder.targets.local import launch
 from tests.clouds import Opened
 from tests.e2b_server import Server
-from tests.test_runtime import full
+from tests.test_pool import full
 
 pytestmark = pytest.mark.network
 
