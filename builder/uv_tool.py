@@ -6,25 +6,19 @@ It knows how uv is called and how it fails, not what for.
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import subprocess
-import tempfile
 import threading
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, cast
 
 from builder import processes, uv_settings
 from builder.errors import InterruptedRunError, NetworkError, StorageError, TemplateError
-from builder.files import remove_tree
+from builder.scratch import Scratch
 
 __all__ = ["UvError", "private_folder", "run"]
-
-_PREFIX = "template-builder-uv-"
-_ABANDONED_SECONDS = 86400.0
 
 # From uv's (reqwest's, the operating system's) own wording.
 _NETWORK = re.compile(
@@ -64,19 +58,11 @@ def binary() -> str:
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
     """A folder for what uv reads, of this user alone, for the time of the `with` block."""
-    _remove_abandoned()
-    with tempfile.TemporaryDirectory(prefix=_PREFIX, ignore_cleanup_errors=True) as folder:
-        yield Path(folder)
-
-
-@functools.cache
-def _remove_abandoned() -> None:
-    """Remove what runs left that were killed together with the guard of their uv."""
-    for folder in Path(tempfile.gettempdir()).glob(f"{_PREFIX}*"):
-        with contextlib.suppress(OSError):
-            found = folder.lstat()
-            if found.st_uid == os.getuid() and time.time() - found.st_mtime > _ABANDONED_SECONDS:
-                remove_tree(folder)
+    scratch = Scratch()
+    try:
+        yield scratch.path
+    finally:
+        scratch.remove()
 
 
 def run(

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 
@@ -83,6 +84,25 @@ def test_killed_run_is_taken_up(place: Place, lead: Callable[[Server], Server]) 
         for entry_of_log in build.log:
             assert entry_of_log["message"].splitlines()[0] in place.log("four")
         assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()
+
+
+def test_kill_after_recording_leaves_no_entry(
+    place: Place, lead: Callable[[Server], Server]
+) -> None:
+    """A run that was killed between recording a build and forgetting it leaves an entry; the next
+    run, which has nothing to build, forgets it."""
+    with Server() as server:
+        lead(server)
+        finished(started(place, "four"))
+        record = place.recorded("four")
+        journal = Journal(place.folder / ".builder" / "journal", target="e2b")
+        entry = journal.begin("four", record["digest"])
+        journal.write(
+            replace(entry, template_id=record["template_id"], build_id=record["build_id"])
+        )
+        finished(started(place, "four"))
+        assert journal.names() == []
+        assert len(server.builds("four")) == 1
 
 
 def test_killed_run_leaves_no_sandbox(place: Place, lead: Callable[[Server], Server]) -> None:

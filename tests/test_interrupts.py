@@ -102,11 +102,11 @@ def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scr
         running.communicate()
         if (project / "registry.json").exists():
             json.loads((project / "registry.json").read_text())
-        assert emptied(scratch)
     last = build_process(project, cache, scratch)
     _, said = last.communicate(timeout=120)
     assert last.returncode == 0, said
     assert making(cache) == []
+    assert emptied(scratch)
 
 
 @pytest.mark.network

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import os
 import tempfile
-import time
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -291,19 +290,3 @@ def test_interpreter_of_the_folder_is_not_run(tmp_path: Path, index: IndexServer
         ["python", "find", "--system", "--no-project", ">=3.11"], doing="looking for a Python"
     )
     assert not (tmp_path / "was-run").exists()
-
-
-def test_abandoned_folders_are_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What uv was given is private, and gone afterwards; what a run left that was killed together
-    with its guard is removed by a later one."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    old, young = (tmp_path / f"template-builder-uv-{name}" for name in ("old", "young"))
-    for folder in (old, young):
-        folder.mkdir()
-        write(folder / "uv.toml", "")
-    os.utime(old, (time.time() - 90000,) * 2)
-    uv_tool._remove_abandoned.cache_clear()
-    with uv_tool.private_folder() as folder:
-        assert folder.stat().st_mode & 0o777 == 0o700
-        uv_tool.run(["--version"], doing="asking uv", folder=folder)
-    assert list(tmp_path.iterdir()) == [young]

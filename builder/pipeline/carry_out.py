@@ -203,6 +203,7 @@ class _Run:
             ref = planned.retag or planned.ref
             assert ref is not None
             fields = self._still_recorded(planned, ref)
+            self.target.settled(name, fields.get("build_id", ""))  # a run was killed before it
             by = provenance.actor(self.project.root)
             if planned.action == "retag":
                 record.move(
@@ -265,7 +266,9 @@ class _Run:
                 try:
                     verified = verify.verify(built, prepared, target, report=report, log=log)
                 except VerifyError:
-                    target.settled(name)  # there is nothing to take up: it was found wanting
+                    target.settled(
+                        name, built.build_id
+                    )  # there is nothing to take up: it was found wanting
                     raise
             processes.check_not_stopped()
             target.keep(built, verified.measures)
@@ -279,7 +282,7 @@ class _Run:
                 release=self.release,
                 publish=self._publisher(name),
             )
-            target.settled(name)
+            target.settled(name, built.build_id)
             log.line(f"recorded {built.ref}")
         return built.ref, recorded.fields, recorded.hold
 

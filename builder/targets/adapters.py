@@ -105,8 +105,8 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         """Keep what was measured of a verified build, where the record does not."""
         ...
 
-    def settled(self, name: str) -> None:
-        """The build of `name` is recorded: what was kept for a run that takes it up can go."""
+    def settled(self, name: str, build_id: str) -> None:
+        """A build of `name` is recorded: what was kept for a run that takes it up can go."""
         ...
 
 

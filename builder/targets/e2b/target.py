@@ -341,9 +341,11 @@ class E2BTarget:
     def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
         """The record has them: a build of E2B's is the only one."""
 
-    def settled(self, name: str) -> None:
-        """The build of `name` is recorded: nothing of it has to be taken up again."""
-        self._journal.remove(name)
+    def settled(self, name: str, build_id: str) -> None:
+        """A build of `name` is recorded: nothing of it has to be taken up again."""
+        entry = self._journal.read(name)
+        if entry and entry.build_id == build_id:
+            self._journal.remove(name)
 
     def _usable(self, name: str, build_id: str | None) -> bool:
         template_id = self._cloud.template_id(name) if build_id else None

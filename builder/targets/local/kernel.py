@@ -34,6 +34,7 @@ from builder.execution import (
     seconds_in_words,
     warm_up_code,
 )
+from builder.scratch import Scratch
 from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.layer import make_layer
@@ -69,13 +70,16 @@ class KernelSandbox:
         start = time.perf_counter()
         self._launched: Launched | None = None
         self._streams: Streams | None = None
+        self._scratch: Scratch | None = None
         self._zygote = zygote
         self._owner = os.getpid()
         try:
             self._client = BlockingKernelClient(context=_context(os.getpid()))
-            # A zygote's own folder goes with all of its sandboxes.
-            parent = zygote.folder if zygote else short_folder()
-            self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=parent))
+            if zygote:  # whose own folder goes with all of its sandboxes
+                self._folder = Path(tempfile.mkdtemp(prefix="template-", dir=zygote.folder))
+            else:
+                self._scratch = Scratch(short_folder())
+                self._folder = self._scratch.path
         except BaseException as error:
             self._release()
             if isinstance(error, OSError):
@@ -224,6 +228,8 @@ class KernelSandbox:
             self._launched.end()
             self._launched = None
         shutil.rmtree(self._folder, ignore_errors=True)
+        if self._scratch:
+            self._scratch.remove()
         self._release()
 
     def _release(self) -> None:

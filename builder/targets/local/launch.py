@@ -26,6 +26,7 @@ from typing import Protocol
 from builder import guard, processes
 from builder.errors import SandboxError
 from builder.execution import WARM_SECONDS
+from builder.scratch import Scratch
 from builder.targets.local import kernel_host
 from builder.targets.local.place import held, sandbox_variables
 
@@ -42,7 +43,7 @@ __all__ = [
 
 _CLOSE_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
-_LONGEST_FOLDER = 70
+_LONGEST_FOLDER = 54
 _END_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 
@@ -177,7 +178,8 @@ class Zygote:
     def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
         self.environment = environment
         self._users, self._retired = 0, False
-        self.folder = Path(tempfile.mkdtemp(prefix="template-", dir=short_folder()))
+        self._scratch = Scratch(short_folder())
+        self.folder = self._scratch.path
         self._warm = self._refuses = False
         home = self.folder / "home"
         try:
@@ -193,7 +195,7 @@ class Zygote:
                 variables=variables,
             )
         except BaseException:
-            shutil.rmtree(self.folder, ignore_errors=True)
+            self._scratch.remove()
             raise
 
     def alive(self) -> bool:
@@ -267,7 +269,7 @@ class Zygote:
     def close(self) -> None:
         """End it, its kernels, and remove their folders."""
         self._process.end()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._scratch.remove()
 
     def _wait_until_warm(self) -> None:
         deadline = time.monotonic() + WARM_SECONDS

@@ -95,7 +95,7 @@ class LocalTarget:
         """What is here was built here."""
         raise BuildError(f"`{ref}` cannot be looked for: target `{self.name}` is this machine")
 
-    def settled(self, name: str) -> None:
+    def settled(self, name: str, build_id: str) -> None:
         """Nothing was kept."""
 
     def tagged(self, name: str) -> list[Tagged]:
