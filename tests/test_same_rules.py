@@ -58,6 +58,16 @@ def late(seconds: str, *, kept: bool = True) -> str:
     return f"TimeoutError: the code did not finish within {seconds} and was interrupted; {end}"
 
 
+def refusal_of(code: str) -> str:
+    """The error of code that this Python, of which the sandboxes' is the same, does not compile:
+    versions differ in what they call it."""
+    try:
+        compile(code, "<string>", "exec")
+    except (SyntaxError, ValueError) as error:
+        return f"{type(error).__name__}: {error}"
+    raise AssertionError(code)
+
+
 GROUPS = {
     "values": [
         given("1 + 1", results=(text("2"),)),
@@ -81,7 +91,7 @@ GROUPS = {
         given(""),
         given("   \n"),
         given("# only a comment"),
-        given("x = '\0'", error="SyntaxError: source code string cannot contain null bytes (<string>)"),
+        given("x = '\0'", error=refusal_of("x = '\0'")),
         given("print(1)\r\nprint(2)\r\n", "1\n2\n"),
         given("  x = 1\n  print(x)", "1\n"),
         given("é = '😀'; print(é, 'ß')", "😀 ß\n"),

@@ -1,0 +1,198 @@
+"""The calls for sandboxes: those of the control plane, and those of their code service."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from e2b.api.client import models
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from tests.e2b_server import envd
+from tests.e2b_server.sandboxes import ContainerService, Running
+from tests.e2b_server.state import ApiError
+from tests.e2b_server.steps import DockerSteps
+from tests.e2b_server.wire import Handler, answer, checked, fits
+
+if TYPE_CHECKING:
+    from tests.e2b_server.server import Server
+
+
+class SandboxCalls:
+    """The calls for sandboxes."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._by_key: dict[str, Running] = {}
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Method, path, and what answers it."""
+        return [
+            ("POST", "/v2/sandboxes", self._create_sandbox),
+            ("POST", "/sandboxes", self._create_sandbox),
+            ("GET", "/v2/sandboxes", self._list_sandboxes),
+            ("GET", "/sandboxes/{sandbox}", self._get_sandbox),
+            ("DELETE", "/sandboxes/{sandbox}", self._kill_sandbox),
+            ("POST", "/sandboxes/{sandbox}/timeout", self._sandbox_timeout),
+            ("GET", "/health", self._health),
+            ("GET", "/contexts", self._contexts),
+            ("POST", "/contexts", self._create_context),
+            ("POST", "/contexts/{context}/restart", self._restart_context),
+            ("POST", "/api/kernels/{context}/interrupt", self._interrupt_kernel),
+            ("POST", "/execute", self._execute),
+        ]
+
+    def _create_sandbox(self, request: Request, body: bytes) -> Response:
+        team = self.server.team_of(request)
+        asked = checked(models.NewSandboxV2, body)
+        key = request.headers.get("idempotency-key")
+        with self.server.state.lock:
+            if key and key in self._by_key:
+                return self._sandbox_answer(self._by_key[key])
+            alive = [one for one in self.server.running.values() if one.team is team]
+            if len(alive) >= team.sandboxes_at_a_time:
+                raise ApiError(429, "you have reached the maximum number of concurrent sandboxes")
+            template, build = self.server.state.resolve(team, asked["templateID"])
+            seconds = asked.get("timeout", 300)
+            sandbox = Running(
+                id="i" + uuid.uuid4().hex[:19],
+                team=team,
+                template=template,
+                build=build,
+                metadata=asked.get("metadata") or {},
+                started=self.server.now(),
+                ends=time.monotonic() + seconds,
+                ready_at=time.monotonic() + self.server.ready_after,
+                zygote=self.server.zygote,
+            )
+            if isinstance(self.server.steps, DockerSteps):
+                sandbox.service = ContainerService(build)
+            self.server.running[sandbox.id] = sandbox
+            self.server.created += 1
+            if key:
+                self._by_key[key] = sandbox
+        return self._sandbox_answer(sandbox)
+
+    def _sandbox_answer(self, sandbox: Running) -> Response:
+        told = {
+            "templateID": sandbox.template.id,
+            "sandboxID": sandbox.id,
+            "clientID": "6532622b",
+            "envdVersion": self.server.envd_version,
+            "envdAccessToken": sandbox.token,
+            "alias": sandbox.template.name,
+        }
+        return answer(models.Sandbox, told, 201)
+
+    def _list_sandboxes(self, request: Request, _body: bytes) -> Response:
+        team = self.server.team_of(request)
+        wanted = dict(parse_qsl(request.query_params.get("metadata", "")))
+        told = []
+        for one in self._alive():
+            if one.team is team and wanted.items() <= one.metadata.items():
+                told.append(self._listed(one))
+                fits(models.ListedSandbox, told[-1])
+        return JSONResponse(told)
+
+    def _listed(self, one: Running) -> dict[str, Any]:
+        end = one.started + dt.timedelta(seconds=one.ends - time.monotonic())
+        return {
+            "templateID": one.template.id,
+            "sandboxID": one.id,
+            "clientID": "6532622b",
+            "startedAt": one.started.isoformat(),
+            "endAt": end.isoformat(),
+            "cpuCount": one.build.cpu,
+            "memoryMB": one.build.memory_mb,
+            "diskSizeMB": 1024,
+            "state": "running",
+            "envdVersion": self.server.envd_version,
+            "alias": one.template.name,
+            "metadata": one.metadata,
+        }
+
+    def _alive(self) -> list[Running]:
+        with self.server.state.lock:
+            for one in list(self.server.running.values()):
+                if one.ends < time.monotonic():
+                    self.server.end(one)
+            return list(self.server.running.values())
+
+    def _sandbox(self, sandbox_id: str | None) -> Running:
+        for one in self._alive():
+            if one.id == sandbox_id:
+                return one
+        raise ApiError(404, f"sandbox '{sandbox_id}' not found")
+
+    def _get_sandbox(self, request: Request, _body: bytes) -> Response:
+        self.server.team_of(request)
+        return JSONResponse(self._listed(self._sandbox(request.path_params["sandbox"])))
+
+    def _kill_sandbox(self, request: Request, _body: bytes) -> Response:
+        self.server.team_of(request)
+        self.server.end(self._sandbox(request.path_params["sandbox"]))
+        return Response(status_code=204)
+
+    def _sandbox_timeout(self, request: Request, body: bytes) -> Response:
+        self.server.team_of(request)
+        seconds = json.loads(body)["timeout"]
+        self._sandbox(request.path_params["sandbox"]).ends = time.monotonic() + seconds
+        return Response(status_code=204)
+
+    def _in_sandbox(self, request: Request, port: int = 49999) -> Any:
+        try:
+            sandbox = self._sandbox(request.headers.get("e2b-sandbox-id"))
+        except ApiError as error:
+            raise ApiError(502, "The sandbox was not found") from error
+        if request.headers.get("e2b-sandbox-port") != str(port):
+            raise ApiError(502, "The sandbox is running but port is not open")
+        return sandbox.use()
+
+    def machine(self, request: Request) -> envd.Machine:
+        try:
+            sandbox = self._sandbox(request.headers.get("e2b-sandbox-id"))
+        except ApiError as error:
+            raise ApiError(502, "The sandbox was not found") from error
+        if request.headers.get("e2b-sandbox-port") != str(envd.PORT):
+            raise ApiError(502, "The sandbox is running but port is not open")
+        if request.headers.get("x-access-token") != sandbox.token:
+            raise ApiError(401, "unauthorized access, please provide a valid access token")
+        return sandbox.machine
+
+    def _health(self, request: Request, _body: bytes) -> Response:
+        if request.headers.get("e2b-sandbox-port") == "49999":
+            self._in_sandbox(request)
+            return JSONResponse("OK")
+        try:
+            self._sandbox(request.headers.get("e2b-sandbox-id"))
+        except ApiError as error:
+            raise ApiError(502, "The sandbox was not found") from error
+        return Response(status_code=204)
+
+    def _restart_context(self, request: Request, _body: bytes) -> Response:
+        self._in_sandbox(request).restart(request.path_params["context"])
+        return JSONResponse(None)
+
+    def _interrupt_kernel(self, request: Request, _body: bytes) -> Response:
+        if not self.server.jupyter_is_reached:
+            raise ApiError(502, "The sandbox is running but port is not open")
+        self._in_sandbox(request, 8888).interrupt(request.path_params["context"])
+        return Response(status_code=204)
+
+    def _contexts(self, request: Request, _body: bytes) -> Response:
+        return JSONResponse(self._in_sandbox(request).contexts())
+
+    def _create_context(self, request: Request, body: bytes) -> Response:
+        return JSONResponse(self._in_sandbox(request).create(json.loads(body)))
+
+    def _execute(self, request: Request, body: bytes) -> Response:
+        return self._answer_of_execution(self._in_sandbox(request).execute(json.loads(body)))
+
+    def _answer_of_execution(self, events: Iterator[bytes] | AsyncIterator[bytes]) -> Response:
+        return StreamingResponse(events, media_type="application/json")
