@@ -61,11 +61,10 @@ def late(seconds: str, *, kept: bool = True) -> str:
 def refusal_of(code: str) -> str:
     """The error of code that this Python, of which the sandboxes' is the same, does not compile:
     versions differ in what they call it."""
-    try:
+    with pytest.raises((SyntaxError, ValueError)) as refused:
         compile(code, "<string>", "exec")
-    except (SyntaxError, ValueError) as error:
-        return f"{type(error).__name__}: {error}"
-    raise AssertionError(code)
+    where = " (<string>)" if refused.type is SyntaxError else ""
+    return f"{refused.type.__name__}: {refused.value}{where}"
 
 
 GROUPS = {
