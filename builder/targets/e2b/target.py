@@ -3,36 +3,33 @@
 from __future__ import annotations
 
 import contextlib
-import datetime as dt
-import re
 from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from builder.build import Built, Needs, Order, Tagged, Waste
+from builder.build import Built, Order
 from builder.checks import Sandbox
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError
 from builder.events import Event, Reporter, silent
 from builder.journal import Entry, Journal
 from builder.logs import Log
 from builder.plan import Drift, Look
-from builder.registry import DEFAULT_CHANNEL, revoked_because
+from builder.registry import revoked_because
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
+from builder.targets.e2b.inventory import Inventory, tags_of
 from builder.targets.e2b.program import spoiled_variables
 from builder.targets.e2b.sandbox import CloudSandbox
 
 __all__ = ["E2BTarget"]
 
 _METADATA = "template-builder"
-DEFAULT_TAG = "default"
-_DIGEST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
 
 
-class E2BTarget:
+class E2BTarget(Inventory):
     """Builder, sandbox opener and publisher of one account."""
 
     steps_cached = True
@@ -51,13 +48,13 @@ class E2BTarget:
         report: Reporter = silent,
     ) -> None:
         """`report` is told of what no variant's own reporter is: limits, and sandboxes left."""
-        self.name = name
-        self._cloud = Cloud(
+        cloud = Cloud(
             api_key=api_key,
             domain=domain,
             key_variable=key_variable,
             waiting=lambda why: report(Event(kind="step", text=why)),
         )
+        super().__init__(name=name, cloud=cloud)
         self._journal = Journal(journal, target=name)
         self._report = report
         self._unended: set[str] = set()
@@ -86,7 +83,7 @@ class E2BTarget:
         builds = [one for one in entry.get("builds", {}).values() if not revoked_because(one)]
         same = {one.get("build_id") for one in builds if one.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
-        usable = frozenset(one for one in {*same, wanted} if one and self._usable(name, one))
+        usable = frozenset(one for one in {*same, wanted} if one and self.usable(name, one))
         drift = None
         if wanted and wanted not in usable:
             text = f"build {wanted} on {self.name} is gone or not ready"
@@ -96,7 +93,7 @@ class E2BTarget:
         return Look(present=bool(same & usable), drift=drift, usable=usable)
 
     def _moved(self, tags: Mapping[str, str], build_id: str, channel: str) -> Drift | None:
-        for tag in _tags_of(channel):
+        for tag in tags_of(channel):
             if tags.get(tag) != build_id:
                 now = f"is on build {tags[tag]}" if tag in tags else "is gone"
                 return Drift(
@@ -196,7 +193,7 @@ class E2BTarget:
         self, name: str, fields: Mapping[str, Any], *, channel: str | None
     ) -> Callable[[], None] | None:
         """Move the tags of `channel`, and that of its digest, to a verified build."""
-        tags = _tags_of(channel) if channel else []
+        tags = tags_of(channel) if channel else []
         if digest := fields.get("digest"):
             tags = [digest_tag(digest), *tags]
         if not tags:
@@ -217,27 +214,6 @@ class E2BTarget:
             raise
         return take_back
 
-    def withdraw(
-        self, name: str, builds: Sequence[Mapping[str, Any]], *, channels: Sequence[str]
-    ) -> Callable[[], None] | None:
-        """Remove the tags of `channels`, and those of the digests of `builds`."""
-        before = self._cloud.tags(name) or {}
-        tags = {tag for channel in channels for tag in _tags_of(channel) if tag in before}
-        for fields in builds:
-            tag = digest_tag(str(fields.get("digest")))
-            if before.get(tag) == fields.get("build_id"):
-                tags.add(tag)
-        if not tags:
-            return None
-        self._cloud.remove_tags(name, sorted(tags))
-
-        def take_back() -> None:
-            for build_id in sorted({before[tag] for tag in tags}):
-                again = sorted(tag for tag in tags if before[tag] == build_id)
-                self._cloud.assign_tags(name, build_id, again)
-
-        return take_back
-
     def _take_back(
         self, whose: str, build_id: str, tags: Sequence[str], before: Mapping[str, str]
     ) -> None:
@@ -249,95 +225,6 @@ class E2BTarget:
         if new := [tag for tag in moved if tag not in before]:
             self._cloud.remove_tags(whose, new)
 
-    def examine(self, ref: str) -> dict[str, Any]:
-        """Look for a template of the account, by its ID (or name) and a build of it."""
-        asked, _, build_id = ref.partition(":")
-        tags = self._cloud.tags(asked)
-        if tags is None:
-            raise BuildError(
-                f"there is no template `{asked}` on {self.name}, or it is another account's",
-                hint="its ID is in E2B's dashboard; is the key that of the right account?",
-            )
-        if build_id in tags:
-            raise BuildError(
-                f"`{build_id}` is a tag of `{asked}`, which may move",
-                hint=f"{asked}:{tags[build_id]} is the build that it is on now",
-            )
-        wanted = build_id or tags.get(DEFAULT_TAG)
-        if wanted is None:
-            raise BuildError(
-                f"`{asked}` has no tag `{DEFAULT_TAG}` on {self.name}: its bare ID starts nothing",
-                hint="name a build of it: "
-                + (
-                    ", ".join(f"{asked}:{one}" for one in sorted({*tags.values()})) or "it has none"
-                ),
-            )
-        template_id = self._cloud.template_id(asked) or asked
-        status = self._cloud.state(template_id, wanted, 0).status
-        if status != "ready":
-            raise BuildError(f"the build {wanted} of `{asked}` is not ready: {status}")
-        return {"template_id": template_id}
-
-    def tagged(self, name: str) -> list[Tagged]:
-        """The finished builds of template `name`, with the channels that lead to them."""
-        template_id = self._cloud.template_id(name)
-        builds: dict[str, list[str]] = {}
-        for tag, build_id in (self._cloud.tags(name) or {}).items():
-            builds.setdefault(build_id, []).append(tag)
-        found = []
-        for build_id, tags in sorted(builds.items()):
-            if template_id is None or not self._usable(name, build_id):
-                continue
-            digests = [tag.replace("-", ":", 1) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
-            channels = [tag for tag in tags if not _DIGEST_TAG.fullmatch(tag)]
-            found.append(
-                Tagged(
-                    ref=f"{template_id}:{build_id}",
-                    template_id=template_id,
-                    build_id=build_id,
-                    digest=digests[0] if len(digests) == 1 else None,
-                    channels=tuple(sorted(one for one in channels if one != DEFAULT_TAG)),
-                )
-            )
-        return found
-
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
-        """The tags of builds that nothing needs: E2B has no call that deletes one build, but what
-        no tag leads to is not taken for another build of the same digest any more."""
-        busy = self._cloud.running_templates()
-        limit = dt.datetime.now(dt.UTC).timestamp() - protect
-        found = []
-        for name, entry in templates.items():
-            made = {
-                one.get("build_id"): one
-                for one in entry.get("builds", {}).values()
-                if one.get("origin", "built") == "built"
-            }
-            for tag, build_id in (self._cloud.tags(name) or {}).items():
-                digest = tag.replace("-", ":", 1)
-                record = made.get(build_id)
-                if record is None or digest_tag(str(record.get("digest"))) != tag:
-                    continue  # not made here, or not a tag of ours
-                young = _seconds(record.get("built_at")) > limit
-                if young or record["template_id"] in busy or needs("", digest):
-                    continue
-                found.append(
-                    Waste(
-                        kind="tag",
-                        identity=f"{name}:{tag}",
-                        subject=build_id,
-                        size=None,
-                        why="no channel needs its build",
-                    )
-                )
-        return found
-
-    def remove(self, waste: Waste) -> str | None:
-        """Remove a tag."""
-        name, _, tag = waste.identity.partition(":")
-        self._cloud.remove_tags(name, [tag])
-        return None
-
     def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
         """The record has them: a build of E2B's is the only one."""
 
@@ -346,15 +233,6 @@ class E2BTarget:
         entry = self._journal.read(name)
         if entry and entry.build_id == build_id:
             self._journal.remove(name)
-
-    def _usable(self, name: str, build_id: str | None) -> bool:
-        template_id = self._cloud.template_id(name) if build_id else None
-        if build_id is None or template_id is None:
-            return False
-        try:
-            return self._cloud.state(template_id, build_id, 0).status == "ready"
-        except BuildError:
-            return False
 
     def _metadata(self, name: str) -> dict[str, str]:
         return {_METADATA: f"{self._journal.owner}/{name}"}
@@ -384,17 +262,3 @@ class E2BTarget:
 
     def _warn(self, text: str) -> None:
         self._report(Event(kind="warning", text=text))
-
-
-def _seconds(moment: Any) -> float:
-    """Seconds since the epoch; of what cannot be read, so many that it counts as new."""
-    try:
-        return dt.datetime.fromisoformat(moment).timestamp()
-    except (TypeError, ValueError):
-        return float("inf")
-
-
-def _tags_of(channel: str) -> list[str]:
-    """`default` is what a bare name means on E2B: it follows the channel that a bare name means
-    here."""
-    return [DEFAULT_TAG, channel] if channel == DEFAULT_CHANNEL else [channel]
