@@ -1,17 +1,20 @@
 """A Docker engine for tests, and E2B's way to carry out steps, played on it.
 
 What E2B does for each kind of step was read from its published sources (github.com/e2b-dev/infra,
-`packages/orchestrator/internal/template/build/commands`).
+`packages/orchestrator/pkg/template/build/commands`).
 """
 
 from __future__ import annotations
 
 import contextlib
 import functools
+import glob
 import hashlib
 import io
+import itertools
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
@@ -27,6 +30,7 @@ from docker.models.containers import Container
 from builder.docker_engine.connection import connect
 from builder.errors import EngineUnavailableError
 from builder.flatten import Program
+from tests.e2b_server.steps import evaluation
 
 SOURCES = Path(__file__).parent / "base_image"
 LABEL = "template-builder-test"
@@ -121,14 +125,29 @@ def running(
         container.remove(force=True)
 
 
+# What E2B gives to a shell, and appends to a PATH of the template's own.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def home_of(user: str) -> str:
+    """The home of an account."""
+    return "/root" if user == "root" else f"/home/{user}"
+
+
 class Machine:
     """A container in which steps run as E2B runs them."""
 
     def __init__(self, container: Container, base_env: Mapping[str, str]) -> None:
         self.container = container
         self.env = dict(base_env)
-        self.user, self.workdir = "user", "/home/user"
+        self.user = "user"
+        self.workdir_set: str | None = None
         self.log: list[str] = []
+
+    @property
+    def workdir(self) -> str:
+        """Where commands run: the home of the user of the moment, until a step says otherwise."""
+        return self.workdir_set or home_of(self.user)
 
     def carry_out(self, program: Program, context: Path) -> None:
         """Every step in turn."""
@@ -138,13 +157,16 @@ class Machine:
     def bash(
         self, command: str, *, user: str, workdir: str | None = None, env: Mapping[str, str]
     ) -> str:
-        """Run a command in a login shell; its standard output."""
-        home = {"root": "/root"}.get(user, f"/home/{user}")
+        """Run a command in a login shell that has `env` alone; its standard output."""
+        home = home_of(user)
+        variables = {"PATH": _PATH, "HOME": home, "USER": user, "LOGNAME": user} | dict(env)
+        if "PATH" in env:
+            variables["PATH"] += f":{_PATH}"
+        pairs = [f"{name}={value}" for name, value in variables.items()]
         found: Any = self.container.exec_run(
-            ["timeout", "60", "/bin/bash", "-l", "-c", command],
+            ["/usr/bin/env", "-i", *pairs, "timeout", "60", "/bin/bash", "-l", "-c", command],
             user=user,
             workdir=workdir or home,
-            environment={"HOME": home, "USER": user, "LOGNAME": user} | dict(env),
             demux=True,
         )
         out, err = (part.decode() if part else "" for part in found.output)
@@ -158,14 +180,19 @@ class Machine:
 
     def _env(self, args: Sequence[str], context: Path) -> None:
         for name, value in zip(args[::2], args[1::2], strict=True):
-            self.env[name] = self.bash(f'printf "{value}"', user="root", env={})
+            self.env[name] = self.bash(evaluation(value), user="root", env={})
 
     def _workdir(self, args: Sequence[str], context: Path) -> None:
-        self.bash(f'mkdir -p "{args[0]}"', user=self.user, env=self.env)
-        self.workdir = self.bash(f'printf "{args[0]}"', user="root", env={})
+        made = f"""
+            new="{args[0]}"
+            while [ ! -d "$(dirname "$new")" ]; do new=$(dirname "$new"); done
+            [ -d "{args[0]}" ] || {{ mkdir -p "{args[0]}" && chown -R {self.user}: "$new"; }}
+        """
+        self.bash(made, user="root", env=self.env)
+        self.workdir_set = self.bash(f'cd "{args[0]}" && pwd', user="root", env={}).strip()
 
     def _user(self, args: Sequence[str], context: Path) -> None:
-        made = f"id -u {args[0]} || adduser --disabled-password --gecos '' {args[0]}"
+        made = f"id -u {args[0]} || useradd --create-home --shell /bin/bash {args[0]}"
         self.bash(made, user="root", env=self.env)
         self.user = self.bash(f'printf "{args[0]}"', user="root", env={})
 
@@ -174,21 +201,38 @@ class Machine:
         place = f"/var/tmp/{hashlib.sha256(source.encode()).hexdigest()}"
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:
-            tar.add(context / source, arcname=f"unpack/{source}", recursive=False)
-        self.container.exec_run(["mkdir", "-p", place])
-        self.container.put_archive(place, archive.getvalue())
+            for name in glob.glob(source, root_dir=context, include_hidden=True):
+                tar.add(context / name, arcname=name)
+        self.container.exec_run(["mkdir", "-p", f"{place}/unpack"])
+        self.container.put_archive(f"{place}/unpack", archive.getvalue())
+        # What has no wildcard in it; the rest was expanded by the SDK.
+        parts = source.split("/")
+        plain = "/".join(itertools.takewhile(lambda part: not re.search(r"[*?\[{]", part), parts))
         script = f"""
-            target="{target}"; source="{place}/unpack/{source}"
+            target="{target}"; source="{os.path.normpath(f"{place}/unpack/{plain}")}"
             cd "{self.workdir}" || exit
             case "$target" in /*) ;; *) target="$(pwd)/$target";; esac
             cd "$(dirname "$source")" || exit
-            entry="$(ls -A | head -n 1)"
-            chown "{owner}" "$entry" || exit
-            [ -z "{mode}" ] || chmod "{mode}" "$entry" || exit
-            mkdir -p "$(dirname "$target")" && mv "$entry" "$target"
+            entry="$(basename "$source")"
+            chown -hR "{owner}" "$entry" || exit
+            [ -z "{mode}" ] || [ -L "$entry" ] || chmod -R "{mode}" "$entry" || exit
+            if [ -d "$entry" ] && [ ! -L "$entry" ]; then
+                mkdir -p "$target" || exit
+                tar -C "$entry" -cf - . \
+                    | tar -C "$target" --keep-directory-symlink --no-overwrite-dir -xf -
+                exit
+            fi
+            case "$target" in */) mkdir -p "$target";; *) mkdir -p "$(dirname "$target")";; esac
+            mv "$entry" "$target"
         """
-        self.bash(script, user="root", workdir=self.workdir, env=self.env)
+        self.bash(f"set -o pipefail\n{script}", user="root", workdir=self.workdir, env=self.env)
         self.container.exec_run(["rm", "-rf", place])
+
+    def finalize(self) -> None:
+        """What E2B does after the last step, before it starts what is to run."""
+        made = "id -u user || useradd --create-home --shell /bin/bash user"
+        opened = "chown -R user:user /home/user && chmod -R 777 /usr/local"
+        self.bash(f"{made}; mkdir -p /code && {opened} /code", user="root", env={})
 
 
 # Everything below / but what an engine or a clock puts there; hashes of what is newer than `since`.

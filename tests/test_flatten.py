@@ -5,12 +5,13 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from builder.errors import FlattenError
 from builder.flatten import BaseConfig, Program, Step, flatten, shell
 from tests.conftest import ROOT
+from tests.e2b_server.steps import evaluation
 
 KNOWN = BaseConfig(env={"PATH": "/bin"}, entrypoint=("/entry",), command=("base",))
 
@@ -47,6 +48,8 @@ KEPT = [
     ("ENV A it is", "ENV: A it is"),
     ("WORKDIR /a\nWORKDIR b", "WORKDIR: /a/b"),
     ("USER root", "USER: root"),
+    ("USER root\nWORKDIR /home/user", "WORKDIR: /home/user"),
+    ("ENV A=\\$B", "ENV: A ${0:+$}B"),
 ]
 META = [
     ("LABEL a=b", "LABEL: labels are not part of a sandbox"),
@@ -298,10 +301,11 @@ def test_brackets_that_are_no_lists_are_kept() -> None:
 
 
 @given(value=st.text(st.characters(exclude_categories=["Cc", "Cs"]), max_size=40))
+@example(value='$HOME ${HOME} $(id) `id` \\$HOME \\\\ "$0" %s%% $ $$ $1 -n')
 def test_env_values_survive_their_evaluation(value: str) -> None:
-    """What E2B evaluates with printf in a shell is what the Dockerfile said."""
+    """What E2B evaluates in a shell is what the Dockerfile said, to the character."""
     evaluated = subprocess.run(
-        ["bash", "-c", f'printf "{shell.printf_literal(value)}"'],
+        ["bash", "-c", evaluation(shell.env_literal(value))],
         capture_output=True,
         check=True,
         env={"LC_ALL": "C.UTF-8", "PATH": "/usr/bin:/bin"},

@@ -2,7 +2,7 @@
 
 Pure: text in, values out. The only owner of e2b-dockerfile-utils, which is BuildKit's parser. How
 E2B carries a step out was read from its published sources (github.com/e2b-dev/infra,
-`packages/orchestrator/internal/template/build/commands`).
+`packages/orchestrator/pkg/template/build/commands`).
 """
 
 from builder.flatten.convert import flatten

@@ -268,9 +268,10 @@ def flatten(
     end = (last.opening.start_line, last.opening.end_line)
     steps = list(converter.steps)
     if env:
-        pairs = [x for name, v in env.items() for x in (name, shell.printf_literal(v))]
+        pairs = [x for name, v in env.items() for x in (name, shell.env_literal(v))]
         steps.append(Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=end))
-    if state.workdir != E2B_WORKDIR:
+    # Where no step says otherwise, the folder is the home of whoever the user is.
+    if (state.user, state.workdir) != (E2B_USER, E2B_WORKDIR):
         steps.append(Step(kind="WORKDIR", args=(state.workdir,), stage=last.name, lines=end))
     if state.user != E2B_USER:
         steps.append(Step(kind="USER", args=(state.user,), stage=last.name, lines=end))

@@ -8,28 +8,18 @@ from collections.abc import Mapping, Sequence
 
 __all__ = [
     "command_line",
+    "env_literal",
     "exports",
     "make_folders",
-    "printf_literal",
     "script_file",
     "write_file",
 ]
 
-# ENV values are evaluated as `printf "VALUE"`: first in double quotes, then as a format.
-_IN_FORMAT = {
-    "\\": "\\\\\\\\",
-    "%": "%%",
-    '"': '\\"',
-    "$": "\\$",
-    "`": "\\`",
-}
 
-
-def printf_literal(value: str) -> str:
-    """`value`, so that E2B's evaluation of an ENV value gives it back unchanged."""
-    escaped = "".join(_IN_FORMAT.get(character, character) for character in value)
-    # A leading dash would be an option of printf.
-    return f"\\055{escaped[1:]}" if escaped.startswith("-") else escaped
+def env_literal(value: str) -> str:
+    """`value`, so that E2B's evaluation of an ENV value gives it back unchanged: E2B escapes what a
+    shell reads in double quotes, except a `$`. `$0` is always set, so this expands to a dollar."""
+    return value.replace("$", "${0:+$}")
 
 
 def exports(variables: Mapping[str, str]) -> str:

@@ -75,7 +75,7 @@ class DockerSteps:
     def base(self, image: str) -> Any:
         from tests.test_flatten_engine import config_of
 
-        return image, dict(config_of(image).env), "user", "/home/user"
+        return image, dict(config_of(image).env), "user", None
 
     def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any:
         from tests import engine
@@ -87,7 +87,7 @@ class DockerSteps:
             args.append("")
         with engine.running(image, network=self.network) as container:
             machine = engine.Machine(container, env)
-            machine.user, machine.workdir = user, workdir
+            machine.user, machine.workdir_set = user, workdir
             program = Program(
                 base_image=image,
                 steps=(Step(kind=kind, args=tuple(args), stage="", lines=(0, 0)),),
@@ -95,7 +95,7 @@ class DockerSteps:
                 ready_command=None,
                 env={},
                 user=user,
-                workdir=workdir,
+                workdir=machine.workdir,
                 metadata=(),
                 assumptions=(),
                 steps_before=1,
@@ -111,10 +111,20 @@ class DockerSteps:
             made = container.commit()
         with self.lock:
             self.made.append(str(made.id))
-        return made.id, dict(machine.env), machine.user, machine.workdir
+        return made.id, dict(machine.env), machine.user, machine.workdir_set
 
     def finish(self, layer: Any, build: Build) -> Any:
-        return layer
+        from tests import engine
+
+        image, env, user, workdir = layer
+        with engine.running(image, network=self.network) as container:
+            machine = engine.Machine(container, env)
+            machine.user, machine.workdir_set = user, workdir
+            machine.finalize()
+            made = container.commit()
+        with self.lock:
+            self.made.append(str(made.id))
+        return made.id, env, user, machine.workdir
 
     def remove(self) -> None:
         from tests import engine
@@ -122,6 +132,14 @@ class DockerSteps:
         for image in reversed(self.made):
             with contextlib.suppress(Exception):
                 engine.client().images.remove(image, force=True)
+
+
+def evaluation(value: str) -> str:
+    """Return the command by which E2B's builder evaluates an ENV value, as root in a login shell
+    that has none of the template's variables."""
+    for special in ("\\", '"', "`", "$("):
+        value = value.replace(special, f"\\{special}")
+    return f'printf "%s" "{value}"'
 
 
 def extract(archive: bytes, folder: Path) -> None:
