@@ -24,6 +24,7 @@ _MIME = {
     "text": "text/plain", "html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml",
     "png": "image/png", "jpeg": "image/jpeg", "pdf": "application/pdf", "latex": "text/latex",
     "json": "application/json", "javascript": "application/javascript",
+    "data": "e2b/data", "chart": "e2b/chart",
 }  # fmt: skip
 # Errors of the service itself, which have no traceback: an interpreter that is not there any more.
 _DIED = ("ContextRestarting", "WebSocketError", "UnexpectedEndOfExecution")
@@ -41,28 +42,27 @@ async def read(parts: AsyncIterable[bytes], output: Output, *, magic: str) -> No
     lines = _Lines(output)
     async for part in parts:
         for event in lines.feed(part):
-            if event["type"] == "end_of_execution":
+            kind = event.get("type")
+            if kind == "end_of_execution":
                 return
-            if _is_unknown(magic, event):
-                raise SandboxGoneError("its interpreter has died, and another is in its place")
-            _take(event["type"], event, output)
+            _take(kind, event, output, magic)
     raise ValueError("it ended before the code did")
 
 
-def _is_unknown(magic: str, event: dict[str, Any]) -> bool:
-    return event["type"] == "error" and event["name"] == "UsageError" and magic in event["value"]
-
-
-def _take(kind: str, event: dict[str, Any], output: Output) -> None:
+def _take(kind: Any, event: dict[str, Any], output: Output, magic: str) -> None:
+    """Take an event, from which the service leaves out each key that has no value."""
     if kind in ("stdout", "stderr"):
-        output.stream(kind, event["text"])
+        output.stream(kind, event.get("text") or "")
     elif kind == "result":
         data = {_MIME[key]: value for key, value in event.items() if key in _MIME and value}
         output.result(data | (event.get("extra") or {}), main=bool(event.get("is_main_result")))
     elif kind == "error":
-        if event["name"] in _DIED and not event["traceback"]:
+        name, value, traceback = (event.get(key) or "" for key in ("name", "value", "traceback"))
+        if name == "UsageError" and magic in str(value):
+            raise SandboxGoneError("its interpreter has died, and another is in its place")
+        if name in _DIED and not traceback:
             raise InterpreterDiedError("the interpreter died while it ran the code")
-        output.failed(event["name"], event["value"], event["traceback"])
+        output.failed(name or "Error", value, traceback)
     elif kind == "unexpected_end_of_execution":
         raise InterpreterDiedError("the interpreter died while it ran the code")
 
@@ -142,8 +142,11 @@ class _LongLine:
         if self._size > self._bound:
             self._output.leave_out(self._size)
             return {"type": "left out"}
-        event: dict[str, Any] = self._restored(parse_json("".join(self._outside)), 2)
-        return event
+        event = parse_json("".join(self._outside))
+        return {
+            key: self._restored(value, levels=1 if key == "extra" else 0)
+            for key, value in event.items()
+        }
 
     @property
     def _bound(self) -> float:
@@ -182,10 +185,13 @@ class _LongLine:
             self._strings[mark] = string
             self._keep(f'"{mark}"')
 
-    def _restored(self, value: Any, levels: int = 0) -> Any:
+    def _restored(self, value: Any, levels: int = -1) -> Any:
         """`value` with its long strings, as `Cut`s down to `levels`: as far as MIME bundles go."""
         if isinstance(value, dict):
-            return {key: self._restored(inner, levels - 1) for key, inner in value.items()}
+            return {
+                self._restored(key): self._restored(inner, levels - 1)
+                for key, inner in value.items()
+            }
         if isinstance(value, list):
             return [self._restored(inner) for inner in value]
         string = self._strings.get(value) if isinstance(value, str) else None
