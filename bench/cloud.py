@@ -26,6 +26,7 @@ from builder.errors import SandboxError
 from builder.events import silent
 from builder.project import Project
 from builder.render import Rendered
+from builder.targets.e2b.account import Account
 from builder.targets.e2b.program import template_of
 from builder.targets.e2b.target import E2BTarget
 from tests.e2b_server import ModelledSteps, Server
@@ -152,8 +153,7 @@ def _ours(project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan
     with _server() as server:
         target = _Unverified(
             name="e2b",
-            api_key=server.key,
-            domain=None,
+            account=Account(api_key=server.key),
             key_variable="E2B_API_KEY",
             journal=project.state / "journal" / server.url.rpartition(":")[2],
         )

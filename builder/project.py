@@ -28,17 +28,25 @@ PRECHECK_WHEN = ("always", "auto", "never")
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
 TARGET_KINDS = ("e2b", "local")
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
-TARGET_KEYS = ("api-key-env", "domain", "kind")
+TARGET_KEYS = ("api-key-env", "api-url", "domain", "kind", "sandbox-url")
+URL_KEYS = ("api-url", "sandbox-url")
+_URL = re.compile(r"https?://[^/\s]+[^\s]*")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetSettings:
-    """A place to build on; `api_key_env` names the variable that holds the key, never the key."""
+    """A place to build on; `api_key_env` names the variable that holds the key, never the key.
+
+    `api_url` and `sandbox_url` are where E2B's API and its sandboxes are reached, where the domain
+    does not say that.
+    """
 
     name: str
     kind: str
     domain: str | None = None
     api_key_env: str | None = None
+    api_url: str | None = None
+    sandbox_url: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -220,11 +228,18 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
             hint="give the target another name",
         )
     _check_texts(settings, entry, table)
+    for key in URL_KEYS:
+        if key in entry and not _URL.fullmatch(entry[key]):
+            message = f"`{key}` is {entry[key]!r}, expected a URL such as `https://e2b.example.com`"
+            raise settings.error(table, message, key=key)
+    api_url, sandbox_url = (entry.get(key, "").rstrip("/") or None for key in URL_KEYS)
     return TargetSettings(
         name=name,
         kind=kind,
         domain=entry.get("domain"),
         api_key_env=entry.get("api-key-env", "E2B_API_KEY" if kind == "e2b" else None),
+        api_url=api_url,
+        sandbox_url=sandbox_url,
     )
 
 

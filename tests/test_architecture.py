@@ -21,9 +21,8 @@ OWNERS = {
     },
     "e2b": {
         f"targets/e2b/{name}.py"
-        for name in ("cloud", "failures", "files", "program", "service", "session")
+        for name in ("api", "cloud", "failures", "files", "program", "service", "session")
     },
-    "e2b_code_interpreter": {"targets/e2b/cloud.py"},
     "e2b_dockerfile_utils": {
         f"flatten/{name}.py" for name in ("convert", "copies", "losses", "runs", "stages")
     },
@@ -31,8 +30,7 @@ OWNERS = {
     "httpx": {
         "base_image.py",
         "runtime/webhooks.py",
-        "targets/e2b/failures.py",
-        "targets/e2b/service.py",
+        *(f"targets/e2b/{name}.py" for name in ("api", "certificates", "failures", "service")),
     },
     "jinja2": {"render.py"},
     "jupyter_client": {"targets/local/kernel.py"},

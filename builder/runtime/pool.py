@@ -71,7 +71,8 @@ class Pool:
             raise
 
     def _good(self, session: Session) -> bool:
-        return session.usable() and time.monotonic() - session.opened_at < self._max_age
+        age = time.monotonic() - session.opened_at
+        return session.usable() and age < min(self._max_age, session.lifetime / 2)
 
     async def _keep(self) -> None:
         try:

@@ -115,10 +115,8 @@ async def _opened(template: Template, seconds: int) -> Session:
         )
     from builder.targets.e2b.session import CloudSession
 
-    assert template.api_key is not None
-    return await CloudSession.open(
-        template.ref, api_key=template.api_key, domain=template.domain, seconds=seconds
-    )
+    assert template.account is not None
+    return await CloudSession.open(template.ref, account=template.account, seconds=seconds)
 
 
 async def _warm_up(session: Session, template: Template) -> None:

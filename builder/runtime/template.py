@@ -6,7 +6,7 @@ import os
 import re
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any
 
@@ -19,6 +19,8 @@ from builder.errors import (
     UnknownTemplateError,
     did_you_mean,
 )
+from builder.project import target_here
+from builder.targets.e2b.account import Account
 
 __all__ = ["Template", "account", "check_not_revoked", "find", "names_by_id", "near_names"]
 
@@ -33,7 +35,7 @@ class Template:
 
     `registry` is where it was looked up, as an absolute path or a URL: that one tells whether it
     was revoked since, wherever the application has changed to. `name` is its name there, None for
-    what is E2B's own; `api_key` is None on `local`.
+    what is E2B's own; `account` is None on `local`.
     """
 
     ref: str
@@ -44,8 +46,7 @@ class Template:
     level: str = "none"
     imports: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
-    api_key: str | None = field(default=None, repr=False)
-    domain: str | None = None
+    account: Account | None = None
 
     @property
     def attributes(self) -> dict[str, str]:
@@ -71,8 +72,9 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
             ' ID; the stock image has to be asked for, too: template_id="code-interpreter-v1"',
         )
     name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
-    local, variable, domain = _settings(name)
-    key = None if local else _key(api_key, variable, name)
+    settings = target_here(name)
+    local = settings.kind == "local"
+    owner = None if local else Account.of(settings, _key(api_key, settings.api_key_env, name))
     location = registry.find()
     if not registry.is_url(location):
         location = os.path.abspath(location)
@@ -87,9 +89,7 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
                 hint=did_you_mean(asked, found.templates)
                 or "on target `local` only templates of the registry can be used",
             )
-        return Template(
-            ref=asked, target=name, local=False, registry=location, api_key=key, domain=domain
-        )
+        return Template(ref=asked, target=name, local=False, registry=location, account=owner)
     warmup: Mapping[str, Any] = record.fields.get("warmup", {})
     return Template(
         ref=record.ref,
@@ -100,17 +100,16 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
         level=warmup.get("level", "none"),
         imports=tuple(warmup.get("imports", ())),
         env=tuple(sorted(record.fields.get("env", {}).items())),
-        api_key=key,
-        domain=domain,
+        account=owner,
     )
 
 
-def account(target: str, api_key: str | None) -> tuple[str, str | None]:
-    """The key and the domain of a target's account. Raises `TargetUnavailableError`."""
-    local, variable, domain = _settings(target)
-    if local:
+def account(target: str, api_key: str | None) -> Account:
+    """The account of a target. Raises `TargetUnavailableError`."""
+    settings = target_here(target)
+    if settings.kind == "local":
         raise TargetUnavailableError(f"target `{target}` is this machine, and has no account")
-    return _key(api_key, variable, target), domain
+    return Account.of(settings, _key(api_key, settings.api_key_env, target))
 
 
 def check_not_revoked(template: Template) -> None:
@@ -194,14 +193,6 @@ def _names(path: str, changed_ns: int, size: int) -> Mapping[str, str]:
 @lru_cache(maxsize=4)
 def _loaded(path: str, _changed_ns: int, _size: int) -> registry.Registry:
     return registry.load(path, max_age=_SHARED_SECONDS)
-
-
-def _settings(name: str) -> tuple[bool, str | None, str | None]:
-    """Whether a target is local, which variable holds its key, its domain."""
-    from builder.project import target_here
-
-    found = target_here(name)
-    return found.kind == "local", found.api_key_env, found.domain
 
 
 def _key(given: str | None, variable: str | None, target: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
-import os
 import re
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Collection, Mapping
@@ -30,6 +29,7 @@ from builder.runtime.webhook_events import (
     parse,
     signed,
 )
+from builder.targets.e2b.certificates import certificates
 
 __all__ = ["E2BWebhookPrimitive", "Event", "Webhook", "WebhookReceiver"]
 
@@ -76,9 +76,8 @@ class E2BWebhookPrimitive:
             raise ValueError("events is empty: which ones are to be delivered?")
         self.callback_url, self.name = callback_url, name
         self._secret = secret
-        self._key, domain = account(target, api_key)
-        domain = domain or os.environ.get("E2B_DOMAIN") or "e2b.app"
-        self._origin = os.environ.get("E2B_API_URL") or f"https://api.{domain}"
+        owner = account(target, api_key)
+        self._key, self._origin = owner.api_key, owner.origin
 
     async def register(self) -> Webhook:
         """Have E2B deliver `events` to `callback_url`, signed with `secret`."""
@@ -135,7 +134,7 @@ class E2BWebhookPrimitive:
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
         """An answer of E2B's API; asked again where it was refused, or only reads."""
-        async with httpx.AsyncClient(timeout=_SECONDS) as client:
+        async with httpx.AsyncClient(timeout=_SECONDS, verify=certificates()) as client:
             for attempt in range(1, _ATTEMPTS + 1):
                 try:
                     answer = await client.request(

@@ -172,6 +172,8 @@ def _where(settings: TargetSettings) -> str:
     """Where another place than E2B's own cloud is meant."""
     if settings.kind == "local":
         return ""
+    if settings.api_url:
+        return f", at {settings.api_url}"
     if url := os.environ.get("E2B_API_URL"):
         return f", and E2B_API_URL points it at {url}"
     domain = settings.domain or os.environ.get("E2B_DOMAIN")
@@ -191,12 +193,12 @@ def connect(settings: TargetSettings, project: Project, *, report: Reporter = si
             f"target `{settings.name}` needs an account: `{variable}` is not set",
             hint=f"set `{variable}` to a key of it, or use `--target local`, which needs none",
         )
+    from builder.targets.e2b.account import Account
     from builder.targets.e2b.target import E2BTarget
 
     return E2BTarget(
         name=settings.name,
-        api_key=key,
-        domain=settings.domain,
+        account=Account.of(settings, key),
         key_variable=variable,
         journal=project.state / "journal",
         report=report,

@@ -145,6 +145,7 @@ class Building:
             try:
                 template_id, build_id = self._cloud.start(
                     template_of(order),
+                    order.folder,
                     name=self._name,
                     tag=digest_tag(self._digest),
                     cpu=variant.cpu,

@@ -1,24 +1,21 @@
-"""E2B's API for one account: the one place that calls the official SDK.
+"""E2B's API for one account, by its official SDK and, where that has no function, its REST API.
 
 Every call is retried as its failure deserves, and what is left of failures is put into words here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import json
 import re
-import uuid
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import e2b
 import tenacity
-from e2b.api import handle_api_exception
-from e2b.api.client.api.templates import get_templates_aliases_alias, get_v2_templates
-from e2b.api.client_sync import get_api_client
-from e2b.connection_config import ApiParams
-from e2b_code_interpreter import Sandbox
 
 from builder.errors import (
     BuildError,
@@ -28,7 +25,16 @@ from builder.errors import (
     TemplateError,
 )
 from builder.processes import pause
-from builder.targets.e2b.failures import failure_of, if_it_may_pass, kind_of, status_of
+from builder.targets.e2b.account import Account
+from builder.targets.e2b.api import Api
+from builder.targets.e2b.creation import Creation
+from builder.targets.e2b.failures import (
+    UnsettledError,
+    failure_of,
+    if_it_may_pass,
+    kind_of,
+    status_of,
+)
 
 __all__ = ["BuildState", "Cloud", "Identified"]
 
@@ -44,8 +50,6 @@ _FAULT_ATTEMPTS = 7
 # What takes long to fail is not tried as often: an address where nobody answers, above all.
 _SLOW_ATTEMPTS = 3
 _FAULT_SECONDS = 6.0
-_IDS = re.compile(r"ID: (?P<template>[a-z0-9]+), Build ID: (?P<build>[0-9a-f-]{36})\b")
-_UPLOADED = "All file uploads completed"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -70,42 +74,32 @@ class Cloud:
 
     def __init__(
         self,
+        account: Account,
         *,
-        api_key: str,
-        domain: str | None,
         key_variable: str,
         waiting: Callable[[str], None] | None = None,
     ) -> None:
         """`waiting` is told whenever a limit keeps a call waiting, and why."""
-        self._options: ApiParams = {"api_key": api_key}
-        if domain:
-            self._options["domain"] = domain
-        self._key, self._domain, self._key_variable = api_key, domain, key_variable
+        self._account, self._key_variable = account, key_variable
+        self._api, self._options = Api(account), account.options
         self._waiting = waiting
 
     def telling(self, waiting: Callable[[str], None]) -> Cloud:
         """The same account, for a caller who wants to be told of waiting."""
-        return Cloud(
-            api_key=self._key,
-            domain=self._domain,
-            key_variable=self._key_variable,
-            waiting=waiting,
-        )
+        return Cloud(self._account, key_variable=self._key_variable, waiting=waiting)
 
     def team(self) -> str | None:
         """The slug of the team that the key belongs to; None where no template of it has one in its
         names. One small request, which is not repeated for long."""
 
         def get() -> str | None:
-            client = get_api_client(e2b.ConnectionConfig(**self._options))
-            response = get_v2_templates.sync_detailed(limit=1, client=client)
-            if response.status_code in (401, 403):
-                refusal = handle_api_exception(response, e2b.TemplateException)
-                raise e2b.AuthenticationException(str(refusal))
-            if response.status_code != 200:
-                raise handle_api_exception(response, e2b.TemplateException)
-            templates: Any = response.parsed
-            names = [name for template in templates for name in template.names]
+            try:
+                templates = self._api.ask("GET", "v2", "templates", query={"limit": 1})
+            except e2b.TemplateException as error:
+                if status_of(error) == 403:
+                    raise e2b.AuthenticationException(str(error)) from error
+                raise
+            names = [name for template in templates for name in template["names"]]
             return next((name.partition("/")[0] for name in names if "/" in name), None)
 
         return self._call("asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS)
@@ -113,6 +107,7 @@ class Cloud:
     def start(
         self,
         template: Any,
+        folder: Path,
         *,
         name: str,
         tag: str,
@@ -124,36 +119,39 @@ class Cloud:
         identified: Identified,
         uploaded: Callable[[], None],
     ) -> tuple[str, str]:
-        """Ask for a build, upload its files and start it; template ID and build ID.
+        """Ask for a build, upload its files from `folder` and start it; template ID and build ID.
 
         `identified` is told them before anything is uploaded, and `uploaded` is called before it is
         started; what that raises keeps it from starting. Not retried as a whole but for limits: the
         caller knows better what of it was done.
         """
-
-        def told(entry: Any) -> None:
-            if found := _IDS.search(entry.message):
-                identified(found["template"], found["build"])
-            tell(entry.message)
-            if entry.message == _UPLOADED:
-                uploaded()
+        resources = {"cpuCount": cpu, "memoryMB": memory_mb, "minFreeDiskMb": free_disk_mb}
+        asked = {key: value for key, value in resources.items() if value is not None}
 
         def begin() -> tuple[str, str]:
-            info = e2b.Template.build_in_background(
-                template,
-                name,
-                tags=[tag],
-                cpu_count=cpu,
-                memory_mb=memory_mb,
-                min_free_disk_mb=free_disk_mb,
-                skip_cache=force,
-                on_build_logs=told,
-                **self._options,
-            )
-            identified(info.template_id, info.build_id)
-            return info.template_id, info.build_id
+            steps = json.loads(e2b.Template.to_json(template))
+            body = {"name": name, "tags": [tag], **asked}
+            made = self._api.ask("POST", "v3", "templates", body=body)
+            template_id, build_id = made["templateID"], made["buildID"]
+            identified(template_id, build_id)
+            for step in steps["steps"]:
+                if step["type"] == "COPY":
+                    self._send(template_id, folder, step, tell)
+            uploaded()
+            path = ("v2", "templates", template_id, "builds", build_id)
+            self._api.ask("POST", *path, body={**steps, "force": force or steps["force"]})
+            return template_id, build_id
 
         return self._call(f"starting the build of `{name}`", begin, faults=1)
+
+    def _send(
+        self, template_id: str, folder: Path, step: Mapping[str, Any], tell: Callable[[str], None]
+    ) -> None:
+        """Upload the files of a COPY that E2B has not got."""
+        link = self._api.ask("GET", "templates", template_id, "files", step["filesHash"])
+        if not link["present"]:
+            self._api.upload(folder, step["args"][0], link)
+            tell(f"uploaded `{step['args'][0]}`")
 
     def state(self, template_id: str, build_id: str, offset: int) -> BuildState:
         """The state of a build, with its log from line `offset` on."""
@@ -193,14 +191,13 @@ class Cloud:
 
         def get() -> str | None:
             # The SDK has a call of its own for "is there one", but none that tells which.
-            client = get_api_client(e2b.ConnectionConfig(**self._options))
-            found = get_templates_aliases_alias.sync_detailed(alias=name, client=client)
-            if found.status_code in (403, 404):
-                return None
-            if found.status_code != 200:
-                raise e2b.TemplateException(f"{int(found.status_code)}: {found.content!r}")
-            answer: Any = found.parsed
-            template_id: str = answer.template_id
+            try:
+                answer = self._api.ask("GET", "templates", "aliases", name)
+            except e2b.TemplateException as error:
+                if status_of(error) in (403, 404):
+                    return None
+                raise
+            template_id: str = answer["templateID"]
             return template_id
 
         return self._call(f"looking up `{name}`", get)
@@ -225,19 +222,35 @@ class Cloud:
 
         self._call(f"removing the tags {', '.join(tags)} of `{name}`", remove)
 
-    def create_sandbox(self, ref: str, *, seconds: int, metadata: Mapping[str, str]) -> Sandbox:
-        """A new sandbox of a build, which E2B ends after `seconds`."""
-        key = str(uuid.uuid4())  # of several attempts, one sandbox at most comes out
-        return self._call(
-            f"creating a sandbox of `{ref}`",
-            lambda: Sandbox.create(
-                template=ref,
-                timeout=seconds,
-                metadata=dict(metadata),
-                idempotency_key=key,
-                **self._options,
-            ),
-        )
+    def create_sandbox(self, ref: str, *, seconds: int, metadata: Mapping[str, str]) -> e2b.Sandbox:
+        """A new sandbox of a build, which E2B ends after `seconds`. Of several attempts, one comes
+        out, and what else was perhaps created is ended."""
+        creation = Creation(self._account, ref, seconds=seconds, metadata=metadata)
+        held: str | None = None
+
+        def create() -> e2b.Sandbox:
+            try:
+                return e2b.Sandbox.create(**creation.options)
+            except Exception as error:
+                if not creation.changed_by(error):
+                    raise
+                if creation.abandoned:
+                    self._end_marked(creation)  # it would count against the limit
+                raise UnsettledError(str(error)) from error
+
+        try:
+            sandbox = self._call(f"creating a sandbox of `{ref}`", create)
+            held = sandbox.sandbox_id
+            return sandbox
+        finally:
+            if creation.doubtful:
+                self._end_marked(creation, but=held)
+
+    def _end_marked(self, creation: Creation, but: str | None = None) -> None:
+        with contextlib.suppress(BuildError, NetworkError, LimitError):
+            for sandbox_id in self.sandboxes(creation.mark):
+                if sandbox_id != but:
+                    self.kill_sandbox(sandbox_id)
 
     def sandboxes(self, metadata: Mapping[str, str]) -> list[str]:
         """The IDs of all sandboxes that carry `metadata`."""
@@ -249,7 +262,7 @@ class Cloud:
 
     def _listed(self, query: e2b.SandboxQuery | None) -> list[Any]:
         def get() -> list[Any]:
-            pages = Sandbox.list(query=query, **self._options)
+            pages = e2b.Sandbox.list(query=query, **self._options)
             found: list[Any] = []
             while pages.has_next:
                 found += pages.next_items()
@@ -261,13 +274,13 @@ class Cloud:
         """End a sandbox; one that is gone already is fine."""
         self._call(
             f"ending the sandbox {sandbox_id}",
-            lambda: Sandbox.kill(sandbox_id, **self._options),
+            lambda: e2b.Sandbox.kill(sandbox_id, **self._options),
             limit=_KILL_SECONDS,
         )
 
     def redacted(self, text: str) -> str:
         """`text` without the key, wherever that came from."""
-        return text.replace(self._key, f"<{self._key_variable}>")
+        return text.replace(self._account.api_key, f"<{self._key_variable}>")
 
     def _call(
         self,

@@ -11,9 +11,13 @@ import tenacity
 
 from builder.errors import TemplateError
 
-__all__ = ["failure_of", "if_it_may_pass", "kind_of", "status_of"]
+__all__ = ["UnsettledError", "failure_of", "if_it_may_pass", "kind_of", "status_of"]
 
 _STATUS = re.compile(r"(\d{3})\b")
+
+
+class UnsettledError(Exception):
+    """A call was refused, and the refusal says nothing of the next attempt."""
 
 
 def status_of(error: BaseException) -> int | None:
@@ -31,6 +35,7 @@ def kind_of(error: BaseException) -> Literal["limit", "fault", "final"]:
     if isinstance(error, e2b.AuthenticationException | e2b.InvalidArgumentException):
         return "final"
     passing = (
+        UnsettledError,
         e2b.ServiceBusyException,
         e2b.FileUploadException,
         e2b.TimeoutException,

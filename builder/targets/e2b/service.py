@@ -23,6 +23,7 @@ import httpx
 from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError
 from builder.execution import Execution, Output
 from builder.targets.e2b import stream
+from builder.targets.e2b.certificates import certificates
 
 __all__ = ["SPOILING", "CodeService"]
 
@@ -65,7 +66,9 @@ class CodeService:
         if sandbox.traffic_access_token:
             self._headers["E2B-Traffic-Access-Token"] = sandbox.traffic_access_token
         # HTTP/1.1: closing the connection of an execution must reach the service.
-        self._client = httpx.AsyncClient(timeout=_REQUEST_SECONDS, proxy=config.proxy)
+        self._client = httpx.AsyncClient(
+            timeout=_REQUEST_SECONDS, proxy=config.proxy, verify=certificates()
+        )
         self._alive, self._worded = alive, worded
         self._context: str | None = None
         # An interpreter without `in_kernel` has no such magic, and runs nothing of what follows.

@@ -6,14 +6,12 @@ import asyncio
 import contextlib
 import logging
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TypeVar
 
 import e2b
 import tenacity
-from e2b.connection_config import ApiParams
 
 from builder.errors import (
     InterpreterDiedError,
@@ -26,7 +24,9 @@ from builder.errors import (
 )
 from builder.execution import Execution
 from builder.limits import limit_error
-from builder.targets.e2b.failures import failure_of, if_it_may_pass, kind_of
+from builder.targets.e2b.account import Account
+from builder.targets.e2b.creation import Creation
+from builder.targets.e2b.failures import UnsettledError, failure_of, if_it_may_pass, kind_of
 from builder.targets.e2b.files import CloudFiles
 from builder.targets.e2b.service import CodeService
 from builder.tasks import finished
@@ -38,7 +38,6 @@ _logger = logging.getLogger(__name__)
 _LIMIT_SECONDS = 60.0
 _FAULT_ATTEMPTS = 5
 _KILL_SECONDS = 20.0
-_METADATA = "template-builder-session"
 
 
 class CloudSession:
@@ -53,39 +52,45 @@ class CloudSession:
         self._service = CodeService(sandbox, alive=self.check, worded=self._worded)
 
     @classmethod
-    async def open(
-        cls, ref: str, *, api_key: str, domain: str | None, seconds: int
-    ) -> CloudSession:
-        """Create a sandbox of `ref`, which E2B ends after `seconds`.
+    async def open(cls, ref: str, *, account: Account, seconds: int) -> CloudSession:
+        """Create a sandbox of `ref`, which E2B ends after `seconds`, or as long as the account lets
+        it live.
 
         Raises `UnknownTemplateError`, `TargetUnavailableError` for a key that is refused,
         `LimitError`, `NetworkError`, `SandboxError`; then, and when it is cancelled, no sandbox is
         left behind.
         """
-        options: ApiParams = {"api_key": api_key}
-        if domain:
-            options["domain"] = domain
-        mark = uuid.uuid4().hex
+        creation = Creation(account, ref, seconds=seconds)
 
         async def create() -> e2b.AsyncSandbox:
-            return await e2b.AsyncSandbox.create(
-                ref,
-                timeout=seconds,
-                metadata={_METADATA: mark},
-                idempotency_key=mark,
-                **options,
-            )
+            try:
+                return await e2b.AsyncSandbox.create(**creation.options)
+            except Exception as error:
+                if not creation.changed_by(error):
+                    raise
+                if creation.abandoned:
+                    await _end_marked(creation, account)  # it would count against the limit
+                raise UnsettledError(str(error)) from error
 
-        creating = asyncio.ensure_future(_retried(create))
+        async def created() -> e2b.AsyncSandbox:
+            held: str | None = None
+            try:
+                sandbox = await _retried(create)
+                held = sandbox.sandbox_id
+                return sandbox
+            finally:
+                if creation.doubtful:
+                    await _end_marked(creation, account, but=held)
+
+        creating = asyncio.ensure_future(created())
         try:
-            return cls(await asyncio.shield(creating), key=api_key, lifetime=seconds)
+            sandbox = await asyncio.shield(creating)
         except asyncio.CancelledError:
             await finished(_discarded(creating, create))
             raise
         except Exception as error:
-            if kind_of(error) == "fault":
-                await finished(_kill_marked(mark, options))
-            raise _translated(error, ref, api_key) from error
+            raise _translated(error, ref, account.api_key) from error
+        return cls(sandbox, key=account.api_key, lifetime=creation.seconds)
 
     async def wait_until_ready(self) -> None:
         """Wait for the code service, two minutes at most. Raises `SandboxError`."""
@@ -163,15 +168,15 @@ async def _discarded(
             await _retried((await (_retried(create) if creating.cancelled() else creating)).kill)
 
 
-async def _kill_marked(mark: str, options: ApiParams) -> None:
-    """End a sandbox that was created though nobody was told of it."""
+async def _end_marked(creation: Creation, account: Account, but: str | None = None) -> None:
+    """End what was created though nobody was told of it."""
     with contextlib.suppress(Exception):
         async with asyncio.timeout(_KILL_SECONDS):
-            found = e2b.AsyncSandbox.list(
-                query=e2b.SandboxQuery(metadata={_METADATA: mark}), **options
-            )
-            for sandbox in await found.next_items():
-                await e2b.AsyncSandbox.kill(sandbox.sandbox_id, **options)
+            query = e2b.SandboxQuery(metadata=creation.mark)
+            listed = e2b.AsyncSandbox.list(query=query, **account.options)
+            for sandbox in await listed.next_items():
+                if sandbox.sandbox_id != but:
+                    await e2b.AsyncSandbox.kill(sandbox.sandbox_id, **account.options)
 
 
 def _translated(error: Exception, ref: str, key: str) -> TemplateError:

@@ -18,6 +18,7 @@ from builder.plan import Drift, Look
 from builder.registry import revoked_because
 from builder.render import Rendered
 from builder.spec import Variant
+from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import Inventory, tags_of
@@ -41,16 +42,14 @@ class E2BTarget(Inventory):
         self,
         *,
         name: str,
-        api_key: str,
-        domain: str | None,
+        account: Account,
         key_variable: str,
         journal: Path,
         report: Reporter = silent,
     ) -> None:
         """`report` is told of what no variant's own reporter is: limits, and sandboxes left."""
         cloud = Cloud(
-            api_key=api_key,
-            domain=domain,
+            account,
             key_variable=key_variable,
             waiting=lambda why: report(Event(kind="step", text=why)),
         )

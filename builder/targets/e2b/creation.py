@@ -1,0 +1,87 @@
+"""Creating one sandbox on E2B: what an attempt asks for, and what its failure changes in the next.
+
+An answer can get lost after the sandbox was created. All attempts have one key, by which E2B gives
+the same sandbox again, and one mark in the metadata, by which the caller finds and ends what was
+perhaps created.
+"""
+
+from __future__ import annotations
+
+import logging
+import re
+import uuid
+from collections.abc import Mapping
+from typing import Any
+
+from builder.targets.e2b.account import Account
+from builder.targets.e2b.failures import kind_of, status_of
+
+__all__ = ["Creation"]
+
+_logger = logging.getLogger(__name__)
+_MARK = "template-builder-session"
+_LONGEST = re.compile(r"Timeout cannot be greater than (\d+) hours?")
+# While an attempt is under way, the next one with its key is refused.
+_CONFLICTS = 3
+_longest_seconds: dict[Account, int] = {}
+
+
+class Creation:
+    """`seconds` is how long the sandbox may live, as far as that is known.
+
+    `doubtful` is whether one may exist that nobody was told of, `abandoned` that the next attempt
+    will not give that one.
+    """
+
+    def __init__(
+        self, account: Account, ref: str, *, seconds: int, metadata: Mapping[str, str] | None = None
+    ) -> None:
+        self._account, self._ref = account, ref
+        self.seconds = min(seconds, _longest_seconds.get(account, seconds))
+        self.mark = {_MARK: uuid.uuid4().hex}
+        self._metadata = {**(metadata or {}), **self.mark}
+        self._key = uuid.uuid4().hex
+        self._conflicts = 0
+        self.doubtful = self.abandoned = False
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The arguments of the next attempt."""
+        return {
+            "template": self._ref,
+            "timeout": self.seconds,
+            "metadata": self._metadata,
+            "idempotency_key": self._key,
+            **self._account.options,
+        }
+
+    def changed_by(self, error: Exception) -> bool:
+        """Take the failure of an attempt; return True when it is not final, although its status
+        says so."""
+        status, self.abandoned = status_of(error), False
+        if status == 400 and (limit := _LONGEST.search(str(error))):
+            return self._shortened(int(limit[1]) * 3600)
+        if status == 409:
+            self._conflicts += 1
+        if status in (409, 422):
+            self.doubtful = True
+            if status == 422 or self._conflicts % _CONFLICTS == 0:
+                self._key, self.abandoned = uuid.uuid4().hex, True
+            return True
+        self.doubtful |= kind_of(error) == "fault"
+        return False
+
+    def _shortened(self, seconds: int) -> bool:
+        if seconds >= self.seconds:
+            return False
+        if self._account not in _longest_seconds:
+            _logger.warning(
+                "E2B lets no sandbox of this account live longer than %d hours: those that were to"
+                " live for %d seconds end after %d",
+                seconds // 3600,
+                self.seconds,
+                seconds,
+            )
+        _longest_seconds[self._account] = self.seconds = seconds
+        self._key = uuid.uuid4().hex  # a key stands for one request, to the letter
+        return True
