@@ -43,6 +43,10 @@ KEPT = [
     ('COPY ["a", "/b c"]', "COPY: a /b c root:root "),
     ("COPY --chmod=755 a /b", "COPY: a /b root:root 0755"),
     ("COPY --chown=0:0 a /b", "COPY: a /b 0:0 "),
+    ("COPY . /b", "COPY: . /b root:root "),
+    ("COPY d/ /b/", "COPY: d /b root:root "),
+    ("COPY *.py d/?.txt /b/", "COPY: *.py /b root:root "),
+    ("COPY --chown=me d/ /b/c", "COPY: d /b/c me:me "),
     ("COPY --link=false a /b", "COPY: a /b root:root "),
     ("ENV A=1 B=2\nENV C=$A", "ENV: A 1 B 2 C 1"),
     ("ENV A it is", "ENV: A it is"),
@@ -74,8 +78,9 @@ ERRORS = [
     ("COPY --exclude=x a /b", "COPY --exclude", "E2B would copy what is excluded, too (name the files that are wanted)"),
     ("COPY --parents a /b", "COPY --parents", "E2B would drop the folders above the file (write the whole target path)"),
     ("COPY --chmod=u+x a /b", "COPY", "E2B sets octal modes only, not `--chmod=u+x` (write it as in --chmod=0755)"),
-    ("COPY *.py /b/", "COPY", "E2B moves whatever matches `*.py` into one place, folders and all (name the files)"),
-    ("COPY . /b", "COPY", "`.` is a folder: where its target has folders of the same names, Docker merges them and E2B fails (name the files, or pack them and unpack them in a RUN)"),
+    ("COPY */a /b/", "COPY", "E2B expands `*/a` otherwise than Docker (name the files)"),
+    ("COPY [ab].py /b/", "COPY", "E2B expands `[ab].py` otherwise than Docker (name the files)"),
+    ("COPY *.py /b", "COPY", "several files may match `*.py` (end the target in /)"),
     ("COPY ../a /b", "COPY", "`../a` is outside of the build context"),
     ("COPY a", "COPY", "expected at least one source, and a target"),
     ("COPY a b /c", "COPY", "several sources need a target that ends in /"),
@@ -265,12 +270,28 @@ def test_what_nobody_looked_into_is_said() -> None:
 
 
 def test_context_tells_files_from_folders() -> None:
-    """With the context's files, folders and absent files are errors, too."""
-    assert problems("FROM x\nCOPY d /d\nCOPY n /n", files=["d/a"]) == [
-        "Dockerfile:2:1: `COPY`: `d` is a folder: where its target has folders of the same names,"
-        " Docker merges them and E2B fails (name the files, or pack them and unpack them in a RUN)",
-        "Dockerfile:3:1: `COPY`: `n` is not in the build context",
+    """With the context's files, a folder's content is copied and a file by its name, and what is
+    absent, or a pattern that a folder matches, is an error."""
+    files = ["d/a", "d/e/b", "f"]
+    found = flatten("FROM x\nCOPY --chown=me d /to/\nCOPY f /to/\nCOPY d/e/* /to/", files=files)
+    assert [step.args[:2] for step in found.steps if step.kind == "COPY"] == [
+        ("d", "/to"), ("f", "/to/f"), ("d/e/*", "/to"),
+    ]  # fmt: skip
+    assert "path=/to;" in found.steps[0].args[0]
+    assert problems("FROM x\nCOPY n /n\nCOPY d/* /n/\nCOPY x* /n/", files=files) == [
+        "Dockerfile:2:1: `COPY`: `n` is not in the build context",
+        "Dockerfile:3:1: `COPY`: `d/*` matches the folder `d/e`: Docker copies what is in it, E2B"
+        " the folder itself (name the files and the folder)",
+        "Dockerfile:4:1: `COPY`: nothing in the build context matches `x*`",
     ]
+
+
+def test_what_nobody_looked_up_in_the_context_is_said() -> None:
+    """Without the context's files, what is copied is taken for files."""
+    assert flatten("FROM x\nCOPY a b/ *.py /to/").assumptions[-2:] == (
+        "of the build context: `a` is a file",
+        "of the build context: no folder matches `*.py`",
+    )
 
 
 def test_heredoc_files_are_written_as_root() -> None:
@@ -332,7 +353,8 @@ def test_any_text_is_a_program_or_a_report(text: str) -> None:
 @pytest.mark.parametrize("folder", sorted((ROOT / "generated").iterdir()), ids=lambda f: f.name)
 def test_what_we_generate_flattens(folder: Path) -> None:
     """The four templates lose nothing, assume nothing, and begin with the same steps."""
-    found = flatten((folder / "Dockerfile").read_text())
+    files = [path.relative_to(folder).as_posix() for path in folder.rglob("*")]
+    found = flatten((folder / "Dockerfile").read_text(), files=files)
     assert found.assumptions == ()
     assert found.ready_command
     assert found.start_command

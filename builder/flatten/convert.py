@@ -284,7 +284,10 @@ def flatten(
         user=state.user,
         workdir=state.workdir,
         metadata=tuple(converter.metadata),
-        assumptions=tuple(f"of {chain[0].base}: {what}" for what in converter.assumptions),
+        assumptions=(
+            *(f"of {chain[0].base}: {text}" for text in converter.assumptions),
+            *(f"of the build context: {text}" for text in converter.copies.assumptions),
+        ),
         steps_before=converter.steps_before,
     )
 

@@ -1,10 +1,11 @@
-"""COPY: a step for each file, with the target and the owner that Docker would give it."""
+"""COPY: a step for each source, with the target and the owner that Docker would give it."""
 
 from __future__ import annotations
 
 import posixpath
 import re
 from collections.abc import Collection
+from fnmatch import fnmatchcase
 
 from e2b_dockerfile_utils import (
     DockerfileHeredoc,
@@ -25,6 +26,7 @@ __all__ = ["ALWAYS_THERE", "PLAIN_PATH", "CopySteps", "parents_of"]
 ALWAYS_THERE = frozenset({"/", "/home", "/home/user"})
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MODE = re.compile(r"0?[0-7]{3}|[0-7]{4}")
+_WILDCARD = re.compile(r"[*?\[\]]")
 PLAIN_PATH = re.compile(r"[A-Za-z0-9._+@%~=,:/ -]+")
 
 
@@ -36,6 +38,7 @@ class CopySteps:
     ) -> None:
         self.volumes: dict[str, int] = {}
         self.made = set(ALWAYS_THERE)
+        self.assumptions: dict[str, None] = {}
         self._steps = steps
         self._runs = runs
         self._report = report
@@ -71,10 +74,10 @@ class CopySteps:
                 content = _content(instruction, heredocs[marker.name], scope)
                 self._write(instruction, content, marker.name, target, owner, mode)
             else:
-                source = posixpath.normpath(scope.expand(instruction, word)).lstrip("/")
-                self._copy_file(instruction, word, source, target, owner, mode)
+                source = posixpath.normpath(scope.expand(instruction, word)).lstrip("/") or "."
+                self._copy(instruction, word, source, target, owner, mode)
 
-    def _copy_file(
+    def _copy(
         self,
         instruction: DockerfileInstruction,
         word: str,
@@ -83,13 +86,20 @@ class CopySteps:
         owner: str,
         mode: str,
     ) -> None:
-        if problem := self._problem(word, source):
+        is_pattern = bool(_WILDCARD.search(source))
+        into_folder = target.endswith(("/", "/."))
+        if is_pattern:
+            problem = self._pattern_problem(source, into_folder=into_folder)
+        else:
+            problem = self._problem(source)
+        if problem:
             self._report.add(instruction, *problem)
             return
-        if target.endswith(("/", "/.")):
+        is_file = not is_pattern and self._is_file(word, source)
+        if is_file and into_folder:
             target = posixpath.join(target, posixpath.basename(source))
         target = posixpath.normpath(target)
-        for path in (source, target):
+        for path in (_WILDCARD.sub("", source) or ".", target):
             if not PLAIN_PATH.fullmatch(path):
                 self._report.add(
                     instruction,
@@ -97,9 +107,9 @@ class CopySteps:
                     "use letters, digits and ._+@%~=,:-",
                 )
         self.check_volumes(instruction, target)
-        folder = posixpath.dirname(target)
+        folder = posixpath.dirname(target) if is_file else target
         if owner != "root:root" and folder not in self.made:
-            # E2B would make what is missing for root, Docker makes it for the file's owner.
+            # E2B would make what is missing for root, Docker makes it for the files' owner.
             self._runs.as_root(instruction, shell.make_folders(folder, owner))
         self.made |= {folder, *parents_of(folder)}
         self._runs.close()
@@ -107,27 +117,48 @@ class CopySteps:
         args = (source, target, owner, f"{int(mode, 8):04o}" if _MODE.fullmatch(mode) else "")
         self._steps.append(Step(kind="COPY", args=args, stage=self._runs.stage, lines=lines))
 
-    def _problem(self, word: str, source: str) -> tuple[str, str | None] | None:
-        """What keeps E2B from copying `source`, and what to do instead."""
-        if re.search(r"[*?\[\]]", source):
-            return (
-                f"E2B moves whatever matches `{source}` into one place, folders and all",
-                "name the files",
-            )
-        if source.startswith("../"):
+    def _problem(self, source: str) -> tuple[str, str | None] | None:
+        """What keeps E2B from copying a file or folder."""
+        if source == ".." or source.startswith("../"):
             return f"`{source}` is outside of the build context", None
-        is_folder = source in (".", "") or word.endswith("/")
-        if self._files is not None and not is_folder and source not in self._files:
-            is_folder = any(name.startswith(f"{source}/") for name in self._files)
-            if not is_folder:
-                return f"`{source}` is not in the build context", None
-        if is_folder:
-            message = (
-                f"`{word}` is a folder: where its target has folders of the same names, Docker"
-                " merges them and E2B fails"
-            )
-            return message, "name the files, or pack them and unpack them in a RUN"
+        there = self._files is None or source == "." or source in self._files
+        if not there and not self._below(source):
+            return f"`{source}` is not in the build context", None
         return None
+
+    def _pattern_problem(self, source: str, *, into_folder: bool) -> tuple[str, str | None] | None:
+        """What keeps E2B from copying each file that matches into the target, as Docker does."""
+        folder, _, pattern = source.rpartition("/")
+        if _WILDCARD.search(folder) or "[" in pattern:
+            return f"E2B expands `{source}` otherwise than Docker", "name the files"
+        if not into_folder:
+            return f"several files may match `{source}`", "end the target in /"
+        if self._files is None:
+            self.assumptions[f"no folder matches `{source}`"] = None
+            return None
+        matching = [name for name in self._below(folder) if fnmatchcase(name, pattern)]
+        if not matching:
+            return f"nothing in the build context matches `{source}`", None
+        for name in matching:
+            path = posixpath.join(folder, name)
+            if path not in self._files:
+                message = f"`{source}` matches the folder `{path}`: Docker copies what is in it"
+                return f"{message}, E2B the folder itself", "name the files and the folder"
+        return None
+
+    def _is_file(self, word: str, source: str) -> bool:
+        if source == "." or word.endswith("/"):
+            return False
+        if self._files is None:
+            self.assumptions[f"`{source}` is a file"] = None
+            return True
+        return source in self._files
+
+    def _below(self, folder: str) -> set[str]:
+        """The names of what the build context has in a folder of it."""
+        start = f"{folder}/" if folder not in ("", ".") else ""
+        names = [name for name in self._files or () if name.startswith(start)]
+        return {name.removeprefix(start).partition("/")[0] for name in names}
 
     def _write(
         self,

@@ -67,8 +67,8 @@ class Program:
     """A machine as E2B builds it: a base image, steps on top, what starts and what says "ready".
 
     `steps_before` counts the steps of a translation line by line. `env`, `user` and `workdir` are
-    the final ones. `assumptions` say what was taken for granted of a base image that nobody
-    looked into.
+    the final ones. `assumptions` say what was taken for granted of a base image or a build
+    context that nobody looked into.
     """
 
     base_image: str
