@@ -87,3 +87,35 @@ def test_variables_that_the_code_service_spoils_are_named(
     assert place.build("four")["four"].error is None
     assert [text for text in place.warnings() if "env." in text] == wanted
     assert place.recorded("four")["warnings"][-2:] == wanted
+
+
+def test_modes_that_e2b_changes_are_named(place: Place, cloud: Server, command: Command) -> None:
+    """For E2B, `plan` and the record name each file whose mode E2B changes when a build ends, with
+    its line; what it gives to `user` belongs to `user` everywhere."""
+    (place.folder / "variants" / "tool").write_text("")
+    targets = ("/usr/local/bin/tool", "/code/tool", "/home/user/tool", "/opt/tool")
+    files = "".join(f'[[files]]\nsource = "tool"\ntarget = "{target}"\n' for target in targets)
+    open_to_all = '[[files]]\nsource = "tool"\ntarget = "/code/open"\nmode = "0777"\n'
+    place.edit("four", lambda text: text + files + open_to_all)
+    wanted = [
+        f"not provided by e2b: mode 0644 of {target} (variants/four.toml:{line}): E2B gives"
+        f" everything below {folder} mode 0777 at the end of a build"
+        for target, line, folder in (
+            ("/usr/local/bin/tool", 8, "/usr/local"),
+            ("/code/tool", 11, "/code"),
+        )
+    ]
+    shown = command("plan", "four", "--target", "e2b", "--frozen", cwd=place.folder)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("not provided")]
+    assert lines == wanted, shown.stderr
+    assert place.build("four")["four"].error is None
+    assert place.recorded("four")["warnings"][-2:] == wanted
+    owners = {
+        step["args"][1]: step["args"][2]
+        for step in cloud.builds("four")[0].request["steps"]
+        if step["type"] == "COPY" and step["args"][0].startswith("files/")
+    }
+    assert owners == {
+        target: "user:user" if "/home" in target else "root:root"
+        for target in (*targets, "/code/open")
+    }

@@ -274,7 +274,7 @@ class FileTable(_Table):
         description="path inside the variants folder"
     )
     target: Annotated[StrictStr, AfterValidator(_path)] = Field(
-        description="absolute path in the sandbox"
+        description="absolute path in the sandbox; below /home/user it belongs to `user`"
     )
     mode: Annotated[StrictStr, Field(pattern=r"^0[0-7]{3}$")] = Field(
         "0644", description="permissions, octal"

@@ -18,7 +18,7 @@ from builder.logs import Log
 from builder.processes import pause
 from builder.targets.e2b.cloud import BuildState, Cloud
 from builder.targets.e2b.following import Followed
-from builder.targets.e2b.program import instruction, origin, spoiled_variables, template_of
+from builder.targets.e2b.program import instruction, not_provided, origin, template_of
 
 __all__ = ["Building", "digest_tag"]
 
@@ -262,8 +262,8 @@ class Building:
                     hint="it is not published; without --require-cache the same command takes it",
                 )
             warnings.append(told)
-        spoiled = spoiled_variables(order.rendered.variant)
-        warnings += [f"not provided by {self._target}: {line}" for line in spoiled]
+        lacking = not_provided(order.rendered.variant)
+        warnings += [f"not provided by {self._target}: {line}" for line in lacking]
         for text in warnings:
             self._report(Event(kind="warning", variant=self._name, text=text))
         return Built(

@@ -15,9 +15,11 @@ from builder.spec import Stage, Variant, place_of
 from builder.spec.positions import Positions
 from builder.targets.e2b.service import SPOILING
 
-__all__ = ["instruction", "origin", "spoiled_variables", "template_of"]
+__all__ = ["instruction", "not_provided", "origin", "template_of"]
 
 _SHOWN_CHARACTERS = 120
+# Whose content E2B opens to everybody before it starts what is to run.
+_OPENED = ("/usr/local", "/code")
 
 
 def template_of(order: Order) -> Any:
@@ -37,23 +39,37 @@ def template_of(order: Order) -> Any:
     return builder
 
 
-def spoiled_variables(variant: Variant) -> tuple[str, ...]:
-    """What the code service cannot pass on of a variant's variables, in words."""
-    return tuple(
+def not_provided(variant: Variant) -> tuple[str, ...]:
+    """What E2B cannot provide of a variant, in words: variables that the code service cannot pass
+    on, and modes of files."""
+    variables = (
         f"`env.{name}` ({_place_of_variable(variant, name)}) to programs that run code by E2B's SDK"
         " alone: the code service makes code of the value, and a quote or backslash in it spoils"
         " the first execution in a sandbox"
         for name, value in variant.env.items()
         if any(character in value for character in SPOILING)
     )
+    modes = (
+        f"mode {file.mode} of {file.target} ({_place_in(stage, ('files', number, 'target'))}):"
+        f" E2B gives everything below {folder} mode 0777 at the end of a build"
+        for stage in variant.stages
+        for number, file in enumerate(stage.files)
+        for folder in _OPENED
+        if file.target.startswith(f"{folder}/") and file.mode != "0777"
+    )
+    return (*variables, *modes)
 
 
 def _place_of_variable(variant: Variant, name: str) -> str:
     """Where a variable of the variant gets its value."""
     stage = next(stage for stage in reversed(variant.stages) if name in stage.env)
+    return _place_in(stage, ("env", name))
+
+
+def _place_in(stage: Stage, key: Sequence[str | int]) -> str:
     if stage.path is None:
         return stage.source
-    return place_of(stage.path.parent, stage.source, ("env", name))
+    return place_of(stage.path.parent, stage.source, key)
 
 
 def _add(builder: Any, step: Step) -> None:

@@ -22,7 +22,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import Inventory, tags_of
-from builder.targets.e2b.program import spoiled_variables
+from builder.targets.e2b.program import not_provided
 from builder.targets.e2b.sandbox import CloudSandbox
 
 __all__ = ["E2BTarget"]
@@ -103,8 +103,8 @@ class E2BTarget(Inventory):
         return None
 
     def lacking(self, variant: Variant) -> tuple[str, ...]:
-        """Of its variables alone: what else E2B cannot do was an error when its steps were made."""
-        return spoiled_variables(variant)
+        """What an error did not say already when its steps were made."""
+        return not_provided(variant)
 
     def blocked(self, variant: Variant) -> str | None:
         """Without a code service, code could not be run in its sandboxes."""
