@@ -60,6 +60,8 @@ class Faulty:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
+        # As in E2B's router: what is encoded in a segment of a path is no part of the path.
+        scope = {**scope, "path": scope["raw_path"].decode()}
         fault = self._due(f"{scope['method']} {scope['path']}")
         if fault is None:
             await self._application(scope, receive, send)

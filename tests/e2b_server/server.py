@@ -9,6 +9,7 @@ import threading
 import time
 import traceback
 from typing import Any
+from urllib.parse import unquote
 
 import uvicorn
 from starlette.applications import Starlette
@@ -122,6 +123,8 @@ class Server:
     def _endpoint(self, handler: Any) -> Any:
         async def endpoint(request: Request) -> Response:
             body = await request.body()
+            for name, value in request.path_params.items():
+                request.path_params[name] = unquote(value)
             try:
                 answer: Response = await run_in_threadpool(handler, request, body)
             except ApiError as error:

@@ -32,7 +32,7 @@ class TemplateCalls:
         """Method, path, and what answers it."""
         return [
             ("POST", "/v3/templates", self._request_build),
-            ("GET", "/templates/aliases/{alias:path}", self._alias),
+            ("GET", "/templates/aliases/{alias}", self._alias),
             ("POST", "/templates/tags", self._assign_tags),
             ("DELETE", "/templates/tags", self._delete_tags),
             ("GET", "/templates/{name}/files/{hash}", self._file),
