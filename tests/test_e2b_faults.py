@@ -205,12 +205,13 @@ def test_base_image_that_cannot_be_pulled(place: Place, lead: Callable[[Server],
         outcomes = place.build()
     error = outcomes["four"].error
     assert isinstance(error, StepError)
-    assert error.message == (
+    said, _, log = error.message.partition("\n  | Building template ")
+    assert said == (
         "the base image failed on e2b: FROM localhost:1/python:3.13\n"
         "  .builder/context/four/Dockerfile\n"
         "  variants/_base.toml:3: `base.image`\n"
-        "  E2B says: error pulling the image\n"
-        "  | Building template"
+        "  E2B says: error pulling the image"
     )
+    assert "\n  | [base] FROM localhost:1/python:3.13 [" in log
     told = [outcome.error.message for outcome in outcomes.values() if outcome.error]
     assert told.count("not built: the base image is that of `four`, where it failed") == 3

@@ -12,6 +12,7 @@ from typing import Any
 NAME = re.compile(r"(?:[a-z0-9-_]+/)?[a-z0-9-_]{1,128}")
 TAG = re.compile(r"[a-z0-9-_.]+")
 SUPERSEDED = "The build was canceled because it was superseded by a newer one."
+CANCELLED = "build was cancelled"
 TOO_MANY = (
     "you have reached the maximum number of concurrent template builds ({}). Please wait for existing"
     " builds to complete or contact support if you need more concurrent builds."
@@ -55,6 +56,14 @@ class Build:
     machine: Any = None
     times_started: int = 0
     ended_at: float = 0.0  # of the monotonic clock
+    created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    # Status, message and step as the route of the status has them in its cache.
+    cached: tuple[str, str, str | None] | None = None
+
+    def become(self, status: str, message: str = "", step: str | None = None) -> None:
+        """Change the status in the database, and have the cache forget it."""
+        self.status, self.message, self.step = status, message, step
+        self.cached = None
 
     @property
     def running(self) -> bool:
@@ -96,6 +105,10 @@ class State:
         self.files: dict[tuple[str, str], bytes] = {}
         self.layers: dict[tuple[str, str], Any] = {}
         self.executed: list[tuple[str, str]] = []
+        # Where the next builds fail: (phase or number of a step, the step that is told, why).
+        self.failures: list[tuple[str, str | None, str]] = []
+        # How long it takes the API to learn of a build that its builder has cancelled.
+        self.poll_seconds = 0.2
 
     def team(self, key: str | None) -> Team:
         if not key:
@@ -150,6 +163,7 @@ class State:
         wanted = tags or ["default"]
         for build in template.builds:
             if build.status == "waiting" and template.tags_of(build.id) & set(wanted):
+                # The cache of the status is not told.
                 build.status, build.message = "error", SUPERSEDED
         made = Build(
             id=str(uuid.uuid4()),
@@ -171,12 +185,23 @@ class State:
             raise ApiError(404, f"Error when getting template: build '{build_id}' not found")
         for other in template.builds:
             shared = template.tags_of(other.id) & template.tags_of(build.id)
-            if other is not build and other.status in ("waiting", "building") and shared:
-                other.canceled.set()
-                other.status, other.message = "error", SUPERSEDED
+            if other is not build and other.running and shared:
+                self._cancel(other)
         if build.status != "waiting":
             raise ApiError(400, "build is not in waiting state")
         return build
+
+    def _cancel(self, build: Build) -> None:
+        """End a running build at its builder; the API learns of it when it asks there."""
+
+        def learn() -> None:
+            with self.lock:
+                build.become("error", CANCELLED)
+
+        build.canceled.set()
+        timer = threading.Timer(self.poll_seconds, learn)
+        timer.daemon = True
+        timer.start()
 
     def resolve(self, team: Team, ref: str) -> tuple[Template, Build]:
         """From what a sandbox is created of to its build: `id`, `name`, `name:tag`, `id:build`."""

@@ -99,7 +99,8 @@ class TemplateCalls:
             build = self.server.state.start_build(
                 team, request.path_params["name"], request.path_params["build"]
             )
-            build.status, build.request = "building", asked
+            build.request = asked
+            build.become("building")
             build.times_started += 1
             thread = threading.Thread(target=self._builder.carry_out, args=(build,))
             self.threads.append(thread)
@@ -116,18 +117,25 @@ class TemplateCalls:
         if not 0 <= limit <= 100:
             raise ApiError(400, "limit must be at most 100")
         with self.server.state.lock:
-            entries = [] if build.status == "waiting" else build.log[offset : offset + limit]
+            # Whoever asks leaves the answer in the cache, for minutes.
+            build.cached = build.cached or (build.status, build.message, build.step)
+            status, message, step = build.cached
+            entries = [] if status == "waiting" else build.log[offset : offset + limit]
             told: dict[str, Any] = {
                 "logs": [],
                 "logEntries": entries,
                 "templateID": template.id,
                 "buildID": build.id,
-                "status": build.status,
+                "status": status,
             }
-            if build.status == "error" and self.server.tells_reasons:
-                told["reason"] = {"message": build.message, "logEntries": build.log[-5:]}
-                if build.step is not None:
-                    told["reason"]["step"] = build.step
+            if message and self.server.tells_reasons:
+                told["reason"] = {"message": message, "logEntries": []}
+                if step is not None:
+                    shown = [one for one in entries if one.get("step") == step]
+                    told["reason"] |= {
+                        "step": step,
+                        "logEntries": [one for one in shown if one["level"] in ("warn", "error")],
+                    }
         return answer(models.TemplateBuildInfo, told, 200)
 
     def _template_for_build(self, request: Request) -> Template:

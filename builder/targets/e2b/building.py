@@ -7,6 +7,7 @@ somebody has begun already, here or on another machine, is followed instead of b
 from __future__ import annotations
 
 import random
+import re
 import time
 from dataclasses import dataclass, replace
 
@@ -29,9 +30,18 @@ _LONGEST_SECONDS = 75 * 60.0
 _BEGIN_SECONDS = 10.0
 # Asking for a build takes some calls, any of which may meet a fault.
 _ATTEMPTS = 8
+# How long the log may stand still before it is looked up whether the build has been overtaken.
+_QUIET_SECONDS = 5.0
 _SHOWN_CHARACTERS = 300
-_SUPERSEDED = "superseded"
+# Of a build that was running, and of one that was waiting; neither names a step.
+_CANCELLED = re.compile(r"\bcancell?ed\b")
+_INTERNAL = "An internal error occurred"
 _YIELD_SECONDS = (0.3, 3.0)
+_PHASES = {
+    "base": "the base image",
+    "resize-disk": "enlarging the disk, after the steps,",
+    "optimize": "optimizing the snapshot, after the steps,",
+}
 
 
 def digest_tag(digest: str) -> str:
@@ -46,6 +56,10 @@ class _Found:
     state: BuildState
     ours: bool = True
     begun_here: bool = False
+
+
+class _OvertakenError(BuildError):
+    """Another build has the place of one that was about to start."""
 
 
 class Building:
@@ -73,23 +87,26 @@ class Building:
         """Make the build, or find it made. Raises `StepError`, `CacheMissError`, `BuildError`, and
         what `Cloud` raises; what E2B is still doing then, the next run takes up."""
         start = time.monotonic()
-        for attempt in range(_ATTEMPTS):
-            found = self._under_way(overtaken=attempt > 0) or self._begin()
-            if found is None:
-                self._overtaken()
-                continue
-            reused = found.state.status == "ready"
+        overtaken = tried_again = False
+        for _ in range(_ATTEMPTS):
+            found = self._under_way(overtaken=overtaken) or self._begin()
             followed = Followed(steps=len(self._program.steps), passed=self._order.passed)
-            state = self._follow(found, followed)
-            if state.status == "ready":
+            state = self._follow(found, followed) if found else None
+            if found is None or state is None:
+                overtaken = True
+                self._overtaken()
+            elif state.status == "ready":
+                reused = found.state.status == "ready"
                 self._order.passed(len(self._program.steps))
                 return self._built(found, followed, time.monotonic() - start, reused)
-            if _SUPERSEDED not in state.message:
+            elif state.message.startswith(_INTERNAL) and not tried_again:
+                tried_again = True
+                self._say("E2B met an error of its own: asking once more")
+            else:
                 self._journal.remove(self._name)
                 raise self._failed(found, followed, state)
-            self._overtaken()
         raise BuildError(
-            f"the build of `{self._name}` was superseded {_ATTEMPTS} times by others of its digest",
+            f"the build of `{self._name}` was overtaken {_ATTEMPTS} times by others of its digest",
             hint="somebody else builds the same template over and over: settle who does",
         )
 
@@ -102,37 +119,43 @@ class Building:
             state = self._state_of_entry()
             if state and state.status in ("building", "ready"):
                 taken_up = self._found(state)
-                if taken_up.build_id not in self._order.unwanted:
+                if taken_up.build_id not in self._order.unwanted and not overtaken:
                     self._say(f"taking up build {taken_up.build_id} of an earlier run")
                     return taken_up
         if force and not overtaken:
             return None
-        build_id = (self._cloud.tags(self._name) or {}).get(digest_tag(self._digest))
-        if build_id is None or build_id in self._order.unwanted:
-            return None
-        template_id = self._cloud.template_id(self._name)
-        found = self._look(template_id, build_id) if template_id else None
+        found = self._elsewhere()
         if found:
             done = "is there already" if found.state.status == "ready" else "is under way elsewhere"
-            self._say(f"build {build_id} of the same digest {done}")
+            self._say(f"build {found.build_id} of the same digest {done}")
             self._entry = self._journal.begin(self._name, self._digest)
-            self._identified(found.template_id, build_id)
+            self._identified(found.template_id, found.build_id)
         return found
 
-    def _look(self, template_id: str, build_id: str) -> _Found | None:
-        """A build of somebody else's, unless it failed or does not begin."""
+    def _tagged(self) -> str | None:
+        """The build of the digest that was asked for last. E2B reads tags from its database, and
+        the state of a build from a cache, which may be minutes old."""
+        return (self._cloud.tags(self._name) or {}).get(digest_tag(self._digest))
+
+    def _elsewhere(self) -> _Found | None:
+        """The build of the digest that was asked for last, unless it failed or does not begin."""
         deadline = time.monotonic() + _BEGIN_SECONDS
-        try:
-            while True:
+        while True:
+            build_id = self._tagged()
+            if build_id is None or build_id in self._order.unwanted:
+                return None
+            template_id = self._cloud.template_id(self._name)
+            if template_id is None:
+                return None
+            try:
                 state = self._cloud.state(template_id, build_id, 0)
-                if state.status != "waiting" or time.monotonic() >= deadline:
-                    break
-                pause(_POLL_SECONDS)
-        except BuildError:
-            return None  # E2B does not know it any more
-        if state.status not in ("building", "ready"):
-            return None
-        return _Found(template_id=template_id, build_id=build_id, state=state, ours=False)
+            except BuildError:
+                return None  # E2B does not know it any more
+            if state.status in ("building", "ready"):
+                return _Found(template_id=template_id, build_id=build_id, state=state, ours=False)
+            if state.status != "waiting" or time.monotonic() >= deadline:
+                return None
+            pause(_POLL_SECONDS)
 
     def _begin(self) -> _Found | None:
         """Ask for the build and start it, through faults of the way there; None when somebody else
@@ -154,14 +177,14 @@ class Building:
                     force=order.force and order.shared == 0,
                     tell=self._log.line,
                     identified=self._identified,
-                    uploaded=self._check_not_superseded,
+                    uploaded=self._check_not_overtaken,
                 )
             except (BuildError, NetworkError) as error:
                 # It may have been started all the same: the answer alone got lost.
                 state = self._state_of_entry()
                 if state and state.status in ("building", "ready"):
                     return self._found(state)
-                if state and _SUPERSEDED in state.message:
+                if isinstance(error, _OvertakenError) or self._is_overtaken():
                     return None
                 if attempt == _ATTEMPTS or isinstance(error, BuildError):
                     if self._entry and not self._entry.build_id:
@@ -177,11 +200,14 @@ class Building:
                 )
         raise AssertionError("unreachable")
 
-    def _check_not_superseded(self) -> None:
+    def _is_overtaken(self) -> bool:
+        asked_for = self._entry.build_id if self._entry else None
+        return asked_for is not None and self._tagged() not in (None, asked_for)
+
+    def _check_not_overtaken(self) -> None:
         # E2B lets even a start that it refuses cancel the build that took this one's place.
-        state = self._state_of_entry()
-        if state and _SUPERSEDED in state.message:
-            raise BuildError(f"the build of `{self._name}` was {_SUPERSEDED} before it began")
+        if self._is_overtaken():
+            raise _OvertakenError(f"the build of `{self._name}` was overtaken before it began")
 
     def _overtaken(self) -> None:
         self._say("somebody else has asked for the same build since: following that one")
@@ -210,9 +236,11 @@ class Building:
             entry = self._journal.write(replace(entry, template_id=template_id, build_id=build_id))
         self._entry = entry
 
-    def _follow(self, found: _Found, followed: Followed) -> BuildState:
-        """Read the log until the build has ended, and then to the log's end."""
+    def _follow(self, found: _Found, followed: Followed) -> BuildState | None:
+        """Read the log until the build has ended, and then to the log's end; None when it was
+        cancelled, as E2B does with a build when a newer one of its tag starts."""
         offset, empty = 0, 0
+        moved = time.monotonic()
         deadline = time.monotonic() + _LONGEST_SECONDS
         while True:
             state = self._cloud.state(found.template_id, found.build_id, offset)
@@ -224,7 +252,14 @@ class Building:
             empty = 0 if state.lines else empty + 1
             # At its end, an answer without lines may be one that got lost: a second one is not.
             if state.status in ("ready", "error") and empty > 1:
-                return state
+                cancelled = not state.step and _CANCELLED.search(state.message)
+                return None if state.status == "error" and cancelled else state
+            if state.lines:
+                moved = time.monotonic()
+            elif state.status == "building" and time.monotonic() - moved > _QUIET_SECONDS:
+                if self._replaced(found):
+                    return None
+                moved = time.monotonic()
             if time.monotonic() > deadline:
                 raise BuildError(
                     f"build {found.build_id} of `{self._name}` did not end within"
@@ -233,6 +268,14 @@ class Building:
                 )
             if not state.lines and state.status not in ("ready", "error"):
                 pause(_POLL_SECONDS)
+
+    def _replaced(self, found: _Found) -> bool:
+        """Whether a newer build of the digest has started, which ends this one."""
+        newer = self._tagged()
+        if newer in (None, found.build_id):
+            return False
+        state = self._cloud.state(found.template_id, newer, 0)
+        return state.status in ("building", "ready")
 
     def _show(self, followed: Followed, step: int | None, *, quiet: bool) -> None:
         if quiet:
@@ -283,22 +326,31 @@ class Building:
         )
 
     def _failed(self, found: _Found, followed: Followed, state: BuildState) -> TemplateError:
-        number, told = instruction(self._order, state.step or followed.at())
-        where = f"step {number} of {len(self._program.steps)}" if number else "the base image"
-        if number is None:
-            where = "what comes after the steps"
+        phase = state.step or followed.at()
+        number, told = instruction(self._order, phase)
+        if number:
+            where = f"step {number} of {len(self._program.steps)}"
+        else:
+            where = _PHASES.get(phase or "", "what comes after the steps")
+        # Where the steps say nothing of it, neither does the spec.
+        after = phase in ("resize-disk", "optimize")
+        unnamed = bool(state.message and not state.step)
+        what = f"the build failed on {self._target}, at {where}"
         lines = [
-            f"{where} failed on {self._target}: {told}",
-            *(f"  {place}" for place in origin(self._order, number)),
+            (what if unnamed else f"{where} failed on {self._target}")
+            + ("" if after else f": {told}"),
+            *([] if after else (f"  {place}" for place in origin(self._order, number))),
             f"  E2B says: {state.message or 'nothing'}",
             *(f"  | {line[:_SHOWN_CHARACTERS]}" for line in followed.last),
         ]
-        return StepError(
-            "\n".join(lines),
-            step=number,
-            hint=f"`template-builder logs {self._name}` has the whole log of build"
-            f" {found.build_id}",
-        )
+        message = "\n".join(lines)
+        if state.message.startswith(_INTERNAL):
+            hint = f"E2B's support can look into build {found.build_id}; later, run it again"
+            return BuildError(message, hint=hint)
+        hint = f"`template-builder logs {self._name}` has the whole log of build {found.build_id}"
+        if unnamed:
+            return BuildError(message, hint=hint)
+        return StepError(message, step=number, hint=hint)
 
     def _say(self, text: str) -> None:
         self._log.line(text)

@@ -1,7 +1,7 @@
 """From the log of a build to what happened in it: which steps came from the cache, what failed.
 
 The form of the lines is E2B's own: `[base] FROM image [hash]`, `CACHED [builder 2/8] RUN … [hash]`,
-`[builder 3/8] [stdout]: …`, `[finalize] …`.
+`[builder 3/8] [stdout]: …`, `[finalize] …`, `Build failed: …`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ __all__ = ["Followed"]
 _STEP = re.compile(
     r"(?P<cached>CACHED )?\[builder (?P<step>\d+)/(?P<steps>\d+)\] (?P<rest>.*)", re.DOTALL
 )
-_FINAL = re.compile(r"(?:CACHED )?\[finalize\]")
+_PHASE = re.compile(r"(?:CACHED )?\[(?P<phase>resize-disk|finalize|optimize)\] ")
+_END = "Build failed: "  # with the reason, which the state of the build has, too
 _OUTPUT = re.compile(r"\[(?:stdout|stderr)\]: ?(?P<text>.*)", re.DOTALL)
 _LAST_LINES = 15
 
@@ -26,24 +27,26 @@ _LAST_LINES = 15
 class Followed:
     """What the log has told so far. `steps` is how many there are, `passed` is told how many are
     over, `cached` and `ran` are numbers of steps from 1, `last` the last lines of the output,
-    `times` those of all lines."""
+    `times` those of all lines, `phase` what runs after the steps."""
 
     steps: int
     passed: Callable[[int], None]
     cached: set[int] = field(default_factory=set)
     ran: set[int] = field(default_factory=set)
     times: list[dt.datetime] = field(default_factory=list)
-    finished: bool = False
+    phase: str | None = None
     last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
 
     def line(self, line: str) -> int | None:
         """Take one line; the number of the step that it is the first one of, or None."""
         found = _STEP.match(line)
         if found is None:
-            self.last.append(line)
-            if _FINAL.match(line):
-                self.finished = True
+            if phase := _PHASE.match(line):
+                self.phase = phase["phase"]
+                self.last.clear()
                 self.passed(self.steps)
+            elif not line.startswith(_END):
+                self.last.append(line)
             return None
         number = int(found["step"])
         if output := _OUTPUT.match(found["rest"]):
@@ -64,9 +67,7 @@ class Followed:
     def at(self) -> str | None:
         """Where the build was last, as E2B names it: "base", the number of a step, "finalize"."""
         seen = self.cached | self.ran
-        if self.finished or not (seen or self.last):
-            return None
-        return str(max(seen)) if seen else "base"
+        return self.phase or (str(max(seen)) if seen else "base" if self.last else None)
 
     def seconds(self) -> float:
         """From the first line to the last, by E2B's own clock."""
