@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import functools
 import io
 import json
 import os
@@ -17,9 +16,7 @@ from hypothesis import strategies as st
 from builder import registry
 from builder.retention import Keep, needed
 from builder.targets.local import leftovers
-from tests.clouds import Place
 from tests.conftest import Command
-from tests.e2b_server import Server
 from tests.engine import client
 from tests.test_channels import made
 
@@ -41,10 +38,6 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A cache that nobody else has anything in."""
     monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
     return tmp_path / "cache"
-
-
-def with_env(text: str, env: str) -> str:
-    return text.partition("[env]")[0] + env
 
 
 def collected(command: Command, folder: Path, cache: Path, *arguments: str) -> dict[str, Any]:
@@ -199,38 +192,6 @@ def test_killed_removal_leaves_nothing_half(tmp_path: Path, own_cache: Path) -> 
     assert find(place.name.replace("-", ":", 1)) is None
     leftovers.sweep()
     assert list((own_cache / "environments").iterdir()) == []
-
-
-def test_tags_of_builds_that_nothing_needs_go_on_e2b(
-    place: Place, cloud: Server, command: Command
-) -> None:
-    """On E2B, where no call deletes a build, the digest's tag goes; channels' tags and the records
-    stay, and so does everything of a template that a sandbox runs of."""
-    place.build("four")
-    for value in ("1", "2"):
-        env = f"[env]\nA = '{value}'\n"
-        place.edit("four", functools.partial(with_env, env=env))
-        place.build("four")
-    before = cloud.tags("four")
-    few = ("--keep", "1", "--history", "0", "--target", "e2b")
-    assert (
-        json.loads(
-            command("gc", "--yes", "--json", *few, cwd=place.folder, **cloud.environment).stdout
-        )["found"]
-        == []
-    )  # younger than the protect window
-    done = command(
-        "gc", "--yes", *few, "--protect-days", "0", cwd=place.folder, **cloud.environment
-    )
-    assert done.returncode == 0, done.stderr
-    now = cloud.tags("four")
-    gone = set(before) - set(now)
-    assert len(gone) == 2
-    assert all(tag.startswith("sha256-") for tag in gone)
-    assert now["stable"] == now["default"] == before["stable"]
-    path = place.folder / "registry.json"
-    assert len(registry.load(path).templates["four"]["e2b"]["builds"]) == 3
-    assert "2 items on e2b can be removed" in done.stdout
 
 
 @pytest.mark.docker

@@ -47,7 +47,8 @@ def remove(
 ) -> None:
     """Take a template, a build or a channel out of the registry; its history stays.
 
-    What a channel points at is not removed, unless that channel is. On E2B their tags go, too.
+    What a channel points at is not removed, unless that channel is. On E2B their
+    tags go, too, but for `default`, which E2B removes with the template alone.
     """
     place = Project.find(project)
     recorded = pipeline.read_registry(place)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from builder import provenance, record
-from builder.errors import TargetUnavailableError
+from builder.errors import TargetUnavailableError, TemplateError
 from builder.events import Reporter
 from builder.pipeline.prepare import read_registry
 from builder.project import Project, target_called
@@ -66,32 +66,28 @@ def remove(
 ) -> str | None:
     """Remove it; returns what a person should know of what is left on the target.
 
-    Raises what `record.remove` and the target raise; then nothing was removed.
+    Raises what `record.remove` raises; then nothing was removed.
     """
     name = removal.name
     entry = read_registry(project).entry(name, removal.target)
-    records = {ref: entry.get("builds", {}).get(ref, {}) for ref in removal.builds}
-    for channel in removal.channels:
-        ref = entry.get("channels", {}).get(channel)
-        records.setdefault(ref, entry.get("builds", {}).get(ref, {}))
+    records, pointing = entry.get("builds", {}), entry.get("channels", {})
     # What was adopted is somebody else's, tags and all.
-    ours = [ref for ref, fields in records.items() if fields.get("origin", "built") == "built"]
-    note, withdraw = None, None
+    builds = [one for one in map(records.get, removal.builds) if _is_built(one)]
+    channels = {
+        channel: records[pointing[channel]]
+        for channel in removal.channels
+        if _is_built(records.get(pointing.get(channel)))
+    }
+    target, note = None, None
     with contextlib.ExitStack() as stack:
-        if ours:
+        if builds or channels:
+            settings = target_called(removal.target, project.targets)
             try:
-                target = connect(
-                    target_called(removal.target, project.targets), project, report=report
-                )
+                target = connect(settings, project, report=report)
             except TargetUnavailableError as error:
-                note = f"its tags on {removal.target} are left as they are: {error.message}"
+                note = _left(removal, error)
             else:
                 stack.enter_context(target.claimed(name, report=report))
-
-                def withdraw() -> record.TakeBack | None:
-                    gone = [records[ref] for ref in removal.builds if ref in ours]
-                    return target.withdraw(name, gone, channels=removal.channels)
-
         record.remove(
             project.registry,
             name=name,
@@ -100,6 +96,19 @@ def remove(
             channels=removal.channels,
             by=provenance.actor(project.root),
             reason=reason,
-            withdraw=withdraw,
         )
+        if target:
+            # Last, since it cannot be taken back: E2B has no way back to a build without a tag.
+            try:
+                note = target.withdraw(name, builds, channels=channels)
+            except TemplateError as error:
+                note = _left(removal, error)
     return note
+
+
+def _is_built(fields: Mapping[str, Any] | None) -> bool:
+    return fields is not None and fields.get("origin", "built") == "built"
+
+
+def _left(removal: Removal, error: TemplateError) -> str:
+    return f"its tags on {removal.target} are left as they are: {error.message}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builder import history, registry
 from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError
 from builder.record.channels import lift
-from builder.record.publishing import TakeBack, update_published
 from builder.record.revoking import is_revoked_itself
+from builder.record.store import update
 
 __all__ = ["check_removable", "remove"]
 
@@ -24,18 +24,15 @@ def remove(
     channels: Sequence[str],
     by: str,
     reason: str | None = None,
-    withdraw: Callable[[], TakeBack | None] | None = None,
 ) -> None:
     """Remove `channels` of a template on a target, and the records of `builds`.
 
-    `withdraw` has the target let go of them first, and is taken back where writing fails. Raises
-    `SelectionError` where another channel points at one of the builds, or one is revoked itself:
-    the same could be built again, and nothing would say so. Raises `UnknownBuildError` and
-    `UnknownChannelError` for what is not there, and what `withdraw` and `update` raise; then
-    nothing was removed.
+    Raises `SelectionError` where another channel points at one of the builds, or one is revoked
+    itself: the same could be built again, and nothing would say so. Raises `UnknownBuildError` and
+    `UnknownChannelError` for what is not there, and what `update` raises; then nothing was removed.
     """
 
-    def change(data: dict[str, Any], withdrawing: Callable[[Mapping[str, Any], None], Any]) -> None:
+    def change(data: dict[str, Any]) -> None:
         entry = data["templates"].get(name, {}).get(target, {})
         known = entry.get("channels", {})
         for channel in channels:
@@ -47,7 +44,6 @@ def remove(
             if ref not in entry.get("builds", {}):
                 raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}`")
         check_removable(entry, name, target, builds, channels)
-        withdrawing({}, None)
         for channel in channels:
             lift(entry, channel)
             history.append(entry, action="remove", by=by, channel=channel, to=None, reason=reason)
@@ -55,7 +51,7 @@ def remove(
             del entry["builds"][ref]
             history.append(entry, action="remove", by=by, build=ref, reason=reason)
 
-    update_published(location, change, (lambda *_: withdraw()) if withdraw else None)
+    update(location, change)
 
 
 def check_removable(

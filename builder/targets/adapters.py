@@ -84,10 +84,14 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         ...
 
     def withdraw(
-        self, name: str, builds: Sequence[Mapping[str, Any]], *, channels: Sequence[str]
-    ) -> Callable[[], None] | None:
-        """Let go of what `publish` has moved to `builds`, by their records, and of `channels`;
-        returns what takes that back, as `publish` does."""
+        self,
+        name: str,
+        builds: Sequence[Mapping[str, Any]],
+        *,
+        channels: Mapping[str, Mapping[str, Any]],
+    ) -> str | None:
+        """Let go of what `publish` has moved to `builds`, by their records, and of `channels`, by
+        the records of what they pointed at; returns what a person should know of what stays."""
         ...
 
     def examine(self, ref: str) -> dict[str, Any]:

@@ -209,7 +209,8 @@ class State:
         template = self.owned(team, name)
         tag = tag or "default"
         if is_uuid(tag):
-            build = template.build(tag)
+            # E2B keeps where a tag was before, and reaches by its ID what a tag was ever on.
+            build = template.build(tag) if template.tags_of(tag) else None
             if build is None or build.status != "ready":
                 raise ApiError(404, f"build '{tag}' of template '{name}' not found")
             return template, build

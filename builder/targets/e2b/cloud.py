@@ -36,7 +36,7 @@ from builder.targets.e2b.failures import (
     status_of,
 )
 
-__all__ = ["BuildState", "Cloud", "Identified"]
+__all__ = ["BuildState", "Cloud", "Identified", "Listed"]
 
 _T = TypeVar("_T")
 Identified = Callable[[str, str], None]
@@ -62,6 +62,16 @@ class BuildState:
     times: tuple[dt.datetime, ...] = ()
     message: str = ""
     step: str | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Listed:
+    """A template of the account: `used` is when a sandbox of it was last created, or else when it
+    was made."""
+
+    template_id: str
+    names: tuple[str, ...]
+    used: dt.datetime
 
 
 class Cloud:
@@ -201,6 +211,33 @@ class Cloud:
             return template_id
 
         return self._call(f"looking up `{name}`", get)
+
+    def templates(self) -> list[Listed]:
+        """The templates of the account."""
+
+        def get() -> list[Listed]:
+            return [
+                Listed(
+                    template_id=one["templateID"],
+                    names=tuple(one["names"]),
+                    used=dt.datetime.fromisoformat(one.get("lastSpawnedAt") or one["createdAt"]),
+                )
+                for one in self._api.pages("v2", "templates")
+            ]
+
+        return self._call("listing templates", get)
+
+    def delete_template(self, template_id: str) -> None:
+        """Delete a template with all its builds; one that is gone already is fine."""
+
+        def delete() -> None:
+            try:
+                self._api.ask("DELETE", "templates", template_id)
+            except e2b.TemplateException as error:
+                if status_of(error) != 404:
+                    raise
+
+        self._call(f"deleting the template {template_id}", delete)
 
     def assign_tags(self, name: str, build_id: str, tags: Sequence[str]) -> None:
         """Move `tags` to a build that is finished."""

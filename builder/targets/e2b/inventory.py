@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from builder.build import Needs, Tagged, Waste
@@ -13,9 +13,9 @@ from builder.registry import DEFAULT_CHANNEL
 from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
 
-__all__ = ["Inventory", "tags_of"]
+__all__ = ["DEFAULT_TAG", "Inventory", "tags_of"]
 
-_DEFAULT_TAG = "default"
+DEFAULT_TAG = "default"
 _DIGEST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
 
 
@@ -41,10 +41,10 @@ class Inventory:
                 f"`{build_id}` is a tag of `{asked}`, which may move",
                 hint=f"{asked}:{tags[build_id]} is the build that it is on now",
             )
-        wanted = build_id or tags.get(_DEFAULT_TAG)
+        wanted = build_id or tags.get(DEFAULT_TAG)
         if wanted is None:
             raise BuildError(
-                f"`{asked}` has no tag `{_DEFAULT_TAG}` on {self.name}: its bare ID starts nothing",
+                f"`{asked}` has no tag `{DEFAULT_TAG}` on {self.name}: its bare ID starts nothing",
                 hint="name a build of it: "
                 + (
                     ", ".join(f"{asked}:{one}" for one in sorted({*tags.values()})) or "it has none"
@@ -74,24 +74,28 @@ class Inventory:
                     template_id=template_id,
                     build_id=build_id,
                     digest=digests[0] if len(digests) == 1 else None,
-                    channels=tuple(sorted(one for one in channels if one != _DEFAULT_TAG)),
+                    channels=tuple(sorted(one for one in channels if one != DEFAULT_TAG)),
                 )
             )
         return found
 
     def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
-        """The tags of builds that nothing needs: E2B has no call that deletes one build, but what
-        no tag leads to is not taken for another build of the same digest any more."""
+        """The tags of builds that nothing needs, since E2B has no call that deletes one build; and
+        the templates that the registry has given up, of which it deletes all builds."""
         busy = self._cloud.running_templates()
         limit = dt.datetime.now(dt.UTC).timestamp() - protect
         found = []
         for name, entry in templates.items():
+            tags = self._cloud.tags(name) or {}
+            if template := self._given_up(name, entry, tags, limit):
+                found += [template] if template.identity not in busy else []
+                continue
             made = {
                 one.get("build_id"): one
                 for one in entry.get("builds", {}).values()
                 if one.get("origin", "built") == "built"
             }
-            for tag, build_id in (self._cloud.tags(name) or {}).items():
+            for tag, build_id in tags.items():
                 digest = tag.replace("-", ":", 1)
                 record = made.get(build_id)
                 if record is None or digest_tag(str(record.get("digest"))) != tag:
@@ -105,14 +109,49 @@ class Inventory:
                         identity=f"{name}:{tag}",
                         subject=build_id,
                         size=None,
-                        why="no channel needs its build",
+                        why="no channel needs its build, of which no sandbox can be created"
+                        " afterwards, unless another tag is on it or was",
                     )
                 )
         return found
 
+    def _given_up(
+        self, name: str, entry: Mapping[str, Any], tags: Mapping[str, str], limit: float
+    ) -> Waste | None:
+        """The template, where all of it was built here and nothing of it is in the registry."""
+        events = entry.get("history", [])
+        built = [str(one.get("build")) for one in events if one.get("action") == "build"]
+        template_ids = {ref.partition(":")[0] for ref in built}
+        builds = {ref.partition(":")[2] for ref in built}
+        if entry.get("builds") or entry.get("channels") or not {*tags.values()} <= builds:
+            return None
+        adopted = any(one.get("action") == "adopt" for one in events)
+        if adopted or len(template_ids) != 1 or _seconds(events[-1].get("at")) > limit:
+            return None
+        (template_id,) = template_ids
+        listed = [one for one in self._cloud.templates() if one.template_id == template_id]
+        if not listed or listed[0].used.timestamp() > limit:
+            return None
+        return Waste(
+            kind="template",
+            identity=template_id,
+            subject=name,
+            size=None,
+            why="the registry has no build and no channel of it any more",
+        )
+
     def remove(self, waste: Waste) -> str | None:
-        """Remove a tag."""
+        """Remove a tag that is still on its build, or a template."""
+        if waste.kind == "template":
+            try:
+                self._cloud.delete_template(waste.identity)
+            except BuildError as error:  # a sandbox of it runs, or is paused
+                return error.message
+            return None
         name, _, tag = waste.identity.partition(":")
+        now = (self._cloud.tags(name) or {}).get(tag)
+        if now not in (None, waste.subject):
+            return f"it is on build {now} now"
         self._cloud.remove_tags(name, [tag])
         return None
 
@@ -127,25 +166,27 @@ class Inventory:
             return False
 
     def withdraw(
-        self, name: str, builds: Sequence[Mapping[str, Any]], *, channels: Sequence[str]
-    ) -> Callable[[], None] | None:
+        self,
+        name: str,
+        builds: Sequence[Mapping[str, Any]],
+        *,
+        channels: Mapping[str, Mapping[str, Any]],
+    ) -> str | None:
         """Remove the tags of `channels`, and those of the digests of `builds`."""
         before = self._cloud.tags(name) or {}
-        tags = {tag for channel in channels for tag in tags_of(channel) if tag in before}
-        for fields in builds:
-            tag = digest_tag(str(fields.get("digest")))
-            if before.get(tag) == fields.get("build_id"):
-                tags.add(tag)
-        if not tags:
-            return None
-        self._cloud.remove_tags(name, sorted(tags))
-
-        def take_back() -> None:
-            for build_id in sorted({before[tag] for tag in tags}):
-                again = sorted(tag for tag in tags if before[tag] == build_id)
-                self._cloud.assign_tags(name, build_id, again)
-
-        return take_back
+        ours = {channel: fields.get("build_id") for channel, fields in channels.items()}
+        ours |= {digest_tag(str(one.get("digest"))): one.get("build_id") for one in builds}
+        kept = [tag for tag, build_id in ours.items() if before.get(tag) not in (None, build_id)]
+        notes = [f"`{tag}` on {self.name} stays: it is on build {before[tag]}" for tag in kept]
+        if tags := sorted(tag for tag in ours if tag in before and tag not in kept):
+            self._cloud.remove_tags(name, tags)
+        if DEFAULT_CHANNEL in channels and DEFAULT_TAG in before:
+            notes.append(
+                f"`{DEFAULT_TAG}` on {self.name} stays on build {before[DEFAULT_TAG]}: E2B removes"
+                " it with the template alone, as `template-builder gc` does once the registry has"
+                " nothing of it"
+            )
+        return "; ".join(notes) or None
 
 
 def _seconds(moment: Any) -> float:
@@ -159,4 +200,4 @@ def _seconds(moment: Any) -> float:
 def tags_of(channel: str) -> list[str]:
     """`default` is what a bare name means on E2B: it follows the channel that a bare name means
     here."""
-    return [_DEFAULT_TAG, channel] if channel == DEFAULT_CHANNEL else [channel]
+    return [DEFAULT_TAG, channel] if channel == DEFAULT_CHANNEL else [channel]

@@ -21,7 +21,7 @@ from builder.spec import Variant
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
-from builder.targets.e2b.inventory import Inventory, tags_of
+from builder.targets.e2b.inventory import DEFAULT_TAG, Inventory, tags_of
 from builder.targets.e2b.program import not_provided
 from builder.targets.e2b.sandbox import CloudSandbox
 
@@ -221,8 +221,11 @@ class E2BTarget(Inventory):
         moved = [tag for tag in tags if now.get(tag) == build_id != before.get(tag)]
         for other in {before[tag] for tag in moved if tag in before}:
             self._cloud.assign_tags(whose, other, [t for t in moved if before.get(t) == other])
-        if new := [tag for tag in moved if tag not in before]:
-            self._cloud.remove_tags(whose, new)
+        new = [tag for tag in moved if tag not in before]
+        if removable := [tag for tag in new if tag != DEFAULT_TAG]:
+            self._cloud.remove_tags(whose, removable)
+        if DEFAULT_TAG in new:
+            raise BuildError(f"`{DEFAULT_TAG}`, which E2B does not remove, stays on {build_id}")
 
     def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
         """The record has them: a build of E2B's is the only one."""

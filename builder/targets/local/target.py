@@ -87,7 +87,11 @@ class LocalTarget:
             place.keep_measures(folder, {**measures, "notes": list(built.notes)})
 
     def withdraw(
-        self, name: str, builds: Sequence[Mapping[str, Any]], *, channels: Sequence[str]
+        self,
+        name: str,
+        builds: Sequence[Mapping[str, Any]],
+        *,
+        channels: Mapping[str, Mapping[str, Any]],
     ) -> None:
         """Nothing to let go: environments that nothing needs are removed by `gc`."""
 
