@@ -10,6 +10,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 SIDE_BY_SIDE = ["--numprocesses=4", "--dist=loadgroup"]  # tests wait more than they compute
+SDK_TESTS = [f"tests/test_{name}.py" for name in ("sdk", "e2b", "e2b_places", "e2b_files")]
 PROJECT = nox.project.load_toml("pyproject.toml")
 
 
@@ -51,6 +52,17 @@ def tests(session: nox.Session) -> None:
     """Run the tests; arguments go to pytest."""
     install(session, "tests")
     session.run("pytest", *(session.posargs or SIDE_BY_SIDE))
+
+
+@nox.session
+@nox.parametrize("version", ["oldest", "newest"], ids=["oldest", "newest"])
+def sdk(session: nox.Session, version: str) -> None:
+    """Run what proves most of E2B's SDK, with the oldest version admitted or with the newest."""
+    install(session, "tests")
+    (admitted,) = (d for d in PROJECT["project"]["dependencies"] if d.startswith("e2b>="))
+    oldest = admitted.partition(",")[0].replace(">=", "==")
+    session.install("--upgrade", oldest if version == "oldest" else admitted)
+    session.run("pytest", "--numprocesses=4", *(session.posargs or SDK_TESTS))
 
 
 @nox.session

@@ -99,6 +99,7 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         "TEMPLATE_REGISTRY",
         "E2B_API_KEY",
         "E2B_API_URL",
+        "E2B_DEBUG",
         "E2B_DOMAIN",
         "E2B_SANDBOX_URL",
         "TEMPLATE_BUILDER_CACHE_DIR",

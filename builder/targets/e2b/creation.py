@@ -23,7 +23,8 @@ _MARK = "template-builder-session"
 _LONGEST = re.compile(r"Timeout cannot be greater than (\d+) hours?")
 # While an attempt is under way, the next one with its key is refused.
 _CONFLICTS = 3
-_longest_seconds: dict[Account, int] = {}
+# How long a sandbox of an account may live, by its key and the address of the API.
+_longest_seconds: dict[tuple[str, str], int] = {}
 
 
 class Creation:
@@ -37,7 +38,8 @@ class Creation:
         self, account: Account, ref: str, *, seconds: int, metadata: Mapping[str, str] | None = None
     ) -> None:
         self._account, self._ref = account, ref
-        self.seconds = min(seconds, _longest_seconds.get(account, seconds))
+        self._owner = account.api_key, account.origin
+        self.seconds = min(seconds, _longest_seconds.get(self._owner, seconds))
         self.mark = {_MARK: uuid.uuid4().hex}
         self._metadata = {**(metadata or {}), **self.mark}
         self._key = uuid.uuid4().hex
@@ -74,14 +76,13 @@ class Creation:
     def _shortened(self, seconds: int) -> bool:
         if seconds >= self.seconds:
             return False
-        if self._account not in _longest_seconds:
+        if self._owner not in _longest_seconds:
             _logger.warning(
-                "E2B lets no sandbox of this account live longer than %d hours: those that were to"
-                " live for %d seconds end after %d",
-                seconds // 3600,
-                self.seconds,
+                "E2B ends each sandbox of this account after %d seconds at the latest: one that was"
+                " asked for was to live for %d",
                 seconds,
+                self.seconds,
             )
-        _longest_seconds[self._account] = self.seconds = seconds
+        _longest_seconds[self._owner] = self.seconds = seconds
         self._key = uuid.uuid4().hex  # a key stands for one request, to the letter
         return True
