@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import inspect
 import os
+import re
 import signal
 import threading
 import time
@@ -13,9 +15,10 @@ from typing import Any
 import e2b
 import httpx
 import pytest
+from e2b.api.client import models
 from e2b_code_interpreter import Sandbox
 
-from tests.e2b_server import Fault, ModelledSteps, Server, zygote
+from tests.e2b_server import Fault, ModelledSteps, Server, description, zygote
 from tests.e2b_server.state import Team
 from tests.e2b_server.zygote import ForkedKernel
 from tests.test_e2b_recovery import until
@@ -130,12 +133,19 @@ def test_later_build_of_a_tag_cancels_the_earlier(lead: Callable[[Server], Serve
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
-        ("X", {}, "400: Invalid name: invalid template ID: X"),
-        ("x" * 129, {}, "400: Invalid name"),
-        ("x", {"tags": ["A"]}, "400: Invalid tag: 'A'"),
-        ("x", {"tags": ["0d8b4b2e-6a51-4b8e-9d36-0c8a3a5b0c11"]}, "400: Invalid tag"),
-        ("x", {"cpu_count": 3}, "400: CPU count must be 1 or an even number up to 32"),
-        ("x", {"memory_mb": 129}, "400: Memory must be an even number of MiB, at least 128"),
+        ("a.b", {}, "400: Invalid name: invalid template ID: a.b"),
+        ("elsewhere/x", {}, "400: namespace 'elsewhere' must match your team 'team'"),
+        ("x", {"tags": ["a b"]}, "400: Invalid tag: invalid tag 'a b': invalid tag: a b"),
+        (
+            "x",
+            {"tags": ["0d8b4b2e-6a51-4b8e-9d36-0c8a3a5b0c11"]},
+            "400: Invalid tag: invalid tag '0d8b.*': tag cannot be a UUID",
+        ),
+        ("x", {"cpu_count": 3}, "400: CPU count must be 1 or an even number"),
+        ("x", {"cpu_count": 34}, "400: CPU count must be at most 32"),
+        ("x", {"cpu_count": 10}, "400: CPU count can't be higher than 8 .if you need"),
+        ("x", {"memory_mb": 129}, "400: Memory must be divisible by 2"),
+        ("x", {"memory_mb": 8194}, "400: Memory can't be higher than 8192 MiB .if you need"),
     ],
 )
 def test_request_that_is_refused(
@@ -154,19 +164,22 @@ def test_name_that_is_an_id_is_refused(cloud: Server) -> None:
 
 
 def test_other_teams_see_nothing(lead: Callable[[Server], Server]) -> None:
-    """A key that is missing or wrong is 401; another team's template is 403, and no build of it
-    can be started, tagged or deleted."""
+    """A key that is missing or wrong is 401; another team's template is 404 by its name and 403 by
+    its ID, and no build of it can be run, tagged or deleted."""
     teams = [Team(key="e2b_" + "1" * 40), Team(key="e2b_" + "2" * 40, slug="other")]
     with Server(teams=teams) as server:
         lead(server)
         info, _ = build("x", tags=["v1"])
         key = {"api_key": teams[1].key}
-        with pytest.raises(e2b.TemplateException, match="403"):
-            e2b.Template.get_tags("x", **key)  # type: ignore[arg-type]
-        with pytest.raises(e2b.TemplateException, match="403"):
-            e2b.Template.assign_tags("x:v1", "v2", **key)  # type: ignore[arg-type]
-        with pytest.raises(e2b.SandboxException, match="403"):
-            Sandbox.create(f"x:{info.build_id}", **key)
+        for name, code in (("x", 404), (info.template_id, 403)):
+            with pytest.raises(e2b.TemplateException, match=f"{code}: "):
+                e2b.Template.get_tags(name, **key)  # type: ignore[arg-type]
+            with pytest.raises(e2b.TemplateException, match=f"{code}: "):
+                e2b.Template.assign_tags(f"{name}:v1", "v2", **key)  # type: ignore[arg-type]
+            with pytest.raises(e2b.TemplateException, match=f"{code}: "):
+                e2b.Template.remove_tags(name, "v1", **key)  # type: ignore[arg-type]
+            with pytest.raises(e2b.SandboxException, match=r"404: template '.*' not found"):
+                Sandbox.create(f"{name}:{info.build_id}", **key)
         with pytest.raises(e2b.AuthenticationException, match="401"):
             e2b.Template.get_tags("x", api_key="e2b_wrong")
         assert httpx.get(f"{server.url}/templates").status_code == 401
@@ -238,12 +251,52 @@ def test_template_in_use_is_not_deleted(cloud: Server) -> None:
     assert httpx.delete(address, headers=headers).status_code == 204
 
 
-def test_unknown_field_is_refused(cloud: Server) -> None:
-    """A request with a field that E2B's description does not have is refused."""
-    answer = httpx.post(
-        f"{cloud.url}/v3/templates",
-        json={"name": "x", "memory": 5},
-        headers={"X-API-Key": cloud.key},
-    )
-    assert answer.status_code == 400
-    assert "has no memory" in answer.json()["message"]
+def test_request_that_does_not_fit_is_refused(cloud: Server) -> None:
+    """A request with a field, a type or a parameter that E2B's description does not have is refused."""
+    for method, path, sent, wrong in (
+        ("POST", "/v3/templates", {"name": "x", "memory": 5}, "'memory' was unexpected"),
+        ("POST", "/v3/templates", {"name": 5}, "\"/name\": 5 is not of type 'string'"),
+        ("POST", "/v3/templates", {"name": "x" * 129}, "is too long"),
+        ("POST", "/v3/templates", {"memoryMB": 64}, "64 is less than the minimum of 128"),
+        ("GET", "/v2/templates?limit=101", None, "101 is greater than the maximum of 100"),
+        ("GET", "/v2/templates?page=1", None, "'page' was unexpected"),
+    ):
+        headers = {"X-API-Key": cloud.key}
+        answer = httpx.request(method, cloud.url + path, json=sent, headers=headers)
+        assert answer.status_code == 400
+        assert answer.json()["message"].startswith("validation error: "), answer.text
+        assert wrong in answer.json()["message"]
+
+
+def test_answer_that_does_not_fit_is_a_problem(lead: Callable[[Server], Server]) -> None:
+    """An answer that E2B's description does not have is noted, for a test to fail."""
+    with Server() as server:
+        lead(server)
+        build("x")
+        server.builds()[0].memory_mb = "much"  # type: ignore[assignment]
+        httpx.get(f"{server.url}/v2/templates", headers={"X-API-Key": server.key})
+        assert server.problems == [
+            "GET /v2/templates: Error at \"/0/memoryMB\": 'much' is not of type 'integer'"
+        ]
+
+
+def test_every_call_is_described(cloud: Server) -> None:
+    """The server answers no call of E2B's interface that its description does not have."""
+    described = description.calls()
+    others = {
+        "/health", "/contexts", "/contexts/{}/restart", "/api/kernels/{}/interrupt", "/execute",
+        "/upload/{}",
+    }  # fmt: skip
+    for method, path, _ in (*cloud._templates.routes(), *cloud._sandboxes.routes()):
+        call = description.shape(f"{method} {path}")
+        assert (call in described) != (call.partition(" ")[2] in others), call
+
+
+def test_sdk_knows_no_field_that_is_not_described() -> None:
+    """Every field of the SDK's models is described, and what a model needs is never left out."""
+    for name, fields in description.objects().items():
+        described = {re.sub("(?<=[a-z])(?=[A-Z])", "_", field).lower() for field in fields}
+        for known in inspect.signature(getattr(models, name)).parameters.values():
+            field = known.name.rstrip("_")
+            needed = known.default is inspect.Parameter.empty
+            assert field in described or (not needed and f"{field}?" in described), (name, field)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import datetime as dt
 import json
 import time
-import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -16,9 +15,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tests.e2b_server import envd
 from tests.e2b_server.sandboxes import ContainerService, Running
-from tests.e2b_server.state import ApiError
+from tests.e2b_server.state import ApiError, Team, new_id
 from tests.e2b_server.steps import DockerSteps
-from tests.e2b_server.wire import Handler, answer, checked, fits
+from tests.e2b_server.wire import Handler, answer, checked, fits, page
 
 if TYPE_CHECKING:
     from tests.e2b_server.server import Server
@@ -53,15 +52,24 @@ class SandboxCalls:
         asked = checked(models.NewSandboxV2, body)
         key = request.headers.get("idempotency-key")
         with self.server.state.lock:
+            template, build = self.server.state.resolve(team, asked["templateID"])
+            seconds = asked.get("timeout", 15)
+            if seconds <= 0:
+                raise ApiError(400, "Timeout must be greater than 0")
+            if seconds > team.sandbox_hours * 3600:
+                raise ApiError(400, f"Timeout cannot be greater than {team.sandbox_hours} hours")
             if key and key in self._by_key:
                 return self._sandbox_answer(self._by_key[key])
-            alive = [one for one in self.server.running.values() if one.team is team]
-            if len(alive) >= team.sandboxes_at_a_time:
-                raise ApiError(429, "you have reached the maximum number of concurrent sandboxes")
-            template, build = self.server.state.resolve(team, asked["templateID"])
-            seconds = asked.get("timeout", 300)
+            most = team.sandboxes_at_a_time
+            if sum(one.team is team for one in self._alive()) >= most:
+                raise ApiError(
+                    429,
+                    f"you have reached the maximum number of concurrent E2B sandboxes ({most}). If"
+                    " you need more, please visit 'https://e2b.dev/docs/billing'",
+                )
+            template.spawned.append(self.server.now())
             sandbox = Running(
-                id="i" + uuid.uuid4().hex[:19],
+                id="i" + new_id(),
                 team=team,
                 template=template,
                 build=build,
@@ -91,17 +99,19 @@ class SandboxCalls:
         return answer(models.Sandbox, told, 201)
 
     def _list_sandboxes(self, request: Request, _body: bytes) -> Response:
-        team = self.server.team_of(request)
-        wanted = dict(parse_qsl(request.query_params.get("metadata", "")))
+        team, query = self.server.team_of(request), request.query_params
+        wanted = dict(parse_qsl(query.get("metadata", "")))
         told = []
-        for one in self._alive():
-            if one.team is team and wanted.items() <= one.metadata.items():
-                told.append(self._listed(one))
-                fits(models.ListedSandbox, told[-1])
-        return JSONResponse(told)
+        if "running" in query.get("state", "running,paused").split(","):
+            for one in self._alive():
+                if one.team is team and wanted.items() <= one.metadata.items():
+                    told.append(self._listed(one))
+                    fits(models.ListedSandbox, told[-1])
+        told.sort(key=lambda one: one["startedAt"], reverse=query.get("order") != "asc")
+        return page(request, told)
 
     def _listed(self, one: Running) -> dict[str, Any]:
-        end = one.started + dt.timedelta(seconds=one.ends - time.monotonic())
+        end = self.server.now() + dt.timedelta(seconds=one.ends - time.monotonic())
         return {
             "templateID": one.template.id,
             "sandboxID": one.id,
@@ -124,25 +134,28 @@ class SandboxCalls:
                     self.server.end(one)
             return list(self.server.running.values())
 
-    def _sandbox(self, sandbox_id: str | None) -> Running:
+    def _sandbox(self, sandbox_id: str | None, team: Team | None = None) -> Running:
         for one in self._alive():
-            if one.id == sandbox_id:
+            if one.id == sandbox_id and team in (None, one.team):
                 return one
-        raise ApiError(404, f"sandbox '{sandbox_id}' not found")
+        message = f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it"
+        raise ApiError(404, message)
+
+    def _of_team(self, request: Request) -> Running:
+        return self._sandbox(request.path_params["sandbox"], self.server.team_of(request))
 
     def _get_sandbox(self, request: Request, _body: bytes) -> Response:
-        self.server.team_of(request)
-        return JSONResponse(self._listed(self._sandbox(request.path_params["sandbox"])))
+        return JSONResponse(self._listed(self._of_team(request)))
 
     def _kill_sandbox(self, request: Request, _body: bytes) -> Response:
-        self.server.team_of(request)
-        self.server.end(self._sandbox(request.path_params["sandbox"]))
+        self.server.end(self._of_team(request))
         return Response(status_code=204)
 
     def _sandbox_timeout(self, request: Request, body: bytes) -> Response:
-        self.server.team_of(request)
-        seconds = json.loads(body)["timeout"]
-        self._sandbox(request.path_params["sandbox"]).ends = time.monotonic() + seconds
+        sandbox = self._of_team(request)
+        lived = (self.server.now() - sandbox.started).total_seconds()
+        left = sandbox.team.sandbox_hours * 3600 - lived
+        sandbox.ends = time.monotonic() + min(json.loads(body)["timeout"], left)
         return Response(status_code=204)
 
     def _in_sandbox(self, request: Request, port: int = 49999) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import atexit
 import datetime as dt
+import json
 import socket
 import threading
 import time
@@ -19,6 +20,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from tests.e2b_server import envd
+from tests.e2b_server.description import Call, calls, misfit, shape
 from tests.e2b_server.faults import Faulty
 from tests.e2b_server.sandbox_calls import SandboxCalls
 from tests.e2b_server.sandboxes import Running
@@ -61,7 +63,9 @@ class Server:
         self._templates, self._sandboxes = TemplateCalls(self), SandboxCalls(self)
         self.envd_version = "0.6.13"
         files = envd.routes(self._sandboxes.machine, lambda: self.envd_version, self.problems)
-        self.front = Faulty(Starlette(routes=[*self._routes(), *files]))
+        no_route = {404: _no_route, 405: _no_route}
+        routes = [*self._routes(), *files]
+        self.front = Faulty(Starlette(routes=routes, exception_handlers=no_route))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"
         config = uvicorn.Config(
@@ -116,27 +120,54 @@ class Server:
 
     def _routes(self) -> list[Route]:
         return [
-            Route(path, self._endpoint(handler), methods=[method])
+            Route(
+                path,
+                self._endpoint(handler, calls().get(shape(f"{method} {path}"))),
+                methods=[method],
+            )
             for method, path, handler in (*self._templates.routes(), *self._sandboxes.routes())
         ]
 
-    def _endpoint(self, handler: Any) -> Any:
+    def _endpoint(self, handler: Any, call: Call | None) -> Any:
+        def answered(request: Request, body: bytes) -> Response:
+            if call:
+                self.team_of(request)
+                self._check_request(call, request, body)
+            response: Response = handler(request, body)
+            return response
+
         async def endpoint(request: Request) -> Response:
             body = await request.body()
             for name, value in request.path_params.items():
                 request.path_params[name] = unquote(value)
             try:
-                answer: Response = await run_in_threadpool(handler, request, body)
+                answer: Response = await run_in_threadpool(answered, request, body)
             except ApiError as error:
                 told = {"code": error.code, "message": error.message}
-                return JSONResponse(told, status_code=error.code, headers=error.headers)
+                answer = JSONResponse(told, status_code=error.code, headers=error.headers)
             except Exception as error:  # noqa: BLE001 - a test looks at what went wrong
                 self.problems.append(f"{request.method} {request.url.path}: {error!r}")
                 traceback.print_exc()
                 return JSONResponse({"code": 500, "message": repr(error)}, status_code=500)
+            if call:
+                value = json.loads(bytes(answer.body)) if answer.body else None
+                if wrong := call.misfit(answer.status_code, value):
+                    self.problems.append(f"{request.method} {request.url.path}: {wrong}")
             return answer
 
         return endpoint
+
+    @staticmethod
+    def _check_request(call: Call, request: Request, body: bytes) -> None:
+        wrong = call.misfit_of_query(dict(request.query_params))
+        if wrong is None and call.asks is not None:
+            try:
+                wrong = misfit(call.asks, json.loads(body))
+            except ValueError as error:
+                wrong = str(error)
+        if wrong:
+            where = "error in openapi3filter.RequestError: request has an error"
+            raise ApiError(400, f"validation error: {where}: {wrong}")
 
     def team_of(self, request: Request) -> Team:
         return self.state.team(request.headers.get("x-api-key"))
@@ -146,3 +177,8 @@ class Server:
             self.running.pop(sandbox.id, None)
             self.ended.append(sandbox.id)
         sandbox.close()
+
+
+async def _no_route(_request: Request, _error: Exception) -> Response:
+    message = "validation error: no matching operation was found"
+    return JSONResponse({"code": 404, "message": message}, status_code=404)

@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime as dt
+import random
 import re
+import string
 import threading
 import uuid
 from dataclasses import dataclass, field
 from typing import Any
 
-NAME = re.compile(r"(?:[a-z0-9-_]+/)?[a-z0-9-_]{1,128}")
-TAG = re.compile(r"[a-z0-9-_.]+")
+_IDENTIFIER = re.compile(r"[a-z0-9-_]+")
+_TAG = re.compile(r"[a-z0-9-_.]+")
+DEFAULT_TAG = "default"
 SUPERSEDED = "The build was canceled because it was superseded by a newer one."
 CANCELLED = "build was cancelled"
 TOO_MANY = (
@@ -29,12 +33,19 @@ class ApiError(Exception):
 
 @dataclass
 class Team:
-    """An account with its key."""
+    """An account with its key, and what its tier allows."""
 
     key: str
     slug: str = "team"
     builds_at_a_time: int = 20
     sandboxes_at_a_time: int = 20
+    cpu_maximum: int = 8
+    memory_maximum_mb: int = 8192
+    sandbox_hours: int = 1
+
+    @property
+    def id(self) -> str:
+        return str(uuid.uuid5(uuid.NAMESPACE_OID, self.key))
 
 
 @dataclass
@@ -57,6 +68,8 @@ class Build:
     times_started: int = 0
     ended_at: float = 0.0  # of the monotonic clock
     created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    # The start and ready command, its own or those of the template that it is built from.
+    start: tuple[str, str] | None = None
     # Status, message and step as the route of the status has them in its cache.
     cached: tuple[str, str, str | None] | None = None
 
@@ -69,6 +82,10 @@ class Build:
     def running(self) -> bool:
         return self.status == "building"
 
+    @property
+    def active(self) -> bool:
+        return self.status in ("waiting", "building")
+
 
 @dataclass
 class Template:
@@ -77,6 +94,9 @@ class Template:
     id: str
     name: str
     team: Team
+    public: bool = False
+    created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
+    spawned: list[dt.datetime] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
     # (tag, build ID, when), oldest first; a tag is where its newest assignment says.
     tags: list[tuple[str, str, dt.datetime]] = field(default_factory=list)
@@ -84,8 +104,15 @@ class Template:
     def tags_of(self, build_id: str) -> set[str]:
         return {tag for tag, build, _ in self.tags if build == build_id}
 
+    @property
+    def full_name(self) -> str:
+        return f"{self.team.slug}/{self.name}"
+
     def build(self, build_id: str) -> Build | None:
-        return next((one for one in self.builds if one.id == build_id), None)
+        """The build, as long as a tag was given to it and not taken away since."""
+        if not self.tags_of(build_id):
+            return None
+        return next(build for build in self.builds if build.id == build_id)
 
     def newest(self, tag: str, *, ready: bool) -> tuple[str, str, dt.datetime] | None:
         for entry in reversed(self.tags):
@@ -111,56 +138,79 @@ class State:
         self.poll_seconds = 0.2
 
     def team(self, key: str | None) -> Team:
+        refused = "Invalid API key, please visit https://e2b.dev/docs/api-key for more information."
         if not key:
-            raise ApiError(401, "authentication required: no API key was given")
+            raise ApiError(401, "authorization header is missing")
+        if not key.startswith("e2b_"):
+            raise ApiError(401, "authorization header is malformed")
+        if not re.fullmatch(r"e2b_(?:[0-9a-f]{2})+", key):
+            raise ApiError(401, f"{refused}\nInvalid API key format")
         if key not in self.teams:
-            raise ApiError(401, "Invalid API key")
+            raise ApiError(401, f"{refused}\nCannot get the team for the given API key")
         return self.teams[key]
 
-    def find(self, team: Team, name_or_id: str) -> Template | None:
+    def look_up(self, team: Team, identifier: str) -> Template:
+        """From `namespace/alias`, an alias of the team or the ID of any template."""
+        namespace, slash, alias = identifier.rpartition("/")
         for template in self.templates.values():
-            if template.team is team and name_or_id in (
-                template.id,
-                template.name,
-                f"{team.slug}/{template.name}",
-            ):
+            if (template.team.slug, template.name) == (namespace or team.slug, alias):
                 return template
-        return None
+        if not slash and alias in self.templates:
+            return self.templates[alias]
+        raise ApiError(404, f"template '{identifier}' not found")
 
-    def owned(self, team: Team, name_or_id: str) -> Template:
-        found = self.find(team, name_or_id)
-        if found:
-            return found
-        if any(name_or_id in (one.id, one.name) for one in self.templates.values()):
-            raise ApiError(403, f"You don't have access to sandbox template '{name_or_id}'")
-        raise ApiError(404, f"template '{name_or_id}' not found")
+    def owned(
+        self,
+        team: Team,
+        reference: str,
+        *,
+        invalid: str = "Invalid template reference",
+        refused: str = "You don't have access to sandbox template '{}'",
+    ) -> Template:
+        identifier, _ = parse_name(reference, invalid)
+        template = self.look_up(team, identifier)
+        if template.team is not team:
+            raise ApiError(403, refused.format(reference))
+        return template
+
+    def by_id(self, team: Team, template_id: str, missing: str, refused: str) -> Template:
+        """The template of an ID; an alias will not do."""
+        template = self.templates.get(template_id)
+        if template is None:
+            raise ApiError(404, missing)
+        if template.team is not team:
+            raise ApiError(403, refused)
+        return template
 
     def request_build(self, team: Team, body: dict[str, Any]) -> tuple[Template, Build, list[str]]:
         """What `POST /v3/templates` does."""
-        name, tags = parse_name(body.get("name") or body.get("alias") or "")
-        tags += [tag for tag in body.get("tags", []) if tag not in tags]
-        for tag in tags:
-            check_tag(tag)
-        cpu, memory = body.get("cpuCount", 2), body.get("memoryMB", 1024)
-        if not 1 <= cpu <= 32 or (cpu > 1 and cpu % 2):
-            raise ApiError(400, "CPU count must be 1 or an even number up to 32")
-        if memory < 128 or memory % 2:
-            raise ApiError(400, "Memory must be an even number of MiB, at least 128")
-        if name in self.templates:
-            raise ApiError(409, f"Alias '{name}' is already used")
-        template = self.find(team, name)
-        running = [
+        text = body.get("name", body.get("alias"))
+        if text is None:
+            raise ApiError(400, "Name is required")
+        identifier, tag = parse_name(text, "Invalid name")
+        check_namespace(identifier, team)
+        wanted = clean_tags(([tag] if tag else []) + body.get("tags", [])) or [DEFAULT_TAG]
+        template = None
+        with contextlib.suppress(ApiError):
+            known = self.look_up(team, identifier)
+            template = known if known.team is team else None
+        others = [
             build
-            for one in self.templates.values()
-            for build in one.builds
-            if one.team is team and one is not template and build.running
+            for other in self.templates.values()
+            for build in other.builds
+            if other.team is team
+            and build.active
+            and not (other is template and other.tags_of(build.id) & set(wanted))
         ]
-        if len(running) >= team.builds_at_a_time:
+        if len(others) >= team.builds_at_a_time:
             raise ApiError(429, TOO_MANY.format(team.builds_at_a_time))
+        cpu, memory = checked_size(team, body)
+        alias = identifier.rpartition("/")[2]
+        if alias in self.templates:
+            raise ApiError(409, f"Alias '{alias}' is already used")
         if template is None:
-            template = Template(id=uuid.uuid4().hex[:20], name=name.rpartition("/")[2], team=team)
+            template = Template(id=new_id(), name=alias, team=team)
             self.templates[template.id] = template
-        wanted = tags or ["default"]
         for build in template.builds:
             if build.status == "waiting" and template.tags_of(build.id) & set(wanted):
                 # The cache of the status is not told.
@@ -179,10 +229,12 @@ class State:
 
     def start_build(self, team: Team, template_id: str, build_id: str) -> Build:
         """What `POST /v2/templates/{id}/builds/{id}` checks and cancels."""
-        template = self.owned(team, template_id)
-        build = template.build(build_id)
-        if build is None:
-            raise ApiError(404, f"Error when getting template: build '{build_id}' not found")
+        template = self.templates.get(template_id)
+        build = template.build(build_id) if template else None
+        if template is None or build is None:
+            raise ApiError(404, "Error when getting template: no rows in result set")
+        if template.team is not team:
+            raise ApiError(403, "User does not have access to the template")
         for other in template.builds:
             shared = template.tags_of(other.id) & template.tags_of(build.id)
             if other is not build and other.running and shared:
@@ -203,36 +255,91 @@ class State:
         timer.daemon = True
         timer.start()
 
-    def resolve(self, team: Team, ref: str) -> tuple[Template, Build]:
+    def resolve(self, team: Team, reference: str) -> tuple[Template, Build]:
         """From what a sandbox is created of to its build: `id`, `name`, `name:tag`, `id:build`."""
-        name, _, tag = ref.partition(":")
-        template = self.owned(team, name)
-        tag = tag or "default"
-        if is_uuid(tag):
-            # E2B keeps where a tag was before, and reaches by its ID what a tag was ever on.
-            build = template.build(tag) if template.tags_of(tag) else None
-            if build is None or build.status != "ready":
-                raise ApiError(404, f"build '{tag}' of template '{name}' not found")
-            return template, build
-        entry = template.newest(tag, ready=True)
-        build = template.build(entry[1]) if entry else None
+        identifier, tag = parse_name(reference, "Invalid template reference")
+        template = self.look_up(team, identifier)
+        matched = identifier if identifier == template.id else template.full_name
+        if template.team is not team and not template.public:
+            raise ApiError(404, f"template '{matched}' not found")
+        build = self.ready(template, tag)
         if build is None:
-            raise ApiError(404, f"tag '{tag}' does not exist for template '{name}'")
+            raise ApiError(
+                404, f"tag '{tag or DEFAULT_TAG}' does not exist for template '{matched}'"
+            )
         return template, build
 
+    @staticmethod
+    def ready(template: Template, tag: str | None) -> Build | None:
+        """The build that a tag or a build's own ID leads to."""
+        if tag and is_uuid(tag):
+            build = template.build(tag)
+            return build if build and build.status == "ready" else None
+        entry = template.newest(tag or DEFAULT_TAG, ready=True)
+        return template.build(entry[1]) if entry else None
 
-def parse_name(text: str) -> tuple[str, list[str]]:
-    name, _, tag = text.partition(":")
-    if not NAME.fullmatch(name):
-        raise ApiError(400, f"Invalid name: invalid template ID: {name}")
-    if tag:
-        check_tag(tag)
-    return name, [tag] if tag else []
+
+def parse_name(text: str, invalid: str) -> tuple[str, str | None]:
+    """`namespace/alias:tag`, trimmed and lowered; the tag `default` is as none."""
+    name, colon, tag = text.strip().partition(":")
+    try:
+        tag = _cleaned(tag, "tag", _TAG) if colon else DEFAULT_TAG
+        namespace, slash, alias = name.partition("/")
+        if slash:
+            alias = _cleaned(alias, "template ID", _IDENTIFIER)
+            identifier = f"{_cleaned(namespace, 'namespace', _IDENTIFIER)}/{alias}"
+        else:
+            identifier = _cleaned(name, "template ID", _IDENTIFIER)
+    except ValueError as error:
+        raise ApiError(400, f"{invalid}: {error}") from error
+    return identifier, None if tag == DEFAULT_TAG else tag
 
 
-def check_tag(tag: str) -> None:
-    if not TAG.fullmatch(tag) or is_uuid(tag):
-        raise ApiError(400, f"Invalid tag: '{tag}'")
+def clean_tags(tags: list[str]) -> list[str]:
+    """Tags lowered, each once, and in no order that anybody asked for."""
+    cleaned = set()
+    for tag in tags:
+        try:
+            cleaned.add(_cleaned(tag, "tag", _TAG))
+            if is_uuid(tag.strip()):
+                raise ValueError("tag cannot be a UUID")
+        except ValueError as error:
+            raise ApiError(400, f"Invalid tag: invalid tag '{tag}': {error}") from error
+    return sorted(cleaned, reverse=True)
+
+
+def _cleaned(value: str, kind: str, form: re.Pattern[str]) -> str:
+    cleaned = value.strip().lower()
+    if not form.fullmatch(cleaned):
+        raise ValueError(f"invalid {kind}: {value}")
+    return cleaned
+
+
+def check_namespace(identifier: str, team: Team) -> None:
+    namespace = identifier.rpartition("/")[0]
+    if namespace not in ("", team.slug):
+        raise ApiError(400, f"namespace '{namespace}' must match your team '{team.slug}'")
+
+
+def checked_size(team: Team, body: dict[str, Any]) -> tuple[int, int]:
+    """CPUs and memory, within what machines can have and what the team may."""
+    cpu, memory = body.get("cpuCount", 2), body.get("memoryMB", 1024)
+    more = "(if you need to increase this limit, please contact support)"
+    if cpu > 32:
+        raise ApiError(400, "CPU count must be at most 32")
+    if cpu != 1 and cpu % 2:
+        raise ApiError(400, "CPU count must be 1 or an even number")
+    if cpu > team.cpu_maximum:
+        raise ApiError(400, f"CPU count can't be higher than {team.cpu_maximum} {more}")
+    if memory % 2:
+        raise ApiError(400, "Memory must be divisible by 2")
+    if memory > team.memory_maximum_mb:
+        raise ApiError(400, f"Memory can't be higher than {team.memory_maximum_mb} MiB {more}")
+    return cpu, memory
+
+
+def new_id() -> str:
+    return "".join(random.choices(string.ascii_lowercase + string.digits, k=20))
 
 
 def is_uuid(text: str) -> bool:

@@ -5,7 +5,9 @@ from __future__ import annotations
 import base64
 import datetime as dt
 import json
+import re
 import threading
+import uuid
 from typing import TYPE_CHECKING, Any
 
 from e2b.api.client import models
@@ -13,8 +15,16 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from tests.e2b_server.building import Builder
-from tests.e2b_server.state import ApiError, Template, check_tag
-from tests.e2b_server.wire import Handler, answer, checked, fits
+from tests.e2b_server.state import (
+    DEFAULT_TAG,
+    ApiError,
+    Build,
+    Template,
+    check_namespace,
+    clean_tags,
+    parse_name,
+)
+from tests.e2b_server.wire import Handler, answer, checked, fits, page
 
 if TYPE_CHECKING:
     from tests.e2b_server.server import Server
@@ -40,7 +50,8 @@ class TemplateCalls:
             ("GET", "/templates/{name}/builds/{build}/status", self._status),
             ("POST", "/v2/templates/{name}/builds/{build}", self._start_build),
             ("GET", "/templates", self._list_templates),
-            ("GET", "/v2/templates", self._list_templates),
+            ("GET", "/v2/templates", self._list_templates_in_pages),
+            ("PATCH", "/v2/templates/{name}", self._update_template),
             ("GET", "/templates/{name}", self._get_template),
             ("DELETE", "/templates/{name}", self._delete_template),
             ("PUT", "/upload/{token}", self._upload),
@@ -56,8 +67,8 @@ class TemplateCalls:
             {
                 "templateID": template.id,
                 "buildID": build.id,
-                "public": False,
-                "names": [f"{template.team.slug}/{template.name}"],
+                "public": template.public,
+                "names": [template.full_name],
                 "tags": tags,
                 "aliases": [template.name],
             },
@@ -65,17 +76,27 @@ class TemplateCalls:
         )
 
     def _alias(self, request: Request, _body: bytes) -> Response:
+        team, reference = self.server.team_of(request), request.path_params["alias"]
+        identifier, tag = parse_name(reference, "Invalid alias format")
+        check_namespace(identifier, team)
         template = self.server.state.owned(
-            self.server.team_of(request), request.path_params["alias"]
+            team, identifier, refused="You don't have access to this template alias"
         )
-        return answer(
-            models.TemplateAliasResponse, {"templateID": template.id, "public": False}, 200
-        )
+        if ":" in reference and self.server.state.ready(template, tag) is None:
+            missing = tag or DEFAULT_TAG
+            raise ApiError(404, f"tag '{missing}' does not exist for template '{identifier}'")
+        told = {"templateID": template.id, "public": template.public}
+        return answer(models.TemplateAliasResponse, told, 200)
 
     def _file(self, request: Request, _body: bytes) -> Response:
         team = self.server.team_of(request)
-        self.server.state.owned(team, request.path_params["name"])
         wanted = request.path_params["hash"]
+        if not re.fullmatch("[0-9a-f]{64}", wanted):
+            raise ApiError(400, "Invalid files hash")
+        missing = "Error when getting template: no rows in result set"
+        template = self.server.state.templates.get(request.path_params["name"])
+        if template is None or template.team is not team:
+            raise ApiError(404, missing)
         if (team.key, wanted) in self.server.state.files:
             return answer(models.TemplateBuildFileUpload, {"present": True}, 201)
         token = base64.urlsafe_b64encode(json.dumps([team.key, wanted]).encode()).decode()
@@ -92,9 +113,6 @@ class TemplateCalls:
     def _start_build(self, request: Request, body: bytes) -> Response:
         team = self.server.team_of(request)
         asked = checked(models.TemplateBuildStartV2, body)
-        for step in asked.get("steps", []):
-            if step["type"] not in ("COPY", "RUN", "ENV", "WORKDIR", "USER"):
-                raise ApiError(400, f"unknown step {step['type']}")
         with self.server.state.lock:
             build = self.server.state.start_build(
                 team, request.path_params["name"], request.path_params["build"]
@@ -164,62 +182,121 @@ class TemplateCalls:
     def _assign_tags(self, request: Request, body: bytes) -> Response:
         team = self.server.team_of(request)
         asked = checked(models.AssignTemplateTagsRequest, body)
-        for tag in asked["tags"]:
-            check_tag(tag)
+        if not asked["tags"]:
+            raise ApiError(400, "At least one tag is required")
+        identifier, tag = parse_name(asked["target"], "Invalid target template format")
+        check_namespace(identifier, team)
         with self.server.state.lock:
-            template, build = self.server.state.resolve(team, asked["target"])
+            template = self.server.state.look_up(team, identifier)
+            build = self.server.state.ready(template, tag)
+            if build is None:
+                target = f"Template '{asked['target']}' with tag '{tag or DEFAULT_TAG}'"
+                raise ApiError(404, f"{target} not found")
+            self.server.state.owned(team, identifier)
+            tags = clean_tags(asked["tags"])
             now = dt.datetime.now(dt.UTC)
-            template.tags += [(tag, build.id, now) for tag in asked["tags"]]
-        told = {"tags": asked["tags"], "buildID": build.id}
-        return answer(models.AssignedTemplateTags, told, 201)
+            template.tags += [(tag, build.id, now) for tag in tags]
+        return answer(models.AssignedTemplateTags, {"tags": tags, "buildID": build.id}, 201)
 
     def _delete_tags(self, request: Request, body: bytes) -> Response:
+        team = self.server.team_of(request)
         asked = checked(models.DeleteTemplateTagsRequest, body)
-        template = self.server.state.owned(self.server.team_of(request), asked["name"])
+        tags = clean_tags(asked["tags"])
+        if not tags:
+            raise ApiError(400, "At least one tag is required")
+        if DEFAULT_TAG in tags:
+            raise ApiError(400, "Cannot delete the 'default' tag")
+        identifier, tag = parse_name(asked["name"], "Invalid template name format")
+        check_namespace(identifier, team)
+        if tag is not None:
+            instead = "use the 'tags' field instead"
+            raise ApiError(400, f"Template name should not contain a tag, {instead}")
         with self.server.state.lock:
-            template.tags = [one for one in template.tags if one[0] not in asked["tags"]]
+            template = self.server.state.owned(team, identifier)
+            template.tags = [entry for entry in template.tags if entry[0] not in tags]
         return Response(status_code=204)
 
     def _described(self, template: Template) -> dict[str, Any]:
-        now = self.server.now().isoformat()
-        ready = [build for build in template.builds if build.status == "ready"]
-        last = (ready or template.builds)[-1]
+        """A template in a list: sizes are those of the build that the tag `default` is on."""
+        newest = template.newest(DEFAULT_TAG, ready=False)
+        latest = template.build(newest[1]) if newest else None
+        build = self.server.state.ready(template, None)
         return {
             "templateID": template.id,
-            "buildID": last.id,
-            "cpuCount": last.cpu,
-            "memoryMB": last.memory_mb,
-            "diskSizeMB": 1024,
-            "public": False,
+            "buildID": build.id if build else str(uuid.UUID(int=0)),
+            "cpuCount": build.cpu if build else 0,
+            "memoryMB": build.memory_mb if build else 0,
+            "diskSizeMB": 1024 if build else 0,
+            "public": template.public,
             "aliases": [template.name],
-            "names": [f"{template.team.slug}/{template.name}"],
-            "createdAt": now,
-            "updatedAt": now,
+            "names": [template.full_name],
+            "createdAt": template.created.isoformat(),
+            "updatedAt": max(build.created for build in template.builds).isoformat(),
             "createdBy": None,
-            "lastSpawnedAt": None,
-            "spawnCount": 0,
+            "lastSpawnedAt": template.spawned[-1].isoformat() if template.spawned else None,
+            "spawnCount": len(template.spawned),
             "buildCount": len(template.builds),
-            "envdVersion": self.server.envd_version,
-            "buildStatus": template.builds[-1].status,
+            "envdVersion": self.server.envd_version if build else "",
+            "buildStatus": latest.status if latest else "waiting",
         }
 
     def _list_templates(self, request: Request, _body: bytes) -> Response:
+        return JSONResponse([self._described(one) for one in self._of_team(request)])
+
+    def _list_templates_in_pages(self, request: Request, _body: bytes) -> Response:
+        newest_first = self._of_team(request)[::-1]
+        return page(request, [self._described(template) for template in newest_first])
+
+    def _of_team(self, request: Request) -> list[Template]:
         team = self.server.team_of(request)
-        told = [self._described(t) for t in self.server.state.templates.values() if t.team is team]
-        return JSONResponse(told)
+        if request.query_params.get("teamID", team.id) != team.id:
+            raise ApiError(400, "Team ID param mismatch with the API key")
+        return [one for one in self.server.state.templates.values() if one.team is team]
 
     def _get_template(self, request: Request, _body: bytes) -> Response:
-        template = self.server.state.owned(
-            self.server.team_of(request), request.path_params["name"]
+        wanted = request.path_params["name"]
+        template = self.server.state.by_id(
+            self.server.team_of(request),
+            wanted,
+            f"Template {wanted} not found",
+            f"You don't have access to this sandbox template ({wanted})",
         )
-        return JSONResponse(self._described(template))
+        builds = [self._build(build) for build in template.builds[::-1] if template.build(build.id)]
+        return page(request, builds, lambda builds: self._described(template) | {"builds": builds})
+
+    def _build(self, build: Build) -> dict[str, Any]:
+        told: dict[str, Any] = {
+            "buildID": build.id,
+            "status": build.status,
+            "createdAt": build.created.isoformat(),
+            "updatedAt": build.created.isoformat(),
+            "cpuCount": build.cpu,
+            "memoryMB": build.memory_mb,
+        }
+        if build.status == "ready":
+            told |= {"diskSizeMB": 1024, "envdVersion": self.server.envd_version}
+        return told if build.active else told | {"finishedAt": build.created.isoformat()}
+
+    def _named(self, request: Request) -> Template:
+        return self.server.state.owned(
+            self.server.team_of(request),
+            request.path_params["name"],
+            invalid="Invalid template ID",
+            refused="You don't have access to template '{}'",
+        )
+
+    def _update_template(self, request: Request, body: bytes) -> Response:
+        template = self._named(request)
+        asked = checked(models.TemplateUpdateRequest, body)
+        template.public = asked.get("public", template.public)
+        told = {"names": [template.full_name]}
+        return answer(models.TemplateUpdateResponse, told, 200)
 
     def _delete_template(self, request: Request, _body: bytes) -> Response:
-        template = self.server.state.owned(
-            self.server.team_of(request), request.path_params["name"]
-        )
+        template = self._named(request)
         if any(one.template is template for one in self.server.running.values()):
-            raise ApiError(400, "cannot delete a template while sandboxes of it run")
+            why = "because there are running sandboxes using it"
+            raise ApiError(400, f"cannot delete template '{template.id}' {why}")
         with self.server.state.lock:
             del self.server.state.templates[template.id]
         return Response(status_code=204)

@@ -37,3 +37,16 @@ def checked(model: Any, body: bytes) -> dict[str, Any]:
 def answer(model: Any, value: dict[str, Any], code: int) -> Response:
     fits(model, value)
     return JSONResponse(value, status_code=code)
+
+
+def page(request: Request, items: list[Any], whole: Callable[[list[Any]], Any] = list) -> Response:
+    """One page of a list, and in a header where the next one starts."""
+    try:
+        limit = int(request.query_params.get("limit", 100))
+        start = int(request.query_params.get("nextToken") or 0)
+    except ValueError as error:
+        raise ApiError(400, "Invalid next token") from error
+    if not 1 <= limit <= 100:
+        raise ApiError(400, 'validation error: parameter "limit" in query has an error')
+    more = {"X-Next-Token": str(start + limit)} if len(items) > start + limit else {}
+    return JSONResponse(whole(items[start : start + limit]), headers=more)

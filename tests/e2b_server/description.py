@@ -1,0 +1,123 @@
+"""Whether requests and answers fit E2B's description of its interface, kept in `description.yaml`."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jsonschema import Draft202012Validator
+
+_TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
+_UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+_TYPES: dict[str, dict[str, Any]] = {
+    "text": {"type": "string"},
+    "integer": {"type": "integer"},
+    "boolean": {"type": "boolean"},
+    "time": {"type": "string", "pattern": _TIME},
+    "uuid": {"type": "string", "pattern": _UUID},
+    "map": {"type": "object", "additionalProperties": {"type": "string"}},
+    "anything": {},
+    "null": {"type": "null"},
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Call:
+    """What one call takes and answers, as JSON schemas; an answer without a body is None."""
+
+    asks: dict[str, Any] | None
+    query: dict[str, Any]
+    answers: dict[int, dict[str, Any] | None] = field(default_factory=dict)
+
+    def misfit(self, code: int, value: Any) -> str | None:
+        """What is wrong with an answer."""
+        if code not in self.answers:
+            return f"status {code} is not one of {sorted(self.answers)}"
+        schema = self.answers[code]
+        if schema is None:
+            return None if value is None else f"status {code} has no body"
+        return misfit(schema, value)
+
+    def misfit_of_query(self, query: dict[str, str]) -> str | None:
+        """What is wrong with the parameters of a request."""
+        whole = {key: int(text) if text.isdecimal() else text for key, text in query.items()}
+        texts = {"metadata", "nextToken", "teamID", "template"}
+        return misfit(self.query, whole | {key: query[key] for key in texts & query.keys()})
+
+
+def misfit(schema: dict[str, Any], value: Any) -> str | None:
+    """What of a value does not fit a schema, or None."""
+    for error in Draft202012Validator(schema | {"$defs": _objects()}).iter_errors(value):
+        return f'Error at "/{"/".join(str(part) for part in error.absolute_path)}": {error.message}'
+    return None
+
+
+@cache
+def calls() -> dict[str, Call]:
+    """Every call, by its method and path with `{}` for each parameter."""
+    return {
+        shape(call): Call(
+            asks=_type(facts["asks"]) if "asks" in facts else None,
+            query=_object(facts.get("query", {})),
+            answers={
+                code: None if answer == "nothing" else _type(answer)
+                for code, answer in facts["answers"].items()
+            }
+            | {code: _type("Error") for code in (*facts["errors"], *facts.get("also", ()))},
+        )
+        for call, facts in _facts()["calls"].items()
+    }
+
+
+def shape(call: str) -> str:
+    """A method and path, without the names of the path's parameters."""
+    return re.sub(r"\{\w+\}", "{}", call)
+
+
+@cache
+def objects() -> dict[str, dict[str, str]]:
+    """The fields of each object, by its name."""
+    found: dict[str, dict[str, str]] = _facts()["objects"]
+    return found
+
+
+@cache
+def _facts() -> dict[str, Any]:
+    found: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    return found
+
+
+@cache
+def _objects() -> dict[str, dict[str, Any]]:
+    return {name: _object(fields) for name, fields in objects().items()}
+
+
+def _object(fields: dict[str, str]) -> dict[str, Any]:
+    return {
+        "type": "object",
+        "required": [name for name in fields if not name.endswith("?")],
+        "properties": {name.rstrip("?"): _type(text) for name, text in fields.items()},
+        "additionalProperties": False,
+    }
+
+
+def _type(text: str) -> dict[str, Any]:
+    if text.startswith("["):
+        return {"type": "array", "items": _type(text[1:-1])}
+    if " | " in text:
+        return {"enum": text.split(" | ")}
+    if " or " in text:
+        return {"anyOf": [_type(part) for part in text.split(" or ")]}
+    kind, _, bounds = text.partition(" of ")
+    if kind not in _TYPES:
+        return {"$ref": f"#/$defs/{kind}"}
+    schema = dict(_TYPES[kind])
+    for bound in bounds.split(" and ") if bounds else []:
+        word, _, number = bound.removeprefix("at ").partition(" ")
+        keys = {"text": "Length"}.get(kind, "imum")
+        schema[{"least": "min", "most": "max"}[word] + keys] = int(number)
+    return schema
