@@ -34,13 +34,15 @@ from builder.lock import StageLock
 from builder.logs import Log
 from builder.pins import parse_pins
 from builder.render import Rendered
-from builder.targets.local import interpreter
+from builder.targets.local import byte_code, interpreter
 from builder.targets.local.leftovers import remove_unused
 from builder.targets.local.place import (
     MADE,
     MANIFEST,
+    byte_code_folder,
     folder_of,
     lock_of,
+    packages_of,
     place_of,
     sandbox_variables,
 )
@@ -137,10 +139,12 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     _uv(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], detail)
     for file in rendered.files:
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
+    (folder / "home").mkdir(exist_ok=True)
     step("installing the locked packages")
     _install(folder, rendered.lock.stages, detail, log)
+    step("compiling them")
+    _compile(folder)
     cold: dict[str, float] = {}
-    (folder / "home").mkdir(exist_ok=True)
     if variant.level != "none":
         step("warming up the disk")
         cold = _warm_disk(folder, variant.env, log)
@@ -161,13 +165,9 @@ def _install(
     folder: Path, stages: Sequence[StageLock], detail: Callable[[str], None], log: Log
 ) -> None:
     """The locked packages, each stage from its own source, then a kernel and what shows
-    results, which fit to them.
-
-    All are compiled, as pip does and uv does not: what no warm-up imports would be compiled again
-    in every sandbox.
-    """
+    results, which fit to them."""
     locked = [stage for stage in stages if stage.text]
-    target = ["--python", str(folder / "bin" / "python"), "--compile-bytecode"]
+    target = ["--python", str(folder / "bin" / "python"), "--no-compile-bytecode"]
 
     def path_of(stage: StageLock) -> Path:
         return folder / "template" / "requirements" / f"{stage.stem}.txt"
@@ -191,6 +191,15 @@ def _install(
     except NetworkError:
         log.line("no network: trying with what uv has in its cache")
         _uv([*kernel, "--offline"], detail)
+
+
+def _compile(folder: Path) -> None:
+    """Compile the packages, as pip does: what no warm-up imports would be compiled again in every
+    sandbox."""
+    script, packages = byte_code.__file__, str(packages_of(folder))
+    code, said = _run(folder, ["-I", "-S", script, packages, str(byte_code_folder())], {})
+    if code:
+        raise BuildError(f"compiling the packages failed:\n{said.strip()}")
 
 
 def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:

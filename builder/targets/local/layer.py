@@ -6,10 +6,11 @@ and all others that ask the interpreter where packages go install there: for thi
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 from pathlib import Path
+
+from builder.targets.local.place import packages_of
 
 __all__ = ["make_layer"]
 
@@ -32,9 +33,7 @@ _OF_ITS_OWN = ("activate", "deactivate", "pydoc.bat")
 def make_layer(folder: Path, environment: Path) -> Path:
     """Make the virtual environment of a sandbox in its folder, and return it. Raises `OSError`."""
     layer = folder / "venv"
-    shared = next(environment.glob("lib/*/site-packages"), None)
-    if shared is None:
-        raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(environment / "lib"))
+    shared = packages_of(environment)
     own = layer / shared.relative_to(environment)
     own.mkdir(parents=True)
     (layer / "lib64").symlink_to("lib")

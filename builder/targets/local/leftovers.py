@@ -17,10 +17,12 @@ from builder.build import Need, Needs, Waste
 from builder.documents import parse_toml
 from builder.errors import counted, from_os_error
 from builder.files import atomic_write, cache_folder, exclusive, remove_tree
+from builder.targets.local import byte_code
 from builder.targets.local.place import (
     MADE,
     MANIFEST,
     USED,
+    byte_code_folder,
     find,
     folder_of,
     lock_of,
@@ -87,6 +89,7 @@ def remove(waste: Waste) -> str | None:
             if path == place_of(digest):
                 path.unlink(missing_ok=True)
                 remove_tree(_needs_folder(path.name))
+            byte_code.prune(byte_code_folder())
         except OSError as error:
             raise from_os_error(error, "removing an environment") from error
     return None

@@ -9,6 +9,7 @@ A folder is in use while somebody holds a shared lock on its file `used`.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import json
 import os
@@ -26,6 +27,7 @@ __all__ = [
     "MANIFEST",
     "USED",
     "Environment",
+    "byte_code_folder",
     "digest_of",
     "find",
     "find_build",
@@ -35,6 +37,7 @@ __all__ = [
     "lock_of",
     "measures",
     "opened",
+    "packages_of",
     "place_of",
     "placed_since",
     "read",
@@ -70,6 +73,18 @@ class Environment:
 def place_of(digest: str) -> Path:
     """Where the environment of `digest` is looked for."""
     return cache_folder() / "environments" / digest.replace(":", "-")
+
+
+def packages_of(environment: Path) -> Path:
+    """The folder of an environment's packages. Raises `FileNotFoundError`."""
+    for packages in environment.glob("lib/*/site-packages"):
+        return packages
+    raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(environment / "lib"))
+
+
+def byte_code_folder() -> Path:
+    """Where the byte code of packages is kept for environments to link to."""
+    return cache_folder() / "byte-code"
 
 
 def lock_of(digest: str) -> Path:
