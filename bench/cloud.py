@@ -164,7 +164,6 @@ def _ours(project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan
                 dict(rendered),
                 planned,
                 target,
-                force=False,
                 jobs=None,
                 all_variants=True,
                 report=silent,

@@ -53,10 +53,10 @@ class Built:
     `seconds` is what making it took; `reused` that it was there already, and then `seconds` is
     what it took when it was made. `cold` is seconds by warm-up import, the first of all, where the
     builder could measure that. `size` is in bytes, None where the target does not tell. `steps`
-    are the identities of the steps that it consists of, `cached` how many came from the cache.
-    `one_of_many` says that other machines make the same build, each for itself: then `notes` are
-    what is particular to this one's. `missing` is what the spec asks for by name and the target
-    does not provide.
+    are the identities of the steps that it consists of, `cached` how many came from the cache,
+    `base_fetched` that the base image did not. `one_of_many` says that other machines make the
+    same build, each for itself: then `notes` are what is particular to this one's. `missing` is
+    what the spec asks for by name and the target does not provide.
     """
 
     name: str
@@ -74,6 +74,7 @@ class Built:
     cached: int | None = None
     one_of_many: bool = False
     notes: tuple[str, ...] = ()
+    base_fetched: bool = False
     missing: tuple[str, ...] = ()
 
 

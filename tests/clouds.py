@@ -85,7 +85,6 @@ class Place:
             prepared,
             planned,
             adapter,
-            force=force,
             release=release,
             jobs=jobs,
             all_variants=not names,
@@ -97,9 +96,7 @@ class Place:
         project = self.project()
         adapter = connect(choose(project, planned.target)[0], project, report=self.events.append)
         prepared = self._prepared(project, names)
-        return self._carried_out(
-            project, prepared, planned, adapter, force=False, jobs=None, all_variants=False
-        )
+        return self._carried_out(project, prepared, planned, adapter, jobs=None, all_variants=False)
 
     def _carried_out(self, *what: Any, **how: Any) -> dict[str, Outcome]:
         outcomes = pipeline.build(*what, **how, report=self.events.append)

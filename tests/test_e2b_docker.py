@@ -39,7 +39,6 @@ def test_four_templates_from_spec_to_running_code(
             prepared,
             planned,
             target,
-            force=False,
             jobs=None,
             all_variants=True,
             report=lambda event: events.append(event.text),

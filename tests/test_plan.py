@@ -67,6 +67,31 @@ def test_nothing_to_do(tmp_path: Path) -> None:
     assert not plan.something_to_do
 
 
+def test_base_image_that_is_not_pinned(tmp_path: Path) -> None:
+    """Where base images are kept by their names, a plan says since when it has one that is not
+    pinned to a digest, and --refresh-base builds on it anew; a pinned one is left alone."""
+    note = "base image `localhost:1/python:3.13` is not pinned to a digest"
+    until = "until `template-builder build --refresh-base` fetches it anew"
+    keeps: dict[str, Any] = {"situation": {"steps_cached": True}, "refresh_base": True}
+    rendered = rendered_of(leaf(tmp_path), digest=None)
+    (variant,) = planned(rendered, {}, **keeps).variants
+    assert variant.stale_base == f"{note}; E2B caches it by this name, {until}"
+    templates = recorded(tmp_path, rendered)
+    (fields,) = templates["leaf"]["local"]["builds"].values()
+    fields["built_at"] = "2026-03-04T05:06:07+00:00"
+    (variant,) = planned(rendered, templates, **keeps).variants
+    assert (variant.action, variant.forced) == ("build", True)
+    assert [str(reason) for reason in variant.reasons] == ["nothing changed, but --refresh-base"]
+    assert (
+        variant.stale_base == f"{note}; E2B caches it by this name as it was on 2026-03-04, {until}"
+    )
+    (elsewhere,) = planned(rendered, templates, refresh_base=True).variants
+    assert (elsewhere.action, elsewhere.stale_base) == ("skip", None)
+    pinned = rendered_of(leaf(tmp_path))
+    (variant,) = planned(pinned, recorded(tmp_path, pinned), **keeps).variants
+    assert (variant.action, variant.stale_base) == ("skip", None)
+
+
 def test_force(tmp_path: Path) -> None:
     """--force builds what would be skipped, and says why."""
     rendered = rendered_of(leaf(tmp_path))

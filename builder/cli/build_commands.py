@@ -19,7 +19,7 @@ from builder.errors import (
     TemplateError,
     counted,
 )
-from builder.events import Event
+from builder.events import Event, Reporter
 from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL, Registry
 from builder.registry.references import find_build
@@ -119,7 +119,8 @@ def _show_plan(planned: plan.Plan) -> None:
     for line, whom in lacking.items():
         whose = "" if len(whom) == len(planned.variants) else f" ({', '.join(whom)})"
         progress.show_text(f"not provided by {planned.target}: {line}{whose}")
-    for note in dict.fromkeys(note for variant in planned.variants for note in variant.notes):
+    notes = (n for v in planned.variants for n in (v.stale_base, *v.notes) if n)
+    for note in dict.fromkeys(notes):
         progress.show_text(f"note: {note}")
 
 
@@ -160,6 +161,14 @@ def build(
     channel: Channel = DEFAULT_CHANNEL,
     frozen: Frozen = False,
     force: Force = False,
+    refresh_base: Annotated[
+        bool,
+        typer.Option(
+            "--refresh-base",
+            help="Have E2B fetch base images anew that are not pinned to a digest, and build on"
+            " them although nothing changed.",
+        ),
+    ] = False,
     release: Annotated[
         bool, typer.Option("--release", help="Move a channel that is on hold, and lift that.")
     ] = False,
@@ -209,10 +218,15 @@ def build(
             name=settings.name,
             channel=channel,
             force=force,
+            refresh_base=refresh_base,
             release=release,
             programs=adapter.steps_cached,
             accept_fallback=accept_fallback,
         )
+        _tell_of_bases(planned, report)
+        if refresh_base and not any(variant.forced for variant in planned.variants):
+            text = f"--refresh-base: {planned.target} keeps no base image by its name alone"
+            report(Event(kind="note", text=text))
         when = precheck or PrecheckWhen(place.precheck.when)
         prepared = prechecked(place, prepared, planned, settings.kind, when, report=report)
         outcomes = pipeline.build(
@@ -220,7 +234,6 @@ def build(
             prepared,
             planned,
             adapter,
-            force=force,
             jobs=jobs,
             all_variants=not names,
             report=report,
@@ -258,6 +271,17 @@ def build(
                     f" --channel {channel}` or `build --release`"
                 )
     raise_failures({outcome.name: outcome.error for outcome in outcomes})
+
+
+def _tell_of_bases(planned: plan.Plan, report: Reporter) -> None:
+    """Warn of what the target keeps of base images that are not pinned to a digest."""
+    users: dict[str, list[str]] = {}
+    for variant in planned.variants:
+        if variant.action == "build" and variant.stale_base:
+            users.setdefault(variant.stale_base, []).append(variant.name)
+    for text, names in users.items():
+        whose = names[0] if len(names) == 1 < len(planned.variants) else None
+        report(Event(kind="warning", variant=whose, text=text))
 
 
 def _row(outcome: pipeline.Outcome) -> list[str]:

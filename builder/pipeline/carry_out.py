@@ -73,7 +73,6 @@ def build(
     planned: plan.Plan,
     target: Target,
     *,
-    force: bool,
     jobs: int | None,
     all_variants: bool,
     report: Reporter,
@@ -96,7 +95,6 @@ def build(
         project=project,
         planned=planned,
         target=target,
-        force=force,
         release=release,
         require_cache=require_cache,
         report=report,
@@ -132,7 +130,6 @@ class _Run:
     project: Project
     planned: plan.Plan
     target: Target
-    force: bool
     release: bool
     require_cache: bool
     report: Reporter
@@ -197,7 +194,7 @@ class _Run:
         with self.target.claimed(name, report=self.report):
             if planned.action == "build":
                 made = self._recorded_meanwhile(planned)
-                if made and not self.force:
+                if made and not planned.forced:
                     return "skipped", *made, None
                 return "built", *self._build(planned, prepared)
             ref = planned.retag or planned.ref
@@ -252,7 +249,7 @@ class _Run:
                 order = Order(
                     rendered=prepared,
                     folder=context,
-                    force=self.force,
+                    force=planned.forced,
                     program=planned.program,
                     step_keys=planned.step_keys,
                     shared=shared,

@@ -102,6 +102,7 @@ def make_plan(
     name: str,
     channel: str,
     force: bool,
+    refresh_base: bool = False,
     release: bool = False,
     programs: bool = True,
     accept_fallback: bool = False,
@@ -129,6 +130,7 @@ def make_plan(
         situation,
         channel=channel,
         force=force,
+        refresh_base=refresh_base,
         release=release,
         programs=programs,
     )

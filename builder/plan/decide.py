@@ -7,7 +7,7 @@ from typing import Any
 
 from builder.errors import TemplateError
 from builder.plan.inputs import differences, inputs_of
-from builder.plan.steps import foretell, known_steps, program_of, step_keys_of
+from builder.plan.steps import fetched_on, foretell, known_steps, program_of, step_keys_of
 from builder.plan.values import Action, Plan, PlannedVariant, Reason, Situation
 from builder.registry import DEFAULT_CHANNEL, revocation, revoked_because
 from builder.registry.holds import Hold, hold_of
@@ -23,45 +23,50 @@ def make_plan(
     *,
     channel: str = DEFAULT_CHANNEL,
     force: bool = False,
+    refresh_base: bool = False,
     release: bool = False,
     programs: bool = True,
 ) -> Plan:
     """Decide what to do with each of `variants` (by name; an error when it could not be rendered).
 
-    `templates` is the registry's name → target → entry. With `release`, a channel that is on hold
-    is moved all the same. Without `programs`, the steps of E2B are left out. Raises `FlattenError`
+    `templates` is the registry's name → target → entry. With `force`, what has not changed is built
+    again, from the base image on; with `refresh_base`, where the target keeps base images by their
+    names and this one's is not pinned. With `release`, a channel that is on hold is moved all the
+    same. Without `programs`, the steps of E2B are left out. Raises `FlattenError`
     when a rendered Dockerfile says what E2B cannot do.
     """
     planned = [
         _decide(
             name,
             found,
-            templates.get(name, {}).get(situation.target, {}),
+            templates,
             situation,
             channel,
-            force,
+            force=force,
+            refresh_base=refresh_base,
             release=release,
             programs=programs,
         )
         for name, found in sorted(variants.items())
     ]
     if situation.steps_cached:
-        known = [] if force else list(known_steps(templates, situation.target))
-        planned = foretell(planned, known)
+        planned = foretell(planned, list(known_steps(templates, situation.target)))
     return Plan(target=situation.target, channel=channel, variants=tuple(planned))
 
 
 def _decide(
     name: str,
     found: Rendered | TemplateError,
-    entry: Mapping[str, Any],
+    templates: Mapping[str, Any],
     situation: Situation,
     channel: str,
-    force: bool,
     *,
+    force: bool,
+    refresh_base: bool,
     release: bool,
     programs: bool,
 ) -> PlannedVariant:
+    entry: Mapping[str, Any] = templates.get(name, {}).get(situation.target, {})
     builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
     ref = entry.get("channels", {}).get(channel)
     held = hold_of(entry, channel)
@@ -71,7 +76,12 @@ def _decide(
             name=name, action="blocked", reasons=why, digest=None, ref=ref, held=held
         )
     program = program_of(found) if programs else None
-    action, reasons, retag = _action(name, found, builds, ref, situation, channel, force)
+    stale_base = None
+    if situation.steps_cached:
+        since = fetched_on(found.lock.image.pinned, templates, situation.target)
+        stale_base = found.lock.image.cached_by_name(since)
+    option = "--force" if force else "--refresh-base" if refresh_base and stale_base else None
+    action, reasons, retag = _action(name, found, builds, ref, situation, channel, option)
     if held and not release:
         action, reasons, retag = _held(action, reasons, retag, ref, held, situation, name, channel)
     if action == "build" and name in situation.unaccepted:
@@ -86,7 +96,11 @@ def _decide(
         held=held,
         stages=tuple(stage.stem for stage in found.variant.stages),
         lacking=tuple(situation.lacking.get(name, ())),
-        notes=found.lock.notes,
+        notes=tuple(
+            note for note in found.lock.notes if not (stale_base and note == found.lock.image.note)
+        ),
+        forced=option is not None,
+        stale_base=stale_base,
         program=program,
         step_keys=step_keys_of(found, program) if program else (),
     )
@@ -99,7 +113,7 @@ def _action(
     ref: str | None,
     situation: Situation,
     channel: str,
-    force: bool,
+    force: str | None,
 ) -> tuple[Action, list[Reason], str | None]:
     current = builds.get(ref, {}) if ref else {}
     unchanged = bool(ref) and current.get("digest") == found.digest
@@ -109,7 +123,7 @@ def _action(
         if drift and drift.usable and not force:
             return "retag", [_state(drift.text)], ref
         return (
-            ("build", [_state("nothing changed, but --force")], None)
+            ("build", [_state(f"nothing changed, but {force}")], None)
             if force
             else ("skip", [_state("nothing changed")], None)
         )

@@ -11,7 +11,7 @@ from builder.flatten import Program, flatten
 from builder.plan.values import PlannedVariant
 from builder.render import Rendered
 
-__all__ = ["common_steps", "foretell", "known_steps", "program_of", "step_keys_of"]
+__all__ = ["common_steps", "fetched_on", "foretell", "known_steps", "program_of", "step_keys_of"]
 
 
 def common_steps(one: Sequence[str], other: Sequence[str]) -> int:
@@ -33,6 +33,20 @@ def known_steps(templates: Mapping[str, Any], target: str) -> Iterable[Sequence[
                 yield steps
 
 
+def fetched_on(image: str, templates: Mapping[str, Any], target: str) -> str | None:
+    """The day on which a base image was last fetched for a build that the registry knows of."""
+    builds = [
+        fields
+        for targets in templates.values()
+        for fields in targets.get(target, {}).get("builds", {}).values()
+        if fields.get("base_image") == image and isinstance(fields.get("built_at"), str)
+    ]
+    fetched = [fields["built_at"] for fields in builds if fields.get("base_fetched") is True]
+    # Earlier versions did not record it: the first build fetched it, if none before it did.
+    days = fetched or sorted(fields["built_at"] for fields in builds)[:1]
+    return max(days).partition("T")[0] if days else None
+
+
 def foretell(
     planned: Sequence[PlannedVariant], known: Sequence[Sequence[str]]
 ) -> list[PlannedVariant]:
@@ -40,7 +54,9 @@ def foretell(
     found: list[PlannedVariant] = []
     for one in planned:
         if one.action == "build":
-            before = max((common_steps(one.step_keys, steps) for steps in known), default=0)
+            before = 0
+            if not one.forced:
+                before = max((common_steps(one.step_keys, steps) for steps in known), default=0)
             cached, by = before, None
             for other in found:
                 shared = common_steps(one.step_keys, other.step_keys)

@@ -95,6 +95,9 @@ class PlannedVariant:
     """One variant's action; `ref` is the build that the channel points at now, `held` why builds do
     not move it, `retag` the recorded build of this very spec and lock that it should point at.
 
+    `forced` says that every step is to be run anew, from the base image on. `stale_base` says what
+    the target keeps of a base image that is not pinned to a digest.
+
     Of the steps to build, the first `cached` are foretold to come from the target's cache, where
     earlier builds left them (`cached_before`) or another one of this plan does (`cached_by`).
     """
@@ -109,6 +112,8 @@ class PlannedVariant:
     stages: tuple[str, ...] = ()
     lacking: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    forced: bool = False
+    stale_base: str | None = None
     program: Program | None = None
     step_keys: tuple[str, ...] = ()
     cached: int = 0
@@ -127,6 +132,7 @@ class PlannedVariant:
             "stages": list(self.stages),
             "not_provided": list(self.lacking),
             "notes": list(self.notes),
+            "stale_base": self.stale_base,
             "program": self.program.to_json() if self.program else None,
             "cached_steps": self.cached,
             "cached_by": self.cached_by,

@@ -46,6 +46,7 @@ def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any])
         "other_packages": dict(verified.other_packages),
         **measures,
         **({"steps": list(built.steps)} if built.steps else {}),
+        **({"base_fetched": True} if built.base_fetched else {}),
         "built_at": now(),
         "provenance": {
             **source,

@@ -39,6 +39,7 @@ _RECORD = {
     "checksum": str,
     "size_bytes": int,
     "steps": [str],
+    "base_fetched": bool,
     "warnings": [str],
     "packages": _TEXTS,
     "other_packages": _TEXTS,

@@ -33,6 +33,10 @@ def _registry() -> dict[str, Any]:
                 "description": "identities of the steps, for a target that caches them",
                 "items": text,
             },
+            "base_fetched": {
+                "type": "boolean",
+                "description": "that E2B did not have the base image in its cache",
+            },
             "other_packages": {"type": "object", "additionalProperties": text},
             "stages": {
                 "type": "object",

@@ -323,6 +323,7 @@ class Building:
             warnings=tuple(warnings),
             steps=order.step_keys,
             cached=len(followed.cached),
+            base_fetched=followed.base_fetched,
         )
 
     def _failed(self, found: _Found, followed: Followed, state: BuildState) -> TemplateError:

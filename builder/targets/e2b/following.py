@@ -17,6 +17,7 @@ __all__ = ["Followed"]
 _STEP = re.compile(
     r"(?P<cached>CACHED )?\[builder (?P<step>\d+)/(?P<steps>\d+)\] (?P<rest>.*)", re.DOTALL
 )
+_BASE = re.compile(r"\[base\] FROM ")
 _PHASE = re.compile(r"(?:CACHED )?\[(?P<phase>resize-disk|finalize|optimize)\] ")
 _END = "Build failed: "  # with the reason, which the state of the build has, too
 _OUTPUT = re.compile(r"\[(?:stdout|stderr)\]: ?(?P<text>.*)", re.DOTALL)
@@ -27,7 +28,8 @@ _LAST_LINES = 15
 class Followed:
     """What the log has told so far. `steps` is how many there are, `passed` is told how many are
     over, `cached` and `ran` are numbers of steps from 1, `last` the last lines of the output,
-    `times` those of all lines, `phase` what runs after the steps."""
+    `times` those of all lines, `phase` what runs after the steps, `base_fetched` whether the base
+    image was not in the cache."""
 
     steps: int
     passed: Callable[[int], None]
@@ -35,12 +37,15 @@ class Followed:
     ran: set[int] = field(default_factory=set)
     times: list[dt.datetime] = field(default_factory=list)
     phase: str | None = None
+    base_fetched: bool = False
     last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
 
     def line(self, line: str) -> int | None:
         """Take one line; the number of the step that it is the first one of, or None."""
         found = _STEP.match(line)
         if found is None:
+            if _BASE.match(line):
+                self.base_fetched = True
             if phase := _PHASE.match(line):
                 self.phase = phase["phase"]
                 self.last.clear()
