@@ -19,6 +19,7 @@ __all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]
 _MARGIN_SECONDS = 15.0
 _KILLED = 137  # 128 + SIGKILL
 _EMPTY = 3
+_INTERPRETER_PORT = 49999  # on which sandboxes of E2B run code
 _FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
 
 
@@ -141,13 +142,23 @@ class ServiceSandbox:
 
 
 def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
-    """The way to run code in a ready machine of `variant`."""
+    """The way to run code in a ready machine of `variant`. Raises `PrecheckError` when something
+    else than a code interpreter is ready on the port of E2B's."""
     if variant.ready_url:
         parts = urlsplit(variant.ready_url)
         origin = f"{parts.scheme}://{parts.netloc}"
         probe = (
             f"import urllib.request; urllib.request.urlopen({origin + '/contexts'!r}, timeout=10)"
         )
-        if machine.run(["python3", "-c", probe], timeout=30)[0] == 0:
+        status, _out, err = machine.run(["python3", "-c", probe], timeout=30)
+        if status == 0:
             return ServiceSandbox(machine, origin)
+        if parts.port == _INTERPRETER_PORT:
+            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
+            raise PrecheckError(
+                f"the service of `{variant.name}` is ready, and is no code interpreter:"
+                f" {origin}/contexts: {last}",
+                hint="sandboxes on E2B run code through the interpreter on this port: correct"
+                " `service.command`",
+            )
     return InterpreterSandbox(machine)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import e2b
 
@@ -13,9 +14,9 @@ from builder.build import Order
 from builder.flatten import Step
 from builder.spec import Stage, Variant, place_of
 from builder.spec.positions import Positions
-from builder.targets.e2b.service import SPOILING
+from builder.targets.e2b.service import SERVICE_PORT, SPOILING
 
-__all__ = ["instruction", "not_provided", "origin", "template_of"]
+__all__ = ["cannot_be_checked", "instruction", "not_provided", "origin", "template_of"]
 
 _SHOWN_CHARACTERS = 120
 # Whose content E2B opens to everybody before it starts what is to run.
@@ -37,6 +38,22 @@ def template_of(order: Order) -> Any:
     if program.start_command and program.ready_command:
         return builder.set_start_cmd(program.start_command, program.ready_command)
     return builder
+
+
+def cannot_be_checked(variant: Variant) -> str | None:
+    """Why the code of a variant's checks could not be run in its sandboxes, or None."""
+    if not variant.command:
+        return "it has no [service]: a sandbox on E2B runs code through its code service"
+    url = urlsplit(variant.ready_url or "")
+    local = url.hostname in ("localhost", "127.0.0.1", "::1")
+    if (url.scheme, local, url.port) == ("http", True, SERVICE_PORT):
+        return None
+    return (
+        f"`service.ready-url` is {variant.ready_url}"
+        f" ({_place_of_service(variant)}), which is not the code interpreter: a sandbox on E2B runs"
+        f" code through one on port {SERVICE_PORT} of its own, as"
+        f" http://localhost:{SERVICE_PORT}/health"
+    )
 
 
 def not_provided(variant: Variant) -> tuple[str, ...]:
@@ -64,6 +81,13 @@ def _place_of_variable(variant: Variant, name: str) -> str:
     """Where a variable of the variant gets its value."""
     stage = next(stage for stage in reversed(variant.stages) if name in stage.env)
     return _place_in(stage, ("env", name))
+
+
+def _place_of_service(variant: Variant) -> str:
+    """Where the variant's chain says the ready address, the last one of it."""
+    key = ("service", "ready-url")
+    places = [_place_in(stage, key) for stage in reversed(variant.stages)]
+    return next((place for place in places if ":" in place), places[0])
 
 
 def _place_in(stage: Stage, key: Sequence[str | int]) -> str:

@@ -25,11 +25,11 @@ from builder.execution import Execution, Output
 from builder.targets.e2b import stream
 from builder.targets.e2b.certificates import certificates
 
-__all__ = ["SPOILING", "CodeService"]
+__all__ = ["SERVICE_PORT", "SPOILING", "CodeService"]
 
 SPOILING = "'\"\\\n\r"  # in a variable's value: the service makes other code of it than is meant
 
-_SERVICE_PORT = 49999
+SERVICE_PORT = 49999
 # The Jupyter server below the code service; a context's ID is that of its kernel.
 _JUPYTER_PORT = 8888
 _READY_SECONDS = 120.0
@@ -60,7 +60,7 @@ class CodeService:
         config = sandbox.connection_config
         self._urls = {
             port: config.get_sandbox_url(sandbox.sandbox_id, sandbox.sandbox_domain, port=port)
-            for port in (_SERVICE_PORT, _JUPYTER_PORT)
+            for port in (SERVICE_PORT, _JUPYTER_PORT)
         }
         self._headers = dict(config.sandbox_headers)
         if sandbox.traffic_access_token:
@@ -217,9 +217,9 @@ class CodeService:
         while True:
             request = self._client.build_request(
                 "POST",
-                f"{self._urls[_SERVICE_PORT]}/execute",
+                f"{self._urls[SERVICE_PORT]}/execute",
                 json=asked,
-                headers=self._headers | {"E2b-Sandbox-Port": str(_SERVICE_PORT)},
+                headers=self._headers | {"E2b-Sandbox-Port": str(SERVICE_PORT)},
                 timeout=httpx.Timeout(_REQUEST_SECONDS, read=_READY_SECONDS),
             )
             try:
@@ -325,7 +325,7 @@ class CodeService:
         method: str,
         path: str,
         *,
-        port: int = _SERVICE_PORT,
+        port: int = SERVICE_PORT,
         seconds: float = _REQUEST_SECONDS,
         body: Any = None,
     ) -> httpx.Response:

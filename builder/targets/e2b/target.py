@@ -22,7 +22,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import DEFAULT_TAG, Inventory, tags_of
-from builder.targets.e2b.program import not_provided
+from builder.targets.e2b.program import cannot_be_checked, not_provided
 from builder.targets.e2b.sandbox import CloudSandbox
 
 __all__ = ["E2BTarget"]
@@ -107,10 +107,8 @@ class E2BTarget(Inventory):
         return not_provided(variant)
 
     def blocked(self, variant: Variant) -> str | None:
-        """Without a code service, code could not be run in its sandboxes."""
-        if variant.command:
-            return None
-        return "it has no [service]: a sandbox on E2B runs code through its code service"
+        """Where a sandbox has no code interpreter, nothing could be checked in it."""
+        return cannot_be_checked(variant)
 
     @contextlib.contextmanager
     def claimed(self, name: str, *, report: Reporter) -> Iterator[None]:
