@@ -59,6 +59,10 @@ copies = st.builds(
         'COPY ["a.txt", "/srv/with space/f"]',
         "COPY d/b /home/user/b",
         "COPY a.txt .",
+        "COPY d /srv/c",
+        "COPY . /srv/all/",
+        "COPY --chown=user:user --chmod=0750 d/ /srv/new/er",
+        "COPY --chown=user *.txt r??.sh d/* sub/",
     ]
 )
 instruction = st.one_of(

@@ -275,8 +275,13 @@ def test_context_tells_files_from_folders() -> None:
     files = ["d/a", "d/e/b", "f"]
     found = flatten("FROM x\nCOPY --chown=me d /to/\nCOPY f /to/\nCOPY d/e/* /to/", files=files)
     assert [step.args[:2] for step in found.steps if step.kind == "COPY"] == [
-        ("d", "/to"), ("f", "/to/f"), ("d/e/*", "/to"),
-    ]  # fmt: skip
+        ("d", "/to"),
+        ("f", "/to/f"),
+        ("d/e/*", "/to"),
+    ]
+    assert found.assumptions[-1] == (
+        "of /to: folders of `d` that it has already have their owner and mode"
+    )
     assert "path=/to;" in found.steps[0].args[0]
     assert problems("FROM x\nCOPY n /n\nCOPY d/* /n/\nCOPY x* /n/", files=files) == [
         "Dockerfile:2:1: `COPY`: `n` is not in the build context",
@@ -288,8 +293,9 @@ def test_context_tells_files_from_folders() -> None:
 
 def test_what_nobody_looked_up_in_the_context_is_said() -> None:
     """Without the context's files, what is copied is taken for files."""
-    assert flatten("FROM x\nCOPY a b/ *.py /to/").assumptions[-2:] == (
+    assert flatten("FROM x\nCOPY a b/ *.py /to/").assumptions[-3:] == (
         "of the build context: `a` is a file",
+        "of /to: folders of `b` that it has already have their owner and mode",
         "of the build context: no folder matches `*.py`",
     )
 

@@ -77,3 +77,20 @@ def context(tmp_path: Path) -> Path:
 def test_docker_and_e2b_make_the_same_machine(data: st.DataObject, context: Path) -> None:
     """What Docker builds from a chain of stages, and what its steps build, cannot be told apart."""
     compared(data.draw(chains.chains(engine.base_image())), context)
+
+
+def test_folders_and_wildcards_are_merged_as_docker_merges_them(context: Path) -> None:
+    """COPY of folders and wildcards gives the same files, owners and modes, over what is there and
+    behind links, too."""
+    (context / "d" / "e").mkdir()
+    (context / "d" / "e" / "deep").write_text("x")
+    (context / "d" / "link").symlink_to("/etc/passwd")
+    (context / "d").chmod(0o700)
+    text = (
+        f"FROM {engine.base_image()}\nUSER root\nENTRYPOINT []\n"
+        "RUN mkdir -p /srv/old /srv/real && ln -s /srv/real /srv/behind && echo old > /srv/old/b\n"
+        "COPY d /srv/old\nCOPY d /srv/behind\nCOPY . /srv/all/\n"
+        "COPY --chown=user:user --chmod=0750 d/ /srv/new/er\n"
+        "COPY --chown=user *.txt r??.sh d/e/* /srv/w/\nUSER user\nCOPY --chown=user d x\n"
+    )
+    compared(text, context)

@@ -246,8 +246,9 @@ def flatten(
 
     `file` is named in errors. `base` is what the base image brings, where somebody has looked;
     without it, a variable that only the base image could set is an error, and the rest of what is
-    taken for granted is in `Program.assumptions`. `files` are the paths of the build context.
-    `arguments` are build arguments. Raises `FlattenError` with every instruction that E2B cannot
+    taken for granted is in `Program.assumptions`. `files` are the paths of the build context
+    without its links: Docker follows a link that COPY names, and E2B copies it. `arguments` are
+    build arguments. Raises `FlattenError` with every instruction that E2B cannot
     carry out as Docker does, and what to write instead.
     """
     report = Report(file)
@@ -286,7 +287,7 @@ def flatten(
         metadata=tuple(converter.metadata),
         assumptions=(
             *(f"of {chain[0].base}: {text}" for text in converter.assumptions),
-            *(f"of the build context: {text}" for text in converter.copies.assumptions),
+            *converter.copies.assumptions,
         ),
         steps_before=converter.steps_before,
     )

@@ -108,6 +108,11 @@ class CopySteps:
                 )
         self.check_volumes(instruction, target)
         folder = posixpath.dirname(target) if is_file else target
+        if not (is_file or is_pattern) and self._has_folders(source):
+            text = (
+                f"of {target}: folders of `{source}` that it has already have their owner and mode"
+            )
+            self.assumptions[text] = None
         if owner != "root:root" and folder not in self.made:
             # E2B would make what is missing for root, Docker makes it for the files' owner.
             self._runs.as_root(instruction, shell.make_folders(folder, owner))
@@ -134,7 +139,7 @@ class CopySteps:
         if not into_folder:
             return f"several files may match `{source}`", "end the target in /"
         if self._files is None:
-            self.assumptions[f"no folder matches `{source}`"] = None
+            self.assumptions[f"of the build context: no folder matches `{source}`"] = None
             return None
         matching = [name for name in self._below(folder) if fnmatchcase(name, pattern)]
         if not matching:
@@ -150,9 +155,15 @@ class CopySteps:
         if source == "." or word.endswith("/"):
             return False
         if self._files is None:
-            self.assumptions[f"`{source}` is a file"] = None
+            self.assumptions[f"of the build context: `{source}` is a file"] = None
             return True
         return source in self._files
+
+    def _has_folders(self, folder: str) -> bool:
+        if self._files is None:
+            return True
+        paths = [posixpath.normpath(f"{folder}/{name}") for name in self._below(folder)]
+        return any(path not in self._files for path in paths)
 
     def _below(self, folder: str) -> set[str]:
         """The names of what the build context has in a folder of it."""
