@@ -79,7 +79,7 @@ def _compile(missing: "tuple[str, str]") -> None:
             quiet=2,
             invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
         )
-    except (py_compile.PyCompileError, OSError, RecursionError, MemoryError):
+    except (py_compile.PyCompileError, OSError):
         return
     if made:
         _linked(made, kept)
