@@ -195,7 +195,7 @@ def test_files_are_uploaded_once(cloud: Server, tmp_path: Path) -> None:
     cloud.state.files.clear()
     cloud.state.layers.clear()
     cloud.front.faults.append(Fault(r"PUT /upload/.*", "status", code=200))  # as if it was kept
-    with pytest.raises(e2b.BuildException, match="the files of the step were not uploaded"):
+    with pytest.raises(e2b.BuildException, match="failed to open files object from storage"):
         e2b.Template.build(made, "z")
 
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from e2b.api.client import models
 
-from tests.e2b_server.state import CANCELLED, Build
+from tests.e2b_server.state import CANCELLED, ApiError, Build
 from tests.e2b_server.steps import StepError, chained
 from tests.e2b_server.wire import fits
 
@@ -43,25 +43,16 @@ class Builder:
                     build.become("ready")
 
     def _phases(self, build: Build) -> None:
-        team, asked = build.team.key, build.request
-        steps = asked.get("steps", [])
-        force = bool(asked.get("force"))
-        key = f"{asked.get('fromImage') or asked.get('fromTemplate')}\n{build.free_disk_mb}"
-        self._tell(build, f"Building template {build.template_id}/{build.id}")
+        team, steps = build.team.key, build.request.get("steps", [])
+        force = bool(build.request.get("force"))
         with self._phase(build, "base"):
-            known = self._known(team, key, force=force)
-            told = f"[base] FROM {asked['fromImage']} [{key_hash(key)}]"
-            self._tell(build, f"CACHED {told}" if known else told, "base")
-            made = self.server.steps.base(asked["fromImage"]) if known is None else known[0]
-            self._keep(team, key, made)
-            user = f"[base] DEFAULT USER user [{key_hash(key)}]"
-            self._tell(build, f"CACHED {user}" if known else user, "base")
+            key, made = self._base(build, force=force)
         for number, step in enumerate(steps, start=1):
             with self._phase(build, str(number)):
                 force = force or bool(step.get("force"))
                 key = chained(key, step)
-                head = f"[builder {number}/{len(steps)}] {step['type']}"
-                told = f"{head} {' '.join(step.get('args', []))} [{key_hash(key)}]"
+                text = f"{step['type'].upper()} {' '.join(step.get('args', []))}"
+                told = f"[builder {number}/{len(steps)}] {text} [{key}]"
                 known = self._known(team, key, force=force)
                 self._tell(build, f"CACHED {told}" if known else told, str(number))
                 made = self._run(build, made, step, number, len(steps)) if not known else known[0]
@@ -75,9 +66,57 @@ class Builder:
             ("optimize", "Optimizing template"),
         ):
             with self._phase(build, name):
-                self._tell(build, f"[{name}] {text} [{key_hash(key + name)}]", name)
+                self._tell(build, f"[{name}] {text} [{hashed(key, name)}]", name)
                 if name == "finalize":
-                    build.machine = self.server.steps.finish(made, build)
+                    self._start(build, made)
+
+    def _base(self, build: Build, *, force: bool) -> tuple[str, Any]:
+        """What the first step starts from, and its key: an image or another template's machine."""
+        team, reference = build.team.key, build.request.get("fromTemplate")
+        known: tuple[Any] | None
+        if reference:
+            source = self._source(build, reference)
+            build.start = source.start
+            image, known = f"template:{source.id}", (source.machine,)
+            key = hashed(str(build.free_disk_mb), image)
+        else:
+            image = build.request["fromImage"]
+            key = hashed(str(build.free_disk_mb), image)
+            known = self._known(team, key, force=force)
+        self._tell(build, f"Building template {build.template_id}/{build.id}")
+        told = f"[base] FROM {f'TEMPLATE {reference}' if reference else image} [{key}]"
+        self._tell(build, f"CACHED {told}" if known else told, "base")
+        if known is None:
+            self._tell(build, "Provisioning sandbox template", "base")
+            known = (self.server.steps.base(image),)
+            self._keep(team, key, known[0])
+        key = hashed(key, "DEFAULT USER", "user")
+        told = f"[base] DEFAULT USER user [{key}]"
+        cached = self._known(team, key, force=force)
+        self._tell(build, f"CACHED {told}" if cached else told, "base")
+        self._keep(team, key, known[0])
+        return key, known[0]
+
+    def _source(self, build: Build, reference: str) -> Build:
+        try:
+            return self.server.state.resolve(build.team, reference)[1]
+        except ApiError as error:
+            raise StepError(error.message.replace("Invalid", "invalid")) from error
+
+    def _start(self, build: Build, made: Any) -> None:
+        """The commands of the template, or else those of the one that it is built from."""
+        own = build.request.get("startCmd") or "", build.request.get("readyCmd") or ""
+        build.start = own if any(own) else build.start
+        start, ready = build.start or ("", "")
+        if start:
+            self._tell(build, f"Running start command: {start}", "finalize")
+        build.machine = self.server.steps.finish(
+            made, build, lambda line: self._tell(build, f"[start] {line}", "finalize")
+        )
+        if build.start:
+            ready = ready or ("sleep 20" if start else "sleep 0")
+            self._tell(build, f"Waiting for template to be ready: {ready}", "finalize")
+            self._tell(build, "Template is ready", "finalize")
 
     @contextlib.contextmanager
     def _phase(self, build: Build, name: str) -> Iterator[None]:
@@ -112,11 +151,16 @@ class Builder:
             self.server.state.layers[team, key] = made
 
     def _run(self, build: Build, layer: Any, step: dict[str, Any], number: int, count: int) -> Any:
-        files = None
-        if step["type"] == "COPY":
-            files = self.server.state.files.get((build.team.key, step.get("filesHash", "")))
+        files, kind = None, step["type"].upper()
+        if kind not in ("ADD", "ARG", "COPY", "ENV", "RUN", "USER", "WORKDIR"):
+            why = f"command type {kind} is not implemented"
+            raise StepError(f"failed to get command for step {step['type']}: {why}")
+        if kind in ("ADD", "COPY"):
+            if not step.get("filesHash"):
+                raise StepError(f"{kind} requires files hash to be set")
+            files = self.server.state.files.get((build.team.key, step["filesHash"]))
             if files is None:
-                raise StepError("the files of the step were not uploaded")
+                raise StepError("failed to open files object from storage: object does not exist")
         return self.server.steps.run(
             layer,
             step,
@@ -137,5 +181,5 @@ class _FailedError(Exception):
         self.step = step
 
 
-def key_hash(key: str) -> str:
-    return hashlib.sha256(key.encode()).hexdigest()[:12]
+def hashed(*parts: str) -> str:
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()

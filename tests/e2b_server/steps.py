@@ -28,7 +28,7 @@ class Steps(Protocol):
 
     def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any: ...
 
-    def finish(self, layer: Any, build: Build) -> Any: ...
+    def finish(self, layer: Any, build: Build, tell: Any) -> Any: ...
 
 
 def _nothing_fails(_step: dict[str, Any]) -> str | None:
@@ -59,7 +59,7 @@ class ModelledSteps:
             raise StepError(why)
         return [*layer, files] if files else layer
 
-    def finish(self, layer: Any, build: Build) -> Any:
+    def finish(self, layer: Any, build: Build, tell: Any) -> Any:
         time.sleep(self.final_seconds)
         return layer
 
@@ -113,7 +113,7 @@ class DockerSteps:
             self.made.append(str(made.id))
         return made.id, dict(machine.env), machine.user, machine.workdir_set
 
-    def finish(self, layer: Any, build: Build) -> Any:
+    def finish(self, layer: Any, build: Build, tell: Any) -> Any:
         from tests import engine
 
         image, env, user, workdir = layer

@@ -118,6 +118,13 @@ class TemplateCalls:
                 team, request.path_params["name"], request.path_params["build"]
             )
             build.request = asked
+            given = sum(asked.get(source) is not None for source in ("fromImage", "fromTemplate"))
+            if given != 1:
+                rule = "cannot specify both" if given else "must specify either"
+                named = "fromImage and fromTemplate" if given else "fromImage or fromTemplate"
+                why = f"failed to set template source: {rule} {named}"
+                build.become("error", f"error when building env: {why}")
+                raise ApiError(500, f"Error when starting template build: {why}")
             build.become("building")
             build.times_started += 1
             thread = threading.Thread(target=self._builder.carry_out, args=(build,))
