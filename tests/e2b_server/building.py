@@ -106,8 +106,8 @@ class Builder:
     def _start(self, build: Build, made: Any) -> None:
         """The commands of the template, or else those of the one that it is built from."""
         own = build.request.get("startCmd") or "", build.request.get("readyCmd") or ""
-        build.start = own if any(own) else build.start
-        start, ready = build.start or ("", "")
+        build.start = (*own, made) if any(own) else build.start
+        start, ready = build.start[:2] if build.start else ("", "")
         if start:
             self._tell(build, f"Running start command: {start}", "finalize")
         build.machine = self.server.steps.finish(

@@ -178,9 +178,11 @@ class ContainerService:
         from tests import engine
 
         image, env, user, workdir = build.machine
+        assert build.start
+        start, self._ready_command, _ = build.start
         self._container = engine.client().containers.run(
             image,
-            ["/bin/bash", "-l", "-c", build.request["startCmd"]],
+            ["/bin/bash", "-l", "-c", start],
             entrypoint=[],
             user=user,
             working_dir=workdir,
@@ -202,7 +204,7 @@ class ContainerService:
             self._container.start()
             return False
         found: Any = self._container.exec_run(
-            ["/bin/bash", "-l", "-c", self._build.request["readyCmd"]], user=self._build.machine[2]
+            ["/bin/bash", "-l", "-c", self._ready_command], user=self._build.machine[2]
         )
         self._ready = found.exit_code == 0
         return self._ready

@@ -68,8 +68,9 @@ class Build:
     times_started: int = 0
     ended_at: float = 0.0  # of the monotonic clock
     created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
-    # The start and ready command, its own or those of the template that it is built from.
-    start: tuple[str, str] | None = None
+    # The start and ready command and the layer that they run in: its own, or those of the template
+    # that it is built from.
+    start: tuple[str, str, Any] | None = None
     # Status, message and step as the route of the status has them in its cache.
     cached: tuple[str, str, str | None] | None = None
 
