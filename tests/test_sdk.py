@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import ast
 import inspect
+import io
 import re
+import tarfile
 import tomllib
 from collections.abc import Iterator
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 import e2b
@@ -15,7 +18,9 @@ import pytest
 from packaging.requirements import Requirement
 
 from builder.targets.e2b.account import Account
+from builder.targets.e2b.cloud import Cloud
 from tests.conftest import ROOT
+from tests.e2b_server import Server
 
 PLACES = {"api_url", "sandbox_url"}  # announced to go with version 3
 OPTIONS = {"api_key", "domain", "retries", *PLACES}
@@ -139,3 +144,42 @@ def test_nothing_but_the_addresses_is_announced_to_go() -> None:
     source = inspect.getsource(inspect.getmodule(e2b.ConnectionConfig) or e2b)
     deprecated = set(re.findall(r":deprecated: `(\w+)`", source))
     assert deprecated & OPTIONS <= PLACES
+
+
+@pytest.mark.parametrize("source", ["app", "*.txt", "app/**", "run.sh", "app/link"])
+def test_files_are_sent_as_the_sdk_sends_them(tmp_path: Path, source: str) -> None:
+    """The archive of a COPY has the same entries, modes, links and contents as the SDK's, under the
+    hash that the SDK has for them."""
+    (tmp_path / "app" / "empty").mkdir(parents=True)
+    (tmp_path / "app" / "deep").mkdir()
+    for name in ("a.txt", "b.txt", "app/.hidden", "app/deep/c.py"):
+        (tmp_path / name).write_text(name)
+    (tmp_path / "run.sh").write_text("true\n")
+    (tmp_path / "run.sh").chmod(0o755)
+    (tmp_path / "app" / "link").symlink_to("deep/c.py")
+    template = e2b.Template(file_context_path=str(tmp_path)).from_image("a").copy(source, "/opt/")
+    sent = []
+    with Server() as server:
+        account = Account(api_key=server.key, api_url=server.url)
+        e2b.Template.build_in_background(template, "a", **account.options)
+        sent.append(dict(server.state.files))
+        server.state.files.clear()
+        Cloud(account, key_variable="KEY").start(
+            template, tmp_path, name="b", tag="b", cpu=2, memory_mb=1024, free_disk_mb=None,
+            force=False, tell=lambda _: None, identified=lambda *_: None, uploaded=lambda: None,
+        )  # fmt: skip
+        sent.append(dict(server.state.files))
+    theirs, ours = ({key: entries(data) for key, data in files.items()} for files in sent)
+    assert ours == theirs != {}
+
+
+def entries(archive: bytes) -> dict[str, tuple[bytes, int, str, bytes]]:
+    with tarfile.open(fileobj=io.BytesIO(archive)) as tar:
+        contents = {each.name: tar.extractfile(each) for each in tar if each.isreg()}
+        return {
+            each.name: (
+                each.type, each.mode, each.linkname,
+                file.read() if (file := contents.get(each.name)) else b"",
+            )
+            for each in tar
+        }  # fmt: skip

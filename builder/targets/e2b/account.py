@@ -34,7 +34,7 @@ class Account:
     def origin(self) -> str:
         """The address of its API."""
         if url := self.api_url or os.environ.get("E2B_API_URL"):
-            return url
+            return url.rstrip("/")
         if os.environ.get("E2B_DEBUG", "").lower() == "true":
             return "http://localhost:3000"
         return f"https://api.{self.domain or os.environ.get('E2B_DOMAIN') or 'e2b.app'}"
