@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -132,36 +133,33 @@ class Cloud:
         """Ask for a build, upload its files from `folder` and start it; template ID and build ID.
 
         `identified` is told them before anything is uploaded, and `uploaded` is called before it is
-        started; what that raises keeps it from starting. Not retried as a whole but for limits: the
-        caller knows better what of it was done.
+        started; what that raises keeps it from starting. What asks for the build and what starts it
+        is not repeated after a fault: the caller knows better what of it was done.
         """
+        doing = f"starting the build of `{name}`"
         resources = {"cpuCount": cpu, "memoryMB": memory_mb, "minFreeDiskMb": free_disk_mb}
-        asked = {key: value for key, value in resources.items() if value is not None}
+        given = {key: value for key, value in resources.items() if value is not None}
+        steps = self._call(doing, lambda: json.loads(e2b.Template.to_json(template)), faults=1)
+        steps["force"] |= force
 
-        def begin() -> tuple[str, str]:
-            steps = json.loads(e2b.Template.to_json(template))
-            body = {"name": name, "tags": [tag], **asked}
-            made = self._api.ask("POST", "v3", "templates", body=body)
-            template_id, build_id = made["templateID"], made["buildID"]
-            identified(template_id, build_id)
-            for step in steps["steps"]:
-                if step["type"] == "COPY":
-                    self._send(template_id, folder, step, tell)
-            uploaded()
-            path = ("v2", "templates", template_id, "builds", build_id)
-            self._api.ask("POST", *path, body={**steps, "force": force or steps["force"]})
-            return template_id, build_id
+        def post(*path: str, body: Any) -> Any:
+            return self._call(doing, lambda: self._api.ask("POST", *path, body=body), faults=1)
 
-        return self._call(f"starting the build of `{name}`", begin, faults=1)
+        def send(template_id: str, source: str, files: str) -> None:
+            link = self._api.ask("GET", "templates", template_id, "files", files)
+            if not link["present"]:
+                self._api.upload(folder, source, link)
+                tell(f"uploaded `{source}`")
 
-    def _send(
-        self, template_id: str, folder: Path, step: Mapping[str, Any], tell: Callable[[str], None]
-    ) -> None:
-        """Upload the files of a COPY that E2B has not got."""
-        link = self._api.ask("GET", "templates", template_id, "files", step["filesHash"])
-        if not link["present"]:
-            self._api.upload(folder, step["args"][0], link)
-            tell(f"uploaded `{step['args'][0]}`")
+        made = post("v3", "templates", body={"name": name, "tags": [tag], **given})
+        template_id, build_id = made["templateID"], made["buildID"]
+        identified(template_id, build_id)
+        for step in steps["steps"]:
+            if step["type"] == "COPY":
+                self._call(doing, partial(send, template_id, step["args"][0], step["filesHash"]))
+        uploaded()
+        post("v2", "templates", template_id, "builds", build_id, body=steps)
+        return template_id, build_id
 
     def state(self, template_id: str, build_id: str, offset: int) -> BuildState:
         """The state of a build, with its log from line `offset` on."""
@@ -306,6 +304,12 @@ class Cloud:
             return found
 
         return self._call("listing sandboxes", get)
+
+    def extend_sandbox(self, sandbox: e2b.Sandbox, seconds: int) -> None:
+        """Let a sandbox live for `seconds` from now."""
+        self._call(
+            f"keeping the sandbox {sandbox.sandbox_id}", lambda: sandbox.set_timeout(seconds)
+        )
 
     def kill_sandbox(self, sandbox_id: str) -> None:
         """End a sandbox; one that is gone already is fine."""

@@ -7,7 +7,7 @@ import contextlib
 import time
 from collections.abc import Callable, Mapping
 
-from builder.errors import SandboxError, TemplateError
+from builder.errors import BuildError, NetworkError, SandboxError, TemplateError
 from builder.execution import Execution
 from builder.processes import when_stopped
 from builder.targets.e2b.cloud import Cloud
@@ -63,9 +63,9 @@ class CloudSandbox:
         if self._ends - start < timeout + _MARGIN_SECONDS:
             life = int(timeout) + 2 * _MARGIN_SECONDS
             try:
-                self._sandbox.set_timeout(life)
-            except Exception as error:
-                raise SandboxError(self._worded(f"{type(error).__name__}: {error}")) from error
+                self._cloud.extend_sandbox(self._sandbox, life)
+            except (BuildError, NetworkError) as error:
+                raise SandboxError(self._worded(error.message)) from error
             self._ends = start + life
         return self._runner.run(self._service.run(code, seconds=timeout, variables={}, limit=None))
 

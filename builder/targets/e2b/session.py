@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import TypeVar
 
 import e2b
@@ -174,9 +175,10 @@ async def _end_marked(creation: Creation, account: Account, but: str | None = No
         async with asyncio.timeout(_KILL_SECONDS):
             query = e2b.SandboxQuery(metadata=creation.mark)
             listed = e2b.AsyncSandbox.list(query=query, **account.options)
-            for sandbox in await listed.next_items():
-                if sandbox.sandbox_id != but:
-                    await e2b.AsyncSandbox.kill(sandbox.sandbox_id, **account.options)
+            for sandbox_id in [each.sandbox_id for each in await _retried(listed.next_items)]:
+                if sandbox_id != but:
+                    kill = partial(e2b.AsyncSandbox.kill, sandbox_id, **account.options)
+                    await _retried(kill)
 
 
 def _translated(error: Exception, ref: str, key: str) -> TemplateError:
