@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 
 import pytest
 
@@ -59,3 +60,18 @@ def test_conflict_while_a_build_is_verified(place: Place, cloud: Server) -> None
     add_faults(cloud, LOST, ("status", 422, 1))
     assert place.build("four")["four"].action == "built"
     assert cloud.running == {}
+
+
+@pytest.mark.network
+def test_lifetime_beyond_the_tier(ready: Server, caplog: pytest.LogCaptureFixture) -> None:
+    """Where the account's tier allows no such lifetime, sandboxes get the longest that it allows;
+    that is asked for once, and said once."""
+    next(iter(ready.state.teams.values())).sandbox_hours = 1
+    caplog.set_level(logging.WARNING)
+    run_once(ready, session_max_age=7200)
+    run_once(ready, session_max_age=7200)
+    assert ready.front.requests.count(CREATE) == 3
+    assert [record.getMessage() for record in caplog.records] == [
+        "E2B ends each sandbox of this account after 3600 seconds at the latest: one that was asked"
+        " for was to live for 7500"
+    ]

@@ -29,6 +29,7 @@ class SandboxCalls:
     def __init__(self, server: Server) -> None:
         self.server = server
         self._by_key: dict[str, Running] = {}
+        self._bodies: dict[str, bytes] = {}
 
     def routes(self) -> list[tuple[str, str, Handler]]:
         """Method, path, and what answers it."""
@@ -52,6 +53,8 @@ class SandboxCalls:
         asked = checked(models.NewSandboxV2, body)
         key = request.headers.get("idempotency-key")
         with self.server.state.lock:
+            if key and self._bodies.setdefault(key, body) != body:
+                raise ApiError(422, "the idempotency key was used with another request")
             template, build = self.server.state.resolve(team, asked["templateID"])
             seconds = asked.get("timeout", 15)
             if seconds <= 0:
@@ -158,25 +161,22 @@ class SandboxCalls:
         sandbox.ends = time.monotonic() + min(json.loads(body)["timeout"], left)
         return Response(status_code=204)
 
-    def _in_sandbox(self, request: Request, port: int = 49999) -> Any:
+    def _reached(self, request: Request, port: int, *, secured: bool = True) -> Running:
         try:
             sandbox = self._sandbox(request.headers.get("e2b-sandbox-id"))
         except ApiError as error:
             raise ApiError(502, "The sandbox was not found") from error
         if request.headers.get("e2b-sandbox-port") != str(port):
             raise ApiError(502, "The sandbox is running but port is not open")
-        return sandbox.use()
+        if secured and request.headers.get("x-access-token") != sandbox.token:
+            raise ApiError(401, "unauthorized access, please provide a valid access token")
+        return sandbox
+
+    def _in_sandbox(self, request: Request, port: int = 49999) -> Any:
+        return self._reached(request, port, secured=False).use()
 
     def machine(self, request: Request) -> envd.Machine:
-        try:
-            sandbox = self._sandbox(request.headers.get("e2b-sandbox-id"))
-        except ApiError as error:
-            raise ApiError(502, "The sandbox was not found") from error
-        if request.headers.get("e2b-sandbox-port") != str(envd.PORT):
-            raise ApiError(502, "The sandbox is running but port is not open")
-        if request.headers.get("x-access-token") != sandbox.token:
-            raise ApiError(401, "unauthorized access, please provide a valid access token")
-        return sandbox.machine
+        return self._reached(request, envd.PORT).machine
 
     def _health(self, request: Request, _body: bytes) -> Response:
         if request.headers.get("e2b-sandbox-port") == "49999":
@@ -205,7 +205,9 @@ class SandboxCalls:
         return JSONResponse(self._in_sandbox(request).create(json.loads(body)))
 
     def _execute(self, request: Request, body: bytes) -> Response:
-        return self._answer_of_execution(self._in_sandbox(request).execute(json.loads(body)))
+        # The service asks envd for the sandbox's variables, with the token of the request.
+        service = self._reached(request, 49999).use()
+        return self._answer_of_execution(service.execute(json.loads(body)))
 
     def _answer_of_execution(self, events: Iterator[bytes] | AsyncIterator[bytes]) -> Response:
         return StreamingResponse(events, media_type="application/json")
