@@ -150,7 +150,7 @@ def test_clocks_may_differ(place: Place, lead: Callable[[Server], Server], hours
     [
         ("request", Fault("", "status", code=500), NetworkError, "starting the build of `four` failed: 500: injected"),
         ("request", Fault("", "status", code=400), BuildError, "starting the build of `four` was refused: 400: injected"),
-        ("upload", Fault("", "status", code=403), NetworkError, "starting the build of `four` failed: Failed to upload file: "),
+        ("upload", Fault("", "status", code=403), NetworkError, "starting the build of `four` failed: uploading `"),
         ("start", Fault("", "status", code=503), NetworkError, "starting the build of `four` failed: 503: "),
         ("status", Fault("", "truncated"), NetworkError, "asking for the state of build "),
         ("create", Fault("", "status", code=500), NetworkError, "creating a sandbox of `"),

@@ -186,7 +186,7 @@ def test_address_of_an_upload_is_not_shown(
         lead(server)
         server.front.faults.append(Fault("PUT /upload/.*", "status", code=403, times=1000))
         said = command("build", "four", "--frozen", "--precheck", "never", cwd=place.folder)
-    assert "failed: Failed to upload file: Client error '403 Forbidden' for url" in said.stderr
+    assert "` failed: Client error '403 Forbidden' for url" in said.stderr
     for text in (said.stderr, said.stdout, place.log("four")):
         assert "/upload/" not in text
 

@@ -133,17 +133,20 @@ class Cloud:
         """Ask for a build, upload its files from `folder` and start it; template ID and build ID.
 
         `identified` is told them before anything is uploaded, and `uploaded` is called before it is
-        started; what that raises keeps it from starting. What asks for the build and what starts it
-        is not repeated after a fault: the caller knows better what of it was done.
+        started; what that raises keeps it from starting. Nothing is repeated after a fault: the
+        caller knows better what of it was done.
         """
         doing = f"starting the build of `{name}`"
         resources = {"cpuCount": cpu, "memoryMB": memory_mb, "minFreeDiskMb": free_disk_mb}
         given = {key: value for key, value in resources.items() if value is not None}
-        steps = self._call(doing, lambda: json.loads(e2b.Template.to_json(template)), faults=1)
-        steps["force"] |= force
 
-        def post(*path: str, body: Any) -> Any:
-            return self._call(doing, lambda: self._api.ask("POST", *path, body=body), faults=1)
+        def once(call: Callable[[], _T]) -> _T:
+            return self._call(doing, call, faults=1)
+
+        def request() -> tuple[str, str]:
+            body = {"name": name, "tags": [tag], **given}
+            made = self._api.ask("POST", "v3", "templates", body=body)
+            return made["templateID"], made["buildID"]
 
         def send(template_id: str, source: str, files: str) -> None:
             link = self._api.ask("GET", "templates", template_id, "files", files)
@@ -151,14 +154,16 @@ class Cloud:
                 self._api.upload(folder, source, link)
                 tell(f"uploaded `{source}`")
 
-        made = post("v3", "templates", body={"name": name, "tags": [tag], **given})
-        template_id, build_id = made["templateID"], made["buildID"]
+        steps = once(lambda: json.loads(e2b.Template.to_json(template)))
+        steps["force"] |= force
+        template_id, build_id = once(request)
         identified(template_id, build_id)
         for step in steps["steps"]:
             if step["type"] == "COPY":
-                self._call(doing, partial(send, template_id, step["args"][0], step["filesHash"]))
+                once(partial(send, template_id, step["args"][0], step["filesHash"]))
         uploaded()
-        post("v2", "templates", template_id, "builds", build_id, body=steps)
+        path = ("v2", "templates", template_id, "builds", build_id)
+        once(partial(self._api.ask, "POST", *path, body=steps))
         return template_id, build_id
 
     def state(self, template_id: str, build_id: str, offset: int) -> BuildState:
