@@ -37,6 +37,7 @@ TemplateError                     1
 │   ├── RevokedError             45
 │   └── UnknownBuildError        46   the template has no such build, or none to go back to
 ├── SeveralFailuresError         50   several variants failed, each in its own way
+├── AssumptionError              51   E2B behaves otherwise than this program assumes
 └── InterruptedRunError         130   Ctrl-C
 
 Two more codes are not failures of ours: 2 is `plan --exit-code` with something to do, 64 is a
@@ -290,6 +291,10 @@ class RevokedError(TemplateLookupError):
 
 class UnknownBuildError(TemplateLookupError):
     exit_code = 46
+
+
+class AssumptionError(TemplateError):
+    exit_code = 51
 
 
 class SeveralFailuresError(TemplateError):

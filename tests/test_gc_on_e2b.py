@@ -2,12 +2,14 @@ from __future__ import annotations
 
 import functools
 import json
+import uuid
 from typing import Any
 
 import e2b
 import pytest
 
-from builder import record, registry
+from builder import pipeline, record, registry
+from builder.events import silent
 from builder.targets.adapters import Target, connect
 from tests.clouds import Place
 from tests.conftest import Command
@@ -101,3 +103,38 @@ def test_build_without_a_tag_is_out_of_reach(place: Place, cloud: Server, comman
     with pytest.raises(e2b.SandboxException, match="404"):
         e2b.Sandbox.create(held)
     e2b.Sandbox.create(published).kill()
+
+
+def test_template_that_the_registry_gave_up_is_deleted(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """A template of which the registry has no build and no channel any more is deleted on E2B, unless
+    it was used lately, a sandbox of it runs, or somebody else has built it, too."""
+    (ref,) = built_anew(place, "1", channel="trial")
+    removal = pipeline.Removal(name="four", target="e2b", builds=(ref,), channels=("trial",))
+    e2b.Template.assign_tags(f"four:{ref.partition(':')[2]}", ["kept", "default"])
+    pipeline.remove(place.project(), removal, reason=None, report=silent)
+    assert set(cloud.tags("four")) == {"kept", "default"}
+    now = ("--protect-days", "0")
+    assert collected(command, place, cloud) == []
+    sandbox = e2b.Sandbox.create("four")
+    assert collected(command, place, cloud, *now) == []
+    adapter = adapter_of(place)
+    sandbox.kill()
+    (waste,) = adapter.unused(recorded(place), lambda *_: None, 0.0)
+    sandbox = e2b.Sandbox.create("four")
+    assert adapter.remove(waste) == (
+        f"deleting the template {waste.identity} was refused: 400: cannot delete template"
+        f" '{waste.identity}' because there are running sandboxes using it"
+    )
+    sandbox.kill()
+    (template,) = [one for one in cloud.state.templates.values() if one.name == "four"]
+    mine = list(template.tags)
+    template.tags.append(("theirs", str(uuid.uuid4()), cloud.now()))
+    assert collected(command, place, cloud, *now) == []
+    template.tags = mine
+    (gone,) = collected(command, place, cloud, *now)
+    assert (gone["kind"], gone["identity"], gone["subject"]) == ("template", template.id, "four")
+    assert gone["why"] == "the registry has no build and no channel of it any more"
+    assert template.id not in cloud.state.templates
+    assert collected(command, place, cloud, *now) == []

@@ -10,6 +10,7 @@ from builder import __version__, errors, progress
 from builder.cli import (
     build_commands,
     channel_commands,
+    doctor_command,
     gc_command,
     init_command,
     inspect_commands,
@@ -35,6 +36,7 @@ for commands in (
     precheck_command,
     build_commands,
     registry_commands,
+    doctor_command,
     inspect_commands,
     channel_commands,
     remove_command,

@@ -1,4 +1,4 @@
-"""Commands that look at what is recorded: resolve, list, logs, usage, doctor."""
+"""Commands that look at what is recorded: resolve, list, logs, usage."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from builder.cli.names import template_called, templates_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.errors import (
     SelectionError,
-    TemplateError,
     UnknownTemplateError,
     did_you_mean,
 )
@@ -30,7 +29,7 @@ Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name, 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to the program."""
-    for command in (resolve, list_command, logs, usage, doctor):
+    for command in (resolve, list_command, logs, usage):
         app.command(name=command.__name__.removesuffix("_command"))(command)
 
 
@@ -239,17 +238,3 @@ def _state(project: Path | None) -> Path:
     if project or Project.nearest():
         return Project.find(project).state
     return Path(".builder").absolute()
-
-
-def doctor(project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False) -> None:
-    """Check this machine and project: what works, what does not, what to do."""
-    from builder.doctor import examine
-
-    findings = examine(project)
-    if as_json:
-        progress.show_json([finding.to_json() for finding in findings])
-    elif not quiet:
-        progress.table(["", "what", "found"], [[f.state, f.what, f.found] for f in findings])
-    broken = [finding for finding in findings if finding.error]
-    if broken:
-        raise broken[0].error or TemplateError("something is broken")

@@ -27,6 +27,11 @@ class Inventory:
         self.name = name
         self._cloud = cloud
 
+    @property
+    def cloud(self) -> Cloud:
+        """The account's API."""
+        return self._cloud
+
     def examine(self, ref: str) -> dict[str, Any]:
         """Look for a template of the account, by its ID (or name) and a build of it."""
         asked, _, build_id = ref.partition(":")

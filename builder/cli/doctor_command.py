@@ -1,0 +1,111 @@
+"""The command that says what works and what does not: doctor."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from builder import progress
+from builder.cli.options import Json, ProjectFolder, Quiet
+from builder.doctor import examine
+from builder.errors import (
+    AssumptionError,
+    TargetUnavailableError,
+    TemplateError,
+    UnconfirmedError,
+    counted,
+)
+from builder.events import Event
+from builder.project import Project, TargetSettings
+from builder.targets.adapters import connect, named
+
+__all__ = ["register"]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the command to the program."""
+    app.command()(doctor)
+
+
+def doctor(
+    live: Annotated[
+        bool,
+        typer.Option("--live", help="Try out on E2B what is assumed of it, with a small template."),
+    ] = False,
+    target: Annotated[
+        str | None,
+        typer.Option("--target", metavar="T", help="With --live, the account: e2b by default."),
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="With --live, do not ask.")] = False,
+    project: ProjectFolder = None,
+    quiet: Quiet = False,
+    as_json: Json = False,
+) -> None:
+    """Check this machine and project: what works, what does not, what to do.
+
+    With --live, a small template is built on E2B, verified, tagged, run and removed, and each thing
+    that this program assumes of E2B is looked at. It says first what that costs, and asks.
+    """
+    if live:
+        _try_out(_settings(project, target), yes=yes, quiet=quiet, as_json=as_json)
+        return
+    if target or yes:
+        raise typer.BadParameter("--target and --yes go with --live")
+    findings = examine(project)
+    if as_json:
+        progress.show_json([finding.to_json() for finding in findings])
+    elif not quiet:
+        progress.table(["", "what", "found"], [[f.state, f.what, f.found] for f in findings])
+    broken = [finding for finding in findings if finding.error]
+    if broken:
+        raise broken[0].error or TemplateError("something is broken")
+
+
+def _settings(project: Path | None, target: str | None) -> TargetSettings:
+    here = project or Project.nearest()
+    place = Project.find(here) if here else Project(root=Path.cwd())
+    settings, _why = named(place, target) or (place.targets["e2b"], "")
+    if settings.kind != "e2b":
+        raise TargetUnavailableError(
+            f"target `{settings.name}` is this machine: there is nothing to try out on E2B",
+            hint="name an account, as `--target e2b`",
+        )
+    connect(settings, place)  # without its key there is no need to ask
+    return settings
+
+
+def _try_out(settings: TargetSettings, *, yes: bool, quiet: bool, as_json: bool) -> None:
+    from builder.doctor import live
+
+    if not yes:
+        if as_json or not progress.interactive():
+            raise UnconfirmedError(
+                f"on {settings.name} this would take {live.cost()}, and there is nobody to ask",
+                hint="`--yes` does it without asking",
+            )
+        typer.confirm(f"On {settings.name} this takes {live.cost()}. Go on?", abort=True, err=True)
+    with progress.reporting(quiet=quiet, as_json=as_json) as report:
+        report(Event(kind="note", text=f"target {settings.name}: {live.cost()}"))
+        checked, left = live.try_out(settings, report=report)
+        for text in left:
+            report(Event(kind="warning", text=f"not removed from {settings.name}: {text}"))
+    if as_json:
+        progress.show_json(
+            {
+                "target": settings.name,
+                "assumptions": [one.to_json() for one in checked],
+                "left": left,
+            }
+        )
+    elif not quiet:
+        rows = [[one.state, one.to_json()["assumed"], one.seen] for one in checked]
+        progress.table(["", "assumed", "seen"], rows)
+    if different := [one for one in checked if one.state == "differs"]:
+        raise AssumptionError(
+            f"{counted(len(different), 'assumption')} about E2B"
+            f" {'does' if len(different) == 1 else 'do'} not hold on {settings.name}:\n  "
+            + "\n  ".join(f"{one.to_json()['assumed']}: {one.seen}" for one in different),
+            hint="docs/e2b.md says what relies on each",
+        )

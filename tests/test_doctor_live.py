@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import io
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+import e2b
+import pytest
+import typer
+
+from builder import progress
+from builder.cli.app import run
+from builder.doctor import live, trial
+from builder.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
+from builder.doctor.live import Checked
+from builder.errors import AssumptionError, TargetUnavailableError, UnconfirmedError
+from builder.events import silent
+from builder.project import BUILT_IN_TARGETS
+from tests.conftest import ROOT, Command
+from tests.e2b_server import ModelledSteps, Server
+
+pytestmark = pytest.mark.usefixtures("local_cache")
+
+BASE = (
+    '[base]\nimage = "localhost:1/python:3.13"\npython = ">=3.11"\n'
+    '[service]\ncommand = ["serve"]\nready-url = "http://localhost:49999/health"\n'
+)
+COST = (
+    "four builds, two of them cut short, and at most 12 sandboxes of 2 CPUs and 1024 MiB, which end"
+    " as soon as they have answered; were each to run for 15 minutes, they would cost $0.35 by E2B's"
+    " prices of August 2026"
+)
+# What the server of the tests has no machine for.
+OF_THE_MACHINE = {
+    "variables": "differs",
+    "login": "not checked",
+    "accounts": "not checked",
+    "ownership": "differs",
+    "tmp": "differs",
+}
+SLOW = ModelledSteps(seconds=lambda step: 2.0 * ("sleep 60" in step["args"]))
+
+
+@pytest.mark.network
+def test_every_assumption_is_tried(
+    lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a server that behaves as E2B, all holds but what takes a machine; nothing is left of it,
+    nor of a run that was killed, and what is somebody else's stays."""
+    monkeypatch.setattr(live, "_BEGIN_SECONDS", 0.3)
+    monkeypatch.setattr(trial, "_ABANDONED", -trial._ABANDONED)
+    monkeypatch.setenv("TEMPLATE_REGISTRY", "/nowhere/registry.json")
+    with Server(SLOW) as server:
+        lead(server)
+        for name in ("template-builder-doctor-killed", "template-builder"):
+            e2b.Template.build_in_background(e2b.Template().from_image("x"), name)
+        checked, left = live.try_out(BUILT_IN_TARGETS["e2b"], report=silent, base=BASE)
+        assert {one.key: one.state for one in checked} == dict.fromkeys(
+            ASSUMPTIONS, "holds"
+        ) | OF_THE_MACHINE
+        assert left == []
+        assert [one.name for one in server.state.templates.values()] == ["template-builder"]
+        assert server.running == {}
+        assert server.problems == []
+
+
+def seen(**changed: Any) -> str:
+    """What an inspection prints on E2B, but for what is changed."""
+    return json.dumps(
+        {
+            "warm": True,
+            "variables": ENV,
+            "user": "root",
+            "folder": "/home/user",
+            "files": {
+                "/home/user/template-doctor": ["user", "0600"],
+                "/usr/local/share/template-doctor": ["root", "0777"],
+                "/opt/template-doctor/kept": ["root", "0640"],
+            },
+            "tmp": "tmpfs",
+            "tmp_bytes": 500,
+            "memory_bytes": 1000,
+            **changed,
+        }
+    )
+
+
+COMMAND = "user\n/home/user\n" + "\0".join(f"{name}={value}" for name, value in ENV.items()) + "\0"
+
+
+@pytest.mark.parametrize(
+    ("told", "command", "differs"),
+    [
+        (seen(), COMMAND, set()),
+        (seen(), None, set()),
+        (seen(warm=False), COMMAND, {"warm"}),
+        (seen(variables={**ENV, "TEMPLATE_DOCTOR_PLAIN": "a"}), COMMAND, {"variables"}),
+        (seen(user="user"), COMMAND, {"accounts"}),
+        (seen(), COMMAND.replace("user\n", "root\n", 1), {"accounts"}),
+        (seen(), COMMAND.replace("$(id)", "uid=0"), {"login"}),
+        (seen(files={**json.loads(seen())["files"], "/opt/template-doctor/kept": "no such"}), COMMAND, {"ownership"}),
+        (seen(tmp="ext4"), COMMAND, {"tmp"}),
+        (seen(tmp_bytes=900), COMMAND, {"tmp"}),
+    ],
+)  # fmt: skip
+def test_machine_is_judged_by_what_it_says(
+    told: str, command: str | None, differs: set[str]
+) -> None:
+    """What a sandbox says of itself decides each assumption about its machine, and only that one."""
+    judged = {key: holds for key, holds, _ in verdicts(told, command)}
+    assert {key for key, holds in judged.items() if not holds} == differs
+    assert set(judged) == {"warm", "variables", "ownership", "tmp"} | (
+        {"login", "accounts"} if command else set()
+    )
+
+
+def test_nothing_is_built_without_a_yes(cloud: Server, command: Command) -> None:
+    """Where nobody can be asked, and without --yes, it says what it would cost, and does nothing."""
+    for options in ([], ["--json"]):
+        done = command("doctor", "--live", "--target", "e2b", *options)
+        assert done.returncode == UnconfirmedError.exit_code
+        assert done.stderr == (
+            f"error: on e2b this would take {COST}, and there is nobody to ask\n\n"
+            "hint: `--yes` does it without asking\n"
+        )
+    assert cloud.front.requests == []
+
+
+def test_no_is_taken_for_an_answer(cloud: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A person is told what it costs, and without their yes nothing is done."""
+    monkeypatch.setattr(progress, "interactive", lambda: True)
+    monkeypatch.setattr(sys, "stdin", io.StringIO("n\n"))
+    stderr = io.StringIO()
+    monkeypatch.setattr(sys, "stderr", stderr)
+    with pytest.raises(typer.Abort):
+        run(["doctor", "--live"])
+    assert f"On e2b this takes {COST}. Go on? [y/N]" in stderr.getvalue()
+    assert cloud.front.requests == []
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--live"], "target `e2b` needs an account: `E2B_API_KEY` is not set"),
+        (["--live", "--target", "local"], "target `local` is this machine: there is nothing to try out on E2B"),
+    ],
+)  # fmt: skip
+def test_what_is_no_account_is_not_tried(options: list[str], words: str) -> None:
+    """A target without its key, and one that is this machine, is an error before anybody is asked."""
+    with pytest.raises(TargetUnavailableError, match=re.escape(words)):
+        run(["doctor", *options, "--yes"])
+
+
+def test_what_differs_is_shown(
+    cloud: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Every line is in the table and in the JSON, what differs is the error, and what could not be
+    removed is a warning."""
+    checked = [
+        Checked(key="tags", state="holds", seen="default, stable"),
+        Checked(key="tmp", state="differs", seen="ext4"),
+        Checked(key="busy", state="not checked", seen="what it needs was not there"),
+    ]
+    left = ["the template x (abc): a sandbox runs"]
+    monkeypatch.setattr(live, "try_out", lambda *_, **__: (checked, left))
+    message = (
+        "1 assumption about E2B does not hold on e2b:\n"
+        "  the folder for temporary files is in memory, and may take half of it: ext4"
+    )
+    with pytest.raises(AssumptionError) as caught:
+        run(["doctor", "--live", "--yes"])
+    assert (caught.value.message, caught.value.exit_code) == (message, 51)
+    out, err = capsys.readouterr()
+    assert [line.split("  ")[0] for line in out.splitlines()[1:]] == ["holds", "differs", "not checked"]  # fmt: skip
+    assert "warning: not removed from e2b: the template x (abc): a sandbox runs\n" in err
+    with pytest.raises(AssumptionError):
+        run(["doctor", "--live", "--yes", "--json"])
+    told = json.loads(capsys.readouterr().out)
+    assert told["left"] == left
+    assert told["assumptions"][1] == {
+        "key": "tmp", "assumed": ASSUMPTIONS["tmp"], "state": "differs", "seen": "ext4",
+    }  # fmt: skip
+
+
+@pytest.mark.network
+def test_interrupt_leaves_nothing(lead: Callable[[Server], Server]) -> None:
+    """After Ctrl-C in the middle of a build nothing of it is left on E2B."""
+    with Server(ModelledSteps(seconds=lambda _step: 1.0)) as server:
+        lead(server)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "builder", "doctor", "--live", "--yes", "--json"],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        while not any(build.status == "building" for build in server.builds()):
+            assert process.poll() is None, process.communicate()
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate()
+        assert process.returncode == 130, err
+        assert "not removed" not in err
+        assert server.state.templates == {}
+        assert server.running == {}
+        assert server.problems == []
+
+
+def test_documented_assumptions_are_those_that_are_tried() -> None:
+    """docs/e2b.md has every assumption that is tried out, in the same order."""
+    page = (ROOT / "docs" / "e2b.md").read_text()
+    rows = re.findall(r"^\| (.+?) \| .+? \|$", page, re.MULTILINE)
+    assert rows[1:] == list(ASSUMPTIONS.values())
