@@ -12,6 +12,7 @@ import pytest
 from builder.errors import NetworkError, SandboxError, TargetUnavailableError
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
 from tests.e2b_server import Fault, Server
+from tests.e2b_server.sandbox_calls import SandboxCalls
 from tests.e2b_server.state import Team
 
 
@@ -200,7 +201,7 @@ def test_answer_that_cannot_be_read(
 
     async def run() -> None:
         async with one() as executor:
-            monkeypatch.setattr(type(ready), "_answer_of_execution", answer)
+            monkeypatch.setattr(SandboxCalls, "_answer_of_execution", answer)
             await executor.execute({"code": "1"})
 
     with pytest.raises(SandboxError):
