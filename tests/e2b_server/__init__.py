@@ -1,8 +1,8 @@
 """A server that speaks E2B's protocol: its rules, its cache, its limits, its nastiness.
 
 What it does for each call was read from E2B's published sources (github.com/e2b-dev/infra) and from
-the SDKs, whose models are generated from the published OpenAPI description: they check every request
-and every answer here.
+the SDKs. Every request and answer is checked against `description.yaml`, the facts of E2B's
+published OpenAPI description.
 """
 
 from tests.e2b_server.faults import Fault

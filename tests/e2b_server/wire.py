@@ -1,8 +1,7 @@
-"""Requests and answers, checked against the shapes that E2B's description gives them."""
+"""What every call is answered with."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
@@ -12,31 +11,6 @@ from starlette.responses import JSONResponse, Response
 from tests.e2b_server.state import ApiError
 
 Handler = Callable[[Request, bytes], Response]
-
-
-def fits(model: Any, value: dict[str, Any]) -> None:
-    """Whether a value has the shape that E2B's description gives it, and nothing besides."""
-    found = model.from_dict(value)
-    if found.additional_properties:
-        raise ValueError(f"{model.__name__} has no {', '.join(found.additional_properties)}")
-    for key, text in found.to_dict().items():
-        if key in value and type(value[key]) is not type(text):
-            raise ValueError(f"{model.__name__}: {key} is {value[key]!r}")
-
-
-def checked(model: Any, body: bytes) -> dict[str, Any]:
-    try:
-        value = json.loads(body)
-        fits(model, value)
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise ApiError(400, f"Invalid request body: {error}") from error
-    found: dict[str, Any] = value
-    return found
-
-
-def answer(model: Any, value: dict[str, Any], code: int) -> Response:
-    fits(model, value)
-    return JSONResponse(value, status_code=code)
 
 
 def page(request: Request, items: list[Any], whole: Callable[[list[Any]], Any] = list) -> Response:
