@@ -15,7 +15,17 @@ from builder.flatten import Program
 from builder.logs import Log
 from builder.render import Rendered
 
-__all__ = ["Builder", "Built", "Cleaner", "Need", "Needs", "Order", "Tagged", "Waste"]
+__all__ = [
+    "Builder",
+    "Built",
+    "Cleaner",
+    "Need",
+    "Needs",
+    "Order",
+    "OvertakenError",
+    "Tagged",
+    "Waste",
+]
 
 
 def _nobody(_steps: int) -> None:
@@ -76,6 +86,13 @@ class Built:
     notes: tuple[str, ...] = ()
     base_fetched: bool = False
     missing: tuple[str, ...] = ()
+
+
+class OvertakenError(Exception):
+    """A target's channel belongs to a newer build: nothing was moved."""
+
+    def __init__(self, channel: str, build_id: str | None) -> None:
+        super().__init__(f"channel `{channel}` belongs to build {build_id}, which was begun later")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

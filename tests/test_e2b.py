@@ -33,7 +33,8 @@ def test_four_variants_are_built_verified_published_recorded(place: Place, cloud
         assert outcomes[name].ref == f"{build.template_id}:{build.id}"
         assert (record["template_id"], record["build_id"]) == (build.template_id, build.id)
         tag = record["digest"].replace(":", "-")
-        assert cloud.tags(name) == {tag: build.id, "default": build.id, "stable": build.id}
+        tags = (tag, "default", "stable", f"stable.{build.id}")
+        assert cloud.tags(name) == dict.fromkeys(tags, build.id)
         seconds = record["verified"]["seconds"]
         assert 0 < seconds["created"] < seconds["ready"] <= seconds["sandbox"]
     one = place.recorded("one")
@@ -99,7 +100,7 @@ def test_publishing_comes_after_verifying(place: Place, cloud: Server) -> None:
     asked = cloud.front.requests
     executed = max(n for n, r in enumerate(asked) if r == "POST /execute")
     ended = max(n for n, r in enumerate(asked) if r.startswith("DELETE /sandboxes/"))
-    assert asked.count("POST /templates/tags") == 1
+    assert asked.count("POST /templates/tags") == 2  # the claim, and the channel
     assert executed < ended < asked.index("POST /templates/tags")
 
 

@@ -31,7 +31,7 @@ def test_build_that_is_not_ready_is_built_again(place: Place, cloud: Server) -> 
     """A recorded build that is not ready on E2B is told by its ID, and another one made."""
     place.build("four")
     (build,) = cloud.builds("four")
-    build.status = "error"
+    build.become("error")
     expected = f"build {build.id} on e2b is gone or not ready"
     assert reasons(place, "four") == ("build", [expected])
     assert place.build("four")["four"].action == "built"

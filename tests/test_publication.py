@@ -34,7 +34,8 @@ main()
 
 def channel_tags(server: Server) -> dict[str, str]:
     """The tags of `four`, without those that are of one build alone."""
-    return {tag: b for tag, b in server.tags("four").items() if not tag.startswith("sha256-")}
+    alone = ("sha256-", "stable.")
+    return {tag: b for tag, b in server.tags("four").items() if not tag.startswith(alone)}
 
 
 def full(*_: Any, **__: Any) -> None:

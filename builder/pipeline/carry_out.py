@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 from typing import Any
 
 from builder import plan, processes, provenance, record, registry, render, verify
-from builder.build import Order
+from builder.build import Order, OvertakenError
 from builder.errors import (
     BlockedError,
     BuildError,
@@ -41,8 +42,8 @@ _CLEAN_UP_SECONDS = 20.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How one variant ended: `fields` is its record, `error` why there is none, `held` why the
-    channel does not point at it."""
+    """How one variant ended: `fields` is its record, `error` why there is none, `held` and
+    `overtaken` why the channel does not point at it."""
 
     name: str
     action: str
@@ -51,6 +52,7 @@ class Outcome:
     seconds: float = 0.0
     fields: Mapping[str, Any] | None = None
     held: Hold | None = None
+    overtaken: str | None = None
     error: TemplateError | None = None
 
     def to_json(self) -> dict[str, Any]:
@@ -62,6 +64,7 @@ class Outcome:
             "digest": self.digest,
             "seconds": round(self.seconds, 3),
             "held": self.held.to_json() if self.held else None,
+            "overtaken": self.overtaken,
             "record": dict(self.fields) if self.fields else None,
             "error": self.error.to_json() if self.error else None,
         }
@@ -143,7 +146,7 @@ class _Run:
         name, start = planned.name, time.perf_counter()
         failed_step: int | None = None
         try:
-            action, ref, fields, held = self._attempt(planned, prepared)
+            done = self._attempt(planned, prepared)
             if isinstance(prepared, render.Rendered):
                 render.write([prepared], self.project.generated, all_variants=False)
         except OSError as error:
@@ -159,16 +162,10 @@ class _Run:
             )
         else:
             seconds = time.perf_counter() - start
-            self.report(Event(kind="done", variant=name, text=action, seconds=seconds))
-            return Outcome(
-                name=name,
-                action=action,
-                ref=ref,
-                digest=planned.digest,
-                seconds=seconds,
-                fields=fields,
-                held=held,
-            )
+            if done.overtaken:
+                self.report(Event(kind="warning", variant=name, text=done.overtaken))
+            self.report(Event(kind="done", variant=name, text=done.action, seconds=seconds))
+            return dataclasses.replace(done, digest=planned.digest, seconds=seconds)
         finally:
             self.schedule.end(name, failed_step=failed_step)
         if processes.stopped():
@@ -184,8 +181,7 @@ class _Run:
 
     def _attempt(
         self, planned: plan.PlannedVariant, prepared: render.Rendered | TemplateError
-    ) -> tuple[str, str, Mapping[str, Any], Hold | None]:
-        """What was done, the ref of the build, its record, why the channel does not point at it."""
+    ) -> Outcome:
         name, channel = planned.name, self.planned.channel
         if isinstance(prepared, TemplateError):
             raise prepared
@@ -195,27 +191,38 @@ class _Run:
             if planned.action == "build":
                 made = self._recorded_meanwhile(planned)
                 if made and not planned.forced:
-                    return "skipped", *made, None
-                return "built", *self._build(planned, prepared)
+                    return Outcome(name=name, action="skipped", ref=made[0], fields=made[1])
+                return self._build(planned, prepared)
             ref = planned.retag or planned.ref
             assert ref is not None
             fields = self._still_recorded(planned, ref)
             self.target.settled(name, fields.get("build_id", ""))  # a run was killed before it
             by = provenance.actor(self.project.root)
             if planned.action == "retag":
-                record.move(
-                    self.project.registry,
-                    name=name,
-                    target=self.planned.target,
-                    channel=channel,
-                    ref=ref,
-                    action="promote",
-                    by=by,
-                    reason=str(planned.reasons[0]) if planned.reasons else None,
-                    release=self.release,
-                    publish=self._publisher(name),
-                )
-                return "retagged", ref, fields, None
+                # Whatever this registry knows was there before the plan was made.
+                known = [one.get("build_id") for one in self._recorded(name)["builds"].values()]
+                try:
+                    record.move(
+                        self.project.registry,
+                        name=name,
+                        target=self.planned.target,
+                        channel=channel,
+                        ref=ref,
+                        action="promote",
+                        by=by,
+                        reason=str(planned.reasons[0]) if planned.reasons else None,
+                        release=self.release,
+                        publish=self._publisher(name, over=known),
+                    )
+                except OvertakenError as error:
+                    return Outcome(
+                        name=name,
+                        action="skipped",
+                        ref=ref,
+                        fields=fields,
+                        overtaken=f"`{ref}` was not moved to: {error}",
+                    )
+                return Outcome(name=name, action="retagged", ref=ref, fields=fields)
             if self.release and planned.held:
                 record.unhold(
                     self.project.registry,
@@ -224,19 +231,23 @@ class _Run:
                     channel=channel,
                     by=by,
                 )
-            return "skipped", ref, fields, planned.held if ref != planned.ref else None
+            return Outcome(
+                name=name,
+                action="skipped",
+                ref=ref,
+                fields=fields,
+                held=planned.held if ref != planned.ref else None,
+            )
 
-    def _publisher(self, name: str) -> record.Publish:
+    def _publisher(self, name: str, *, over: Collection[str] = frozenset()) -> record.Publish:
         def publish(fields: Mapping[str, Any], channel: str | None) -> record.TakeBack | None:
-            return self.target.publish(name, fields, channel=channel)
+            return self.target.publish(name, fields, channel=channel, over=over)
 
         return publish
 
-    def _build(
-        self, planned: plan.PlannedVariant, prepared: render.Rendered
-    ) -> tuple[str, Mapping[str, Any], Hold | None]:
+    def _build(self, planned: plan.PlannedVariant, prepared: render.Rendered) -> Outcome:
         """Build, verify, publish, record: in this order, so that what fails is found before it is
-        seen by anybody. The ref, the record, and the hold that kept the channel where it is."""
+        seen by anybody."""
         name, target, report = planned.name, self.target, self.report
         with Log(self.project.state / "logs" / name, target=self.planned.target) as log:
             for reason in planned.reasons:
@@ -281,7 +292,18 @@ class _Run:
             )
             target.settled(name, built.build_id)
             log.line(f"recorded {built.ref}")
-        return built.ref, recorded.fields, recorded.hold
+            overtaken = None
+            if recorded.overtaken:
+                overtaken = f"`{built.ref}` is recorded and overtaken: {recorded.overtaken}"
+                log.line(overtaken)
+        return Outcome(
+            name=name,
+            action="built",
+            ref=built.ref,
+            fields=recorded.fields,
+            held=recorded.hold,
+            overtaken=overtaken,
+        )
 
     def _recorded(self, name: str) -> Mapping[str, Any]:
         templates = read_registry(self.project).templates

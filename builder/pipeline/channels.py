@@ -253,7 +253,7 @@ def _move(
             stack.enter_context(target.claimed(chosen.name, report=report))
 
             def publish(fields: Mapping[str, Any], channel: str | None) -> record.TakeBack | None:
-                return target.publish(chosen.name, fields, channel=channel)
+                return target.publish(chosen.name, fields, channel=channel, over=None)
 
         before = record.move(
             project.registry,

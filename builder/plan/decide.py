@@ -84,6 +84,9 @@ def _decide(
     action, reasons, retag = _action(name, found, builds, ref, situation, channel, option)
     if held and not release:
         action, reasons, retag = _held(action, reasons, retag, ref, held, situation, name, channel)
+    drift = situation.drift.get(name)
+    if action == "retag" and drift and drift.elsewhere:
+        action, reasons = "skip", [_state(drift.text)]
     if action == "build" and name in situation.unaccepted:
         action, reasons = "blocked", [_state(situation.unaccepted[name]), *reasons]
     return PlannedVariant(

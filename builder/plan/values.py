@@ -49,11 +49,12 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drift:
-    """How a target differs from what was recorded of it: in words, and whether the recorded build
-    is usable (its tags alone have moved)."""
+    """How a target differs from what was recorded of it: in words, whether the recorded build is
+    usable (its tags alone have moved), and whether another machine has published `elsewhere`."""
 
     text: str
     usable: bool
+    elsewhere: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder import chain, history, registry
+from builder.build import OvertakenError
 from builder.errors import (
     BlockedError,
     RegistryError,
@@ -35,10 +36,12 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """A build's record, and the hold that has kept the channel from following to it."""
+    """A build's record, and the hold that has kept the channel from following to it, or the newer
+    build that has, in words."""
 
     fields: dict[str, Any]
     hold: Hold | None = None
+    overtaken: str | None = None
 
 
 def record(
@@ -52,7 +55,8 @@ def record(
     release: bool = False,
     publish: Publish | None = None,
 ) -> Recorded:
-    """Add a verified build to the registry and point `channel` at it, unless that is on hold.
+    """Add a verified build to the registry and point `channel` at it, unless that is on hold, or
+    belongs to a newer build, as `publish` tells.
 
     Of a build that is recorded already the record stands: where the channel points at it, too, not
     a byte changes.
@@ -78,12 +82,22 @@ def record(
         there = entry.get("channels", {}).get(channel) == built.ref
         hold = None if there else hold_of(entry, channel)
         moved = None if hold else channel
-        publishing(fields, moved)
+        overtaken = None
+        try:
+            publishing(fields, moved)
+        except OvertakenError as error:
+            moved, overtaken = None, str(error)
         if not again or lifted or (moved and not there):
             history.append(
-                entry, action="build", by=by, build=built.ref, channel=moved, to=built.ref
+                entry,
+                action="build",
+                by=by,
+                build=built.ref,
+                channel=moved,
+                to=built.ref,
+                reason=overtaken,
             )
-        return Recorded(fields=dict(found) if again else fields, hold=hold)
+        return Recorded(fields=dict(found) if again else fields, hold=hold, overtaken=overtaken)
 
     return update_published(location, change, publish)
 

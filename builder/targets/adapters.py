@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -74,12 +74,19 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         ...
 
     def publish(
-        self, name: str, fields: Mapping[str, Any], *, channel: str | None
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        *,
+        channel: str | None,
+        over: Collection[str] | None = frozenset(),
     ) -> Callable[[], None] | None:
         """Have `channel` of the target's own (None is none) point at a verified build, of which
         `fields` is the record; returns what takes that back, if there is something to take back.
 
-        Raises `BuildError` and its kin; then it points where it pointed.
+        `over` are the IDs of builds that give way though they are newer (None is all). Raises
+        `OvertakenError` where another newer one has the channel, `BuildError` and its kin; then it
+        points where it pointed.
         """
         ...
 

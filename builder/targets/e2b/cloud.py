@@ -242,12 +242,17 @@ class Cloud:
 
         self._call(f"deleting the template {template_id}", delete)
 
-    def assign_tags(self, name: str, build_id: str, tags: Sequence[str]) -> None:
-        """Move `tags` to a build that is finished."""
-        # Where a tag is expected, E2B takes the ID of a build, too: that one never moves.
+    def newest_builds(self, template_id: str) -> list[str]:
+        """The IDs of a template's builds, a hundred at most; the one asked for last comes first."""
+        asking = f"asking for the builds of `{template_id}`"
+        found = self._call(asking, lambda: self._api.ask("GET", "templates", template_id))
+        return [build["buildID"] for build in found["builds"]]
+
+    def assign_tags(self, name: str, source: str, tags: Sequence[str]) -> None:
+        """Move `tags` to the finished build that `source` means, a tag or the ID of a build."""
         self._call(
             f"moving the tags {', '.join(tags)} of `{name}`",
-            lambda: e2b.Template.assign_tags(f"{name}:{build_id}", list(tags), **self._options),
+            lambda: e2b.Template.assign_tags(f"{name}:{source}", list(tags), **self._options),
         )
 
     def remove_tags(self, name: str, tags: Sequence[str]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from builder.build import Needs, Tagged, Waste
@@ -13,10 +13,11 @@ from builder.registry import DEFAULT_CHANNEL
 from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
 
-__all__ = ["DEFAULT_TAG", "Inventory", "tags_of"]
+__all__ = ["DEFAULT_TAG", "Inventory", "claim_of", "claims_on", "is_digest_tag", "tags_of"]
 
 DEFAULT_TAG = "default"
 _DIGEST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
+_CLAIM = re.compile(r"(?P<channel>.+)\.(?P<build>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
 class Inventory:
@@ -72,7 +73,7 @@ class Inventory:
             if template_id is None or not self.usable(name, build_id):
                 continue
             digests = [tag.replace("-", ":", 1) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
-            channels = [tag for tag in tags if not _DIGEST_TAG.fullmatch(tag)]
+            channels = [t for t in tags if not _DIGEST_TAG.fullmatch(t) and not _CLAIM.fullmatch(t)]
             found.append(
                 Tagged(
                     ref=f"{template_id}:{build_id}",
@@ -181,6 +182,7 @@ class Inventory:
         before = self._cloud.tags(name) or {}
         ours = {channel: fields.get("build_id") for channel, fields in channels.items()}
         ours |= {digest_tag(str(one.get("digest"))): one.get("build_id") for one in builds}
+        ours |= {claim_of(channel, str(build_id)): build_id for channel, build_id in ours.items()}
         kept = [tag for tag, build_id in ours.items() if before.get(tag) not in (None, build_id)]
         notes = [f"`{tag}` on {self.name} stays: it is on build {before[tag]}" for tag in kept]
         if tags := sorted(tag for tag in ours if tag in before and tag not in kept):
@@ -206,3 +208,19 @@ def tags_of(channel: str) -> list[str]:
     """`default` is what a bare name means on E2B: it follows the channel that a bare name means
     here."""
     return [DEFAULT_TAG, channel] if channel == DEFAULT_CHANNEL else [channel]
+
+
+def is_digest_tag(tag: str) -> bool:
+    """Whether a tag is that of the digest of a build."""
+    return _DIGEST_TAG.fullmatch(tag) is not None
+
+
+def claim_of(channel: str, build_id: str) -> str:
+    """The tag by which a verified build claims a channel; see `promotion`."""
+    return f"{channel}.{build_id}"
+
+
+def claims_on(channel: str, tags: Iterable[str]) -> set[str]:
+    """The builds that claim a channel, of the tags of a template."""
+    claims = [claim for tag in tags if (claim := _CLAIM.fullmatch(tag))]
+    return {claim["build"] for claim in claims if claim["channel"] == channel}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,8 +21,9 @@ from builder.spec import Variant
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
-from builder.targets.e2b.inventory import DEFAULT_TAG, Inventory, tags_of
+from builder.targets.e2b.inventory import Inventory, claims_on, tags_of
 from builder.targets.e2b.program import cannot_be_checked, not_provided
+from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import CloudSandbox
 
 __all__ = ["E2BTarget"]
@@ -83,21 +84,36 @@ class E2BTarget(Inventory):
         same = {one.get("build_id") for one in builds if one.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
         usable = frozenset(one for one in {*same, wanted} if one and self.usable(name, one))
-        drift = None
+        drift = self._moved(name, tags, wanted, channel, {one.get("build_id") for one in builds})
         if wanted and wanted not in usable:
             text = f"build {wanted} on {self.name} is gone or not ready"
             drift = Drift(text=text, usable=False)
-        elif wanted:
-            drift = self._moved(tags, wanted, channel)
         return Look(present=bool(same & usable), drift=drift, usable=usable)
 
-    def _moved(self, tags: Mapping[str, str], build_id: str, channel: str) -> Drift | None:
+    def _moved(
+        self,
+        name: str,
+        tags: Mapping[str, str],
+        wanted: str | None,
+        channel: str,
+        recorded: Collection[str | None],
+    ) -> Drift | None:
+        entry = self._journal.read(name)
+        ours = {*recorded, entry.build_id if entry else None}
         for tag in tags_of(channel):
-            if tags.get(tag) != build_id:
-                now = f"is on build {tags[tag]}" if tag in tags else "is gone"
+            now = tags.get(tag)
+            if now and now in claims_on(channel, tags) and now not in ours:
                 return Drift(
-                    text=f"the tag `{tag}` on {self.name} was moved by hand: it {now},"
-                    f" the registry says {build_id}",
+                    text=f"the tag `{tag}` on {self.name} is on build {now}, which another machine"
+                    " has published and this registry does not know",
+                    usable=True,
+                    elsewhere=True,
+                )
+            if wanted and now != wanted:
+                place = f"is on build {now}" if now else "is gone"
+                return Drift(
+                    text=f"the tag `{tag}` on {self.name} was moved by hand: it {place},"
+                    f" the registry says {wanted}",
                     usable=True,
                 )
         return None
@@ -187,43 +203,26 @@ class E2BTarget(Inventory):
             yield second
 
     def publish(
-        self, name: str, fields: Mapping[str, Any], *, channel: str | None
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        *,
+        channel: str | None,
+        over: Collection[str] | None = frozenset(),
     ) -> Callable[[], None] | None:
-        """Move the tags of `channel`, and that of its digest, to a verified build."""
-        tags = tags_of(channel) if channel else []
-        if digest := fields.get("digest"):
-            tags = [digest_tag(digest), *tags]
-        if not tags:
+        """Move the tags of `channel` to a verified build, which keeps that of its digest."""
+        if not channel:
             return None
-        whose = name if digest else fields["template_id"]  # an adopted one may be called otherwise
-        build_id = fields["build_id"]
-        before = self._cloud.tags(whose) or {}
-
-        def take_back() -> None:
-            self._take_back(whose, build_id, tags, before)
-
-        try:
-            self._cloud.assign_tags(whose, build_id, tags)
-        except NetworkError:
-            # They may have been moved all the same: the answer alone got lost.
-            with contextlib.suppress(BuildError, NetworkError):
-                take_back()
-            raise
-        return take_back
-
-    def _take_back(
-        self, whose: str, build_id: str, tags: Sequence[str], before: Mapping[str, str]
-    ) -> None:
-        """Put back those of `tags` that are on `build_id` to where they were before."""
-        now = self._cloud.tags(whose) or {}
-        moved = [tag for tag in tags if now.get(tag) == build_id != before.get(tag)]
-        for other in {before[tag] for tag in moved if tag in before}:
-            self._cloud.assign_tags(whose, other, [t for t in moved if before.get(t) == other])
-        new = [tag for tag in moved if tag not in before]
-        if removable := [tag for tag in new if tag != DEFAULT_TAG]:
-            self._cloud.remove_tags(whose, removable)
-        if DEFAULT_TAG in new:
-            raise BuildError(f"`{DEFAULT_TAG}`, which E2B does not remove, stays on {build_id}")
+        digest = fields.get("digest")
+        return promote(
+            self._cloud,
+            name if digest else fields["template_id"],  # an adopted one may be called otherwise
+            fields["template_id"],
+            fields["build_id"],
+            channel,
+            also=[digest_tag(digest)] if digest else [],
+            over=over,
+        )
 
     def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
         """The record has them: a build of E2B's is the only one."""

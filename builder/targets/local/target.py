@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,17 @@ class LocalTarget:
             stack.callback(self._claims.pop, name)
             yield
 
-    def publish(self, name: str, fields: Mapping[str, Any], *, channel: str | None) -> None:
+    def publish(
+        self,
+        name: str,
+        fields: Mapping[str, Any],
+        *,
+        channel: str | None,
+        over: Collection[str] | None = frozenset(),
+    ) -> None:
         """Put a new environment in the place of the one before. Nothing else to move: the
         registry's channel is the only one. But it must not point at an environment that is gone."""
-        del channel
+        del channel, over
         digest: str = fields["digest"]
         made = self._made.get(digest)
         if (place.read(made) if made else place.find(digest)) is None:

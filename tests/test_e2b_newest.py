@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+
+import pytest
+
+from tests.clouds import Place
+from tests.e2b_server import Fault, ModelledSteps, Server
+from tests.test_e2b_overtaken import meanwhile
+from tests.test_e2b_recovery import until
+
+Places = Callable[[str], Place]
+
+
+def variable(place: Place, value: str) -> None:
+    """Have the template `four` be another one by a variable."""
+    place.edit("four", lambda text: f'{text.partition("[env]")[0]}[env]\nA = "{value}"\n')
+
+
+@pytest.fixture
+def server(lead: Callable[[Server], Server]) -> Server:
+    """A server on which whatever says "slow" takes two seconds."""
+    slow = ModelledSteps(seconds=lambda step: 2.0 * ("slow" in str(step.get("args"))))
+    return lead(Server(slow))
+
+
+def overtake(old: Place, new: Place, server: Server, channel: str) -> str:
+    """Build on `old`, and once that has begun, on `new`, which ends first; its build."""
+
+    def second() -> None:
+        until(lambda: server.builds("four") and server.builds("four")[-1].running)
+        assert new.build("four", channel=channel)["four"].error is None
+
+    with meanwhile(second):
+        outcome = old.build("four", channel=channel)["four"]
+    first, last = server.builds("four")[-2:]
+    assert outcome.error is None
+    assert outcome.ref == f"{first.template_id}:{first.id}"
+    said = (
+        f"`{outcome.ref}` is recorded and overtaken: channel `{channel}` belongs to build {last.id},"
+        " which was begun later"
+    )
+    assert outcome.overtaken == said
+    assert said in old.warnings()
+    assert said in old.log("four")
+    return last.id
+
+
+@pytest.mark.parametrize("channel", ["stable", "canary"])
+@pytest.mark.parametrize("shared", [False, True], ids=["two registries", "one registry"])
+def test_newest_build_wins(places: Places, server: Server, channel: str, shared: bool) -> None:
+    """An older build that ends after a newer one is recorded and moves nothing, and says so; the
+    newer one's plan finds nothing to do, and neither does that of the older one's registry."""
+    old, new = places("old"), places("new")
+    with server:
+        variable(old, "slow")
+        variable(new, "fast")
+        if shared:
+            (new.folder / "registry.json").write_text('{"version": 1, "templates": {}}')
+            (old.folder / "registry.json").symlink_to(new.folder / "registry.json")
+        last = overtake(old, new, server, channel)
+        tags = server.tags("four")
+        assert tags[channel] == last
+        assert tags.get("default") == (last if channel == "stable" else None)
+        entry = json.loads((new.folder / "registry.json").read_text())["templates"]["four"]["e2b"]
+        assert entry["channels"][channel].endswith(last)
+        (planned,) = new.planned("four", channel=channel).variants
+        assert (planned.action, [str(one) for one in planned.reasons]) == (
+            "skip",
+            ["nothing changed"],
+        )
+        if shared:
+            return
+        entry = json.loads((old.folder / "registry.json").read_text())["templates"]["four"]["e2b"]
+        assert channel not in entry.get("channels", {})
+        assert entry["history"][-1]["reason"].endswith("which was begun later")
+        (planned,) = old.planned("four", channel=channel).variants
+        tag = "default" if channel == "stable" else channel
+        assert (planned.action, [str(one) for one in planned.reasons]) == (
+            "skip",
+            [
+                f"the tag `{tag}` on e2b is on build {last}, which another machine has published"
+                " and this registry does not know"
+            ],
+        )
+        assert old.build("four", channel=channel)["four"].action == "skipped"
+        assert server.tags("four") == tags
+
+
+def test_move_that_was_on_its_way(places: Places, server: Server) -> None:
+    """Where a newer build takes the channel between an older one's look at the tags and its move,
+    E2B refuses the move."""
+    old, new = places("old"), places("new")
+    with server:
+        variable(old, "1")
+        variable(new, "2")
+        # The first request gives the claim, the second one moves the channel.
+        late = Fault("POST /templates/tags", "slow", seconds=6.0, skip=1)
+        server.front.faults.append(late)
+
+        def second() -> None:
+            until(lambda: late.happened)
+            assert new.build("four")["four"].error is None
+
+        with meanwhile(second):
+            outcome = old.build("four")["four"]
+        _, last = server.builds("four")
+        assert outcome.overtaken
+        assert {server.tags("four")[tag] for tag in ("default", "stable")} == {last.id}
+        assert server.problems == []
+
+
+def test_claim_of_a_run_that_was_killed_is_honoured(places: Places, server: Server) -> None:
+    """A newer build that was verified and claimed the channel gets it from the older one, though
+    its own run died before it could move it."""
+    old, new = places("old"), places("new")
+    with server:
+        variable(old, "1")
+        variable(new, "2")
+        assert old.build("four")["four"].error is None
+        assert new.build("four")["four"].error is None
+        first, last = server.builds("four")
+        (template,) = server.state.templates.values()
+        now = template.tags[-1][2]
+        template.tags = [one for one in template.tags if one[0] not in ("default", "stable")]
+        template.tags += [("default", first.id, now), ("stable", first.id, now)]
+        shutil.rmtree(old.folder / ".builder")
+        (old.folder / "registry.json").unlink()
+        outcome = old.build("four")["four"]
+        assert outcome.overtaken
+        assert {server.tags("four")[tag] for tag in ("default", "stable")} == {last.id}
+
+
+def test_promotion_goes_over_newer_builds(place: Place, cloud: Server) -> None:
+    """Whoever moves a channel back on purpose does, and the next newer build has it again."""
+    from builder import pipeline
+    from builder.events import silent
+
+    for value in "12":
+        variable(place, value)
+        assert place.build("four")["four"].error is None
+    first, last = cloud.builds("four")
+    pipeline.rollback(
+        place.project(), "four", None, steps=1, channel="stable", target="e2b", reason=None,
+        report=silent,
+    )  # fmt: skip
+    assert cloud.tags("four")["stable"] == first.id
+    variable(place, "1")
+    assert place.build("four")["four"].action == "skipped"
+    variable(place, "2")
+    assert place.build("four", release=True)["four"].action == "retagged"
+    assert cloud.tags("four")["stable"] == last.id
+    claims = [tag for tag in cloud.tags("four") if tag.startswith("stable.")]
+    assert claims == [f"stable.{last.id}"]
