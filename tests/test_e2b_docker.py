@@ -15,6 +15,35 @@ from tests.e2b_server import DockerSteps, Server
 from tests.test_e2b_recovery import until
 from tests.test_same_machine import lightened
 
+ODD = "$HOME ${HOME} $(id) `id` %s $"
+# What E2B's builder evaluates, and what it gives to `user` or opens when a build ends.
+CHANGED = f"""
+[env]
+ODD = "{ODD}"
+[[files]]
+source = "tool.sh"
+target = "/home/user/tool"
+mode = "0600"
+[[files]]
+source = "tool.sh"
+target = "/usr/local/bin/tool"
+mode = "0755"
+[[verify]]
+name = "variables and files"
+code = '''
+import os, stat
+print(os.environ["ODD"])
+for path in ("/home/user/tool", "/usr/local/bin/tool"):
+    found = os.stat(path)
+    print(stat.filemode(found.st_mode), found.st_uid)
+'''
+stdout = '''
+{ODD}
+-rw------- 1000
+-rwxrwxrwx 0
+'''
+"""
+
 
 @pytest.mark.docker
 @pytest.mark.network
@@ -24,7 +53,7 @@ def test_four_templates_from_spec_to_running_code(
 ) -> None:
     """The four variants, on small packages, go through the SDK to a server that runs every step in
     Docker; their checks hold in containers made from the result, and the registry's ref opens one."""
-    rendered = lightened(write, {})
+    rendered = lightened(write, {"data": CHANGED})
     project = Project.find(write().parent)
     prepared: dict[str, render.Rendered] = {one.variant.name: one for one in rendered}
     steps = DockerSteps()
@@ -47,6 +76,8 @@ def test_four_templates_from_spec_to_running_code(
         assert len(server.state.executed) == len(set(server.state.executed))
         assert server.running == {}
         assert server.problems == []
+        (data,) = server.builds("tta-data-minimal")
+        assert data.machine[1]["ODD"] == ODD
         path = project.registry
         record = registry.lookup("tta-ml-minimal", target="e2b", path=path)
         levels = record.fields["verified"]["seconds"]["first_use"]

@@ -63,7 +63,7 @@ def test_the_four_templates_are_the_same_machine(
     docker = DockerEngine(settings)
     base = engine.base_image()
     known = config_of(base)
-    for one in lightened(write, {"data": entry, "_torch": entry.replace('/tool"', '/other"')}):
+    for one in lightened(write, {"data": entry, "_torch": entry.replace("/opt/", "/home/user/")}):
         context = tmp_path / one.variant.name
         for file in one.files:
             path = context / file.path
