@@ -50,7 +50,7 @@ KEPT = [
     ("COPY --link=false a /b", "COPY: a /b root:root "),
     ("ENV A=1 B=2\nENV C=$A", "ENV: A 1 B 2 C 1"),
     ("ENV A it is", "ENV: A it is"),
-    ("WORKDIR /a\nWORKDIR b", "WORKDIR: /a/b"),
+    ("WORKDIR /a%\nWORKDIR b", "WORKDIR: /a%/b"),
     ("USER root", "USER: root"),
     ("USER root\nWORKDIR /home/user", "WORKDIR: /home/user"),
     ("ENV A=\\$B", "ENV: A ${0:+$}B"),
@@ -91,7 +91,7 @@ ERRORS = [
     ("ONBUILD RUN x", "ONBUILD", "no other Dockerfile is built on a template, and E2B drops the instruction (write what shall happen into the stage that needs it)"),
     ("USER 1000", "USER", "E2B runs commands as a user with a name, in that user's groups, not as `1000` (write USER and the name alone; a RUN can make the account and its groups)"),
     ("USER me:docker", "USER", "E2B runs commands as a user with a name, in that user's groups, not as `me:docker` (write USER and the name alone; a RUN can make the account and its groups)"),
-    ("WORKDIR /a%b", "WORKDIR", "`/a%b` holds characters that E2B's scripts would read as their own (use letters, digits and ._+@~=,:-)"),
+    ("WORKDIR /a#b", "WORKDIR", "`/a#b` holds characters that E2B's scripts would read as their own (use letters, digits and ._+@%~=,:-)"),
     ("SHELL bash", "SHELL", 'expected a list, as in SHELL ["/bin/bash", "-c"]'),
     ("HEALTHCHECK TEST x", "HEALTHCHECK", "expected HEALTHCHECK CMD command, or HEALTHCHECK NONE"),
     ("ENV A-B=1", "ENV", "the shells of E2B's steps cannot set a variable called `A-B` (give it another name: letters, digits and _)"),
@@ -245,6 +245,14 @@ def test_fewest_steps() -> None:
         "export B=2 && \\\ncd /w && \\\n/bin/sh -c b",
         "root",
     )
+
+
+def test_account_without_a_home_runs_commands() -> None:
+    """A step of E2B begins in the home of its account, unless a WORKDIR says otherwise: one is sent
+    before the first command of an account that may have none."""
+    found = flatten("FROM x\nRUN a\nUSER me\nRUN b\nUSER user\nWORKDIR /home/user\nRUN c")
+    assert [step.args[-1] for step in found.steps] == ["root", "/", "me", "user", "/home/user"]
+    assert [step.kind for step in found.steps] == ["RUN", "WORKDIR", "RUN", "RUN", "WORKDIR"]
 
 
 def test_steps_of_a_shared_stage_are_the_same_bytes() -> None:

@@ -94,3 +94,12 @@ def test_folders_and_wildcards_are_merged_as_docker_merges_them(context: Path) -
         "COPY --chown=user *.txt r??.sh d/e/* /srv/w/\nUSER user\nCOPY --chown=user d x\n"
     )
     compared(text, context)
+
+
+def test_account_without_a_home(context: Path) -> None:
+    """Commands of an account whose home does not exist run as in Docker."""
+    text = (
+        f"FROM {engine.base_image()}\nUSER root\nENTRYPOINT []\nRUN useradd --no-create-home svc\n"
+        "WORKDIR /srv/a%b\nRUN chmod 777 .\nUSER svc\nRUN pwd > where; id > who\n"
+    )
+    compared(text, context)

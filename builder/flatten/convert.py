@@ -58,6 +58,7 @@ class _Converter:
         self.metadata: list[Metadata] = []
         self.assumptions: dict[str, None] = {}
         self.steps_before = 0
+        self.workdir_sent = False
         self.runs = RunSteps(self.steps, report)
         self.copies = CopySteps(self.steps, self.runs, report, files)
         self._command_set = False
@@ -96,6 +97,13 @@ class _Converter:
         self._assume_workdir()
         self.copies.made = set(ALWAYS_THERE)  # a command may have removed the others
         variables = {k: v for k, v in self.state.scope.visible.items() if v is not None}
+        if not self.workdir_sent and self.state.user not in ("root", E2B_USER):
+            # A step begins in the home of its account, which this one may not have.
+            self.runs.close()
+            lines = (instruction.start_line, instruction.end_line)
+            step = Step(kind="WORKDIR", args=("/",), stage=self.runs.stage, lines=lines)
+            self.steps.append(step)
+            self.workdir_sent = True
         self.runs.add(
             instruction,
             command,
@@ -149,11 +157,11 @@ class _Converter:
             self._assume_workdir()
         path = posixpath.normpath(posixpath.join(self.state.workdir, path))
         path = "/" + path.lstrip("/")
-        if not PLAIN_PATH.fullmatch(path) or "%" in path:
+        if not PLAIN_PATH.fullmatch(path):
             self.report.add(
                 instruction,
                 f"`{path}` holds characters that E2B's scripts would read as their own",
-                "use letters, digits and ._+@~=,:-",
+                "use letters, digits and ._+@%~=,:-",
             )
             return
         self.copies.check_volumes(instruction, path)
@@ -272,7 +280,7 @@ def flatten(
         pairs = [x for name, v in env.items() for x in (name, shell.env_literal(v))]
         steps.append(Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=end))
     # Where no step says otherwise, the folder is the home of whoever the user is.
-    if (state.user, state.workdir) != (E2B_USER, E2B_WORKDIR):
+    if converter.workdir_sent or (state.user, state.workdir) != (E2B_USER, E2B_WORKDIR):
         steps.append(Step(kind="WORKDIR", args=(state.workdir,), stage=last.name, lines=end))
     if state.user != E2B_USER:
         steps.append(Step(kind="USER", args=(state.user,), stage=last.name, lines=end))
