@@ -157,12 +157,17 @@ class Builder:
             files = self.server.state.files.get((build.team.key, step["filesHash"]))
             if files is None:
                 raise StepError("failed to open files object from storage: object does not exist")
-        return self.server.steps.run(
-            layer,
-            step,
-            files,
-            lambda line: self._tell(build, f"[builder {number}/{count}] {line}", str(number)),
-        )
+        try:
+            return self.server.steps.run(
+                layer,
+                step,
+                files,
+                lambda line: self._tell(build, f"[builder {number}/{count}] {line}", str(number)),
+            )
+        except StepError as error:
+            if kind != "RUN":
+                raise
+            raise StepError(f"failed to run command '{step['args'][0]}': {error}") from error
 
 
 class _CancelledError(Exception):

@@ -335,13 +335,16 @@ class Building:
             where = _PHASES.get(phase or "", "what comes after the steps")
         # Where the steps say nothing of it, neither does the spec.
         after = phase in ("resize-disk", "optimize")
+        # E2B repeats the whole command, which can be pages long.
+        command = self._program.steps[number - 1].args[0] if number else ""
+        reason = state.message.removeprefix(f"failed to run command '{command}': ")
         unnamed = bool(state.message and not state.step)
         what = f"the build failed on {self._target}, at {where}"
         lines = [
             (what if unnamed else f"{where} failed on {self._target}")
             + ("" if after else f": {told}"),
             *([] if after else (f"  {place}" for place in origin(self._order, number))),
-            f"  E2B says: {state.message or 'nothing'}",
+            f"  E2B says: {reason or 'nothing'}",
             *(f"  | {line[:_SHOWN_CHARACTERS]}" for line in followed.last),
         ]
         message = "\n".join(lines)
