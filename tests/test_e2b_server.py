@@ -84,7 +84,8 @@ def test_tag_is_on_the_newest_build_that_is_ready(lead: Callable[[Server], Serve
         (listed,) = e2b.Template.get_tags("x")
         assert listed.build_id != good.build_id  # the list shows the newest, ready or not
         failed = server.builds("x")[1]
-        assert (failed.status, failed.message, failed.step) == ("error", "no", "1")
+        why = "failed to run command 'false': no"
+        assert (failed.status, failed.message, failed.step) == ("error", why, "1")
 
 
 def test_cache_is_chained_and_of_the_team(lead: Callable[[Server], Server]) -> None:
