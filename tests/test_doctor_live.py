@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import e2b
@@ -20,10 +21,11 @@ from builder.doctor import live, trial
 from builder.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
 from builder.doctor.live import Checked
 from builder.errors import AssumptionError, TargetUnavailableError, UnconfirmedError
-from builder.events import silent
+from builder.events import Event, silent
 from builder.project import BUILT_IN_TARGETS
-from tests.conftest import ROOT, Command
+from tests.conftest import ROOT
 from tests.e2b_server import ModelledSteps, Server
+from tests.e2b_server.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("local_cache")
 
@@ -120,15 +122,13 @@ def test_machine_is_judged_by_what_it_says(
     )
 
 
-def test_nothing_is_built_without_a_yes(cloud: Server, command: Command) -> None:
+@pytest.mark.parametrize("options", [[], ["--json"]])
+def test_nothing_is_built_without_a_yes(cloud: Server, options: list[str]) -> None:
     """Where nobody can be asked, and without --yes, it says what it would cost, and does nothing."""
-    for options in ([], ["--json"]):
-        done = command("doctor", "--live", "--target", "e2b", *options)
-        assert done.returncode == UnconfirmedError.exit_code
-        assert done.stderr == (
-            f"error: on e2b this would take {COST}, and there is nobody to ask\n\n"
-            "hint: `--yes` does it without asking\n"
-        )
+    with pytest.raises(UnconfirmedError) as caught:
+        run(["doctor", "--live", "--target", "e2b", *options])
+    assert caught.value.message == f"on e2b this would take {COST}, and there is nobody to ask"
+    assert caught.value.hint == "`--yes` does it without asking"
     assert cloud.front.requests == []
 
 
@@ -160,8 +160,8 @@ def test_what_is_no_account_is_not_tried(options: list[str], words: str) -> None
 def test_what_differs_is_shown(
     cloud: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every line is in the table and in the JSON, what differs is the error, and what could not be
-    removed is a warning."""
+    """Every line is in the table and in the JSON, with what could not be removed, and what differs is
+    the error."""
     checked = [
         Checked(key="tags", state="holds", seen="default, stable"),
         Checked(key="tmp", state="differs", seen="ext4"),
@@ -176,9 +176,8 @@ def test_what_differs_is_shown(
     with pytest.raises(AssumptionError) as caught:
         run(["doctor", "--live", "--yes"])
     assert (caught.value.message, caught.value.exit_code) == (message, 51)
-    out, err = capsys.readouterr()
+    out = capsys.readouterr().out
     assert [line.split("  ")[0] for line in out.splitlines()[1:]] == ["holds", "differs", "not checked"]  # fmt: skip
-    assert "warning: not removed from e2b: the template x (abc): a sandbox runs\n" in err
     with pytest.raises(AssumptionError):
         run(["doctor", "--live", "--yes", "--json"])
     told = json.loads(capsys.readouterr().out)
@@ -188,10 +187,33 @@ def test_what_differs_is_shown(
     }  # fmt: skip
 
 
+def test_what_cannot_be_removed_is_said(
+    cloud: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A template that E2B does not delete is named with E2B's reason, whatever ended the run."""
+    monkeypatch.setattr(trial, "_DELETE_SECONDS", 0.0)
+    events: list[Event] = []
+    settings = BUILT_IN_TARGETS["e2b"]
+    project = trial.Throwaway(root=tmp_path)
+    made = trial.Trial(project, settings, report=events.append, base=BASE)
+    e2b.Template.build_in_background(e2b.Template().from_image("x"), made.name)
+    cloud.front.faults.append(Fault("DELETE /templates/.*", "status", code=400))
+    made.clean_up()
+    (template,) = cloud.state.templates
+    text = (
+        f"the template {made.name} ({template}): deleting the template {template} was refused: 400:"
+        " injected"
+    )
+    assert made.left == [text]
+    assert [event.text for event in events] == [f"not removed from e2b: {text}"]
+    made.clean_up()
+    assert cloud.state.templates == {}
+
+
 @pytest.mark.network
 def test_interrupt_leaves_nothing(lead: Callable[[Server], Server]) -> None:
     """After Ctrl-C in the middle of a build nothing of it is left on E2B."""
-    with Server(ModelledSteps(seconds=lambda _step: 1.0)) as server:
+    with Server(ModelledSteps(seconds=lambda _step: 0.5)) as server:
         lead(server)
         process = subprocess.Popen(
             [sys.executable, "-m", "builder", "doctor", "--live", "--yes", "--json"],

@@ -9,7 +9,6 @@ import typer
 
 from builder import progress
 from builder.cli.options import Json, ProjectFolder, Quiet
-from builder.doctor import examine
 from builder.errors import (
     AssumptionError,
     TargetUnavailableError,
@@ -53,6 +52,8 @@ def doctor(
         return
     if target or yes:
         raise typer.BadParameter("--target and --yes go with --live")
+    from builder.doctor import examine
+
     findings = examine(project)
     if as_json:
         progress.show_json([finding.to_json() for finding in findings])
@@ -89,8 +90,6 @@ def _try_out(settings: TargetSettings, *, yes: bool, quiet: bool, as_json: bool)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=f"target {settings.name}: {live.cost()}"))
         checked, left = live.try_out(settings, report=report)
-        for text in left:
-            report(Event(kind="warning", text=f"not removed from {settings.name}: {text}"))
     if as_json:
         progress.show_json(
             {

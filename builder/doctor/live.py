@@ -131,9 +131,9 @@ class _Live:
             return
         used = self._trial.last_used(first)
         tags = self._trial.tags()
-        wanted = {DEFAULT_CHANNEL: first.build_id, "default": first.build_id}
-        wanted |= {digest_tag(first.rendered.digest): first.build_id}
-        self._note("tags", ", ".join(sorted(tags)), holds=tags == wanted)
+        wanted = {DEFAULT_CHANNEL, "default", digest_tag(first.rendered.digest)}
+        published = wanted <= {*tags} and {*tags.values()} == {first.build_id}
+        self._note("tags", ", ".join(sorted(tags)), holds=published)
         self._say("looking at it from inside")
         self._inspect()
         self._say("building it again, with a small change")
@@ -213,6 +213,11 @@ class _Live:
             return
         default = self._trial.tags().get("default")
         self._note("default", f"`default` is on {default}", holds=default == first.build_id)
+        builds = self._cloud.newest_builds(first.ref.partition(":")[0])
+        ordered = builds == [second.build_id, first.build_id]
+        self._note("order", ", ".join(builds), holds=ordered)
+        refused = refusal(lambda: self._cloud.assign_tags(self._name, "no-such-tag", ["again"]))
+        self._note("source", refused or "it was moved", holds=refused is not None)
         refused = refusal(lambda: self._cloud.remove_tags(self._name, ["default"]))
         self._note("undeletable", refused or "it was removed", holds=refused is not None)
         if not refused:

@@ -116,7 +116,7 @@ class Trial:
         (project.variants / "files" / "doctor.txt").write_text("doctor\n", encoding="utf-8")
         (project.variants / "doctor.toml").write_text(self._spec(imports), encoding="utf-8")
         prepared = pipeline.prepare(
-            project, pipeline.select(project, []), frozen=False, report=self._report
+            project, pipeline.select(project, []), frozen=False, report=self._progress
         )
         rendered = prepared[self.name]
         if isinstance(rendered, TemplateError):
@@ -137,7 +137,7 @@ class Trial:
             self._target,
             jobs=None,
             all_variants=True,
-            report=self._report,
+            report=self._progress,
             require_cache=True,
         )
         if outcome.error:
@@ -226,9 +226,18 @@ class Trial:
                 self.cloud.kill_sandbox(sandbox_id)
             template_id = self.cloud.template_id(self.name)
             if template_id and (refused := self.delete(template_id)):
-                self.left.append(f"the template {self.name} ({template_id}): {refused}")
+                self._leave(f"the template {self.name} ({template_id}): {refused}")
         except TemplateError as error:
-            self.left.append(f"the template {self.name}, or a sandbox of it: {error.message}")
+            self._leave(f"the template {self.name}, or a sandbox of it: {error.message}")
+
+    def _leave(self, text: str) -> None:
+        self.left.append(text)
+        self._warn(f"not removed from {self.settings.name}: {text}")
+
+    def _progress(self, event: Event) -> None:
+        # What is wrong with the spec is wrong on purpose.
+        if event.kind != "warning":
+            self._report(event)
 
     def _warn(self, text: str) -> None:
         self._report(Event(kind="warning", text=text))
