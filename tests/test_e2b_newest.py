@@ -2,12 +2,15 @@ from __future__ import annotations
 
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
+from builder.targets.e2b import promotion
 from tests.clouds import Place
-from tests.e2b_server import Fault, ModelledSteps, Server
+from tests.e2b_server import ModelledSteps, Server
 from tests.test_e2b_overtaken import meanwhile
 from tests.test_e2b_recovery import until
 
@@ -19,19 +22,34 @@ def variable(place: Place, value: str) -> None:
     place.edit("four", lambda text: f'{text.partition("[env]")[0]}[env]\nA = "{value}"\n')
 
 
+class Slow(ModelledSteps):
+    """Steps that say "slow" last until they are released."""
+
+    def __init__(self) -> None:
+        super().__init__(seconds=self._wait)
+        self.released = threading.Event()
+
+    def _wait(self, step: dict[str, Any]) -> float:
+        if "slow" in str(step.get("args")):
+            self.released.wait(120)
+        return 0.0
+
+
 @pytest.fixture
 def server(lead: Callable[[Server], Server]) -> Server:
-    """A server on which whatever says "slow" takes two seconds."""
-    slow = ModelledSteps(seconds=lambda step: 2.0 * ("slow" in str(step.get("args"))))
-    return lead(Server(slow))
+    return lead(Server(Slow()))
 
 
 def overtake(old: Place, new: Place, server: Server, channel: str) -> str:
     """Build on `old`, and once that has begun, on `new`, which ends first; its build."""
 
     def second() -> None:
+        assert isinstance(server.steps, Slow)
         until(lambda: server.builds("four") and server.builds("four")[-1].running)
-        assert new.build("four", channel=channel)["four"].error is None
+        try:
+            assert new.build("four", channel=channel)["four"].error is None
+        finally:
+            server.steps.released.set()
 
     with meanwhile(second):
         outcome = old.build("four", channel=channel)["four"]
@@ -89,23 +107,24 @@ def test_newest_build_wins(places: Places, server: Server, channel: str, shared:
         assert server.tags("four") == tags
 
 
-def test_move_that_was_on_its_way(places: Places, server: Server) -> None:
+def test_move_that_was_on_its_way(
+    places: Places, server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Where a newer build takes the channel between an older one's look at the tags and its move,
     E2B refuses the move."""
     old, new = places("old"), places("new")
+    move = promotion._move
+
+    def late(*where: Any) -> None:
+        monkeypatch.setattr(promotion, "_move", move)
+        assert new.build("four")["four"].error is None
+        move(*where)
+
     with server:
         variable(old, "1")
         variable(new, "2")
-        # The first request gives the claim, the second one moves the channel.
-        late = Fault("POST /templates/tags", "slow", seconds=6.0, skip=1)
-        server.front.faults.append(late)
-
-        def second() -> None:
-            until(lambda: late.happened)
-            assert new.build("four")["four"].error is None
-
-        with meanwhile(second):
-            outcome = old.build("four")["four"]
+        monkeypatch.setattr(promotion, "_move", late)
+        outcome = old.build("four")["four"]
         _, last = server.builds("four")
         assert outcome.overtaken
         assert {server.tags("four")[tag] for tag in ("default", "stable")} == {last.id}

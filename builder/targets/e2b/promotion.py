@@ -42,21 +42,29 @@ def promote(
     def take_back() -> None:
         _take_back(cloud, template, build_id, channel, before)
 
+    def claims_of_others(known: Mapping[str, str]) -> set[str]:
+        """The builds that claim the channel besides; a newer one ends it all."""
+        claims = claims_on(channel, known) - {build_id}
+        rivals = claims | _published_before_claims(channel, known)
+        gives_way = rivals if over is None else {*over}
+        if newer := _newest(cloud, template_id, build_id, rivals - gives_way):
+            if claim in known:
+                cloud.remove_tags(template, [claim])
+            _help(cloud, template, newer, channel, known)
+            raise OvertakenError(channel, newer)
+        return claims
+
     try:
+        # First without a claim: one that was removed must not come back while a newer one is there.
+        claims_of_others(before)
         if missing := [tag for tag in (claim, *also) if tag not in before]:
             cloud.assign_tags(template, build_id, missing)
         now = cloud.tags(template) or {}
-        claims = claims_on(channel, now) - {build_id}
-        rivals = claims | _published_before_claims(channel, now)
-        if newer := _newest(
-            cloud, template_id, build_id, rivals - {*over} if over is not None else set()
-        ):
-            cloud.remove_tags(template, [claim])
-            _help(cloud, template, newer, channel, now)
-            raise OvertakenError(channel, newer)
+        claims = claims_of_others(now)
         if claims:
             cloud.remove_tags(template, sorted(claim_of(channel, other) for other in claims))
-        if any(now.get(tag) != build_id for tag in tags):
+        # As long as others have claims, what was just read may have changed.
+        if claims or any(now.get(tag) != build_id for tag in tags):
             _move(cloud, template, build_id, channel)
     except NetworkError:
         # They may have been moved all the same: the answer alone got lost.
