@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -44,6 +45,7 @@ class Builder:
         force = bool(build.request.get("force"))
         with self._phase(build, "base"):
             key, made = self._base(build, force=force)
+        cached = True
         for number, step in enumerate(steps, start=1):
             with self._phase(build, str(number)):
                 force = force or bool(step.get("force"))
@@ -52,10 +54,15 @@ class Builder:
                 told = f"[builder {number}/{len(steps)}] {text} [{key}]"
                 known = self._known(team, key, force=force)
                 self._tell(build, f"CACHED {told}" if known else told, str(number))
+                if not cached:
+                    self._tell(build, f"Saved: {uuid.uuid4()}", str(number - 1), "debug")
+                cached = known is not None
                 made = self._run(build, made, step, number, len(steps)) if not known else known[0]
                 if not known:
                     with self.server.state.lock:
                         self.server.state.executed.append((team, key))
+                    for doing in ("Adding layer to cache", "Uploading layer"):
+                        self._tell(build, f"{doing}: {uuid.uuid4()}", str(number), "debug")
                 self._keep(team, key, made)
         for name, text in (
             ("resize-disk", "Resizing disk"),

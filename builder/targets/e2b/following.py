@@ -19,7 +19,14 @@ _STEP = re.compile(
 )
 _BASE = re.compile(r"\[base\] FROM ")
 _PHASE = re.compile(r"(?:CACHED )?\[(?P<phase>resize-disk|finalize|optimize)\] ")
-_END = "Build failed: "  # with the reason, which the state of the build has, too
+# Where layers go, also those of the step before; and the reason, which the build's state has, too.
+_ASIDE = (
+    "Adding layer to cache: ",
+    "Uploading layer: ",
+    "Saved: ",
+    "Updating envd to ",
+    "Build failed: ",
+)
 _OUTPUT = re.compile(r"\[(?:stdout|stderr)\]: ?(?P<text>.*)", re.DOTALL)
 _LAST_LINES = 15
 
@@ -50,7 +57,7 @@ class Followed:
                 self.phase = phase["phase"]
                 self.last.clear()
                 self.passed(self.steps)
-            elif not line.startswith(_END):
+            elif not line.startswith(_ASIDE):
                 self.last.append(line)
             return None
         number = int(found["step"])
