@@ -124,17 +124,20 @@ class Inventory:
     def _given_up(
         self, name: str, entry: Mapping[str, Any], tags: Mapping[str, str], limit: float
     ) -> Waste | None:
-        """The template, where all of it was built here and nothing of it is in the registry."""
+        """The template, where all of it was built here, or failed, and nothing of it is in the
+        registry."""
         events = entry.get("history", [])
         built = [str(one.get("build")) for one in events if one.get("action") == "build"]
         template_ids = {ref.partition(":")[0] for ref in built}
         builds = {ref.partition(":")[2] for ref in built}
-        if entry.get("builds") or entry.get("channels") or not {*tags.values()} <= builds:
+        if entry.get("builds") or entry.get("channels"):
             return None
         adopted = any(one.get("action") == "adopt" for one in events)
         if adopted or len(template_ids) != 1 or _seconds(events[-1].get("at")) > limit:
             return None
         (template_id,) = template_ids
+        if not all(self._failed(template_id, other) for other in {*tags.values()} - builds):
+            return None
         listed = [one for one in self._cloud.templates() if one.template_id == template_id]
         if not listed or listed[0].used.timestamp() > limit:
             return None
@@ -160,6 +163,12 @@ class Inventory:
             return f"it is on build {now} now"
         self._cloud.remove_tags(name, [tag])
         return None
+
+    def _failed(self, template_id: str, build_id: str) -> bool:
+        try:
+            return self._cloud.state(template_id, build_id, 0).status == "error"
+        except BuildError:
+            return False
 
     def usable(self, name: str, build_id: str | None) -> bool:
         """Whether a build of `name` is there and ready."""
