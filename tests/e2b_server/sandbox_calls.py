@@ -162,11 +162,12 @@ class SandboxCalls:
         return Response(status_code=204)
 
     def _reached(self, request: Request, port: int, *, secured: bool = True) -> Running:
+        sandbox_id, asked_port = _addressed(request)
         try:
-            sandbox = self._sandbox(request.headers.get("e2b-sandbox-id"))
+            sandbox = self._sandbox(sandbox_id)
         except ApiError as error:
             raise ApiError(502, "The sandbox was not found") from error
-        if request.headers.get("e2b-sandbox-port") != str(port):
+        if asked_port != str(port):
             raise ApiError(502, "The sandbox is running but port is not open")
         if secured and request.headers.get("x-access-token") != sandbox.token:
             raise ApiError(401, "unauthorized access, please provide a valid access token")
@@ -179,13 +180,10 @@ class SandboxCalls:
         return self._reached(request, envd.PORT).machine
 
     def _health(self, request: Request, _body: bytes) -> Response:
-        if request.headers.get("e2b-sandbox-port") == "49999":
+        if _addressed(request)[1] == "49999":
             self._in_sandbox(request)
             return JSONResponse("OK")
-        try:
-            self._sandbox(request.headers.get("e2b-sandbox-id"))
-        except ApiError as error:
-            raise ApiError(502, "The sandbox was not found") from error
+        self._reached(request, envd.PORT, secured=False)
         return Response(status_code=204)
 
     def _restart_context(self, request: Request, _body: bytes) -> Response:
@@ -211,3 +209,13 @@ class SandboxCalls:
 
     def _answer_of_execution(self, events: Iterator[bytes] | AsyncIterator[bytes]) -> Response:
         return StreamingResponse(events, media_type="application/json")
+
+
+def _addressed(request: Request) -> tuple[str | None, str | None]:
+    """The sandbox and the port that a request is for. The first label of its host says it, except
+    of hosts that all sandboxes share."""
+    label, _, domain = (request.url.hostname or "").partition(".")
+    port, dash, sandbox = label.partition("-")
+    if dash and domain:
+        return sandbox, port
+    return request.headers.get("e2b-sandbox-id"), request.headers.get("e2b-sandbox-port")
