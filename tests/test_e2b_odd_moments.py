@@ -160,8 +160,13 @@ def test_interrupted_while_a_sandbox_is_created(
 
 
 def test_sandbox_whose_creation_was_not_answered(place: Place, cloud: Server) -> None:
-    """Sandboxes that were created, but whose answers got lost, are ended by the next run."""
-    cloud.front.faults.append(Fault("POST /v2/sandboxes", "reset after", times=1000))
+    """Sandboxes that were created, but whose answers got lost, are ended at once, and by the next
+    run where that is not possible."""
+    lost = Fault("POST /v2/sandboxes", "reset after", times=1000)
+    cloud.front.faults.append(lost)
+    assert isinstance(place.build("four")["four"].error, NetworkError)
+    assert cloud.running == {}
+    cloud.front.faults.append(Fault("DELETE /sandboxes/.*", "status", code=500, times=1000))
     assert isinstance(place.build("four")["four"].error, NetworkError)
     assert cloud.running
     cloud.front.faults.clear()

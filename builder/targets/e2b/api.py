@@ -21,17 +21,14 @@ import httpx
 
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.certificates import certificates
+from builder.targets.e2b.failures import LimitedError
 
 __all__ = ["Api"]
 
 _SECONDS = 60.0
 _UPLOAD_SECONDS = 3600.0
-_REFUSALS = {
-    401: e2b.AuthenticationException,
-    403: e2b.TemplateException,
-    429: e2b.RateLimitException,
-    503: e2b.ServiceBusyException,
-}
+_LONGEST_WAIT_SECONDS = 60
+_REFUSALS = {401: e2b.AuthenticationException, 429: LimitedError, 503: e2b.ServiceBusyException}
 
 
 class Api:
@@ -98,8 +95,12 @@ def _value(answer: httpx.Response) -> Any:
         message = answer.json()["message"]
     except (ValueError, KeyError, TypeError):
         message = answer.text[:500]
-    refusal = _REFUSALS.get(answer.status_code, e2b.TemplateException)
-    raise refusal(f"{answer.status_code}: {message}")
+    text = f"{answer.status_code}: {message}"
+    refusal = _REFUSALS.get(answer.status_code, e2b.TemplateException)(text)
+    wait = answer.headers.get("retry-after", "")
+    if isinstance(refusal, LimitedError) and wait.isdecimal():
+        refusal.seconds = min(int(wait), _LONGEST_WAIT_SECONDS)
+    raise refusal
 
 
 def _pack(folder: Path, source: str, file: IO[bytes]) -> int:

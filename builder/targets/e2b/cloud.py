@@ -30,6 +30,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.api import Api
 from builder.targets.e2b.creation import Creation
 from builder.targets.e2b.failures import (
+    LimitedError,
     UnsettledError,
     failure_of,
     if_it_may_pass,
@@ -349,11 +350,12 @@ class Cloud:
             return late or state.attempt_number >= faults
 
         def delay(state: tenacity.RetryCallState) -> float:
-            slow = kind_of(failure_of(state)) == "limit"
+            failure = failure_of(state)
+            slow = kind_of(failure) == "limit"
             wait = tenacity.wait_random_exponential(
                 multiplier=1 if slow else 0.2, max=15 if slow else 5, min=0.1
             )
-            return wait(state)
+            return wait(state) + (failure.seconds if isinstance(failure, LimitedError) else 0)
 
         def tell(state: tenacity.RetryCallState) -> None:
             if self._waiting and kind_of(failure_of(state)) == "limit":

@@ -11,9 +11,15 @@ import tenacity
 
 from builder.errors import TemplateError
 
-__all__ = ["UnsettledError", "failure_of", "if_it_may_pass", "kind_of", "status_of"]
+__all__ = ["LimitedError", "UnsettledError", "failure_of", "if_it_may_pass", "kind_of", "status_of"]
 
 _STATUS = re.compile(r"(\d{3})\b")
+
+
+class LimitedError(e2b.RateLimitException):
+    """A limit that E2B says not to meet again for `seconds`."""
+
+    seconds = 0
 
 
 class UnsettledError(Exception):
