@@ -58,7 +58,8 @@ def test_key_that_is_refused_is_an_error(
     assert done.returncode == TargetUnavailableError.exit_code
     words = "E2B refused the key in `E2B_API_KEY`: 401: Invalid API key"
     assert re.search(rf"no +target e2b +E2B_API_KEY is set; {re.escape(words)}", done.stdout)
-    assert f"error: {words}\n\nhint: set `E2B_API_KEY` to a key of the account\n" in done.stderr
+    assert f"error: {words}, please visit https://e2b.dev/docs/api-key" in done.stderr
+    assert "\n\nhint: set `E2B_API_KEY` to a key of the account\n" in done.stderr
     assert "canary" not in done.stdout + done.stderr
     assert cloud.front.requests == ["GET /v2/templates"]
 
