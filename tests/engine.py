@@ -163,10 +163,11 @@ class Machine:
         if "PATH" in env:
             variables["PATH"] += f":{_PATH}"
         pairs = [f"{name}={value}" for name, value in variables.items()]
+        shell = ("timeout", "60", "/bin/bash", "-l", "-c")
         found: Any = self.container.exec_run(
-            ["/usr/bin/env", "-i", *pairs, "timeout", "60", "/bin/bash", "-l", "-c", command],
+            # Unlike the engine, E2B does not make a folder that is missing.
+            ["/usr/bin/env", "-i", f"--chdir={workdir or home}", *pairs, *shell, command],
             user=user,
-            workdir=workdir or home,
             demux=True,
         )
         out, err = (part.decode() if part else "" for part in found.output)
@@ -174,9 +175,8 @@ class Machine:
         return out
 
     def _run(self, args: Sequence[str], context: Path) -> None:
-        self.log.append(
-            self.bash(args[0], user=args[1] or self.user, workdir=self.workdir, env=self.env)
-        )
+        user = args[1] or self.user
+        self.log.append(self.bash(args[0], user=user, workdir=self.workdir_set, env=self.env))
 
     def _env(self, args: Sequence[str], context: Path) -> None:
         for name, value in zip(args[::2], args[1::2], strict=True):
