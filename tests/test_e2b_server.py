@@ -131,6 +131,47 @@ def test_later_build_of_a_tag_cancels_the_earlier(lead: Callable[[Server], Serve
         assert server.tags("x") == {"v1": info.build_id}
 
 
+def test_waiting_build_is_superseded_behind_the_cache(cloud: Server) -> None:
+    """Of a build that waits, a later request makes a failed one, which its status does not tell
+    while that is in the cache; a start that is refused cancels the later one all the same."""
+
+    def call(method: str, path: str, **body: Any) -> httpx.Response:
+        headers = {"X-API-Key": cloud.key}
+        return httpx.request(method, cloud.url + path, json=body or None, headers=headers)
+
+    def requested() -> tuple[str, str]:
+        found = call("POST", "/v3/templates", name="x", tags=["v1"]).json()
+        return found["templateID"], found["buildID"]
+
+    def status(build: tuple[str, str]) -> str:
+        found: str = call("GET", "/templates/{}/builds/{}/status".format(*build)).json()["status"]
+        return found
+
+    def started(build: tuple[str, str]) -> httpx.Response:
+        steps = [{"type": "RUN", "args": ["slow"]}]
+        return call("POST", "/v2/templates/{}/builds/{}".format(*build), fromImage="i", steps=steps)
+
+    cloud.steps = ModelledSteps(seconds=lambda _: 0.5)
+    early, later, newest = requested(), requested(), requested()
+    assert status(later) == "error"
+    before = [build.status for build in cloud.builds("x")]
+    assert before == ["error", "error", "waiting"]
+    assert started(newest).status_code == 202
+    refused = started(early)
+    assert (refused.status_code, refused.json()["message"]) == (
+        400,
+        "build is not in waiting state",
+    )
+    assert status(newest) == "building"
+    until(lambda: status(newest) == "error")
+    assert cloud.builds("x")[-1].message == "build was cancelled"
+    waiting = requested()
+    assert status(waiting) == "waiting"
+    requested()
+    assert cloud.builds("x")[-2].status == "error"
+    assert status(waiting) == "waiting"
+
+
 @pytest.mark.parametrize(
     ("name", "options", "told"),
     [
