@@ -248,3 +248,13 @@ def test_copied_file_is_where_it_was_copied_to(server: Server) -> None:
     status = built(ask, "x", start=start)["status"]
     assert status["status"] == "ready", status
     assert ask("GET", f"/templates/{template_id}/files/{files_hash}").json() == {"present": True}
+
+
+def test_account_that_is_not_there(server: Server) -> None:
+    """A command of an account that the machine does not have fails by its name."""
+    start = IMAGE | {"steps": [run("whoami", "root123")]}
+    reason = built(asking(server), "x", start=start)["status"]["reason"]
+    assert (reason["step"], reason["message"]) == (
+        "1",
+        "failed to run command 'whoami': command failed: unauthenticated: invalid username: 'root123'",
+    )

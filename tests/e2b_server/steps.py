@@ -86,6 +86,9 @@ class DockerSteps:
         if kind == "RUN" and len(args) == 1:
             args.append("")
         with engine.running(image, network=self.network) as container:
+            if kind == "RUN" and args[1] and container.exec_run(["id", "-u", args[1]]).exit_code:
+                refused = f"unauthenticated: invalid username: '{args[1]}'"
+                raise StepError(f"command failed: {refused}")
             machine = engine.Machine(container, env)
             machine.user, machine.workdir_set = user, workdir
             program = Program(
