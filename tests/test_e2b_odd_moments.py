@@ -69,20 +69,22 @@ def test_revoked_build_does_not_come_back(place: Place, cloud: Server) -> None:
     assert [one.action for one in place.planned("four").variants] == ["skip"]
 
 
-def test_build_of_an_earlier_run_is_published_by_its_own_id(
+def test_build_of_an_earlier_run_leaves_a_newer_one_alone(
     places: Callable[[str], Place], cloud: Server
 ) -> None:
-    """What was verified is what gets the tags, also when another machine has moved the digest's
-    tag to a build of its own meanwhile."""
+    """What is taken up and verified is recorded by its own ID, and moves no tag of a build that
+    another machine has begun since."""
     one, other = places("one"), places("other")
     killed_while_verifying(one, cloud)
     (first,) = cloud.builds("four")
     assert other.build("four", force=True)["four"].action == "built"
-    assert cloud.tags("four")["default"] == other.recorded("four")["build_id"] != first.id
-    assert one.build("four")["four"].action == "built"
+    newer = other.recorded("four")["build_id"]
+    assert newer != first.id
+    outcome = one.build("four")["four"]
+    assert (outcome.action, outcome.ref) == ("built", f"{first.template_id}:{first.id}")
+    assert outcome.overtaken
     tags = cloud.tags("four")
-    assert one.recorded("four")["build_id"] == first.id
-    assert {tags["default"], tags["stable"], tags[digest_tag(cloud)]} == {first.id}
+    assert {tags["default"], tags["stable"], tags[digest_tag(cloud)]} == {newer}
     assert [variant.action for variant in one.planned("four").variants] == ["skip"]
 
 
