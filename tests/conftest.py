@@ -42,6 +42,7 @@ LIGHT = (
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
 
 
+@pytest.hookimpl(tryfirst=True)  # before that of pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest; run the tests that share a Docker engine in one process."""
     items.sort(key=lambda item: item.get_closest_marker("full") is None)
