@@ -6,6 +6,8 @@ import ast
 import inspect
 import io
 import re
+import subprocess
+import sys
 import tarfile
 import tomllib
 from collections.abc import Iterator
@@ -183,3 +185,25 @@ def entries(archive: bytes) -> dict[str, tuple[bytes, int, str, bytes]]:
             )
             for each in tar
         }  # fmt: skip
+
+
+LATE_THREAD = """
+import threading, time
+from builder.targets.e2b.account import Account
+
+def late():
+    time.sleep(0.01)
+    print("ended", flush=True)
+
+Account(api_key="e2b_0").options
+threading.Thread(target=late, daemon=True).start()
+"""
+
+
+def test_threads_of_the_sdk_end_before_the_program() -> None:
+    """A thread that runs Python just when the program ends, as the SDK's do after a last call,
+    comes to its end first: before Python 3.14 one that does not aborts the whole process."""
+    done = subprocess.run(
+        [sys.executable, "-c", LATE_THREAD], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "ended\n"

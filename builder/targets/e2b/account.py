@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import atexit
+import functools
 import os
+import time
 from dataclasses import dataclass, field
 from typing import Any
 
 from builder.project import TargetSettings
 
 __all__ = ["Account"]
+
+_LAST_SECONDS = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,4 +54,12 @@ class Account:
             "sandbox_url": self.sandbox_url,
         }
         given = {name: value for name, value in places.items() if value}
+        _wait_at_exit()
         return {"api_key": self.api_key, "retries": 0, **given}
+
+
+@functools.cache
+def _wait_at_exit() -> None:
+    """Give the SDK's threads a moment when the program ends. They run Python once more after a call
+    has returned, and a thread of theirs that meets the end of Python there aborts the process."""
+    atexit.register(time.sleep, _LAST_SECONDS)
