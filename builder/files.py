@@ -6,6 +6,7 @@ The only owner of filelock and platformdirs. It knows nothing of what the files 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import os
 import secrets
 import shutil
@@ -19,7 +20,7 @@ import platformdirs
 
 from builder.errors import StorageError, from_os_error
 
-__all__ = ["atomic_write", "cache_folder", "exclusive", "ignored", "remove_tree"]
+__all__ = ["atomic_write", "cache_folder", "exclusive", "ignored", "is_locked", "remove_tree"]
 
 _CHECK_SECONDS = 0.5
 
@@ -198,6 +199,19 @@ def _acquire(lock: Any, check: Callable[[], None] | None) -> None:
                 check()
         else:
             return
+
+
+def is_locked(path: Path) -> bool:
+    """Whether somebody holds a lock (flock) on a file or a folder; no link is followed. Raises
+    `OSError`."""
+    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(descriptor)
+    return False
 
 
 def remove_tree(path: Path) -> None:

@@ -14,7 +14,7 @@ import tempfile
 import time
 from pathlib import Path
 
-from builder.files import remove_tree
+from builder.files import is_locked, remove_tree
 
 __all__ = ["Scratch"]
 
@@ -58,22 +58,10 @@ def _remove_abandoned(parent: str) -> None:
     """Remove the folders of programs that were killed, once in a process."""
     for path in Path(parent).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
-            if path.lstat().st_uid == os.getuid() and not _locked(path):
+            if path.lstat().st_uid == os.getuid() and not is_locked(path):
                 remove_tree(path)
     for path in Path(parent).glob(f".{_PREFIX}*"):
         with contextlib.suppress(OSError):
             status = path.lstat()
             if status.st_uid == os.getuid() and time.time() - status.st_mtime > _UNNAMED_SECONDS:
                 remove_tree(path)
-
-
-def _locked(folder: Path) -> bool:
-    """Whether somebody holds the lock of a folder. Raises `OSError` where there are no locks."""
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    finally:
-        os.close(descriptor)
-    return False

@@ -16,7 +16,7 @@ from pathlib import Path
 from builder.build import Need, Needs, Waste
 from builder.documents import parse_toml
 from builder.errors import counted, from_os_error
-from builder.files import atomic_write, cache_folder, exclusive, remove_tree
+from builder.files import atomic_write, cache_folder, exclusive, is_locked, remove_tree
 from builder.targets.local import byte_code
 from builder.targets.local.place import (
     MADE,
@@ -159,13 +159,8 @@ def _alone_in(folder: Path) -> Iterator[bool]:
 
 def _in_use(folder: Path) -> bool:
     with contextlib.suppress(OSError):
-        descriptor = os.open(folder / USED, os.O_RDONLY)
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if is_locked(folder / USED):
             return True
-        finally:
-            os.close(descriptor)
     return _running(folder)
 
 
