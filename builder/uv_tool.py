@@ -95,7 +95,12 @@ def run(
                 text=True,
                 encoding="utf-8",
                 errors="replace",
-                env=uv_settings.variables(os.environ) | {"NO_COLOR": "1"} | dict(environment or {}),
+                env={
+                    **uv_settings.variables(os.environ),
+                    "NO_COLOR": "1",
+                    "TMPDIR": str(folder),  # what uv leaves when it is killed goes with it
+                    **(environment or {}),
+                },
             )
         )
         # Of a child with pipes, which these are, both are there.

@@ -43,11 +43,12 @@ def build_process(project: Path, cache: Path, scratch: Path) -> subprocess.Popen
     )
 
 
-def emptied(folder: Path, seconds: float = 10) -> bool:
+def left_in(folder: Path, seconds: float = 10) -> list[Path]:
+    """What is still in a folder when it had that long to be emptied."""
     deadline = time.monotonic() + seconds
     while any(folder.iterdir()) and time.monotonic() < deadline:
         time.sleep(0.05)
-    return not any(folder.iterdir())
+    return [*folder.rglob("*")]
 
 
 def processes_in(folder: Path) -> list[int]:
@@ -106,7 +107,7 @@ def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scr
     _, said = last.communicate(timeout=120)
     assert last.returncode == 0, said
     assert making(cache) == []
-    assert emptied(scratch)
+    assert left_in(scratch) == []
 
 
 @pytest.mark.network
