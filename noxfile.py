@@ -9,7 +9,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
-SIDE_BY_SIDE = ["--numprocesses=4", "--dist=loadgroup"]  # tests wait more than they compute
+SIDE_BY_SIDE = ["--numprocesses=4"]  # tests wait more than they compute
 SDK_TESTS = [f"tests/test_{name}.py" for name in ("sdk", "e2b", "e2b_places", "e2b_files")]
 PROJECT = nox.project.load_toml("pyproject.toml")
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import functools
 import os
 import shutil
 import subprocess
@@ -9,10 +11,12 @@ import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import filelock
 import hypothesis
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 pytest_plugins = ["tests.clouds", "tests.object_store"]
 
@@ -42,13 +46,39 @@ LIGHT = (
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
 
 
-@pytest.hookimpl(tryfirst=True)  # before that of pytest-xdist, which reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest; run the tests that share a Docker engine in one process."""
+    """Begin with what takes longest."""
     items.sort(key=lambda item: item.get_closest_marker("full") is None)
-    for item in items:
-        if item.get_closest_marker("docker"):
-            item.add_marker(pytest.mark.xdist_group("docker"))
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Have one process run the tests that share a Docker engine: in several, they wait for each
+    other."""
+    return OneProcessForDocker(config, log)
+
+
+class OneProcessForDocker(LoadScopeScheduling):  # type: ignore[misc] # not typed
+    """Gives each test to whichever process is free, and all with a Docker engine to one."""
+
+    def _split_scope(self, nodeid: str) -> str:
+        path, _, test = nodeid.partition("::")
+        whole_module, tests = with_docker(path)
+        return "docker" if whole_module or test.partition("[")[0] in tests else nodeid
+
+
+@functools.cache
+def with_docker(path: str) -> tuple[bool, frozenset[str]]:
+    """Whether all tests of a module need a Docker engine, and the names of those marked alone."""
+    body = ast.parse((ROOT / path).read_text()).body
+    marks = [ast.unparse(node.value) for node in body if isinstance(node, ast.Assign)]
+    marked = [
+        node.name
+        for node in body
+        if isinstance(node, ast.FunctionDef)
+        and any("mark.docker" in ast.unparse(each) for each in node.decorator_list)
+    ]
+    return any("mark.docker" in mark for mark in marks), frozenset(marked)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
