@@ -153,10 +153,10 @@ class _Live:
         with self._deciding(*keys), self._trial.sandbox() as other:
             command = self._command(other)
             with contextlib.closing(self._trial.interpreter()) as sandbox:
-                told = sandbox.run(inspection(), timeout=_CODE_SECONDS)
-                if told.error:
-                    raise SandboxError(told.error)
-                for key, holds, seen in verdicts(told.stdout, command):
+                answer = sandbox.run(inspection(), timeout=_CODE_SECONDS)
+                if answer.error:
+                    raise SandboxError(answer.error)
+                for key, holds, seen in verdicts(answer.stdout, command):
                     self._note(key, seen, holds=holds)
                 self._run_code(sandbox)
 

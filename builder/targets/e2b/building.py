@@ -284,10 +284,10 @@ class Building:
             text = followed.last[-1][:_SHOWN_CHARACTERS] if followed.last else ""
             self._report(Event(kind="detail", variant=self._name, text=text))
             return
-        told = instruction(self._order, str(step))[1]
-        text = f"step {step} of {followed.steps}: {told}"
+        instructed = instruction(self._order, str(step))[1]
+        text = f"step {step} of {followed.steps}: {instructed}"
         if step in followed.cached:
-            text = f"step {step} of {followed.steps}, from the cache: {told}"
+            text = f"step {step} of {followed.steps}, from the cache: {instructed}"
         self._report(Event(kind="step", variant=self._name, text=text))
 
     def _built(self, found: _Found, followed: Followed, seconds: float, reused: bool) -> Built:
@@ -328,7 +328,7 @@ class Building:
 
     def _failed(self, found: _Found, followed: Followed, state: BuildState) -> TemplateError:
         phase = state.step or followed.at()
-        number, told = instruction(self._order, phase)
+        number, instructed = instruction(self._order, phase)
         if number:
             where = f"step {number} of {len(self._program.steps)}"
         else:
@@ -339,10 +339,10 @@ class Building:
         command = self._program.steps[number - 1].args[0] if number else ""
         reason = state.message.removeprefix(f"failed to run command '{command}': ")
         unnamed = bool(state.message and not state.step)
-        what = f"the build failed on {self._target}, at {where}"
+        failure = f"the build failed on {self._target}, at {where}"
         lines = [
-            (what if unnamed else f"{where} failed on {self._target}")
-            + ("" if after else f": {told}"),
+            (failure if unnamed else f"{where} failed on {self._target}")
+            + ("" if after else f": {instructed}"),
             *([] if after else (f"  {place}" for place in origin(self._order, number))),
             f"  E2B says: {reason or 'nothing'}",
             *(f"  | {line[:_SHOWN_CHARACTERS]}" for line in followed.last),

@@ -48,15 +48,15 @@ def prune(store: "str | os.PathLike[str]") -> None:
 
 def _sources(packages: str, store: str) -> "list[tuple[str, str]]":
     """The modules below a folder, each with the path where its byte code is kept."""
-    found = []
+    sources = []
     for folder, _, names in os.walk(packages):
         for name in names:
             path = os.path.join(folder, name)
             if name.endswith(".py") and os.path.isfile(path):
                 with open(path, "rb") as file:
                     digest = hashlib.sha256(file.read()).hexdigest()
-                found.append((path, os.path.join(store, digest[:2], digest)))
-    return found
+                sources.append((path, os.path.join(store, digest[:2], digest)))
+    return sources
 
 
 def _linked(path: str, name: str) -> bool:
