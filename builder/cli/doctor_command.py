@@ -8,12 +8,12 @@ from typing import Annotated
 import typer
 
 from builder import progress
+from builder.cli.confirmation import confirm
 from builder.cli.options import Json, ProjectFolder, Quiet
 from builder.errors import (
     AssumptionError,
     TargetUnavailableError,
     TemplateError,
-    UnconfirmedError,
     counted,
 )
 from builder.events import Event
@@ -81,12 +81,12 @@ def _try_out(settings: TargetSettings, *, yes: bool, quiet: bool, as_json: bool)
     from builder.doctor import live
 
     if not yes:
-        if as_json or not progress.interactive():
-            raise UnconfirmedError(
-                f"on {settings.name} this would take {live.cost()}, and there is nobody to ask",
-                hint="`--yes` does it without asking",
-            )
-        typer.confirm(f"On {settings.name} this takes {live.cost()}. Go on?", abort=True, err=True)
+        confirm(
+            f"On {settings.name} this takes {live.cost()}. Go on?",
+            otherwise=f"on {settings.name} this would take {live.cost()}",
+            hint="`--yes` does it without asking",
+            as_json=as_json,
+        )
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=f"target {settings.name}: {live.cost()}"))
         checked, left = live.try_out(settings, report=report)
@@ -94,17 +94,22 @@ def _try_out(settings: TargetSettings, *, yes: bool, quiet: bool, as_json: bool)
         progress.show_json(
             {
                 "target": settings.name,
-                "assumptions": [one.to_json() for one in checked],
+                "assumptions": [assumption.to_json() for assumption in checked],
                 "left": left,
             }
         )
     elif not quiet:
-        rows = [[one.state, one.to_json()["assumed"], one.seen] for one in checked]
+        rows = [
+            [assumption.state, assumption.to_json()["assumed"], assumption.seen]
+            for assumption in checked
+        ]
         progress.table(["", "assumed", "seen"], rows)
-    if different := [one for one in checked if one.state == "differs"]:
+    if different := [assumption for assumption in checked if assumption.state == "differs"]:
         raise AssumptionError(
             f"{counted(len(different), 'assumption')} about E2B"
             f" {'does' if len(different) == 1 else 'do'} not hold on {settings.name}:\n  "
-            + "\n  ".join(f"{one.to_json()['assumed']}: {one.seen}" for one in different),
+            + "\n  ".join(
+                f"{assumption.to_json()['assumed']}: {assumption.seen}" for assumption in different
+            ),
             hint="docs/e2b.md says what relies on each",
         )

@@ -10,11 +10,11 @@ import typer
 
 from builder import pipeline, progress
 from builder.build import Cleaner
+from builder.cli.confirmation import confirm
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
 from builder.errors import (
     EngineUnavailableError,
     TargetUnavailableError,
-    UnconfirmedError,
     counted,
 )
 from builder.events import Event, Reporter
@@ -85,13 +85,12 @@ def gc(
             else f"nothing to remove on {', '.join(cleaners)}"
         )
     if going and not dry_run and not yes:
-        if as_json or not progress.interactive():
-            raise UnconfirmedError(
-                f"{counted(len(going), 'item')} on {', '.join(cleaners)} would be removed,"
-                " and there is nobody to ask",
-                hint="`--yes` removes them without asking, `--dry-run` says which",
-            )
-        typer.confirm("Remove them?", abort=True, err=True)
+        confirm(
+            "Remove them?",
+            otherwise=f"{counted(len(going), 'item')} on {', '.join(cleaners)} would be removed",
+            hint="`--yes` removes them without asking, `--dry-run` says which",
+            as_json=as_json,
+        )
     removed: list[pipeline.Found] = []
     if not dry_run:
 

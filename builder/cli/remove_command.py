@@ -8,9 +8,9 @@ import typer
 
 from builder import pipeline, progress
 from builder.cli.channel_commands import Reason
+from builder.cli.confirmation import confirm
 from builder.cli.names import template_called
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName, channel_name
-from builder.errors import UnconfirmedError
 from builder.project import Project
 
 __all__ = ["register"]
@@ -58,12 +58,12 @@ def remove(
     items += [f"build {ref}" for ref in removal.builds]
     suffix = f"of {name} on {removal.target}"
     if not yes:
-        if as_json or not progress.interactive():
-            raise UnconfirmedError(
-                f"{', '.join(items)} {suffix} would be removed, and there is nobody to ask",
-                hint="`--yes` removes it without asking",
-            )
-        typer.confirm(f"Remove {suffix}: {', '.join(items)}?", abort=True, err=True)
+        confirm(
+            f"Remove {suffix}: {', '.join(items)}?",
+            otherwise=f"{', '.join(items)} {suffix} would be removed",
+            hint="`--yes` removes it without asking",
+            as_json=as_json,
+        )
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         note = pipeline.remove(place, removal, reason=reason, report=report)
     if as_json:
