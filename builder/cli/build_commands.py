@@ -280,8 +280,8 @@ def _tell_of_bases(planned: plan.Plan, report: Reporter) -> None:
         if variant.action == "build" and variant.stale_base:
             users.setdefault(variant.stale_base, []).append(variant.name)
     for text, names in users.items():
-        whose = names[0] if len(names) == 1 < len(planned.variants) else None
-        report(Event(kind="warning", variant=whose, text=text))
+        only = names[0] if len(names) == 1 < len(planned.variants) else None
+        report(Event(kind="warning", variant=only, text=text))
 
 
 def _row(outcome: pipeline.Outcome) -> list[str]:

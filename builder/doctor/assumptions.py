@@ -104,11 +104,11 @@ print(_json.dumps({{
 """
 
 
-def verdicts(told: str, command: str | None) -> Iterator[tuple[str, bool, str]]:
+def verdicts(output: str, command: str | None) -> Iterator[tuple[str, bool, str]]:
     """Each assumption that is decided by what `inspection` printed, and by what `commands.run`
     answered to `id -un; pwd; env -0` (None where it could not be asked): its key, whether it holds,
     and what was seen."""
-    seen: Mapping[str, Any] = json.loads(told)
+    seen: Mapping[str, Any] = json.loads(output)
     yield "warm", seen["warm"], f"{WARM_MODULE} is {'' if seen['warm'] else 'not '}imported"
     yield "variables", seen["variables"] == ENV, _values(seen["variables"])
     owners = {path: seen["files"][path] for path in FILES}
@@ -120,7 +120,7 @@ def verdicts(told: str, command: str | None) -> Iterator[tuple[str, bool, str]]:
     if command is None:
         return
     user, folder, variables = command.split("\n", 2)
-    values = dict(one.partition("=")[::2] for one in variables.split("\0"))
+    values = dict(variable.partition("=")[::2] for variable in variables.split("\0"))
     reached = {name: values.get(name) for name in sorted(ENV)}
     yield "login", reached == ENV, _values(reached)
     accounts = [(seen["user"], seen["folder"]), (user, folder)]

@@ -200,7 +200,7 @@ class _Run:
             by = provenance.actor(self.project.root)
             if planned.action == "retag":
                 # Whatever this registry knows was there before the plan was made.
-                known = [one.get("build_id") for one in self._recorded(name)["builds"].values()]
+                known = [build.get("build_id") for build in self._recorded(name)["builds"].values()]
                 try:
                     record.move(
                         self.project.registry,

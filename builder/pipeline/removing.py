@@ -72,7 +72,7 @@ def remove(
     entry = read_registry(project).entry(name, removal.target)
     records, pointing = entry.get("builds", {}), entry.get("channels", {})
     # What was adopted is somebody else's, tags and all.
-    builds = [one for one in map(records.get, removal.builds) if _is_built(one)]
+    builds = [fields for fields in map(records.get, removal.builds) if _is_built(fields)]
     channels = {
         channel: records[pointing[channel]]
         for channel in removal.channels

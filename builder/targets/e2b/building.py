@@ -50,7 +50,7 @@ def digest_tag(digest: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Found:
+class _CloudBuild:
     template_id: str
     build_id: str
     state: BuildState
@@ -89,28 +89,28 @@ class Building:
         start = time.monotonic()
         overtaken = tried_again = False
         for _ in range(_ATTEMPTS):
-            found = self._under_way(overtaken=overtaken) or self._begin()
+            build = self._under_way(overtaken=overtaken) or self._begin()
             followed = Followed(steps=len(self._program.steps), passed=self._order.passed)
-            state = self._follow(found, followed) if found else None
-            if found is None or state is None:
+            state = self._follow(build, followed) if build else None
+            if build is None or state is None:
                 overtaken = True
                 self._overtaken()
             elif state.status == "ready":
-                reused = found.state.status == "ready"
+                reused = build.state.status == "ready"
                 self._order.passed(len(self._program.steps))
-                return self._built(found, followed, time.monotonic() - start, reused)
+                return self._built(build, followed, time.monotonic() - start, reused)
             elif state.message.startswith(_INTERNAL) and not tried_again:
                 tried_again = True
                 self._say("E2B met an error of its own: asking once more")
             else:
                 self._journal.remove(self._name)
-                raise self._failed(found, followed, state)
+                raise self._failed(build, followed, state)
         raise BuildError(
             f"the build of `{self._name}` was overtaken {_ATTEMPTS} times by others of its digest",
             hint="somebody else builds the same template over and over: settle who does",
         )
 
-    def _under_way(self, *, overtaken: bool) -> _Found | None:
+    def _under_way(self, *, overtaken: bool) -> _CloudBuild | None:
         """A build of this digest that is finished or will be, ours first; `overtaken` by one that
         somebody else has asked for, with --force that one, too."""
         entry, force = self._journal.read(self._name), self._order.force
@@ -118,26 +118,26 @@ class Building:
         if self._entry and (self._entry.forced or not force):
             state = self._state_of_entry()
             if state and state.status in ("building", "ready"):
-                taken_up = self._found(state)
+                taken_up = self._own_build(state)
                 if taken_up.build_id not in self._order.unwanted and not overtaken:
                     self._say(f"taking up build {taken_up.build_id} of an earlier run")
                     return taken_up
         if force and not overtaken:
             return None
-        found = self._elsewhere()
-        if found:
-            done = "is there already" if found.state.status == "ready" else "is under way elsewhere"
-            self._say(f"build {found.build_id} of the same digest {done}")
+        build = self._elsewhere()
+        if build:
+            done = "is there already" if build.state.status == "ready" else "is under way elsewhere"
+            self._say(f"build {build.build_id} of the same digest {done}")
             self._entry = self._journal.begin(self._name, self._digest)
-            self._identified(found.template_id, found.build_id)
-        return found
+            self._identified(build.template_id, build.build_id)
+        return build
 
     def _tagged(self) -> str | None:
         """The build of the digest that was asked for last. E2B reads tags from its database, and
         the state of a build from a cache, which may be minutes old."""
         return (self._cloud.tags(self._name) or {}).get(digest_tag(self._digest))
 
-    def _elsewhere(self) -> _Found | None:
+    def _elsewhere(self) -> _CloudBuild | None:
         """The build of the digest that was asked for last, unless it failed or does not begin."""
         deadline = time.monotonic() + _BEGIN_SECONDS
         while True:
@@ -152,12 +152,14 @@ class Building:
             except BuildError:
                 return None  # E2B does not know it any more
             if state.status in ("building", "ready"):
-                return _Found(template_id=template_id, build_id=build_id, state=state, ours=False)
+                return _CloudBuild(
+                    template_id=template_id, build_id=build_id, state=state, ours=False
+                )
             if state.status != "waiting" or time.monotonic() >= deadline:
                 return None
             pause(_POLL_SECONDS)
 
-    def _begin(self) -> _Found | None:
+    def _begin(self) -> _CloudBuild | None:
         """Ask for the build and start it, through faults of the way there; None when somebody else
         has asked for the same meanwhile, which cancels ours."""
         order, variant = self._order, self._order.rendered.variant
@@ -183,7 +185,7 @@ class Building:
                 # It may have been started all the same: the answer alone got lost.
                 state = self._state_of_entry()
                 if state and state.status in ("building", "ready"):
-                    return self._found(state)
+                    return self._own_build(state)
                 if isinstance(error, _OvertakenError) or self._is_overtaken():
                     return None
                 if attempt == _ATTEMPTS or isinstance(error, BuildError):
@@ -195,7 +197,7 @@ class Building:
             else:
                 state = BuildState(status="building")
                 self._say(f"build {build_id} is begun")
-                return _Found(
+                return _CloudBuild(
                     template_id=template_id, build_id=build_id, state=state, begun_here=True
                 )
         raise AssertionError("unreachable")
@@ -223,12 +225,12 @@ class Building:
         except BuildError:
             return None
 
-    def _found(self, state: BuildState) -> _Found:
+    def _own_build(self, state: BuildState) -> _CloudBuild:
         entry = self._entry
         assert entry
         assert entry.template_id
         assert entry.build_id
-        return _Found(template_id=entry.template_id, build_id=entry.build_id, state=state)
+        return _CloudBuild(template_id=entry.template_id, build_id=entry.build_id, state=state)
 
     def _identified(self, template_id: str, build_id: str) -> None:
         entry = self._entry or self._journal.begin(self._name, self._digest)
@@ -236,18 +238,18 @@ class Building:
             entry = self._journal.write(replace(entry, template_id=template_id, build_id=build_id))
         self._entry = entry
 
-    def _follow(self, found: _Found, followed: Followed) -> BuildState | None:
+    def _follow(self, build: _CloudBuild, followed: Followed) -> BuildState | None:
         """Read the log until the build has ended, and then to the log's end; None when it was
         cancelled, as E2B does with a build when a newer one of its tag starts."""
         offset, empty = 0, 0
         moved = time.monotonic()
         deadline = time.monotonic() + _LONGEST_SECONDS
         while True:
-            state = self._cloud.state(found.template_id, found.build_id, offset)
+            state = self._cloud.state(build.template_id, build.build_id, offset)
             followed.times.extend(state.times)
             for line in state.lines:
                 self._log.line(line)
-                self._show(followed, followed.line(line), quiet=found.state.status == "ready")
+                self._show(followed, followed.line(line), quiet=build.state.status == "ready")
             offset += len(state.lines)
             empty = 0 if state.lines else empty + 1
             # At its end, an answer without lines may be one that got lost: a second one is not.
@@ -257,24 +259,24 @@ class Building:
             if state.lines:
                 moved = time.monotonic()
             elif state.status == "building" and time.monotonic() - moved > _QUIET_SECONDS:
-                if self._replaced(found):
+                if self._replaced(build):
                     return None
                 moved = time.monotonic()
             if time.monotonic() > deadline:
                 raise BuildError(
-                    f"build {found.build_id} of `{self._name}` did not end within"
+                    f"build {build.build_id} of `{self._name}` did not end within"
                     f" {_LONGEST_SECONDS / 60:.0f} minutes",
                     hint="the next run looks at it again",
                 )
             if not state.lines and state.status not in ("ready", "error"):
                 pause(_POLL_SECONDS)
 
-    def _replaced(self, found: _Found) -> bool:
+    def _replaced(self, build: _CloudBuild) -> bool:
         """Whether a newer build of the digest has started, which ends this one."""
         newer = self._tagged()
-        if newer in (None, found.build_id):
+        if newer in (None, build.build_id):
             return False
-        state = self._cloud.state(found.template_id, newer, 0)
+        state = self._cloud.state(build.template_id, newer, 0)
         return state.status in ("building", "ready")
 
     def _show(self, followed: Followed, step: int | None, *, quiet: bool) -> None:
@@ -290,10 +292,10 @@ class Building:
             text = f"step {step} of {followed.steps}, from the cache: {instructed}"
         self._report(Event(kind="step", variant=self._name, text=text))
 
-    def _built(self, found: _Found, followed: Followed, seconds: float, reused: bool) -> Built:
+    def _built(self, build: _CloudBuild, followed: Followed, seconds: float, reused: bool) -> Built:
         order, entry = self._order, self._entry
         # A build that others began ran under their conditions, of which nothing was foretold.
-        checked = found.ours and entry is not None and not entry.forced
+        checked = build.ours and entry is not None and not entry.forced
         missed = followed.missed(entry.foretold) if entry and checked else []
         warnings: list[str] = []
         if missed:
@@ -312,12 +314,12 @@ class Building:
         return Built(
             name=self._name,
             target=self._target,
-            ref=f"{found.template_id}:{found.build_id}",
-            template_id=found.template_id,
-            build_id=found.build_id,
+            ref=f"{build.template_id}:{build.build_id}",
+            template_id=build.template_id,
+            build_id=build.build_id,
             digest=self._digest,
             # Of a build that was taken up, this run has seen the end alone; its log has all of it.
-            seconds=round(seconds if found.begun_here else followed.seconds(), 3),
+            seconds=round(seconds if build.begun_here else followed.seconds(), 3),
             reused=reused,
             size=None,
             warnings=tuple(warnings),
@@ -326,7 +328,7 @@ class Building:
             base_fetched=followed.base_fetched,
         )
 
-    def _failed(self, found: _Found, followed: Followed, state: BuildState) -> TemplateError:
+    def _failed(self, build: _CloudBuild, followed: Followed, state: BuildState) -> TemplateError:
         phase = state.step or followed.at()
         number, instructed = instruction(self._order, phase)
         if number:
@@ -349,9 +351,9 @@ class Building:
         ]
         message = "\n".join(lines)
         if state.message.startswith(_INTERNAL):
-            hint = f"E2B's support can look into build {found.build_id}; later, run it again"
+            hint = f"E2B's support can look into build {build.build_id}; later, run it again"
             return BuildError(message, hint=hint)
-        hint = f"`template-builder logs {self._name}` has the whole log of build {found.build_id}"
+        hint = f"`template-builder logs {self._name}` has the whole log of build {build.build_id}"
         if unnamed:
             return BuildError(message, hint=hint)
         return StepError(message, step=number, hint=hint)

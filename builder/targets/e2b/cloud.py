@@ -172,16 +172,16 @@ class Cloud:
         info = e2b.BuildInfo(
             template_id=template_id, build_id=build_id, name=template_id, alias=template_id
         )
-        found = self._call(
+        build = self._call(
             f"asking for the state of build {build_id}",
             lambda: e2b.Template.get_build_status(info, logs_offset=offset, **self._options),
         )
         return BuildState(
-            status=found.status.value,
-            lines=tuple(self.redacted(entry.message) for entry in found.log_entries),
-            times=tuple(entry.timestamp for entry in found.log_entries),
-            message=self.redacted(found.reason.message) if found.reason else "",
-            step=found.reason.step if found.reason else None,
+            status=build.status.value,
+            lines=tuple(self.redacted(entry.message) for entry in build.log_entries),
+            times=tuple(entry.timestamp for entry in build.log_entries),
+            message=self.redacted(build.reason.message) if build.reason else "",
+            step=build.reason.step if build.reason else None,
         )
 
     def tags(self, name: str) -> dict[str, str] | None:
@@ -190,13 +190,13 @@ class Cloud:
 
         def get() -> dict[str, str] | None:
             try:
-                found = e2b.Template.get_tags(name, **self._options)
+                tags = e2b.Template.get_tags(name, **self._options)
             except e2b.TemplateException as error:
                 # A name belongs to an account: another one's is none of ours.
                 if status_of(error) in (403, 404):
                     return None
                 raise
-            return {one.tag: one.build_id for one in found}
+            return {tag.tag: tag.build_id for tag in tags}
 
         return self._call(f"asking for the tags of `{name}`", get)
 
@@ -211,8 +211,7 @@ class Cloud:
                 if status_of(error) in (403, 404):
                     return None
                 raise
-            template_id: str = answer["templateID"]
-            return template_id
+            return str(answer["templateID"])
 
         return self._call(f"looking up `{name}`", get)
 
@@ -222,11 +221,11 @@ class Cloud:
         def get() -> list[Listed]:
             return [
                 Listed(
-                    template_id=one["templateID"],
-                    names=tuple(one["names"]),
-                    used=dt.datetime.fromisoformat(one.get("lastSpawnedAt") or one["createdAt"]),
+                    template_id=item["templateID"],
+                    names=tuple(item["names"]),
+                    used=dt.datetime.fromisoformat(item.get("lastSpawnedAt") or item["createdAt"]),
                 )
-                for one in self._api.pages("v2", "templates")
+                for item in self._api.pages("v2", "templates")
             ]
 
         return self._call("listing templates", get)
@@ -246,8 +245,8 @@ class Cloud:
     def newest_builds(self, template_id: str) -> list[str]:
         """The IDs of a template's builds, a hundred at most; the one asked for last comes first."""
         asking = f"asking for the builds of `{template_id}`"
-        found = self._call(asking, lambda: self._api.ask("GET", "templates", template_id))
-        return [build["buildID"] for build in found["builds"]]
+        template = self._call(asking, lambda: self._api.ask("GET", "templates", template_id))
+        return [build["buildID"] for build in template["builds"]]
 
     def assign_tags(self, name: str, source: str, tags: Sequence[str]) -> None:
         """Move `tags` to the finished build that `source` means, a tag or the ID of a build."""
@@ -309,10 +308,10 @@ class Cloud:
     def _listed(self, query: e2b.SandboxQuery | None) -> list[Any]:
         def get() -> list[Any]:
             pages = e2b.Sandbox.list(query=query, **self._options)
-            found: list[Any] = []
+            sandboxes: list[Any] = []
             while pages.has_next:
-                found += pages.next_items()
-            return found
+                sandboxes += pages.next_items()
+            return sandboxes
 
         return self._call("listing sandboxes", get)
 

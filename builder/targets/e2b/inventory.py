@@ -53,7 +53,8 @@ class Inventory:
                 f"`{asked}` has no tag `{DEFAULT_TAG}` on {self.name}: its bare ID starts nothing",
                 hint="name a build of it: "
                 + (
-                    ", ".join(f"{asked}:{one}" for one in sorted({*tags.values()})) or "it has none"
+                    ", ".join(f"{asked}:{other}" for other in sorted({*tags.values()}))
+                    or "it has none"
                 ),
             )
         template_id = self._cloud.template_id(asked) or asked
@@ -68,38 +69,40 @@ class Inventory:
         builds: dict[str, list[str]] = {}
         for tag, build_id in (self._cloud.tags(name) or {}).items():
             builds.setdefault(build_id, []).append(tag)
-        found = []
+        tagged = []
         for build_id, tags in sorted(builds.items()):
             if template_id is None or not self.usable(name, build_id):
                 continue
             digests = [tag.replace("-", ":", 1) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
             channels = [t for t in tags if not _DIGEST_TAG.fullmatch(t) and not _CLAIM.fullmatch(t)]
-            found.append(
+            tagged.append(
                 Tagged(
                     ref=f"{template_id}:{build_id}",
                     template_id=template_id,
                     build_id=build_id,
                     digest=digests[0] if len(digests) == 1 else None,
-                    channels=tuple(sorted(one for one in channels if one != DEFAULT_TAG)),
+                    channels=tuple(
+                        sorted(channel for channel in channels if channel != DEFAULT_TAG)
+                    ),
                 )
             )
-        return found
+        return tagged
 
     def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
         """The tags of builds that nothing needs, since E2B has no call that deletes one build; and
         the templates that the registry has given up, of which it deletes all builds."""
         busy = self._cloud.running_templates()
         limit = dt.datetime.now(dt.UTC).timestamp() - protect
-        found = []
+        waste = []
         for name, entry in templates.items():
             tags = self._cloud.tags(name) or {}
             if template := self._given_up(name, entry, tags, limit):
-                found += [template] if template.identity not in busy else []
+                waste += [template] if template.identity not in busy else []
                 continue
             made = {
-                one.get("build_id"): one
-                for one in entry.get("builds", {}).values()
-                if one.get("origin", "built") == "built"
+                build.get("build_id"): build
+                for build in entry.get("builds", {}).values()
+                if build.get("origin", "built") == "built"
             }
             for tag, build_id in tags.items():
                 digest = tag.replace("-", ":", 1)
@@ -109,7 +112,7 @@ class Inventory:
                 young = _seconds(record.get("built_at")) > limit
                 if young or record["template_id"] in busy or needs("", digest):
                     continue
-                found.append(
+                waste.append(
                     Waste(
                         kind="tag",
                         identity=f"{name}:{tag}",
@@ -119,7 +122,7 @@ class Inventory:
                         " afterwards, unless another tag is on it or was",
                     )
                 )
-        return found
+        return waste
 
     def _given_up(
         self, name: str, entry: Mapping[str, Any], tags: Mapping[str, str], limit: float

@@ -80,11 +80,15 @@ class E2BTarget(Inventory):
         if tags is None:
             gone = f"the template `{name}` is gone from {self.name}"
             return Look(present=False, drift=Drift(text=gone, usable=False) if wanted else None)
-        builds = [one for one in entry.get("builds", {}).values() if not revoked_because(one)]
-        same = {one.get("build_id") for one in builds if one.get("digest") == rendered.digest}
+        builds = [build for build in entry.get("builds", {}).values() if not revoked_because(build)]
+        same = {build.get("build_id") for build in builds if build.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
-        usable = frozenset(one for one in {*same, wanted} if one and self.usable(name, one))
-        drift = self._moved(name, tags, wanted, channel, {one.get("build_id") for one in builds})
+        usable = frozenset(
+            build_id for build_id in {*same, wanted} if build_id and self.usable(name, build_id)
+        )
+        drift = self._moved(
+            name, tags, wanted, channel, {build.get("build_id") for build in builds}
+        )
         if wanted and wanted not in usable:
             text = f"build {wanted} on {self.name} is gone or not ready"
             drift = Drift(text=text, usable=False)

@@ -262,7 +262,8 @@ def _run(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -
             code = process.wait(timeout=_WARMUP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise BuildError(
-                f"the warm-up imports did not end within {_WARMUP_TIMEOUT_SECONDS} seconds"
+                "the Python of the new environment did not end within"
+                f" {_WARMUP_TIMEOUT_SECONDS} seconds"
             ) from error
         output.seek(0)
         said = output.read().decode("utf-8", "replace")
