@@ -17,12 +17,13 @@ from bench.options import Options
 from bench.result import Result, Target, ratio, seconds
 from bench.turns import spread, take_turns
 from bench.workshop import Workshop
-from builder import pipeline, uv_tool
+from builder import workflow
 from builder.cli import build_commands
-from builder.events import silent
-from builder.files import remove_tree
 from builder.project import Project
 from builder.render import Rendered
+from builder.system import uv
+from builder.system.events import silent
+from builder.system.files import remove_tree
 from builder.targets.local import interpreter
 
 __all__ = ["measure"]
@@ -42,7 +43,7 @@ def measure(options: Options) -> Result:
     task = workshop.folder / "plain.json"
     environments = _environments(workshop, plain)
     jobs = inspect.signature(build_commands.build).parameters["jobs"].default
-    told = {"uv": uv_tool.binary(), "jobs": jobs, "environments": environments}
+    told = {"uv": uv.binary(), "jobs": jobs, "environments": environments}
     task.write_text(json.dumps(told), encoding="utf-8")
     ours = [sys.executable, "-m", "bench.programs.ours", str(workshop.project)]
     theirs = [sys.executable, "-m", "bench.programs.plain", str(task)]
@@ -98,8 +99,8 @@ def _fresh(command: list[str], folder: Path, variables: dict[str, str]) -> tuple
 
 def _environments(workshop: Workshop, folder: Path) -> list[dict[str, object]]:
     project = Project.find(workshop.project)
-    variants = pipeline.select(project, [])
-    prepared = pipeline.prepare(project, variants, frozen=True, report=silent)
+    variants = workflow.select(project, [])
+    prepared = workflow.prepare(project, variants, frozen=True, report=silent)
     found: list[dict[str, object]] = []
     for name, one in prepared.items():
         if not isinstance(one, Rendered):

@@ -19,16 +19,16 @@ import e2b
 from bench.options import Options
 from bench.result import Result, Target, ratio, seconds
 from bench.turns import take_turns
-from builder import pipeline, plan
-from builder.build import Order
-from builder.checks import Sandbox
+from builder import plan, workflow
 from builder.errors import SandboxError
-from builder.events import silent
 from builder.project import Project
 from builder.render import Rendered
+from builder.sandbox.session import Sandbox
+from builder.system.events import silent
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.program import template_of
 from builder.targets.e2b.target import E2BTarget
+from builder.targets.protocol import Order
 from tests.e2b_server import ModelledSteps, Server
 
 __all__ = ["measure"]
@@ -53,8 +53,8 @@ class _Unverified(E2BTarget):
 def measure(options: Options) -> Result:
     """Build the four templates of the product in four ways, each on a server of its own."""
     project = Project.find(options.workshop.project)
-    variants = pipeline.select(project, ())
-    prepared = pipeline.prepare(project, variants, frozen=True, report=silent)
+    variants = workflow.select(project, ())
+    prepared = workflow.prepare(project, variants, frozen=True, report=silent)
     rendered = {k: v for k, v in prepared.items() if isinstance(v, Rendered)}
     planned = plan.make_plan(rendered, {}, plan.Situation(target="e2b", steps_cached=True))
     apart = replace(planned, variants=tuple(map(_alone, planned.variants)))
@@ -159,7 +159,7 @@ def _ours(project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan
         )
 
         def build() -> object:
-            return pipeline.build(
+            return workflow.build(
                 project,
                 dict(rendered),
                 planned,

@@ -9,8 +9,8 @@ from pathlib import Path
 
 from bench.child import ROOT, ChildError
 from bench.workshop import Workshop
-from builder.docker_engine import DockerEngine
 from builder.errors import EngineUnavailableError
+from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
 
 __all__ = ["BASE", "connect", "project"]

@@ -19,7 +19,7 @@ from bench.engine import BASE, connect, project
 from bench.options import Options
 from bench.result import Result, Target, ratio, seconds
 from bench.turns import take_turns
-from builder import pipeline
+from builder import workflow
 from builder.project import Project
 
 __all__ = ["measure"]
@@ -60,7 +60,7 @@ def measure(options: Options) -> Result:
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     for stem in options.variants:
-        variants = {one.stem: one for one in pipeline.select(Project.find(place), [])}
+        variants = {one.stem: one for one in workflow.select(Project.find(place), [])}
         if stem not in variants:
             raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(variants)}")
         variant = variants[stem]

@@ -18,10 +18,11 @@ from bench.options import Options
 from bench.result import Result, Target, ratio, seconds
 from bench.turns import take_turns
 from bench.workshop import Workshop
-from builder import pipeline, uv_tool
-from builder.files import remove_tree
+from builder import workflow
 from builder.project import Project
 from builder.spec import Variant
+from builder.system import uv
+from builder.system.files import remove_tree
 from builder.targets.local import interpreter
 
 __all__ = ["PIP", "UV", "Wait", "measure", "sandboxes", "variant_of", "without_template"]
@@ -113,7 +114,7 @@ def _row(name: str, way: str, waits: list[Wait], slowest: float) -> tuple[str, .
 
 def variant_of(workshop: Workshop, stem: str) -> Variant:
     """The variant of the copy. Raises `ChildError`."""
-    variants = pipeline.select(Project.find(workshop.project), [])
+    variants = workflow.select(Project.find(workshop.project), [])
     found = {variant.stem: variant for variant in variants}
     if stem not in found:
         raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(found)}")
@@ -127,11 +128,11 @@ def without_template(workshop: Workshop, variant: Variant) -> dict[str, Callable
     chosen = interpreter.choose(variant.python)
     if chosen is None:
         raise ChildError(f"no Python on this machine satisfies {variant.python}")
-    uv = uv_tool.binary()
+    program = uv.binary()
     venv = [chosen, "-m", "venv", str(folder)]
     pip = [inside, "-m", "pip", "install", "--quiet", *variant.requirements]
-    uv_venv = [uv, "venv", "--quiet", "--no-project", "--python", chosen, str(folder)]
-    uv_pip = [uv, "pip", "install", "--quiet", "--python", inside, *variant.requirements]
+    uv_venv = [program, "venv", "--quiet", "--no-project", "--python", chosen, str(folder)]
+    uv_pip = [program, "pip", "install", "--quiet", "--python", inside, *variant.requirements]
     # A cache of its own, which the warm-up turn fills: the user's may hold anything.
     cached = {"PIP_CACHE_DIR": str(workshop.folder / "pip-cache")}
 

@@ -10,7 +10,7 @@ from bench.engine import connect, project
 from bench.options import Options
 from bench.result import Result, Target, ratio, seconds
 from bench.turns import spread, take_turns
-from builder import pipeline
+from builder import workflow
 from builder.project import Project
 
 __all__ = ["measure"]
@@ -25,7 +25,7 @@ def measure(options: Options) -> Result:
     connect()
     place = project(options.workshop)
     variables = options.workshop.variables(options.workshop.cache)
-    variants = {one.stem: one.name for one in pipeline.select(Project.find(place), [])}
+    variants = {one.stem: one.name for one in workflow.select(Project.find(place), [])}
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     names = [variants[stem] for stem in options.variants]

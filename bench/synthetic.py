@@ -6,8 +6,8 @@ import hashlib
 import json
 from pathlib import Path
 
-from builder.base_image import BaseImage
 from builder.lock import Lock, StageLock
+from builder.lock.base_image import BaseImage
 from builder.record.store import leave_mark
 from builder.registry import DEFAULT_CHANNEL, VERSION
 from builder.spec import Stage, Variant

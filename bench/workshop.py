@@ -9,7 +9,7 @@ from pathlib import Path
 from types import TracebackType
 
 from bench.child import ROOT, ChildError, timed
-from builder.files import cache_folder, remove_tree
+from builder.system.files import cache_folder, remove_tree
 
 __all__ = ["Workshop"]
 

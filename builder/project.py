@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
-from builder.settings import Settings, read_settings
+from builder.system.settings import Settings, read_settings
 
 __all__ = [
     "PRECHECK_WHEN",

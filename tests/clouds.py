@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from builder import pipeline
-from builder.events import Event, silent
-from builder.pipeline import Outcome
+from builder import workflow
 from builder.plan import Plan
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
+from builder.system.events import Event, silent
 from builder.targets.adapters import choose, connect
+from builder.workflow import Outcome
 from tests.e2b_server import Server
 
 # Packages that the interpreter of the tests has, too: sandboxes of the server run on it.
@@ -53,7 +53,7 @@ class Place:
         project = self.project()
         target = connect(choose(project, "e2b")[0], project)
         prepared = self._prepared(project, names)
-        return pipeline.make_plan(
+        return workflow.make_plan(
             project, prepared, target, name="e2b", channel=channel, force=force
         )
 
@@ -71,7 +71,7 @@ class Place:
         project = self.project()
         adapter = connect(choose(project, target)[0], project, report=self.events.append)
         prepared = self._prepared(project, names)
-        planned = pipeline.make_plan(
+        planned = workflow.make_plan(
             project,
             prepared,
             adapter,
@@ -99,13 +99,13 @@ class Place:
         return self._carried_out(project, prepared, planned, adapter, jobs=None, all_variants=False)
 
     def _carried_out(self, *what: Any, **how: Any) -> dict[str, Outcome]:
-        outcomes = pipeline.build(*what, **how, report=self.events.append)
+        outcomes = workflow.build(*what, **how, report=self.events.append)
         return {outcome.name: outcome for outcome in outcomes}
 
     @staticmethod
-    def _prepared(project: Project, names: tuple[str, ...]) -> pipeline.Prepared:
-        variants = pipeline.select(project, names)
-        return pipeline.prepare(project, variants, frozen=True, report=silent)
+    def _prepared(project: Project, names: tuple[str, ...]) -> workflow.Prepared:
+        variants = workflow.select(project, names)
+        return workflow.prepare(project, variants, frozen=True, report=silent)
 
     def recorded(self, name: str, target: str = "e2b") -> dict[str, Any]:
         """The record that the channel `stable` of a template points at."""
@@ -140,8 +140,8 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for stem, text in FILES.items():
         (folder / "variants" / f"{stem}.toml").write_text(text)
     project = Project.find(folder)
-    variants = pipeline.select(project, ())
-    prepared = pipeline.prepare(project, variants, frozen=False, report=silent)
+    variants = workflow.select(project, ())
+    prepared = workflow.prepare(project, variants, frozen=False, report=silent)
     from builder import render
 
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]

@@ -27,9 +27,9 @@ import docker
 import pytest
 from docker.models.containers import Container
 
-from builder.docker_engine.connection import connect
 from builder.errors import EngineUnavailableError
 from builder.flatten import Program
+from builder.precheck.connection import connect
 from tests.e2b_server.steps import evaluation
 
 SOURCES = Path(__file__).parent / "base_image"

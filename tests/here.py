@@ -6,12 +6,12 @@ import os
 from pathlib import Path
 from typing import Any
 
-from builder.build import Built
-from builder.events import silent
-from builder.logs import Log
 from builder.render import Rendered
+from builder.system.events import silent
+from builder.system.logs import Log
 from builder.targets.local import sealed
 from builder.targets.local.target import LocalTarget
+from builder.targets.protocol import Built
 from tests.samples import order_of
 
 __all__ = ["build_here", "put_module", "unseal"]

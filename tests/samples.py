@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.base_image import BaseImage
-from builder.build import Built, Order
-from builder.checks import CheckResult
 from builder.lock import Lock, StageLock
+from builder.lock.base_image import BaseImage
 from builder.render import Rendered, render
 from builder.spec import Variant, load_variants
+from builder.targets.protocol import Built, Order
 from builder.verify import Verified
+from builder.verify.checks import CheckResult
 
 HASH = "0" * 64
 

@@ -13,11 +13,11 @@ from urllib.parse import parse_qsl, urlsplit
 
 import pytest
 
-from builder.base_image import BaseImage, UnknownImageError, _parts, resolve_digest
 from builder.errors import SpecError, TemplateError
-from builder.events import silent
 from builder.lock import Lock, lock_latest
-from builder.lock_conflict import unknown_image
+from builder.lock.base_image import BaseImage, UnknownImageError, _parts, resolve_digest
+from builder.lock.conflict import unknown_image
+from builder.system.events import silent
 from tests.samples import load
 
 DIGEST = "sha256:" + "5" * 64

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import breakage
 from builder.errors import PrecheckError
+from builder.precheck import breakage
 from tests.conftest import BASE
 from tests.samples import load
 

@@ -11,9 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder import chain, history, record, registry
+from builder import record, registry
+from builder.operations.retention import Keep, needed
+from builder.registry import chain, history
 from builder.registry.references import newest_usable
-from builder.retention import Keep, needed
 from tests.test_channels import entry_of, made
 from tests.test_integrity import edited, faults
 
@@ -34,7 +35,7 @@ def names(events: list[dict[str, Any]]) -> str:
 def with_clocks(monkeypatch: pytest.MonkeyPatch, folder: Path, *days: int) -> tuple[Path, Any]:
     """Builds made one after the other on machines whose clocks show those days."""
     moments = iter(f"2026-11-{day:02}T00:00:00Z" for day in days for _ in range(2))
-    for module in ("builder.history", "builder.record.fields"):
+    for module in ("builder.registry.history", "builder.record.fields"):
         monkeypatch.setattr(f"{module}.now", lambda: next(moments))
     found = made(folder, *(f"1.{number}" for number in range(len(days))))
     monkeypatch.undo()

@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 
-from builder import history, pipeline, record, registry
+from builder import operations, record, registry
 from builder.errors import BuildError, NetworkError, RevokedError, StorageError, UnknownBuildError
-from builder.events import silent
 from builder.project import Project
 from builder.record import store
+from builder.registry import history
+from builder.system.events import silent
 from builder.targets.local.place import MANIFEST
 from tests.clouds import Place
 from tests.conftest import BASE, Command
@@ -55,7 +56,7 @@ def two_builds(place: Place) -> tuple[str, str]:
 def test_rollback_on_e2b_moves_its_tags_too(place: Place, cloud: Server) -> None:
     """After a rollback the registry, the channel's tag and `default` all mean the older build."""
     old, new = two_builds(place)
-    moved = pipeline.rollback(
+    moved = operations.rollback(
         place.project(), "four", None, steps=1, channel="stable", target="e2b", reason="slow",
         report=silent,
     )  # fmt: skip
@@ -75,7 +76,7 @@ def test_promotion_that_e2b_refuses_leaves_everything(place: Place, cloud: Serve
     before = path.read_bytes()
     cloud.front.faults.append(Fault("POST /templates/tags", "status", code=500, times=99))
     with pytest.raises(NetworkError, match="moving the tags"):
-        pipeline.promote(
+        operations.promote(
             place.project(), "four", old, channel="stable", target="e2b", reason=None, report=silent
         )
     cloud.front.faults.clear()
@@ -94,7 +95,7 @@ def test_promotion_that_cannot_be_written_puts_the_tags_back(
 
     monkeypatch.setattr(store, "atomic_write", full)
     with pytest.raises(StorageError, match="the disk is full"):
-        pipeline.promote(
+        operations.promote(
             place.project(), "four", old, channel="stable", target="e2b", reason=None, report=silent
         )
     assert cloud.tags("four")["default"] == cloud.tags("four")["stable"] == new.partition(":")[2]
@@ -106,8 +107,8 @@ def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
     ref = place.build("four")["four"].ref or ""
     template_id, _, build_id = ref.partition(":")
 
-    def adopt(what: str) -> pipeline.Moved:
-        return pipeline.adopt(
+    def adopt(what: str) -> operations.Moved:
+        return operations.adopt(
             place.project(), "mine", what, place.project().targets["e2b"], channel="stable",
             unchecked=False, reason=None, report=silent,
         )  # fmt: skip
@@ -159,8 +160,8 @@ def test_revoked_builds_are_passed_over_and_said(tmp_path: Path, local_cache: Pa
         )
     record.revoke(path, ("leaf", "local", refs[1]), reason="wrong", by="x")
 
-    def rollback() -> pipeline.Moved:
-        return pipeline.rollback(
+    def rollback() -> operations.Moved:
+        return operations.rollback(
             project, "leaf", None, steps=1, channel="stable", target="local", reason=None,
             report=silent,
         )  # fmt: skip

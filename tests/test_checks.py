@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from builder.errors import VerifyError
-from builder.events import silent
-from builder.logs import Log
 from builder.spec import Variant
+from builder.system.events import silent
+from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
 from builder.verify import verify
 from tests.conftest import BASE

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder import __version__, errors
-from builder.doctor import examine
+from builder.cli.doctor import examine
 from tests.conftest import ASCII_LOCALE, OTHER, ROOT, Command
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import guard
+from builder.system import guard
 
 CLOSED = {
     "stdin": "0<&-",

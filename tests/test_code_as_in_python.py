@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from builder.execution import Execution
 from builder.render import Rendered
+from builder.sandbox.execution import Execution
 from builder.targets.local import kernel_host, place
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import zygote_of

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import PrecheckError
-from builder.machine_sandbox import open_sandbox
+from builder.precheck.machine_sandbox import open_sandbox
 from builder.spec import Variant
 from builder.targets.e2b.program import cannot_be_checked
 from tests.clouds import Place

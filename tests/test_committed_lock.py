@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from builder import uv_tool
-from builder.base_image import BaseImage
-from builder.committed_lock import read_committed
 from builder.errors import StaleLockError
 from builder.lock import Lock, StageLock
+from builder.lock.base_image import BaseImage
+from builder.lock.committed import read_committed
 from builder.render import render
 from builder.render import write as write_files
 from builder.spec import load_variants
+from builder.system import uv
 from tests.conftest import BASE, Command
 
 Write = Callable[..., Path]
@@ -100,7 +100,7 @@ def test_frozen_never_touches_the_network(write: Write, monkeypatch: pytest.Monk
 
     folder = committed(write, _base=BASE, leaf=LEAF + "packages = ['idna']")
     monkeypatch.setattr(socket, "socket", refuse)
-    monkeypatch.setattr(uv_tool, "run", refuse)
+    monkeypatch.setattr(uv, "run", refuse)
     assert isinstance(
         read_committed(load_variants(folder), folder.parent / "generated")["leaf"], Lock
     )

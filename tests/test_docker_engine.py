@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from builder import errors
-from builder.docker_engine import DockerEngine
+from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
 from tests import engine
 from tests.clouds import Place

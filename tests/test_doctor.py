@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from builder import doctor
-from builder.doctor import Finding
+from builder.cli import doctor
+from builder.cli.doctor import Finding
 from builder.errors import TargetUnavailableError
 from tests.clouds import Place
 from tests.conftest import Command

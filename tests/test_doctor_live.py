@@ -15,14 +15,14 @@ import e2b
 import pytest
 import typer
 
-from builder import progress
+from builder.cli import progress
 from builder.cli.app import run
-from builder.doctor import live, trial
-from builder.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
-from builder.doctor.live import Checked
+from builder.cli.doctor import live, trial
+from builder.cli.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
+from builder.cli.doctor.live import Checked
 from builder.errors import AssumptionError, TargetUnavailableError, UnconfirmedError
-from builder.events import Event, silent
 from builder.project import BUILT_IN_TARGETS
+from builder.system.events import Event, silent
 from tests.conftest import ROOT
 from tests.e2b_server import ModelledSteps, Server
 from tests.e2b_server.faults import Fault

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from builder.documents import MAX_DEPTH, NestingError, parse_json, parse_toml
+from builder.system.documents import MAX_DEPTH, NestingError, parse_json, parse_toml
 
 VALUES = st.recursive(
     st.none() | st.booleans() | st.integers() | st.text("[]{}\"\\\\a\\n'#"),

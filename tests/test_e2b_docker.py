@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from builder import registry, render
-from builder.pipeline import build, make_plan
 from builder.project import Project
 from builder.targets.adapters import choose, connect
+from builder.workflow import build, make_plan
 from tests.e2b_server import DockerSteps, Server
 from tests.test_e2b_recovery import until
 from tests.test_same_machine import lightened

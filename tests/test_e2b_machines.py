@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from builder.build import OvertakenError
 from builder.errors import BuildError
 from builder.targets.e2b.promotion import promote
+from builder.targets.protocol import OvertakenError
 from tests.clouds import Place
 from tests.e2b_server import Fault, ModelledSteps, Server
 from tests.e2b_server.state import ApiError, State, Team
@@ -29,7 +29,7 @@ FLEETS = int(os.environ.get("TEMPLATE_TEST_FLEETS", "1"))
 DELAYS = (0.0, 0.0, 0.001, 0.02)
 OFFSET = """
 import datetime as dt, sys
-from builder import history
+from builder.registry import history
 offset = dt.timedelta(seconds=float(sys.argv.pop(1)))
 history.now = lambda: (dt.datetime.now(dt.UTC) + offset).strftime("%Y-%m-%dT%H:%M:%SZ")
 from builder.cli import main

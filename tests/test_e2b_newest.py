@@ -154,14 +154,14 @@ def test_claim_of_a_run_that_was_killed_is_honoured(places: Places, server: Serv
 
 def test_promotion_goes_over_newer_builds(place: Place, cloud: Server) -> None:
     """Whoever moves a channel back on purpose does, and the next newer build has it again."""
-    from builder import pipeline
-    from builder.events import silent
+    from builder import operations
+    from builder.system.events import silent
 
     for value in "12":
         variable(place, value)
         assert place.build("four")["four"].error is None
     first, last = cloud.builds("four")
-    pipeline.rollback(
+    operations.rollback(
         place.project(), "four", None, steps=1, channel="stable", target="e2b", reason=None,
         report=silent,
     )  # fmt: skip

@@ -19,8 +19,8 @@ from builder.errors import (
     TargetUnavailableError,
     VerifyError,
 )
-from builder.journal import Journal
 from builder.targets.adapters import choose
+from builder.targets.journal import Journal
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Fault, ModelledSteps, Server

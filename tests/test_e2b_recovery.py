@@ -14,7 +14,7 @@ from dataclasses import replace
 import pytest
 
 from builder.errors import InterruptedRunError
-from builder.journal import Journal
+from builder.targets.journal import Journal
 from tests.clouds import NAMES, Place
 from tests.e2b_server import Fault, ModelledSteps, Server
 

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from builder.execution import Execution, Output
+from builder.sandbox.execution import Execution, Output
 from builder.targets.e2b import stream
 from tests.clouds import Opened
 

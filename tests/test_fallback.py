@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from builder import errors
-from builder.download_size import download_size
 from builder.errors import BlockedError, ProjectError
+from builder.lock.download_size import download_size
 from builder.project import Project
 from tests.clouds import Place
 from tests.conftest import Command

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import record, uv_settings
+from builder import record
 from builder.errors import StorageError
-from builder.files import atomic_write, cache_folder
 from builder.render import write
 from builder.spec import load_variants
+from builder.system import uv_settings
+from builder.system.files import atomic_write, cache_folder
 from tests.samples import rendered_of
 
 

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import history, record, registry
+from builder import record, registry
 from builder.errors import SelectionError
+from builder.registry import history
 from tests.conftest import Command
 from tests.test_channels import entry_of, made
 from tests.test_gc import environment

@@ -18,17 +18,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import history, record, registry, spec
+from builder import record, registry, spec
 from builder.errors import FlattenError, RegistryError, SpecError, TemplateError
-from builder.execution import Output
 from builder.flatten import BaseConfig, flatten
-from builder.journal import Journal
-from builder.registry import search
+from builder.registry import history, search
 from builder.registry.references import find_build, split
 from builder.render import render
 from builder.runtime import WebhookReceiver
+from builder.sandbox.execution import Output
 from builder.targets.e2b import stream
 from builder.targets.e2b.service import CodeService
+from builder.targets.journal import Journal
 from tests.conftest import BASE, LIGHT, ROOT
 from tests.samples import lock_of
 from tests.test_channels import made

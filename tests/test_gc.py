@@ -14,7 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from builder import registry
-from builder.retention import Keep, needed
+from builder.operations.retention import Keep, needed
 from builder.targets.local import leftovers
 from tests.conftest import Command
 from tests.engine import client
@@ -107,7 +107,7 @@ def test_what_runs_stays(tmp_path: Path, own_cache: Path, command: Command) -> N
     finally:
         process.kill()
         process.wait()
-    from builder.files import exclusive
+    from builder.system.files import exclusive
 
     with exclusive(own_cache / "locks" / f"{place.name}.lock"):
         found = collected(command, tmp_path, own_cache, *few)["found"]

@@ -7,8 +7,8 @@ from typing import Any
 import e2b
 import pytest
 
-from builder import pipeline, record, registry
-from builder.events import silent
+from builder import operations, record, registry
+from builder.system.events import silent
 from builder.targets.adapters import Target, connect
 from tests.clouds import Place
 from tests.conftest import Command
@@ -111,9 +111,9 @@ def test_template_that_the_registry_gave_up_is_deleted(
     it was used lately, a sandbox of it runs, or somebody else has built it, too,
     and did not fail."""
     (ref,) = built_anew(place, "1", channel="trial")
-    removal = pipeline.Removal(name="four", target="e2b", builds=(ref,), channels=("trial",))
+    removal = operations.Removal(name="four", target="e2b", builds=(ref,), channels=("trial",))
     e2b.Template.assign_tags(f"four:{ref.partition(':')[2]}", ["kept", "default"])
-    pipeline.remove(place.project(), removal, reason=None, report=silent)
+    operations.remove(place.project(), removal, reason=None, report=silent)
     assert set(cloud.tags("four")) == {"kept", "default"}
     now = ("--protect-days", "0")
     assert collected(command, place, cloud) == []

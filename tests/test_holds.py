@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from builder import history, pipeline, record, registry
+from builder import operations, record, registry
 from builder.errors import BlockedError, UnknownChannelError
-from builder.events import silent
 from builder.plan import Plan, Situation, make_plan
+from builder.registry import history
 from builder.registry.holds import Hold, hold_of
+from builder.system.events import silent
 from tests.clouds import Place
 from tests.conftest import BASE, Command
 from tests.e2b_server import Server
@@ -143,7 +144,7 @@ def test_held_channel_on_e2b_keeps_its_tags(place: Place, cloud: Server) -> None
     second build does nothing, another channel moves, and `--release` moves all of them."""
     old, new = two_builds(place)
     project = place.project()
-    pipeline.rollback(
+    operations.rollback(
         project, "four", None, steps=1, channel="stable", target="e2b", reason="slow",
         report=silent,
     )  # fmt: skip
@@ -179,7 +180,7 @@ def test_unhold_of_a_channel_that_is_not_there(place: Place, cloud: Server) -> N
     """A channel that does not exist is told as that, with near matches."""
     place.build("four")
     with pytest.raises(UnknownChannelError) as caught:
-        pipeline.unhold(place.project(), "four", channel="stabel", target="e2b", reason=None)
+        operations.unhold(place.project(), "four", channel="stabel", target="e2b", reason=None)
     assert caught.value.hint == "did you mean `stable`?"
 
 

@@ -9,8 +9,9 @@ from typing import Any
 
 import pytest
 
-from builder import history, record, registry
+from builder import record, registry
 from builder.errors import RegistryError
+from builder.registry import history
 from tests.clouds import Place
 from tests.conftest import ROOT, Command
 from tests.e2b_server import Server

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder.journal import Journal
+from builder.targets.journal import Journal
 from tests.conftest import ROOT
 
 
@@ -63,7 +63,7 @@ def test_claim_keeps_others_out(tmp_path: Path) -> None:
     journal = Journal(tmp_path, target="e2b")
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
-        "from pathlib import Path\nfrom builder.journal import Journal\n"
+        "from pathlib import Path\nfrom builder.targets.journal import Journal\n"
         "with Journal(Path(sys.argv[2]), target='e2b').claimed('light'):\n"
         "    print('held', flush=True); time.sleep(1000)\n"
     )

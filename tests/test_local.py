@@ -12,17 +12,17 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipeline
+from builder import workflow
 from builder.errors import (
     BuildError,
     NotOnThisMachineError,
     SandboxError,
     VerifyError,
 )
-from builder.events import silent
-from builder.logs import Log
 from builder.project import Project
 from builder.render import Rendered
+from builder.system.events import silent
+from builder.system.logs import Log
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.target import LocalTarget
@@ -43,8 +43,8 @@ LIGHT = (
 def prepared(folder: Path) -> Rendered:
     """Lock and render the only variant of a project, for real."""
     project = Project.find(folder)
-    variants = pipeline.select(project, [])
-    (found,) = pipeline.prepare(project, variants, frozen=False, report=silent).values()
+    variants = workflow.select(project, [])
+    (found,) = workflow.prepare(project, variants, frozen=False, report=silent).values()
     assert isinstance(found, Rendered)
     return found
 
@@ -158,14 +158,14 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
-        "from builder import pipeline\n"
-        "from builder.build import Order\n"
-        "from builder.events import silent\n"
-        "from builder.logs import Log\n"
+        "from builder import workflow\n"
+        "from builder.targets.protocol import Order\n"
+        "from builder.system.events import silent\n"
+        "from builder.system.logs import Log\n"
         "from builder.project import Project\n"
         "from builder.targets.local.target import LocalTarget\n"
         "project = Project.find(Path(sys.argv[2]))\n"
-        "(r,) = pipeline.prepare(project, pipeline.select(project, []), frozen=True,"
+        "(r,) = workflow.prepare(project, workflow.select(project, []), frozen=True,"
         " report=silent).values()\n"
         "target, log = LocalTarget(), Log(Path(sys.argv[2]) / 'logs', target='local')\n"
         "with target.claimed('light', report=silent):\n"
@@ -470,7 +470,7 @@ def test_what_local_cannot_provide_is_said(write: Callable[..., Path]) -> None:
         light="schema = 1\nname = 'light'\nextends = '_base'\n[system]\npackages = ['git']\n"
         "[[files]]\nsource = '_base.toml'\ntarget = '/opt/x'\n",
     )
-    (variant,) = pipeline.select(Project.find(folder.parent), [])
+    (variant,) = workflow.select(Project.find(folder.parent), [])
     assert LocalTarget().lacking(variant) == (
         "Debian packages of variants/light.toml: git",
         "files at absolute paths of variants/light.toml: /opt/x",
@@ -485,7 +485,7 @@ def test_python_that_is_not_here_blocks(write: Callable[..., Path]) -> None:
         _base=BASE.replace(">=3.11", "==3.29.*"),
         light="schema = 1\nname = 'light'\nextends = '_base'\n",
     )
-    (variant,) = pipeline.select(Project.find(folder.parent), [])
+    (variant,) = workflow.select(Project.find(folder.parent), [])
     assert LocalTarget().blocked(variant) == (
         "no Python on this machine satisfies `base.python` ==3.29.*;"
         " `uv python install 3.29` gets one"

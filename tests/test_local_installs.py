@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipeline
-from builder.events import silent
-from builder.logs import Log
+from builder import workflow
 from builder.project import Project
 from builder.render import Rendered
+from builder.system.events import silent
+from builder.system.logs import Log
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import forks, zygote_of
@@ -33,8 +33,8 @@ def environment(folder: Path, cache: Path, packages: list[str]) -> Path:
     (folder / "variants" / "_base.toml").write_text(textwrap.dedent(BASE))
     (folder / "variants" / "own.toml").write_text(SPEC.format(name="own", packages=packages))
     project = Project.find(folder)
-    variants = pipeline.select(project, [])
-    (rendered,) = pipeline.prepare(project, variants, frozen=False, report=silent).values()
+    variants = workflow.select(project, [])
+    (rendered,) = workflow.prepare(project, variants, frozen=False, report=silent).values()
     assert isinstance(rendered, Rendered)
     with pytest.MonkeyPatch.context() as patch, Log(folder / "logs", target="local") as log:
         patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))

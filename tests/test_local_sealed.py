@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.files import remove_tree
+from builder.system.files import remove_tree
 from builder.targets.local import leftovers, place, sealed
 from tests.conftest import ROOT, Command
 
@@ -114,7 +114,7 @@ AS_USER = """
 import os, sys
 sys.path.insert(0, sys.argv[1])
 from pathlib import Path
-from builder.files import remove_tree
+from builder.system.files import remove_tree
 from builder.targets.local import sealed
 if os.geteuid() == 0:
     os.setgid(65534)

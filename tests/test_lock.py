@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from builder.errors import LockConflictError, NetworkError, TemplateError
-from builder.events import Event, silent
 from builder.lock import Lock, lock_latest
-from builder.lock_conflict import explain
-from builder.pins import parse_pins
+from builder.lock.conflict import explain
+from builder.lock.pins import parse_pins
 from builder.spec import load_variants
+from builder.system.events import Event, silent
 from tests.conftest import BASE
 
 Write = Callable[..., Path]

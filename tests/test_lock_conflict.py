@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import LockConflictError, NetworkError, TemplateError
-from builder.events import silent
 from builder.lock import Lock, lock_latest
+from builder.system.events import silent
 from tests.index_server import Failure, IndexServer, served, wheel
 from tests.samples import load
 

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import progress
-from builder.events import Event
-from builder.logs import Log, latest
+from builder.cli import progress
+from builder.system.events import Event
+from builder.system.logs import Log, latest
 
 EVENTS = [
     Event(kind="note", text="target local: asked for"),
@@ -71,8 +71,8 @@ def test_table_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
 LIVE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from builder import progress
-from builder.events import Event
+from builder.cli import progress
+from builder.system.events import Event
 with progress.reporting(quiet=False, as_json=False) as report:
     report(Event(kind="note", text="target local: [asked] for"))
     report(Event(kind="step", variant="a", text="installing"))
@@ -130,8 +130,8 @@ def test_cells_are_exactly_the_text_on_a_terminal() -> None:
     code = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
-from builder import progress
-from builder.events import Event
+from builder.cli import progress
+from builder.system.events import Event
 progress.table(["a:key:b"], [[cell] for cell in {ODD!r}])
 with progress.reporting(quiet=False, as_json=False) as report:
     for text in {ODD!r}:
@@ -152,8 +152,8 @@ def test_hidden_characters_are_visible_on_a_terminal() -> None:
     code = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
-from builder import progress
-from builder.events import Event
+from builder.cli import progress
+from builder.system.events import Event
 evil = {EVIL!a}
 progress.table([evil], [[evil]])
 progress.show_text(evil)

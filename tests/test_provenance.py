@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from builder import provenance
+from builder.system import provenance
 
 pytestmark = pytest.mark.needs("git")
 

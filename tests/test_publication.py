@@ -10,8 +10,8 @@ import pytest
 
 from builder import record, registry
 from builder.errors import RevokedError, StorageError
-from builder.journal import Journal
 from builder.record import publishing, store
+from builder.targets.journal import Journal
 from tests.clouds import Place
 from tests.conftest import BASE
 from tests.e2b_server import Server

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from builder import record, registry
 from builder.errors import RegistryError, RegistryVersionError, StorageError
-from builder.files import atomic_write, exclusive, remove_tree
+from builder.system.files import atomic_write, exclusive, remove_tree
 from tests.conftest import BASE
 from tests.samples import load, rendered_of, verified_of
 
@@ -200,7 +200,7 @@ def test_atomic_write_replaces_in_one_step(tmp_path: Path) -> None:
 def test_full_disk_is_told_and_leaves_the_old_file(tmp_path: Path) -> None:
     """Writing to a full device is a StorageError that says so, and removes its temporary file."""
     code = (
-        "import resource, sys; from pathlib import Path; from builder.files import atomic_write\n"
+        "import resource, sys; from pathlib import Path; from builder.system.files import atomic_write\n"
         "import signal; signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
         "atomic_write(Path(sys.argv[1]), b'x' * 5000)\n"
@@ -237,7 +237,7 @@ def test_exclusive_excludes_and_says_that_it_waits(tmp_path: Path) -> None:
         with pytest.raises(BlockingIOError), exclusive(lock, wait=False):
             pass
         code = (
-            "import sys; from pathlib import Path; from builder.files import exclusive\n"
+            "import sys; from pathlib import Path; from builder.system.files import exclusive\n"
             "with exclusive(Path(sys.argv[1]), waiting=lambda: print('waiting', flush=True)):\n"
             "    print('held', flush=True)\n"
         )

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from builder import history, registry
+from builder import registry
 from builder.errors import (
     NotBuiltError,
     RegistryError,
@@ -21,6 +21,7 @@ from builder.errors import (
     UnknownChannelError,
     UnknownTemplateError,
 )
+from builder.registry import history
 from tests.conftest import ROOT, Command
 
 E2B = {

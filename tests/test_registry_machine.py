@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from builder import files, history, pipeline, record, registry
+from builder import operations, record, registry
 from builder.errors import (
     RevokedError,
     SelectionError,
@@ -21,11 +21,13 @@ from builder.errors import (
     UnknownBuildError,
     UnknownChannelError,
 )
-from builder.events import silent
+from builder.operations.retention import Keep, needed
 from builder.project import Project
 from builder.record import store
+from builder.registry import history
 from builder.render import Rendered
-from builder.retention import Keep, needed
+from builder.system import files
+from builder.system.events import silent
 from tests.conftest import BASE
 from tests.samples import load, rendered_of, verified_of
 from tests.test_gc import environment
@@ -156,7 +158,7 @@ class Registry(RuleBasedStateMachine):
         name = data.draw(st.sampled_from(sorted({name for name, _ in self.recorded})))
         before = self.entry(name).get("channels", {}).get(channel)
         try:
-            moved = pipeline.rollback(
+            moved = operations.rollback(
                 self.project,
                 name,
                 None,

@@ -10,9 +10,10 @@ from typing import Any
 
 import pytest
 
-from builder import history, record, registry
+from builder import record, registry
 from builder.cli import app
 from builder.errors import RegistryError, TemplateError
+from builder.registry import history
 from tests.conftest import BASE
 from tests.samples import load, rendered_of, verified_of
 

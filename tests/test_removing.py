@@ -7,11 +7,12 @@ from typing import Any
 import e2b
 import pytest
 
-from builder import history, pipeline, record, registry
+from builder import operations, record, registry
 from builder.errors import NotBuiltError, RevokedError, SelectionError, StorageError
-from builder.events import silent
 from builder.project import Project
 from builder.record import store
+from builder.registry import history
+from builder.system.events import silent
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Server
@@ -150,7 +151,7 @@ def test_merge_of_a_removal_is_repaired(tmp_path: Path) -> None:
     data["templates"]["leaf"]["local"]["holds"] = other["holds"]
     path.write_text(json.dumps(data))
     (tmp_path / "variants").mkdir(exist_ok=True)
-    _, hold = pipeline.unhold(
+    _, hold = operations.unhold(
         Project.find(tmp_path), "leaf", channel="stable", target="local", reason=None
     )
     assert hold is not None
@@ -188,8 +189,8 @@ def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:
 
 
 def removed(place: Place, *, builds: tuple[str, ...] = (), channels: tuple[str, ...] = ()) -> Any:
-    removal = pipeline.Removal(name="four", target="e2b", builds=builds, channels=channels)
-    return pipeline.remove(place.project(), removal, reason=None, report=silent)
+    removal = operations.Removal(name="four", target="e2b", builds=builds, channels=channels)
+    return operations.remove(place.project(), removal, reason=None, report=silent)
 
 
 def test_tags_on_e2b_go_with_what_is_removed(

@@ -16,11 +16,11 @@ from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from builder import pipeline
+from builder import workflow
 from builder.errors import RenderDriftError, SpecError, StorageError
-from builder.events import silent
 from builder.project import Project
 from builder.render import Rendered, drift, render, write
+from builder.system.events import silent
 from tests.conftest import ASCII_LOCALE, BASE, ROOT
 from tests.samples import load, lock_of, rendered_of
 
@@ -109,8 +109,8 @@ def test_warmup_script(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
 def test_generated_is_what_the_specs_render_to() -> None:
     """generated/ is, to the byte, what the specs and the committed locks of this project say."""
     project = Project.find(ROOT)
-    variants = pipeline.select(project, [])
-    prepared = pipeline.prepare(project, variants, frozen=True, report=silent)
+    variants = workflow.select(project, [])
+    prepared = workflow.prepare(project, variants, frozen=True, report=silent)
     rendered = [value for value in prepared.values() if isinstance(value, Rendered)]
     assert len(rendered) == len(variants) == 4
     drift(rendered, project.generated, all_variants=True)

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipeline, render
+from builder import render, workflow
 from builder.errors import SandboxError, VerifyError
-from builder.events import silent
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
+from builder.system.events import silent
 from tests.clouds import Place
 from tests.here import put_module
 
@@ -41,8 +41,8 @@ def light(tmp_path: Path, local_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
             f'[warmup]\nlevel = "memory"\nimports = [{imports}]\n{extra}'
         )
         project = Project.find(tmp_path)
-        prepared = pipeline.prepare(
-            project, pipeline.select(project, ()), frozen=False, report=silent
+        prepared = workflow.prepare(
+            project, workflow.select(project, ()), frozen=False, report=silent
         )
         rendered = prepared["light"]
         assert isinstance(rendered, render.Rendered), rendered

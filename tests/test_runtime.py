@@ -260,7 +260,7 @@ def test_import_is_light() -> None:
     code = (
         "import sys, builder.runtime as r; r.CodeExecutionPrimitive\n"
         "heavy = {'e2b', 'pydantic', 'starlette', 'httpx', 'jupyter_client', 'builder.spec',"
-        " 'builder.render', 'builder.plan', 'builder.pipeline', 'docker', 'typer', 'rich'}\n"
+        " 'builder.render', 'builder.plan', 'builder.workflow', 'docker', 'typer', 'rich'}\n"
         "print(sorted(heavy & set(sys.modules)))"
     )
     found = subprocess.run(

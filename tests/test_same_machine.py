@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from builder.docker_engine import DockerEngine
-from builder.events import silent
 from builder.flatten import flatten
 from builder.lock import Lock, lock_latest
-from builder.logs import Log
+from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
 from builder.render import Rendered, render
 from builder.spec import load_variants
+from builder.system.events import silent
+from builder.system.logs import Log
 from tests import engine
 from tests.conftest import ROOT
 from tests.test_flatten_engine import config_of

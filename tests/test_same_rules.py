@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from builder.execution import Result
 from builder.runtime import CodeOutput
+from builder.sandbox.execution import Result
 from tests.clouds import Opened
 
 pytestmark = pytest.mark.network

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from builder.errors import BuildError
 from builder.plan import common_steps
-from builder.schedule import Schedule
+from builder.plan.schedule import Schedule
 
 
 def nothing(_other: str, _steps: int) -> None:

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import scratch
-from builder.scratch import Scratch
+from builder.system import scratch
+from builder.system.scratch import Scratch
 
 MAKER = """
 import os, signal
-from builder.scratch import Scratch
+from builder.system.scratch import Scratch
 (Scratch({parent!r}).path / "file").touch()
 os.kill(os.getpid(), signal.SIGKILL)
 """

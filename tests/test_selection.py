@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipeline
+from builder import workflow
 from builder.cli.names import template_called, templates_called
 from builder.errors import SelectionError, SpecError, UnknownTemplateError
-from builder.pipeline.selection import LeftOutWarning
 from builder.project import Project
 from builder.registry import Registry
+from builder.workflow.selection import LeftOutWarning
 from tests.conftest import BASE, Command
 
 Write = Callable[..., Path]
@@ -35,7 +35,7 @@ def place(write: Write) -> Project:
 
 
 def selected(place: Project, *names: str) -> list[str]:
-    return [variant.name for variant in pipeline.select(place, names)]
+    return [variant.name for variant in workflow.select(place, names)]
 
 
 @pytest.mark.parametrize(

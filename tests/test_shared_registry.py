@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from builder import history, record, registry
+from builder import record, registry
 from builder.errors import NetworkError, RegistryError, RevokedError
-from builder.shared_registry import StaleRegistryWarning
+from builder.registry import history
+from builder.registry.object_store import StaleRegistryWarning
 from tests.conftest import Command
 from tests.object_store import Store
 from tests.test_record import WRITER, WRITES
@@ -181,10 +182,10 @@ def test_answer_that_got_lost_is_not_written_twice(
     """When the store wrote and its answer did not arrive, the change is found to be there."""
     import obstore.exceptions as failures
 
-    from builder import shared_registry
+    from builder.registry import object_store
 
     adopt("a", "abc")
-    real = shared_registry._store
+    real = object_store._store
 
     class Forgetful:
         def __init__(self, found: Any) -> None:
@@ -201,7 +202,7 @@ def test_answer_that_got_lost_is_not_written_twice(
         found, key = real(url)
         return Forgetful(found), key
 
-    monkeypatch.setattr(shared_registry, "_store", forgetful)
+    monkeypatch.setattr(object_store, "_store", forgetful)
     adopt("b", "def")
     monkeypatch.undo()
     events = json.loads(store.text())["templates"]["b"]["e2b"]["history"]
@@ -242,19 +243,19 @@ def test_lost_answer_of_an_overtaken_change(
 ) -> None:
     """A change whose answer was lost is recognised after another machine has changed the registry,
     even where it left nothing in a history."""
-    from builder import shared_registry
+    from builder.registry import object_store
 
     content = record.Content.parse("package", "idna==9")
     record.revoke(URL, content, reason="r", by="x")
-    real = shared_registry._put
+    real = object_store._put
 
     def put(url: str, text: str, before: Any) -> str:
         real(url, text, before)
-        monkeypatch.setattr(shared_registry, "_put", real)
+        monkeypatch.setattr(object_store, "_put", real)
         adopt_elsewhere("b", "def", tmp_path)
         return real(url, text, before)  # as the client does that had no answer
 
-    monkeypatch.setattr(shared_registry, "_put", put)
+    monkeypatch.setattr(object_store, "_put", put)
     assert record.restore(URL, content, by="x") == []
     data = json.loads(store.text())
     assert data["revocations"] == []
@@ -265,16 +266,16 @@ def test_change_that_cannot_be_looked_up_is_said(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Where the store is gone after a change was sent, nobody knows, and the error says that."""
-    from builder import shared_registry
+    from builder.registry import object_store
 
     adopt("a", "abc")
-    real = shared_registry._put
+    real = object_store._put
 
     def put(url: str, text: str, before: Any) -> str:
         store.stop()
         return real(url, text, before)
 
-    monkeypatch.setattr(shared_registry, "_put", put)
+    monkeypatch.setattr(object_store, "_put", put)
     with pytest.raises(NetworkError, match="; whether the change was made is not known"):
         adopt("b", "def")
 

@@ -19,9 +19,9 @@ PROGRAM = f"{shlex.quote(sys.executable)} -m builder"
 WORK = """
 import time
 from pathlib import Path
-from builder import progress
+from builder.cli import progress
 from builder.cli import app, main
-from builder.events import Event
+from builder.system.events import Event
 
 @app.app.command()
 def work() -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 
 from builder.errors import NetworkError, TemplateError
-from builder.events import Event
 from builder.lock import Lock, StageLock, lock_latest
-from builder.logs import Log
 from builder.render import Rendered, render
+from builder.system.events import Event
+from builder.system.logs import Log
 from builder.targets.local import place
 from tests.here import build_here
 from tests.index_server import Failure, IndexServer, Wheel, answers, served, sha256, wheel

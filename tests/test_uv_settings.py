@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import uv_settings, uv_tool
 from builder.errors import ProjectError
-from builder.events import silent
 from builder.lock import Lock, lock_latest
-from builder.logs import Log
 from builder.render import render
+from builder.system import uv, uv_settings
+from builder.system.events import silent
+from builder.system.logs import Log
 from builder.targets.local import place
 from tests.here import build_here
 from tests.index_server import IndexServer, served, wheel
@@ -263,7 +263,7 @@ def test_settings_that_uv_refuses(
         write(path, text)
     monkeypatch.setenv("UV_CONFIG_FILE", str(path))
     with pytest.raises(ProjectError) as caught:
-        uv_tool.run(["cache", "dir"], doing="asking uv")
+        uv.run(["cache", "dir"], doing="asking uv")
     assert caught.value.message == message.format(path=path)
     assert caught.value.hint == f"{hint}, or unset UV_CONFIG_FILE to do without it"
 
@@ -272,7 +272,7 @@ def test_variable_that_uv_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     """A variable with a value that uv cannot read is named, and is no conflict of the spec."""
     monkeypatch.setenv("UV_HTTP_TIMEOUT", "x")
     with pytest.raises(ProjectError) as caught:
-        uv_tool.run(["cache", "dir"], doing="asking uv")
+        uv.run(["cache", "dir"], doing="asking uv")
     assert caught.value.message.startswith(
         "uv does not accept a variable of this environment\n"
         "Failed to parse environment variable `UV_HTTP_TIMEOUT` with invalid value `x`"
@@ -286,7 +286,5 @@ def test_interpreter_of_the_folder_is_not_run(tmp_path: Path, index: IndexServer
     write(Path(".venv/bin/python"), f"#!/bin/sh\ntouch {tmp_path}/was-run\n")
     Path(".venv/bin/python").chmod(0o755)
     installed(tmp_path, locked(tmp_path))
-    uv_tool.run(
-        ["python", "find", "--system", "--no-project", ">=3.11"], doing="looking for a Python"
-    )
+    uv.run(["python", "find", "--system", "--no-project", ">=3.11"], doing="looking for a Python")
     assert not (tmp_path / "was-run").exists()

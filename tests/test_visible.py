@@ -7,7 +7,7 @@ import pytest
 
 from builder import registry
 from builder.errors import RevokedError, UnknownTemplateError
-from builder.visible import one_line, visible
+from builder.errors.visible import one_line, visible
 from tests.conftest import Command
 
 EVIL = "\x1b]0;PWNED\a\x1b[2J\nbuild ok\u202e"

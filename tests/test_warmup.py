@@ -9,11 +9,11 @@ from pathlib import Path
 
 import pytest
 
-from builder import pipeline
-from builder.events import silent
-from builder.logs import Log
+from builder import workflow
 from builder.project import Project
 from builder.render import Rendered
+from builder.system.events import silent
+from builder.system.logs import Log
 from builder.targets.local import place
 from tests.conftest import BASE
 from tests.here import build_here
@@ -41,8 +41,8 @@ def image(
         f"[service]\ncommand = {command!r}\nready-url = 'http://127.0.0.1:{port}/'\n",
     )
     project = Project.find(folder.parent)
-    variants = pipeline.select(project, [])
-    (rendered,) = pipeline.prepare(project, variants, frozen=False, report=silent).values()
+    variants = workflow.select(project, [])
+    (rendered,) = workflow.prepare(project, variants, frozen=False, report=silent).values()
     assert isinstance(rendered, Rendered)
     with Log(tmp_path / "logs", target="local") as log:
         build_here(rendered, log)

@@ -13,7 +13,7 @@ import httpx
 import pytest
 
 from builder.runtime import Event, Ledger, WebhookReceiver, ledger
-from builder.runtime.webhook_events import signature
+from builder.webhooks.events import signature
 from tests.test_webhooks import PAYLOAD, SECRET, delivered
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from builder.runtime import E2BWebhookPrimitive, WebhookReceiver
-from builder.runtime.ledger import Ledger
+from builder.webhooks.ledger import Ledger
 from tests.conftest import Command
 from tests.test_webhooks import PAYLOAD, SECRET, delivered, post
 
@@ -63,7 +63,7 @@ def test_handlers_run_when_the_answer_does_not_arrive() -> None:
         raise SystemExit(3)
 
     receiver.on()(lambda event: seen.append(event.id))
-    from builder.runtime.webhook_events import signature
+    from builder.webhooks.events import signature
 
     body = json.dumps(PAYLOAD).encode()
     headers = [(b"e2b-signature", signature(SECRET, body).encode())]

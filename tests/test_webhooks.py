@@ -23,7 +23,7 @@ from starlette.routing import Mount, Route
 
 from builder.errors import StorageError, TargetUnavailableError, TemplateLookupError
 from builder.runtime import E2BWebhookPrimitive, Event, Ledger, WebhookReceiver
-from builder.runtime.webhook_events import EVENTS, signature
+from builder.webhooks.events import EVENTS, signature
 from tests.conftest import Command
 
 SECRET = "a secret of thirty-two characters"  # noqa: S105 - nobody's

@@ -8,8 +8,8 @@ import pytest
 
 from builder import errors
 from builder.errors import BlockedError, LockConflictError, SeveralFailuresError, about, counted
-from builder.execution import Execution, seconds_in_words
 from builder.runtime.values import output_of
+from builder.sandbox.execution import Execution, seconds_in_words
 from tests.conftest import OTHER, Command
 
 

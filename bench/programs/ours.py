@@ -12,16 +12,16 @@ from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from builder import pipeline, render
-from builder.build import Order
-from builder.committed_lock import read_committed
-from builder.events import silent
+from builder import render, workflow
 from builder.lock import Lock
-from builder.logs import Log
+from builder.lock.committed import read_committed
 from builder.project import Project
 from builder.render import Rendered
 from builder.spec import Variant, WarmupLevel
+from builder.system.events import silent
+from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
+from builder.targets.protocol import Order
 
 
 def main() -> None:
@@ -32,16 +32,16 @@ def main() -> None:
     parser.add_argument("--level", choices=["none", "disk", "memory"])
     arguments = parser.parse_args()
     project = Project.find(arguments.project)
-    variants = pipeline.select(project, arguments.names)
+    variants = workflow.select(project, arguments.names)
     if arguments.level is None:
-        prepared = _rendered(pipeline.prepare(project, variants, frozen=True, report=silent))
+        prepared = _rendered(workflow.prepare(project, variants, frozen=True, report=silent))
         render.write(prepared.values(), project.generated, all_variants=not arguments.names)
     else:
         prepared = _at_level(project, variants, arguments.level)
     print(json.dumps(_build(project, prepared)))
 
 
-def _rendered(prepared: pipeline.Prepared) -> dict[str, Rendered]:
+def _rendered(prepared: workflow.Prepared) -> dict[str, Rendered]:
     found = {}
     for name, one in prepared.items():
         if not isinstance(one, Rendered):

@@ -14,8 +14,9 @@ import sys
 import warnings
 from typing import Any, NoReturn
 
-from builder import errors, guard
+from builder import errors
 from builder.cli.streams import tolerate_lost_readers
+from builder.system import guard
 
 __all__ = ["main"]
 
@@ -62,7 +63,7 @@ def main() -> NoReturn:
 def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
     # Of a library's own warnings a person here can make nothing.
     if category.__module__.startswith("builder."):
-        from builder import progress
+        from builder.cli import progress
 
         progress.show_message(f"warning: {message}")
 
@@ -106,7 +107,7 @@ def _ignore_signals() -> None:
 
 def _told(error: errors.TemplateError) -> int:
     """Tell a failure to people, and to machines if they listen; the exit code for it."""
-    from builder import progress
+    from builder.cli import progress
 
     if "--json" in sys.argv and not progress.json_shown():
         progress.show_json({"error": error.to_json()})

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import __version__, errors, progress
+from builder import __version__, errors
 from builder.cli import (
     build_commands,
     channel_commands,
@@ -15,6 +15,7 @@ from builder.cli import (
     init_command,
     inspect_commands,
     precheck_command,
+    progress,
     registry_commands,
     remove_command,
     repair_commands,

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import pipeline, plan, progress
+from builder import operations, plan, workflow
+from builder.cli import progress
 from builder.cli.failures import raise_failures
 from builder.cli.names import template_called, templates_called
 from builder.cli.options import Channel, Frozen, Json, Names, ProjectFolder, Quiet, TargetName
@@ -19,10 +20,10 @@ from builder.errors import (
     TemplateError,
     counted,
 )
-from builder.events import Event, Reporter
 from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL, Registry
 from builder.registry.references import find_build
+from builder.system.events import Event, Reporter
 from builder.targets.adapters import Target, choose, connect, measures_of, with_measures
 from builder.verify import first_use_pairs
 
@@ -58,15 +59,15 @@ def plan_command(
     """Say what `build` would do with each variant, and why; do nothing."""
     place = Project.find(project)
     settings, why = choose(place, target)
-    variants = pipeline.select(place, names or [])
+    variants = workflow.select(place, names or [])
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
         try:
             adapter: Target | TargetUnavailableError = connect(settings, place, report=report)
         except TargetUnavailableError as error:
             adapter = error
-        prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
-        planned = pipeline.make_plan(
+        prepared = workflow.prepare(place, variants, frozen=frozen, report=report)
+        planned = workflow.make_plan(
             place,
             prepared,
             adapter,
@@ -208,10 +209,10 @@ def build(
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
         adapter = connect(settings, place, report=report)
-        variants = pipeline.select(place, names or [])
-        pipeline.read_registry(place)  # a registry that cannot be read stops us before the work
-        prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
-        planned = pipeline.make_plan(
+        variants = workflow.select(place, names or [])
+        workflow.read_registry(place)  # a registry that cannot be read stops us before the work
+        prepared = workflow.prepare(place, variants, frozen=frozen, report=report)
+        planned = workflow.make_plan(
             place,
             prepared,
             adapter,
@@ -229,7 +230,7 @@ def build(
             report(Event(kind="note", text=text))
         when = precheck or PrecheckWhen(place.precheck.when)
         prepared = prechecked(place, prepared, planned, settings.kind, when, report=report)
-        outcomes = pipeline.build(
+        outcomes = workflow.build(
             place,
             prepared,
             planned,
@@ -284,7 +285,7 @@ def _tell_of_bases(planned: plan.Plan, report: Reporter) -> None:
         report(Event(kind="warning", variant=only, text=text))
 
 
-def _row(outcome: pipeline.Outcome) -> list[str]:
+def _row(outcome: workflow.Outcome) -> list[str]:
     fields = with_measures(outcome.ref or "", outcome.fields or {})
     digest = (outcome.digest or "").removeprefix("sha256:")[:12] or "-"
     ref = outcome.ref or "-"
@@ -335,7 +336,7 @@ def verify(
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
         adapter = connect(settings, place, report=report)
-        recorded = pipeline.read_registry(place)
+        recorded = workflow.read_registry(place)
         for name, build in _builds_named(place, recorded, names or []):
             try:
                 build_meant = (
@@ -343,10 +344,10 @@ def verify(
                     if build
                     else recorded.lookup(name, target=settings.name, channel=channel)
                 )
-                found[name] = pipeline.reverify(place, build_meant, adapter, report=report)
+                found[name] = operations.reverify(place, build_meant, adapter, report=report)
             except TemplateError as error:
                 found[name] = error
-    passed = {n: v for n, v in found.items() if isinstance(v, pipeline.Reverified)}
+    passed = {n: v for n, v in found.items() if isinstance(v, operations.Reverified)}
     if as_json:
         progress.show_json({name: one.to_json() for name, one in passed.items()})
     elif not quiet:
@@ -369,9 +370,9 @@ def _builds_named(
 ) -> Iterator[tuple[str, str | None]]:
     """The templates that are meant, each with the build that is, if one is named."""
     if not names:
-        yield from ((variant.name, None) for variant in pipeline.select(place, []))
+        yield from ((variant.name, None) for variant in workflow.select(place, []))
         return
-    if len(names) == 2 and not pipeline.template_names(
+    if len(names) == 2 and not workflow.template_names(
         names[1].partition("@")[0], recorded.templates, place
     ):
         yield template_called(names[0], recorded.templates, place.root), names[1]

@@ -7,15 +7,17 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import history, pipeline, progress, provenance, record
+from builder import operations, record, workflow
+from builder.cli import progress
 from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, ProjectFolder, Quiet, TargetName
 from builder.errors import SelectionError
-from builder.events import Event
 from builder.project import Project
-from builder.registry import DEFAULT_CHANNEL
+from builder.registry import DEFAULT_CHANNEL, history
 from builder.registry.references import find_build
 from builder.spec import secret_in
+from builder.system import provenance
+from builder.system.events import Event
 from builder.targets.adapters import named
 
 __all__ = ["register"]
@@ -87,7 +89,7 @@ def promote(
     place = Project.find(project)
     name = _called(place, name)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        moved = pipeline.promote(
+        moved = operations.promote(
             place, name, build, channel=channel, target=target, reason=reason, report=report
         )
     _show_moved(moved, quiet=quiet, as_json=as_json)
@@ -114,7 +116,7 @@ def rollback(
     place = Project.find(project)
     name = _called(place, name)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        moved = pipeline.rollback(
+        moved = operations.rollback(
             place,
             name,
             build,
@@ -139,7 +141,7 @@ def unhold(
     """Let builds move a channel again after a rollback; it stays where it is until the next one."""
     place = Project.find(project)
     name = _called(place, name)
-    target, hold = pipeline.unhold(place, name, channel=channel, target=target, reason=reason)
+    target, hold = operations.unhold(place, name, channel=channel, target=target, reason=reason)
     if as_json:
         lifted = hold.to_json() if hold else None
         progress.show_json({"name": name, "target": target, "channel": channel, "lifted": lifted})
@@ -173,7 +175,7 @@ def adopt(
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         if why:
             report(Event(kind="note", text=why))
-        moved = pipeline.adopt(
+        moved = operations.adopt(
             place,
             name,
             ref,
@@ -186,7 +188,7 @@ def adopt(
     _show_moved(moved, quiet=quiet, as_json=as_json)
 
 
-def _show_moved(moved: pipeline.Moved, *, quiet: bool, as_json: bool) -> None:
+def _show_moved(moved: operations.Moved, *, quiet: bool, as_json: bool) -> None:
     if as_json:
         progress.show_json(moved.to_json())
     if as_json or quiet:
@@ -320,16 +322,16 @@ def _subjects(
             hint=f"`template-builder show {name}` tells its builds; a channel's name means the one"
             " that it points at",
         )
-    found = find_build(pipeline.read_registry(place), _called(place, name), build, target=target)
+    found = find_build(workflow.read_registry(place), _called(place, name), build, target=target)
     return [(found.name, found.target, found.ref)]
 
 
 def _called(place: Project, name: str) -> str:
-    return template_called(name, pipeline.read_registry(place).templates, place.root)
+    return template_called(name, workflow.read_registry(place).templates, place.root)
 
 
 def _channels_on(place: Project, rows: list[dict[str, Any]]) -> list[dict[str, str]]:
-    templates = pipeline.read_registry(place).templates
+    templates = workflow.read_registry(place).templates
     return [
         {"name": row["name"], "target": row["target"], "channel": channel, "ref": ref}
         for row in rows

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import typer
 
-from builder import progress
+from builder.cli import progress
 from builder.errors import UnconfirmedError
 
 __all__ = ["confirm"]

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from builder import progress
+from builder.cli import progress
 from builder.cli.confirmation import confirm
 from builder.cli.options import Json, ProjectFolder, Quiet
 from builder.errors import (
@@ -16,8 +16,8 @@ from builder.errors import (
     TemplateError,
     counted,
 )
-from builder.events import Event
 from builder.project import Project, TargetSettings
+from builder.system.events import Event
 from builder.targets.adapters import connect, named
 
 __all__ = ["register"]
@@ -52,7 +52,7 @@ def doctor(
         return
     if target or yes:
         raise typer.BadParameter("--target and --yes go with --live")
-    from builder.doctor import examine
+    from builder.cli.doctor import examine
 
     findings = examine(project)
     if as_json:
@@ -78,7 +78,7 @@ def _settings(project: Path | None, target: str | None) -> TargetSettings:
 
 
 def _try_out(settings: TargetSettings, *, yes: bool, quiet: bool, as_json: bool) -> None:
-    from builder.doctor import live
+    from builder.cli.doctor import live
 
     if not yes:
         confirm(

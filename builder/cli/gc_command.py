@@ -8,8 +8,8 @@ from typing import Annotated
 
 import typer
 
-from builder import pipeline, progress
-from builder.build import Cleaner
+from builder import operations
+from builder.cli import progress
 from builder.cli.confirmation import confirm
 from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
 from builder.errors import (
@@ -17,10 +17,11 @@ from builder.errors import (
     TargetUnavailableError,
     counted,
 )
-from builder.events import Event, Reporter
+from builder.operations.retention import Keep
 from builder.project import Project
-from builder.retention import Keep
+from builder.system.events import Event, Reporter
 from builder.targets.adapters import connect, named
+from builder.targets.protocol import Cleaner
 
 __all__ = ["register"]
 
@@ -64,7 +65,7 @@ def gc(
     place = Project.find(project)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         cleaners = _cleaners(place, target, report)
-        found = pipeline.find_waste(
+        found = operations.find_waste(
             place,
             cleaners,
             Keep(newest=keep, steps=history),
@@ -91,15 +92,15 @@ def gc(
             hint="`--yes` removes them without asking, `--dry-run` says which",
             as_json=as_json,
         )
-    removed: list[pipeline.Found] = []
+    removed: list[operations.Found] = []
     if not dry_run:
 
-        def tell(one: pipeline.Found) -> None:
+        def tell(one: operations.Found) -> None:
             if not as_json and not quiet:
                 what = f"{one.waste.kind} {one.waste.identity}"
                 progress.show_text(f"kept: {what}: {one.kept}" if one.kept else f"removed: {what}")
 
-        removed = list(pipeline.remove_waste(found, tell))
+        removed = list(operations.remove_waste(found, tell))
     if as_json:
         shown = removed or found
         progress.show_json(
@@ -107,7 +108,7 @@ def gc(
         )
 
 
-def _show(found: list[pipeline.Found]) -> None:
+def _show(found: list[operations.Found]) -> None:
     if found:
         progress.table(
             ["on", "what", "which", "size", "because"],
@@ -148,6 +149,6 @@ def _cleaners(place: Project, name: str | None, report: Reporter) -> dict[str, C
 
 
 def _docker(place: Project) -> Cleaner:
-    from builder.docker_engine import DockerEngine
+    from builder.precheck.engine import DockerEngine
 
     return DockerEngine(place.precheck)

@@ -14,11 +14,12 @@ from typing import Annotated
 
 import typer
 
-from builder import progress, spec
+from builder import spec
+from builder.cli import progress
 from builder.cli.options import Json, Quiet
 from builder.errors import ProjectError, TemplateError, from_os_error
-from builder.files import atomic_write
 from builder.spec.schemas import schemas
+from builder.system.files import atomic_write
 
 __all__ = ["default_name", "register"]
 
@@ -161,4 +162,4 @@ def default_name(text: str) -> str:
 
 
 def _text(name: str) -> str:
-    return resources.files("builder").joinpath("templates", "project", name).read_text("utf-8")
+    return resources.files(__package__).joinpath("project_template", name).read_text("utf-8")

@@ -6,16 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import history, pipeline, progress, registry
+from builder import operations, registry, workflow
+from builder.cli import progress
 from builder.cli.failures import raise_failures
 from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.cli.registry_commands import open_registry
 from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError, counted
-from builder.events import Event, silent
 from builder.project import Project
+from builder.registry import history
 from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
+from builder.system.events import Event, silent
 from builder.targets.adapters import choose, with_measures
 
 __all__ = ["register"]
@@ -52,7 +54,7 @@ def show(
     found = find_build(recorded, name, build or within or channel, target=target)
     entry = recorded.entry(name, found.target)
     if sbom:
-        from builder.sbom import bill_of_materials
+        from builder.operations.sbom import bill_of_materials
 
         progress.show_document(bill_of_materials(found))
         return
@@ -177,7 +179,7 @@ def diff(
     as_json: Json = False,
 ) -> None:
     """Show how two builds differ, or a build and the spec with its committed lock."""
-    from builder import compare
+    from builder.operations import compare
 
     recorded = open_registry(project)
     sides: list[compare.Side] = []
@@ -216,15 +218,16 @@ def diff(
 
 
 def _spec_side(place: Project, asked: str) -> Any:
-    from builder import compare, plan
+    from builder import plan
+    from builder.operations import compare
 
-    variants = pipeline.select(place, [asked])
+    variants = workflow.select(place, [asked])
     if len(variants) > 1:
         raise SelectionError(
             f"`{asked}` means several variants: {', '.join(f'`{v.name}`' for v in variants)}",
             hint="this command takes one",
         )
-    prepared = pipeline.prepare(place, variants, frozen=True, report=silent)
+    prepared = workflow.prepare(place, variants, frozen=True, report=silent)
     (rendered,) = prepared.values()
     if isinstance(rendered, TemplateError):
         raise rendered
@@ -246,11 +249,11 @@ def outdated(
     """Say which templates are outdated: what a rebuild with the latest packages would change."""
     place = Project.find(project)
     settings, why = choose(place, target)
-    variants = pipeline.select(place, names or [])
+    variants = workflow.select(place, names or [])
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
-        prepared = pipeline.prepare(place, variants, frozen=False, report=report)
-        found = pipeline.outdated(
+        prepared = workflow.prepare(place, variants, frozen=False, report=report)
+        found = operations.outdated(
             place, prepared, target=settings.name, channel=channel, max_age_days=max_age
         )
     if as_json:

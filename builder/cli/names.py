@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from builder import pipeline, registry
+from builder import registry, workflow
 from builder.errors import SelectionError, UnknownTemplateError, near
 from builder.project import Project
 
@@ -22,13 +22,13 @@ def template_called(name: str, known: Iterable[str], project: Path | None) -> st
     if name in known:
         return name
     head, at, build = name.partition("@")
-    found = pipeline.template_names(head, known, _project(project))
+    found = workflow.template_names(head, known, _project(project))
     if len(found) > 1:
         listed = ", ".join(f"`{one}`" for one in found)
         raise SelectionError(
             f"`{head}` means several templates: {listed}", hint="this command takes one"
         )
-    if not found and pipeline.is_glob(head):
+    if not found and workflow.is_glob(head):
         raise SelectionError(f"no template matches `{head}`; there are: {_listed(known)}")
     return f"{found[0]}{at}{build}" if found else name
 
@@ -41,12 +41,12 @@ def templates_called(
     known = recorded.templates
     found = {
         name: [
-            one for one in pipeline.template_names(name, known, _project(project)) if one in known
+            one for one in workflow.template_names(name, known, _project(project)) if one in known
         ]
         for name in names
     }
     unknown = [name for name, templates in found.items() if not templates]
-    if len(unknown) == 1 and not pipeline.is_glob(unknown[0]):
+    if len(unknown) == 1 and not workflow.is_glob(unknown[0]):
         recorded.target_of(unknown[0])
     if unknown:
         hints = [

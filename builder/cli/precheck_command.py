@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import pipeline, progress
+from builder import workflow
+from builder.cli import progress
 from builder.cli.failures import raise_failures
 from builder.cli.options import Frozen, Json, Names, ProjectFolder, Quiet
 from builder.errors import EngineUnavailableError, NetworkError, StorageError, TemplateError
-from builder.events import Event, Reporter
 from builder.plan import Plan
 from builder.precheck import Checked
 from builder.project import Project
 from builder.render import Rendered, write
+from builder.system.events import Event, Reporter
 from builder.verify import first_use_pairs
 
 __all__ = ["PrecheckWhen", "prechecked", "register"]
@@ -41,17 +42,17 @@ def precheck(
 ) -> None:
     """Build with Docker, start the image as a sandbox would be, and check it from inside."""
     place = Project.find(project)
-    variants = pipeline.select(place, names or [])
+    variants = workflow.select(place, names or [])
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         # Before anything is resolved: without an engine there is nothing to do here.
-        from builder.docker_engine import DockerEngine
+        from builder.precheck.engine import DockerEngine
 
         engine = DockerEngine(place.precheck)
         engine.tidy()
-        prepared = pipeline.prepare(place, variants, frozen=frozen, report=report)
+        prepared = workflow.prepare(place, variants, frozen=frozen, report=report)
         rendered = [one for one in prepared.values() if isinstance(one, Rendered)]
         write(rendered, place.generated, all_variants=False)
-        found = pipeline.precheck_all(place, prepared, engine, force=force, report=report)
+        found = workflow.precheck_all(place, prepared, engine, force=force, report=report)
     passed = [one for one in found.values() if isinstance(one, Checked)]
     if as_json:
         progress.show_json([one.to_json() for one in passed])
@@ -71,13 +72,13 @@ class PrecheckWhen(enum.StrEnum):
 
 def prechecked(
     project: Project,
-    prepared: pipeline.Prepared,
+    prepared: workflow.Prepared,
     planned: Plan,
     target_kind: str,
     when: PrecheckWhen,
     *,
     report: Reporter,
-) -> pipeline.Prepared:
+) -> workflow.Prepared:
     """Pre-check what is planned to be built; what fails maps to its error from then on.
 
     With `auto`, what the engine itself is not able to do stops no build: it is a warning.
@@ -89,7 +90,7 @@ def prechecked(
         why = "this target does not build from the Dockerfile; --precheck always does it anyway"
         report(Event(kind="note", text=f"not pre-checked with Docker: {why}"))
         return prepared
-    from builder.docker_engine import DockerEngine
+    from builder.precheck.engine import DockerEngine
 
     try:
         engine = DockerEngine(project.precheck)
@@ -101,7 +102,7 @@ def prechecked(
     engine.tidy()
     chosen = {name: prepared[name] for name in names}
     tolerated = _OF_THE_ENGINE if when is PrecheckWhen.auto else ()
-    found = pipeline.precheck_all(
+    found = workflow.precheck_all(
         project, chosen, engine, force=False, tolerated=tolerated, report=report
     )
     failed = {

@@ -10,8 +10,8 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import logs as log_files
-from builder import pipeline, progress, registry
+from builder import registry, workflow
+from builder.cli import progress
 from builder.cli.names import template_called, templates_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.errors import (
@@ -21,6 +21,7 @@ from builder.errors import (
 )
 from builder.project import Project
 from builder.registry.holds import Hold, hold_of
+from builder.system import logs as log_files
 
 __all__ = ["open_registry", "register"]
 
@@ -36,7 +37,7 @@ def register(app: typer.Typer) -> None:
 def open_registry(project: Path | None) -> registry.Registry:
     """The registry in use, or that of a project. Raises `RegistryError`."""
     if project:
-        return pipeline.read_registry(Project.find(project))
+        return workflow.read_registry(Project.find(project))
     return registry.load(_found()).checked()
 
 
@@ -200,7 +201,7 @@ def usage(
     as_json: Json = False,
 ) -> None:
     """Show what sandboxes were used and cost, by template, as E2B's webhooks have told."""
-    from builder.runtime.ledger import GIB_SECOND, VCPU_SECOND, Ledger
+    from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
 
     here = Path(".builder", "usage.sqlite").absolute()
     path = ledger or (here if here.exists() else _state(project) / "usage.sqlite")

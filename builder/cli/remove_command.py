@@ -6,7 +6,8 @@ from typing import Annotated
 
 import typer
 
-from builder import pipeline, progress
+from builder import operations, workflow
+from builder.cli import progress
 from builder.cli.channel_commands import Reason
 from builder.cli.confirmation import confirm
 from builder.cli.names import template_called
@@ -51,9 +52,11 @@ def remove(
     tags go, too, but for `default`, which E2B removes with the template alone.
     """
     place = Project.find(project)
-    recorded = pipeline.read_registry(place)
+    recorded = workflow.read_registry(place)
     name, _, build = template_called(name, recorded.templates, place.root).partition("@")
-    removal = pipeline.removal_of(place, name, build or None, channels=channel or [], target=target)
+    removal = operations.removal_of(
+        place, name, build or None, channels=channel or [], target=target
+    )
     items = [f"channel {removed}" for removed in removal.channels]
     items += [f"build {ref}" for ref in removal.builds]
     suffix = f"of {name} on {removal.target}"
@@ -65,7 +68,7 @@ def remove(
             as_json=as_json,
         )
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        note = pipeline.remove(place, removal, reason=reason, report=report)
+        note = operations.remove(place, removal, reason=reason, report=report)
     if as_json:
         progress.show_json({**removal.to_json(), "note": note})
     elif not quiet:

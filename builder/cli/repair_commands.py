@@ -6,13 +6,15 @@ from typing import Annotated
 
 import typer
 
-from builder import pipeline, progress, provenance, record
+from builder import operations, record, workflow
+from builder.cli import progress
 from builder.cli.options import Json, Names, ProjectFolder, Quiet
 from builder.errors import RegistryError, TemplateError
-from builder.events import Event
+from builder.errors.visible import one_line
 from builder.project import Project
+from builder.system import provenance
+from builder.system.events import Event
 from builder.targets.adapters import connect, named
-from builder.visible import one_line
 
 __all__ = ["register"]
 
@@ -58,17 +60,17 @@ def rebuild(
     """Put builds back into the registry that E2B still has and channels' tags lead to."""
     place = Project.find(project)
     settings, why = named(place, target) or (place.targets["e2b"], None)
-    variants = pipeline.select(place, names or [])
+    variants = workflow.select(place, names or [])
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         if why:
             report(Event(kind="note", text=why))
         adapter = connect(settings, place, report=report)
         try:
-            prepared = pipeline.prepare(place, variants, frozen=True, report=report)
+            prepared = workflow.prepare(place, variants, frozen=True, report=report)
         except TemplateError:
             prepared = {}  # without committed locks, sandboxes tell what is in a build
         wanted = [variant.name for variant in variants]
-        done = pipeline.rebuild(place, prepared, adapter, wanted, report=report)
+        done = operations.rebuild(place, prepared, adapter, wanted, report=report)
     if as_json:
         progress.show_json(done)
     elif not quiet:

@@ -7,15 +7,16 @@ from typing import Annotated, Any
 
 import typer
 
-from builder import pipeline, progress, render
+from builder import render, workflow
+from builder.cli import progress
 from builder.cli.failures import raise_failures
 from builder.cli.options import Json, Names, ProjectFolder, Quiet
-from builder.committed_lock import read_committed
 from builder.errors import RenderDriftError, StaleLockError, TemplateError, counted
-from builder.events import Event
-from builder.files import atomic_write
+from builder.lock.committed import read_committed
 from builder.project import Project
 from builder.spec.schemas import schemas
+from builder.system.events import Event
+from builder.system.files import atomic_write
 
 __all__ = ["register"]
 
@@ -30,7 +31,7 @@ def validate(
     names: Names = None, project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
     """Check the specs, offline; report every mistake of every file."""
-    variants = pipeline.select(Project.find(project), names or [])
+    variants = workflow.select(Project.find(project), names or [])
     if as_json:
         progress.show_json(
             [
@@ -49,10 +50,10 @@ def lock(
 ) -> None:
     """Resolve the latest packages and base image, and write them to generated/."""
     place = Project.find(project)
-    variants = pipeline.select(place, names or [])
+    variants = workflow.select(place, names or [])
     before = read_committed(variants, place.generated)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        prepared = pipeline.prepare(place, variants, frozen=False, report=report)
+        prepared = workflow.prepare(place, variants, frozen=False, report=report)
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     complete = not names and len(rendered) == len(prepared)
     render.write(rendered, place.generated, all_variants=complete)
@@ -88,9 +89,9 @@ def render_command(
 ) -> None:
     """Write generated/ from the specs and the committed locks; lock what has no lock yet."""
     place = Project.find(project)
-    variants = pipeline.select(place, names or [])
+    variants = workflow.select(place, names or [])
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        prepared = dict(pipeline.prepare(place, variants, frozen=True, report=report))
+        prepared = dict(workflow.prepare(place, variants, frozen=True, report=report))
         if check:
             stale = [str(e.message) for e in prepared.values() if isinstance(e, TemplateError)]
             if stale:
@@ -104,7 +105,7 @@ def render_command(
                     missing.append(variant)
                     report(Event(kind="note", text=f"{error.headline}; locking it now"))
             if missing:
-                prepared |= pipeline.prepare(place, missing, frozen=False, report=report)
+                prepared |= workflow.prepare(place, missing, frozen=False, report=report)
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
     complete = not names and len(rendered) == len(prepared)
     if check:

@@ -13,8 +13,8 @@ from e2b_dockerfile_utils import (
     parse_dockerfile_ast,
 )
 
-from builder.documents import MAX_DEPTH, has_deep_brackets
 from builder.errors import Problem
+from builder.system.documents import MAX_DEPTH, has_deep_brackets
 
 __all__ = ["Report", "Scope", "StageText", "chain_of", "flags_of", "instruction_lines"]
 

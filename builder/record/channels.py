@@ -7,8 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from builder import chain, history, registry
-from builder.build import OvertakenError
+from builder import registry
 from builder.errors import (
     BlockedError,
     RegistryError,
@@ -19,8 +18,10 @@ from builder.record.fields import fields_of
 from builder.record.publishing import Publish, update_published
 from builder.record.revoking import check_contents, marks_of, settle
 from builder.record.store import update
+from builder.registry import chain, history
 from builder.registry.holds import Hold, hold_of
 from builder.render import Rendered
+from builder.targets.protocol import OvertakenError
 from builder.verify import Verified
 
 __all__ = [

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder import __version__
-from builder.history import now
 from builder.plan import inputs_of
 from builder.registry import Record
+from builder.registry.history import now
 from builder.render import RESEED_FILE, Rendered
 from builder.spec import Check, Stage, Variant
 from builder.verify import Verified

@@ -6,11 +6,12 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from builder import history, registry
+from builder import registry
 from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError
 from builder.record.channels import lift
 from builder.record.revoking import is_revoked_itself
 from builder.record.store import update
+from builder.registry import history
 
 __all__ = ["check_removable", "remove"]
 

@@ -13,11 +13,10 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 from packaging.version import InvalidVersion, Version
 
-from builder import history
 from builder.errors import RegistryError, RevokedError, SelectionError, UnknownBuildError
 from builder.record.fields import first_stages_of
 from builder.record.store import update
-from builder.registry import is_time, revocation, revoked_as_of, revoked_because
+from builder.registry import history, is_time, revocation, revoked_as_of, revoked_because
 
 __all__ = ["Content", "check_contents", "is_revoked_itself", "marks_of", "restore", "revoke"]
 

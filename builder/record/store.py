@@ -12,8 +12,8 @@ from typing import Any, TypeVar
 
 from builder import registry
 from builder.errors import StorageError
-from builder.files import atomic_write, exclusive, ignored
 from builder.registry.search import mark_of
+from builder.system.files import atomic_write, exclusive, ignored
 
 __all__ = ["dump", "leave_mark", "update"]
 
@@ -50,12 +50,12 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
     shared = registry.is_url(location)
     identity = secrets.token_hex(8)
     if shared:
-        from builder import shared_registry
+        from builder.registry import object_store
 
         def is_applied(text: str) -> bool:
             return identity in registry.parse(text, location).checked().data.get(_CHANGES, [])
 
-        shared_registry.swap(location, changed, is_applied=is_applied)
+        object_store.swap(location, changed, is_applied=is_applied)
         return results[0]
     path = Path(os.path.realpath(location))  # of a link, the file that it leads to is the registry
     with exclusive(ignored(path.parent / ".builder") / f"{path.name}.lock"):

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
-from builder.documents import parse_json
 from builder.errors import RegistryError, RegistryVersionError
 from builder.registry.values import VERSION, Registry
-from builder.regular_file import read_regular
+from builder.system.documents import parse_json
+from builder.system.regular_file import read_regular
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
@@ -66,7 +66,7 @@ def _named_by_project(folder: str) -> str | None:
     Any mistake in them is an error: what is not read might name another registry, which knows of
     revocations that the next one upwards does not.
     """
-    from builder.settings import may_have_settings, read_settings
+    from builder.system.settings import may_have_settings, read_settings
 
     path = os.path.join(folder, "pyproject.toml")
     named = read_settings(path).registry if may_have_settings(path) else None
@@ -140,7 +140,7 @@ def load(path: str | os.PathLike[str] | None = None, *, max_age: float = 0.0) ->
     """
     path = os.fspath(path or find())
     if is_url(path):
-        from builder.shared_registry import age_in_words, read
+        from builder.registry.object_store import age_in_words, read
 
         text, age = read(path, max_age=max_age)
         label = f"{path} (as of {age_in_words(age)} ago)" if age else path

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from builder.errors import UnknownBuildError, UnknownTemplateError, did_you_mean
-from builder.history import newest_first
+from builder.registry.history import newest_first
 from builder.registry.values import DEFAULT_CHANNEL, Record, Registry, revoked_because
 
 if False:  # for type checkers; importing typing costs as much as all the rest

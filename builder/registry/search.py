@@ -17,7 +17,7 @@ import mmap
 import os
 import re
 
-from builder.documents import parse_json
+from builder.system.documents import parse_json
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from collections.abc import Callable

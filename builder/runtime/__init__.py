@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from builder.runtime.files import Files
-    from builder.runtime.ledger import Ledger
     from builder.runtime.primitive import CodeExecutionPrimitive, E2BPrimitive
     from builder.runtime.values import CodeInput, CodeOutput, Result
-    from builder.runtime.webhooks import E2BWebhookPrimitive, Event, WebhookReceiver
-    from builder.sandbox_files import FileEntry
+    from builder.sandbox.files import FileEntry
+    from builder.webhooks.ledger import Ledger
+    from builder.webhooks.receiver import E2BWebhookPrimitive, Event, WebhookReceiver
 
 __all__ = [
     "CodeExecutionPrimitive",
@@ -31,17 +31,17 @@ __all__ = [
 ]
 
 _PLACES = {
-    "CodeExecutionPrimitive": "primitive",
-    "CodeInput": "values",
-    "CodeOutput": "values",
-    "E2BPrimitive": "primitive",
-    "E2BWebhookPrimitive": "webhooks",
-    "Event": "webhooks",
-    "FileEntry": "files",
-    "Files": "files",
-    "Ledger": "ledger",
-    "Result": "values",
-    "WebhookReceiver": "webhooks",
+    "CodeExecutionPrimitive": "runtime.primitive",
+    "CodeInput": "runtime.values",
+    "CodeOutput": "runtime.values",
+    "E2BPrimitive": "runtime.primitive",
+    "E2BWebhookPrimitive": "webhooks.receiver",
+    "Event": "webhooks.receiver",
+    "FileEntry": "sandbox.files",
+    "Files": "runtime.files",
+    "Ledger": "webhooks.ledger",
+    "Result": "runtime.values",
+    "WebhookReceiver": "webhooks.receiver",
 }
 
 
@@ -51,4 +51,4 @@ def __getattr__(name: str) -> Any:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib
 
-    return getattr(importlib.import_module(f"{__name__}.{_PLACES[name]}"), name)
+    return getattr(importlib.import_module(f"builder.{_PLACES[name]}"), name)

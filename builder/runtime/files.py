@@ -19,8 +19,8 @@ from pathlib import Path
 from typing import Any, BinaryIO, Protocol
 
 from builder.errors import NoSandboxFileError, SandboxFileError, TemplateError, did_you_mean
-from builder.sandbox_files import FileEntry, Incoming, normal_path, shown
-from builder.tasks import finished
+from builder.sandbox.files import FileEntry, Incoming, normal_path, shown
+from builder.system.tasks import finished
 
 __all__ = ["FileData", "FilePath", "Files", "SandboxFiles", "put"]
 
@@ -34,7 +34,7 @@ _Entries = list[FileEntry]  # in a class with a method of that name
 class SandboxFiles(Protocol):
     """The files of one sandbox; one caller at a time. The targets provide it.
 
-    Paths are normal (`builder.sandbox_files.normal_path`). All of it raises `NoSandboxFileError`,
+    Paths are normal (`builder.sandbox.files.normal_path`). All of it raises `NoSandboxFileError`,
     `SandboxFileError`, and where the sandbox is a machine elsewhere `SandboxGoneError` and
     `NetworkError`.
     """

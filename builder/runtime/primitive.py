@@ -13,13 +13,14 @@ from typing import Any, Literal
 
 from builder.errors import SandboxError, SandboxGoneError
 from builder.registry import DEFAULT_CHANNEL
-from builder.runtime import composition, telemetry
+from builder.runtime import composition
 from builder.runtime.files import Files, SandboxFiles, put
 from builder.runtime.pool import Pool, pool_of
 from builder.runtime.session import Session, changed_files, end, open_session
 from builder.runtime.template import check_not_revoked, find
 from builder.runtime.values import LONGEST_SECONDS, CodeInput, CodeOutput, checked, output_of
-from builder.sandbox_files import FileEntry
+from builder.sandbox.files import FileEntry
+from builder.system import telemetry
 
 __all__ = ["CodeExecutionPrimitive", "E2BPrimitive"]
 

@@ -9,12 +9,12 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from builder.errors import SandboxError, TemplateError, UnknownTemplateError
-from builder.execution import WARM_SECONDS, Execution, warm_up_code
-from builder.runtime import telemetry
 from builder.runtime.files import SandboxFiles
 from builder.runtime.template import Template, check_not_revoked, near_names
-from builder.sandbox_files import FileEntry
-from builder.tasks import finished
+from builder.sandbox.execution import WARM_SECONDS, Execution, warm_up_code
+from builder.sandbox.files import FileEntry
+from builder.system import telemetry
+from builder.system.tasks import finished
 
 __all__ = ["Session", "changed_files", "end", "open_session"]
 

@@ -3,30 +3,22 @@
 from __future__ import annotations
 
 import os
-import re
-import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
 from builder import registry
 from builder.errors import (
     NotBuiltError,
     RevokedError,
-    TargetUnavailableError,
-    TemplateError,
     UnknownTemplateError,
     did_you_mean,
 )
 from builder.project import target_here
-from builder.targets.e2b.account import Account
+from builder.registry.cached import loaded
+from builder.targets.e2b.account import Account, account_of
 
-__all__ = ["Template", "account", "check_not_revoked", "find", "names_by_id", "near_names"]
-
-# Of a registry in an object store, what was read that long ago is good enough to open a sandbox.
-_SHARED_SECONDS = 30.0
-_KEYS = ("E2B_API_KEY", "E2B_KEY")
+__all__ = ["Template", "check_not_revoked", "find", "near_names"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,11 +66,11 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
     name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
     settings = target_here(name)
     local = settings.kind == "local"
-    owner = None if local else Account.of(settings, _key(api_key, settings.api_key_env, name))
+    owner = None if local else account_of(settings, api_key)
     location = registry.find()
     if not registry.is_url(location):
         location = os.path.abspath(location)
-    found = _registry(location)
+    found = loaded(location)
     if asked in found.templates:
         record = _lookup(found, asked, name, channel)
     else:
@@ -104,30 +96,18 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
     )
 
 
-def account(target: str, api_key: str | None) -> Account:
-    """The account of a target. Raises `TargetUnavailableError`."""
-    settings = target_here(target)
-    if settings.kind == "local":
-        raise TargetUnavailableError(f"target `{target}` is this machine, and has no account")
-    return Account.of(settings, _key(api_key, settings.api_key_env, target))
-
-
 def check_not_revoked(template: Template) -> None:
     """Raises `RevokedError` when the build was revoked since it was found."""
-    _check_ref(_registry(template.registry), template.ref, template.target)
+    _check_ref(loaded(template.registry), template.ref, template.target)
 
 
 def near_names(template: Template) -> str | None:
     """A hint at names of its registry that a template's ref may have meant."""
-    return did_you_mean(template.ref, _registry(template.registry).templates)
+    return did_you_mean(template.ref, loaded(template.registry).templates)
 
 
 class MissingTemplateError(UnknownTemplateError, ValueError):
     """No template was named."""
-
-
-class MissingKeyError(TargetUnavailableError, ValueError):
-    """The key of an account is not set."""
 
 
 def _lookup(found: registry.Registry, name: str, target: str, channel: str) -> registry.Record:
@@ -153,61 +133,3 @@ def _check_ref(found: registry.Registry, ref: str, target: str) -> None:
                 f"build `{ref}` of `{name}` is {registry.revocation(fields)}",
                 hint=f"`template-builder list` shows what else there is of `{name}`",
             )
-
-
-def _registry(location: str) -> registry.Registry:
-    return _loaded(*_version(location))
-
-
-def _version(path: str) -> tuple[str, int, int]:
-    """A registry, and what changes when it is written."""
-    if registry.is_url(path):
-        return path, int(time.monotonic() / _SHARED_SECONDS), 0
-    try:
-        status = os.stat(path)
-    except OSError:
-        return path, 0, 0  # reading it says what is wrong
-    return path, status.st_mtime_ns, status.st_size
-
-
-def names_by_id() -> Mapping[str, str]:
-    """The registry's names by template ID; none where there is no registry to be read."""
-    try:
-        return _names(*_version(registry.find()))
-    except (TemplateError, OSError):
-        return {}
-
-
-@lru_cache(maxsize=4)
-def _names(path: str, changed_ns: int, size: int) -> Mapping[str, str]:
-    names: dict[str, str] = {}
-    for name, targets in _loaded(path, changed_ns, size).templates.items():
-        for entry in targets.values() if isinstance(targets, dict) else ():
-            builds = entry.get("builds", {}) if isinstance(entry, dict) else {}
-            for fields in builds.values() if isinstance(builds, dict) else ():
-                if isinstance(fields, dict) and isinstance(fields.get("template_id"), str):
-                    names[fields["template_id"]] = name
-    return names
-
-
-@lru_cache(maxsize=4)
-def _loaded(path: str, _changed_ns: int, _size: int) -> registry.Registry:
-    return registry.load(path, max_age=_SHARED_SECONDS)
-
-
-def _key(given: str | None, variable: str | None, target: str) -> str:
-    names = [variable] if variable and variable not in _KEYS else list(_KEYS)
-    for key in (given, *(os.environ.get(name) for name in names)):
-        if key and key.strip():
-            if not re.fullmatch(r"[!-~]+", key.strip()):
-                raise MissingKeyError(
-                    f"the key for target `{target}` holds characters that no key has",
-                    hint="was it copied whole, and nothing else with it?",
-                )
-            return key.strip()
-    raise MissingKeyError(
-        f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"
-        f" {'is' if len(names) == 1 else 'are'} not set",
-        hint=f'set {names[0]} to a key of the account; target="local" runs code on this machine'
-        " and needs none, but is no security boundary",
-    )

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Any, TypedDict
 
 from builder.errors import did_you_mean
-from builder.execution import Execution, Result, seconds_in_words
 from builder.runtime.terminal import shown_lines
-from builder.sandbox_files import FileEntry, normal_path
+from builder.sandbox.execution import Execution, Result, seconds_in_words
+from builder.sandbox.files import FileEntry, normal_path
 
 __all__ = ["LONGEST_SECONDS", "CodeInput", "CodeOutput", "Result", "checked", "output_of"]
 

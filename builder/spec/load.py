@@ -12,7 +12,6 @@ from typing import cast
 
 from pydantic import ValidationError
 
-from builder.documents import NestingError, parse_toml
 from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.assemble import stage_of, variant_of
 from builder.spec.models import VariantFile
@@ -20,6 +19,7 @@ from builder.spec.secret_shapes import secrets_of
 from builder.spec.spec_file import SpecFile, positions
 from builder.spec.variant import Stage, Variant
 from builder.spec.wording import NO_SECRETS, worded
+from builder.system.documents import NestingError, parse_toml
 
 __all__ = ["Source", "Specs", "load_specs", "load_variants", "place_of"]
 

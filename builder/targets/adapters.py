@@ -8,14 +8,14 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from builder import registry
-from builder.build import Builder, Built, Cleaner, Tagged
 from builder.errors import TargetUnavailableError
-from builder.events import Reporter, silent
 from builder.plan import Look
 from builder.project import Project, TargetSettings, target_called
 from builder.render import Rendered
+from builder.sandbox.session import SandboxOpener
 from builder.spec import Variant
-from builder.verify import SandboxOpener
+from builder.system.events import Reporter, silent
+from builder.targets.protocol import Builder, Built, Cleaner, Tagged
 
 __all__ = ["Target", "choose", "connect", "measures_of", "named", "with_measures"]
 

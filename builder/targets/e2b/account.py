@@ -5,15 +5,18 @@ from __future__ import annotations
 import atexit
 import functools
 import os
+import re
 import time
 from dataclasses import dataclass, field
 from typing import Any
 
+from builder.errors import TargetUnavailableError
 from builder.project import TargetSettings
 
-__all__ = ["Account"]
+__all__ = ["Account", "account_of"]
 
 _LAST_SECONDS = 0.05
+_KEYS = ("E2B_API_KEY", "E2B_KEY")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,3 +66,35 @@ def _wait_at_exit() -> None:
     """Give the SDK's threads a moment when the program ends. They run Python once more after a call
     has returned, and a thread of theirs that meets the end of Python there aborts the process."""
     atexit.register(time.sleep, _LAST_SECONDS)
+
+
+def account_of(settings: TargetSettings, api_key: str | None) -> Account:
+    """The account of a target, by `api_key` or the variables that may hold one. Raises
+    `TargetUnavailableError` (also a `ValueError`) when there is no key, or no account at all."""
+    if settings.kind == "local":
+        raise TargetUnavailableError(
+            f"target `{settings.name}` is this machine, and has no account"
+        )
+    return Account.of(settings, _key(api_key, settings.api_key_env, settings.name))
+
+
+class MissingKeyError(TargetUnavailableError, ValueError):
+    """The key of an account is not set."""
+
+
+def _key(given: str | None, variable: str | None, target: str) -> str:
+    names = [variable] if variable and variable not in _KEYS else list(_KEYS)
+    for key in (given, *(os.environ.get(name) for name in names)):
+        if key and key.strip():
+            if not re.fullmatch(r"[!-~]+", key.strip()):
+                raise MissingKeyError(
+                    f"the key for target `{target}` holds characters that no key has",
+                    hint="was it copied whole, and nothing else with it?",
+                )
+            return key.strip()
+    raise MissingKeyError(
+        f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"
+        f" {'is' if len(names) == 1 else 'are'} not set",
+        hint=f'set {names[0]} to a key of the account; target="local" runs code on this machine'
+        " and needs none, but is no security boundary",
+    )

@@ -11,15 +11,15 @@ import re
 import time
 from dataclasses import dataclass, replace
 
-from builder.build import Built, Order
 from builder.errors import BuildError, CacheMissError, NetworkError, StepError, TemplateError
-from builder.events import Event, Reporter
-from builder.journal import Entry, Journal
-from builder.logs import Log
-from builder.processes import pause
+from builder.system.events import Event, Reporter
+from builder.system.logs import Log
+from builder.system.processes import pause
 from builder.targets.e2b.cloud import BuildState, Cloud
 from builder.targets.e2b.following import Followed
 from builder.targets.e2b.program import instruction, not_provided, origin, template_of
+from builder.targets.journal import Entry, Journal
+from builder.targets.protocol import Built, Order
 
 __all__ = ["Building", "digest_tag"]
 

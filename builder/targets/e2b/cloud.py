@@ -25,7 +25,7 @@ from builder.errors import (
     TargetUnavailableError,
     TemplateError,
 )
-from builder.processes import pause
+from builder.system.processes import pause
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.api import Api
 from builder.targets.e2b.creation import Creation

@@ -22,7 +22,7 @@ from builder.errors import (
     SandboxGoneError,
     TemplateError,
 )
-from builder.sandbox_files import (
+from builder.sandbox.files import (
     LEVELS,
     WORKING_FOLDER,
     Changes,
@@ -33,8 +33,8 @@ from builder.sandbox_files import (
     shown,
     watched,
 )
+from builder.system.tasks import finished
 from builder.targets.e2b.failures import kind_of
-from builder.tasks import finished
 
 __all__ = ["CloudFiles"]
 

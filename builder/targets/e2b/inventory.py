@@ -7,11 +7,11 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from builder.build import Needs, Tagged, Waste
 from builder.errors import BuildError
 from builder.registry import DEFAULT_CHANNEL
 from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
+from builder.targets.protocol import Needs, Tagged, Waste
 
 __all__ = ["DEFAULT_TAG", "Inventory", "claim_of", "claims_on", "is_digest_tag", "tags_of"]
 

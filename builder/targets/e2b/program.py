@@ -10,11 +10,11 @@ from urllib.parse import urlsplit
 
 import e2b
 
-from builder.build import Order
 from builder.flatten import Step
 from builder.spec import Stage, Variant, place_of
 from builder.spec.positions import Positions
 from builder.targets.e2b.service import SERVICE_PORT, SPOILING
+from builder.targets.protocol import Order
 
 __all__ = ["cannot_be_checked", "instruction", "not_provided", "origin", "template_of"]
 

@@ -12,10 +12,10 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Collection, Mapping
 
-from builder.build import OvertakenError
 from builder.errors import BuildError, NetworkError
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import DEFAULT_TAG, claim_of, claims_on, is_digest_tag, tags_of
+from builder.targets.protocol import OvertakenError
 
 __all__ = ["promote"]
 

@@ -8,8 +8,8 @@ import time
 from collections.abc import Callable, Mapping
 
 from builder.errors import BuildError, NetworkError, SandboxError, TemplateError
-from builder.execution import Execution
-from builder.processes import when_stopped
+from builder.sandbox.execution import Execution
+from builder.system.processes import when_stopped
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.service import CodeService
 

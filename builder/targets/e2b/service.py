@@ -21,7 +21,7 @@ import e2b
 import httpx
 
 from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError
-from builder.execution import Execution, Output
+from builder.sandbox.execution import Execution, Output
 from builder.targets.e2b import stream
 from builder.targets.e2b.certificates import certificates
 

@@ -23,14 +23,14 @@ from builder.errors import (
     TemplateError,
     UnknownTemplateError,
 )
-from builder.execution import Execution
-from builder.limits import limit_error
+from builder.sandbox.execution import Execution
+from builder.system.limits import limit_error
+from builder.system.tasks import finished
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.creation import Creation
 from builder.targets.e2b.failures import UnsettledError, failure_of, if_it_may_pass, kind_of
 from builder.targets.e2b.files import CloudFiles
 from builder.targets.e2b.service import CodeService
-from builder.tasks import finished
 
 __all__ = ["CloudSession"]
 

@@ -14,9 +14,9 @@ import uuid
 from collections.abc import AsyncIterable, Iterator
 from typing import Any
 
-from builder.documents import parse_json
 from builder.errors import InterpreterDiedError, SandboxGoneError
-from builder.execution import Cut, Output
+from builder.sandbox.execution import Cut, Output
+from builder.system.documents import parse_json
 
 __all__ = ["read"]
 

@@ -8,16 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from builder.build import Built, Order
-from builder.checks import Sandbox
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError
-from builder.events import Event, Reporter, silent
-from builder.journal import Entry, Journal
-from builder.logs import Log
 from builder.plan import Drift, Look
 from builder.registry import revoked_because
 from builder.render import Rendered
+from builder.sandbox.session import Sandbox
 from builder.spec import Variant
+from builder.system.events import Event, Reporter, silent
+from builder.system.logs import Log
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
@@ -25,6 +23,8 @@ from builder.targets.e2b.inventory import Inventory, claims_on, tags_of
 from builder.targets.e2b.program import cannot_be_checked, not_provided
 from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import CloudSandbox
+from builder.targets.journal import Entry, Journal
+from builder.targets.protocol import Built, Order
 
 __all__ = ["E2BTarget"]
 

@@ -19,8 +19,6 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 
-from builder import processes, uv_tool
-from builder.documents import parse_json
 from builder.errors import (
     BuildError,
     InterruptedRunError,
@@ -28,12 +26,14 @@ from builder.errors import (
     StorageError,
     from_os_error,
 )
-from builder.events import Event, Reporter
-from builder.files import atomic_write, exclusive, remove_tree
 from builder.lock import StageLock
-from builder.logs import Log
-from builder.pins import parse_pins
+from builder.lock.pins import parse_pins
 from builder.render import Rendered
+from builder.system import processes, uv
+from builder.system.documents import parse_json
+from builder.system.events import Event, Reporter
+from builder.system.files import atomic_write, exclusive, remove_tree
+from builder.system.logs import Log
 from builder.targets.local import byte_code, interpreter
 from builder.targets.local.leftovers import remove_unused
 from builder.targets.local.place import (
@@ -204,8 +204,8 @@ def _compile(folder: Path) -> None:
 
 def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:
     try:
-        uv_tool.run(arguments, doing=f"`uv {' '.join(arguments[:2])}`", on_line=detail)
-    except uv_tool.UvError as error:
+        uv.run(arguments, doing=f"`uv {' '.join(arguments[:2])}`", on_line=detail)
+    except uv.UvError as error:
         installing = arguments[0] == "pip"
         hint = "the lock resolves, but a package of it does not install here: uv says which"
         raise BuildError(error.message, hint=hint if installing else None) from error

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Literal
 
 from builder.errors import NoSandboxFileError, SandboxFileError
-from builder.sandbox_files import (
+from builder.sandbox.files import (
     LEVELS,
     Changes,
     FileEntry,
@@ -32,8 +32,8 @@ from builder.sandbox_files import (
     shown,
     watched,
 )
+from builder.system.tasks import finished
 from builder.targets.local.kernel_host import STABLE_HOME
-from builder.tasks import finished
 
 __all__ = ["LocalFiles"]
 

@@ -8,8 +8,8 @@ import sys
 
 from packaging.specifiers import SpecifierSet
 
-from builder import uv_tool
 from builder.errors import TemplateError
+from builder.system import uv
 
 __all__ = ["choose"]
 
@@ -21,7 +21,7 @@ def choose(specifier: str) -> str | None:
     if SpecifierSet(specifier).contains(platform.python_version(), prereleases=True):
         return getattr(sys, "_base_executable", None) or sys.executable
     try:
-        found = uv_tool.run(
+        found = uv.run(
             ["python", "find", "--system", "--no-project", "--no-python-downloads", specifier],
             doing=f"looking for Python {specifier}",
         )

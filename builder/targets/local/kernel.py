@@ -26,7 +26,7 @@ from jupyter_client.connect import write_connection_file
 from jupyter_core.utils import ensure_event_loop
 
 from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError, from_os_error
-from builder.execution import (
+from builder.sandbox.execution import (
     WARM_SECONDS,
     Cut,
     Execution,
@@ -34,7 +34,7 @@ from builder.execution import (
     seconds_in_words,
     warm_up_code,
 )
-from builder.scratch import Scratch
+from builder.system.scratch import Scratch
 from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import Launched, Zygote, last_lines, launch, short_folder
 from builder.targets.local.layer import make_layer

@@ -23,10 +23,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
-from builder import guard, processes
 from builder.errors import SandboxError
-from builder.execution import WARM_SECONDS
-from builder.scratch import Scratch
+from builder.sandbox.execution import WARM_SECONDS
+from builder.system import guard, processes
+from builder.system.scratch import Scratch
 from builder.targets.local import kernel_host
 from builder.targets.local.place import held, sandbox_variables
 

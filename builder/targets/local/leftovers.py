@@ -13,10 +13,9 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.build import Need, Needs, Waste
-from builder.documents import parse_toml
 from builder.errors import counted, from_os_error
-from builder.files import atomic_write, cache_folder, exclusive, is_locked, remove_tree
+from builder.system.documents import parse_toml
+from builder.system.files import atomic_write, cache_folder, exclusive, is_locked, remove_tree
 from builder.targets.local import byte_code
 from builder.targets.local.place import (
     MADE,
@@ -29,6 +28,7 @@ from builder.targets.local.place import (
     place_of,
     read,
 )
+from builder.targets.protocol import Need, Needs, Waste
 
 __all__ = ["note_need", "remove", "remove_unused", "sweep", "unused"]
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.documents import parse_json
 from builder.errors import NotOnThisMachineError
-from builder.files import atomic_write, cache_folder
+from builder.system.documents import parse_json
+from builder.system.files import atomic_write, cache_folder
 
 __all__ = [
     "MADE",

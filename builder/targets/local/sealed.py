@@ -12,8 +12,8 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.documents import parse_json
-from builder.files import atomic_write
+from builder.system.documents import parse_json
+from builder.system.files import atomic_write
 
 __all__ = ["changes", "seal"]
 

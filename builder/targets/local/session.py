@@ -14,13 +14,13 @@ from pathlib import Path
 from typing import TypeVar
 
 from builder.errors import InterpreterDiedError, SandboxError, TemplateError
-from builder.execution import Execution
-from builder.limits import named, room
+from builder.sandbox.execution import Execution
+from builder.system.limits import named, room
+from builder.system.tasks import finished
 from builder.targets.local import place
 from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import CannotForkError, forks, zygote_of
-from builder.tasks import finished
 
 __all__ = ["LocalSession"]
 

@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-from builder.execution import Output
+from builder.sandbox.execution import Output
 
 __all__ = ["Streams"]
 

@@ -12,16 +12,16 @@ from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from builder.build import Built, Needs, Order, Tagged, Waste
-from builder.checks import Sandbox
 from builder.errors import BuildError, StorageError, from_os_error
-from builder.events import Event, Kind, Reporter
-from builder.limits import room
-from builder.logs import Log
 from builder.plan import Look
 from builder.render import Rendered
+from builder.sandbox.session import Sandbox
 from builder.spec import Variant
+from builder.system.events import Event, Kind, Reporter
+from builder.system.limits import room
+from builder.system.logs import Log
 from builder.targets.local import environment, interpreter, leftovers, place, sealed
+from builder.targets.protocol import Built, Needs, Order, Tagged, Waste
 
 __all__ = ["LocalTarget"]
 

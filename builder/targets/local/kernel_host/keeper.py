@@ -25,7 +25,7 @@ def keep(
 ) -> None:
     """Fork one kernel; end it, all that it has started and its folder when the connection ends.
 
-    `guarding` holds the names of `builder.guard`.
+    `guarding` holds the names of `builder.system.guard`.
     """
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     os.setsid()

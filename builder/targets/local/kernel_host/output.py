@@ -27,7 +27,7 @@ __all__ = [
 
 _STREAMS = ((1, "stdout"), (2, "stderr"))
 _HEARD = ("status", "execute_result", "display_data", "update_display_data", "error")
-_RESULTS_TO_A_STREAM = 16  # as in builder.execution
+_RESULTS_TO_A_STREAM = 16  # as in builder.sandbox.execution
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _UNBUFFERED = 2  # _IONBF of stdio.h
 _own: dict[str, io.TextIOBase] = {}  # by name: the streams that lead to the descriptors

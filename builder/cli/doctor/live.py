@@ -1,0 +1,292 @@
+"""Trying out, on E2B itself, what this program assumes of it.
+
+A small template is built twice, looked at from inside, and removed with all that was made for it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from builder import operations
+from builder.cli.doctor.assumptions import (
+    AFTERWARDS,
+    ASSUMPTIONS,
+    ENDLESS,
+    OUTPUT,
+    WARM_MODULE,
+    inspection,
+    verdicts,
+)
+from builder.cli.doctor.trial import (
+    BASE,
+    CPU,
+    MEMORY_MB,
+    POLL_SECONDS,
+    SANDBOX_SECONDS,
+    Made,
+    Throwaway,
+    Trial,
+    refusal,
+)
+from builder.errors import BuildError, LimitError, SandboxError, VerifyError
+from builder.project import TargetSettings
+from builder.registry import DEFAULT_CHANNEL
+from builder.system import processes
+from builder.system.events import Event, Reporter, silent
+from builder.system.scratch import Scratch
+from builder.targets.e2b.building import digest_tag
+from builder.targets.e2b.sandbox import CloudSandbox
+from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND
+
+__all__ = ["Checked", "cost", "try_out"]
+
+_CHANNEL = "trial"
+_SANDBOXES = 12
+_CODE_SECONDS = 60.0
+_LONG_SECONDS = 40 * 86400
+# E2B answers for minutes from a cache what the state of a build was.
+_CANCEL_SECONDS = 420.0
+_BEGIN_SECONDS = 10.0
+
+State = Literal["holds", "differs", "not checked"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Checked:
+    """One assumption, and what was seen of it."""
+
+    key: str
+    state: State
+    seen: str
+
+    def to_json(self) -> dict[str, str]:
+        """It as plain values."""
+        assumed = ASSUMPTIONS[self.key]
+        return {"key": self.key, "assumed": assumed, "state": self.state, "seen": self.seen}
+
+
+def cost() -> str:
+    """What trying it out takes of the account, at the very most."""
+    second = CPU * VCPU_SECOND + MEMORY_MB / 1024 * GIB_SECOND
+    dollars = _SANDBOXES * SANDBOX_SECONDS * second
+    return (
+        f"four builds, two of them cut short, and at most {_SANDBOXES} sandboxes of {CPU} CPUs and"
+        f" {MEMORY_MB} MiB, which end as soon as they have answered; were each to run for"
+        f" {SANDBOX_SECONDS // 60} minutes, they would cost ${dollars:.2f} by E2B's prices of"
+        " August 2026"
+    )
+
+
+def try_out(
+    settings: TargetSettings, *, report: Reporter, base: str = BASE
+) -> tuple[list[Checked], list[str]]:
+    """Try out every assumption on the account of a target; return what was seen of each, and what
+    could not be removed afterwards.
+
+    `base` are tables of the spec: base image and service. Whatever happens, all that was made is
+    removed. Raises what keeps it from trying at all: a key that is refused, a limit, a network that
+    is down.
+    """
+    scratch = Scratch()
+    try:
+        project = Throwaway(root=scratch.path, targets={settings.name: settings})
+        trial = Trial(project, settings, report=report, base=base)
+        live = _Live(trial, report)
+        try:
+            live.run()
+        finally:
+            with processes.interruptible():  # its calls are to work after an interrupt, too
+                trial.clean_up()
+        return live.checked(), trial.left
+    finally:
+        scratch.remove()
+
+
+class _Live:
+    """One run through the list."""
+
+    def __init__(self, trial: Trial, report: Reporter) -> None:
+        self._trial, self._report = trial, report
+        self._cloud, self._name = trial.cloud, trial.name
+        self._checked: dict[str, Checked] = {}
+
+    def checked(self) -> list[Checked]:
+        """Every assumption, in the order of the list."""
+        seen = "what it needs was not there"
+        missing = {key: Checked(key=key, state="not checked", seen=seen) for key in ASSUMPTIONS}
+        return [self._checked.get(key, missing[key]) for key in ASSUMPTIONS]
+
+    def run(self) -> None:
+        """Go through the list."""
+        self._trial.remove_abandoned()
+        with self._deciding("build"):
+            first = self._trial.build(DEFAULT_CHANNEL, WARM_MODULE)
+            self._note("build", first.ref)
+        if self._checked["build"].state != "holds":
+            return
+        used = self._trial.last_used(first)
+        tags = self._trial.tags()
+        wanted = {DEFAULT_CHANNEL, "default", digest_tag(first.rendered.digest)}
+        published = wanted <= {*tags} and {*tags.values()} == {first.build_id}
+        self._note("tags", ", ".join(sorted(tags)), holds=published)
+        self._say("looking at it from inside")
+        self._inspect()
+        self._say("building it again, with a small change")
+        self._build_again(first)
+        self._say("overtaking a build by another one")
+        with self._deciding("overtaken", "cancelled"):
+            self._overtake(first)
+        now = self._trial.last_used(first)
+        self._note("used", f"{now.isoformat()}, and before it {used.isoformat()}", holds=now > used)
+        self._say("removing it")
+        self._delete(first)
+
+    def _inspect(self) -> None:
+        with self._deciding("lifetime", "metadata", "unknown"):
+            self._look_outside()
+        keys = ("warm", "variables", "ownership", "tmp", "login", "accounts")
+        with self._deciding(*keys), self._trial.sandbox() as other:
+            command = self._command(other)
+            with contextlib.closing(self._trial.interpreter()) as sandbox:
+                answer = sandbox.run(inspection(), timeout=_CODE_SECONDS)
+                if answer.error:
+                    raise SandboxError(answer.error)
+                for key, holds, seen in verdicts(answer.stdout, command):
+                    self._note(key, seen, holds=holds)
+                self._run_code(sandbox)
+
+    def _look_outside(self) -> None:
+        with self._trial.sandbox(seconds=_LONG_SECONDS) as sandbox:
+            try:
+                left = sandbox.get_info().end_at - dt.datetime.now(dt.UTC)
+            except Exception as error:
+                raise SandboxError(self._cloud.redacted(str(error))) from error
+            seconds = left.total_seconds()
+            self._note("lifetime", f"of {_LONG_SECONDS} seconds it lets it live {seconds:.0f}")
+            marked = self._cloud.sandboxes(self._trial.mark)
+            self._note(
+                "metadata",
+                f"found: {', '.join(marked) or 'none'}",
+                holds=marked == [sandbox.sandbox_id],
+            )
+        missing = f"{self._name}:no-such-tag"
+        refused = refusal(
+            lambda: self._cloud.create_sandbox(
+                missing, seconds=60, metadata=self._trial.mark
+            ).kill()
+        )
+        self._note("unknown", refused or "one was created", holds=refused is not None)
+
+    def _run_code(self, sandbox: CloudSandbox) -> None:
+        with self._deciding("output"):
+            whole = sandbox.run(OUTPUT, timeout=_CODE_SECONDS)
+            failed = sandbox.run("1 / 0", timeout=_CODE_SECONDS)
+            results = [result.text for result in whole.results]
+            seen = [whole.stdout, whole.stderr, results, failed.error]
+            wanted = ["out\n", "err\n", ["42"], "ZeroDivisionError: division by zero"]
+            self._note("output", json.dumps(seen), holds=seen == wanted)
+        with self._deciding("interrupt"):
+            slow = sandbox.run(ENDLESS, timeout=2.0)
+            after = sandbox.run(AFTERWARDS, timeout=_CODE_SECONDS)
+            ended = slow.timed_out and not slow.lost and after.stdout == "42\n"
+            self._note("interrupt", after.error or after.stdout.strip(), holds=ended)
+
+    def _command(self, sandbox: Any) -> str | None:
+        try:
+            return str(sandbox.commands.run("id -un; pwd; env -0", timeout=_CODE_SECONDS).stdout)
+        except Exception as error:  # noqa: BLE001 - the SDK's, of whatever kind
+            seen = self._cloud.redacted(f"`commands.run` failed: {error}")
+            for key in ("login", "accounts"):
+                self._checked[key] = Checked(key=key, state="not checked", seen=seen)
+            return None
+
+    def _build_again(self, first: Made) -> None:
+        with self._deciding("cache"):
+            second = self._trial.build(_CHANNEL, WARM_MODULE, "wave")
+            self._note("cache", second.cached, holds=not second.cached.startswith("0 "))
+        if self._checked["cache"].state != "holds":
+            return
+        default = self._trial.tags().get("default")
+        self._note("default", f"`default` is on {default}", holds=default == first.build_id)
+        builds = self._cloud.newest_builds(first.ref.partition(":")[0])
+        ordered = builds == [second.build_id, first.build_id]
+        self._note("order", ", ".join(builds), holds=ordered)
+        refused = refusal(lambda: self._cloud.assign_tags(self._name, "no-such-tag", ["again"]))
+        self._note("source", refused or "it was moved", holds=refused is not None)
+        refused = refusal(lambda: self._cloud.remove_tags(self._name, ["default"]))
+        self._note("undeletable", refused or "it was removed", holds=refused is not None)
+        if not refused:
+            self._cloud.assign_tags(self._name, first.build_id, ["default"])
+        with self._deciding("left", "unreachable"):
+            for build_id in (second.build_id, first.build_id):
+                self._cloud.assign_tags(self._name, build_id, ["passing"])
+            removal = operations.Removal(
+                name=self._name,
+                target=self._trial.settings.name,
+                builds=(second.ref,),
+                channels=(_CHANNEL,),
+            )
+            operations.remove(self._trial.project, removal, reason=None, report=silent)
+            refused = self._tagging(second)
+            self._note("left", refused or "it can be tagged", holds=refused is None)
+            self._cloud.remove_tags(self._name, ["again", "passing"])
+            refused = self._tagging(second)
+            self._note("unreachable", refused or "it can be tagged", holds=refused is not None)
+
+    def _tagging(self, made: Made) -> str | None:
+        return refusal(lambda: self._cloud.assign_tags(self._name, made.build_id, ["again"]))
+
+    def _overtake(self, first: Made) -> None:
+        template_id, older = self._trial.begin(first)
+        processes.pause(_BEGIN_SECONDS)  # and its state is not asked for: E2B would keep that
+        _, newer = self._trial.begin(first)
+        tagged = self._trial.tags().get("overtaken")
+        self._note(
+            "overtaken", f"the tag is on {tagged}, the newer is {newer}", holds=tagged == newer
+        )
+        deadline = time.monotonic() + _CANCEL_SECONDS
+        while True:
+            state = self._cloud.state(template_id, older, 0)
+            if state.status in ("ready", "error") or time.monotonic() > deadline:
+                break
+            processes.pause(POLL_SECONDS)
+        named = any(word in state.message for word in ("cancel", "superseded"))
+        seen = f"{state.status}: {state.message or 'no message'}, step {state.step}"
+        ended = state.status == "error" and named and state.step is None
+        self._note("cancelled", seen, holds=ended)
+
+    def _delete(self, first: Made) -> None:
+        template_id = first.ref.partition(":")[0]
+        with self._deciding("busy"), self._trial.sandbox():
+            refused = refusal(lambda: self._cloud.delete_template(template_id))
+            self._note("busy", refused or "it was deleted", holds=refused is not None)
+        with self._deciding("deleted"):
+            refused = self._trial.delete(template_id)
+            left = self._cloud.tags(self._name) or self._cloud.template_id(self._name)
+            seen = refused or (f"its name still means {left}" if left else "nothing has its name")
+            self._note("deleted", seen, holds=not refused and not left)
+
+    @contextlib.contextmanager
+    def _deciding(self, *keys: str) -> Iterator[None]:
+        """Those of `keys` that an error leaves open do not hold. What says nothing of them, such as
+        a limit or a network that is down, is passed on."""
+        try:
+            yield
+        except (BuildError, SandboxError, VerifyError) as error:
+            if isinstance(error, LimitError):
+                raise
+            for key in keys:
+                if key not in self._checked:
+                    self._note(key, error.headline, holds=False)
+
+    def _note(self, key: str, seen: str, *, holds: bool = True) -> None:
+        self._checked[key] = Checked(key=key, state="holds" if holds else "differs", seen=seen)
+
+    def _say(self, text: str) -> None:
+        self._report(Event(kind="step", variant=self._name, text=text))

@@ -1,0 +1,207 @@
+"""What this machine and project can do: facts, each with what to do where it falls short."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from builder import registry, workflow
+from builder.errors import (
+    EngineUnavailableError,
+    RegistryError,
+    StorageError,
+    TemplateError,
+    counted,
+    from_os_error,
+)
+from builder.errors.visible import one_line
+from builder.project import PrecheckSettings, Project, TargetSettings
+from builder.registry import history
+from builder.system import provenance, uv
+from builder.system.files import cache_folder
+
+__all__ = ["Finding", "examine"]
+
+_LOW_SPACE_BYTES = 8 << 30
+_TOLD = 20
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Finding:
+    """One fact; `error` is set when the main job cannot work because of it."""
+
+    state: str
+    what: str
+    found: str
+    error: TemplateError | None = None
+
+    def to_json(self) -> dict[str, str | None]:
+        """The finding as plain values."""
+        return {"state": self.state, "what": self.what, "found": self.found}
+
+
+def examine(project: Path | None) -> list[Finding]:
+    """Look at everything that the commands rely on; never raises for what it finds."""
+    findings = [
+        _tried("Python", lambda: f"{platform.python_version()} on {platform.platform()}"),
+        _tried("uv", lambda: uv.run(["--version"], doing="asking uv").strip()),
+        _tried("environments", _environments),
+        *_space(),
+        _docker(),
+    ]
+    try:
+        place = Project.find(project)
+    except TemplateError as error:
+        return [*findings, Finding(state="no", what="project", found=error.message, error=error)]
+    findings.append(Finding(state="ok", what="project", found=str(place.root)))
+    findings += _accounts(place)
+    findings += _project(place)
+    return findings
+
+
+def _tried(what: str, look: Callable[[], str]) -> Finding:
+    try:
+        return Finding(state="ok", what=what, found=look())
+    except TemplateError as error:
+        return Finding(state="no", what=what, found=error.message, error=error)
+
+
+def _environments() -> str:
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe-{os.getpid()}"
+        probe.touch()
+        probe.unlink()
+    except OSError as error:
+        raise from_os_error(error, "keeping environments") from error
+    made = len(list((folder / "environments").glob("sha256-*")))
+    cache = Path(uv.run(["cache", "dir"], doing="asking uv").strip())
+    linked = cache.exists() and cache.stat().st_dev == folder.stat().st_dev
+    how = "linked to uv's cache" if linked else "copied, since uv's cache is on another disk"
+    return f"{made} in {folder}; files are {how}"
+
+
+def _space() -> Iterator[Finding]:
+    try:
+        folder = cache_folder()
+    except StorageError:
+        return  # that is said of the environments
+    while not folder.exists():
+        folder = folder.parent
+    free = shutil.disk_usage(folder).free
+    enough = free >= _LOW_SPACE_BYTES
+    note = "" if enough else "; the PyTorch variants may need 8 GiB"
+    yield Finding(
+        state="ok" if enough else "low",
+        what="free space",
+        found=f"{free / 2**30:.0f} GiB for environments{note}",
+    )
+
+
+def _docker() -> Finding:
+    from builder.precheck.engine import DockerEngine
+
+    try:
+        engine = DockerEngine(PrecheckSettings())
+    except EngineUnavailableError as error:
+        found = f"{error.message}; only precheck needs one"
+        return Finding(state="-", what="docker", found=found)
+    engine.close()
+    return Finding(state="ok", what="docker", found=f"engine {engine.identity.split()[-1]}")
+
+
+def _accounts(place: Project) -> Iterator[Finding]:
+    """For every target, whether its account accepts the key: one small request for each."""
+    for settings in place.targets.values():
+        what = f"target {settings.name}"
+        variable = settings.api_key_env
+        if variable and not os.environ.get(variable, "").strip():
+            text = f"{variable} is not set; only this target needs it"
+            yield Finding(state="-", what=what, found=text)
+            continue
+        finding = _tried(what, partial(_account, settings, place))
+        text = f"{variable} is set; {finding.found}" if variable else finding.found
+        yield replace(finding, found=text)
+
+
+def _account(settings: TargetSettings, place: Project) -> str:
+    from builder.targets.adapters import connect
+
+    return connect(settings, place).account()
+
+
+def _project(place: Project) -> Iterator[Finding]:
+    yield _tried("variants", lambda: f"{len(workflow.select(place, []))} valid")
+    try:
+        found = workflow.read_registry(place)
+    except TemplateError as error:
+        yield Finding(state="no", what="registry", found=error.message, error=error)
+        return
+    faults = list(history.faults(found.templates))
+    told = f"{counted(len(found.templates), 'template')} in {found.path}"
+    yield Finding(state="ok", what="registry", found=told)
+    if not faults:
+        return
+    committed = _committed(place)
+    texts = [_precisely(fault, found.templates, committed) for fault in faults]
+    places = counted(len(texts), "place")
+    broken = RegistryError(
+        "\n  ".join(
+            [
+                f"{found.path} was changed by something else than this program, in {places}:",
+                *map(one_line, texts[:_TOLD]),
+            ]
+        ),
+        hint="restore it from git, or keep what is there: `template-builder registry repair`",
+    )
+    for text in texts:
+        yield Finding(state="no", what="registry", found=text, error=broken)
+
+
+def _committed(place: Project) -> Mapping[str, Any]:
+    """The templates of the registry as git has it; empty where it has none."""
+    if registry.is_url(place.registry):
+        return {}
+    text = provenance.committed(Path(place.registry))
+    try:
+        return registry.parse(text, place.registry).checked().templates if text else {}
+    except TemplateError:
+        return {}
+
+
+def _precisely(
+    fault: history.Fault, templates: Mapping[str, Any], committed: Mapping[str, Any]
+) -> str:
+    """The fault, with the keys that were edited where the committed record tells them."""
+    if fault.kind != "record":
+        return str(fault)
+
+    def record_of(found: Mapping[str, Any]) -> Any:
+        entry = found.get(fault.name, {}).get(fault.target, {})
+        return entry.get("builds", {}).get(fault.subject, {})
+
+    before = record_of(committed)
+    if not before or history.checksum(before) != before.get("checksum"):
+        return str(fault)
+    old, new = _flat(before), _flat(record_of(templates))
+    changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
+    told = [f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:_TOLD]]
+    return f"{fault}; since the last commit: {', '.join(told)}" if told else str(fault)
+
+
+def _flat(value: Any, path: str = "") -> dict[str, str]:
+    if not isinstance(value, dict):
+        return {path: json.dumps(value)}
+    return {
+        key: text
+        for name, item in value.items()
+        for key, text in _flat(item, f"{path}.{name}" if path else name).items()
+    }

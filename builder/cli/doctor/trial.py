@@ -1,0 +1,244 @@
+"""A small template of this program's own on E2B, with all that is made for it and removed again."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import json
+import time
+import uuid
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+from builder import plan, workflow
+from builder.cli.doctor.assumptions import ENV, FILES, SUM
+from builder.errors import BuildError, LimitError, TemplateError
+from builder.flatten import Step
+from builder.project import Project, TargetSettings
+from builder.render import Rendered
+from builder.system import processes
+from builder.system.events import Event, Reporter
+from builder.targets.adapters import connect
+from builder.targets.e2b.program import template_of
+from builder.targets.e2b.sandbox import CloudSandbox
+from builder.targets.e2b.target import E2BTarget
+from builder.targets.protocol import Order
+
+__all__ = [
+    "BASE",
+    "CPU",
+    "MEMORY_MB",
+    "POLL_SECONDS",
+    "PREFIX",
+    "SANDBOX_SECONDS",
+    "Made",
+    "Throwaway",
+    "Trial",
+    "refusal",
+]
+
+PREFIX = "template-builder-doctor-"
+CPU, MEMORY_MB = 2, 1024
+SANDBOX_SECONDS = 900
+POLL_SECONDS = 0.5
+BASE = """
+[base]
+image = "e2bdev/code-interpreter:latest"
+python = ">=3.11"
+[service]
+command = ["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]
+ready-url = "http://localhost:49999/health"
+"""
+_ABANDONED = dt.timedelta(hours=2)
+_DELETE_SECONDS = 60.0
+
+
+class Throwaway(Project):
+    """A project that is in no registry but its own, whatever TEMPLATE_REGISTRY says."""
+
+    __slots__ = ()
+
+    @property
+    def registry(self) -> str:
+        """A file of its own."""
+        return str(self.root / "registry.json")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Made:
+    """A build of the template; `cached` says how many of its steps were to come from the cache."""
+
+    ref: str
+    build_id: str
+    rendered: Rendered
+    cached: str
+
+
+def refusal(call: Callable[[], object]) -> str | None:
+    """What E2B says where it refuses a call; None where it does not."""
+    try:
+        call()
+    except LimitError:
+        raise
+    except BuildError as error:
+        return error.message
+    return None
+
+
+class Trial:
+    """The template. `left` is what could not be removed."""
+
+    def __init__(
+        self, project: Project, settings: TargetSettings, *, report: Reporter, base: str
+    ) -> None:
+        """`base` are tables of the spec: base image and service."""
+        self.project, self.settings, self._report, self._base = project, settings, report, base
+        target = connect(settings, project, report=report)
+        assert isinstance(target, E2BTarget)
+        self._target, self.cloud = target, target.cloud
+        self.name = PREFIX + uuid.uuid4().hex[:8]
+        self.mark = {"template-builder-doctor": self.name}
+        self.left: list[str] = []
+
+    def remove_abandoned(self) -> None:
+        """Delete the templates of runs that were killed."""
+        limit = dt.datetime.now(dt.UTC) - _ABANDONED
+        for listed in self.cloud.templates():
+            names = [name.rpartition("/")[2] for name in listed.names]
+            if listed.used < limit and any(name.startswith(PREFIX) for name in names):
+                refusal(partial(self.cloud.delete_template, listed.template_id))
+
+    def build(self, channel: str, *imports: str) -> Made:
+        """What `template-builder build` does. Raises what keeps it from being built."""
+        project = self.project
+        (project.variants / "files").mkdir(parents=True, exist_ok=True)
+        (project.variants / "files" / "doctor.txt").write_text("doctor\n", encoding="utf-8")
+        (project.variants / "doctor.toml").write_text(self._spec(imports), encoding="utf-8")
+        prepared = workflow.prepare(
+            project, workflow.select(project, []), frozen=False, report=self._progress
+        )
+        rendered = prepared[self.name]
+        if isinstance(rendered, TemplateError):
+            raise rendered
+        planned = workflow.make_plan(
+            project,
+            prepared,
+            self._target,
+            name=self.settings.name,
+            channel=channel,
+            force=False,
+            programs=True,
+        )
+        (outcome,) = workflow.build(
+            project,
+            prepared,
+            planned,
+            self._target,
+            jobs=None,
+            all_variants=True,
+            report=self._progress,
+            require_cache=True,
+        )
+        if outcome.error:
+            raise outcome.error
+        steps = plan.program_of(rendered).steps
+        return Made(
+            ref=str(outcome.ref),
+            build_id=str(outcome.ref).partition(":")[2],
+            rendered=rendered,
+            cached=f"{planned.variants[0].cached} of {len(steps)} steps",
+        )
+
+    def _spec(self, imports: tuple[str, ...]) -> str:
+        tables = [
+            f"schema = 1\nname = {json.dumps(self.name)}\n{self._base}",
+            f"[resources]\ncpu = {CPU}\nmemory-mb = {MEMORY_MB}",
+            "[env]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in ENV.items()),
+            *(
+                f"[[files]]\nsource = 'files/doctor.txt'\ntarget = '{path}'\nmode = '{mode}'"
+                for path, mode in FILES.items()
+            ),
+            f"[warmup]\nlevel = 'memory'\nimports = {json.dumps(imports)}",
+            f"[[verify]]\nname = 'a sum'\ncode = '{SUM}'\nstdout = '2'",
+        ]
+        return "\n".join(tables) + "\n"
+
+    def begin(self, made: Made) -> tuple[str, str]:
+        """Begin a build that takes a minute; its template ID and build ID."""
+        program = replace(
+            plan.program_of(made.rendered),
+            steps=(Step(kind="RUN", args=("sleep 60", ""), stage="", lines=(1, 1)),),
+            start_command=None,
+        )
+        root = self.project.root
+        return self.cloud.start(
+            template_of(Order(rendered=made.rendered, folder=root, program=program)),
+            root,
+            name=self.name,
+            tag="overtaken",
+            cpu=CPU,
+            memory_mb=MEMORY_MB,
+            free_disk_mb=None,
+            force=False,
+            tell=lambda _line: None,
+            identified=lambda _template_id, _build_id: None,
+            uploaded=lambda: None,
+        )
+
+    def tags(self) -> Mapping[str, str]:
+        """Tag → build ID."""
+        return self.cloud.tags(self.name) or {}
+
+    def last_used(self, made: Made) -> dt.datetime:
+        """When a sandbox of it was last created, as the list of templates says."""
+        template_id = made.ref.partition(":")[0]
+        used = {listed.template_id: listed.used for listed in self.cloud.templates()}
+        return used.get(template_id, dt.datetime.min.replace(tzinfo=dt.UTC))
+
+    @contextlib.contextmanager
+    def sandbox(self, seconds: int = SANDBOX_SECONDS) -> Iterator[Any]:
+        """A sandbox of what its bare name means, as the SDK has it, for the `with` block."""
+        sandbox = self.cloud.create_sandbox(self.name, seconds=seconds, metadata=self.mark)
+        try:
+            yield sandbox
+        finally:
+            self.cloud.kill_sandbox(sandbox.sandbox_id)
+
+    def interpreter(self) -> CloudSandbox:
+        """Such a sandbox for running code."""
+        return CloudSandbox(self.cloud, self.name, metadata=self.mark, fresh=False, warn=self._warn)
+
+    def delete(self, template_id: str) -> str | None:
+        """Delete it, once no sandbox of it runs any more; why not, where E2B goes on refusing."""
+        deadline = time.monotonic() + _DELETE_SECONDS
+        while refused := refusal(lambda: self.cloud.delete_template(template_id)):
+            if time.monotonic() > deadline:
+                return refused
+            processes.pause(POLL_SECONDS)
+        return None
+
+    def clean_up(self) -> None:
+        """Remove all that the run has made and not removed."""
+        try:
+            self._target.tidy()
+            for sandbox_id in self.cloud.sandboxes(self.mark):
+                self.cloud.kill_sandbox(sandbox_id)
+            template_id = self.cloud.template_id(self.name)
+            if template_id and (refused := self.delete(template_id)):
+                self._leave(f"the template {self.name} ({template_id}): {refused}")
+        except TemplateError as error:
+            self._leave(f"the template {self.name}, or a sandbox of it: {error.message}")
+
+    def _leave(self, text: str) -> None:
+        self.left.append(text)
+        self._warn(f"not removed from {self.settings.name}: {text}")
+
+    def _progress(self, event: Event) -> None:
+        # What is wrong with the spec is wrong on purpose.
+        if event.kind != "warning":
+            self._report(event)
+
+    def _warn(self, text: str) -> None:
+        self._report(Event(kind="warning", text=text))

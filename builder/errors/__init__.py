@@ -1,0 +1,367 @@
+"""Everything that can go wrong, in one tree; each leaf owns its exit code.
+
+This module words failures. It does not catch, log or print them.
+
+TemplateError                     1
+├── ProjectError                  3   no project, or bad settings in pyproject.toml
+├── SpecError                     4   a variant file says something it may not
+├── SelectionError                5   a name or file that no variant has
+├── UnconfirmedError              6   what cannot be undone needs a yes, and nobody can be asked
+├── LockConflictError            10   the requirements cannot all be met
+├── StaleLockError               11   --frozen, and the committed lock is not the spec's
+├── NetworkError                 12   an index, registry or service could not be reached
+├── RenderDriftError             13   generated/ is not what the specs say
+├── FlattenError                 14   a Dockerfile says what E2B cannot do
+├── PrecheckError                15   Docker cannot build or start what was rendered
+├── EngineUnavailableError       16   no Docker engine answers
+├── BuildError                   20   a target could not make what was planned
+│   ├── StepError                23   …because one of the steps failed there
+│   ├── LimitError               24   …because the account's limit was reached for too long
+│   └── CacheMissError           25   --require-cache, and a step was run that should be cached
+├── VerifyError                  21   what was made is not what was promised
+├── StorageError                 22   disk full, or a place that cannot be written
+├── TargetUnavailableError       30   the target is unknown, not there yet, or not usable here
+├── BlockedError                 31   the plan says why it cannot be built; or a channel is on hold
+├── NotOnThisMachineError        32   a local build that another machine has made
+├── SandboxError                 33   a sandbox did not start or went away
+│   ├── SandboxGoneError         34   …before it began to run what was asked
+│   └── InterpreterDiedError     35   …while it ran it: killed, out of memory, or ended by the code
+├── SandboxFileError             36   a file of a sandbox cannot be read or written
+│   └── NoSandboxFileError       37   …because there is none (FileNotFoundError)
+├── RegistryError                40   registry.json cannot be read
+│   └── RegistryVersionError     41   …because a newer version of this program wrote it
+├── TemplateLookupError (LookupError)
+│   ├── UnknownTemplateError     42
+│   ├── NotBuiltError            43   known, but not for that target
+│   ├── UnknownChannelError      44
+│   ├── RevokedError             45
+│   └── UnknownBuildError        46   the template has no such build, or none to go back to
+├── SeveralFailuresError         50   several variants failed, each in its own way
+├── AssumptionError              51   E2B behaves otherwise than this program assumes
+└── InterruptedRunError         130   Ctrl-C
+
+Two more codes are not failures of ours: 2 is `plan --exit-code` with something to do, 64 is a
+command line that cannot be read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+from builder.errors.visible import one_line, visible
+
+# Light on purpose: `builder.registry` loads this module in every application.
+SOMETHING_TO_DO = 2
+USAGE = 64
+
+
+class TemplateError(Exception):
+    """A failure that a person can act on: what happened, and what to do next (`hint`)."""
+
+    exit_code = 1
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        # An application prints what it catches, and parts of it come from files of other people.
+        self.message = visible(message)
+        self.hint = hint and visible(hint)
+        super().__init__(self.message)
+
+    @property
+    def headline(self) -> str:
+        """The first line of the message, for a row of a table or of the progress."""
+        return self.message.partition("\n")[0].removesuffix(":")
+
+    def __str__(self) -> str:
+        return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
+
+    def to_json(self) -> dict[str, object]:
+        """The failure as plain values: `kind`, `message`, `hint`, `exit_code`."""
+        return {
+            "kind": type(self).__name__,
+            "message": self.message,
+            "hint": self.hint,
+            "exit_code": self.exit_code,
+        }
+
+
+class ProjectError(TemplateError):
+    exit_code = 3
+
+
+class Problem:
+    """One mistake in one file; `line` and `column` count from 1, 0 is "somewhere in the file"."""
+
+    __slots__ = ("column", "file", "hint", "key", "line", "message")
+
+    def __init__(
+        self,
+        file: str,
+        message: str,
+        *,
+        line: int = 0,
+        column: int = 0,
+        key: str = "",
+        hint: str | None = None,
+    ) -> None:
+        self.file = file
+        self.line = line
+        self.column = column
+        self.key = key
+        self.message = message
+        self.hint = hint
+
+    def __str__(self) -> str:
+        place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
+        key = f" `{self.key}`:" if self.key else ""
+        hint = f" ({self.hint})" if self.hint else ""
+        return one_line(f"{place}:{key} {self.message}{hint}")
+
+    def to_json(self) -> dict[str, object]:
+        """The mistake as plain values."""
+        return {slot: getattr(self, slot) for slot in sorted(self.__slots__)}
+
+
+class _ProblemsError(TemplateError):
+    """All mistakes of all files that were read, in the order of files and lines."""
+
+    where = ""
+
+    def __init__(self, problems: Iterable[Problem]) -> None:
+        distinct = {str(problem): problem for problem in problems}
+        self.problems = sorted(distinct.values(), key=lambda p: (p.file, p.line, p.column, p.key))
+        count = len(self.problems)
+        title = "1 problem" if count == 1 else f"{count} problems"
+        super().__init__("\n".join([f"{title} {self.where}:", *map(str, self.problems)]))
+
+    def to_json(self) -> dict[str, object]:
+        """The failure with its list of problems."""
+        return super().to_json() | {"problems": [p.to_json() for p in self.problems]}
+
+
+class SpecError(_ProblemsError):
+    exit_code = 4
+    where = "in the variants"
+
+
+class SelectionError(TemplateError):
+    exit_code = 5
+
+
+class UnconfirmedError(TemplateError):
+    exit_code = 6
+
+
+class LockConflictError(TemplateError):
+    """`absent` are the packages that the index does not have, where that is why."""
+
+    exit_code = 10
+
+    def __init__(
+        self, message: str, *, hint: str | None = None, absent: Iterable[str] = ()
+    ) -> None:
+        super().__init__(message, hint=hint)
+        self.absent = tuple(absent)
+
+
+class StaleLockError(TemplateError):
+    exit_code = 11
+
+
+class NetworkError(TemplateError):
+    exit_code = 12
+
+
+class RenderDriftError(TemplateError):
+    exit_code = 13
+
+
+class FlattenError(_ProblemsError):
+    exit_code = 14
+    where = "that E2B would not build as Docker does"
+
+
+class PrecheckError(TemplateError):
+    exit_code = 15
+
+
+class EngineUnavailableError(TemplateError):
+    exit_code = 16
+
+
+class BuildError(TemplateError):
+    exit_code = 20
+
+
+class StepError(BuildError):
+    """`step` counts from 1; 0 is the base image, None what comes after the steps."""
+
+    exit_code = 23
+
+    def __init__(self, message: str, *, step: int | None, hint: str | None = None) -> None:
+        super().__init__(message, hint=hint)
+        self.step = step
+
+
+class LimitError(BuildError):
+    exit_code = 24
+
+
+class CacheMissError(BuildError):
+    exit_code = 25
+
+
+class VerifyError(TemplateError):
+    exit_code = 21
+
+
+class StorageError(TemplateError):
+    exit_code = 22
+
+
+class TargetUnavailableError(TemplateError):
+    exit_code = 30
+
+
+class BlockedError(TemplateError):
+    exit_code = 31
+
+
+class NotOnThisMachineError(TemplateError):
+    exit_code = 32
+
+
+class SandboxError(TemplateError):
+    exit_code = 33
+
+
+class SandboxGoneError(SandboxError):
+    exit_code = 34
+
+
+class InterpreterDiedError(SandboxError):
+    """`seen` is the `Execution` of what the code gave before, `status` the interpreter's exit
+    status (negative for a signal), where they are known."""
+
+    exit_code = 35
+    seen: object = None
+    status: int | None = None
+
+
+class SandboxFileError(TemplateError):
+    exit_code = 36
+
+
+class NoSandboxFileError(SandboxFileError, FileNotFoundError):
+    exit_code = 37
+
+
+class RegistryError(TemplateError):
+    exit_code = 40
+
+
+class RegistryVersionError(RegistryError):
+    exit_code = 41
+
+
+class TemplateLookupError(TemplateError, LookupError):
+    """A name, target or channel that the registry does not have.
+
+    Message and hint are one line each: a reason in them cannot pose as a line of its own.
+    """
+
+    def __init__(self, message: str, *, hint: str | None = None) -> None:
+        super().__init__(one_line(message), hint=hint and one_line(hint))
+
+
+class UnknownTemplateError(TemplateLookupError):
+    exit_code = 42
+
+
+class NotBuiltError(TemplateLookupError):
+    exit_code = 43
+
+
+class UnknownChannelError(TemplateLookupError):
+    exit_code = 44
+
+
+class RevokedError(TemplateLookupError):
+    exit_code = 45
+
+
+class UnknownBuildError(TemplateLookupError):
+    exit_code = 46
+
+
+class AssumptionError(TemplateError):
+    exit_code = 51
+
+
+class SeveralFailuresError(TemplateError):
+    """Variants that failed side by side, each with its own error."""
+
+    exit_code = 50
+
+    def __init__(self, failures: Mapping[str, TemplateError]) -> None:
+        self.failures = dict(failures)
+        count = len(self.failures)
+        super().__init__(
+            f"{count} variants failed:\n"
+            + "\n".join(_paragraph(name, error) for name, error in self.failures.items())
+        )
+
+    def to_json(self) -> dict[str, object]:
+        """The failure with each variant's own."""
+        return super().to_json() | {
+            "failures": {name: error.to_json() for name, error in self.failures.items()}
+        }
+
+
+def _paragraph(name: str, error: TemplateError) -> str:
+    hint = f"\n  hint: {error.hint}" if error.hint else ""
+    return f"{about(name, error.message)}{hint}"
+
+
+class InterruptedRunError(TemplateError):
+    exit_code = 130
+
+
+def from_os_error(error: OSError, doing: str) -> StorageError:
+    """Turn an `OSError` met while `doing` something into the error a person is shown."""
+    import errno
+
+    place = f" (`{error.filename}`)" if error.filename else ""
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return StorageError(
+            f"the disk is full: {doing} needed more space{place}",
+            hint="free some space and run the same command again; what is finished is kept",
+        )
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return StorageError(
+            f"{doing} is not permitted: {error.strerror}{place}",
+            hint="make the folder writable, or point the command at another one",
+        )
+    return StorageError(f"{doing} failed: {error.strerror or error}{place}")
+
+
+def about(name: str, message: str) -> str:
+    """`message` with the name that it is about before it, where it does not say that itself."""
+    return message if f"`{name}`" in message.partition("\n")[0] else f"`{name}`: {message}"
+
+
+def counted(count: float, noun: str) -> str:
+    """`1 check`, `2 checks`."""
+    return f"{count:,.0f} {noun}" if round(count) == 1 else f"{count:,.0f} {noun}s"
+
+
+def near(word: str, known: Iterable[str], count: int = 3) -> list[str]:
+    """The words of `known` that a misspelt `word` may have meant, best first."""
+    import difflib
+
+    return difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str | None:
+    """A hint that names the near matches, or None when nothing is near."""
+    matches = near(word, known)
+    return f"did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else None

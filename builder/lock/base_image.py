@@ -1,0 +1,158 @@
+"""From an image's moving tag to the digest that the tag means today.
+
+It asks the image's registry by the OCI distribution protocol
+(https://github.com/opencontainers/distribution-spec) and pulls nothing. The only owner of httpx on
+the build side.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from builder.system.documents import parse_json
+
+if TYPE_CHECKING:
+    import httpx
+
+__all__ = ["BaseImage", "UnknownImageError", "kept", "resolve_digest"]
+
+_TIMEOUT_SECONDS = 10.0
+_ACCEPT = (
+    "application/vnd.oci.image.index.v1+json,"
+    "application/vnd.docker.distribution.manifest.list.v2+json,"
+    "application/vnd.oci.image.manifest.v1+json,"
+    "application/vnd.docker.distribution.manifest.v2+json"
+)
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_NEEDS_CREDENTIALS = "does not exist in its registry, or needs credentials"
+# By which a registry says so itself; a filter that answers in its place does not.
+_DENIED = {"DENIED", "UNAUTHORIZED", "NAME_UNKNOWN", "MANIFEST_UNKNOWN"}
+
+
+class UnknownImageError(Exception):
+    """The registry of an image answers, and gives nothing by that name; `why` is a predicate."""
+
+    def __init__(self, reference: str, why: str) -> None:
+        super().__init__(reference, why)
+        self.reference = reference
+        self.why = why
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class BaseImage:
+    """An image reference as the spec has it, and the digest it is locked to.
+
+    `digest` is None where no registry answered; `note` then says why.
+    """
+
+    reference: str
+    digest: str | None
+    note: str | None = None
+
+    def cached_by_name(self, since: str | None = None) -> str | None:
+        """What it means on E2B that the image is not pinned, if it is not: `since` is the day on
+        which E2B fetched it."""
+        if self.digest is not None:
+            return None
+        note = self.note or f"base image `{self.reference}` is not pinned to a digest"
+        state = f" as it was on {since}, " if since else ", "
+        return (
+            f"{note}; E2B caches it by this name{state}until `template-builder build"
+            " --refresh-base` fetches it anew"
+        )
+
+    @property
+    def pinned(self) -> str:
+        """What stands behind FROM."""
+        if self.digest is None or "@" in self.reference:
+            return self.reference
+        return f"{self.reference}@{self.digest}"
+
+
+def resolve_digest(reference: str) -> BaseImage:
+    """Ask the registry of `reference` for its digest; what keeps it from answering becomes the
+    result's `note`. Raises `UnknownImageError`."""
+    if "@" in reference:
+        return BaseImage(reference=reference, digest=reference.partition("@")[2])
+    import httpx
+
+    host, repository, tag = _parts(reference)
+    scheme = "http" if host.partition(":")[0] in ("localhost", "127.0.0.1") else "https"
+    url = f"{scheme}://{host}/v2/{repository}/manifests/{tag}"
+    headers = {"Accept": _ACCEPT}
+    try:
+        with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=True) as client:
+            answer = client.head(url, headers=headers)
+            if answer.status_code == httpx.codes.UNAUTHORIZED:
+                token = _anonymous_token(client, answer.headers.get("WWW-Authenticate", ""))
+                if token is None:
+                    raise UnknownImageError(reference, _NEEDS_CREDENTIALS)
+                headers["Authorization"] = f"Bearer {token}"
+                answer = client.head(url, headers=headers)
+            if answer.status_code == httpx.codes.NOT_FOUND:
+                raise UnknownImageError(reference, "does not exist in its registry")
+            if answer.status_code == httpx.codes.UNAUTHORIZED or (
+                answer.status_code == httpx.codes.FORBIDDEN
+                and _is_denied(client.get(url, headers=headers))
+            ):
+                raise UnknownImageError(reference, _NEEDS_CREDENTIALS)
+            answer.raise_for_status()
+            digest = answer.headers.get("Docker-Content-Digest", "")
+    except httpx.HTTPStatusError as error:
+        return kept(reference, f"its registry answered {error.response.status_code}")
+    # Not only its own: httpx passes on what a proxy scheme or a certificate file runs into.
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):
+        return kept(reference, "its registry did not answer")
+    if not _DIGEST.fullmatch(digest):
+        return kept(reference, "its registry gave no digest")
+    return BaseImage(reference=reference, digest=digest)
+
+
+def kept(reference: str, why: str) -> BaseImage:
+    """The image by its tag alone, with the note that says why."""
+    return BaseImage(
+        reference=reference,
+        digest=None,
+        note=f"base image `{reference}` is not pinned to a digest: {why}; the tag is kept",
+    )
+
+
+def _parts(reference: str) -> tuple[str, str, str]:
+    """Host, repository and tag, by Docker's rules for what is left out."""
+    first, slash, rest = reference.partition("/")
+    if slash and ("." in first or ":" in first or first == "localhost"):
+        host, path = first, rest
+    else:
+        host, path = "docker.io", reference
+    repository, _, tag = path.partition(":")
+    if host == "docker.io":
+        host = "registry-1.docker.io"
+        repository = repository if "/" in repository else f"library/{repository}"
+    return host, repository, tag or "latest"
+
+
+def _anonymous_token(client: httpx.Client, challenge: str) -> str | None:
+    """Follow a `WWW-Authenticate: Bearer realm="…",service="…",scope="…"` challenge; None where the
+    registry gives no token to everybody."""
+    fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
+    realm = fields.pop("realm", None)
+    if realm is None or not challenge.lower().startswith("bearer "):
+        return None
+    answer = client.get(realm, params=fields)
+    if answer.status_code in (401, 403) and _is_denied(answer):
+        return None
+    answer.raise_for_status()
+    body = parse_json(answer.content)
+    token = body.get("token") or body.get("access_token") if isinstance(body, dict) else None
+    return token if isinstance(token, str) else None
+
+
+def _is_denied(answer: httpx.Response) -> bool:
+    """Whether an answer is a registry's own refusal, by the codes of the distribution protocol."""
+    try:
+        errors = answer.json()["errors"]
+        return any(error["code"] in _DENIED for error in errors)
+    except (ValueError, KeyError, TypeError):
+        return False

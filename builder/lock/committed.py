@@ -1,0 +1,152 @@
+"""The locks that are committed under `generated/`: read back, and compared with the specs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from builder.errors import StaleLockError, TemplateError
+from builder.lock import Lock, StageLock
+from builder.lock.base_image import BaseImage
+from builder.lock.pins import is_lock_text, missing_from, parse_pins
+from builder.spec import Variant
+from builder.system.documents import parse_toml
+from builder.system.regular_file import read_regular
+
+__all__ = ["read_committed"]
+
+_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+_BACKEND = re.compile(r"[a-z0-9.]+")
+_LARGEST_BYTES = 16 << 20
+
+
+def read_committed(variants: Sequence[Variant], generated: Path) -> dict[str, Lock | TemplateError]:
+    """The locks that are committed under `generated`, without the network.
+
+    A variant whose committed lock is absent, or is not that of its spec, maps to a
+    `StaleLockError` that says what differs.
+    """
+    locks: dict[str, Lock | TemplateError] = {}
+    for variant in variants:
+        try:
+            locks[variant.name] = _committed(variant, generated / variant.name)
+        except TemplateError as error:
+            locks[variant.name] = error
+    return locks
+
+
+def _committed(variant: Variant, folder: Path) -> Lock:
+    relock = "run `template-builder lock`"
+    place = f"generated/{variant.name}"
+    try:
+        document = parse_toml(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
+        lock = _lock(document["lock"], folder / "requirements")
+        _check_shape(lock)
+        packages = dict(document["lock"]["packages"])
+    except FileNotFoundError as error:
+        raise StaleLockError(
+            f"`{variant.name}` has no committed lock: {place}/template.toml is not there",
+            hint=relock,
+        ) from error
+    except OSError as error:
+        raise StaleLockError(f"{error.filename} cannot be read: {error.strerror}") from error
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise StaleLockError(
+            f"{place}/template.toml is not what this program writes: {error}", hint=relock
+        ) from error
+    if changes := list(_changes(variant, lock)):
+        raise StaleLockError(
+            f"the committed lock of `{variant.name}` is not that of its spec:\n"
+            + "\n".join(f"  {change}" for change in changes),
+            hint=relock,
+        )
+    if gaps := list(_gaps(variant, lock, packages)):
+        raise StaleLockError(
+            f"the committed lock of `{variant.name}` is damaged:\n"
+            + "\n".join(f"  {place}/{gap}" for gap in gaps),
+            hint=f"restore {place} from version control, or {relock}",
+        )
+    return lock
+
+
+def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
+    """The lock that template.toml describes, with the texts of the files in `folder`."""
+    stages = tuple(
+        StageLock(
+            stem=entry["name"],
+            requirements=tuple(entry["requirements"]),
+            text=_body(folder / f"{entry['name']}.txt"),
+            torch_wanted=entry.get("torch-backend-wanted"),
+            torch_backend=entry.get("torch-backend"),
+            fallback_bytes=entry.get("fallback-bytes"),
+        )
+        for entry in locked["stages"]
+    )
+    image = BaseImage(
+        reference=locked["image"], digest=locked.get("digest"), note=locked.get("note")
+    )
+    return Lock(image=image, python=locked["python"], stages=stages)
+
+
+def _body(path: Path) -> str:
+    """The text of a lock without its header; a stage that adds no package has no file."""
+    try:
+        text = read_regular(path, _LARGEST_BYTES).decode()
+    except FileNotFoundError:
+        return ""
+    return "".join(f"{line}\n" for line in text.split("\n")[:-1] if not line.startswith("#"))
+
+
+def _check_shape(lock: Lock) -> None:
+    """What was edited by hand or merged badly must not reach a Dockerfile. Raises `ValueError`."""
+    image = lock.image
+    if image.digest is not None and not _DIGEST.fullmatch(image.digest):
+        raise ValueError(f"`lock.digest` is {image.digest!r}")
+    if image.note is not None and not (isinstance(image.note, str) and image.note.isprintable()):
+        raise ValueError("`lock.note` is not one line of text")
+    for stage in lock.stages:
+        if stage.torch_backend is not None and not _BACKEND.fullmatch(stage.torch_backend):
+            raise ValueError(f"`torch-backend` of stage {stage.stem!r} is {stage.torch_backend!r}")
+        if stage.fallback_bytes is not None and type(stage.fallback_bytes) is not int:
+            raise ValueError(
+                f"`fallback-bytes` of stage {stage.stem!r} is {stage.fallback_bytes!r}"
+            )
+        if not is_lock_text(stage.text):
+            raise ValueError(f"requirements/{stage.stem}.txt holds more than pins and hashes")
+
+
+def _gaps(variant: Variant, lock: Lock, packages: Mapping[str, str]) -> Iterable[str]:
+    """Where the files of requirements/ are not what was locked."""
+    names: list[str] = []
+    for stage in lock.stages:
+        names += [name for name, _ in parse_pins(stage.text)]
+        for text in missing_from(names, stage.requirements, variant.python_floor):
+            yield f"requirements/{stage.stem}.txt lacks `{text}`"
+    there = lock.packages
+    for name in sorted({*packages, *there}):
+        if packages.get(name) != there.get(name):
+            listed, found = packages.get(name, "no version"), there.get(name, "no version")
+            yield f"template.toml lists {listed} of `{name}`, requirements/ has {found}"
+
+
+def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
+    if variant.image != lock.image.reference:
+        yield f"`base.image`: {lock.image.reference} → {variant.image}"
+    if variant.python != lock.python:
+        yield f"`base.python`: {lock.python} → {variant.python}"
+    old, new = [s.stem for s in lock.stages], [s.stem for s in variant.stages]
+    if old != new:
+        yield f"stages: {' → '.join(old)} became {' → '.join(new)}"
+        return
+    for stage, locked in zip(variant.stages, lock.stages, strict=True):
+        for requirement in locked.requirements:
+            if requirement not in stage.requirements:
+                yield f"{stage.source}: `{requirement}` is gone from `python.packages`"
+        for requirement in stage.requirements:
+            if requirement not in locked.requirements:
+                yield f"{stage.source}: `{requirement}` is new in `python.packages`"
+        if stage.torch_backend != locked.torch_wanted:
+            was, now = locked.torch_wanted or "none", stage.torch_backend or "none"
+            yield f"{stage.source}: `python.torch-backend`: {was} → {now}"

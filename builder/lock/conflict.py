@@ -1,0 +1,205 @@
+"""Why a stage has no lock, in terms of the specs: which requirement, which stage, what to change.
+
+uv's own reasoning is kept below our sentence, word for word.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from builder.errors import LockConflictError, Problem, SpecError, did_you_mean
+from builder.spec import Stage, Variant, place_of
+from builder.system.documents import parse_toml
+
+__all__ = ["absent_packages", "explain", "missing_extra", "not_found", "unknown_image"]
+
+_COMMON_IMAGES = ("debian", "e2bdev/code-interpreter", "python", "ubuntu")
+_EXTRA = re.compile(r"The package `([^=`]+)==([^`]+)` does not have an extra named `([^`]+)`")
+_BACKENDS = re.compile(r"'--torch-backend.*?possible values: ([^\]]+)\]", re.DOTALL)
+_NOT_FOUND = re.compile(r"(\S+) was not found in the package registry")
+_NO_FILES = re.compile(r"there are no versions of (\S+)")
+
+
+def not_found(output: str) -> list[str]:
+    """The packages of which uv says that an index does not have them at all."""
+    return [canonicalize_name(name) for name in _NOT_FOUND.findall(output)]
+
+
+def absent_packages(
+    names: Sequence[str],
+    chain: Sequence[Stage],
+    folder: Path,
+    *,
+    known: Iterable[str],
+    output: str,
+) -> LockConflictError:
+    """The error about packages that the index does not have; `known` are names that it has."""
+    wishes = list(_wishes(chain, folder))
+    lines = []
+    for name in names:
+        asked = [wish for wish in wishes if wish.name == name]
+        where = f" ({asked[-1].place})" if asked else ", which a package of it needs,"
+        others = {*known, *(wish.name for wish in wishes)} - {*names}
+        near = did_you_mean(name, sorted(others))
+        lines.append((f"`{name}`{where}", f"; {near}" if near else ""))
+    said = f"uv's reasoning:\n{_plain(output)}"
+    if len(lines) == 1:
+        subject, near = lines[0]
+        message = f"stage `{chain[-1].stem}`: package {subject} does not exist in the package index"
+        message += f"{near}\n{said}"
+        hint = "check the spelling of the package's name"
+    else:
+        listed = "\n".join(f"  {subject}{near}" for subject, near in lines)
+        message = f"{len(lines)} packages do not exist in the package index:\n{listed}\n{said}"
+        hint = "check the spelling of the packages' names"
+    return LockConflictError(message, hint=hint, absent=names)
+
+
+def missing_extra(output: str, chain: Sequence[Stage], folder: Path) -> LockConflictError | None:
+    """The error about an extra of a requirement that the package does not have, if uv says so.
+
+    uv itself only warns, and then what the extra was meant to bring is missing in a sandbox.
+    """
+    for package, version, extra in _EXTRA.findall(output):
+        for link in chain:
+            for number, text in enumerate(link.requirements):
+                wish = Requirement(text)
+                if canonicalize_name(wish.name) == package and extra in wish.extras:
+                    place = place_of(folder, link.source, ("python", "packages", number))
+                    return LockConflictError(
+                        f'stage `{link.stem}`: "{text}" at {place} asks for the extra `{extra}`,'
+                        f" which {package}=={version} does not have",
+                        hint="check the spelling of the extra, or leave it out",
+                    )
+    return None
+
+
+def explain(
+    output: str, chain: Sequence[Stage], locked: Mapping[str, tuple[str, str]], folder: Path
+) -> LockConflictError | SpecError:
+    """Turn uv's `output` about the last stage of `chain` into an error.
+
+    `locked` maps a package that a parent stage locks to (version, that stage's stem).
+    """
+    stage = chain[-1]
+    if backends := _BACKENDS.search(output):
+        return _unknown_backend(chain, backends[1].split(", "), folder)
+    reasoning = f"uv's reasoning:\n{_plain(output)}"
+    wishes = list(_wishes(chain, folder))
+    if no_files := _NO_FILES.search(output):
+        return LockConflictError(
+            f"stage `{stage.stem}`: the package index has no files of `{no_files[1]}`\n{reasoning}",
+            hint="check the package's name, and the URL of the index that uv is configured for: a"
+            " login page or a filter may have answered in its place",
+        )
+    mentioned = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*\w", output)}
+    own = [wish for wish in wishes if wish.name in mentioned and wish.stage == stage.stem]
+    own.sort(key=lambda wish: wish.name)
+    inherited = sorted(mentioned & set(locked))
+    if inherited and own:
+        lines = []
+        for name in inherited:
+            version, stem = locked[name]
+            because = "".join(
+                f', asked for by "{wish.text}" at {wish.place}'
+                for wish in wishes
+                if wish.name == name and wish.stage != stage.stem
+            )
+            lines.append(f"  {name}=={version} is locked by stage `{stem}`{because}")
+        lines += [f'  "{w.text}" is asked for by stage `{stage.stem}` at {w.place}' for w in own]
+        parents = " and ".join(f"`{s}`" for s in sorted({locked[name][1] for name in inherited}))
+        return LockConflictError(
+            f"stage `{stage.stem}` cannot live with the versions that {parents} locked:\n"
+            + "\n".join(lines)
+            + f"\n{reasoning}",
+            hint=f"loosen {_either(own)} in {stage.source},"
+            f" or ask for a version that both can use in the stage {parents}",
+        )
+    if own:
+        lines = [f'  "{wish.text}" at {wish.place}' for wish in own]
+        return LockConflictError(
+            f"stage `{stage.stem}`: no versions meet all requirements:\n"
+            + "\n".join(lines)
+            + f"\n{reasoning}",
+            hint=f"loosen {_either(own)}",
+        )
+    return LockConflictError(f"stage `{stage.stem}` cannot be resolved\n{reasoning}")
+
+
+def _plain(output: str) -> str:
+    return re.sub(r"\s*cause: ", "\n", output).strip()
+
+
+def _wishes(chain: Sequence[Stage], folder: Path) -> Iterable[_Wish]:
+    return (
+        _Wish(
+            name=canonicalize_name(Requirement(text).name),
+            text=text,
+            stage=link.stem,
+            place=place_of(folder, link.source, ("python", "packages", number)),
+        )
+        for link in chain
+        for number, text in enumerate(link.requirements)
+    )
+
+
+def _unknown_backend(chain: Sequence[Stage], known: Sequence[str], folder: Path) -> SpecError:
+    wanted = chain[-1].torch_backend or ""
+    file = next(s for s in chain if s.torch_backend == wanted)
+    line = int(place_of(folder, file.source, ("python", "torch-backend")).rpartition(":")[2])
+    message = f"uv knows no PyTorch backend {wanted!r}"
+    hint = did_you_mean(wanted, known) or f"it knows {', '.join(known)}"
+    problem = Problem(
+        file.source, message, line=line, column=1, key="python.torch-backend", hint=hint
+    )
+    return SpecError([problem])
+
+
+def unknown_image(variant: Variant, why: str, folder: Path) -> SpecError:
+    """The error about a base image that its registry does not give; `why` is a predicate."""
+    image = variant.image
+    source, line = variant.source, 0
+    for stage in variant.stages:  # the last one that names it decides
+        place, _, number = place_of(folder, stage.source, ("base", "image")).rpartition(":")
+        if place and _names_image(folder / Path(stage.source).name):
+            source, line = stage.source, int(number)
+    near = did_you_mean(image.partition(":")[0], _COMMON_IMAGES)
+    problem = Problem(
+        source,
+        f"the image {image!r} {why}",
+        line=line,
+        column=1,
+        key="base.image",
+        hint=near
+        or "check the spelling; for an image that needs credentials, pull it with Docker first, or"
+        f" write its digest behind it: {image}@sha256:…",
+    )
+    return SpecError([problem])
+
+
+def _names_image(path: Path) -> bool:
+    try:
+        document = parse_toml(path.read_text(encoding="utf-8-sig"))
+        return "image" in document.get("base", {})
+    except (OSError, ValueError):
+        return False  # it was changed since it was loaded
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Wish:
+    """A requirement, who asks for it, and where."""
+
+    name: str
+    text: str
+    stage: str
+    place: str
+
+
+def _either(wishes: Iterable[_Wish]) -> str:
+    return " or ".join(f'"{wish.text}"' for wish in wishes)

@@ -1,0 +1,120 @@
+"""Which recorded builds a rebuild would change, and how."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder import plan, registry, render
+from builder.errors import TemplateError, counted
+from builder.project import Project
+from builder.registry.holds import Hold, hold_of
+from builder.workflow.prepare import Prepared, read_registry
+
+__all__ = ["Outdated", "outdated"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Outdated:
+    """One template: the build that the channel points at, its age in days (None where that is not
+    known), and what speaks for a new one; with no reasons it is up to date, or `held` where it is
+    and a new one is recorded already."""
+
+    name: str
+    target: str
+    ref: str | None
+    age_days: float | None
+    reasons: tuple[plan.Reason, ...]
+    held: Hold | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """The finding as plain values."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "ref": self.ref,
+            "age_days": None if self.age_days is None else round(self.age_days, 2),
+            "outdated": bool(self.reasons),
+            "held": self.held.to_json() if self.held else None,
+            "reasons": [reason.to_json() for reason in self.reasons],
+        }
+
+
+def outdated(
+    project: Project, prepared: Prepared, *, target: str, channel: str, max_age_days: float
+) -> list[Outdated]:
+    """Compare what was prepared from the latest packages with what `channel` points at.
+
+    What could not be prepared is left out: its error is in `prepared`. Raises `RegistryError`.
+    """
+    templates = read_registry(project).templates
+    found = []
+    for name, one in sorted(prepared.items()):
+        if isinstance(one, TemplateError):
+            continue
+        targets = templates.get(name, {})
+        entry = targets.get(target, {})
+        ref = entry.get("channels", {}).get(channel)
+        fields = entry.get("builds", {}).get(ref, {}) if ref else {}
+        age, held = _age_days(fields), hold_of(entry, channel)
+        if ref is None:
+            reasons: Sequence[plan.Reason] = [_missing(targets, target, channel)]
+        else:
+            reasons = _reasons(one, fields)
+        if age is not None and age > max_age_days:
+            text = f"{counted(age, 'day')} old, and what the target adds to a build is as old"
+            reasons = [*reasons, plan.Reason(kind="state", what=text)]
+        if held and _recorded(one, entry):
+            reasons = ()  # a rebuild would bring nothing that is not there
+        found.append(
+            Outdated(
+                name=name,
+                target=target,
+                ref=ref,
+                age_days=age,
+                reasons=tuple(reasons),
+                held=held,
+            )
+        )
+    return found
+
+
+def _recorded(rendered: render.Rendered, entry: dict[str, Any]) -> bool:
+    """Whether a build of this very spec and lock is recorded, and may be used."""
+    return any(
+        fields.get("digest") == rendered.digest and not registry.revoked_because(fields)
+        for fields in entry.get("builds", {}).values()
+    )
+
+
+def _missing(targets: Mapping[str, Any], target: str, channel: str) -> plan.Reason:
+    """Why there is no build to compare with."""
+    built = sorted(name for name, entry in targets.items() if entry.get("builds"))
+    if target in built:
+        return plan.Reason(kind="state", what=f"never on channel {channel}")
+    text = f"never built on {target}"
+    if built:
+        text += f", but on {' and '.join(built)}: --target looks there"
+    return plan.Reason(kind="state", what=text)
+
+
+def _reasons(rendered: render.Rendered, fields: dict[str, Any]) -> Sequence[plan.Reason]:
+    reasons: list[plan.Reason] = []
+    if registry.revoked_because(fields):
+        text = f"the build is {registry.revocation(fields)}"
+        reasons.append(plan.Reason(kind="state", what=text))
+    if fields.get("origin") == "adopted":
+        return [*reasons, plan.Reason(kind="state", what="adopted, not built from this spec")]
+    if fields.get("digest") != rendered.digest:
+        reasons += plan.differences(fields, plan.inputs_of(rendered))
+    return reasons
+
+
+def _age_days(fields: dict[str, Any]) -> float | None:
+    try:
+        built = dt.datetime.fromisoformat(fields["built_at"])
+        return (dt.datetime.now(dt.UTC) - built).total_seconds() / 86400
+    except (KeyError, ValueError, TypeError):
+        return None

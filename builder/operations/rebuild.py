@@ -1,0 +1,120 @@
+"""Putting back into the registry what a target still has: builds, by the tags that they carry."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Sequence
+from typing import Any
+
+from builder import record, registry, render, verify
+from builder.errors import RegistryError, TemplateError
+from builder.project import Project
+from builder.registry import history
+from builder.system import provenance
+from builder.system.events import Event, Reporter
+from builder.system.logs import Log
+from builder.targets.adapters import Target
+from builder.targets.protocol import Built, Tagged
+from builder.verify.checks import inventory
+from builder.workflow.prepare import Prepared, read_registry
+
+__all__ = ["rebuild"]
+
+
+def rebuild(
+    project: Project,
+    prepared: Prepared,
+    target: Target,
+    names: Sequence[str],
+    *,
+    report: Reporter,
+) -> list[dict[str, Any]]:
+    """Record every build that a channel's tag leads to on `target` and the registry does not have.
+
+    `prepared` is what the specs are now: of a build of the same digest, all is known and its checks
+    are run again; of others, what a sandbox tells. A registry that cannot be read is kept under
+    another name. Returns what was put back, as plain values. Raises what the target raises.
+    """
+    try:
+        found = read_registry(project)
+    except RegistryError as error:
+        _put_aside(project.registry, error, report)
+        found = read_registry(project)
+    done = []
+    for name in sorted({*names, *found.templates}):
+        for one in target.tagged(name):
+            entry = read_registry(project).templates.get(name, {}).get(target.name, {})
+            channels = entry.get("channels", {})
+            builds = entry.get("builds", {})
+            missing = [channel for channel in one.channels if channels.get(channel) not in builds]
+            if not one.channels or (one.ref in builds and not missing):
+                continue
+            with target.claimed(name, report=report):
+                fields = _fields(project, prepared.get(name), target, name, one, report)
+            record.put_back(
+                project.registry,
+                name=name,
+                target=target.name,
+                ref=one.ref,
+                fields=fields,
+                channels=missing,
+                by=provenance.actor(project.root),
+            )
+            done.append({"name": name, "target": target.name, "ref": one.ref, "channels": missing})
+    return done
+
+
+def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:
+    if registry.is_url(location):
+        raise RegistryError(
+            f"{error.message}; an object in a store is not overwritten unread",
+            hint="move it away, and run the same command again",
+        ) from error
+    aside = f"{location}.unreadable-{history.now().replace(':', '')}"
+    os.replace(location, aside)
+    report(Event(kind="warning", text=f"{error.message}; it was moved to {aside}"))
+
+
+def _fields(
+    project: Project,
+    prepared: render.Rendered | TemplateError | None,
+    target: Target,
+    name: str,
+    one: Tagged,
+    report: Reporter,
+) -> dict[str, Any]:
+    known = prepared if isinstance(prepared, render.Rendered) else None
+    with Log(project.state / "logs" / name, target=target.name, kind="rebuild") as log:
+        log.line(f"putting back {one.ref}")
+        if known and known.digest == one.digest:
+            built = Built(
+                name=name,
+                target=target.name,
+                ref=one.ref,
+                template_id=one.template_id,
+                build_id=one.build_id,
+                digest=known.digest,
+                seconds=0.0,
+                reused=True,
+                size=None,
+                warnings=(_NOTE,),
+            )
+            verified = verify.verify(built, known, target, report=report, log=log)
+            return record.fields_of(verified, known, {})
+        report(Event(kind="step", variant=name, text=f"asking a sandbox of {one.ref}"))
+        sandbox = target.open(one.ref, name=name, warm=(), env={})
+        with contextlib.closing(sandbox):
+            packages = inventory(sandbox)
+    fields: dict[str, Any] = {
+        "template_id": one.template_id,
+        "build_id": one.build_id,
+        "origin": "built",
+        "packages": packages,
+        "verified": {"checks": ["a sandbox opens and lists its packages"]},
+        "warnings": [_NOTE, "the spec that it was built from is not known"],
+    }
+    return fields | ({"digest": one.digest} if one.digest else {})
+
+
+_NOTE = "put back from what the target has; when it was built is not known"

@@ -1,0 +1,115 @@
+"""Taking a template, a build or a channel out of the registry, and off its target's tags."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from builder import record
+from builder.errors import TargetUnavailableError, TemplateError
+from builder.project import Project, target_called
+from builder.registry.references import find_build
+from builder.system import provenance
+from builder.system.events import Reporter
+from builder.targets.adapters import connect
+from builder.workflow.prepare import read_registry
+
+__all__ = ["Removal", "removal_of", "remove"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What is to be removed of a template on a target: refs of builds, and channels."""
+
+    name: str
+    target: str
+    builds: tuple[str, ...]
+    channels: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The removal as plain values."""
+        return {
+            "name": self.name,
+            "target": self.target,
+            "builds": list(self.builds),
+            "channels": list(self.channels),
+        }
+
+
+def removal_of(
+    project: Project,
+    name: str,
+    wanted: str | None,
+    *,
+    channels: Sequence[str],
+    target: str | None,
+) -> Removal:
+    """What `wanted` and `channels` mean: one build, channels alone, or, without either, all builds.
+
+    Raises the `LookupError`s of the registry, and `SelectionError` for what is needed.
+    """
+    recorded = read_registry(project)
+    if wanted is not None:
+        build = find_build(recorded, name, wanted, target=target)
+        target, builds = build.target, (build.ref,)
+    else:
+        target = recorded.target_of(name, target)
+        builds = () if channels else tuple(sorted(recorded.entry(name, target).get("builds", {})))
+    entry = recorded.entry(name, target)
+    record.check_removable(entry, name, target, builds, channels)
+    return Removal(name=name, target=target, builds=builds, channels=tuple(dict.fromkeys(channels)))
+
+
+def remove(
+    project: Project, removal: Removal, *, reason: str | None, report: Reporter
+) -> str | None:
+    """Remove it; returns what a person should know of what is left on the target.
+
+    Raises what `record.remove` raises; then nothing was removed.
+    """
+    name = removal.name
+    entry = read_registry(project).entry(name, removal.target)
+    records, pointing = entry.get("builds", {}), entry.get("channels", {})
+    # What was adopted is somebody else's, tags and all.
+    builds = [fields for fields in map(records.get, removal.builds) if _is_built(fields)]
+    channels = {
+        channel: records[pointing[channel]]
+        for channel in removal.channels
+        if _is_built(records.get(pointing.get(channel)))
+    }
+    target, note = None, None
+    with contextlib.ExitStack() as stack:
+        if builds or channels:
+            settings = target_called(removal.target, project.targets)
+            try:
+                target = connect(settings, project, report=report)
+            except TargetUnavailableError as error:
+                note = _left(removal, error)
+            else:
+                stack.enter_context(target.claimed(name, report=report))
+        record.remove(
+            project.registry,
+            name=name,
+            target=removal.target,
+            builds=removal.builds,
+            channels=removal.channels,
+            by=provenance.actor(project.root),
+            reason=reason,
+        )
+        if target:
+            # Last, since it cannot be taken back: E2B has no way back to a build without a tag.
+            try:
+                note = target.withdraw(name, builds, channels=channels)
+            except TemplateError as error:
+                note = _left(removal, error)
+    return note
+
+
+def _is_built(fields: Mapping[str, Any] | None) -> bool:
+    return fields is not None and fields.get("origin", "built") == "built"
+
+
+def _left(removal: Removal, error: TemplateError) -> str:
+    return f"its tags on {removal.target} are left as they are: {error.message}"

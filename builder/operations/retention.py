@@ -1,0 +1,43 @@
+"""Which recorded builds are needed, and why. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builder.registry import history, revoked_because
+
+__all__ = ["Keep", "needed"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Keep:
+    """How much to keep of each template on each target: the `newest` builds, and as many `steps`
+    back from what each channel points at."""
+
+    newest: int
+    steps: int
+
+
+def needed(entry: Mapping[str, Any], keep: Keep) -> dict[str, str]:
+    """Ref → why it is needed, for the builds of one template on one target that are.
+
+    What a channel points at, what it can be rolled back to, the newest ones, and the newest that
+    may be used: so the last good build is always among them.
+    """
+    builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
+    found: dict[str, str] = {}
+    for channel, ref in sorted(entry.get("channels", {}).items()):
+        found.setdefault(ref, f"channel {channel} points at it")
+        earlier = [r for r in history.timeline(entry, channel)[:-1][::-1] if r in builds]
+        usable = [r for r in dict.fromkeys(earlier) if not revoked_because(builds[r])]
+        for step, back in enumerate(usable[: keep.steps], 1):
+            found.setdefault(back, f"{step} back from channel {channel}")
+    by_age = history.newest_first(entry)
+    for ref in by_age[: keep.newest]:
+        found.setdefault(ref, f"among the newest {keep.newest}")
+    good = [r for r in by_age if not revoked_because(builds[r])]
+    for ref in good[:1]:
+        found.setdefault(ref, "the last good build")
+    return {ref: why for ref, why in found.items() if ref in builds}

@@ -1,0 +1,91 @@
+"""Checking recorded builds again, against what was promised when they were made."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from builder import record, registry, render, verify
+from builder.errors import TemplateError, VerifyError
+from builder.project import Project
+from builder.system import processes
+from builder.system.events import Reporter, silent
+from builder.system.logs import Log
+from builder.targets.adapters import Target, measures_of
+from builder.targets.protocol import Built
+from builder.workflow.prepare import prepare
+from builder.workflow.selection import select
+
+__all__ = ["Reverified", "reverify"]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Reverified:
+    """A build that keeps its promises still; `left_out` are checks of it that are not recorded."""
+
+    found: registry.Record
+    verified: verify.Verified
+    left_out: tuple[str, ...] = ()
+
+    def to_json(self) -> dict[str, Any]:
+        """What was checked, as plain values."""
+        return {
+            "ref": self.found.ref,
+            "checks": [check.name for check in self.verified.checks],
+            "left_out": list(self.left_out),
+            "warnings": list(self.verified.warnings),
+            "first_use": self.verified.first_use,
+            "sandbox_seconds": self.verified.sandbox_seconds,
+        }
+
+
+def reverify(
+    project: Project, found: registry.Record, target: Target, *, report: Reporter
+) -> Reverified:
+    """Run the checks of a recorded build again, whatever its spec says by now; nothing is recorded.
+
+    Raises `VerifyError`, `SandboxError`, `NotOnThisMachineError`.
+    """
+    recalled = record.recalled(found)
+    promises: verify.Promises = recalled
+    left_out = recalled.left_out
+    if left_out and (rendered := _rendered(project, found)):
+        promises, left_out = rendered, ()
+    seconds = measures_of(found.ref, found.fields).get("seconds", {})
+    built = Built(
+        name=found.name,
+        target=found.target,
+        ref=found.ref,
+        template_id=found.template_id,
+        build_id=found.build_id or "",
+        digest=found.digest or "",
+        seconds=seconds.get("build", 0.0),
+        reused=True,
+        size=found.fields.get("size_bytes"),
+        cold=seconds.get("first_use", {}).get("cold", {}),
+    )
+    with (
+        Log(project.state / "logs" / found.name, target=found.target, kind="verify") as log,
+        target.claimed(found.name, report=report),
+        processes.interruptible(),
+    ):
+        try:
+            verified = verify.verify(built, promises, target, report=report, log=log)
+        except VerifyError as error:
+            # It passed once: the environment was damaged since, or the checks depend on more.
+            if target.this_machine and _rendered(project, found):
+                again = f"`template-builder build {found.name} --force`"
+                error.hint = f"{again} makes the environment anew"
+            raise
+    return Reverified(found=found, verified=verified, left_out=left_out)
+
+
+def _rendered(project: Project, found: registry.Record) -> render.Rendered | None:
+    """What the spec and its committed lock render to, where the build is of exactly that."""
+    try:
+        prepared = prepare(project, select(project, [found.name]), frozen=True, report=silent)
+    except TemplateError:
+        return None
+    rendered = prepared[found.name]
+    same = isinstance(rendered, render.Rendered) and rendered.digest == found.digest
+    return rendered if isinstance(rendered, render.Rendered) and same else None

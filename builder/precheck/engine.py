@@ -1,0 +1,321 @@
+"""A Docker engine: images built from rendered files, machines started from them.
+
+The only owner of docker. It knows nothing of what is checked in a machine. What it makes carries
+labels with its owner, so that the next run can remove what a killed one left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import re
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker.errors
+import requests
+
+from builder.errors import (
+    EngineUnavailableError,
+    NetworkError,
+    PrecheckError,
+    ProjectError,
+    StorageError,
+    TemplateError,
+)
+from builder.precheck import Image
+from builder.precheck.connection import connect
+from builder.precheck.images import DIGEST, SUBJECT, remove_image, unused_images
+from builder.precheck.machine import DockerMachine, packed
+from builder.precheck.machine_sandbox import Machine
+from builder.project import PrecheckSettings
+from builder.render import Rendered
+from builder.system.events import Event, Reporter
+from builder.system.logs import Log
+from builder.system.regular_file import read_regular
+from builder.targets.protocol import Needs, Waste
+
+__all__ = ["DockerEngine"]
+
+_OWNER = "template-builder.owner"
+_STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
+_ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
+_LARGEST_BUNDLE = 16 << 20
+_KILLED = 137  # 128 + SIGKILL, which is how the kernel ends what needs too much memory
+# Without it E2B's code service asks for a sandbox's variables where only E2B's machines answer.
+_ENVIRONMENT = {"E2B_LOCAL": "true"}
+_CERTIFICATES = "/opt/template-precheck/ca.crt"
+_CERTIFICATE_VARIABLES = (
+    "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+)  # fmt: skip
+_UNREACHABLE = re.compile(
+    r"pull access denied|manifest|not found|dial tcp|no such host|x509|timeout|EOF|denied",
+    re.IGNORECASE,
+)
+
+
+class DockerEngine:
+    """The engine that `DOCKER_HOST`, the current context or the usual sockets lead to."""
+
+    def __init__(self, settings: PrecheckSettings) -> None:
+        """Connect. Raises `EngineUnavailableError`."""
+        self._settings = settings
+        self._client, info = connect(timeout=3600)
+        self.identity = f"{info['ID']} {info['ServerVersion']}"
+        self.cpus = int(info["NCPU"])
+        self._labels = {_OWNER: f"{socket.gethostname()}:{os.getpid()}"}
+
+    def close(self) -> None:
+        """End the connection."""
+        self._client.close()
+
+    def tidy(self) -> None:
+        """Remove what runs that were killed left: containers, and images that lost their name."""
+        for container in self._client.containers.list(all=True, filters={"label": _OWNER}):
+            if _is_gone(container.labels.get(_OWNER, "")):
+                with contextlib.suppress(docker.errors.APIError):
+                    container.remove(force=True, v=True)
+        with contextlib.suppress(docker.errors.APIError):
+            self._client.images.prune(filters={"dangling": True, "label": SUBJECT})
+
+    def unused(self, _templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+        """The images that earlier checks have left and nothing needs; see `Target.unused`."""
+        return unused_images(self._client, needs, protect)
+
+    def remove(self, waste: Waste) -> str | None:
+        """Remove one of them; why not, where it is in use."""
+        return remove_image(self._client, waste.subject)
+
+    def has_image(self, identity: str) -> bool:
+        """Whether an image is still there."""
+        try:
+            self._client.images.get(identity)
+        except docker.errors.ImageNotFound:
+            return False
+        return True
+
+    def image(self, reference: str) -> Image:
+        """An image by name, pulled where it is not there. Raises `NetworkError`."""
+        try:
+            try:
+                found = self._client.images.get(reference)
+            except docker.errors.ImageNotFound:
+                found = self._client.images.pull(reference)
+        except docker.errors.APIError as error:
+            raise _not_pulled(reference, str(error.explanation or error)) from error
+        return _image(found)
+
+    def build(self, rendered: Rendered, *, tag: str, report: Reporter, log: Log) -> Image:
+        """Build the rendered context, under the variant's memory limit.
+
+        Raises `PrecheckError` with the step that failed, `StorageError`, `NetworkError`.
+        """
+        base, variant = rendered.lock.image.pinned, rendered.variant
+        dockerfile = rendered.content("Dockerfile").decode()
+        if self._settings.ca_bundle:
+            self.image(base)
+            dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
+        files = {file.path: (file.content, file.mode) for file in rendered.files}
+        files["Dockerfile"] = (dockerfile.encode(), 0o644)
+        said: list[str] = []
+        step = ("0", "0", "")
+        for line in self._stream(
+            packed(files),
+            tag,
+            {SUBJECT: variant.name, DIGEST: rendered.digest},
+            variant.memory_mb << 20,
+        ):
+            if "error" in line:
+                code = line.get("errorDetail", {}).get("code")
+                raise self._failure(rendered, step, code, line["error"], said, log)
+            text = _ESCAPES.sub("", line.get("stream", "").rstrip() or _status(line))
+            if not text:
+                continue
+            if found := _STEP.match(text):
+                step = (found[1], found[2], found[3])
+                said = []
+                first = found[3].split("\n")[0][:100]
+                told = f"precheck: step {found[1]} of {found[2]}: {first}"
+                report(Event(kind="step", variant=variant.name, text=told))
+            else:
+                said.append(text)
+                last = text.rpartition("\n")[2]
+                report(Event(kind="detail", variant=variant.name, text=last))
+            log.line(text)
+        return _image(self._client.images.get(tag))
+
+    def remove_image(self, image: Image) -> None:
+        """Remove an image's name, and keep the layers below for the next build."""
+        with contextlib.suppress(docker.errors.APIError):
+            self._client.images.remove(image.identity, noprune=True)
+
+    @contextlib.contextmanager
+    def started(
+        self, image: Image, *, cpu: int, memory_mb: int, idle: bool = False
+    ) -> Iterator[Machine]:
+        """A machine of an image, as a sandbox would be: its CMD runs, unless it is to be `idle`.
+
+        Removed at the end of the block, with all that runs in it.
+        """
+        options: dict[str, Any] = {}
+        if idle:
+            options = {"entrypoint": ["sleep"], "command": ["infinity"], "healthcheck": {}}
+            options["healthcheck"] = {"test": ["NONE"]}
+        container = None
+        try:
+            container = self._client.containers.create(
+                image.identity,
+                detach=True,
+                labels=self._labels,
+                environment=_ENVIRONMENT,
+                mem_limit=memory_mb << 20,
+                memswap_limit=memory_mb << 20,
+                nano_cpus=min(cpu, self.cpus) * 1_000_000_000,
+                network_mode=self._settings.network,
+                **options,
+            )
+            container.start()
+            yield DockerMachine(container)
+        except docker.errors.APIError as error:
+            raise PrecheckError(f"the image cannot be started: {error.explanation}") from error
+        finally:
+            if container:
+                with contextlib.suppress(docker.errors.APIError):
+                    container.remove(force=True, v=True)
+
+    def _stream(
+        self, context: io.BytesIO, tag: str, labels: Mapping[str, str], memory: int | None
+    ) -> Iterator[dict[str, Any]]:
+        limits: Any = {"memory": memory, "memswap": memory} if memory else {}
+        try:
+            yield from self._client.api.build(
+                fileobj=context,
+                custom_context=True,
+                decode=True,
+                rm=True,
+                forcerm=True,
+                tag=tag,
+                labels=dict(labels),
+                network_mode=self._settings.network,
+                buildargs=dict(self._settings.build_args),
+                container_limits=limits,
+            )
+        except docker.errors.APIError as error:
+            raise PrecheckError(f"the engine refuses the build: {error.explanation}") from error
+        except (requests.RequestException, OSError) as error:
+            raise EngineUnavailableError(
+                f"the engine went away during the build: {error}",
+                hint="start it, and run the same command again",
+            ) from error
+
+    def _trusting(self, base: str) -> str:
+        """The base image with the certificates of the settings, for a build behind a proxy."""
+        path = Path(self._settings.ca_bundle or "")
+        try:
+            content = read_regular(path, _LARGEST_BUNDLE)
+        except OSError as error:
+            raise ProjectError(
+                f"[tool.template-builder.precheck]: `ca-bundle` {path}: {error.strerror}"
+            ) from error
+        variables = " ".join(f"{name}={_CERTIFICATES}" for name in _CERTIFICATE_VARIABLES)
+        text = f"FROM {base}\nCOPY ca.crt {_CERTIFICATES}\nENV {variables}\n"
+        files = {"Dockerfile": (text.encode(), 0o644), "ca.crt": (content, 0o644)}
+        tag = "template-builder/base-with-certificates"
+        for line in self._stream(packed(files), tag, {SUBJECT: "base"}, None):
+            if "error" in line:
+                raise PrecheckError(f"the certificates cannot be added: {line['error']}")
+        return tag
+
+    def _failure(
+        self,
+        rendered: Rendered,
+        step: tuple[str, str, str],
+        code: int | None,
+        error: str,
+        said: Sequence[str],
+        log: Log,
+    ) -> TemplateError:
+        log.line(error)
+        number, count, text = step
+        if "no space left on device" in error.lower() or any(
+            "no space left on device" in line.lower() for line in said[-20:]
+        ):
+            return StorageError(
+                f"the disk is full: the engine needed more space in step {number} of {count}\n"
+                f"log: {log.path}",
+                hint="free some space where the engine keeps images: `docker system df` shows it",
+            )
+        if text.startswith("FROM ") and _UNREACHABLE.search(error):
+            return _not_pulled(rendered.lock.image.pinned, error)
+        last = [line for block in said for line in block.splitlines() if line.strip()]
+        last = [line for line in last if not line.startswith("Removing intermediate container")]
+        wrong_python = [line for line in last if line.startswith("base.python: ")]
+        where = _around(rendered.content("Dockerfile").decode(), int(number))
+        place = f"generated/{rendered.variant.name}/Dockerfile"
+        if wrong_python:
+            message, hint = wrong_python[-1], "correct `base.python`, or take another `base.image`"
+        elif code == _KILLED:
+            message = (
+                f"step {number} of {count} was killed: it needed more than the"
+                f" {rendered.variant.memory_mb} MiB of the variant"
+            )
+            hint = "raise `resources.memory-mb`, or have the step need less"
+        else:
+            message = f"step {number} of {count} failed" + (f" with code {code}" if code else "")
+            hint = "what the step says is below its lines; the log has all of it"
+        told = "\n".join(last[-12:]) if code else error
+        return PrecheckError(f"{message}\n{place}:\n{where}\n{told}\nlog: {log.path}", hint=hint)
+
+
+def _is_gone(owner: str) -> bool:
+    host, _, pid = owner.rpartition(":")
+    if host != socket.gethostname() or not pid.isdigit():
+        return False  # another machine's, on an engine that both use
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except PermissionError:
+        return False
+    return False
+
+
+def _status(line: Mapping[str, Any]) -> str:
+    words = (line.get("id"), line.get("status"), line.get("progress"))
+    return " ".join(word for word in words if word)
+
+
+def _image(found: Any) -> Image:
+    config = found.attrs["Config"]
+    return Image(
+        identity=found.id,
+        size=found.attrs["Size"],
+        layers=len(found.attrs["RootFS"].get("Layers") or ()),
+        env=dict(pair.partition("=")[::2] for pair in config["Env"] or ()),
+        user=config["User"] or "root",
+        workdir=config["WorkingDir"] or "/",
+    )
+
+
+def _around(dockerfile: str, step: int) -> str:
+    """The lines of a step, and two before and after it, with their numbers."""
+    from builder.flatten import instruction_lines
+
+    places = instruction_lines(dockerfile)
+    first, last = places[step - 1] if 0 < step <= len(places) else (1, 1)
+    lines = dockerfile.splitlines()
+    shown = range(max(1, first - 2), min(len(lines), last + 2) + 1)
+    return "\n".join(
+        f"{'>' if first <= number <= last else ' '} {number:4d} | {lines[number - 1]}"
+        for number in shown
+    )
+
+
+def _not_pulled(reference: str, said: str) -> NetworkError:
+    return NetworkError(
+        f"the base image {reference} is not on the engine and cannot be pulled\n{said.strip()}",
+        hint="check the name and the engine's network, or load the image: docker load",
+    )

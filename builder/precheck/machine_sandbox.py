@@ -1,0 +1,164 @@
+"""Code in a started machine: through its code service where it has one, else its interpreter."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from builder.errors import PrecheckError, SandboxError
+from builder.sandbox.execution import Execution, plain
+from builder.sandbox.session import Sandbox
+from builder.spec import Variant
+from builder.system.documents import parse_json
+
+__all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]
+
+_MARGIN_SECONDS = 15.0
+_KILLED = 137  # 128 + SIGKILL
+_EMPTY = 3
+_INTERPRETER_PORT = 49999  # on which sandboxes of E2B run code
+_FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
+
+
+class Machine(Protocol):
+    """A started container; see `builder.precheck.engine`."""
+
+    def run(
+        self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
+    ) -> tuple[int, str, str]:
+        """Run a program: exit code (137 after `timeout` seconds), output, error output."""
+        ...
+
+    def write(self, path: str, content: bytes) -> None:
+        """Put a file into a folder that exists."""
+        ...
+
+    def state(self) -> tuple[str, str]:
+        """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
+        and what was said last."""
+        ...
+
+    def logs(self) -> str:
+        """The last lines that its CMD wrote."""
+        ...
+
+
+# Runs in the machine, so that no port of it has to be reached from here. E2B's service answers
+# with a line of JSON an event.
+_CLIENT = """
+import http.client, json, sys, time, urllib.error, urllib.request
+origin, path, limit = sys.argv[1], sys.argv[2], float(sys.argv[3])
+body = json.dumps({"code": open(path).read(), "language": "python"}).encode()
+asked = urllib.request.Request(origin + "/execute", body, {"Content-Type": "application/json"})
+found = {"stdout": "", "stderr": "", "error": None, "traceback": "", "timed_out": False}
+end = time.monotonic() + limit
+kind = None
+try:
+    with urllib.request.urlopen(asked, timeout=limit) as answer:
+        for line in answer:
+            event = json.loads(line)
+            kind = event["type"]
+            if kind in ("stdout", "stderr"):
+                found[kind] += event["text"]
+            elif kind == "error":
+                found["error"] = event["name"] + ": " + event["value"]
+                found["traceback"] = event["traceback"]
+            elif kind == "unexpected_end_of_execution":
+                found["error"] = "the interpreter ended"
+            if time.monotonic() > end:
+                found["timed_out"] = True
+                break
+except TimeoutError:
+    found["timed_out"] = True
+except http.client.IncompleteRead:
+    found["error"] = "the code service ended its answer before the end of the execution"
+if kind is None and not found["timed_out"]:
+    sys.exit(3)
+print(json.dumps(found))
+"""
+
+
+class InterpreterSandbox:
+    """Each piece of code is a run of the machine's `python3`."""
+
+    def __init__(self, machine: Machine) -> None:
+        self.timings: Mapping[str, float] = {}
+        self._machine = machine
+        self._numbers = itertools.count()
+
+    def run(self, code: str, *, timeout: float) -> Execution:
+        """Run code as a program. Raises `PrecheckError` when the machine is gone."""
+        path = f"{_FOLDER}/code-{next(self._numbers)}.py"
+        self._machine.write(path, code.encode())
+        status, out, err = self._machine.run(["python3", path], timeout=timeout)
+        timed_out = status == _KILLED
+        error = None if status == 0 else (err.strip().splitlines() or [f"exit code {status}"])[-1]
+        return Execution(
+            stdout=out,
+            stderr=err,
+            error=None if timed_out else error,
+            traceback="" if status == 0 else err,
+            timed_out=timed_out,
+        )
+
+    def close(self) -> None:
+        """Nothing is kept between runs."""
+
+
+class ServiceSandbox:
+    """Code goes to the default interpreter of the machine's code service."""
+
+    def __init__(self, machine: Machine, origin: str) -> None:
+        self.timings: Mapping[str, float] = {}
+        self._machine = machine
+        self._origin = origin
+        self._numbers = itertools.count()
+        machine.write(f"{_FOLDER}/code-client.py", _CLIENT.encode())
+
+    def run(self, code: str, *, timeout: float) -> Execution:
+        """Run code. Raises `SandboxError` when the service does not answer, `PrecheckError` when
+        its answer is empty."""
+        path = f"{_FOLDER}/code-{next(self._numbers)}.txt"
+        self._machine.write(path, code.encode())
+        words = ["python3", f"{_FOLDER}/code-client.py", self._origin, path, str(timeout)]
+        status, out, err = self._machine.run(words, timeout=timeout + _MARGIN_SECONDS)
+        if status == _EMPTY:
+            raise PrecheckError(
+                "the code service answers with an empty stream: it did not run the code",
+                hint="outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
+                " `service.command`: have that pass it on, as `sudo --preserve-env=E2B_LOCAL` does",
+            )
+        if status != 0:
+            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
+            raise SandboxError(f"the code service does not answer: {last}")
+        found = Execution(**parse_json(out))
+        return replace(found, traceback=plain(found.traceback))
+
+    def close(self) -> None:
+        """The service stays; the machine ends it."""
+
+
+def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
+    """The way to run code in a ready machine of `variant`. Raises `PrecheckError` when something
+    else than a code interpreter is ready on the port of E2B's."""
+    if variant.ready_url:
+        parts = urlsplit(variant.ready_url)
+        origin = f"{parts.scheme}://{parts.netloc}"
+        probe = (
+            f"import urllib.request; urllib.request.urlopen({origin + '/contexts'!r}, timeout=10)"
+        )
+        status, _out, err = machine.run(["python3", "-c", probe], timeout=30)
+        if status == 0:
+            return ServiceSandbox(machine, origin)
+        if parts.port == _INTERPRETER_PORT:
+            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
+            raise PrecheckError(
+                f"the service of `{variant.name}` is ready, and is no code interpreter:"
+                f" {origin}/contexts: {last}",
+                hint="sandboxes on E2B run code through the interpreter on this port: correct"
+                " `service.command`",
+            )
+    return InterpreterSandbox(machine)

@@ -1,0 +1,286 @@
+"""A registry that is one object in an object store, for teams whose machines write at once.
+
+The only owner of obstore. Writers compare and swap: what is written replaces exactly what was read,
+or it is read and changed anew. Readers keep what they read, to ask with its ETag, and to go on with
+it, with a warning, while the store cannot be reached. Credentials and endpoints come from the
+environment variables that each store's own tools use (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime as dt
+import functools
+import hashlib
+import json
+import os
+import re
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import NetworkError, RegistryError, StorageError
+from builder.system.documents import parse_json
+from builder.system.files import atomic_write, cache_folder, exclusive
+
+__all__ = ["NoRegistryError", "StaleRegistryWarning", "age_in_words", "read", "swap"]
+
+_VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
+_SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
+_OVERTAKEN_SECONDS = 120.0
+_SECRETS = re.compile(r"(?i)(secret|key|token|password|credential)")
+
+
+class NoRegistryError(RegistryError):
+    """Nothing is at that address yet."""
+
+
+class StaleRegistryWarning(UserWarning):
+    """The store could not be reached: what is used was read earlier."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Kept:
+    """The registry as it was read: `at` in seconds since the epoch."""
+
+    text: str
+    etag: str
+    at: float
+
+
+def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
+    """The registry's text, and how old it is in seconds: 0 when the store was asked just now.
+
+    What was read within the last `max_age` seconds is taken without asking. Where the store cannot
+    be reached, what was read last is returned with a `StaleRegistryWarning`. Raises `RegistryError`
+    where there is nothing or it is refused, `NetworkError` where nothing was read before.
+    """
+    kept = _kept(url)
+    if kept and 0 <= time.time() - kept.at < max_age:
+        return kept.text, time.time() - kept.at
+    try:
+        with _translated(url):
+            found = _fetch(url, etag=kept.etag if kept else None)
+    except NetworkError as error:
+        if kept is None:
+            raise
+        age = max(time.time() - kept.at, 0.0)
+        warnings.warn(
+            f"{error.message}; using what was read {age_in_words(age)} ago, of which nothing newer"
+            " is known: no build that was revoked since, and no new one",
+            StaleRegistryWarning,
+            stacklevel=2,
+        )
+        return kept.text, age
+    if found is None and kept:
+        found = kept.text, kept.etag, None
+    assert found is not None
+    text, etag, _ = found
+    _keep(url, _Kept(text=text, etag=etag, at=time.time()))
+    return text, 0.0
+
+
+def swap(
+    url: str, change: Callable[[str | None], str], *, is_applied: Callable[[str], bool]
+) -> None:
+    """Replace the registry by what `change` makes of it (of None where there is none yet).
+
+    When another writer is faster, it is read and changed anew, and nothing of theirs is lost. A
+    store may apply a change whose answer is lost on the way: `is_applied` recognises the change in
+    a registry's text, so that it is made once. Raises `RegistryError`, `NetworkError`, and what
+    `change` raises; then nothing was written, unless the error says that this is not known.
+    """
+    import obstore.exceptions as failures
+    import tenacity
+
+    sent = False
+
+    def attempt() -> None:
+        nonlocal sent
+        with _translated(url):
+            try:
+                before: tuple[str, str, Any] | None = _fetch(url)
+            except FileNotFoundError:
+                before = None
+        if sent and before and is_applied(before[0]):
+            text, etag, _ = before
+        else:
+            text = change(before[0] if before else None)
+            if before and text == before[0]:
+                return  # nothing to write
+            sent = True
+            try:
+                with _translated(url):
+                    etag = _put(url, text, before)
+            except NetworkError as error:
+                text, etag = _look_again(url, is_applied, error)
+        _keep(url, _Kept(text=text, etag=etag, at=time.time()))
+
+    overtaken = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(
+            (failures.PreconditionError, failures.AlreadyExistsError)
+        ),
+        wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
+        stop=tenacity.stop_after_delay(_OVERTAKEN_SECONDS),
+        reraise=True,
+    )
+    # Writers of one machine stand in line, so that only machines overtake each other.
+    with exclusive(_cache_path(url).with_suffix(".lock")):
+        try:
+            overtaken(attempt)
+        except (failures.PreconditionError, failures.AlreadyExistsError) as error:
+            raise RegistryError(
+                f"{url} was changed by others again and again for {_OVERTAKEN_SECONDS:.0f} seconds",
+                hint="run the same command again",
+            ) from error
+
+
+def _look_again(
+    url: str, is_applied: Callable[[str], bool], error: NetworkError
+) -> tuple[str, str]:
+    """Text and ETag of a registry to which a change was applied without an answer.
+
+    Raises `error`, the one that the change met, where it was not applied.
+    """
+    try:
+        with _translated(url):
+            now = _fetch(url)
+    except NoRegistryError:
+        raise error from None
+    except (NetworkError, RegistryError):
+        raise NetworkError(
+            f"{error.message}; whether the change was made is not known",
+            hint=f"look at the registry before you run the same command again; {error.hint}",
+        ) from error
+    assert now
+    if not is_applied(now[0]):
+        raise error
+    return now[0], now[1]
+
+
+def age_in_words(seconds: float) -> str:
+    """An age for people: `12 s`, `5 min`, `3 h`, `2 days`."""
+    for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _fetch(url: str, *, etag: str | None = None) -> tuple[str, str, Any] | None:
+    """Text, ETag, version; None when it is still what has `etag`."""
+    import obstore.exceptions as failures
+
+    store, key = _store(url)
+    try:
+        found = store.get(key, options={"if_none_match": etag} if etag else None)
+    except failures.NotModifiedError:
+        return None
+    meta = found.meta
+    return bytes(found.bytes()).decode(), str(meta["e_tag"]), meta["version"]
+
+
+def _put(url: str, text: str, before: tuple[str, str, Any] | None) -> str:
+    """Write `text` in place of exactly what was read before; its ETag."""
+    store, key = _store(url)
+    mode: Any = "create"
+    if before:  # by its ETag, and by its version in a store that tells one
+        mode = {"e_tag": before[1]} | ({"version": before[2]} if before[2] else {})
+    return str(store.put(key, text.encode(), mode=mode, use_multipart=False)["e_tag"])
+
+
+def _store(url: str) -> tuple[Any, str]:
+    """The store of an address, and the object's name there."""
+    scheme, _, rest = url.partition("://")
+    folder, _, key = rest.rpartition("/")
+    bucket = folder.partition("/")[0]
+    if scheme not in _SCHEMES or not key or not bucket or (scheme == "s3" and "@" in bucket):
+        raise RegistryError(
+            f"`{_without_user(url)}` is not the address of a registry",
+            hint="expected s3://bucket/registry.json, gs://…, az://… or the path of a file;"
+            " credentials come from the environment",
+        )
+    return _opened(f"{scheme}://{folder}", tuple(sorted(_variables().items()))), key
+
+
+def _variables() -> dict[str, str]:
+    return {k: v for k, v in os.environ.items() if k.startswith(_VARIABLES)}
+
+
+@functools.lru_cache(maxsize=4)
+def _opened(address: str, variables: tuple[tuple[str, str], ...]) -> Any:
+    """A client, made once for what the environment says: that takes longer than what it is for."""
+    from obstore.store import from_url
+
+    # Without encryption only where somebody has named an endpoint like that.
+    plain = any(v.startswith("http://") for name, v in variables if "_ENDPOINT" in name)
+    options: dict[str, Any] = {
+        "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": plain},
+        "retry_config": {"max_retries": 3, "retry_timeout": dt.timedelta(seconds=20)},
+    }
+    return from_url(address, **options)
+
+
+@contextlib.contextmanager
+def _translated(url: str) -> Iterator[None]:
+    import obstore.exceptions as failures
+
+    try:
+        yield
+    except FileNotFoundError as error:
+        raise NoRegistryError(
+            f"there is no registry at {url}",
+            hint="the first build or `template-builder adopt` makes it; is the address right?",
+        ) from error
+    except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
+        raise RegistryError(
+            f"the store refuses {url}: {_said(error)}",
+            hint="set the credentials that the store's own tools take from the environment",
+        ) from error
+    except (failures.PreconditionError, failures.AlreadyExistsError):
+        raise  # another writer was faster
+    except UnicodeDecodeError as error:
+        raise RegistryError(f"{url} is not a registry: {error}") from error
+    except (failures.BaseError, OSError, ValueError) as error:
+        raise NetworkError(
+            f"the registry {url} cannot be reached: {_said(error)}",
+            hint="check the network, the endpoint and the credentials in the environment",
+        ) from error
+
+
+def _said(error: Exception) -> str:
+    said = str(error).strip().splitlines()[0][:300]
+    for name, value in os.environ.items():
+        if _SECRETS.search(name) and len(value) >= 8:
+            said = said.replace(value, f"<{name}>")
+    return said
+
+
+def _without_user(url: str) -> str:
+    return re.sub(r"://[^/@]*@", "://…@", url)
+
+
+def _cache_path(url: str) -> Path:
+    # The same address is another place at another endpoint.
+    told = [url, *(f"{k}={v}" for k, v in sorted(_variables().items()) if "_ENDPOINT" in k)]
+    name = hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+    return cache_folder() / "registries" / f"{name}.txt"
+
+
+def _kept(url: str) -> _Kept | None:
+    try:
+        first, _, text = _cache_path(url).read_text(encoding="utf-8").partition("\n")
+        told = parse_json(first)
+        if told["size"] != len(text):
+            return None
+        return _Kept(text=text, etag=str(told["etag"]), at=float(told["at"]))
+    except (OSError, ValueError, KeyError, TypeError, StorageError):
+        return None
+
+
+def _keep(url: str, kept: _Kept) -> None:
+    told = json.dumps({"etag": kept.etag, "at": kept.at, "size": len(kept.text)})
+    with contextlib.suppress(StorageError):  # a cache that cannot be written is none
+        atomic_write(_cache_path(url), f"{told}\n{kept.text}".encode(), mode=0o600, durable=False)

@@ -1,0 +1,335 @@
+"""Variant and lock to the files that are built: a multi-stage Dockerfile and what it copies.
+
+A pure function of its input, to the byte: no time, no host, no tool version. Values are validated
+by the spec; the filters here quote them once more, each for the one place it stands in.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import functools
+import hashlib
+import json
+import os
+import shlex
+import stat
+from collections.abc import Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+import jinja2
+
+from builder.errors import RenderDriftError, StorageError, from_os_error
+from builder.errors.visible import one_line
+from builder.lock import Lock
+from builder.render.template_toml import template_toml
+from builder.spec import Stage, Variant
+from builder.system.files import atomic_write, cache_folder, exclusive, ignored, remove_tree
+
+__all__ = [
+    "RESEED_FILE",
+    "GeneratedFile",
+    "Rendered",
+    "check_place",
+    "drift",
+    "prune",
+    "render",
+    "write",
+    "write_files",
+]
+
+RESEED_FILE = "reseed.py"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class GeneratedFile:
+    """A file of the build context: path below `generated/<name>/`, permissions, content."""
+
+    path: str
+    mode: int
+    content: bytes
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Rendered:
+    """Everything that is built of one variant, and the digest of exactly that."""
+
+    variant: Variant
+    lock: Lock
+    files: tuple[GeneratedFile, ...]
+    digest: str
+
+    @property
+    def locked(self) -> Mapping[str, str]:
+        """Distribution → version, as the lock has them."""
+        return self.lock.packages
+
+    @property
+    def reseeds(self) -> bool:
+        """Whether copies of its warm interpreter get seeds of their own."""
+        return any(file.path == RESEED_FILE for file in self.files)
+
+    def content(self, path: str) -> bytes:
+        """The content of one file; raises `KeyError`."""
+        return {file.path: file.content for file in self.files}[path]
+
+
+def render(variant: Variant, lock: Lock) -> Rendered:
+    """Render one variant. `lock` must be that of the same variant."""
+    environment = _environment()
+    values = {
+        "variant": variant,
+        "image": lock.image.pinned,
+        "locks": {stage.stem: stage for stage in lock.stages},
+    }
+    contents: dict[str, tuple[int, bytes]] = {}
+    for path in ("Dockerfile", "warmup.py"):
+        text = environment.get_template(f"{path}.j2").render(values)
+        contents[path] = (0o644, text.encode())
+    if variant.level == "memory":
+        contents[RESEED_FILE] = (0o644, _reseeding())
+        if variant.reseed:
+            contents["warmup_reseed.py"] = (0o644, (variant.reseed.rstrip("\n") + "\n").encode())
+    contents["requirements/uv.txt"] = (0o644, _installer())
+    for stage, locked in zip(variant.stages, lock.stages, strict=True):
+        if locked.text:
+            header = (
+                f"# The lock of {stage.source}, exact and hashed, for every platform.\n"
+                "# Written by template-builder; `template-builder lock` resolves it anew.\n"
+            )
+            path = f"requirements/{stage.stem}.txt"
+            contents[path] = (0o644, (header + locked.text).encode())
+        for entry in stage.files:
+            path = f"files/{stage.stem}{entry.target}"
+            contents[path] = (0o644, entry.content)
+    contents["template.toml"] = (0o644, template_toml(variant, lock).encode())
+    files = tuple(
+        GeneratedFile(path=path, mode=mode, content=content)
+        for path, (mode, content) in sorted(contents.items())
+    )
+    return Rendered(variant=variant, lock=lock, files=files, digest=_digest(variant, files))
+
+
+def write(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
+    """Bring `generated/` in line, touching only what differs.
+
+    With `all_variants`, folders of variants that are no more go as well. Raises `StorageError`.
+    """
+    rendered = list(rendered)
+    check_place(rendered, generated)
+    with _writing(generated):
+        for one in rendered:
+            write_files(one, generated / one.variant.name)
+    if all_variants:
+        prune(rendered, generated)
+
+
+def prune(rendered: Iterable[Rendered], generated: Path) -> None:
+    """Remove the folders below `generated/` of variants that are not among `rendered`."""
+    with _writing(generated):
+        for folder in _orphans(list(rendered), generated):
+            remove_tree(folder)
+
+
+def check_place(rendered: Iterable[Rendered], generated: Path) -> None:
+    """Raises `StorageError` where `write` could not write."""
+    for one in rendered:
+        for link in _links(one, generated / one.variant.name):
+            raise StorageError(
+                f"`{link}` is a symbolic link, and what it leads to is not ours to write",
+                hint="remove the link and run the same command again",
+            )
+    folder = generated if generated.exists() else generated.parent
+    reason = 0 if folder.is_dir() else errno.ENOTDIR
+    if not reason and not os.access(folder, os.W_OK | os.X_OK):
+        reason = errno.EACCES
+    if reason:
+        raise from_os_error(OSError(reason, os.strerror(reason), str(folder)), "writing generated/")
+
+
+def write_files(one: Rendered, folder: Path) -> None:
+    """Bring a folder in line with one variant, touching only what differs."""
+    for file in one.files:
+        path = folder / file.path
+        if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
+            atomic_write(path, file.content, mode=file.mode)
+        elif stat.S_IMODE(path.stat().st_mode) != file.mode:
+            path.chmod(file.mode)  # what E2B caches goes by the mode, too
+    for path in _strangers(one, folder):
+        try:
+            path.unlink()
+        except OSError as error:
+            raise from_os_error(error, f"removing `{path}`") from error
+
+
+def _writing(generated: Path) -> AbstractContextManager[None]:
+    """One writer at a time: what looks like a stray file may be another one's temporary file."""
+    return exclusive(ignored(generated.parent / ".builder") / "generated.lock")
+
+
+def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
+    """Compare `generated/` with what the specs and the committed locks render to.
+
+    Raises `RenderDriftError` with every file that is missing, differs or should not be there.
+    """
+    rendered = list(rendered)
+    found = []
+    for one in rendered:
+        folder = generated / one.variant.name
+        if links := list(_links(one, folder)):
+            found += [f"generated/{x.relative_to(generated)} is a symbolic link" for x in links]
+            continue
+        for file in one.files:
+            path = folder / file.path
+            shown = f"generated/{one.variant.name}/{file.path}"
+            if not path.is_file():
+                found.append(f"{shown} is missing")
+            elif path.read_bytes() != file.content:
+                found.append(f"{shown} differs")
+        found += [
+            f"generated/{one.variant.name}/{path.relative_to(folder)} belongs to nothing"
+            for path in _strangers(one, folder)
+        ]
+    if all_variants:
+        found += [f"generated/{f.name} has no variant" for f in _orphans(rendered, generated)]
+    if found:
+        raise RenderDriftError(
+            "generated/ is not what the specs and the committed locks say:\n"
+            + "\n".join(f"  {line}" for line in found),
+            hint="run `template-builder render` and commit the result",
+        )
+
+
+def _links(one: Rendered, folder: Path) -> Iterable[Path]:
+    """The folders of a variant that are symbolic links: what is behind one is not ours."""
+    inner = {folder / p for f in one.files for p in Path(f.path).parents}
+    return sorted(path for path in {folder, *inner} if path.is_symlink())
+
+
+def _strangers(one: Rendered, folder: Path) -> list[Path]:
+    ours = {file.path for file in one.files}
+    paths = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
+    return sorted(p for p in paths if p.relative_to(folder).as_posix() not in ours)
+
+
+def _orphans(rendered: Sequence[Rendered], generated: Path) -> list[Path]:
+    names = {one.variant.name for one in rendered}
+    # Only folders that this program wrote: somebody else's are not ours to remove.
+    folders = {path.parent for path in generated.glob("*/template.toml")}
+    return sorted(f for f in folders if f.name not in names and not f.is_symlink())
+
+
+def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        digest.update(f"{file.path}\0{file.mode:o}\0{len(file.content)}\0".encode())
+        digest.update(file.content)
+    digest.update(f"cpu={variant.cpu}\0memory-mb={variant.memory_mb}\0".encode())
+    return f"sha256:{digest.hexdigest()}"
+
+
+@functools.cache
+def _installer() -> bytes:
+    return resources.files(__package__).joinpath("templates", "uv.txt").read_bytes()
+
+
+@functools.cache
+def _reseeding() -> bytes:
+    """What `local` reseeds a forked kernel with, which the images' interpreters need as well."""
+    parts = ("targets", "local", "kernel_host", "reseed.py")
+    return resources.files("builder").joinpath(*parts).read_bytes()
+
+
+class _Compiled(jinja2.BytecodeCache):
+    """Compiled templates in the user's cache: compiling costs more than all rendering.
+
+    The file's name holds the hash of the template's source; a cache that cannot be used is not.
+    """
+
+    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        with contextlib.suppress(OSError, StorageError):
+            bucket.bytecode_from_string(self._path(bucket).read_bytes())
+
+    def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
+        with contextlib.suppress(StorageError):
+            atomic_write(self._path(bucket), bucket.bytecode_to_string())
+
+    def _path(self, bucket: jinja2.bccache.Bucket) -> Path:
+        return cache_folder() / "templates" / f"{bucket.key}-{bucket.checksum}"
+
+
+@functools.cache
+def _environment() -> jinja2.Environment:
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("builder.render"),
+        undefined=jinja2.StrictUndefined,
+        autoescape=False,  # noqa: S701 - no HTML here; every value passes a filter of its own
+        trim_blocks=True,
+        lstrip_blocks=True,
+        keep_trailing_newline=True,
+        bytecode_cache=_Compiled(),
+    )
+    environment.filters |= {
+        "stage_name": _stage_name,
+        "env_pairs": _env_pairs,
+        "shell": shlex.quote,
+        "export_line": lambda pair: _export_line(*pair),
+        "merged_env": _merged_env,
+        "sudo_lines": _sudo_lines,
+        "one_line": one_line,
+        "exec_form": lambda words: json.dumps(words, ensure_ascii=False),
+        "python": _python,
+        "python_check": _python_check,
+    }
+    return environment
+
+
+def _stage_name(stem: str) -> str:
+    return f"shared-{stem[1:]}" if stem.startswith("_") else stem
+
+
+def _env_pairs(env: Mapping[str, str]) -> str:
+    return " \\\n    ".join(f"{name}={_env_value(value)}" for name, value in env.items())
+
+
+def _env_value(value: str) -> str:
+    r"""Quote for ENV as BuildKit's lexer reads it: `\\`, `"` and `$` have a meaning in quotes."""
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+    return f'"{escaped}"'
+
+
+def _python(value: str | Sequence[str] | None) -> str:
+    # What JSON writes for text and lists of text, Python reads as the same.
+    return "None" if value is None else json.dumps(value, ensure_ascii=False)
+
+
+def _merged_env(stages: Sequence[Stage]) -> dict[str, str]:
+    return {name: value for stage in stages for name, value in stage.env.items()}
+
+
+def _export_line(name: str, value: str) -> str:
+    # A login shell's /etc/profile has always set PATH before.
+    unset = "" if name == "PATH" else f'[ -n "${{{name}+set}}" ] || '
+    return shlex.quote(f"{unset}export {name}={shlex.quote(value)}")
+
+
+def _sudo_lines(env: Mapping[str, str]) -> str:
+    lines = [f'Defaults env_keep += "{" ".join(env)}"']
+    if "PATH" in env:
+        lines.append("Defaults !secure_path")
+    return " ".join(shlex.quote(line) for line in lines)
+
+
+def _python_check(specifier: str) -> str:
+    # pip brings the reader of version specifiers, and pip is needed on the next line anyway.
+    wanted = json.dumps(specifier)
+    code = (
+        "import sys; from pip._vendor.packaging.specifiers import SpecifierSet; "
+        'found = ".".join(map(str, sys.version_info[:3])); '
+        f"found in SpecifierSet({wanted}) or "
+        f'sys.exit("base.python: the image has Python " + found + ", expected " + {wanted})'
+    )
+    return f"python3 -c {shlex.quote(code)}"

@@ -1,0 +1,1 @@
+"""What running code in a sandbox is, whichever target runs it."""

@@ -1,0 +1,1 @@
+"""Files, processes, logs and events: what every other part may use, and what knows of none."""

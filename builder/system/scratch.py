@@ -1,0 +1,67 @@
+"""Temporary folders that a later run finds and removes when the program that made them was killed.
+
+Each is held under a lock that ends with the process. It is made under a hidden name, and gets its
+own in one step once the lock is held, so that nobody sees a folder whose maker is still on the way.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import functools
+import os
+import tempfile
+import time
+from pathlib import Path
+
+from builder.system.files import is_locked, remove_tree
+
+__all__ = ["Scratch"]
+
+_PREFIX = "template-builder-"
+_UNNAMED_SECONDS = 3600.0
+
+
+class Scratch:
+    """A temporary folder of this user alone, at `path`, until `remove` is called."""
+
+    def __init__(self, parent: str | None = None) -> None:
+        """Make it in `parent` (None: where temporary files go). Raises `OSError`."""
+        _remove_abandoned(parent or tempfile.gettempdir())
+        unnamed = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+        self._lock: int | None = None
+        try:
+            self._lock = os.open(unnamed, os.O_RDONLY | os.O_CLOEXEC)
+            with contextlib.suppress(OSError):  # a file system without locks
+                fcntl.flock(self._lock, fcntl.LOCK_SH)
+            self.path = unnamed.with_name(unnamed.name[1:])
+            unnamed.rename(self.path)
+        except BaseException:
+            self._release()
+            remove_tree(unnamed)
+            raise
+
+    def remove(self) -> None:
+        """Remove it and all in it. What cannot be removed is left; twice is fine."""
+        with contextlib.suppress(OSError):
+            remove_tree(self.path)
+        self._release()
+
+    def _release(self) -> None:
+        lock, self._lock = self._lock, None
+        if lock is not None:
+            os.close(lock)
+
+
+@functools.cache
+def _remove_abandoned(parent: str) -> None:
+    """Remove the folders of programs that were killed, once in a process."""
+    for path in Path(parent).glob(f"{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            if path.lstat().st_uid == os.getuid() and not is_locked(path):
+                remove_tree(path)
+    for path in Path(parent).glob(f".{_PREFIX}*"):
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            if status.st_uid == os.getuid() and time.time() - status.st_mtime > _UNNAMED_SECONDS:
+                remove_tree(path)

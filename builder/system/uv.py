@@ -1,0 +1,160 @@
+"""Running uv: its output line by line, its failures in our words.
+
+It knows how uv is called and how it fails, not what for.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import subprocess
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, cast
+
+from builder.errors import InterruptedRunError, NetworkError, StorageError, TemplateError
+from builder.system import processes, uv_settings
+from builder.system.scratch import Scratch
+
+__all__ = ["UvError", "private_folder", "run"]
+
+# From uv's (reqwest's, the operating system's) own wording.
+_NETWORK = re.compile(
+    r"Failed to fetch|error sending request|client error \(Connect\)|dns error|"
+    r"operation timed out|connection (?:reset|closed|refused)|Network is unreachable|"
+    r"network (?:connectivity is|was) disabled",
+    re.IGNORECASE,
+)
+_REFUSED = re.compile(
+    r"An index(?: URL)? \((?P<url>[^)]*)\) (?:could not be queried due to a lack of valid"
+    r" authentication credentials \((?P<code>401) Unauthorized\)|returned a 403 Forbidden error)"
+)
+_NO_INDEX_PAGE = re.compile(
+    r"(?:Missing `Content-Type` header|Unsupported `Content-Type` .*?) for `(?P<missing>[^`]*)`"
+    r"|Received some unexpected (?:JSON|HTML) from `(?P<unexpected>[^`]*)`"
+)
+_CREDENTIALS = re.compile(r"(?<=://)[^/@\s]+@")
+_DISK_FULL = re.compile(r"No space left on device|Disk quota exceeded", re.IGNORECASE)
+_NOT_WRITABLE = re.compile(r"Permission denied|Read-only file system", re.IGNORECASE)
+
+
+class UvError(TemplateError):
+    """uv ended with an error that is about the request itself; `output` is what uv said."""
+
+    def __init__(self, doing: str, output: str) -> None:
+        super().__init__(f"{doing} failed:\n{output}")
+        self.output = output
+
+
+def binary() -> str:
+    """The uv that this program was installed with."""
+    import uv
+
+    return uv.find_uv_bin()
+
+
+@contextlib.contextmanager
+def private_folder() -> Iterator[Path]:
+    """A folder for what uv reads, of this user alone, for the time of the `with` block."""
+    scratch = Scratch()
+    try:
+        yield scratch.path
+    finally:
+        scratch.remove()
+
+
+def run(
+    arguments: Sequence[str],
+    *,
+    doing: str,
+    on_line: Callable[[str], None] | None = None,
+    environment: Mapping[str, str] | None = None,
+    folder: Path | None = None,
+) -> str:
+    """Run `uv arguments…` and return its standard output.
+
+    `on_line` gets each line of its standard error as it comes; `folder` is a private folder that
+    holds files among the arguments. Of the settings of the user and the machine, uv gets those of
+    `builder.system.uv_settings`. Raises `NetworkError`, `StorageError`, `InterruptedRunError`,
+    `ProjectError` or `UvError`.
+    """
+    output: list[str] = []
+    lines: list[str] = []
+    with contextlib.ExitStack() as stack:
+        folder = folder or stack.enter_context(private_folder())
+        settings = folder / "uv.toml"
+        settings.write_text(uv_settings.configuration(os.environ), encoding="utf-8")
+        process = stack.enter_context(
+            processes.started(
+                [binary(), "--config-file", str(settings), *arguments],
+                scratch=folder,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                encoding="utf-8",
+                errors="replace",
+                env={
+                    **uv_settings.variables(os.environ),
+                    "NO_COLOR": "1",
+                    "TMPDIR": str(folder),  # what uv leaves when it is killed goes with it
+                    **(environment or {}),
+                },
+            )
+        )
+        # Of a child with pipes, which these are, both are there.
+        stdout, stderr = cast(IO[str], process.stdout), cast(IO[str], process.stderr)
+        reader = threading.Thread(target=lambda: output.append(stdout.read()), daemon=True)
+        reader.start()
+        for line in stderr:
+            # uv hides passwords, but not every user name, which may be a token.
+            lines.append(_CREDENTIALS.sub("****@", line.rstrip()))
+            if on_line:
+                on_line(lines[-1])
+        reader.join()
+        code = process.wait()
+    if code == 0:
+        return output[0]
+    if processes.stopped():
+        raise InterruptedRunError("interrupted")
+    raise _translated("\n".join(lines) or f"uv ended with code {code} and no message", doing)
+
+
+def _translated(output: str, doing: str) -> TemplateError:
+    # What uv tells of its progress stands before the error.
+    said = output.strip().rpartition("\nerror: ")[2].removeprefix("error: ")
+    if _DISK_FULL.search(said):
+        return StorageError(
+            f"the disk is full: {doing} needed more space\n{said}",
+            hint="free some space and run the same command again; what is finished is kept",
+        )
+    if error := uv_settings.refused(said, os.environ):
+        return error
+    if refused := _REFUSED.search(said):
+        code, url = refused["code"] or "403", refused["url"]
+        return NetworkError(
+            f"the package index {url} refused access (HTTP {code}): {doing} failed\n{said}",
+            hint="give uv the credentials of that index (~/.netrc, `uv auth login`, or"
+            " UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD), and check that they allow to"
+            " read it",
+        )
+    if page := _NO_INDEX_PAGE.search(said):
+        return NetworkError(
+            f"{page['missing'] or page['unexpected']} is not a page of a package index: {doing}"
+            f" failed\n{said}",
+            hint="check the URL of the index that uv is configured for; a login page or a filter"
+            " may have answered in its place",
+        )
+    if _NETWORK.search(said):
+        return NetworkError(
+            f"no network: {doing} could not reach a package index\n{said}",
+            hint="check the connection and run the same command again;"
+            " with --frozen the committed locks are used and nothing is resolved",
+        )
+    if _NOT_WRITABLE.search(said):
+        return StorageError(
+            f"{doing} is not permitted to write\n{said}",
+            hint="make the folder writable, or set UV_CACHE_DIR to one that is",
+        )
+    return UvError(doing, said)

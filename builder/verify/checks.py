@@ -1,0 +1,335 @@
+"""What is asked of a sandbox, whichever made it: smoke tests, the spec's checks, first uses.
+
+Smoke tests come from what the distributions themselves say they install.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import TypeVar
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from builder.errors import SandboxError, SandboxGoneError, VerifyError
+from builder.sandbox.execution import Execution, seconds_in_words
+from builder.sandbox.session import Sandbox
+from builder.spec import Check, Stage, Variant, place_of
+from builder.system.documents import parse_json
+
+__all__ = [
+    "MODULES_OF",
+    "NOT_WARMED",
+    "CheckResult",
+    "Draws",
+    "draws",
+    "first_use_seconds",
+    "inventory",
+    "run_checks",
+    "same_draws",
+    "same_in_forks",
+]
+
+NOT_WARMED = (
+    "the random numbers of two sandboxes cannot be compared: the interpreter that runs code was"
+    " not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts first?"
+)
+SMOKE_TIMEOUT_SECONDS = 300
+_TOLD_CHARACTERS = 2000
+_TOLD_LINES = 12
+
+
+Draws = frozenset[tuple[str, str]]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class CheckResult:
+    """One check that passed; `seconds` is what it took."""
+
+    name: str
+    seconds: float
+
+
+def run_checks(
+    sandbox: Sandbox,
+    variant: Variant,
+    packages: Mapping[str, str],
+    step: Callable[[str], None],
+) -> tuple[list[CheckResult], list[str]]:
+    """Every check of the variant: those that passed, and what is wrong with the others."""
+    requirements = map(Requirement, variant.requirements)
+    names = [(canonicalize_name(one.name), one.marker) for one in requirements]
+    # Where a package is not there, its marker has excluded this platform.
+    imported = dict.fromkeys(name for name, marker in names if not marker or name in packages)
+    planned: list[tuple[str, Callable[[], CheckResult | str], Callable[[], str]]] = [
+        (f"import {name}", partial(_smoke, sandbox, name), lambda: "") for name in imported
+    ]
+    for stage in variant.stages:
+        for number, check in enumerate(stage.checks):
+            where = partial(_place, stage, ("verify", number, "name"))
+            planned.append((check.name, partial(_check, sandbox, check), where))
+    results: list[CheckResult] = []
+    failures: list[str] = []
+    for index, (title, run, place) in enumerate(planned):
+        step(title)
+        try:
+            outcome = run()
+        except SandboxGoneError:
+            left = ", ".join(f"`{name}`" for name, _, _ in planned[index:])
+            failures.append(f"not checked, since the sandbox had ended: {left}")
+            break
+        if isinstance(outcome, str):
+            failures.append(f"{place()}check `{title}` failed: {outcome}")
+        else:
+            results.append(outcome)
+    return results, failures
+
+
+def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, float]:
+    """Import the modules in order; seconds by module. Raises `VerifyError`."""
+    code = (
+        "import importlib, json, time\n"
+        "seconds = {}\n"
+        f"for name in {list(imports)!r}:\n"
+        "    start = time.perf_counter()\n"
+        "    importlib.import_module(name)\n"
+        "    seconds[name] = round(time.perf_counter() - start, 6)\n"
+        "print(json.dumps(seconds))\n"
+    )
+    return _required(
+        _run(sandbox, code, "warm-up", SMOKE_TIMEOUT_SECONDS),
+        dict,
+        failed=f"the warm-up imports {', '.join(imports)} fail in a sandbox",
+        hint="correct `warmup.imports`, or add the package that is missing",
+    )
+
+
+def draws(sandbox: Sandbox) -> Draws | None:
+    """(name, value) of a number drawn from each random number generator of the warm interpreter
+    that the sandbox's is a copy of; None where that was not prepared for copies. Raises
+    `VerifyError`."""
+    code = (
+        "import json, sys\n"
+        "module = sys.modules.get('_template_reseed')\n"
+        "print(json.dumps({'draws': module.draws()} if module else {}))\n"
+    )
+    execution = _run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS)
+    answer = _required(execution, dict, failed="the sandbox cannot draw random numbers")
+    if "draws" not in answer:
+        return None
+    if not answer["draws"]:
+        raise VerifyError("no random number generator is found in the warm interpreter")
+    return frozenset((str(name), str(value)) for name, value in answer["draws"])
+
+
+def same_draws(first: Draws, second: Draws) -> list[str]:
+    """What is wrong with numbers that were drawn in two copies of one interpreter."""
+    return [
+        f"the random number generator `{name}` draws the same numbers in every sandbox:"
+        " give it a new seed in `warmup.reseed`"
+        for name, _ in sorted(first & second)
+    ]
+
+
+def same_in_forks(sandbox: Sandbox) -> list[str]:
+    """What is wrong with numbers that are drawn in two forks of the sandbox's warm interpreter,
+    which stand in for copies of a machine. Raises `VerifyError`."""
+    execution = _run(sandbox, _FORKS, "random numbers", SMOKE_TIMEOUT_SECONDS)
+    failed = "the forks of the warm interpreter cannot draw random numbers"
+    answer = _required(execution, list, failed=failed)
+    if not answer:
+        return [NOT_WARMED]
+    first, second = (
+        frozenset((str(name), str(value)) for name, value in numbers) for numbers in answer
+    )
+    return same_draws(first, second)
+
+
+# Of the interpreter's threads a fork has none: it draws, and ends at once, or is killed.
+_FORKS = """
+import io, json, os, select, signal, sys, warnings
+
+def drawn(module):
+    reading, writing = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)
+        fork = os.fork()
+    if fork == 0:
+        try:
+            sys.stdout = sys.stderr = io.StringIO()
+            module.reseed(os.path.dirname(module.__file__))
+            os.write(writing, json.dumps(module.draws()).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    received = b""
+    try:
+        while select.select([reading], [], [], 60)[0] and (part := os.read(reading, 65536)):
+            received += part
+    finally:
+        os.close(reading)
+        os.kill(fork, signal.SIGKILL)
+        os.waitpid(fork, 0)
+    return json.loads(received)
+
+module = sys.modules.get("_template_reseed")
+print(json.dumps([drawn(module), drawn(module)] if module else []))
+"""
+
+
+def inventory(sandbox: Sandbox) -> dict[str, str]:
+    """Distribution → version, as the sandbox's interpreter knows them. Raises `VerifyError`."""
+    # Where several folders hold a distribution, the first one is what is imported.
+    code = (
+        "import importlib.metadata, json, re\n"
+        "found = {}\n"
+        "for one in importlib.metadata.distributions():\n"
+        "    name = re.sub(r'[-_.]+', '-', one.metadata['Name'] or '').lower()\n"
+        "    if name: found.setdefault(name, one.version)\n"
+        "print(json.dumps(found))\n"
+    )
+    execution = _run(sandbox, code, "inventory", SMOKE_TIMEOUT_SECONDS)
+    answer = _required(execution, dict, failed="the sandbox cannot list its packages")
+    return dict(sorted(answer.items()))
+
+
+# What a distribution installs at the top level is what can be imported of it. Where one of that
+# has the distribution's own name, it is the one that must work; the rest may be tests and tools.
+# Debian's packages do not say what they install, but most of them say what is at the top.
+MODULES_OF = """
+import importlib.metadata, re
+
+def modules_of(name):
+    distribution = importlib.metadata.distribution(name)
+    tops, packages = set(), set()
+    for path in distribution.files or []:
+        first, *rest = path.parts
+        stem = first.partition(".")[0]
+        if not stem.isidentifier() or first.endswith((".dist-info", ".data", ".egg-info", ".pth")):
+            continue
+        if rest and not rest[-1].endswith((".py", ".so", ".pyd")):
+            continue
+        if not rest and not first.endswith((".py", ".so", ".pyd")):
+            continue
+        tops.add(stem)
+        if not rest or rest == ["__init__.py"]:
+            packages.add(stem)
+    declared = (distribution.read_text("top_level.txt") or "").split()
+    own = re.sub(r"[-_.]+", "_", name).lower()
+    modules = packages or tops or {t for t in declared if t.isidentifier()}
+    public = sorted(t for t in modules if not t.startswith("_"))
+    same = [t for t in public if t.lower() == own]
+    unlikely = ("test", "tests", "doc", "docs", "example", "examples", "benchmarks", "scripts")
+    return same or [t for t in public if t not in unlikely]
+"""
+_SMOKE = (
+    MODULES_OF
+    + """
+import importlib, json
+modules = modules_of(NAME)
+for module in modules:
+    importlib.import_module(module)
+print(json.dumps(modules))
+"""
+)
+
+
+def _place(stage: Stage, key: Sequence[str | int]) -> str:
+    where = place_of(stage.path.parent, stage.source, key) if stage.path else stage.source
+    return f"{where}: "
+
+
+def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
+    found = _run(
+        sandbox, _SMOKE.replace("NAME", repr(name)), f"import {name}", SMOKE_TIMEOUT_SECONDS
+    )
+    modules = _answer(found, list)
+    if isinstance(found, str) or isinstance(modules, str):
+        return str(modules)
+    title = f"import {name}" + (f" ({', '.join(modules)})" if modules and modules != [name] else "")
+    return CheckResult(name=title, seconds=round(found.seconds, 6))
+
+
+def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
+    found = _run(sandbox, check.code, check.name, check.timeout)
+    if isinstance(found, str):
+        return found
+    wanted, printed = check.stdout and check.stdout.rstrip(), found.stdout.rstrip()
+    if wanted is not None and printed != wanted:
+        return f"expected {wanted!r}, got {_cut(printed)!r}"
+    return CheckResult(name=check.name, seconds=round(found.seconds, 6))
+
+
+_T = TypeVar("_T")
+
+
+def _answer(found: Execution | str, kind: type[_T]) -> _T | str:
+    """The JSON value that code of ours has printed last; text says why there is none."""
+    if isinstance(found, str):
+        return found
+    with contextlib.suppress(ValueError, IndexError):
+        answer = parse_json(found.stdout.strip().splitlines()[-1])
+        if isinstance(answer, kind):
+            return answer
+    return f"its answer cannot be read: {_cut(found.stdout)!r}"
+
+
+def _required(
+    execution: Execution | str, kind: type[_T], *, failed: str, hint: str | None = None
+) -> _T:
+    """The same; `VerifyError` begins with `failed` where there is none."""
+    answer = _answer(execution, kind)
+    if isinstance(answer, str):
+        raise VerifyError(f"{failed}: {answer}", hint=hint)
+    return answer
+
+
+def _cut(text: str) -> str:
+    """Text short enough for an error message; the end says most."""
+    if len(text) <= _TOLD_CHARACTERS:
+        return text
+    return f"… {len(text) - _TOLD_CHARACTERS} characters left out …{text[-_TOLD_CHARACTERS:]}"
+
+
+# In a namespace of its own: a check must not pass on what the one before it left behind. Of the
+# traceback, the frames of the interpreter and of this code are nobody's business.
+_FRAMES = "frames of the check: "
+_GUARDED = """
+_code, _name = {code!r}, {name!r}
+try:
+    exec(compile(_code, _name, "exec"), {{"__name__": "__main__"}})
+except BaseException as _error:
+    import json as _json, linecache as _lines, sys as _sys, traceback as _traceback
+    _lines.cache[_name] = (len(_code), None, _code.splitlines(True), _name)
+    _frames = _traceback.format_tb(_error.__traceback__.tb_next)
+    _frames += _traceback.format_exception_only(_error)[:-1]
+    print({mark!r} + _json.dumps("".join(_frames)), file=_sys.stderr, flush=True)
+    raise
+"""
+
+
+def _run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | str:
+    """Run code that is called `name`; text says how it went wrong. Raises `SandboxGoneError`."""
+    guarded = _GUARDED.format(code=code, name=name, mark=_FRAMES)
+    try:
+        found = sandbox.run(guarded, timeout=timeout)
+    except SandboxGoneError:
+        raise
+    except SandboxError as error:
+        return error.message
+    if found.timed_out:
+        return f"it did not finish within {seconds_in_words(timeout)}"
+    if found.error:
+        frames = "".join(f"\n    {line}" for line in _frames(found.stderr)[-_TOLD_LINES:])
+        return _cut(f"{found.error}{frames}")
+    return found
+
+
+def _frames(stderr: str) -> list[str]:
+    """The lines of the traceback that are the check's own and of what it calls."""
+    with contextlib.suppress(ValueError, IndexError):
+        return str(parse_json(stderr.rpartition(_FRAMES)[2].splitlines()[0])).splitlines()
+    return []

@@ -1,0 +1,1 @@
+"""E2B's webhooks: what it tells of sandboxes' lives, received and kept."""
