@@ -22,7 +22,7 @@ from builder.cli import build_commands
 from builder.project import Project
 from builder.render import Rendered
 from builder.system import uv
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.files import remove_tree
 from builder.targets.local import interpreter
 
@@ -100,7 +100,7 @@ def _fresh(command: list[str], folder: Path, variables: dict[str, str]) -> tuple
 def _environments(workshop: Workshop, folder: Path) -> list[dict[str, object]]:
     project = Project.find(workshop.project)
     variants = workflow.select(project, [])
-    prepared = workflow.prepare(project, variants, frozen=True, report=silent)
+    prepared = workflow.prepare(project, variants, frozen=True, report=discard)
     found: list[dict[str, object]] = []
     for name, one in prepared.items():
         if not isinstance(one, Rendered):

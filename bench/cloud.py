@@ -24,11 +24,11 @@ from builder.errors import SandboxError
 from builder.project import Project
 from builder.render import Rendered
 from builder.sandbox.session import Sandbox
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.program import template_of
 from builder.targets.e2b.target import E2BTarget
-from builder.targets.protocol import Order
+from builder.targets.protocol import BuildInput
 from tests.e2b_server import ModelledSteps, Server
 
 __all__ = ["measure"]
@@ -54,7 +54,7 @@ def measure(options: Options) -> Result:
     """Build the four templates of the product in four ways, each on a server of its own."""
     project = Project.find(options.workshop.project)
     variants = workflow.select(project, ())
-    prepared = workflow.prepare(project, variants, frozen=True, report=silent)
+    prepared = workflow.prepare(project, variants, frozen=True, report=discard)
     rendered = {k: v for k, v in prepared.items() if isinstance(v, Rendered)}
     planned = plan.make_plan(rendered, {}, plan.Situation(target="e2b", steps_cached=True))
     apart = replace(planned, variants=tuple(map(_alone, planned.variants)))
@@ -166,7 +166,7 @@ def _ours(project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan
                 target,
                 jobs=None,
                 all_variants=True,
-                report=silent,
+                report=discard,
             )
 
         return _measured(server, build)
@@ -177,7 +177,7 @@ def _naive(
 ) -> Measured:
     def build(one: plan.PlannedVariant) -> None:
         folder: Path = project.generated / one.name
-        order = Order(rendered=rendered[one.name], folder=folder, program=one.program)
+        order = BuildInput(rendered=rendered[one.name], folder=folder, program=one.program)
         options: dict[str, Any] = {"cpu_count": 2, "memory_mb": 2048}
         e2b.Template.build(template_of(order), one.name, **options)
 

@@ -14,7 +14,7 @@ from builder import workflow
 from builder.plan import Plan
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
-from builder.system.events import Event, silent
+from builder.system.events import Event, discard
 from builder.targets.adapters import choose, connect
 from builder.workflow import Outcome
 from tests.e2b_server import Server
@@ -105,7 +105,7 @@ class Place:
     @staticmethod
     def _prepared(project: Project, names: tuple[str, ...]) -> workflow.Prepared:
         variants = workflow.select(project, names)
-        return workflow.prepare(project, variants, frozen=True, report=silent)
+        return workflow.prepare(project, variants, frozen=True, report=discard)
 
     def recorded(self, name: str, target: str = "e2b") -> dict[str, Any]:
         """The record that the channel `stable` of a template points at."""
@@ -141,7 +141,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (folder / "variants" / f"{stem}.toml").write_text(text)
     project = Project.find(folder)
     variants = workflow.select(project, ())
-    prepared = workflow.prepare(project, variants, frozen=False, report=silent)
+    prepared = workflow.prepare(project, variants, frozen=False, report=discard)
     from builder import render
 
     rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]

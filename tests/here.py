@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.render import Rendered
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import sealed
 from builder.targets.local.target import LocalTarget
@@ -20,8 +20,8 @@ __all__ = ["build_here", "put_module", "unseal"]
 def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
     """Make the environment of what was rendered, and have it serve; `options` are the order's."""
     target, name = LocalTarget(), rendered.variant.name
-    with target.claimed(name, report=silent):
-        built = target.build(order_of(rendered, **options), report=silent, log=log)
+    with target.claimed(name, report=discard):
+        built = target.build(order_of(rendered, **options), report=discard, log=log)
         target.publish(name, {"digest": built.digest}, channel="stable")
     return built
 

@@ -12,7 +12,7 @@ from builder.lock import Lock, StageLock
 from builder.lock.base_image import BaseImage
 from builder.render import Rendered, render
 from builder.spec import Variant, load_variants
-from builder.targets.protocol import Built, Order
+from builder.targets.protocol import BuildInput, Built
 from builder.verify import Verified
 from builder.verify.checks import CheckResult
 
@@ -63,9 +63,9 @@ def rendered_of(variant: Variant, **options: Any) -> Rendered:
     return render(variant, lock_of(variant, **options))
 
 
-def order_of(rendered: Rendered, **options: Any) -> Order:
+def order_of(rendered: Rendered, **options: Any) -> BuildInput:
     """An order for a target that takes what it needs from what was rendered."""
-    return Order(rendered=rendered, folder=Path(), **options)
+    return BuildInput(rendered=rendered, folder=Path(), **options)
 
 
 def verified_of(rendered: Rendered, *, target: str = "local", **changes: Any) -> Verified:

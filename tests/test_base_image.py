@@ -17,7 +17,7 @@ from builder.errors import SpecError, TemplateError
 from builder.lock import Lock, lock_latest
 from builder.lock.base_image import BaseImage, UnknownImageError, _parts, resolve_digest
 from builder.lock.conflict import unknown_image
-from builder.system.events import silent
+from builder.system.events import discard
 from tests.samples import load
 
 DIGEST = "sha256:" + "5" * 64
@@ -236,7 +236,7 @@ def locked(registry: Registry, folder: Path, **options: Any) -> Lock | TemplateE
         leaf="schema = 1\nname = 'leaf'\nextends = '_mine'\n",
     )
     found = lock_latest(
-        list(variants.values()), folder=folder / "variants", report=silent, **options
+        list(variants.values()), folder=folder / "variants", report=discard, **options
     )
     return found["leaf"]
 

@@ -14,7 +14,7 @@ from builder.errors import BuildError, NetworkError, RevokedError, StorageError,
 from builder.project import Project
 from builder.record import store
 from builder.registry import history
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.targets.local.place import MANIFEST
 from tests.clouds import Place
 from tests.conftest import BASE, Command
@@ -58,7 +58,7 @@ def test_rollback_on_e2b_moves_its_tags_too(place: Place, cloud: Server) -> None
     old, new = two_builds(place)
     moved = operations.rollback(
         place.project(), "four", None, steps=1, channel="stable", target="e2b", reason="slow",
-        report=silent,
+        report=discard,
     )  # fmt: skip
     assert (moved.before, moved.ref) == (new, old)
     wanted = old.partition(":")[2]
@@ -77,7 +77,13 @@ def test_promotion_that_e2b_refuses_leaves_everything(place: Place, cloud: Serve
     cloud.front.faults.append(Fault("POST /templates/tags", "status", code=500, times=99))
     with pytest.raises(NetworkError, match="moving the tags"):
         operations.promote(
-            place.project(), "four", old, channel="stable", target="e2b", reason=None, report=silent
+            place.project(),
+            "four",
+            old,
+            channel="stable",
+            target="e2b",
+            reason=None,
+            report=discard,
         )
     cloud.front.faults.clear()
     assert path.read_bytes() == before
@@ -96,7 +102,13 @@ def test_promotion_that_cannot_be_written_puts_the_tags_back(
     monkeypatch.setattr(store, "atomic_write", full)
     with pytest.raises(StorageError, match="the disk is full"):
         operations.promote(
-            place.project(), "four", old, channel="stable", target="e2b", reason=None, report=silent
+            place.project(),
+            "four",
+            old,
+            channel="stable",
+            target="e2b",
+            reason=None,
+            report=discard,
         )
     assert cloud.tags("four")["default"] == cloud.tags("four")["stable"] == new.partition(":")[2]
     assert registry.resolve("four", path=place.folder / "registry.json") == new
@@ -110,7 +122,7 @@ def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
     def adopt(what: str) -> operations.Moved:
         return operations.adopt(
             place.project(), "mine", what, place.project().targets["e2b"], channel="stable",
-            unchecked=False, reason=None, report=silent,
+            unchecked=False, reason=None, report=discard,
         )  # fmt: skip
 
     assert adopt(template_id).note == (
@@ -163,7 +175,7 @@ def test_revoked_builds_are_passed_over_and_said(tmp_path: Path, local_cache: Pa
     def rollback() -> operations.Moved:
         return operations.rollback(
             project, "leaf", None, steps=1, channel="stable", target="local", reason=None,
-            report=silent,
+            report=discard,
         )  # fmt: skip
 
     moved = rollback()

@@ -8,7 +8,7 @@ import pytest
 
 from builder.errors import VerifyError
 from builder.spec import Variant
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
 from builder.verify import verify
@@ -34,7 +34,7 @@ def test_checks_after_an_end_of_the_sandbox_are_named(
         pytest.raises(VerifyError) as caught,
     ):
         built = build_here(rendered, log)
-        verify(built, rendered, LocalTarget(), report=silent, log=log)
+        verify(built, rendered, LocalTarget(), report=discard, log=log)
     assert (
         "  variants/light.toml:5: check `dies` failed: the code ended its interpreter with exit"
         " status 3\n  not checked, since the sandbox had ended: `next`, `last`\n"
@@ -67,7 +67,7 @@ def test_locked_package_in_another_version_is_named(
 
         def verified(locked: str) -> None:
             promised = Promised(variant=rendered.variant, locked={"six": locked})
-            verify(built, promised, LocalTarget(), report=silent, log=log)
+            verify(built, promised, LocalTarget(), report=discard, log=log)
 
         verified("1.16 | 1.17.0")
         with pytest.raises(VerifyError) as caught:

@@ -22,7 +22,7 @@ from builder.cli.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
 from builder.cli.doctor.live import Checked
 from builder.errors import AssumptionError, TargetUnavailableError, UnconfirmedError
 from builder.project import BUILT_IN_TARGETS
-from builder.system.events import Event, silent
+from builder.system.events import Event, discard
 from tests.conftest import ROOT
 from tests.e2b_server import ModelledSteps, Server
 from tests.e2b_server.faults import Fault
@@ -62,7 +62,7 @@ def test_every_assumption_is_tried(
         lead(server)
         for name in ("template-builder-doctor-killed", "template-builder"):
             e2b.Template.build_in_background(e2b.Template().from_image("x"), name)
-        checked, left = live.try_out(BUILT_IN_TARGETS["e2b"], report=silent, base=BASE)
+        checked, left = live.try_out(BUILT_IN_TARGETS["e2b"], report=discard, base=BASE)
         assert {one.key: one.state for one in checked} == dict.fromkeys(
             ASSUMPTIONS, "holds"
         ) | OF_THE_MACHINE

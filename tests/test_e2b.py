@@ -50,15 +50,17 @@ def test_shared_steps_run_once(place: Place, cloud: Server) -> None:
     planned = place.planned()
     place.build()
     assert len(cloud.state.executed) == len(set(cloud.state.executed))
-    foretold = {one.name: (one.cached, one.cached_by) for one in planned.variants}
-    assert foretold == {
+    expected_cached = {one.name: (one.cached, one.cached_by) for one in planned.variants}
+    assert expected_cached == {
         "four": (0, None),
         "one": (3, "four"),
         "three": (3, "four"),
         "two": (5, "one"),
     }
     steps = {one.name: len(one.step_keys) for one in planned.variants}
-    assert len(cloud.state.executed) == sum(steps.values()) - sum(n for n, _ in foretold.values())
+    assert len(cloud.state.executed) == sum(steps.values()) - sum(
+        n for n, _ in expected_cached.values()
+    )
     assert place.warnings() == []
 
 

@@ -42,7 +42,7 @@ GROUPS = (
 )
 
 
-def settled(place: Place, server: Server) -> None:
+def forget(place: Place, server: Server) -> None:
     """One build was run, published and recorded; no sandbox is left; nothing is open."""
     started = [build for build in server.builds("four") if build.times_started]
     assert [build.status for build in started] == ["ready"]
@@ -65,7 +65,7 @@ def test_fault_passes(place: Place, cloud: Server, group: str, fault: str) -> No
     outcome = place.build("four")["four"]
     assert outcome.error is None, outcome.error
     assert [one.request for one in faults if not one.happened] == []
-    settled(place, cloud)
+    forget(place, cloud)
 
 
 @pytest.mark.parametrize("fault", FAULTS)
@@ -108,7 +108,7 @@ def test_code_is_not_run_twice(place: Place, cloud: Server, kind: str) -> None:
     ran.unlink(missing_ok=True)
     assert place.build("four")["four"].action == "built"
     assert ran.read_text() == "x"
-    settled(place, cloud)
+    forget(place, cloud)
 
 
 def test_refused_execution_is_tried_again(place: Place, cloud: Server) -> None:
@@ -116,7 +116,7 @@ def test_refused_execution_is_tried_again(place: Place, cloud: Server) -> None:
     for code in (429, 502, 503):
         cloud.front.faults.append(Fault("POST /execute", "status", code=code))
     assert place.build("four")["four"].error is None
-    settled(place, cloud)
+    forget(place, cloud)
 
 
 def test_lost_pages_of_the_log_are_asked_for_again(
@@ -141,7 +141,7 @@ def test_clocks_may_differ(place: Place, lead: Callable[[Server], Server], hours
     with Server(skew=hours * 3600) as server:
         lead(server)
         assert place.build("four")["four"].error is None
-        settled(place, server)
+        forget(place, server)
 
 
 @pytest.mark.exhaustive
@@ -173,7 +173,7 @@ def test_fault_that_stays(
     outcome = place.build("four")["four"]
     assert outcome.error is None, outcome.error
     until(lambda: all(build.status != "building" for build in cloud.builds("four")))
-    settled(place, cloud)
+    forget(place, cloud)
 
 
 def test_limit_that_stays(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ import e2b
 import pytest
 
 from builder import operations, record, registry
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.targets.adapters import Target, connect
 from tests.clouds import Place
 from tests.conftest import Command
@@ -113,7 +113,7 @@ def test_template_that_the_registry_gave_up_is_deleted(
     (ref,) = built_anew(place, "1", channel="trial")
     removal = operations.Removal(name="four", target="e2b", builds=(ref,), channels=("trial",))
     e2b.Template.assign_tags(f"four:{ref.partition(':')[2]}", ["kept", "default"])
-    operations.remove(place.project(), removal, reason=None, report=silent)
+    operations.remove(place.project(), removal, reason=None, report=discard)
     assert set(cloud.tags("four")) == {"kept", "default"}
     now = ("--protect-days", "0")
     assert collected(command, place, cloud) == []

@@ -11,7 +11,7 @@ from builder.errors import BlockedError, UnknownChannelError
 from builder.plan import Plan, Situation, make_plan
 from builder.registry import history
 from builder.registry.holds import Hold, hold_of
-from builder.system.events import silent
+from builder.system.events import discard
 from tests.clouds import Place
 from tests.conftest import BASE, Command
 from tests.e2b_server import Server
@@ -146,7 +146,7 @@ def test_held_channel_on_e2b_keeps_its_tags(place: Place, cloud: Server) -> None
     project = place.project()
     operations.rollback(
         project, "four", None, steps=1, channel="stable", target="e2b", reason="slow",
-        report=silent,
+        report=discard,
     )  # fmt: skip
 
     def stable() -> set[str]:

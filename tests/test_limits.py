@@ -127,7 +127,7 @@ def test_too_few_processes(built: Place, scratch: Path) -> None:
         check=False,
         cwd="/",
         env={"PATH": "/usr/bin:/bin"},
-        input=(ROOT / "builder" / "limits.py").read_text(),
+        input=(ROOT / "builder" / "system" / "limits.py").read_text(),
     )
     assert done.stdout == (
         "there is no room for another sandbox: the limit of processes and threads is reached"

@@ -21,7 +21,7 @@ from builder.errors import (
 )
 from builder.project import Project
 from builder.render import Rendered
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
@@ -44,7 +44,7 @@ def prepared(folder: Path) -> Rendered:
     """Lock and render the only variant of a project, for real."""
     project = Project.find(folder)
     variants = workflow.select(project, [])
-    (found,) = workflow.prepare(project, variants, frozen=False, report=silent).values()
+    (found,) = workflow.prepare(project, variants, frozen=False, report=discard).values()
     assert isinstance(found, Rendered)
     return found
 
@@ -346,7 +346,7 @@ def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
 def test_verified_build_carries_its_measurements(light: Rendered, ref: str, log: Log) -> None:
     """Verification runs the derived smoke tests and gives first-use times at every level."""
     built = build_here(light, log)
-    verified = verify(built, light, LocalTarget(), report=silent, log=log)
+    verified = verify(built, light, LocalTarget(), report=discard, log=log)
     assert [check.name for check in verified.checks] == [
         "import idna",
         "import python-dateutil (dateutil)",
@@ -420,7 +420,7 @@ def test_failed_check_says_what_was_expected_and_found(
     rendered = prepared(folder.parent)
     built = build_here(rendered, log)
     with pytest.raises(VerifyError) as caught:
-        verify(built, rendered, LocalTarget(), report=silent, log=log)
+        verify(built, rendered, LocalTarget(), report=discard, log=log)
     assert caught.value.message.startswith(
         f"`light` was built on `local` but is not what it promises:\n  {failure}"
     )
@@ -440,7 +440,7 @@ def test_checks_do_not_see_each_other(
     rendered = prepared(folder.parent)
     built = build_here(rendered, log)
     with pytest.raises(VerifyError, match="failed: NameError: name 'left' is not defined"):
-        verify(built, rendered, LocalTarget(), report=silent, log=log)
+        verify(built, rendered, LocalTarget(), report=discard, log=log)
 
 
 def test_warm_up_import_that_is_missing_fails_the_build(
@@ -471,7 +471,7 @@ def test_what_local_cannot_provide_is_said(write: Callable[..., Path]) -> None:
         "[[files]]\nsource = '_base.toml'\ntarget = '/opt/x'\n",
     )
     (variant,) = workflow.select(Project.find(folder.parent), [])
-    assert LocalTarget().lacking(variant) == (
+    assert LocalTarget().unsupported(variant) == (
         "Debian packages of variants/light.toml: git",
         "files at absolute paths of variants/light.toml: /opt/x",
         "the base image localhost:1/python:3.13 and its service: Python comes from this machine",

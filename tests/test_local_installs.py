@@ -12,7 +12,7 @@ import pytest
 from builder import workflow
 from builder.project import Project
 from builder.render import Rendered
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
@@ -34,7 +34,7 @@ def environment(folder: Path, cache: Path, packages: list[str]) -> Path:
     (folder / "variants" / "own.toml").write_text(SPEC.format(name="own", packages=packages))
     project = Project.find(folder)
     variants = workflow.select(project, [])
-    (rendered,) = workflow.prepare(project, variants, frozen=False, report=silent).values()
+    (rendered,) = workflow.prepare(project, variants, frozen=False, report=discard).values()
     assert isinstance(rendered, Rendered)
     with pytest.MonkeyPatch.context() as patch, Log(folder / "logs", target="local") as log:
         patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))

@@ -11,7 +11,7 @@ from builder.lock import Lock, lock_latest
 from builder.lock.conflict import explain
 from builder.lock.pins import parse_pins
 from builder.spec import load_variants
-from builder.system.events import Event, silent
+from builder.system.events import Event, discard
 from tests.conftest import BASE
 
 Write = Callable[..., Path]
@@ -19,7 +19,7 @@ LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\n"
 
 
 def latest(folder: Path) -> dict[str, Lock | TemplateError]:
-    return lock_latest(load_variants(folder), folder=folder, report=silent)
+    return lock_latest(load_variants(folder), folder=folder, report=discard)
 
 
 def locked(folder: Path, name: str = "leaf") -> Lock:

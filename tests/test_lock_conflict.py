@@ -7,7 +7,7 @@ import pytest
 
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.lock import Lock, lock_latest
-from builder.system.events import silent
+from builder.system.events import discard
 from tests.index_server import Failure, IndexServer, served, wheel
 from tests.samples import load
 
@@ -36,7 +36,7 @@ def index(tmp_path: Path) -> Iterator[IndexServer]:
 
 def results(tmp_path: Path, **files: str) -> dict[str, Lock | TemplateError]:
     variants = load(tmp_path, **{"_base": BASE, **files})
-    return lock_latest(list(variants.values()), folder=tmp_path / "variants", report=silent)
+    return lock_latest(list(variants.values()), folder=tmp_path / "variants", report=discard)
 
 
 def failed(tmp_path: Path, **files: str) -> TemplateError:

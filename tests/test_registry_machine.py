@@ -27,7 +27,7 @@ from builder.record import store
 from builder.registry import history
 from builder.render import Rendered
 from builder.system import files
-from builder.system.events import silent
+from builder.system.events import discard
 from tests.conftest import BASE
 from tests.samples import load, rendered_of, verified_of
 from tests.test_gc import environment
@@ -166,7 +166,7 @@ class Registry(RuleBasedStateMachine):
                 channel=channel,
                 target="local",
                 reason=None,
-                report=silent,
+                report=discard,
             )
         except UnknownBuildError:
             assert self.entry(name).get("channels", {}).get(channel) == before

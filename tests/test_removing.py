@@ -12,7 +12,7 @@ from builder.errors import NotBuiltError, RevokedError, SelectionError, StorageE
 from builder.project import Project
 from builder.record import store
 from builder.registry import history
-from builder.system.events import silent
+from builder.system.events import discard
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Server
@@ -190,7 +190,7 @@ def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:
 
 def removed(place: Place, *, builds: tuple[str, ...] = (), channels: tuple[str, ...] = ()) -> Any:
     removal = operations.Removal(name="four", target="e2b", builds=builds, channels=channels)
-    return operations.remove(place.project(), removal, reason=None, report=silent)
+    return operations.remove(place.project(), removal, reason=None, report=discard)
 
 
 def test_tags_on_e2b_go_with_what_is_removed(

@@ -20,7 +20,7 @@ from builder import workflow
 from builder.errors import RenderDriftError, SpecError, StorageError
 from builder.project import Project
 from builder.render import Rendered, drift, render, write
-from builder.system.events import silent
+from builder.system.events import discard
 from tests.conftest import ASCII_LOCALE, BASE, ROOT
 from tests.samples import load, lock_of, rendered_of
 
@@ -110,7 +110,7 @@ def test_generated_is_what_the_specs_render_to() -> None:
     """generated/ is, to the byte, what the specs and the committed locks of this project say."""
     project = Project.find(ROOT)
     variants = workflow.select(project, [])
-    prepared = workflow.prepare(project, variants, frozen=True, report=silent)
+    prepared = workflow.prepare(project, variants, frozen=True, report=discard)
     rendered = [value for value in prepared.values() if isinstance(value, Rendered)]
     assert len(rendered) == len(variants) == 4
     drift(rendered, project.generated, all_variants=True)

@@ -15,7 +15,7 @@ from builder import render, workflow
 from builder.errors import SandboxError, VerifyError
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
-from builder.system.events import silent
+from builder.system.events import discard
 from tests.clouds import Place
 from tests.here import put_module
 
@@ -42,7 +42,7 @@ def light(tmp_path: Path, local_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
         )
         project = Project.find(tmp_path)
         prepared = workflow.prepare(
-            project, workflow.select(project, ()), frozen=False, report=silent
+            project, workflow.select(project, ()), frozen=False, report=discard
         )
         rendered = prepared["light"]
         assert isinstance(rendered, render.Rendered), rendered

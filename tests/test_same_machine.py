@@ -14,7 +14,7 @@ from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
 from builder.render import Rendered, render
 from builder.spec import load_variants
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from tests import engine
 from tests.conftest import ROOT
@@ -42,7 +42,7 @@ def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendere
     folder = write(**texts)
     (folder / "tool.sh").write_text("#!/bin/sh\n")
     variants = load_variants(folder)
-    locks = lock_latest(variants, folder=folder, report=silent)
+    locks = lock_latest(variants, folder=folder, report=discard)
     rendered = []
     for variant in variants:
         lock = locks[variant.name]
@@ -74,7 +74,7 @@ def test_the_four_templates_are_the_same_machine(
         program = flatten(text, files=[file.path for file in one.files])
         with Log(tmp_path / "logs", target="test") as log:
             image = docker.build(
-                one, tag=f"{engine.LABEL}/{one.variant.name}", report=silent, log=log
+                one, tag=f"{engine.LABEL}/{one.variant.name}", report=discard, log=log
             )
         with (
             engine.running(base, network="host") as ours,

@@ -89,7 +89,7 @@ def test_only_public_names_are_used() -> None:
     assert private == []
 
 
-def lacking(signature: inspect.Signature, arguments: str) -> list[str]:
+def unsupported(signature: inspect.Signature, arguments: str) -> list[str]:
     try:
         words = arguments.split()
         named = {word[1:]: None for word in words if word[0] == "*"}
@@ -107,7 +107,7 @@ def test_function_takes_what_it_is_given(call: str) -> None:
     found: Any = BUILDER if first == "TemplateBuilder" else getattr(e2b, first)
     for name in rest:
         found = getattr(found, name)
-    assert lacking(inspect.signature(found), CALLS[call]) == []
+    assert unsupported(inspect.signature(found), CALLS[call]) == []
 
 
 def test_options_are_known() -> None:

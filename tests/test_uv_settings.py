@@ -12,7 +12,7 @@ from builder.errors import ProjectError
 from builder.lock import Lock, lock_latest
 from builder.render import render
 from builder.system import uv, uv_settings
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
 from tests.here import build_here
@@ -88,7 +88,7 @@ def index(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[IndexServ
 def locked(tmp_path: Path) -> Lock:
     variants = load(tmp_path / "project", _base=BASE, leaf=LEAF)
     folder = tmp_path / "project" / "variants"
-    lock = lock_latest(list(variants.values()), folder=folder, report=silent)["leaf"]
+    lock = lock_latest(list(variants.values()), folder=folder, report=discard)["leaf"]
     assert isinstance(lock, Lock), lock
     return lock
 

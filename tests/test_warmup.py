@@ -12,7 +12,7 @@ import pytest
 from builder import workflow
 from builder.project import Project
 from builder.render import Rendered
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
 from tests.conftest import BASE
@@ -42,7 +42,7 @@ def image(
     )
     project = Project.find(folder.parent)
     variants = workflow.select(project, [])
-    (rendered,) = workflow.prepare(project, variants, frozen=False, report=silent).values()
+    (rendered,) = workflow.prepare(project, variants, frozen=False, report=discard).values()
     assert isinstance(rendered, Rendered)
     with Log(tmp_path / "logs", target="local") as log:
         build_here(rendered, log)

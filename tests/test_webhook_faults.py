@@ -12,7 +12,8 @@ from typing import Any
 import httpx
 import pytest
 
-from builder.runtime import Event, Ledger, WebhookReceiver, ledger
+from builder.runtime import Event, Ledger, WebhookReceiver
+from builder.webhooks import ledger
 from builder.webhooks.events import signature
 from tests.test_webhooks import PAYLOAD, SECRET, delivered
 
@@ -49,7 +50,7 @@ class Place:
                     await asyncio.sleep(0)
             yield tasks
 
-    async def settled(self) -> None:
+    async def forget(self) -> None:
         """Nothing is written or handled any more."""
         while self.receiver._writing:
             await asyncio.sleep(0.01)
@@ -114,7 +115,7 @@ def test_event_whose_request_is_cancelled_is_handled(place: Place) -> None:
                 with pytest.raises(asyncio.CancelledError):
                     await task
                 other.execute("ROLLBACK")
-                await place.settled()
+                await place.forget()
 
     asyncio.run(run())
     assert (place.handled, rows(place)) == (["evt-1"], [("evt-1",)])
@@ -132,7 +133,7 @@ def test_cancelled_request_whose_write_fails_is_delivered_again(
         with place.busy():
             async with place.waiting(1) as (task,):
                 task.cancel()
-                await place.settled()
+                await place.forget()
 
     asyncio.run(run())
     assert (place.handled, rows(place)) == ([], [])
@@ -154,7 +155,7 @@ def test_handlers_go_on_when_the_request_is_cancelled(place: Place) -> None:
             while not begun:
                 await asyncio.sleep(0.001)
             task.cancel()
-            await place.settled()
+            await place.forget()
 
     asyncio.run(run())
     assert ended == ["evt-1"]

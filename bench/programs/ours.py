@@ -18,10 +18,10 @@ from builder.lock.committed import read_committed
 from builder.project import Project
 from builder.render import Rendered
 from builder.spec import Variant, WarmupLevel
-from builder.system.events import silent
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
-from builder.targets.protocol import Order
+from builder.targets.protocol import BuildInput
 
 
 def main() -> None:
@@ -34,7 +34,7 @@ def main() -> None:
     project = Project.find(arguments.project)
     variants = workflow.select(project, arguments.names)
     if arguments.level is None:
-        prepared = _rendered(workflow.prepare(project, variants, frozen=True, report=silent))
+        prepared = _rendered(workflow.prepare(project, variants, frozen=True, report=discard))
         render.write(prepared.values(), project.generated, all_variants=not arguments.names)
     else:
         prepared = _at_level(project, variants, arguments.level)
@@ -70,8 +70,10 @@ def _build(project: Project, prepared: Mapping[str, Rendered]) -> dict[str, str]
     def build(one: Rendered) -> str:
         with Log(project.state / "logs" / one.variant.name, target=target.name) as log:
             name = one.variant.name
-            with target.claimed(name, report=silent):
-                built = target.build(Order(rendered=one, folder=Path()), report=silent, log=log)
+            with target.claimed(name, report=discard):
+                built = target.build(
+                    BuildInput(rendered=one, folder=Path()), report=discard, log=log
+                )
                 target.publish(name, {"digest": built.digest}, channel="stable")
             return built.ref
 

@@ -112,12 +112,12 @@ def _show_plan(planned: plan.Plan) -> None:
     for stage, names in planned.shared.items():
         progress.show_text(f"shared: {stage} by {', '.join(names)}")
     _show_steps(planned)
-    lacking = {
-        line: [v.name for v in planned.variants if line in v.lacking]
+    unsupported = {
+        line: [v.name for v in planned.variants if line in v.unsupported]
         for v in planned.variants
-        for line in v.lacking
+        for line in v.unsupported
     }
-    for line, whom in lacking.items():
+    for line, whom in unsupported.items():
         whose = "" if len(whom) == len(planned.variants) else f" ({', '.join(whom)})"
         progress.show_text(f"not provided by {planned.target}: {line}{whose}")
     notes = (n for v in planned.variants for n in (v.stale_base, *v.notes) if n)

@@ -17,7 +17,7 @@ from builder.project import Project
 from builder.registry import history
 from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
-from builder.system.events import Event, silent
+from builder.system.events import Event, discard
 from builder.targets.adapters import choose, with_measures
 
 __all__ = ["register"]
@@ -227,7 +227,7 @@ def _spec_side(place: Project, asked: str) -> Any:
             f"`{asked}` means several variants: {', '.join(f'`{v.name}`' for v in variants)}",
             hint="this command takes one",
         )
-    prepared = workflow.prepare(place, variants, frozen=True, report=silent)
+    prepared = workflow.prepare(place, variants, frozen=True, report=discard)
     (rendered,) = prepared.values()
     if isinstance(rendered, TemplateError):
         raise rendered

@@ -20,7 +20,7 @@ from typing import Any
 
 from builder.errors import from_os_error
 from builder.errors.visible import HIDDEN, one_line, visible
-from builder.system.events import Event, Reporter, silent
+from builder.system.events import Event, Reporter, discard
 
 __all__ = [
     "duration",
@@ -42,7 +42,7 @@ _HIDDEN_IN_JSON = re.compile(f"[{HIDDEN}]")
 def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
     """The reporter that fits where standard error goes."""
     if quiet:
-        yield silent
+        yield discard
     elif as_json:
         yield _json_line
     elif sys.stderr.isatty():

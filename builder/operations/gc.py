@@ -14,7 +14,7 @@ from builder import registry
 from builder.errors import TemplateError
 from builder.operations.retention import Keep, needed
 from builder.project import Project
-from builder.targets.protocol import Cleaner, Need, Waste
+from builder.targets.protocol import Cleaner, Need, Unused
 from builder.workflow.prepare import read_registry
 
 __all__ = ["Found", "find_waste", "remove_waste"]
@@ -26,7 +26,7 @@ class Found:
 
     place: str
     cleaner: Cleaner
-    waste: Waste
+    waste: Unused
     kept: str | None = None
 
     def to_json(self) -> dict[str, Any]:

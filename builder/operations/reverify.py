@@ -9,7 +9,7 @@ from builder import record, registry, render, verify
 from builder.errors import TemplateError, VerifyError
 from builder.project import Project
 from builder.system import processes
-from builder.system.events import Reporter, silent
+from builder.system.events import Reporter, discard
 from builder.system.logs import Log
 from builder.targets.adapters import Target, measures_of
 from builder.targets.protocol import Built
@@ -83,7 +83,7 @@ def reverify(
 def _rendered(project: Project, found: registry.Record) -> render.Rendered | None:
     """What the spec and its committed lock render to, where the build is of exactly that."""
     try:
-        prepared = prepare(project, select(project, [found.name]), frozen=True, report=silent)
+        prepared = prepare(project, select(project, [found.name]), frozen=True, report=discard)
     except TemplateError:
         return None
     rendered = prepared[found.name]

@@ -8,16 +8,16 @@ from __future__ import annotations
 from builder.plan.decide import make_plan
 from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import common_steps, program_of, step_keys_of
-from builder.plan.values import Action, Drift, Look, Plan, PlannedVariant, Reason, Situation
+from builder.plan.values import Action, Drift, Plan, PlannedVariant, Reason, Situation, TargetState
 
 __all__ = [
     "Action",
     "Drift",
-    "Look",
     "Plan",
     "PlannedVariant",
     "Reason",
     "Situation",
+    "TargetState",
     "common_steps",
     "differences",
     "inputs_of",

@@ -98,7 +98,7 @@ def _decide(
         retag=retag,
         held=held,
         stages=tuple(stage.stem for stage in found.variant.stages),
-        lacking=tuple(situation.lacking.get(name, ())),
+        unsupported=tuple(situation.unsupported.get(name, ())),
         notes=tuple(
             note for note in found.lock.notes if not (stale_base and note == found.lock.image.note)
         ),

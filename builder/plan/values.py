@@ -9,7 +9,7 @@ from typing import Any, Literal
 from builder.flatten import Program
 from builder.registry.holds import Hold
 
-__all__ = ["Action", "Drift", "Look", "Plan", "PlannedVariant", "Reason", "Situation"]
+__all__ = ["Action", "Drift", "Plan", "PlannedVariant", "Reason", "Situation", "TargetState"]
 
 Action = Literal["build", "skip", "retag", "blocked"]
 
@@ -58,7 +58,7 @@ class Drift:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Look:
+class TargetState:
     """What a look at a target found of one variant: whether its digest is built there, and which
     builds (by ID) of it can be used; None where they need not be told apart."""
 
@@ -72,8 +72,8 @@ class Situation:
     """What the target says of itself.
 
     `present` are the digests of builds that are there; `drift` is what differs from the record of
-    a variant (by name), `usable` its builds that can be used, `lacking` what it cannot provide of
-    one, `blocked` why it cannot build one at all, `unaccepted` why it is not to build one before
+    a variant (by name), `usable` its builds that can be used, `unsupported` what it cannot provide
+    of one, `blocked` why it cannot build one at all, `unaccepted` why it is not to build one before
     somebody has agreed to the cost. `steps_cached` says that the target keeps what
     each step made for the next build, `content_addressed` that what has the same digest is the same
     build, `this_machine` that builds are files of this machine.
@@ -86,7 +86,7 @@ class Situation:
     steps_cached: bool = False
     content_addressed: bool = False
     this_machine: bool = False
-    lacking: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    unsupported: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     blocked: Mapping[str, str] = field(default_factory=dict)
     unaccepted: Mapping[str, str] = field(default_factory=dict)
 
@@ -99,7 +99,7 @@ class PlannedVariant:
     `forced` says that every step is to be run anew, from the base image on. `stale_base` says what
     the target keeps of a base image that is not pinned to a digest.
 
-    Of the steps to build, the first `cached` are foretold to come from the target's cache, where
+    Of the steps to build, the first `cached` are expected to come from the target's cache, where
     earlier builds left them (`cached_before`) or another one of this plan does (`cached_by`).
     """
 
@@ -111,7 +111,7 @@ class PlannedVariant:
     retag: str | None = None
     held: Hold | None = None
     stages: tuple[str, ...] = ()
-    lacking: tuple[str, ...] = ()
+    unsupported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     forced: bool = False
     stale_base: str | None = None
@@ -131,7 +131,7 @@ class PlannedVariant:
             "ref": self.ref,
             "held": self.held.to_json() if self.held else None,
             "stages": list(self.stages),
-            "not_provided": list(self.lacking),
+            "not_provided": list(self.unsupported),
             "notes": list(self.notes),
             "stale_base": self.stale_base,
             "program": self.program.to_json() if self.program else None,

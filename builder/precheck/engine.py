@@ -36,7 +36,7 @@ from builder.render import Rendered
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
 from builder.system.regular_file import read_regular
-from builder.targets.protocol import Needs, Waste
+from builder.targets.protocol import Needs, Unused
 
 __all__ = ["DockerEngine"]
 
@@ -81,11 +81,11 @@ class DockerEngine:
         with contextlib.suppress(docker.errors.APIError):
             self._client.images.prune(filters={"dangling": True, "label": SUBJECT})
 
-    def unused(self, _templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+    def unused(self, _templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
         """The images that earlier checks have left and nothing needs; see `Target.unused`."""
         return unused_images(self._client, needs, protect)
 
-    def remove(self, waste: Waste) -> str | None:
+    def remove(self, waste: Unused) -> str | None:
         """Remove one of them; why not, where it is in use."""
         return remove_image(self._client, waste.subject)
 

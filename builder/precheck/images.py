@@ -8,7 +8,7 @@ import docker
 import docker.errors
 
 from builder.errors import counted
-from builder.targets.protocol import Needs, Waste
+from builder.targets.protocol import Needs, Unused
 
 __all__ = ["DIGEST", "SUBJECT", "remove_image", "unused_images"]
 
@@ -16,7 +16,7 @@ SUBJECT = "template-builder.precheck"
 DIGEST = "template-builder.digest"
 
 
-def unused_images(client: docker.DockerClient, needs: Needs, protect: float) -> list[Waste]:
+def unused_images(client: docker.DockerClient, needs: Needs, protect: float) -> list[Unused]:
     """Images that nothing needs, made more than `protect` seconds ago; largest first."""
     waste = []
     # A list of summaries: an image that goes meanwhile is not asked for again.
@@ -27,7 +27,7 @@ def unused_images(client: docker.DockerClient, needs: Needs, protect: float) -> 
             continue
         tags = [tag for tag in image["RepoTags"] or () if tag != "<none>:<none>"]
         waste.append(
-            Waste(
+            Unused(
                 kind="image",
                 identity=tags[0] if tags else image["Id"][:19],
                 subject=image["Id"],

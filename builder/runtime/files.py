@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, Protocol
 
 from builder.errors import NoSandboxFileError, SandboxFileError, TemplateError, did_you_mean
 from builder.sandbox.files import FileEntry, Incoming, normal_path, shown
-from builder.system.tasks import finished
+from builder.system.tasks import run_to_completion
 
 __all__ = ["FileData", "FilePath", "Files", "SandboxFiles", "put"]
 
@@ -144,7 +144,7 @@ class Files:
             try:
                 with os.fdopen(descriptor, "wb") as output, _progress(place, file.size) as advance:
                     async for chunk in file.chunks:
-                        await finished(asyncio.to_thread(output.write, chunk))
+                        await run_to_completion(asyncio.to_thread(output.write, chunk))
                         advance(len(chunk))
                 os.replace(temporary, target)
             except BaseException:
@@ -213,7 +213,7 @@ async def _parts_of(data: memoryview) -> AsyncIterator[bytes]:
 
 async def _read(file: Any) -> AsyncIterator[bytes]:
     while True:
-        chunk = await finished(asyncio.to_thread(file.read, _CHUNK_BYTES))
+        chunk = await run_to_completion(asyncio.to_thread(file.read, _CHUNK_BYTES))
         if isinstance(chunk, str):
             raise TypeError("the file is open in text mode, expected binary: open(…, 'rb')")
         if not chunk:

@@ -14,7 +14,7 @@ from builder.runtime.template import Template, check_not_revoked, near_names
 from builder.sandbox.execution import WARM_SECONDS, Execution, warm_up_code
 from builder.sandbox.files import FileEntry
 from builder.system import telemetry
-from builder.system.tasks import finished
+from builder.system.tasks import run_to_completion
 
 __all__ = ["Session", "changed_files", "end", "open_session"]
 
@@ -99,7 +99,7 @@ async def changed_files(session: Session) -> list[FileEntry]:
 async def end(session: Session) -> None:
     """Close a session, even when the caller is cancelled meanwhile."""
     with contextlib.suppress(Exception):
-        await finished(session.close())
+        await run_to_completion(session.close())
 
 
 async def _opened(template: Template, seconds: int) -> Session:

@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Event", "Kind", "Reporter", "silent"]
+__all__ = ["Event", "Kind", "Reporter", "discard"]
 
 Kind = Literal["note", "warning", "step", "detail", "done", "failed"]
 
@@ -31,5 +31,5 @@ class Event:
 Reporter = Callable[[Event], None]
 
 
-def silent(_event: Event) -> None:
+def discard(_event: Event) -> None:
     """The reporter of who does not want to know."""

@@ -7,12 +7,12 @@ import contextlib
 from collections.abc import Awaitable
 from typing import TypeVar
 
-__all__ = ["finished"]
+__all__ = ["run_to_completion"]
 
 _T = TypeVar("_T")
 
 
-async def finished(work: Awaitable[_T]) -> _T:
+async def run_to_completion(work: Awaitable[_T]) -> _T:
     """What `work` gives. A cancellation, and any further one, is put off until there is that."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None

@@ -9,12 +9,12 @@ from typing import Any, Protocol
 
 from builder import registry
 from builder.errors import TargetUnavailableError
-from builder.plan import Look
+from builder.plan import TargetState
 from builder.project import Project, TargetSettings, target_called
 from builder.render import Rendered
 from builder.sandbox.session import SandboxOpener
 from builder.spec import Variant
-from builder.system.events import Reporter, silent
+from builder.system.events import Reporter, discard
 from builder.targets.protocol import Builder, Built, Cleaner, Tagged
 
 __all__ = ["Target", "choose", "connect", "measures_of", "named", "with_measures"]
@@ -57,11 +57,11 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         """Remove what runs that were killed have left behind."""
         ...
 
-    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> TargetState:
         """What the target has of a variant; `entry` is its part of the registry."""
         ...
 
-    def lacking(self, variant: Variant) -> tuple[str, ...]:
+    def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """What of the variant this target cannot provide, in words."""
         ...
 
@@ -116,7 +116,7 @@ class Target(Builder, SandboxOpener, Cleaner, Protocol):
         """Keep what was measured of a verified build, where the record does not."""
         ...
 
-    def settled(self, name: str, build_id: str) -> None:
+    def forget(self, name: str, build_id: str) -> None:
         """A build of `name` is recorded: what was kept for a run that takes it up can go."""
         ...
 
@@ -191,7 +191,7 @@ def _where(settings: TargetSettings) -> str:
     return f", at {domain}" if domain else ""
 
 
-def connect(settings: TargetSettings, project: Project, *, report: Reporter = silent) -> Target:
+def connect(settings: TargetSettings, project: Project, *, report: Reporter = discard) -> Target:
     """The adapter of a target. Raises `TargetUnavailableError` when its key is not set."""
     if settings.kind == "local":
         from builder.targets.local.target import LocalTarget

@@ -35,7 +35,7 @@ class Entry:
     """One build that was begun: what it is of, and its IDs once they are known.
 
     `verifying` says that sandboxes were, or were about to be, opened for it; `forced` that it was
-    to run every step anew, `foretold` how many first steps should have come from the cache.
+    to run every step anew, `expected_cached` how many first steps should have come from the cache.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Entry:
     build_id: _Id | None = None
     verifying: bool = False
     forced: bool = False
-    foretold: int = 0
+    expected_cached: int = 0
 
 
 _ENTRY = TypeAdapter(Entry)
@@ -78,9 +78,17 @@ class Journal:
         ):
             yield
 
-    def begin(self, name: str, digest: str, *, forced: bool = False, foretold: int = 0) -> Entry:
+    def begin(
+        self, name: str, digest: str, *, forced: bool = False, expected_cached: int = 0
+    ) -> Entry:
         """Write the entry of a build that is about to be asked for."""
-        entry = Entry(name=name, digest=digest, started_at=now(), forced=forced, foretold=foretold)
+        entry = Entry(
+            name=name,
+            digest=digest,
+            started_at=now(),
+            forced=forced,
+            expected_cached=expected_cached,
+        )
         return self.write(entry)
 
     def write(self, entry: Entry) -> Entry:

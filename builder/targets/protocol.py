@@ -16,15 +16,15 @@ from builder.system.events import Reporter
 from builder.system.logs import Log
 
 __all__ = [
+    "BuildInput",
     "Builder",
     "Built",
     "Cleaner",
     "Need",
     "Needs",
-    "Order",
     "OvertakenError",
     "Tagged",
-    "Waste",
+    "Unused",
 ]
 
 
@@ -33,13 +33,13 @@ def _nobody(_steps: int) -> None:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Order:
+class BuildInput:
     """What is to be built.
 
     For a target that builds in steps: `folder` holds what was rendered, as the context of the
     build; `program` is them and `step_keys` their identities; the first `shared` were put into the
-    cache by another build of this run, the first `foretold` are expected from there, and with
-    `require_cache` it is an error when they are not. `passed` is told how many first steps are
+    cache by another build of this run, the first `expected_cached` should come from there, and
+    with `require_cache` it is an error when they do not. `passed` is told how many first steps are
     over. `unwanted` are the IDs of builds that must not be taken instead of a new one: they were
     revoked.
     """
@@ -50,7 +50,7 @@ class Order:
     program: Program | None = None
     step_keys: tuple[str, ...] = ()
     shared: int = 0
-    foretold: int = 0
+    expected_cached: int = 0
     require_cache: bool = False
     unwanted: frozenset[str] = frozenset()
     passed: Callable[[int], None] = _nobody
@@ -120,7 +120,7 @@ Needs = Callable[[str, str], Need | None]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Waste:
+class Unused:
     """Something that a target keeps and nothing needs: `identity` is the target's own name for it,
     `size` in bytes (None where it is not told), `why` it is not needed. `kept` is why it stays all
     the same: whether it is needed is not known."""
@@ -146,7 +146,7 @@ class Waste:
 class Cleaner(Protocol):
     """What keeps what templates were built to: a target, or a Docker engine."""
 
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
         """What it keeps and nothing needs, largest first.
 
         `templates` is what the registry has of this target: name → channels and builds. What was
@@ -154,7 +154,7 @@ class Cleaner(Protocol):
         """
         ...
 
-    def remove(self, waste: Waste) -> str | None:
+    def remove(self, waste: Unused) -> str | None:
         """Remove what `unused` has found; why not, where it has come into use."""
         ...
 
@@ -162,7 +162,7 @@ class Cleaner(Protocol):
 class Builder(Protocol):
     """The part of a target that makes builds."""
 
-    def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
+    def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build, or find it made. Raises `BuildError` and its kin; then nothing is left
         but what the next run can use."""
         ...

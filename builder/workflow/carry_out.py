@@ -32,7 +32,7 @@ from builder.system.events import Event, Reporter
 from builder.system.files import ignored
 from builder.system.logs import Log
 from builder.targets.adapters import Target
-from builder.targets.protocol import Order, OvertakenError
+from builder.targets.protocol import BuildInput, OvertakenError
 from builder.workflow.prepare import Prepared, read_registry
 
 __all__ = ["Outcome", "build"]
@@ -197,7 +197,7 @@ class _Run:
             ref = planned.retag or planned.ref
             assert ref is not None
             fields = self._still_recorded(planned, ref)
-            self.target.settled(name, fields.get("build_id", ""))  # a run was killed before it
+            self.target.forget(name, fields.get("build_id", ""))  # a run was killed before it
             by = provenance.actor(self.project.root)
             if planned.action == "retag":
                 # Whatever this registry knows was there before the plan was made.
@@ -258,14 +258,14 @@ class _Run:
                 context = self.project.state / "context" / name
                 if target.steps_cached:
                     render.write_files(prepared, context)
-                order = Order(
+                order = BuildInput(
                     rendered=prepared,
                     folder=context,
                     force=planned.forced,
                     program=planned.program,
                     step_keys=planned.step_keys,
                     shared=shared,
-                    foretold=max(shared, planned.cached_before),
+                    expected_cached=max(shared, planned.cached_before),
                     require_cache=self.require_cache,
                     unwanted=self._revoked(name),
                     passed=lambda steps: self.schedule.passed(name, steps),
@@ -275,7 +275,7 @@ class _Run:
                 try:
                     verified = verify.verify(built, prepared, target, report=report, log=log)
                 except VerifyError:
-                    target.settled(
+                    target.forget(
                         name, built.build_id
                     )  # there is nothing to take up: it was found wanting
                     raise
@@ -291,7 +291,7 @@ class _Run:
                 release=self.release,
                 publish=self._publisher(name),
             )
-            target.settled(name, built.build_id)
+            target.forget(name, built.build_id)
             log.line(f"recorded {built.ref}")
             overtaken = None
             if recorded.overtaken:

@@ -148,7 +148,7 @@ def _situation(
 ) -> plan.Situation:
     templates = recorded.templates
 
-    def look(one: render.Rendered) -> plan.Look:
+    def look(one: render.Rendered) -> plan.TargetState:
         return target.look(one, templates.get(one.variant.name, {}).get(name, {}), channel)
 
     pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
@@ -168,7 +168,7 @@ def _situation(
         present=frozenset(one.digest for one in rendered if looks[one.variant.name].present),
         drift={variant: seen.drift for variant, seen in looks.items() if seen.drift},
         usable={variant: seen.usable for variant, seen in looks.items() if seen.usable is not None},
-        lacking={one.variant.name: target.lacking(one.variant) for one in rendered},
+        unsupported={one.variant.name: target.unsupported(one.variant) for one in rendered},
         blocked={variant: reason for variant, reason in reasons.items() if reason},
         steps_cached=target.steps_cached,
         content_addressed=target.content_addressed,

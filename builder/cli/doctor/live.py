@@ -38,7 +38,7 @@ from builder.errors import BuildError, LimitError, SandboxError, VerifyError
 from builder.project import TargetSettings
 from builder.registry import DEFAULT_CHANNEL
 from builder.system import processes
-from builder.system.events import Event, Reporter, silent
+from builder.system.events import Event, Reporter, discard
 from builder.system.scratch import Scratch
 from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.sandbox import CloudSandbox
@@ -232,7 +232,7 @@ class _Live:
                 builds=(second.ref,),
                 channels=(_CHANNEL,),
             )
-            operations.remove(self._trial.project, removal, reason=None, report=silent)
+            operations.remove(self._trial.project, removal, reason=None, report=discard)
             refused = self._tagging(second)
             self._note("left", refused or "it can be tagged", holds=refused is None)
             self._cloud.remove_tags(self._name, ["again", "passing"])

@@ -24,7 +24,7 @@ from builder.targets.adapters import connect
 from builder.targets.e2b.program import template_of
 from builder.targets.e2b.sandbox import CloudSandbox
 from builder.targets.e2b.target import E2BTarget
-from builder.targets.protocol import Order
+from builder.targets.protocol import BuildInput
 
 __all__ = [
     "BASE",
@@ -174,7 +174,7 @@ class Trial:
         )
         root = self.project.root
         return self.cloud.start(
-            template_of(Order(rendered=made.rendered, folder=root, program=program)),
+            template_of(BuildInput(rendered=made.rendered, folder=root, program=program)),
             root,
             name=self.name,
             tag="overtaken",

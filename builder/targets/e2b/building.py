@@ -19,7 +19,7 @@ from builder.targets.e2b.cloud import BuildState, Cloud
 from builder.targets.e2b.following import Followed
 from builder.targets.e2b.program import instruction, not_provided, origin, template_of
 from builder.targets.journal import Entry, Journal
-from builder.targets.protocol import Built, Order
+from builder.targets.protocol import BuildInput, Built
 
 __all__ = ["Building", "digest_tag"]
 
@@ -67,7 +67,7 @@ class Building:
 
     def __init__(
         self,
-        order: Order,
+        order: BuildInput,
         *,
         target: str,
         cloud: Cloud,
@@ -165,7 +165,7 @@ class Building:
         order, variant = self._order, self._order.rendered.variant
         for attempt in range(1, _ATTEMPTS + 1):
             self._entry = self._journal.begin(
-                self._name, self._digest, forced=order.force, foretold=order.foretold
+                self._name, self._digest, forced=order.force, expected_cached=order.expected_cached
             )
             try:
                 template_id, build_id = self._cloud.start(
@@ -294,9 +294,9 @@ class Building:
 
     def _built(self, build: _CloudBuild, followed: Followed, seconds: float, reused: bool) -> Built:
         order, entry = self._order, self._entry
-        # A build that others began ran under their conditions, of which nothing was foretold.
+        # A build that others began ran under their conditions, of which nothing was expected.
         checked = build.ours and entry is not None and not entry.forced
-        missed = followed.missed(entry.foretold) if entry and checked else []
+        missed = followed.missed(entry.expected_cached) if entry and checked else []
         warnings: list[str] = []
         if missed:
             steps = ", ".join(map(str, missed))
@@ -307,8 +307,8 @@ class Building:
                     hint="it is not published; without --require-cache the same command takes it",
                 )
             warnings.append(told)
-        lacking = not_provided(order.rendered.variant)
-        warnings += [f"not provided by {self._target}: {line}" for line in lacking]
+        unsupported = not_provided(order.rendered.variant)
+        warnings += [f"not provided by {self._target}: {line}" for line in unsupported]
         for text in warnings:
             self._report(Event(kind="warning", variant=self._name, text=text))
         return Built(

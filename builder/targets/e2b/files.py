@@ -33,7 +33,7 @@ from builder.sandbox.files import (
     shown,
     watched,
 )
-from builder.system.tasks import finished
+from builder.system.tasks import run_to_completion
 from builder.targets.e2b.failures import kind_of
 
 __all__ = ["CloudFiles"]
@@ -78,7 +78,7 @@ class CloudFiles:
                 info = await self._moved(path, temporary, place)
         except BaseException:
             with contextlib.suppress(Exception):
-                await finished(self._files.remove(temporary))
+                await run_to_completion(self._files.remove(temporary))
             if sent.failure is not None:
                 raise sent.failure from None
             raise

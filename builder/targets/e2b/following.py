@@ -85,6 +85,6 @@ class Followed:
         """From the first line to the last, by E2B's own clock."""
         return (max(self.times) - min(self.times)).total_seconds() if self.times else 0.0
 
-    def missed(self, foretold: int) -> list[int]:
-        """The steps that were run although the first `foretold` should have been in the cache."""
-        return sorted(number for number in self.ran if number <= foretold)
+    def missed(self, expected_cached: int) -> list[int]:
+        """The steps that ran although the first `expected_cached` should have been cached."""
+        return sorted(number for number in self.ran if number <= expected_cached)

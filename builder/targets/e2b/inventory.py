@@ -11,7 +11,7 @@ from builder.errors import BuildError
 from builder.registry import DEFAULT_CHANNEL
 from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
-from builder.targets.protocol import Needs, Tagged, Waste
+from builder.targets.protocol import Needs, Tagged, Unused
 
 __all__ = ["DEFAULT_TAG", "Inventory", "claim_of", "claims_on", "is_digest_tag", "tags_of"]
 
@@ -88,7 +88,7 @@ class Inventory:
             )
         return tagged
 
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
         """The tags of builds that nothing needs, since E2B has no call that deletes one build; and
         the templates that the registry has given up, of which it deletes all builds."""
         busy = self._cloud.running_templates()
@@ -113,7 +113,7 @@ class Inventory:
                 if young or record["template_id"] in busy or needs("", digest):
                     continue
                 waste.append(
-                    Waste(
+                    Unused(
                         kind="tag",
                         identity=f"{name}:{tag}",
                         subject=build_id,
@@ -126,7 +126,7 @@ class Inventory:
 
     def _given_up(
         self, name: str, entry: Mapping[str, Any], tags: Mapping[str, str], limit: float
-    ) -> Waste | None:
+    ) -> Unused | None:
         """The template, where all of it was built here, or failed, and nothing of it is in the
         registry."""
         events = entry.get("history", [])
@@ -144,7 +144,7 @@ class Inventory:
         listed = [one for one in self._cloud.templates() if one.template_id == template_id]
         if not listed or listed[0].used.timestamp() > limit:
             return None
-        return Waste(
+        return Unused(
             kind="template",
             identity=template_id,
             subject=name,
@@ -152,7 +152,7 @@ class Inventory:
             why="the registry has no build and no channel of it any more",
         )
 
-    def remove(self, waste: Waste) -> str | None:
+    def remove(self, waste: Unused) -> str | None:
         """Remove a tag that is still on its build, or a template."""
         if waste.kind == "template":
             try:

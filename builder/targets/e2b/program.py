@@ -14,7 +14,7 @@ from builder.flatten import Step
 from builder.spec import Stage, Variant, place_of
 from builder.spec.positions import Positions
 from builder.targets.e2b.service import SERVICE_PORT, SPOILING
-from builder.targets.protocol import Order
+from builder.targets.protocol import BuildInput
 
 __all__ = ["cannot_be_checked", "instruction", "not_provided", "origin", "template_of"]
 
@@ -23,7 +23,7 @@ _SHOWN_CHARACTERS = 120
 _OPENED = ("/usr/local", "/code")
 
 
-def template_of(order: Order) -> Any:
+def template_of(order: BuildInput) -> Any:
     """The builder of the SDK that holds the Program of `order`.
 
     With `order.force`, steps that another build of this run has just run anew are not run again.
@@ -111,7 +111,7 @@ def _add(builder: Any, step: Step) -> None:
         builder.set_user(args[0])
 
 
-def instruction(order: Order, step: str | None) -> tuple[int | None, str]:
+def instruction(order: BuildInput, step: str | None) -> tuple[int | None, str]:
     """The number of the step that E2B names (0 is the base image, None comes after the steps) and
     what the Dockerfile says there, in one line."""
     program = order.program
@@ -127,7 +127,7 @@ def instruction(order: Order, step: str | None) -> tuple[int | None, str]:
     return int(step), told if len(told) <= _SHOWN_CHARACTERS else f"{told[:_SHOWN_CHARACTERS]} …"
 
 
-def origin(order: Order, number: int | None) -> list[str]:
+def origin(order: BuildInput, number: int | None) -> list[str]:
     """Where step `number` comes from: the line of the Dockerfile, and that of the spec if one key
     of it stands behind the step."""
     program, variant = order.program, order.rendered.variant

@@ -25,7 +25,7 @@ from builder.errors import (
 )
 from builder.sandbox.execution import Execution
 from builder.system.limits import limit_error
-from builder.system.tasks import finished
+from builder.system.tasks import run_to_completion
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.creation import Creation
 from builder.targets.e2b.failures import UnsettledError, failure_of, if_it_may_pass, kind_of
@@ -87,7 +87,7 @@ class CloudSession:
         try:
             sandbox = await asyncio.shield(creating)
         except asyncio.CancelledError:
-            await finished(_discarded(creating, create))
+            await run_to_completion(_discarded(creating, create))
             raise
         except Exception as error:
             raise _translated(error, ref, account.api_key) from error

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError
-from builder.plan import Drift, Look
+from builder.plan import Drift, TargetState
 from builder.registry import revoked_because
 from builder.render import Rendered
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
-from builder.system.events import Event, Reporter, silent
+from builder.system.events import Event, Reporter, discard
 from builder.system.logs import Log
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
@@ -24,7 +24,7 @@ from builder.targets.e2b.program import cannot_be_checked, not_provided
 from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import CloudSandbox
 from builder.targets.journal import Entry, Journal
-from builder.targets.protocol import Built, Order
+from builder.targets.protocol import BuildInput, Built
 
 __all__ = ["E2BTarget"]
 
@@ -46,7 +46,7 @@ class E2BTarget(Inventory):
         account: Account,
         key_variable: str,
         journal: Path,
-        report: Reporter = silent,
+        report: Reporter = discard,
     ) -> None:
         """`report` is told of what no variant's own reporter is: limits, and sandboxes left."""
         cloud = Cloud(
@@ -70,7 +70,7 @@ class E2BTarget(Inventory):
             with contextlib.suppress(BlockingIOError), self._journal.claimed(name, wait=False):
                 self._end_left_over(name)
 
-    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> TargetState:
         """Whether the digest is built, and how E2B differs from the build that `channel` of the
         registry's `entry` points at."""
         name = rendered.variant.name
@@ -79,7 +79,9 @@ class E2BTarget(Inventory):
         tags = self._cloud.tags(name)
         if tags is None:
             gone = f"the template `{name}` is gone from {self.name}"
-            return Look(present=False, drift=Drift(text=gone, usable=False) if wanted else None)
+            return TargetState(
+                present=False, drift=Drift(text=gone, usable=False) if wanted else None
+            )
         builds = [build for build in entry.get("builds", {}).values() if not revoked_because(build)]
         same = {build.get("build_id") for build in builds if build.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
@@ -92,7 +94,7 @@ class E2BTarget(Inventory):
         if wanted and wanted not in usable:
             text = f"build {wanted} on {self.name} is gone or not ready"
             drift = Drift(text=text, usable=False)
-        return Look(present=bool(same & usable), drift=drift, usable=usable)
+        return TargetState(present=bool(same & usable), drift=drift, usable=usable)
 
     def _moved(
         self,
@@ -122,7 +124,7 @@ class E2BTarget(Inventory):
                 )
         return None
 
-    def lacking(self, variant: Variant) -> tuple[str, ...]:
+    def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """What an error did not say already when its steps were made."""
         return not_provided(variant)
 
@@ -146,7 +148,7 @@ class E2BTarget(Inventory):
                 if entry and entry.verifying and name not in self._unended:
                     self._closed(entry)
 
-    def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
+    def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build of the order's digest, or find it made or under way."""
         name = order.rendered.variant.name
         building = Building(
@@ -231,7 +233,7 @@ class E2BTarget(Inventory):
     def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
         """The record has them: a build of E2B's is the only one."""
 
-    def settled(self, name: str, build_id: str) -> None:
+    def forget(self, name: str, build_id: str) -> None:
         """A build of `name` is recorded: nothing of it has to be taken up again."""
         entry = self._journal.read(name)
         if entry and entry.build_id == build_id:

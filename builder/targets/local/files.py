@@ -32,7 +32,7 @@ from builder.sandbox.files import (
     shown,
     watched,
 )
-from builder.system.tasks import finished
+from builder.system.tasks import run_to_completion
 from builder.targets.local.kernel_host import STABLE_HOME
 
 __all__ = ["LocalFiles"]
@@ -81,7 +81,7 @@ class LocalFiles:
             try:
                 async for chunk in chunks:
                     with _worded(path):
-                        await finished(asyncio.to_thread(_write, descriptor, chunk))
+                        await run_to_completion(asyncio.to_thread(_write, descriptor, chunk))
                 past = time.time_ns() - _STEP_BACK_NS
                 os.utime(descriptor, ns=(past, past))
                 with _worded(path):
@@ -112,14 +112,14 @@ class LocalFiles:
         """Remove a file, a link, or a folder and all in it."""
         with self._place(path, follow=False) as (folder, name), _worded(path):
             if _is_folder(name, folder):
-                await finished(asyncio.to_thread(shutil.rmtree, name, dir_fd=folder))
+                await run_to_completion(asyncio.to_thread(shutil.rmtree, name, dir_fd=folder))
             else:
                 os.unlink(name, dir_fd=folder)
         self._changes.removed(path)
 
     async def changed(self) -> list[FileEntry]:
         """Return the files of the working folder that code has made or changed since last time."""
-        return self._changes.since_last(await finished(asyncio.to_thread(self._listing)))
+        return self._changes.since_last(await run_to_completion(asyncio.to_thread(self._listing)))
 
     def _listing(self) -> Listing:
         files: dict[str, tuple[FileEntry, object]] = {}
@@ -304,7 +304,7 @@ async def _chunks(path: str, descriptor: int, size: int) -> AsyncIterator[bytes]
     while left:
         with _worded(path):
             reading = asyncio.to_thread(os.read, descriptor, min(left, _CHUNK_BYTES))
-            chunk = await finished(reading)
+            chunk = await run_to_completion(reading)
         if not chunk:
             raise SandboxFileError(
                 f"{shown(path)} changed while it was read: it had {size:,} bytes, and then only"

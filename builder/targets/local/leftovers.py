@@ -28,7 +28,7 @@ from builder.targets.local.place import (
     place_of,
     read,
 )
-from builder.targets.protocol import Need, Needs, Waste
+from builder.targets.protocol import Need, Needs, Unused
 
 __all__ = ["note_need", "remove", "remove_unused", "sweep", "unused"]
 
@@ -45,7 +45,7 @@ def note_need(digest: str, registry: str) -> None:
         atomic_write(_needs_folder(place_of(digest).name) / f"{name}.txt", content)
 
 
-def unused(own: str, needs: Needs, protect: float) -> list[Waste]:
+def unused(own: str, needs: Needs, protect: float) -> list[Unused]:
     """Environments without any registry that needs them, unused for `protect` seconds, and folders
     that no build leads to."""
     found = []
@@ -73,7 +73,7 @@ def unused(own: str, needs: Needs, protect: float) -> list[Waste]:
     return sorted(found, key=lambda waste: -(waste.size or 0))
 
 
-def remove(waste: Waste) -> str | None:
+def remove(waste: Unused) -> str | None:
     """Remove an environment; why not, where somebody makes it or runs in it."""
     path = Path(waste.subject)
     digest = _digest_in(path.name)
@@ -164,10 +164,10 @@ def _in_use(folder: Path) -> bool:
     return _running(folder)
 
 
-def _waste(identity: str, path: Path, folder: Path, why: str, kept: str | None = None) -> Waste:
+def _waste(identity: str, path: Path, folder: Path, why: str, kept: str | None = None) -> Unused:
     whole = read(folder)
     name = _template_of(folder)
-    return Waste(
+    return Unused(
         kind="environment",
         identity=identity,
         subject=str(path),

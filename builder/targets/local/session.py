@@ -16,7 +16,7 @@ from typing import TypeVar
 from builder.errors import InterpreterDiedError, SandboxError, TemplateError
 from builder.sandbox.execution import Execution
 from builder.system.limits import named, room
-from builder.system.tasks import finished
+from builder.system.tasks import run_to_completion
 from builder.targets.local import place
 from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
@@ -68,7 +68,7 @@ class LocalSession:
             return cls(await asyncio.shield(starting), thread)
         except asyncio.CancelledError:
             # It is coming up: it must not be left there.
-            await finished(_discarded(starting, thread))
+            await run_to_completion(_discarded(starting, thread))
             raise
         except BaseException:
             thread.shutdown(wait=False)
@@ -96,7 +96,7 @@ class LocalSession:
         except asyncio.CancelledError:
             self._sandbox.abort()
             with contextlib.suppress(SandboxError):
-                await finished(running)
+                await run_to_completion(running)
             raise
 
     def usable(self) -> bool:
@@ -114,7 +114,7 @@ class LocalSession:
         self._closed = True
         self._sandbox.abort()
         try:
-            await finished(self._in_thread(self._sandbox.close))
+            await run_to_completion(self._in_thread(self._sandbox.close))
         finally:
             self._thread.shutdown(wait=False)
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import BuildError, StorageError, from_os_error
-from builder.plan import Look
+from builder.plan import TargetState
 from builder.render import Rendered
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
@@ -21,7 +21,7 @@ from builder.system.events import Event, Kind, Reporter
 from builder.system.limits import room
 from builder.system.logs import Log
 from builder.targets.local import environment, interpreter, leftovers, place, sealed
-from builder.targets.protocol import Built, Needs, Order, Tagged, Waste
+from builder.targets.protocol import BuildInput, Built, Needs, Tagged, Unused
 
 __all__ = ["LocalTarget"]
 
@@ -49,10 +49,10 @@ class LocalTarget:
         """Remove environments that no build leads to, and that nobody makes or runs in."""
         leftovers.sweep()
 
-    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> Look:
+    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> TargetState:
         """Whether the digest's environment is on this machine and has its interpreter."""
         del entry, channel
-        return Look(present=place.find(rendered.digest) is not None)
+        return TargetState(present=place.find(rendered.digest) is not None)
 
     @contextlib.contextmanager
     def claimed(self, name: str, *, report: Reporter) -> Iterator[None]:
@@ -106,7 +106,7 @@ class LocalTarget:
         """What is here was built here."""
         raise BuildError(f"`{ref}` cannot be looked for: target `{self.name}` is this machine")
 
-    def settled(self, name: str, build_id: str) -> None:
+    def forget(self, name: str, build_id: str) -> None:
         """Nothing was kept."""
 
     def tagged(self, name: str) -> list[Tagged]:
@@ -116,16 +116,16 @@ class LocalTarget:
             hint=f"`template-builder build {name} --target {self.name}` records it again",
         )
 
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Waste]:
+    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
         """Environments that nothing needs; see `Target`."""
         del templates  # of an environment its digest tells enough
         return leftovers.unused(self._registry, needs, protect)
 
-    def remove(self, waste: Waste) -> str | None:
+    def remove(self, waste: Unused) -> str | None:
         """Remove one of them; why not, where it is in use."""
         return leftovers.remove(waste)
 
-    def lacking(self, variant: Variant) -> tuple[str, ...]:
+    def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """What of the variant has no meaning without a machine of its own."""
         return (
             *_missing(variant),
@@ -145,7 +145,7 @@ class LocalTarget:
             f" `uv python install {variant.python_floor}` gets one"
         )
 
-    def build(self, order: Order, *, report: Reporter, log: Log) -> Built:
+    def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the environment of the variant's digest, or find it made.
 
         It is to be called with the variant claimed. A new environment serves once it is published.
@@ -154,8 +154,8 @@ class LocalTarget:
         found, reused = self._environment(order, report, log)
         build_id = rendered.digest.replace(":", "-")
         name = rendered.variant.name
-        lacking, missing = self.lacking(rendered.variant), _missing(rendered.variant)
-        for line in lacking:
+        unsupported, missing = self.unsupported(rendered.variant), _missing(rendered.variant)
+        for line in unsupported:
             kind: Kind = "warning" if line in missing else "note"
             text = f"not provided by {self.name}: {line}"
             report(Event(kind=kind, variant=name, text=text))
@@ -170,14 +170,14 @@ class LocalTarget:
             reused=reused,
             size=found.size,
             cold=found.cold,
-            warnings=tuple(f"not provided by {self.name}: {line}" for line in lacking),
+            warnings=tuple(f"not provided by {self.name}: {line}" for line in unsupported),
             missing=missing,
             one_of_many=True,
             notes=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
         )
 
     def _environment(
-        self, order: Order, report: Reporter, log: Log
+        self, order: BuildInput, report: Reporter, log: Log
     ) -> tuple[place.Environment, bool]:
         rendered, started = order.rendered, time.time()
         digest, name = rendered.digest, rendered.variant.name
