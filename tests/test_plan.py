@@ -185,7 +185,7 @@ def test_blocked_by_the_target(tmp_path: Path) -> None:
 def test_what_the_target_cannot_provide_is_in_the_plan(tmp_path: Path) -> None:
     """What is lost on a target is said before anything is built."""
     rendered = rendered_of(leaf(tmp_path))
-    plan = planned(rendered, {}, situation={"lacking": {"leaf": ("Debian packages",)}})
+    plan = planned(rendered, {}, situation={"unsupported": {"leaf": ("Debian packages",)}})
     assert plan.variants[0].unsupported == ("Debian packages",)
     assert plan.to_json()["variants"][0]["not_provided"] == ["Debian packages"]
 
