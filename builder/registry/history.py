@@ -15,7 +15,17 @@ from typing import Any
 from builder.registry import chain
 from builder.registry.chain import checksum
 
-__all__ = ["Fault", "append", "checksum", "faults", "newest_first", "now", "rechain", "timeline"]
+__all__ = [
+    "Fault",
+    "append",
+    "build_ids",
+    "checksum",
+    "faults",
+    "newest_first",
+    "now",
+    "rechain",
+    "timeline",
+]
 
 _RECORDING = ("adopt", "build")
 
@@ -65,6 +75,13 @@ def rechain(entry: dict[str, Any]) -> None:
     for event in events:
         event["chain"] = before = checksum(event, without="chain", after=before)
     entry["history"] = events
+
+
+def build_ids(entry: Mapping[str, Any]) -> set[str]:
+    """The IDs of all builds that are recorded on a target, or were."""
+    refs = (str(event.get("build", "")) for event in entry.get("history", []))
+    recorded = (str(fields.get("build_id", "")) for fields in entry.get("builds", {}).values())
+    return {*recorded, *(ref.partition(":")[2] for ref in refs)} - {""}
 
 
 def timeline(entry: Mapping[str, Any], channel: str) -> list[str]:

@@ -26,6 +26,7 @@ from builder.errors import (
 )
 from builder.plan.schedule import Schedule
 from builder.project import Project
+from builder.registry import history
 from builder.registry.holds import Hold
 from builder.system import processes, provenance
 from builder.system.events import Event, Reporter
@@ -201,7 +202,7 @@ class _Run:
             by = provenance.actor(self.project.root)
             if planned.action == "retag":
                 # Whatever this registry knows was there before the plan was made.
-                known = [build.get("build_id") for build in self._recorded(name)["builds"].values()]
+                known = history.build_ids(self._recorded(name))
                 try:
                     record.move(
                         self.project.registry,
@@ -289,7 +290,7 @@ class _Run:
                 source=provenance.source(self.project.root),
                 channel=self.planned.channel,
                 release=self.release,
-                publish=self._publisher(name),
+                publish=self._publisher(name, over=self._revoked(name)),
             )
             target.forget(name, built.build_id)
             log.line(f"recorded {built.ref}")

@@ -10,7 +10,7 @@ from typing import Any
 
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError
 from builder.plan import Drift, TargetState
-from builder.registry import revoked_because
+from builder.registry import history, revoked_because
 from builder.render import Rendered
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
@@ -88,9 +88,7 @@ class E2BTarget(Inventory):
         usable = frozenset(
             build_id for build_id in {*same, wanted} if build_id and self.usable(name, build_id)
         )
-        drift = self._moved(
-            name, tags, wanted, channel, {build.get("build_id") for build in builds}
-        )
+        drift = self._moved(name, tags, wanted, channel, history.build_ids(entry))
         if wanted and wanted not in usable:
             text = f"build {wanted} on {self.name} is gone or not ready"
             drift = Drift(text=text, usable=False)
@@ -102,7 +100,7 @@ class E2BTarget(Inventory):
         tags: Mapping[str, str],
         wanted: str | None,
         channel: str,
-        recorded: Collection[str | None],
+        recorded: Collection[str],
     ) -> Drift | None:
         entry = self._journal.read(name)
         ours = {*recorded, entry.build_id if entry else None}
