@@ -5,6 +5,7 @@ It finds and reads; it checks the settings, not the variants.
 
 from __future__ import annotations
 
+import enum
 import os
 import re
 from collections.abc import Mapping
@@ -19,6 +20,7 @@ __all__ = [
     "PRECHECK_WHEN",
     "PrecheckSettings",
     "Project",
+    "TargetKind",
     "TargetSettings",
     "target_called",
     "target_here",
@@ -26,11 +28,20 @@ __all__ = [
 
 PRECHECK_WHEN = ("always", "auto", "never")
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
-TARGET_KINDS = ("e2b", "local")
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "api-url", "domain", "kind", "sandbox-url")
 URL_KEYS = ("api-url", "sandbox-url")
 _URL = re.compile(r"https?://[^/\s]+[^\s]*")
+
+
+class TargetKind(enum.StrEnum):
+    """What a target is: an account of E2B, or this machine."""
+
+    E2B = "e2b"
+    LOCAL = "local"
+
+
+TARGET_KINDS = tuple(kind.value for kind in TargetKind)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,11 +53,21 @@ class TargetSettings:
     """
 
     name: str
-    kind: str
+    kind: TargetKind
     domain: str | None = None
     api_key_env: str | None = None
     api_url: str | None = None
     sandbox_url: str | None = None
+
+    @property
+    def has_account(self) -> bool:
+        """Whether it is an account, with a key; what has none runs on this machine."""
+        return self.kind is TargetKind.E2B
+
+    @property
+    def builds_dockerfile(self) -> bool:
+        """Whether it builds what the rendered Dockerfile says."""
+        return self.kind is TargetKind.E2B
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,8 +84,8 @@ class PrecheckSettings:
 
 
 BUILT_IN_TARGETS = {
-    "e2b": TargetSettings(name="e2b", kind="e2b", api_key_env="E2B_API_KEY"),
-    "local": TargetSettings(name="local", kind="local"),
+    "e2b": TargetSettings(name="e2b", kind=TargetKind.E2B, api_key_env="E2B_API_KEY"),
+    "local": TargetSettings(name="local", kind=TargetKind.LOCAL),
 }
 
 
@@ -235,9 +256,9 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
     api_url, sandbox_url = (entry.get(key, "").rstrip("/") or None for key in URL_KEYS)
     return TargetSettings(
         name=name,
-        kind=kind,
+        kind=TargetKind(kind),
         domain=entry.get("domain"),
-        api_key_env=entry.get("api-key-env", "E2B_API_KEY" if kind == "e2b" else None),
+        api_key_env=entry.get("api-key-env", "E2B_API_KEY" if kind == TargetKind.E2B else None),
         api_url=api_url,
         sandbox_url=sandbox_url,
     )

@@ -11,7 +11,7 @@ from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import sealed
 from builder.targets.local.target import LocalTarget
-from builder.targets.protocol import Built
+from builder.targets.protocol import Built, Publication
 from tests.samples import order_of
 
 __all__ = ["build_here", "put_module", "unseal"]
@@ -20,9 +20,10 @@ __all__ = ["build_here", "put_module", "unseal"]
 def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
     """Make the environment of what was rendered, and have it serve; `options` are the order's."""
     target, name = LocalTarget(), rendered.variant.name
-    with target.claimed(name, report=discard):
+    with target.claimed(name):
         built = target.build(order_of(rendered, **options), report=discard, log=log)
-        target.publish(name, {"digest": built.digest}, channel="stable")
+        fields = {"digest": built.digest}
+        target.publish(Publication(name=name, fields=fields, channel="stable"))
     return built
 
 

@@ -9,7 +9,8 @@ import pytest
 
 from builder import operations, record, registry
 from builder.system.events import discard
-from builder.targets.adapters import Target, connect
+from builder.targets.adapters import connect
+from builder.targets.protocol import Cleaner, Needs
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Server
@@ -59,15 +60,16 @@ def test_tags_of_builds_that_nothing_needs_go_on_e2b(
     assert "2 items on e2b can be removed" in done.stdout
 
 
-def adapter_of(place: Place) -> Target:
+def adapter_of(place: Place) -> Cleaner:
     project = place.project()
     return connect(project.targets["e2b"], project)
 
 
-def recorded(place: Place) -> dict[str, Any]:
-    """What the registry has of templates on E2B."""
+def unneeded(place: Place) -> Needs:
+    """Nothing is needed of what the registry has of templates on E2B."""
     templates = registry.load(place.folder / "registry.json").templates
-    return {name: targets["e2b"] for name, targets in templates.items()}
+    entries = {name: targets["e2b"] for name, targets in templates.items()}
+    return Needs(templates=entries, of=lambda *_: None, protect_seconds=0.0)
 
 
 def test_tag_that_moved_since_it_was_looked_at_stays(place: Place, cloud: Server) -> None:
@@ -75,7 +77,7 @@ def test_tag_that_moved_since_it_was_looked_at_stays(place: Place, cloud: Server
     build that it is on."""
     built_anew(place, "1", "2")
     adapter = adapter_of(place)
-    waste, other = adapter.unused(recorded(place), lambda *_: None, 0.0)
+    waste, other = adapter.unused(unneeded(place))
     name, _, tag = waste.identity.partition(":")
     assert cloud.tags(name)[tag] == waste.subject
     e2b.Template.assign_tags(f"{name}:{other.subject}", tag)
@@ -121,7 +123,7 @@ def test_template_that_the_registry_gave_up_is_deleted(
     assert collected(command, place, cloud, *now) == []
     adapter = adapter_of(place)
     sandbox.kill()
-    (waste,) = adapter.unused(recorded(place), lambda *_: None, 0.0)
+    (waste,) = adapter.unused(unneeded(place))
     sandbox = e2b.Sandbox.create("four")
     assert adapter.remove(waste) == (
         f"deleting the template {waste.identity} was refused: 400: cannot delete template"

@@ -26,6 +26,7 @@ from builder.system.logs import Log
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.target import LocalTarget
+from builder.targets.protocol import Opening, StateQuery
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
 from tests.here import build_here, unseal
@@ -71,9 +72,8 @@ def ref(light: Rendered, log: Log, local_cache: Path) -> str:
 
 @pytest.fixture
 def sandbox(ref: str) -> Iterator[KernelSandbox]:
-    opened = LocalTarget().open(
-        ref, name="light", warm=(), env={"HOUSE": "/root/.cache/house", "X": "1"}
-    )
+    env = {"HOUSE": "/root/.cache/house", "X": "1"}
+    opened = LocalTarget().open(Opening(ref=ref, name="light", env=env))
     assert isinstance(opened, KernelSandbox)
     yield opened
     opened.close()
@@ -142,9 +142,10 @@ def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
     moved = python.rename(python.with_name("python.moved"))
     try:
         assert place.find(light.digest) is None
-        assert not LocalTarget().look(light, {}, "stable").present
+        query = StateQuery(rendered=light, recorded={}, channel="stable")
+        assert not LocalTarget().look(query).present
         with pytest.raises(NotOnThisMachineError) as caught:
-            LocalTarget().open(ref, name="light", warm=(), env={})
+            LocalTarget().open(Opening(ref=ref, name="light"))
         assert str(caught.value) == (
             f"the environment of `{ref}` is not on this machine\n\n"
             "hint: `template-builder build light --frozen --target local` makes it"
@@ -159,18 +160,19 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from builder import workflow\n"
-        "from builder.targets.protocol import Order\n"
-        "from builder.system.events import silent\n"
+        "from builder.targets.protocol import BuildInput, Publication\n"
+        "from builder.system.events import discard\n"
         "from builder.system.logs import Log\n"
         "from builder.project import Project\n"
         "from builder.targets.local.target import LocalTarget\n"
         "project = Project.find(Path(sys.argv[2]))\n"
         "(r,) = workflow.prepare(project, workflow.select(project, []), frozen=True,"
-        " report=silent).values()\n"
+        " report=discard).values()\n"
         "target, log = LocalTarget(), Log(Path(sys.argv[2]) / 'logs', target='local')\n"
-        "with target.claimed('light', report=silent):\n"
-        "    built = target.build(Order(rendered=r, folder=Path()), report=silent, log=log)\n"
-        "    target.publish('light', {'digest': built.digest}, channel='stable')\n"
+        "with target.claimed('light'):\n"
+        "    built = target.build(BuildInput(rendered=r, folder=Path()), report=discard, log=log)\n"
+        "    fields = {'digest': built.digest}\n"
+        "    target.publish(Publication(name='light', fields=fields, channel='stable'))\n"
         "print(built.reused)\n"
     )
     project = tmp_path / "project"
@@ -213,7 +215,7 @@ def test_state_lasts_within_a_sandbox_and_no_longer(ref: str, sandbox: KernelSan
     """Names and files live as long as their sandbox, and no other sandbox sees them."""
     sandbox.run("x = 1; open('file', 'w').write('1')", timeout=30)
     assert sandbox.run("print(x, open('file').read())", timeout=30).stdout == "1 1\n"
-    other = LocalTarget().open(ref, name="light", warm=(), env={})
+    other = LocalTarget().open(Opening(ref=ref, name="light"))
     try:
         found = other.run("import os; print('x' in globals(), os.path.exists('file'))", timeout=30)
         assert found.stdout == "False False\n"
@@ -225,7 +227,7 @@ def test_sandbox_sees_no_secret(ref: str, monkeypatch: pytest.MonkeyPatch) -> No
     """The environment of the one who opens a sandbox does not reach the code in it."""
     monkeypatch.setenv("E2B_API_KEY", "canary-in-the-environment")
     monkeypatch.setenv("SOME_TOKEN", "canary-in-the-environment")
-    opened = LocalTarget().open(ref, name="light", warm=(), env={})
+    opened = LocalTarget().open(Opening(ref=ref, name="light"))
     try:
         found = opened.run("import os; print(dict(os.environ))", timeout=30)
         assert "canary" not in found.stdout
@@ -300,7 +302,8 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
     code = (
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from builder.targets.local.target import LocalTarget\n"
-        "sandbox = LocalTarget().open(sys.argv[2], name='light', warm=(), env={})\n"
+        "from builder.targets.protocol import Opening\n"
+        "sandbox = LocalTarget().open(Opening(ref=sys.argv[2], name='light'))\n"
         "print(sandbox.run('import os, subprocess;"
         ' print(os.getpid(), subprocess.Popen(["sleep", "1000"]).pid, os.getcwd())\','
         " timeout=30).stdout, flush=True)\n"
@@ -325,7 +328,7 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
 
 def test_warm_sandbox_has_imported_and_left_no_name(ref: str) -> None:
     """A memory-warm sandbox has the modules in memory, and nothing in its namespace."""
-    opened = LocalTarget().open(ref, name="light", warm=["dateutil.parser"], env={})
+    opened = LocalTarget().open(Opening(ref=ref, name="light", warm=["dateutil.parser"]))
     try:
         code = "import sys; print('dateutil.parser' in sys.modules, '_name' in globals(), len(In))"
         assert opened.run(code, timeout=30).stdout == "True False 2\n"
@@ -336,7 +339,7 @@ def test_warm_sandbox_has_imported_and_left_no_name(ref: str) -> None:
 def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
     """A warm-up import that is not there is an error, and the half-open sandbox is closed."""
     with pytest.raises(SandboxError) as caught:
-        LocalTarget().open(ref, name="light", warm=["absent_module"], env={})
+        LocalTarget().open(Opening(ref=ref, name="light", warm=["absent_module"]))
     assert caught.value.message == (
         "the warm-up imports fail in the sandbox:"
         " ModuleNotFoundError: No module named 'absent_module'"

@@ -21,7 +21,7 @@ from builder.spec import Variant, WarmupLevel
 from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
-from builder.targets.protocol import BuildInput
+from builder.targets.protocol import BuildInput, Publication
 
 
 def main() -> None:
@@ -70,11 +70,12 @@ def _build(project: Project, prepared: Mapping[str, Rendered]) -> dict[str, str]
     def build(one: Rendered) -> str:
         with Log(project.state / "logs" / one.variant.name, target=target.name) as log:
             name = one.variant.name
-            with target.claimed(name, report=discard):
+            with target.claimed(name):
                 built = target.build(
                     BuildInput(rendered=one, folder=Path()), report=discard, log=log
                 )
-                target.publish(name, {"digest": built.digest}, channel="stable")
+                fields = {"digest": built.digest}
+                target.publish(Publication(name=name, fields=fields, channel="stable"))
             return built.ref
 
     with ThreadPoolExecutor(max_workers=target.jobs) as pool:  # as the command, when nobody says

@@ -14,13 +14,16 @@ from collections.abc import Mapping
 from typing import Any
 
 from builder.targets.local.target import LocalTarget
+from builder.targets.protocol import Opening
 
 
 def main(task: Mapping[str, Any]) -> None:
     """Print `up`, until the sandbox can be used, and `first`, until the imports have answered."""
     importlib.import_module("builder.targets.local.kernel")
     start = time.perf_counter()
-    sandbox = LocalTarget().open(task["ref"], name="", warm=task["warm"], env=task["env"])
+    sandbox = LocalTarget().open(
+        Opening(ref=task["ref"], name="", warm=task["warm"], env=task["env"])
+    )
     up = time.perf_counter()
     try:
         found = sandbox.run(f"import {', '.join(task['imports'])}", timeout=600)

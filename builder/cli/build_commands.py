@@ -24,7 +24,9 @@ from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL, Registry
 from builder.registry.references import find_build
 from builder.system.events import Event, Reporter
-from builder.targets.adapters import Target, choose, connect, measures_of, with_measures
+from builder.targets.adapters import choose, connect
+from builder.targets.measures import measures_of, with_measures
+from builder.targets.protocol import Builder
 from builder.verify import first_use_pairs
 
 __all__ = ["register"]
@@ -63,7 +65,7 @@ def plan_command(
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=why))
         try:
-            adapter: Target | TargetUnavailableError = connect(settings, place, report=report)
+            adapter: Builder | TargetUnavailableError = connect(settings, place, report=report)
         except TargetUnavailableError as error:
             adapter = error
         prepared = workflow.prepare(place, variants, frozen=frozen, report=report)
@@ -74,7 +76,7 @@ def plan_command(
             name=settings.name,
             channel=channel,
             force=force,
-            programs=as_json or (settings.kind == "e2b" and not quiet),
+            programs=as_json or (settings.builds_dockerfile and not quiet),
         )
     if as_json:
         progress.show_json(planned.to_json())
@@ -229,7 +231,9 @@ def build(
             text = f"--refresh-base: {planned.target} keeps no base image by its name alone"
             report(Event(kind="note", text=text))
         when = precheck or PrecheckWhen(place.precheck.when)
-        prepared = prechecked(place, prepared, planned, settings.kind, when, report=report)
+        prepared = prechecked(
+            place, prepared, planned, settings.builds_dockerfile, when, report=report
+        )
         outcomes = workflow.build(
             place,
             prepared,

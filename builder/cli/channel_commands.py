@@ -18,7 +18,7 @@ from builder.registry.references import find_build
 from builder.spec import secret_in
 from builder.system import provenance
 from builder.system.events import Event
-from builder.targets.adapters import named
+from builder.targets.adapters import choose_account
 
 __all__ = ["register"]
 
@@ -171,7 +171,7 @@ def adopt(
     """Record a template that was not built here, after a look for it on E2B."""
     place = Project.find(project)
     name = _called(place, name)
-    settings, why = named(place, target) or (place.targets["e2b"], None)
+    settings, why = choose_account(place, target)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         if why:
             report(Event(kind="note", text=why))

@@ -18,7 +18,7 @@ from builder.errors import (
 )
 from builder.project import Project, TargetSettings
 from builder.system.events import Event
-from builder.targets.adapters import connect, named
+from builder.targets.adapters import choose_account, connect
 
 __all__ = ["register"]
 
@@ -67,8 +67,8 @@ def doctor(
 def _settings(project: Path | None, target: str | None) -> TargetSettings:
     here = project or Project.nearest()
     place = Project.find(here) if here else Project(root=Path.cwd())
-    settings, _why = named(place, target) or (place.targets["e2b"], "")
-    if settings.kind != "e2b":
+    settings, _why = choose_account(place, target)
+    if not settings.has_account:
         raise TargetUnavailableError(
             f"target `{settings.name}` is this machine: there is nothing to try out on E2B",
             hint="name an account, as `--target e2b`",

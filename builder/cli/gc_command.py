@@ -133,12 +133,14 @@ def _cleaners(place: Project, name: str | None, report: Reporter) -> dict[str, C
         report(Event(kind="note", text=why))
         return {settings.name: connect(settings, place, report=report)}
     found: dict[str, Cleaner] = {}
+    # All targets of this machine keep their environments in one place.
+    machine = next(s for s in place.targets.values() if not s.has_account)
     for settings in place.targets.values():
-        if settings.kind == "e2b" and not os.environ.get(settings.api_key_env or "", "").strip():
+        if settings.has_account and not os.environ.get(settings.api_key_env or "", "").strip():
             report(Event(kind="note", text=f"left out: {settings.name}, its key is not set"))
             continue
-        if settings.kind == "local" and "local" in found:
-            continue  # all targets of this machine keep their environments in one place
+        if not settings.has_account and settings is not machine:
+            continue
         with contextlib.suppress(TargetUnavailableError):
             found[settings.name] = connect(settings, place, report=report)
     try:

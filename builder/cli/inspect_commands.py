@@ -18,7 +18,8 @@ from builder.registry import history
 from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
 from builder.system.events import Event, discard
-from builder.targets.adapters import choose, with_measures
+from builder.targets.adapters import choose
+from builder.targets.measures import with_measures
 
 __all__ = ["register"]
 

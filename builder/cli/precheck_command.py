@@ -74,7 +74,7 @@ def prechecked(
     project: Project,
     prepared: workflow.Prepared,
     planned: Plan,
-    target_kind: str,
+    builds_dockerfile: bool,
     when: PrecheckWhen,
     *,
     report: Reporter,
@@ -86,7 +86,7 @@ def prechecked(
     names = [variant.name for variant in planned.variants if variant.action == "build"]
     if not names or when is PrecheckWhen.never:
         return prepared
-    if when is PrecheckWhen.auto and target_kind == "local":
+    if when is PrecheckWhen.auto and not builds_dockerfile:
         why = "this target does not build from the Dockerfile; --precheck always does it anyway"
         report(Event(kind="note", text=f"not pre-checked with Docker: {why}"))
         return prepared

@@ -24,7 +24,8 @@ from builder.registry.holds import Hold, hold_of
 from builder.registry.references import find_build, newest_usable
 from builder.system import provenance
 from builder.system.events import Reporter
-from builder.targets.adapters import Target, connect
+from builder.targets.adapters import connect
+from builder.targets.protocol import Publication, Publisher
 from builder.workflow.prepare import read_registry
 
 __all__ = ["Moved", "adopt", "promote", "rollback", "unhold"]
@@ -196,7 +197,7 @@ def adopt(
         )
     if not re.fullmatch(r"[a-z0-9_-]{1,128}", name):
         raise SelectionError(f"{name!r} is not a template's name: a-z, 0-9, - and _, at most 128")
-    if settings.kind == "local":
+    if not settings.has_account:
         raise SelectionError(
             f"target `{target}` is this machine: what it has was built here",
             hint=f"`template-builder build {name} --target {target}` records it",
@@ -218,7 +219,8 @@ def adopt(
                 f"{error.message}, so `{ref}` cannot be looked for",
                 hint=f"set `{settings.api_key_env}`, or record it as it is with --unchecked",
             ) from error
-        fields |= adapter.examine(ref)
+        assert adapter.inventory  # an account has one
+        fields |= adapter.inventory.examine(ref)
         fields["checked_at"] = history.now()
         if not build_id:
             note = f"a bare ID follows the tag `default` there; {ref}:BUILD_ID pins one build"
@@ -251,11 +253,13 @@ def _move(
         publish = None
         if chosen.build_id:  # what was adopted by its bare ID has nothing that could be moved
             settings = target_called(chosen.target, project.targets)
-            target: Target = connect(settings, project, report=report)
-            stack.enter_context(target.claimed(chosen.name, report=report))
+            publisher: Publisher = connect(settings, project, report=report)
+            stack.enter_context(publisher.claimed(chosen.name))
 
             def publish(fields: Mapping[str, Any], channel: str | None) -> record.TakeBack | None:
-                return target.publish(chosen.name, fields, channel=channel, over=None)
+                return publisher.publish(
+                    Publication(name=chosen.name, fields=fields, channel=channel, over=None)
+                )
 
         before = record.move(
             project.registry,

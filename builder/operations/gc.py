@@ -14,7 +14,7 @@ from builder import registry
 from builder.errors import TemplateError
 from builder.operations.retention import Keep, needed
 from builder.project import Project
-from builder.targets.protocol import Cleaner, Need, Unused
+from builder.targets.protocol import Cleaner, Need, Needs, Unused
 from builder.workflow.prepare import read_registry
 
 __all__ = ["Found", "find_waste", "remove_waste"]
@@ -61,7 +61,7 @@ def find_waste(
         except TemplateError:
             return None
 
-    def needs(location: str, digest: str) -> Need | None:
+    def need(location: str, digest: str) -> Need | None:
         found = wanted(location)
         if found is not None:
             return Need(why=found[digest]) if digest in found else None
@@ -77,9 +77,11 @@ def find_waste(
         Found(place=place, cleaner=cleaner, waste=waste, kept=waste.kept)
         for place, cleaner in cleaners.items()
         for waste in cleaner.unused(
-            {name: t[place] for name, t in own.templates.items() if place in t},
-            needs,
-            protect_days * 86400,
+            Needs(
+                templates={name: t[place] for name, t in own.templates.items() if place in t},
+                of=need,
+                protect_seconds=protect_days * 86400,
+            )
         )
     ]
 

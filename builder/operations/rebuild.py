@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from typing import Any
 
 from builder import record, registry, render, verify
-from builder.errors import RegistryError, TemplateError
+from builder.errors import BuildError, RegistryError, TemplateError
 from builder.project import Project
 from builder.registry import history
 from builder.system import provenance
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
-from builder.targets.adapters import Target
-from builder.targets.protocol import Built, Tagged
+from builder.targets.protocol import Built, Opener, Opening, Tagged, Target
 from builder.verify.checks import inventory
 from builder.workflow.prepare import Prepared, read_registry
 
@@ -43,14 +42,19 @@ def rebuild(
         found = read_registry(project)
     done = []
     for name in sorted({*names, *found.templates}):
-        for one in target.tagged(name):
+        if target.inventory is None:
+            raise BuildError(
+                f"`{name}` cannot be put back from this machine, which has no channels",
+                hint=f"`template-builder build {name} --target {target.name}` records it again",
+            )
+        for one in target.inventory.tagged(name):
             entry = read_registry(project).templates.get(name, {}).get(target.name, {})
             channels = entry.get("channels", {})
             builds = entry.get("builds", {})
             missing = [channel for channel in one.channels if channels.get(channel) not in builds]
             if not one.channels or (one.ref in builds and not missing):
                 continue
-            with target.claimed(name, report=report):
+            with target.claimed(name):
                 fields = _fields(project, prepared.get(name), target, name, one, report)
             record.put_back(
                 project.registry,
@@ -79,18 +83,18 @@ def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:
 def _fields(
     project: Project,
     prepared: render.Rendered | TemplateError | None,
-    target: Target,
+    opener: Opener,
     name: str,
     one: Tagged,
     report: Reporter,
 ) -> dict[str, Any]:
     known = prepared if isinstance(prepared, render.Rendered) else None
-    with Log(project.state / "logs" / name, target=target.name, kind="rebuild") as log:
+    with Log(project.state / "logs" / name, target=opener.name, kind="rebuild") as log:
         log.line(f"putting back {one.ref}")
         if known and known.digest == one.digest:
             built = Built(
                 name=name,
-                target=target.name,
+                target=opener.name,
                 ref=one.ref,
                 template_id=one.template_id,
                 build_id=one.build_id,
@@ -100,10 +104,10 @@ def _fields(
                 size=None,
                 warnings=(_NOTE,),
             )
-            verified = verify.verify(built, known, target, report=report, log=log)
+            verified = verify.verify(built, known, opener, report=report, log=log)
             return record.fields_of(verified, known, {})
         report(Event(kind="step", variant=name, text=f"asking a sandbox of {one.ref}"))
-        sandbox = target.open(one.ref, name=name, warm=(), env={})
+        sandbox = opener.open(Opening(ref=one.ref, name=name))
         with contextlib.closing(sandbox):
             packages = inventory(sandbox)
     fields: dict[str, Any] = {

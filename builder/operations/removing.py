@@ -79,7 +79,7 @@ def remove(
         for channel in removal.channels
         if _is_built(records.get(pointing.get(channel)))
     }
-    target, note = None, None
+    inventory, note = None, None
     with contextlib.ExitStack() as stack:
         if builds or channels:
             settings = target_called(removal.target, project.targets)
@@ -88,7 +88,8 @@ def remove(
             except TargetUnavailableError as error:
                 note = _left(removal, error)
             else:
-                stack.enter_context(target.claimed(name, report=report))
+                stack.enter_context(target.claimed(name))
+                inventory = target.inventory
         record.remove(
             project.registry,
             name=name,
@@ -98,10 +99,10 @@ def remove(
             by=provenance.actor(project.root),
             reason=reason,
         )
-        if target:
+        if inventory:
             # Last, since it cannot be taken back: E2B has no way back to a build without a tag.
             try:
-                note = target.withdraw(name, builds, channels=channels)
+                note = inventory.withdraw(name, builds, channels=channels)
             except TemplateError as error:
                 note = _left(removal, error)
     return note

@@ -11,8 +11,8 @@ from builder.project import Project
 from builder.system import processes
 from builder.system.events import Reporter, discard
 from builder.system.logs import Log
-from builder.targets.adapters import Target, measures_of
-from builder.targets.protocol import Built
+from builder.targets.measures import measures_of
+from builder.targets.protocol import Built, Opener
 from builder.workflow.prepare import prepare
 from builder.workflow.selection import select
 
@@ -40,7 +40,7 @@ class Reverified:
 
 
 def reverify(
-    project: Project, found: registry.Record, target: Target, *, report: Reporter
+    project: Project, found: registry.Record, opener: Opener, *, report: Reporter
 ) -> Reverified:
     """Run the checks of a recorded build again, whatever its spec says by now; nothing is recorded.
 
@@ -66,14 +66,14 @@ def reverify(
     )
     with (
         Log(project.state / "logs" / found.name, target=found.target, kind="verify") as log,
-        target.claimed(found.name, report=report),
+        opener.claimed(found.name),
         processes.interruptible(),
     ):
         try:
-            verified = verify.verify(built, promises, target, report=report, log=log)
+            verified = verify.verify(built, promises, opener, report=report, log=log)
         except VerifyError as error:
             # It passed once: the environment was damaged since, or the checks depend on more.
-            if target.this_machine and _rendered(project, found):
+            if opener.changes and _rendered(project, found):
                 again = f"`template-builder build {found.name} --force`"
                 error.hint = f"{again} makes the environment anew"
             raise

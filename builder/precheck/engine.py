@@ -81,9 +81,9 @@ class DockerEngine:
         with contextlib.suppress(docker.errors.APIError):
             self._client.images.prune(filters={"dangling": True, "label": SUBJECT})
 
-    def unused(self, _templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
-        """The images that earlier checks have left and nothing needs; see `Target.unused`."""
-        return unused_images(self._client, needs, protect)
+    def unused(self, needs: Needs) -> list[Unused]:
+        """The images that earlier checks have left and nothing needs."""
+        return unused_images(self._client, needs)
 
     def remove(self, waste: Unused) -> str | None:
         """Remove one of them; why not, where it is in use."""

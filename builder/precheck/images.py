@@ -16,14 +16,14 @@ SUBJECT = "template-builder.precheck"
 DIGEST = "template-builder.digest"
 
 
-def unused_images(client: docker.DockerClient, needs: Needs, protect: float) -> list[Unused]:
-    """Images that nothing needs, made more than `protect` seconds ago; largest first."""
+def unused_images(client: docker.DockerClient, needs: Needs) -> list[Unused]:
+    """Images that nothing needs, largest first."""
     waste = []
     # A list of summaries: an image that goes meanwhile is not asked for again.
     for image in client.api.images(filters={"label": SUBJECT}):
         age = time.time() - image["Created"]
         digest = image["Labels"].get(DIGEST)
-        if age < protect or (digest and needs("", digest)):
+        if age < needs.protect_seconds or (digest and needs.of("", digest)):
             continue
         tags = [tag for tag in image["RepoTags"] or () if tag != "<none>:<none>"]
         waste.append(

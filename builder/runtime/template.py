@@ -65,7 +65,7 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
         )
     name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
     settings = target_here(name)
-    local = settings.kind == "local"
+    local = not settings.has_account
     owner = None if local else account_of(settings, api_key)
     location = registry.find()
     if not registry.is_url(location):

@@ -1,13 +1,13 @@
-"""What runs code, and what opens it: the shape that every target gives it."""
+"""What runs code: the shape that every target gives it."""
 
 from __future__ import annotations
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Mapping
 from typing import Protocol
 
 from builder.sandbox.execution import Execution
 
-__all__ = ["Sandbox", "SandboxOpener"]
+__all__ = ["Sandbox"]
 
 
 class Sandbox(Protocol):
@@ -24,36 +24,4 @@ class Sandbox(Protocol):
 
     def close(self) -> None:
         """End it and all that runs in it."""
-        ...
-
-
-class SandboxOpener(Protocol):
-    """The part of a target that opens sandboxes."""
-
-    def open(
-        self,
-        ref: str,
-        *,
-        name: str,
-        warm: Sequence[str],
-        env: Mapping[str, str],
-        cold: bool = False,
-    ) -> Sandbox:
-        """Open a sandbox of a build of template `name`, the modules of `warm` imported already.
-
-        With `cold`, its interpreter has imported nothing, even where the build keeps a warm one.
-        Raises `SandboxError`, `NotOnThisMachineError`.
-        """
-        ...
-
-    def changes(self, ref: str) -> Sequence[str]:
-        """What of a build is not as it was made, in words, where that can be seen. Raises
-        `StorageError`."""
-        ...
-
-    def copies(
-        self, first: Sandbox, ref: str, *, name: str, warm: Sequence[str], env: Mapping[str, str]
-    ) -> Generator[Sandbox, None, None]:
-        """Two sandboxes, one after the other, whose interpreters are copies of the same warm one;
-        `first` was opened with `warm`, and may be one of them. None where there are no copies."""
         ...

@@ -1,124 +1,16 @@
-"""What the pipeline asks of a target, and which target it is."""
+"""Which target is meant, and the adapter of it: the one place that knows the kinds of targets."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from collections.abc import Mapping
 
-from builder import registry
 from builder.errors import TargetUnavailableError
-from builder.plan import TargetState
-from builder.project import Project, TargetSettings, target_called
-from builder.render import Rendered
-from builder.sandbox.session import SandboxOpener
-from builder.spec import Variant
+from builder.project import Project, TargetKind, TargetSettings, target_called
 from builder.system.events import Reporter, discard
-from builder.targets.protocol import Builder, Built, Cleaner, Tagged
+from builder.targets.protocol import Target
 
-__all__ = ["Target", "choose", "connect", "measures_of", "named", "with_measures"]
-
-
-class Target(Builder, SandboxOpener, Cleaner, Protocol):
-    """All that the pipeline asks of a target."""
-
-    @property
-    def name(self) -> str:
-        """What the target is called."""
-        ...
-
-    @property
-    def steps_cached(self) -> bool:
-        """Whether the target builds in steps, and keeps what each made for the next build."""
-        ...
-
-    @property
-    def content_addressed(self) -> bool:
-        """Whether what has the same digest is the same build, with the same ref."""
-        ...
-
-    @property
-    def this_machine(self) -> bool:
-        """Whether its builds are files of this machine, which another one does not have."""
-        ...
-
-    @property
-    def jobs(self) -> int:
-        """How many builds at a time are sensible."""
-        ...
-
-    def account(self) -> str:
-        """Ask the target for the account, and describe it. Raises `TargetUnavailableError` for a
-        key that is refused, `NetworkError`, `LimitError`, `BuildError`."""
-        ...
-
-    def tidy(self) -> None:
-        """Remove what runs that were killed have left behind."""
-        ...
-
-    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> TargetState:
-        """What the target has of a variant; `entry` is its part of the registry."""
-        ...
-
-    def unsupported(self, variant: Variant) -> tuple[str, ...]:
-        """What of the variant this target cannot provide, in words."""
-        ...
-
-    def blocked(self, variant: Variant) -> str | None:
-        """Why the variant cannot be built here at all, or None."""
-        ...
-
-    def claimed(self, name: str, *, report: Reporter) -> AbstractContextManager[None]:
-        """Keep others from building the same, for the `with` block, as far as this needs it."""
-        ...
-
-    def publish(
-        self,
-        name: str,
-        fields: Mapping[str, Any],
-        *,
-        channel: str | None,
-        over: Collection[str] | None = frozenset(),
-    ) -> Callable[[], None] | None:
-        """Have `channel` of the target's own (None is none) point at a verified build, of which
-        `fields` is the record; returns what takes that back, if there is something to take back.
-
-        `over` are the IDs of builds that give way though they are newer (None is all). Raises
-        `OvertakenError` where another newer one has the channel, `BuildError` and its kin; then it
-        points where it pointed.
-        """
-        ...
-
-    def withdraw(
-        self,
-        name: str,
-        builds: Sequence[Mapping[str, Any]],
-        *,
-        channels: Mapping[str, Mapping[str, Any]],
-    ) -> str | None:
-        """Let go of what `publish` has moved to `builds`, by their records, and of `channels`, by
-        the records of what they pointed at; returns what a person should know of what stays."""
-        ...
-
-    def examine(self, ref: str) -> dict[str, Any]:
-        """Look for a template that was not built here, `ID` or `ID:build`; what to record of it.
-
-        Raises `BuildError` when there is none that sandboxes can be created from.
-        """
-        ...
-
-    def tagged(self, name: str) -> list[Tagged]:
-        """The builds of template `name` that the target has and tags lead to."""
-        ...
-
-    def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
-        """Keep what was measured of a verified build, where the record does not."""
-        ...
-
-    def forget(self, name: str, build_id: str) -> None:
-        """A build of `name` is recorded: what was kept for a run that takes it up can go."""
-        ...
+__all__ = ["choose", "choose_account", "connect", "named"]
 
 
 def choose(
@@ -154,34 +46,14 @@ def named(
     return settings, f"target {variable}: TEMPLATE_TARGET names it{_where(settings)}"
 
 
-def measures_of(ref: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """What was measured of a recorded build: as its record has it, or, of an environment of this
-    machine, what is kept beside that."""
-    seconds = fields.get("verified", {}).get("seconds")
-    recorded = {"size_bytes": fields.get("size_bytes"), "seconds": seconds}
-    found = {key: value for key, value in recorded.items() if value is not None}
-    if registry.is_local(ref):
-        from builder.targets.local import place
-
-        found |= place.measures(place.digest_of(ref))
-    return found
-
-
-def with_measures(ref: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a build with what was measured of it in its places."""
-    found = measures_of(ref, fields)
-    seconds, notes = found.pop("seconds", None), found.pop("notes", [])
-    merged = {**fields, **found}
-    if seconds:
-        merged["verified"] = {**fields.get("verified", {}), "seconds": seconds}
-    if notes:
-        merged["warnings"] = list(dict.fromkeys([*fields.get("warnings", ()), *notes]))
-    return merged
+def choose_account(project: Project, name: str | None) -> tuple[TargetSettings, str | None]:
+    """The target that was `named`, with the sentence that says why, or else `e2b`."""
+    return named(project, name) or (project.targets["e2b"], None)
 
 
 def _where(settings: TargetSettings) -> str:
     """Where another place than E2B's own cloud is meant."""
-    if settings.kind == "local":
+    if not settings.has_account:
         return ""
     if settings.api_url:
         return f", at {settings.api_url}"
@@ -193,7 +65,7 @@ def _where(settings: TargetSettings) -> str:
 
 def connect(settings: TargetSettings, project: Project, *, report: Reporter = discard) -> Target:
     """The adapter of a target. Raises `TargetUnavailableError` when its key is not set."""
-    if settings.kind == "local":
+    if settings.kind is TargetKind.LOCAL:
         from builder.targets.local.target import LocalTarget
 
         return LocalTarget(name=settings.name, registry=project.registry)

@@ -113,6 +113,12 @@ class Journal:
         except OSError as error:
             raise from_os_error(error, "writing the journal") from error
 
+    def forget(self, name: str, build_id: str) -> None:
+        """Remove the entry of `name` where it is that of a build, which no run is to take up."""
+        entry = self.read(name)
+        if entry and entry.build_id == build_id:
+            self.remove(name)
+
     def names(self) -> list[str]:
         """The names that have an entry."""
         return sorted(path.stem for path in self._folder.glob("*.json"))

@@ -1,35 +1,57 @@
-"""What a target does with a planned variant: the shape of a builder and of what it has built.
+"""The parts of a target, each after what it is for: building, opening, publishing, cleaning up.
 
-The building itself is in `builder.targets`.
+What a target lacks is a part that is None, or a property that says so.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Generator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
 from builder.flatten import Program
+from builder.plan import TargetState
 from builder.render import Rendered
+from builder.sandbox.session import Sandbox
+from builder.spec import Variant
 from builder.system.events import Reporter
 from builder.system.logs import Log
+from builder.targets.journal import Journal
 
 __all__ = [
     "BuildInput",
     "Builder",
     "Built",
     "Cleaner",
+    "Inventory",
     "Need",
     "Needs",
+    "Opener",
+    "Opening",
     "OvertakenError",
+    "Publication",
+    "Publisher",
+    "StateQuery",
     "Tagged",
+    "Target",
     "Unused",
 ]
 
 
 def _nobody(_steps: int) -> None:
     """Nobody waits for the first steps."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateQuery:
+    """The variant that a target is asked about: `recorded` is the target's part of its template in
+    the registry, `channel` the one that builds would move."""
+
+    rendered: Rendered
+    recorded: Mapping[str, Any]
+    channel: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,7 +88,8 @@ class Built:
     are the identities of the steps that it consists of, `cached` how many came from the cache,
     `base_fetched` that the base image did not. `one_of_many` says that other machines make the
     same build, each for itself: then `notes` are what is particular to this one's. `missing` is
-    what the spec asks for by name and the target does not provide.
+    what the spec asks for by name and the target does not provide. `folder` is where it is on this
+    machine; None where it is elsewhere.
     """
 
     name: str
@@ -86,6 +109,34 @@ class Built:
     notes: tuple[str, ...] = ()
     base_fetched: bool = False
     missing: tuple[str, ...] = ()
+    folder: Path | None = None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Opening:
+    """The sandbox that is to be opened: of the build `ref` of template `name`, the modules of
+    `warm` imported already, with the variables of `env`. With `cold`, its interpreter has imported
+    nothing, even where the build keeps a warm one."""
+
+    ref: str
+    name: str
+    warm: Sequence[str] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    cold: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Publication:
+    """The verified build of template `name` that is to be published; `fields` is its record.
+
+    `channel` is the target's own that is to point at it, None for none. `over` are the IDs of
+    builds that give way though they are newer; None is all.
+    """
+
+    name: str
+    fields: Mapping[str, Any]
+    channel: str | None
+    over: Collection[str] | None = frozenset()
 
 
 class OvertakenError(Exception):
@@ -115,8 +166,15 @@ class Need:
     known: bool = True
 
 
-# Of a registry ("" is the project's own) and a digest: the need for it there, or None.
-Needs = Callable[[str, str], Need | None]
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Needs:
+    """What is needed of a target: `templates` is what the registry has of it (name → channels and
+    builds), `of` the need for a digest in a registry ("" is the project's own), if there is one.
+    What was used or made within the last `protect_seconds` is needed, too."""
+
+    templates: Mapping[str, Any]
+    of: Callable[[str, str], Need | None]
+    protect_seconds: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -143,15 +201,139 @@ class Unused:
         }
 
 
+class Claims(Protocol):
+    """What building, opening and publishing have in common."""
+
+    @property
+    def name(self) -> str:
+        """What the target is called."""
+        ...
+
+    def claimed(self, name: str) -> AbstractContextManager[None]:
+        """Keep others from working on the template `name`, for the `with` block, as far as the
+        target needs that."""
+        ...
+
+
+class Builder(Claims, Protocol):
+    """The part of a target that makes builds."""
+
+    @property
+    def steps_cached(self) -> bool:
+        """Whether the target builds in steps, and keeps what each made for the next build."""
+        ...
+
+    @property
+    def content_addressed(self) -> bool:
+        """Whether what has the same digest is the same build, with the same ref."""
+        ...
+
+    @property
+    def this_machine(self) -> bool:
+        """Whether its builds are files of this machine, which another one does not have."""
+        ...
+
+    @property
+    def jobs(self) -> int:
+        """How many builds at a time are sensible."""
+        ...
+
+    @property
+    def journal(self) -> Journal | None:
+        """The builds under way that outlive a run that is killed; None where none does."""
+        ...
+
+    def look(self, query: StateQuery) -> TargetState:
+        """What the target has of a variant."""
+        ...
+
+    def unsupported(self, variant: Variant) -> tuple[str, ...]:
+        """What of the variant this target cannot provide, in words."""
+        ...
+
+    def blocked(self, variant: Variant) -> str | None:
+        """Why the variant cannot be built here at all, or None."""
+        ...
+
+    def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
+        """Make the build, or find it made, with the template claimed. Raises `BuildError` and its
+        kin; then nothing is left but what the next run can use."""
+        ...
+
+    def tidy(self) -> None:
+        """Remove what runs that were killed have left behind."""
+        ...
+
+
+class Opener(Claims, Protocol):
+    """The part of a target that opens sandboxes."""
+
+    def open(self, opening: Opening) -> Sandbox:
+        """Open a sandbox. Raises `SandboxError`, `NotOnThisMachineError`."""
+        ...
+
+    @property
+    def changes(self) -> Callable[[str], Sequence[str]] | None:
+        """What of a build (by its ref) is not as it was made, in words; None where nobody can
+        change one. Raises `StorageError`."""
+        ...
+
+    @property
+    def copies(self) -> Callable[[Opening], Generator[Sandbox, None, None]] | None:
+        """Two sandboxes, one after the other, whose interpreters are copies of the same warm one;
+        fewer where there are no copies. None where all sandboxes of a build are copies of it."""
+        ...
+
+
+class Inventory(Protocol):
+    """What a target itself can tell of the templates that it has, by their tags."""
+
+    def examine(self, ref: str) -> dict[str, Any]:
+        """Look for a template that was not built here, `ID` or `ID:build`; what to record of it.
+
+        Raises `BuildError` when there is none that sandboxes can be created from.
+        """
+        ...
+
+    def tagged(self, name: str) -> list[Tagged]:
+        """The builds of template `name` that the target has and tags lead to."""
+        ...
+
+    def withdraw(
+        self,
+        name: str,
+        builds: Sequence[Mapping[str, Any]],
+        *,
+        channels: Mapping[str, Mapping[str, Any]],
+    ) -> str | None:
+        """Let go of what `publish` has moved to `builds`, by their records, and of `channels`, by
+        the records of what they pointed at; returns what a person should know of what stays."""
+        ...
+
+
+class Publisher(Claims, Protocol):
+    """The part of a target that has applications find a verified build."""
+
+    @property
+    def inventory(self) -> Inventory | None:
+        """The templates as the target's own tags tell them; None where the registry alone has
+        channels."""
+        ...
+
+    def publish(self, publication: Publication) -> Callable[[], None] | None:
+        """Publish a build; returns what takes that back, if there is something to take back.
+
+        Raises `OvertakenError` where another newer one has the channel, `BuildError` and its kin;
+        then all points where it pointed.
+        """
+        ...
+
+
 class Cleaner(Protocol):
     """What keeps what templates were built to: a target, or a Docker engine."""
 
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
-        """What it keeps and nothing needs, largest first.
-
-        `templates` is what the registry has of this target: name → channels and builds. What was
-        used or made within the last `protect` seconds is needed.
-        """
+    def unused(self, needs: Needs) -> list[Unused]:
+        """What it keeps and nothing needs, largest first."""
         ...
 
     def remove(self, waste: Unused) -> str | None:
@@ -159,10 +341,12 @@ class Cleaner(Protocol):
         ...
 
 
-class Builder(Protocol):
-    """The part of a target that makes builds."""
+class Target(Builder, Opener, Publisher, Cleaner, Protocol):
+    """All parts of a target."""
 
-    def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
-        """Make the build, or find it made. Raises `BuildError` and its kin; then nothing is left
-        but what the next run can use."""
+    @property
+    def account(self) -> Callable[[], str] | None:
+        """Ask the target for the account, and describe it; None where it needs none. Raises
+        `TargetUnavailableError` for a key that is refused, `NetworkError`, `LimitError`,
+        `BuildError`."""
         ...

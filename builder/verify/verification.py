@@ -7,18 +7,18 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from packaging.version import Version
 
 from builder.errors import VerifyError
-from builder.sandbox.session import Sandbox, SandboxOpener
+from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
-from builder.targets.protocol import Built
+from builder.targets.protocol import Built, Opener, Opening
 from builder.verify.checks import (
     NOT_WARMED,
     CheckResult,
@@ -99,7 +99,7 @@ class Verified:
 
 
 def verify(
-    built: Built, promises: Promises, opener: SandboxOpener, *, report: Reporter, log: Log
+    built: Built, promises: Promises, opener: Opener, *, report: Reporter, log: Log
 ) -> Verified:
     """Open sandboxes of `built`, take the times, run every check.
 
@@ -112,7 +112,7 @@ def verify(
         log.line(text)
         report(Event(kind="step", variant=variant.name, text=f"verify: {text}"))
 
-    if changed := opener.changes(built.ref):
+    if opener.changes and (changed := opener.changes(built.ref)):
         raise VerifyError(
             f"the build of `{built.name}` on `{built.target}` was changed since it was made:\n"
             + _listed(changed),
@@ -136,9 +136,7 @@ def verify(
             first_use["memory"] = first_use_seconds(sandbox, variant.imports)
             copies = longer.enter_context(
                 contextlib.closing(
-                    opener.copies(
-                        sandbox, built.ref, name=built.name, warm=variant.imports, env=variant.env
-                    )
+                    _copies(opener, sandbox, _opening(built, variant, variant.imports))
                 )
             )
             step("drawing random numbers in a copy of the warm interpreter")
@@ -150,7 +148,7 @@ def verify(
         stack.close()  # an account may have no room for two
         if not failures:
             failures += _same_draws(drawn, copies, promises, step)
-    if changed := opener.changes(built.ref):
+    if opener.changes and (changed := opener.changes(built.ref)):
         failures.append(f"its checks have changed the build itself:\n{_listed(changed)}")
     if failures:
         for failure in failures:
@@ -217,21 +215,36 @@ def _listed(changed: Sequence[str]) -> str:
 
 def _opened(
     stack: contextlib.ExitStack,
-    opener: SandboxOpener,
+    opener: Opener,
     built: Built,
     warm: Sequence[str],
     variant: Variant,
 ) -> tuple[Sandbox, float]:
     start = time.perf_counter()
-    sandbox = opener.open(
-        built.ref,
+    sandbox = opener.open(_opening(built, variant, warm))
+    stack.callback(sandbox.close)
+    return sandbox, round(time.perf_counter() - start, 6)
+
+
+def _opening(built: Built, variant: Variant, warm: Sequence[str]) -> Opening:
+    return Opening(
+        ref=built.ref,
         name=built.name,
         warm=warm,
         env=variant.env,
         cold=not warm and variant.level == "memory",
     )
-    stack.callback(sandbox.close)
-    return sandbox, round(time.perf_counter() - start, 6)
+
+
+def _copies(opener: Opener, first: Sandbox, opening: Opening) -> Generator[Sandbox, None, None]:
+    """Sandboxes whose interpreters are copies of the same warm one, one after the other; `first`
+    was opened as `opening` says, and is one of them where all are copies of the build."""
+    if opener.copies:
+        yield from opener.copies(opening)
+        return
+    yield first
+    with contextlib.closing(opener.open(opening)) as second:
+        yield second
 
 
 def first_use_pairs(first_use: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, float]]:

@@ -32,8 +32,8 @@ from builder.system import processes, provenance
 from builder.system.events import Event, Reporter
 from builder.system.files import ignored
 from builder.system.logs import Log
-from builder.targets.adapters import Target
-from builder.targets.protocol import BuildInput, OvertakenError
+from builder.targets.measures import keep_measures
+from builder.targets.protocol import BuildInput, OvertakenError, Publication, Target
 from builder.workflow.prepare import Prepared, read_registry
 
 __all__ = ["Outcome", "build"]
@@ -189,7 +189,7 @@ class _Run:
             raise prepared
         if planned.action == "blocked":
             raise BlockedError(about(name, str(planned.reasons[0])))
-        with self.target.claimed(name, report=self.report):
+        with self.target.claimed(name):
             if planned.action == "build":
                 made = self._recorded_meanwhile(planned)
                 if made and not planned.forced:
@@ -198,7 +198,7 @@ class _Run:
             ref = planned.retag or planned.ref
             assert ref is not None
             fields = self._still_recorded(planned, ref)
-            self.target.forget(name, fields.get("build_id", ""))  # a run was killed before it
+            self._forget(name, fields.get("build_id", ""))  # a run was killed before it
             by = provenance.actor(self.project.root)
             if planned.action == "retag":
                 # Whatever this registry knows was there before the plan was made.
@@ -243,9 +243,16 @@ class _Run:
 
     def _publisher(self, name: str, *, over: Collection[str] = frozenset()) -> record.Publish:
         def publish(fields: Mapping[str, Any], channel: str | None) -> record.TakeBack | None:
-            return self.target.publish(name, fields, channel=channel, over=over)
+            return self.target.publish(
+                Publication(name=name, fields=fields, channel=channel, over=over)
+            )
 
         return publish
+
+    def _forget(self, name: str, build_id: str) -> None:
+        """Have no run take a build up again."""
+        if self.target.journal:
+            self.target.journal.forget(name, build_id)
 
     def _build(self, planned: plan.PlannedVariant, prepared: render.Rendered) -> Outcome:
         """Build, verify, publish, record: in this order, so that what fails is found before it is
@@ -276,12 +283,10 @@ class _Run:
                 try:
                     verified = verify.verify(built, prepared, target, report=report, log=log)
                 except VerifyError:
-                    target.forget(
-                        name, built.build_id
-                    )  # there is nothing to take up: it was found wanting
+                    self._forget(name, built.build_id)  # it was found wanting
                     raise
             processes.check_not_stopped()
-            target.keep(built, verified.measures)
+            keep_measures(built, verified.measures)
             recorded = record.record(
                 self.project.registry,
                 verified,
@@ -292,7 +297,7 @@ class _Run:
                 release=self.release,
                 publish=self._publisher(name, over=self._revoked(name)),
             )
-            target.forget(name, built.build_id)
+            self._forget(name, built.build_id)
             log.line(f"recorded {built.ref}")
             overtaken = None
             if recorded.overtaken:

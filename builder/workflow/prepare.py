@@ -22,7 +22,7 @@ from builder.system import processes
 from builder.system.events import Event, Reporter
 from builder.system.files import ignored
 from builder.system.logs import Log
-from builder.targets.adapters import Target
+from builder.targets.protocol import Builder, StateQuery
 
 __all__ = [
     "Prepared",
@@ -89,7 +89,7 @@ def read_registry(project: Project) -> registry.Registry:
 def make_plan(
     project: Project,
     prepared: Prepared,
-    target: Target | TargetUnavailableError,
+    target: Builder | TargetUnavailableError,
     *,
     name: str,
     channel: str,
@@ -113,8 +113,7 @@ def make_plan(
         situation = plan.Situation(target=name, blocked=blocked)
     else:
         situation = _situation(target, rendered, found, name, channel)
-        settings = project.targets.get(name)
-        if settings and settings.kind == "e2b" and not (accept_fallback or project.accept_fallback):
+        if not (target.this_machine or accept_fallback or project.accept_fallback):
             situation = dataclasses.replace(situation, unaccepted=_fallbacks(rendered))
     return plan.make_plan(
         prepared,
@@ -140,7 +139,7 @@ def _fallbacks(rendered: Sequence[render.Rendered]) -> dict[str, str]:
 
 
 def _situation(
-    target: Target,
+    target: Builder,
     rendered: Sequence[render.Rendered],
     recorded: registry.Registry,
     name: str,
@@ -149,7 +148,8 @@ def _situation(
     templates = recorded.templates
 
     def look(one: render.Rendered) -> plan.TargetState:
-        return target.look(one, templates.get(one.variant.name, {}).get(name, {}), channel)
+        entry = templates.get(one.variant.name, {}).get(name, {})
+        return target.look(StateQuery(rendered=one, recorded=entry, channel=channel))
 
     pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
     try:

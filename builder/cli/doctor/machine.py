@@ -135,7 +135,8 @@ def _accounts(place: Project) -> Iterator[Finding]:
 def _account(settings: TargetSettings, place: Project) -> str:
     from builder.targets.adapters import connect
 
-    return connect(settings, place).account()
+    account = connect(settings, place).account
+    return account() if account else "needs no account"
 
 
 def _project(place: Project) -> Iterator[Finding]:

@@ -71,7 +71,7 @@ def _wait_at_exit() -> None:
 def account_of(settings: TargetSettings, api_key: str | None) -> Account:
     """The account of a target, by `api_key` or the variables that may hold one. Raises
     `TargetUnavailableError` (also a `ValueError`) when there is no key, or no account at all."""
-    if settings.kind == "local":
+    if not settings.has_account:
         raise TargetUnavailableError(
             f"target `{settings.name}` is this machine, and has no account"
         )

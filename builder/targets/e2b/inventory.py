@@ -13,7 +13,15 @@ from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.protocol import Needs, Tagged, Unused
 
-__all__ = ["DEFAULT_TAG", "Inventory", "claim_of", "claims_on", "is_digest_tag", "tags_of"]
+__all__ = [
+    "DEFAULT_TAG",
+    "Cleaning",
+    "Inventory",
+    "claim_of",
+    "claims_on",
+    "is_digest_tag",
+    "tags_of",
+]
 
 DEFAULT_TAG = "default"
 _DIGEST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
@@ -21,17 +29,12 @@ _CLAIM = re.compile(r"(?P<channel>.+)\.(?P<build>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-
 
 
 class Inventory:
-    """The templates of one account."""
+    """The templates of one account, as their tags tell them."""
 
     def __init__(self, *, name: str, cloud: Cloud) -> None:
         """`name` is what the target is called."""
         self.name = name
         self._cloud = cloud
-
-    @property
-    def cloud(self) -> Cloud:
-        """The account's API."""
-        return self._cloud
 
     def examine(self, ref: str) -> dict[str, Any]:
         """Look for a template of the account, by its ID (or name) and a build of it."""
@@ -88,13 +91,61 @@ class Inventory:
             )
         return tagged
 
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
+    def usable(self, name: str, build_id: str | None) -> bool:
+        """Whether a build of `name` is there and ready."""
+        template_id = self._cloud.template_id(name) if build_id else None
+        if build_id is None or template_id is None:
+            return False
+        try:
+            return self._cloud.state(template_id, build_id, 0).status == "ready"
+        except BuildError:
+            return False
+
+    def withdraw(
+        self,
+        name: str,
+        builds: Sequence[Mapping[str, Any]],
+        *,
+        channels: Mapping[str, Mapping[str, Any]],
+    ) -> str | None:
+        """Remove the tags of `channels`, and those of the digests of `builds`."""
+        before = self._cloud.tags(name) or {}
+        ours = {channel: fields.get("build_id") for channel, fields in channels.items()}
+        ours |= {digest_tag(str(one.get("digest"))): one.get("build_id") for one in builds}
+        ours |= {claim_of(channel, str(build_id)): build_id for channel, build_id in ours.items()}
+        kept = [tag for tag, build_id in ours.items() if before.get(tag) not in (None, build_id)]
+        notes = [f"`{tag}` on {self.name} stays: it is on build {before[tag]}" for tag in kept]
+        if tags := sorted(tag for tag in ours if tag in before and tag not in kept):
+            self._cloud.remove_tags(name, tags)
+        if DEFAULT_CHANNEL in channels and DEFAULT_TAG in before:
+            notes.append(
+                f"`{DEFAULT_TAG}` on {self.name} stays on build {before[DEFAULT_TAG]}: E2B removes"
+                " it with the template alone, as `template-builder gc` does once the registry has"
+                " nothing of it"
+            )
+        return "; ".join(notes) or None
+
+
+class Cleaning:
+    """What an account keeps and nothing needs."""
+
+    def __init__(self, *, name: str, cloud: Cloud) -> None:
+        """`name` is what the target is called."""
+        self.name = name
+        self._cloud = cloud
+
+    @property
+    def cloud(self) -> Cloud:
+        """The account's API."""
+        return self._cloud
+
+    def unused(self, needs: Needs) -> list[Unused]:
         """The tags of builds that nothing needs, since E2B has no call that deletes one build; and
         the templates that the registry has given up, of which it deletes all builds."""
         busy = self._cloud.running_templates()
-        limit = dt.datetime.now(dt.UTC).timestamp() - protect
+        limit = dt.datetime.now(dt.UTC).timestamp() - needs.protect_seconds
         waste = []
-        for name, entry in templates.items():
+        for name, entry in needs.templates.items():
             tags = self._cloud.tags(name) or {}
             if template := self._given_up(name, entry, tags, limit):
                 waste += [template] if template.identity not in busy else []
@@ -110,7 +161,7 @@ class Inventory:
                 if record is None or digest_tag(str(record.get("digest"))) != tag:
                     continue  # not made here, or not a tag of ours
                 young = _seconds(record.get("built_at")) > limit
-                if young or record["template_id"] in busy or needs("", digest):
+                if young or record["template_id"] in busy or needs.of("", digest):
                     continue
                 waste.append(
                     Unused(
@@ -172,40 +223,6 @@ class Inventory:
             return self._cloud.state(template_id, build_id, 0).status == "error"
         except BuildError:
             return False
-
-    def usable(self, name: str, build_id: str | None) -> bool:
-        """Whether a build of `name` is there and ready."""
-        template_id = self._cloud.template_id(name) if build_id else None
-        if build_id is None or template_id is None:
-            return False
-        try:
-            return self._cloud.state(template_id, build_id, 0).status == "ready"
-        except BuildError:
-            return False
-
-    def withdraw(
-        self,
-        name: str,
-        builds: Sequence[Mapping[str, Any]],
-        *,
-        channels: Mapping[str, Mapping[str, Any]],
-    ) -> str | None:
-        """Remove the tags of `channels`, and those of the digests of `builds`."""
-        before = self._cloud.tags(name) or {}
-        ours = {channel: fields.get("build_id") for channel, fields in channels.items()}
-        ours |= {digest_tag(str(one.get("digest"))): one.get("build_id") for one in builds}
-        ours |= {claim_of(channel, str(build_id)): build_id for channel, build_id in ours.items()}
-        kept = [tag for tag, build_id in ours.items() if before.get(tag) not in (None, build_id)]
-        notes = [f"`{tag}` on {self.name} stays: it is on build {before[tag]}" for tag in kept]
-        if tags := sorted(tag for tag in ours if tag in before and tag not in kept):
-            self._cloud.remove_tags(name, tags)
-        if DEFAULT_CHANNEL in channels and DEFAULT_TAG in before:
-            notes.append(
-                f"`{DEFAULT_TAG}` on {self.name} stays on build {before[DEFAULT_TAG]}: E2B removes"
-                " it with the template alone, as `template-builder gc` does once the registry has"
-                " nothing of it"
-            )
-        return "; ".join(notes) or None
 
 
 def _seconds(moment: Any) -> float:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError
 from builder.plan import Drift, TargetState
 from builder.registry import history, revoked_because
-from builder.render import Rendered
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Reporter, discard
@@ -19,25 +17,27 @@ from builder.system.logs import Log
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
-from builder.targets.e2b.inventory import Inventory, claims_on, tags_of
+from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_of
 from builder.targets.e2b.program import cannot_be_checked, not_provided
 from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import CloudSandbox
 from builder.targets.journal import Entry, Journal
-from builder.targets.protocol import BuildInput, Built
+from builder.targets.protocol import BuildInput, Built, Opening, Publication, StateQuery
 
 __all__ = ["E2BTarget"]
 
 _METADATA = "template-builder"
 
 
-class E2BTarget(Inventory):
+class E2BTarget(Cleaning):
     """Builder, sandbox opener and publisher of one account."""
 
     steps_cached = True
     content_addressed = False
     this_machine = False
     jobs = 20  # what E2B lets a team build at a time
+    changes = None  # nobody can write to a snapshot
+    copies = None  # every sandbox is one of the snapshot
 
     def __init__(
         self,
@@ -55,7 +55,8 @@ class E2BTarget(Inventory):
             waiting=lambda why: report(Event(kind="step", text=why)),
         )
         super().__init__(name=name, cloud=cloud)
-        self._journal = Journal(journal, target=name)
+        self.inventory = Inventory(name=name, cloud=cloud)
+        self.journal = Journal(journal, target=name)
         self._report = report
         self._unended: set[str] = set()
 
@@ -66,13 +67,14 @@ class E2BTarget(Inventory):
 
     def tidy(self) -> None:
         """End the sandboxes of runs that were killed while they verified."""
-        for name in self._journal.names():
-            with contextlib.suppress(BlockingIOError), self._journal.claimed(name, wait=False):
+        for name in self.journal.names():
+            with contextlib.suppress(BlockingIOError), self.journal.claimed(name, wait=False):
                 self._end_left_over(name)
 
-    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> TargetState:
-        """Whether the digest is built, and how E2B differs from the build that `channel` of the
-        registry's `entry` points at."""
+    def look(self, query: StateQuery) -> TargetState:
+        """Whether the digest is built, and how E2B differs from the build that the channel of the
+        registry points at."""
+        rendered, entry, channel = query.rendered, query.recorded, query.channel
         name = rendered.variant.name
         recorded = entry.get("builds", {}).get(entry.get("channels", {}).get(channel), {})
         wanted = None if revoked_because(recorded) else recorded.get("build_id")
@@ -86,7 +88,9 @@ class E2BTarget(Inventory):
         same = {build.get("build_id") for build in builds if build.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
         usable = frozenset(
-            build_id for build_id in {*same, wanted} if build_id and self.usable(name, build_id)
+            build_id
+            for build_id in {*same, wanted}
+            if build_id and self.inventory.usable(name, build_id)
         )
         drift = self._moved(name, tags, wanted, channel, history.build_ids(entry))
         if wanted and wanted not in usable:
@@ -102,7 +106,7 @@ class E2BTarget(Inventory):
         channel: str,
         recorded: Collection[str],
     ) -> Drift | None:
-        entry = self._journal.read(name)
+        entry = self.journal.read(name)
         ours = {*recorded, entry.build_id if entry else None}
         for tag in tags_of(channel):
             now = tags.get(tag)
@@ -131,18 +135,19 @@ class E2BTarget(Inventory):
         return cannot_be_checked(variant)
 
     @contextlib.contextmanager
-    def claimed(self, name: str, *, report: Reporter) -> Iterator[None]:
+    def claimed(self, name: str) -> Iterator[None]:
         """Hold the template against other processes of this project, for the `with` block."""
 
         def waiting() -> None:
-            report(Event(kind="step", variant=name, text="another process builds it: waiting"))
+            text = "another process builds it: waiting"
+            self._report(Event(kind="step", variant=name, text=text))
 
-        with self._journal.claimed(name, waiting=waiting):
+        with self.journal.claimed(name, waiting=waiting):
             self._end_left_over(name)
             try:
                 yield
             finally:
-                entry = self._journal.read(name)
+                entry = self.journal.read(name)
                 if entry and entry.verifying and name not in self._unended:
                     self._closed(entry)
 
@@ -155,33 +160,20 @@ class E2BTarget(Inventory):
             cloud=self._cloud.telling(
                 lambda why: report(Event(kind="detail", variant=name, text=why))
             ),
-            journal=self._journal,
+            journal=self.journal,
             report=report,
             log=log,
         )
         return building.make()
 
-    def changes(self, _ref: str) -> tuple[str, ...]:
-        """None: nobody can write to a snapshot."""
-        return ()
+    def open(self, opening: Opening) -> Sandbox:
+        """Create a sandbox of exactly the build; its variables and what is warm are in it already.
 
-    def open(
-        self,
-        ref: str,
-        *,
-        name: str,
-        warm: Sequence[str],
-        env: Mapping[str, str],
-        cold: bool = False,
-    ) -> Sandbox:
-        """Create a sandbox of exactly the build `ref`.
-
-        Code runs in the interpreter that the snapshot holds, unless it is to be `cold`. `env` and
-        what is warm are in the template already.
+        Code runs in the interpreter that the snapshot holds, unless it is to be cold.
         """
-        del env, warm
-        entry = self._journal.read(name) or self._journal.begin(name, "")
-        self._journal.write(replace(entry, verifying=True))
+        name, ref = opening.name, opening.ref
+        entry = self.journal.read(name) or self.journal.begin(name, "")
+        self.journal.write(replace(entry, verifying=True))
 
         def warn(text: str) -> None:
             self._unended.add(name)
@@ -189,7 +181,7 @@ class E2BTarget(Inventory):
 
         try:
             return CloudSandbox(
-                self._cloud, ref, metadata=self._metadata(name), fresh=cold, warn=warn
+                self._cloud, ref, metadata=self._metadata(name), fresh=opening.cold, warn=warn
             )
         except NetworkError:
             self._unended.add(name)  # it may have been created: the answer alone got lost
@@ -200,49 +192,29 @@ class E2BTarget(Inventory):
                 hint="is the build still there? `template-builder plan` tells",
             ) from error
 
-    def copies(self, first: Sandbox, ref: str, **opening: Any) -> Generator[Sandbox, None, None]:
-        """`first`, and another sandbox of the same snapshot."""
-        yield first
-        with contextlib.closing(self.open(ref, **opening)) as second:
-            yield second
-
-    def publish(
-        self,
-        name: str,
-        fields: Mapping[str, Any],
-        *,
-        channel: str | None,
-        over: Collection[str] | None = frozenset(),
-    ) -> Callable[[], None] | None:
-        """Move the tags of `channel` to a verified build, which keeps that of its digest."""
-        if not channel:
+    def publish(self, publication: Publication) -> Callable[[], None] | None:
+        """Move the tags of the channel to a verified build, which keeps that of its digest."""
+        fields = publication.fields
+        if not publication.channel:
             return None
         digest = fields.get("digest")
         return promote(
             self._cloud,
-            name if digest else fields["template_id"],  # an adopted one may be called otherwise
+            # An adopted one may be called otherwise.
+            publication.name if digest else fields["template_id"],
             fields["template_id"],
             fields["build_id"],
-            channel,
+            publication.channel,
             also=[digest_tag(digest)] if digest else [],
-            over=over,
+            over=publication.over,
         )
 
-    def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
-        """The record has them: a build of E2B's is the only one."""
-
-    def forget(self, name: str, build_id: str) -> None:
-        """A build of `name` is recorded: nothing of it has to be taken up again."""
-        entry = self._journal.read(name)
-        if entry and entry.build_id == build_id:
-            self._journal.remove(name)
-
     def _metadata(self, name: str) -> dict[str, str]:
-        return {_METADATA: f"{self._journal.owner}/{name}"}
+        return {_METADATA: f"{self.journal.owner}/{name}"}
 
     def _end_left_over(self, name: str) -> None:
         """End what a run that was killed has left running; only under the claim of `name`."""
-        entry = self._journal.read(name)
+        entry = self.journal.read(name)
         if entry is None or not entry.verifying:
             return
         try:
@@ -259,9 +231,9 @@ class E2BTarget(Inventory):
     def _closed(self, entry: Entry) -> None:
         """Nothing runs any more that was opened for `entry`."""
         if entry.digest:
-            self._journal.write(replace(entry, verifying=False))
+            self.journal.write(replace(entry, verifying=False))
         else:
-            self._journal.remove(entry.name)
+            self.journal.remove(entry.name)
 
     def _warn(self, text: str) -> None:
         self._report(Event(kind="warning", text=text))

@@ -45,8 +45,8 @@ def note_need(digest: str, registry: str) -> None:
         atomic_write(_needs_folder(place_of(digest).name) / f"{name}.txt", content)
 
 
-def unused(own: str, needs: Needs, protect: float) -> list[Unused]:
-    """Environments without any registry that needs them, unused for `protect` seconds, and folders
+def unused(own: str, needs: Needs) -> list[Unused]:
+    """Environments without any registry that needs them, unused for long enough, and folders
     that no build leads to."""
     found = []
     for path in sorted((cache_folder() / "environments").glob(f"{_PREFIX}*")):
@@ -54,10 +54,10 @@ def unused(own: str, needs: Needs, protect: float) -> list[Unused]:
         folder = folder_of(digest)
         last = max((_mtime(folder / name) for name in (MANIFEST, USED)), default=0.0)
         whole = find(digest)
-        if whole and time.time() - last < protect:
+        if whole and time.time() - last < needs.protect_seconds:
             continue
         elsewhere = list(_needs_elsewhere(path.name, digest, own, needs)) if whole else []
-        if whole and (needs("", digest) or any(need.known for need in elsewhere)):
+        if whole and (needs.of("", digest) or any(need.known for need in elsewhere)):
             continue
         if _in_use(folder):
             continue
@@ -190,7 +190,7 @@ def _needs_elsewhere(name: str, digest: str, own: str, needs: Needs) -> Iterator
     for note in sorted(_needs_folder(name).glob("*.txt")):
         with contextlib.suppress(OSError):
             registry = os.fsdecode(note.read_bytes())
-            if registry != mine and (need := needs(registry, digest)):
+            if registry != mine and (need := needs.of(registry, digest)):
                 yield need
 
 

@@ -8,31 +8,41 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Collection, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
 
-from builder.errors import BuildError, StorageError, from_os_error
+from builder.errors import BuildError, from_os_error
 from builder.plan import TargetState
-from builder.render import Rendered
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Kind, Reporter
 from builder.system.limits import room
 from builder.system.logs import Log
 from builder.targets.local import environment, interpreter, leftovers, place, sealed
-from builder.targets.protocol import BuildInput, Built, Needs, Tagged, Unused
+from builder.targets.protocol import (
+    BuildInput,
+    Built,
+    Needs,
+    Opening,
+    Publication,
+    StateQuery,
+    Unused,
+)
 
 __all__ = ["LocalTarget"]
 
 
 class LocalTarget:
-    """Builder and sandbox opener of this machine."""
+    """Builder, sandbox opener and publisher of this machine."""
 
     steps_cached = False
     content_addressed = True
     this_machine = True
     jobs = min(4, os.cpu_count() or 1)
+    account = None
+    inventory = None  # the registry alone has channels
+    journal = None  # what a run that is killed has begun is of no use
 
     def __init__(self, *, name: str = "local", registry: str = "") -> None:
         """`registry` is where its builds are recorded: it is noted that they are needed there."""
@@ -41,40 +51,27 @@ class LocalTarget:
         self._claims: dict[str, contextlib.ExitStack] = {}
         self._made: dict[str, Path] = {}  # by digest: made, and not in place yet
 
-    def account(self) -> str:
-        """None is needed."""
-        return "needs no account"
-
     def tidy(self) -> None:
         """Remove environments that no build leads to, and that nobody makes or runs in."""
         leftovers.sweep()
 
-    def look(self, rendered: Rendered, entry: Mapping[str, Any], channel: str) -> TargetState:
+    def look(self, query: StateQuery) -> TargetState:
         """Whether the digest's environment is on this machine and has its interpreter."""
-        del entry, channel
-        return TargetState(present=place.find(rendered.digest) is not None)
+        return TargetState(present=place.find(query.rendered.digest) is not None)
 
     @contextlib.contextmanager
-    def claimed(self, name: str, *, report: Reporter) -> Iterator[None]:
+    def claimed(self, name: str) -> Iterator[None]:
         """Hold what `build` claims, for the `with` block: then, what was not published goes."""
-        del report
         with contextlib.ExitStack() as stack:
             self._claims[name] = stack
             stack.callback(self._claims.pop, name)
             yield
 
-    def publish(
-        self,
-        name: str,
-        fields: Mapping[str, Any],
-        *,
-        channel: str | None,
-        over: Collection[str] | None = frozenset(),
-    ) -> None:
+    def publish(self, publication: Publication) -> None:
         """Put a new environment in the place of the one before. Nothing else to move: the
         registry's channel is the only one. But it must not point at an environment that is gone."""
-        del channel, over
-        digest: str = fields["digest"]
+        name: str = publication.name
+        digest: str = publication.fields["digest"]
         made = self._made.get(digest)
         if (place.read(made) if made else place.find(digest)) is None:
             raise BuildError(
@@ -87,39 +84,9 @@ class LocalTarget:
             del self._made[digest]
         leftovers.note_need(digest, self._registry)
 
-    def keep(self, built: Built, measures: Mapping[str, Any]) -> None:
-        """Keep them beside the environment."""
-        folder = self._made.get(built.digest) or place.folder_of(built.digest)
-        with contextlib.suppress(StorageError):  # an environment that is shared, and read-only
-            place.keep_measures(folder, {**measures, "notes": list(built.notes)})
-
-    def withdraw(
-        self,
-        name: str,
-        builds: Sequence[Mapping[str, Any]],
-        *,
-        channels: Mapping[str, Mapping[str, Any]],
-    ) -> None:
-        """Nothing to let go: environments that nothing needs are removed by `gc`."""
-
-    def examine(self, ref: str) -> dict[str, Any]:
-        """What is here was built here."""
-        raise BuildError(f"`{ref}` cannot be looked for: target `{self.name}` is this machine")
-
-    def forget(self, name: str, build_id: str) -> None:
-        """Nothing was kept."""
-
-    def tagged(self, name: str) -> list[Tagged]:
-        """Nothing here carries tags: the registry alone has channels."""
-        raise BuildError(
-            f"`{name}` cannot be put back from this machine, which has no channels",
-            hint=f"`template-builder build {name} --target {self.name}` records it again",
-        )
-
-    def unused(self, templates: Mapping[str, Any], needs: Needs, protect: float) -> list[Unused]:
-        """Environments that nothing needs; see `Target`."""
-        del templates  # of an environment its digest tells enough
-        return leftovers.unused(self._registry, needs, protect)
+    def unused(self, needs: Needs) -> list[Unused]:
+        """Environments that nothing needs."""
+        return leftovers.unused(self._registry, needs)
 
     def remove(self, waste: Unused) -> str | None:
         """Remove one of them; why not, where it is in use."""
@@ -151,7 +118,7 @@ class LocalTarget:
         It is to be called with the variant claimed. A new environment serves once it is published.
         """
         rendered = order.rendered
-        found, reused = self._environment(order, report, log)
+        made, reused = self._environment(order, report, log)
         build_id = rendered.digest.replace(":", "-")
         name = rendered.variant.name
         unsupported, missing = self.unsupported(rendered.variant), _missing(rendered.variant)
@@ -166,14 +133,15 @@ class LocalTarget:
             template_id=name,
             build_id=build_id,
             digest=rendered.digest,
-            seconds=found.seconds,
+            seconds=made.seconds,
             reused=reused,
-            size=found.size,
-            cold=found.cold,
+            size=made.size,
+            cold=made.cold,
             warnings=tuple(f"not provided by {self.name}: {line}" for line in unsupported),
             missing=missing,
             one_of_many=True,
-            notes=(f"Python {found.python} of this machine, ipykernel {found.ipykernel}",),
+            folder=made.path,
+            notes=(f"Python {made.python} of this machine, ipykernel {made.ipykernel}",),
         )
 
     def _environment(
@@ -206,26 +174,13 @@ class LocalTarget:
         if self._made.pop(digest, None):
             leftovers.remove_unused(folder)
 
-    def open(
-        self,
-        ref: str,
-        *,
-        name: str,
-        warm: Sequence[str],
-        env: Mapping[str, str],
-        cold: bool = False,
-    ) -> Sandbox:
-        """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own.
-
-        Of what this target has built and not published yet, that is opened."""
+    def open(self, opening: Opening) -> Sandbox:
+        """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own;
+        one that is not asked to be warm is cold."""
         from builder.targets.local.kernel import KernelSandbox
 
-        del cold  # a kernel is, unless it is asked to be warm
-        if made := self._made.get(place.digest_of(ref)):
-            with room():
-                return KernelSandbox(made, warm=warm, env=env)
-        with room(), place.opened(ref, name=name) as path:
-            return KernelSandbox(path, warm=warm, env=env)
+        with room(), self._opened(opening) as folder:
+            return KernelSandbox(folder, warm=opening.warm, env=opening.env)
 
     def changes(self, ref: str) -> list[str]:
         """Which files of the build `local:<name>@sha256-…` are not as it was made with."""
@@ -235,27 +190,30 @@ class LocalTarget:
         except OSError as error:
             raise from_os_error(error, f"looking at the files of `{ref}`") from error
 
-    def copies(
-        self, first: Sandbox, ref: str, *, name: str, warm: Sequence[str], env: Mapping[str, str]
-    ) -> Generator[Sandbox, None, None]:
-        """Two kernels, forked from one process that has imported the modules of `warm`; none where
-        no process can be forked."""
+    def copies(self, opening: Opening) -> Generator[Sandbox, None, None]:
+        """Two kernels, forked from one process that has imported the modules; none where no process
+        can be forked."""
         from builder.targets.local.kernel import KernelSandbox
         from builder.targets.local.launch import CannotForkError, Zygote, forks
 
-        del first  # its interpreter has no copy
         if not forks():
             return
-        with contextlib.ExitStack() as stack:
-            path = self._made.get(place.digest_of(ref))
-            path = path or stack.enter_context(place.opened(ref, name=name))
-            zygote = stack.enter_context(contextlib.closing(Zygote(path, warm=warm, env=env)))
-            with contextlib.suppress(CannotForkError):
-                for _ in range(2):
-                    zygote.take()
-                    sandbox = KernelSandbox(path, warm=(), env=env, zygote=zygote)
-                    with contextlib.closing(sandbox):
-                        yield sandbox
+        with (
+            self._opened(opening) as folder,
+            contextlib.closing(Zygote(folder, warm=opening.warm, env=opening.env)) as zygote,
+            contextlib.suppress(CannotForkError),
+        ):
+            for _ in range(2):
+                zygote.take()
+                sandbox = KernelSandbox(folder, warm=(), env=opening.env, zygote=zygote)
+                with contextlib.closing(sandbox):
+                    yield sandbox
+
+    def _opened(self, opening: Opening) -> AbstractContextManager[Path]:
+        """The folder of a build for the `with` block; also of one that is not published yet."""
+        if made := self._made.get(place.digest_of(opening.ref)):
+            return contextlib.nullcontext(made)
+        return place.opened(opening.ref, name=opening.name)
 
 
 def _missing(variant: Variant) -> tuple[str, ...]:
