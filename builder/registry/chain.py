@@ -10,7 +10,9 @@ import hashlib
 import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+
+if False:  # for type checkers; importing typing costs as much as all that a look-up needs
+    from typing import Any
 
 __all__ = ["checksum", "in_order", "sides"]
 

@@ -13,10 +13,11 @@ from builder.errors import (
     UnknownTemplateError,
     did_you_mean,
 )
-from builder.registry.shapes import check_entry, check_top
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
+
+    from builder.registry.model import Contents
 
 __all__ = [
     "DEFAULT_CHANNEL",
@@ -24,6 +25,7 @@ __all__ = [
     "Record",
     "Registry",
     "empty",
+    "in_effect",
     "is_local",
     "is_time",
     "revocation",
@@ -93,12 +95,12 @@ class Record:
 
 
 def revoked_because(fields: Any) -> str | None:
-    """Why a build, of which `fields` is the record, must not be used any more; None when it may.
+    """Why a build, of which `fields` is the record, must not be used any more; None when it may."""
+    return in_effect(fields.get("revoked"), fields.get("revoked_at"))
 
-    A revocation whose `revoked_at` (UTC) is still to come has no effect yet.
-    """
-    reason: str | None = fields.get("revoked")
-    at = fields.get("revoked_at")
+
+def in_effect(reason: str | None, at: Any) -> str | None:
+    """The reason of a revocation, unless it has no effect yet: `at` (UTC) is still to come."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time()))
     return None if reason and is_time(at) and at > now else reason
 
@@ -133,13 +135,23 @@ def is_local(ref: str) -> bool:
 
 
 class Registry:
-    """The parsed file. `templates` is name → target → {"channels": …, "builds": …}."""
+    """The parsed file: looked up in as it is, worked with by its typed `contents`."""
 
-    __slots__ = ("data", "path")
+    __slots__ = ("_contents", "data", "path")
 
     def __init__(self, data: dict[str, Any], path: str) -> None:
         self.data = data
         self.path = path
+        self._contents: Contents | None = None
+
+    @property
+    def contents(self) -> Contents:
+        """All that it holds, checked. Raises `RegistryError` for a value that it cannot be."""
+        if self._contents is None:
+            from builder.registry.model import contents
+
+            self._contents = contents(self.data, path=self.path)
+        return self._contents
 
     @property
     def templates(self) -> dict[str, Any]:
@@ -159,11 +171,14 @@ class Registry:
         target = self.target_of(name, target)
         entry = self._targets(name)[target]
         channels, builds = entry.get("channels", {}), entry.get("builds", {})
-        # The channels, and the one build: the others are checked where all of them are read.
-        if isinstance(channels, dict) and isinstance(builds, dict):
-            alone = {ref: builds[ref] for ref in builds if ref == channels.get(channel)}
-            entry = {**entry, "builds": alone, "history": []}
-        check_entry(entry, name=name, target=target, path=self.path)
+        if not _is_as_recorded(entry, channel):
+            # The channels, and the one build: the others are checked where all of them are read.
+            if isinstance(channels, dict) and isinstance(builds, dict):
+                alone = {ref: builds[ref] for ref in builds if ref == channels.get(channel)}
+                entry = {**entry, "builds": alone, "history": []}
+            from builder.registry.model import contents
+
+            contents({"templates": {name: {target: entry}}}, path=self.path)
         if channel not in channels:
             known = ", ".join(f"`{c}`" for c in sorted(channels)) or "none"
             raise UnknownChannelError(
@@ -239,10 +254,7 @@ class Registry:
 
         Raises `RegistryError` naming the first value of a type that it cannot be.
         """
-        check_top(self.data, path=self.path)
-        for name in self.templates:
-            for target, entry in self._targets(name).items():
-                check_entry(entry, name=name, target=target, path=self.path)
+        _ = self.contents
         return self
 
     def _default(self, name: str, targets: dict[str, dict[str, Any]]) -> str:
@@ -256,6 +268,20 @@ class Registry:
             f" (in {self.path})",
             hint='name one with `--target` (in Python `target="…"`) or TEMPLATE_TARGET',
         )
+
+
+def _is_as_recorded(entry: dict[str, Any], channel: str) -> bool:
+    """Whether the build that `channel` points at fits to its checksum: then this program has
+    written it, and not a value of it has to be looked at."""
+    from builder.registry.chain import checksum
+
+    channels, builds = entry.get("channels"), entry.get("builds")
+    if entry.get("holds") or not isinstance(channels, dict) or not isinstance(builds, dict):
+        return False
+    if not all(isinstance(ref, str) for ref in channels.values()):
+        return False
+    fields = builds.get(channels.get(channel))
+    return isinstance(fields, dict) and fields.get("checksum") == checksum(fields)
 
 
 def _named(channel: str) -> str:

@@ -1,0 +1,237 @@
+"""Tables of a JSON file as dataclasses: each attribute is a key, its annotation the key's shape.
+
+Reading, checking, writing and the JSON schema follow from those. What no attribute names is kept
+as it was read.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import json
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, ParamSpec, Self, TypeVar, Union, get_args, get_origin, get_type_hints
+
+__all__ = ["Table", "WrongValueError", "explicit", "key", "table_schema"]
+
+_P = ParamSpec("_P")
+_T = TypeVar("_T")
+
+_LARGEST = 1 << 63  # what no size or time of a build comes near; a float takes it
+_MISSING = object()
+_WORDS: dict[type, str] = {
+    str: "text",
+    dict: "a table",
+    list: "a list",
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+}
+_SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number"}
+
+
+def key(about: str = "", *, default: Any = None, **more: Any) -> Any:
+    """A key that may be missing: `default` is what that means, a type to be made of nothing.
+
+    `more` is what `_Column` has of it, and its `key` where the attribute is called otherwise.
+    """
+    metadata = {"about": about, "expected": False, **more}
+    if isinstance(default, type):
+        return field(default_factory=default, metadata=metadata)
+    return field(default=default, metadata=metadata)
+
+
+class WrongValueError(ValueError):
+    """A value that is not what it must be; `keys` lead to it, list items by their number."""
+
+    def __init__(self, problem: str, *keys: str | int) -> None:
+        super().__init__(problem)
+        self.problem = problem
+        self.keys = keys
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Table:
+    """A table of the file. `rest` is what was read and is not in the other attributes: unknown
+    keys, and known ones that say what their absence says."""
+
+    rest: Mapping[str, object] = field(default_factory=dict, repr=False)
+
+    @classmethod
+    def from_json(cls, table: Any) -> Self:
+        """Raises `WrongValueError` for the first value that is not what it must be."""
+        _checked(table, dict)
+        columns = _columns(cls)
+        for key, column in columns.items():
+            if column.default is _MISSING and key not in table:
+                raise WrongValueError(f"is not there, expected {_WORDS[column.shape.kind]}", key)
+        values: dict[str, Any] = {}
+        rest: dict[str, object] = {}
+        for key, item in table.items():
+            known = columns.get(key)
+            if known is None or (item is None and known.nullable):
+                rest[key] = item
+                continue
+            value = _at(key, known.shape, item)
+            if value == known.default:
+                rest[key] = item
+            else:
+                values[known.name] = value
+                if known.stays:
+                    rest[key] = known.shape.kind()
+        return cls(**values, rest=rest)
+
+    def to_json(self) -> dict[str, Any]:
+        """The table as plain values: as it was read, but for what was changed since."""
+        table = dict(self.rest)
+        for key, column in _columns(type(self)).items():
+            value = getattr(self, column.name)
+            if value != column.default:
+                table[key] = _plain(value)
+        return table
+
+
+def explicit(kind: Callable[_P, _T], *args: _P.args, **values: _P.kwargs) -> _T:
+    """A table in which all that is given is written, also what says nothing: `null`, `{}`."""
+    assert isinstance(kind, type)
+    assert not args
+    keys = {column.name: key for key, column in _columns(kind).items()}
+    rest = {keys[name]: _plain(value) for name, value in values.items()}
+    made: _T = kind(**values, rest=rest)
+    return made
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Shape:
+    """A type of values: what JSON has for it, how it is read, and what the schema says of it."""
+
+    kind: type
+    read: Callable[[Any], Any]
+    schema: Mapping[str, Any]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Column:
+    """A key of a table: the attribute that has it, its shape, and what its absence means.
+
+    It may be `nullable`. For the schema: `about` describes it, `expected` says that this program
+    always writes it, `schema` is more than its shape tells, and what is not `listed` is not there.
+    """
+
+    name: str
+    shape: _Shape
+    default: object = _MISSING
+    nullable: bool = False
+    expected: bool = True
+    listed: bool = True
+    about: str = ""
+    schema: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def stays(self) -> bool:
+        """Whether it is written still when all that was in it is taken out."""
+        return self.shape.kind is list or (self.shape.kind is dict and self.expected)
+
+
+def _read_columns(kind: type) -> dict[str, _Column]:
+    """The keys of a table, by its attributes."""
+    hints = get_type_hints(kind)
+    columns = {}
+    for item in dataclasses.fields(kind):
+        if item.name == "rest":
+            continue
+        given = dict(item.metadata)
+        key = given.pop("key", None) or item.name
+        if item.default_factory is not dataclasses.MISSING:
+            given["default"] = item.default_factory()
+        elif item.default is not dataclasses.MISSING:
+            given["default"] = item.default
+        columns[key] = _Column(name=item.name, shape=_shape(hints[item.name]), **given)
+    return columns
+
+
+_columns: Callable[[type], dict[str, _Column]] = functools.cache(_read_columns)
+
+
+@functools.cache
+def _shape(hint: Any) -> _Shape:
+    """The shape that an annotation means."""
+    origin, inner = get_origin(hint), [part for part in get_args(hint) if part is not type(None)]
+    if origin in (Union, types.UnionType):
+        return _shape(inner[0])
+    if origin in (dict, Mapping):
+        item = _shape(inner[1])
+        each = {"type": "object", "additionalProperties": dict(item.schema)}
+        return _Shape(kind=dict, read=lambda table: _read_each(table, item), schema=each)
+    if origin in (list, tuple):
+        item, made = _shape(inner[0]), origin
+        many = {"type": "array", "items": dict(item.schema)}
+        return _Shape(kind=list, read=lambda items: made(_read_many(items, item)), schema=many)
+    if issubclass(hint, Table):
+        return _Shape(kind=dict, read=hint.from_json, schema=table_schema(hint))
+    return _Shape(
+        kind=hint, read=lambda value: _checked(value, hint), schema={"type": _SCALARS[hint]}
+    )
+
+
+def table_schema(kind: type[Table]) -> dict[str, Any]:
+    """The JSON schema of a table."""
+    listed = {key: column for key, column in _columns(kind).items() if column.listed}
+    properties = {}
+    for key, column in listed.items():
+        told = dict(column.schema or column.shape.schema)
+        if column.nullable and not column.schema:
+            told["type"] = [told["type"], "null"]
+        properties[key] = told | ({"description": column.about} if column.about else {})
+    required = [key for key, column in listed.items() if column.expected]
+    return {
+        "type": "object",
+        "description": kind.__doc__,
+        "properties": properties,
+        **({"required": required} if required else {}),
+    }
+
+
+def _read_each(table: Any, item: _Shape) -> dict[str, Any]:
+    _checked(table, dict)
+    if item.kind is str and all(type(value) is str for value in table.values()):
+        return dict(table)
+    return {key: _at(key, item, value) for key, value in table.items()}
+
+
+def _read_many(items: Any, item: _Shape) -> list[Any]:
+    return [_at(number, item, value) for number, value in enumerate(_checked(items, list), 1)]
+
+
+def _at(key: str | int, shape: _Shape, value: Any) -> Any:
+    try:
+        return shape.read(value)
+    except WrongValueError as error:
+        error.keys = (key, *error.keys)
+        raise
+
+
+def _checked(value: Any, kind: type) -> Any:
+    if kind in (int, float):
+        number = isinstance(value, int if kind is int else (int, float))
+        # Written so that NaN, which is less than nothing, is refused, too.
+        right = number and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
+    else:
+        right = isinstance(value, kind)
+    if not right:
+        text = json.dumps(value)
+        shortened = f"{text[:80]}{'…' if len(text) > 80 else ''}"
+        raise WrongValueError(f"is {shortened}, expected {_WORDS[kind]}")
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Table):
+        return value.to_json()
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return value
