@@ -5,6 +5,7 @@ It finds and reads; it checks the settings, not the variants.
 
 from __future__ import annotations
 
+import contextlib
 import enum
 import os
 import re
@@ -12,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
 from builder.system.settings import Settings, read_settings
@@ -22,6 +24,8 @@ __all__ = [
     "Project",
     "TargetKind",
     "TargetSettings",
+    "address_error",
+    "domain_error",
     "target_called",
     "target_here",
 ]
@@ -31,7 +35,7 @@ PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "api-url", "domain", "kind", "sandbox-url")
 URL_KEYS = ("api-url", "sandbox-url")
-_URL = re.compile(r"https?://[^/\s]+[^\s]*")
+_URL = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::[0-9]+)?(?:/[^\s?#]*)?")
 
 
 class TargetKind(enum.StrEnum):
@@ -87,6 +91,27 @@ BUILT_IN_TARGETS = {
     "e2b": TargetSettings(name="e2b", kind=TargetKind.E2B, api_key_env="E2B_API_KEY"),
     "local": TargetSettings(name="local", kind=TargetKind.LOCAL),
 }
+
+
+def address_error(url: str) -> str | None:
+    """What keeps `url` from being the address of a server, to be said after its name; a password
+    in it is not repeated."""
+    if "@" in url:
+        return "holds a user name or a password, which messages and logs would show"
+    with contextlib.suppress(ValueError):
+        parts = urlsplit(url)
+        # A port out of range and a name with an empty part are found when they are asked for.
+        if _URL.fullmatch(url) and parts.port != 0 and (parts.hostname or "").encode("idna"):
+            return None
+    return f"is {url!r}, expected a URL such as `https://e2b.example.com`"
+
+
+def domain_error(domain: str) -> str | None:
+    """What keeps `domain` from being that of a cluster, as `address_error` says it."""
+    wrong = address_error(f"https://{domain}")
+    if "@" in domain or (wrong is None and "/" not in domain):
+        return wrong
+    return f"is {domain!r}, expected a domain such as `e2b.example.com`"
 
 
 def target_called(name: str, targets: Mapping[str, TargetSettings]) -> TargetSettings:
@@ -249,10 +274,15 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
             hint="give the target another name",
         )
     _check_texts(settings, entry, table)
-    for key in URL_KEYS:
-        if key in entry and not _URL.fullmatch(entry[key]):
-            message = f"`{key}` is {entry[key]!r}, expected a URL such as `https://e2b.example.com`"
-            raise settings.error(table, message, key=key)
+    checks = {"domain": domain_error, **dict.fromkeys(URL_KEYS, address_error)}
+    for key, check in checks.items():
+        if key in entry and (wrong := check(entry[key])):
+            raise settings.error(table, f"`{key}` {wrong}", key=key)
+    for key, other in (URL_KEYS, URL_KEYS[::-1]):
+        if key in entry and not entry.keys() & {other, "domain"}:
+            message = f"`{key}` is set, and neither `{other}` nor `domain` is"
+            hint = "set both addresses: a server of your own may have its API and sandboxes at one"
+            raise settings.error(table, message, key=key, hint=hint)
     api_url, sandbox_url = (entry.get(key, "").rstrip("/") or None for key in URL_KEYS)
     return TargetSettings(
         name=name,

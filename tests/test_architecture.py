@@ -19,7 +19,9 @@ OWNERS = {
     "docker": {f"precheck/{name}.py" for name in ("connection", "engine", "images", "machine")},
     "e2b": {
         f"targets/e2b/{name}.py"
-        for name in ("api", "cloud", "failures", "files", "program", "service", "session")
+        for name in (
+            *("api", "cloud", "creation", "failures", "files", "program", "service", "session"),
+        )
     },
     "e2b_dockerfile_utils": {
         f"flatten/{name}.py" for name in ("convert", "copies", "losses", "runs", "stages")

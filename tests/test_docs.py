@@ -105,19 +105,20 @@ def test_e2b_page_runs_from_top_to_bottom(
     leaf = "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['packaging']\n"
     (tmp_path / "variants" / "light.toml").write_text(leaf)
     (settings,) = [text for kind, text in blocks(ROOT / "docs" / "e2b.md") if kind == "toml"]
-    (tmp_path / "pyproject.toml").write_text(
-        f'{settings}\n[tool.template-builder.precheck]\nwhen = "never"\n'
-    )
     with Server() as server:
+        settings = re.sub(r"http://127\.0\.0\.1:\d+", server.url, settings)
+        (tmp_path / "pyproject.toml").write_text(
+            f'{settings}\n[tool.template-builder.precheck]\nwhen = "never"\n'
+        )
         for name, value in server.environment.items():
             monkeypatch.setenv(name, value)
         for text in [text for kind, text in blocks(ROOT / "docs" / "e2b.md") if kind == "sh"]:
             run("bash", "-euc", text)
-        monkeypatch.setenv("STAGING_E2B_API_KEY", server.key)
-        run("template-builder", "build", "--target", "staging")
+        monkeypatch.setenv("MY_E2B_API_KEY", server.key)
+        run("template-builder", "build", "--target", "mine")
     assert server.problems == []
     entry = json.loads((tmp_path / "registry.json").read_text())["templates"]["light"]
-    assert set(entry) == {"e2b", "staging"}
+    assert set(entry) == {"e2b", "mine"}
 
 
 @pytest.mark.needs("git")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import ssl
 from pathlib import Path
 
@@ -10,8 +11,10 @@ import httpx
 import pytest
 import trustme
 
-from builder.errors import NetworkError
+from builder.errors import NetworkError, ProjectError, TargetUnavailableError
+from builder.project import Project, address_error, domain_error
 from builder.runtime import CodeExecutionPrimitive, E2BWebhookPrimitive
+from builder.targets.adapters import connect
 from builder.targets.e2b.certificates import certificates
 from tests.clouds import Place
 from tests.conftest import Command
@@ -65,15 +68,98 @@ def test_two_places_in_one_process(
         assert first.problems + second.problems == []
 
 
-@pytest.mark.parametrize("url", ["cluster.example.com", "ftp://cluster", "https://", ""])
-def test_address_that_is_no_url(project: Path, command: Command, url: str) -> None:
-    """An address that no client could use is refused with file and line."""
-    (project / "pyproject.toml").write_text(target("mine", sandbox_url=url))
-    found = command("validate", cwd=project)
-    assert found.stderr == (
-        f"error: {project / 'pyproject.toml'}:3: [tool.template-builder.targets.mine]:"
-        f" `sandbox-url` is {url!r}, expected a URL such as `https://e2b.example.com`\n"
+EXPECTED = {
+    "api-url": "expected a URL such as `https://e2b.example.com`",
+    "sandbox-url": "expected a URL such as `https://e2b.example.com`",
+    "domain": "expected a domain such as `e2b.example.com`",
+    "E2B_API_URL": "expected a URL such as `https://e2b.example.com`",
+    "E2B_SANDBOX_URL": "expected a URL such as `https://e2b.example.com`",
+    "E2B_DOMAIN": "expected a domain such as `e2b.example.com`",
+}
+NO_URLS = (
+    "cluster.example.com", "ftp://cluster", "https://", "127.0.0.1:3000", " http://h", "http://[::1",
+    "http://h:99999", "http://h:0", "http://h:abc", "http://h?x=1", "http://h/#x", "http://a..b",
+)  # fmt: skip
+NO_DOMAINS = ("https://cluster", "cluster/api", "c luster", "cluster?x", "cluster:x")
+WRONG = [
+    *itertools.product(("api-url", "sandbox-url", "E2B_API_URL", "E2B_SANDBOX_URL"), NO_URLS),
+    *itertools.product(("domain", "E2B_DOMAIN"), NO_DOMAINS),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG)
+def test_address_that_is_none(
+    project: Path, monkeypatch: pytest.MonkeyPatch, key: str, value: str
+) -> None:
+    """An address that no request could be made with is refused at once, with the file and line or
+    the name of the variable."""
+    told = f"`{key}` is {value!r}, {EXPECTED[key]}"
+    monkeypatch.setenv("E2B_API_KEY", "e2b_a")
+    if key.isupper():
+        monkeypatch.setenv(key, value)
+        found = Project.find(project)
+        with pytest.raises(TargetUnavailableError) as unavailable:
+            connect(found.targets["e2b"], found)
+        assert unavailable.value.message == told
+        with pytest.raises(TargetUnavailableError):
+            E2BWebhookPrimitive()
+        return
+    (project / "pyproject.toml").write_text(target("mine", **{key: value}))
+    with pytest.raises(ProjectError) as refused:
+        Project.find(project)
+    assert refused.value.message == (
+        f"{project / 'pyproject.toml'}:3: [tool.template-builder.targets.mine]: {told}"
     )
+
+
+@pytest.mark.parametrize("key", EXPECTED)
+def test_address_with_a_password(project: Path, command: Command, key: str) -> None:
+    """An address that holds a password is refused, and the password is not printed."""
+    value, variables = "http://user:pass-word@127.0.0.1:1", {"E2B_API_KEY": "e2b_a"}
+    if key.isupper():
+        variables[key] = value
+    else:
+        (project / "pyproject.toml").write_text(target("e2b", **{key: value}))
+    found = command("gc", "--dry-run", "--target", "e2b", cwd=project, **variables)
+    assert f"`{key}` holds a user name or a password, which messages and logs" in found.stderr
+    assert found.returncode in (ProjectError.exit_code, TargetUnavailableError.exit_code)
+    assert "pass-word" not in found.stdout + found.stderr
+
+
+@pytest.mark.parametrize("url", ["user:pass-word@h", "http://u:pass-word@[::1", "http://u:p@a/b@c"])
+def test_password_in_what_is_no_address(url: str) -> None:
+    """A password is not repeated either where the rest of the address is wrong, too."""
+    for wrong in (address_error(url), domain_error(url)):
+        assert wrong == "holds a user name or a password, which messages and logs would show"
+
+
+@pytest.mark.parametrize(("key", "other"), [("api-url", "sandbox-url"), ("sandbox-url", "api-url")])
+def test_one_address_of_two(project: Path, key: str, other: str) -> None:
+    """A target that says where its API is and not where its sandboxes are, or the other way round,
+    is refused with file and line; a domain says both."""
+    (project / "pyproject.toml").write_text(target("mine", **{key: "http://h:1/x"}))
+    with pytest.raises(ProjectError) as refused:
+        Project.find(project)
+    assert str(refused.value) == (
+        f"{project / 'pyproject.toml'}:3: [tool.template-builder.targets.mine]: `{key}` is set, and"
+        f" neither `{other}` nor `domain` is\n\nhint: set both addresses: a server of your own may"
+        " have its API and sandboxes at one"
+    )
+    (project / "pyproject.toml").write_text(
+        target("mine", **{key: "http://h:1/x"}, domain="h:8443")
+    )
+    assert Project.find(project).targets["mine"].domain == "h:8443"
+
+
+@pytest.mark.parametrize("key", ["e2b_aaaa1111\ne2b_bbbb2222", "e2b_é"])
+def test_key_that_no_request_can_carry(project: Path, command: Command, key: str) -> None:
+    """A key with characters that no key has is refused before it is sent, and is not printed."""
+    told = "the key for target `e2b` holds characters that no key has"
+    for arguments in (("doctor", "--json"), ("gc", "--dry-run", "--target", "e2b")):
+        found = command(*arguments, cwd=project, E2B_API_KEY=key, E2B_API_URL=NOWHERE)
+        assert found.returncode == TargetUnavailableError.exit_code, found.stderr
+        assert told in found.stderr
+        assert "e2b_" not in found.stdout + found.stderr
 
 
 def test_domain_with_certificates_of_its_own(
@@ -81,18 +167,23 @@ def test_domain_with_certificates_of_its_own(
 ) -> None:
     """A template is built, verified in a sandbox and recorded on a cluster that has a domain and
     certificates that the machine alone trusts: the way that remains when E2B's SDK takes no other
-    addresses any more."""
+    addresses any more. What variables say of other places does not lead there."""
     (place.folder / "pyproject.toml").write_text(target("mine", domain=DOMAIN))
-    with Server() as server, Door(server, tmp_path) as door:
+    with Server() as server, Server() as elsewhere, Door(server, tmp_path) as door:
         built = command(
             *("build", "four", "--frozen", "--target", "mine"),
             cwd=place.folder,
             E2B_API_KEY=server.key,
+            E2B_API_URL=elsewhere.url,
+            E2B_SANDBOX_URL=elsewhere.url,
+            E2B_DOMAIN="elsewhere.test",
+            E2B_DEBUG="true",
             **door.environment,
         )
         assert built.returncode == 0, built.stderr
         (sandbox, *_) = server.ended
         assert {f"api.{DOMAIN}:443", f"49999-{sandbox}.{DOMAIN}:443"} <= door.hosts
+        assert elsewhere.front.requests == []
         assert server.problems == []
     assert place.recorded("four", "mine")["build_id"]
 

@@ -25,7 +25,7 @@ from tests.conftest import ROOT
 from tests.e2b_server import Server
 
 PLACES = {"api_url", "sandbox_url"}  # announced to go with version 3
-OPTIONS = {"api_key", "domain", "retries", *PLACES}
+OPTIONS = {"api_key", "debug", "domain", "retries", *PLACES}
 BUILDER = type(e2b.Template().from_image("a"))
 # Function → the arguments that it is called with; without a star, by position.
 CALLS = {

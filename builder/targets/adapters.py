@@ -6,7 +6,14 @@ import os
 from collections.abc import Mapping
 
 from builder.errors import TargetUnavailableError
-from builder.project import Project, TargetKind, TargetSettings, target_called
+from builder.project import (
+    Project,
+    TargetKind,
+    TargetSettings,
+    address_error,
+    domain_error,
+    target_called,
+)
 from builder.system.events import Reporter, discard
 from builder.targets.protocol import Target
 
@@ -55,16 +62,18 @@ def _where(settings: TargetSettings) -> str:
     """Where another place than E2B's own cloud is meant."""
     if not settings.has_account:
         return ""
-    if settings.api_url:
-        return f", at {settings.api_url}"
-    if url := os.environ.get("E2B_API_URL"):
+    if place := settings.api_url or settings.domain:
+        return f", at {place}"
+    url = os.environ.get("E2B_API_URL")
+    if url and not address_error(url):  # which may hold a password
         return f", and E2B_API_URL points it at {url}"
-    domain = settings.domain or os.environ.get("E2B_DOMAIN")
-    return f", at {domain}" if domain else ""
+    domain = os.environ.get("E2B_DOMAIN")
+    return f", at {domain}" if domain and not domain_error(domain) else ""
 
 
 def connect(settings: TargetSettings, project: Project, *, report: Reporter = discard) -> Target:
-    """The adapter of a target. Raises `TargetUnavailableError` when its key is not set."""
+    """The adapter of a target. Raises `TargetUnavailableError` when its key is not set, or when no
+    request can be made with what is."""
     if settings.kind is TargetKind.LOCAL:
         from builder.targets.local.target import LocalTarget
 

@@ -11,17 +11,27 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from builder.errors import TargetUnavailableError
-from builder.project import TargetSettings
+from builder.project import TargetSettings, address_error, domain_error
 
 __all__ = ["Account", "account_of"]
 
 _LAST_SECONDS = 0.05
 _KEYS = ("E2B_API_KEY", "E2B_KEY")
+_VARIABLES = {
+    "E2B_API_URL": address_error,
+    "E2B_SANDBOX_URL": address_error,
+    "E2B_DOMAIN": domain_error,
+}
+
+
+class MissingKeyError(TargetUnavailableError, ValueError):
+    """The key of an account is not set, or is none."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """What has no address of its own is where the variables of E2B's SDK say, as it reads them."""
+    """With a domain or addresses of its own it is there, whatever the variables of E2B's SDK say;
+    without, it is where they say, as it reads them."""
 
     api_key: str = field(repr=False)
     domain: str | None = None
@@ -30,35 +40,57 @@ class Account:
 
     @classmethod
     def of(cls, settings: TargetSettings, api_key: str) -> Account:
-        """The account of a target."""
-        return cls(
-            api_key=api_key,
+        """The account of a target. Raises `TargetUnavailableError` for a key, or an address in a
+        variable, that no request can be made with."""
+        if not re.fullmatch(r"[!-~]+", api_key.strip()):
+            raise MissingKeyError(
+                f"the key for target `{settings.name}` holds characters that no key has",
+                hint="was it copied whole, and nothing else with it?",
+            )
+        account = cls(
+            api_key=api_key.strip(),
             domain=settings.domain,
             api_url=settings.api_url,
             sandbox_url=settings.sandbox_url,
         )
+        for variable, check in _VARIABLES.items() if not account._has_place else ():
+            value = os.environ.get(variable)
+            if value and (wrong := check(value)):
+                raise TargetUnavailableError(f"`{variable}` {wrong}")
+        return account
 
     @property
     def origin(self) -> str:
         """The address of its API."""
-        if url := self.api_url or os.environ.get("E2B_API_URL"):
+        if self._has_place:
+            return self.api_url or f"https://api.{self.domain}"
+        if url := os.environ.get("E2B_API_URL"):
             return url.rstrip("/")
         if os.environ.get("E2B_DEBUG", "").lower() == "true":
             return "http://localhost:3000"
-        return f"https://api.{self.domain or os.environ.get('E2B_DOMAIN') or 'e2b.app'}"
+        return f"https://api.{os.environ.get('E2B_DOMAIN') or 'e2b.app'}"
 
     @property
     def options(self) -> dict[str, Any]:
         """The options of each call of the SDK. It is not to retry: the caller does, and knows for
         how long; one within the other would multiply."""
-        places = {
-            "domain": self.domain,
-            "api_url": self.api_url,
-            "sandbox_url": self.sandbox_url,
-        }
-        given = {name: value for name, value in places.items() if value}
+        places: dict[str, Any] = {}
+        if self._has_place:
+            places = {"domain": self.domain, "sandbox_url": self.sandbox_url, "debug": False}
+            if self.api_url or os.environ.get("E2B_API_URL"):
+                places["api_url"] = self.origin
+        given = {name: value for name, value in places.items() if value is not None}
         _wait_at_exit()
         return {"api_key": self.api_key, "retries": 0, **given}
+
+    @property
+    def sandboxes_by_domain(self) -> bool:
+        """Whether its sandboxes are at its domain, and a variable leads the SDK elsewhere."""
+        return self._has_place and not self.sandbox_url and "E2B_SANDBOX_URL" in os.environ
+
+    @property
+    def _has_place(self) -> bool:
+        return bool(self.domain or self.api_url)
 
 
 @functools.cache
@@ -78,20 +110,11 @@ def account_of(settings: TargetSettings, api_key: str | None) -> Account:
     return Account.of(settings, _key(api_key, settings.api_key_env, settings.name))
 
 
-class MissingKeyError(TargetUnavailableError, ValueError):
-    """The key of an account is not set."""
-
-
 def _key(given: str | None, variable: str | None, target: str) -> str:
     names = [variable] if variable and variable not in _KEYS else list(_KEYS)
     for key in (given, *(os.environ.get(name) for name in names)):
         if key and key.strip():
-            if not re.fullmatch(r"[!-~]+", key.strip()):
-                raise MissingKeyError(
-                    f"the key for target `{target}` holds characters that no key has",
-                    hint="was it copied whole, and nothing else with it?",
-                )
-            return key.strip()
+            return key
     raise MissingKeyError(
         f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"
         f" {'is' if len(names) == 1 else 'are'} not set",

@@ -275,7 +275,7 @@ class Cloud:
 
         def create() -> e2b.Sandbox:
             try:
-                return e2b.Sandbox.create(**creation.options)
+                return creation.kind.create(**creation.options)
             except Exception as error:
                 if not creation.changed_by(error):
                     raise

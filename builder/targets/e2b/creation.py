@@ -11,7 +11,10 @@ import logging
 import re
 import uuid
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
+
+import e2b
 
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.failures import kind_of, status_of
@@ -45,6 +48,16 @@ class Creation:
         self._key = uuid.uuid4().hex
         self._conflicts = 0
         self.doubtful = self.abandoned = False
+
+    @property
+    def kind(self) -> type[e2b.Sandbox]:
+        """What is to be created."""
+        return _DomainSandbox if self._account.sandboxes_by_domain else e2b.Sandbox
+
+    @property
+    def async_kind(self) -> type[e2b.AsyncSandbox]:
+        """What is to be created, for callers in an event loop."""
+        return _AsyncDomainSandbox if self._account.sandboxes_by_domain else e2b.AsyncSandbox
 
     @property
     def options(self) -> dict[str, Any]:
@@ -86,3 +99,28 @@ class Creation:
         _longest_seconds[self._owner] = self.seconds = seconds
         self._key = uuid.uuid4().hex  # a key stands for one request, to the letter
         return True
+
+
+class _AtDomain:
+    """A sandbox at the domain of its account, also where E2B_SANDBOX_URL is set: the SDK has no
+    option that says so."""
+
+    def __init__(self, **options: Any) -> None:
+        config = options["connection_config"]
+        config.get_sandbox_url = config.get_sandbox_direct_url = partial(_address, config)
+        super().__init__(**options)
+
+
+class _DomainSandbox(_AtDomain, e2b.Sandbox):
+    pass
+
+
+class _AsyncDomainSandbox(_AtDomain, e2b.AsyncSandbox):
+    pass
+
+
+def _address(
+    config: e2b.ConnectionConfig, sandbox_id: str, domain: str | None, port: int | None = None
+) -> str:
+    host = config.get_host(sandbox_id, domain or config.domain, port or config.envd_port)
+    return f"https://{host}"

@@ -65,7 +65,7 @@ class CloudSession:
 
         async def create() -> e2b.AsyncSandbox:
             try:
-                return await e2b.AsyncSandbox.create(**creation.options)
+                return await creation.async_kind.create(**creation.options)
             except Exception as error:
                 if not creation.changed_by(error):
                     raise
