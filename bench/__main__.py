@@ -6,7 +6,20 @@ import argparse
 import sys
 from collections.abc import Callable
 
-from bench import build, cloud, flatten, image, job, plan, precheck, record, resolve, runtime, scale
+from bench import (
+    build,
+    cloud,
+    flatten,
+    image,
+    job,
+    plan,
+    precheck,
+    primitive,
+    record,
+    resolve,
+    runtime,
+    scale,
+)
 from bench.child import ROOT, ChildError
 from bench.machine import describe, program
 from bench.options import Options
@@ -19,6 +32,7 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "runtime": runtime.measure,
     "plan": plan.measure,
     "resolve": resolve.measure,
+    "primitive": primitive.measure,
     "record": record.measure,
     "scale": scale.measure,
     "build": build.measure,

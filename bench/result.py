@@ -44,6 +44,8 @@ def seconds(value: float) -> str:
     """A duration with the digits that mean something."""
     if value >= 1:
         return f"{value:.2f} s"
+    if value < 1e-4:
+        return f"{value * 1e6:.0f} µs"
     return f"{value * 1e3:.0f} ms" if value >= 0.01 else f"{value * 1e3:.2f} ms"
 
 

@@ -116,7 +116,9 @@ def write_registry(path: Path, count: int, builds: int = 1) -> str:
     with path.open("w", encoding="utf-8") as file:
         file.write('{\n  "templates": {\n')
         for name in names:
-            entry = json.dumps({name: _entry(name, builds)}, indent=2, sort_keys=True)
+            entry = json.dumps(
+                {name: _entry(name, builds)}, indent=2, sort_keys=True, ensure_ascii=False
+            )
             inner = "\n".join(f"  {line}" for line in entry.splitlines()[1:-1])
             file.write(f"{inner}{'' if name == names[-1] else ','}\n")
         file.write(f'  }},\n  "version": {VERSION}\n}}\n')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 
 from builder import record, registry
 from builder.errors import RegistryError
-from builder.registry import files
+from builder.registry import cached, files
 from builder.registry.search import mark_of
 
 COUNT = 400
@@ -145,3 +146,59 @@ def test_mark_is_that_of_what_was_written_last(path: Path) -> None:
     assert mark_of(str(link), link.stat()) == (place, said)
     elsewhere(path)
     assert mark_of(str(path), path.stat()) != (place, said)
+
+
+def refs_and_names() -> list[str]:
+    return ["t000", "ref123", "builds", "ref399", "p7", "elsewhere", "code-interpreter-v1"]
+
+
+@pytest.mark.parametrize("change", [lambda _path: None, elsewhere])
+def test_application_reads_the_entries_it_needs(
+    path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large registry, what an application asks for by a name or a ref is parsed alone, and is
+    what the whole file says; of what nobody has heard of, it learns that there is nothing."""
+    change(path)
+    whole = registry.load(path).templates
+    monkeypatch.setattr(cached, "load", None)
+    for word in refs_and_names():
+        entries = cached.about(word, str(path)).templates
+        holders = [name for name, targets in whole.items() if word in targets["e2b"]["builds"]]
+        assert set(entries) == {word} & set(whole) | set(holders)
+        assert all(whole[name] == entry for name, entry in entries.items())
+
+
+ODD: dict[str, Callable[[str], str]] = {
+    "on few lines": lambda text: json.dumps(json.loads(text)),
+    "a ref with an escape": lambda text: text.replace('"ref123"', '"re\\u0066123"'),
+    "another order": lambda text: text.replace('    "t123": {', '    "t999": {'),
+    "an entry out of line": lambda text: before_another(
+        text, '  "extra": {"e2b": {"builds": {"ref123": {"revoked": "bad"}}}}'
+    ),
+}
+
+
+@pytest.mark.parametrize("change", ODD.values(), ids=list(ODD))
+@pytest.mark.parametrize("word", ["t123", "ref123", "t999"])
+def test_oddly_written_registry_is_read_as_a_whole(
+    path: Path, change: Callable[[str], str], word: str
+) -> None:
+    """A registry that this program did not write says the same to an application, whatever its
+    form: all that the whole file has about a name or a ref."""
+    path.write_text(change(path.read_text()))
+    whole, entries = registry.load(path).templates, cached.about(word, str(path)).templates
+    for name, targets in whole.items():
+        if name == word or word in targets["e2b"]["builds"]:
+            assert entries[name] == targets
+
+
+def test_write_is_seen_at_once(path: Path) -> None:
+    """What an application has read of a registry is read anew when another file takes its place,
+    also one of the same size and time."""
+    assert cached.about("t123", str(path)).lookup("t123").ref == "ref123"
+    before, other = path.stat(), path.with_suffix(".other")
+    other.write_text(path.read_text().replace('"stable": "ref123"', '"stable": "ref124"', 1))
+    os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
+    other.replace(path)
+    channels = cached.about("t123", str(path)).templates["t123"]["e2b"]["channels"]
+    assert (channels, path.stat().st_size) == ({"stable": "ref124"}, before.st_size)

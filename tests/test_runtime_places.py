@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -12,6 +13,7 @@ from builder import record, registry
 from builder.errors import ProjectError, RegistryError, RevokedError
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
+from builder.system import documents, settings
 from tests.clouds import Place
 from tests.test_channels import made
 
@@ -77,3 +79,23 @@ def test_look_up_without_a_working_directory(
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(path))
     assert registry.resolve("leaf", target="local") == ref
     CodeExecutionPrimitive(template_id="leaf", target="local")
+
+
+def test_settings_are_parsed_when_they_change(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A program that constructs one primitive after another parses its project's settings once, and
+    again when they have changed."""
+    made(tmp_path, "1.0")
+    (tmp_path / "variants").mkdir(exist_ok=True)
+    text = '[tool.template-builder.targets.here]\nkind = "local"\n'
+    (tmp_path / "pyproject.toml").write_text(text)
+    monkeypatch.chdir(tmp_path)
+    parse = Mock(wraps=documents.parse_toml)
+    monkeypatch.setattr(settings, "parse_toml", parse)
+    for _ in range(3):
+        CodeExecutionPrimitive(template_id="leaf", target="local")
+    parse.assert_called_once_with(text)
+    (tmp_path / "pyproject.toml").write_text(text.replace("local", "lokal"))
+    with pytest.raises(ProjectError, match="`kind` is 'lokal'"):
+        CodeExecutionPrimitive(template_id="leaf", target="local")

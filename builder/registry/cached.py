@@ -8,43 +8,54 @@ from collections.abc import Mapping
 from functools import lru_cache
 
 from builder.errors import TemplateError
-from builder.registry.files import find, is_url, load
-from builder.registry.values import Registry
+from builder.registry.files import find, is_large, is_url, load, parse_entry
+from builder.registry.search import entries_with, entry_of
+from builder.registry.values import VERSION, Registry
 
-__all__ = ["loaded", "names_by_id"]
+__all__ = ["about", "loaded", "names_by_id"]
 
 # Of a registry in an object store, what was read that long ago is good enough to open a sandbox.
 _SHARED_SECONDS = 30.0
+_Version = tuple[str, int, int, int]
 
 
 def loaded(location: str) -> Registry:
     """The registry at an absolute path or a URL. Raises `RegistryError`, `NetworkError`."""
-    return _loaded(*_version(location))
+    return _loaded(_version(location))
 
 
-def _version(path: str) -> tuple[str, int, int]:
+def about(word: str, location: str) -> Registry:
+    """The registry with all that it says of one template or one build, named by its ref.
+
+    A large file is searched for it, and the other templates are left out. Raises what `loaded`
+    raises.
+    """
+    return _about(word, _version(location))
+
+
+def _version(path: str) -> _Version:
     """A registry, and what changes when it is written."""
     if is_url(path):
-        return path, int(time.monotonic() / _SHARED_SECONDS), 0
+        return path, int(time.monotonic() / _SHARED_SECONDS), 0, 0
     try:
         status = os.stat(path)
     except OSError:
-        return path, 0, 0  # reading it says what is wrong
-    return path, status.st_mtime_ns, status.st_size
+        return path, 0, 0, 0  # reading it says what is wrong
+    return path, status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def names_by_id() -> Mapping[str, str]:
     """The registry's names by template ID; none where there is no registry to be read."""
     try:
-        return _names(*_version(find()))
+        return _names(_version(find()))
     except (TemplateError, OSError):
         return {}
 
 
 @lru_cache(maxsize=4)
-def _names(path: str, changed_ns: int, size: int) -> Mapping[str, str]:
+def _names(version: _Version) -> Mapping[str, str]:
     names: dict[str, str] = {}
-    for name, targets in _loaded(path, changed_ns, size).templates.items():
+    for name, targets in _loaded(version).templates.items():
         for entry in targets.values() if isinstance(targets, dict) else ():
             builds = entry.get("builds", {}) if isinstance(entry, dict) else {}
             for fields in builds.values() if isinstance(builds, dict) else ():
@@ -53,6 +64,24 @@ def _names(path: str, changed_ns: int, size: int) -> Mapping[str, str]:
     return names
 
 
+@lru_cache(maxsize=64)
+def _about(word: str, version: _Version) -> Registry:
+    path = version[0]
+    try:
+        if is_large(path):
+            entry = entry_of(word, path)
+            texts = {word: entry} if entry else entries_with(word, path)
+            if texts is not None:
+                entries = {name: _entry(text) for name, text in texts.items()}
+                return Registry({"version": VERSION, "templates": entries}, path)
+    except (OSError, ValueError):
+        pass  # reading all of it says what is wrong
+    return _loaded(version)
+
+
+_entry = lru_cache(maxsize=64)(parse_entry)  # most writes are about other templates
+
+
 @lru_cache(maxsize=4)
-def _loaded(path: str, _changed_ns: int, _size: int) -> Registry:
-    return load(path, max_age=_SHARED_SECONDS)
+def _loaded(version: _Version) -> Registry:
+    return load(version[0], max_age=_SHARED_SECONDS)

@@ -166,11 +166,23 @@ def read_text(path: str) -> str:
 def load_only(name: str, path: str) -> Registry | None:
     """The registry with the one template alone, where the file is large and tells fast."""
     try:
-        if is_url(path) or not _LARGE_BYTES <= os.stat(path).st_size <= _LARGEST_BYTES:
+        if not is_large(path):
             return None
         from builder.registry.search import entry_of
 
-        entry = entry_of(name, path, _once)
+        text = entry_of(name, path)
+        if text is None:
+            return None
+        return Registry({"version": VERSION, "templates": {name: parse_entry(text)}}, path)
     except (OSError, ValueError):
         return None
-    return entry and Registry({"version": VERSION, "templates": {name: entry}}, path)
+
+
+def is_large(path: str) -> bool:
+    """Whether a registry is of a size at which it is searched. Raises `OSError`."""
+    return not is_url(path) and _LARGE_BYTES <= os.stat(path).st_size <= _LARGEST_BYTES
+
+
+def parse_entry(text: bytes) -> Any:
+    """A template's entry. Raises `ValueError`, also for a table that has a key twice."""
+    return parse_json(text, object_pairs_hook=_once)

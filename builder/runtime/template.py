@@ -15,7 +15,7 @@ from builder.errors import (
     did_you_mean,
 )
 from builder.project import target_here
-from builder.registry.cached import loaded
+from builder.registry.cached import about, loaded
 from builder.targets.e2b.account import Account, account_of
 
 __all__ = ["Template", "check_not_revoked", "find", "near_names"]
@@ -70,15 +70,15 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
     location = registry.find()
     if not registry.is_url(location):
         location = os.path.abspath(location)
-    found = loaded(location)
-    if asked in found.templates:
-        record = _lookup(found, asked, name, channel)
+    known = about(asked, location)
+    if asked in known.templates:
+        record = _lookup(known, asked, name, channel)
     else:
-        _check_ref(found, asked, name)
+        _check_ref(known, asked, name)
         if local:
             raise UnknownTemplateError(
-                f"there is no template `{asked}` in {found.path}",
-                hint=did_you_mean(asked, found.templates)
+                f"there is no template `{asked}` in {known.path}",
+                hint=did_you_mean(asked, loaded(location).templates)
                 or "on target `local` only templates of the registry can be used",
             )
         return Template(ref=asked, target=name, local=False, registry=location, account=owner)
@@ -98,7 +98,8 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
 
 def check_not_revoked(template: Template) -> None:
     """Raises `RevokedError` when the build was revoked since it was found."""
-    _check_ref(loaded(template.registry), template.ref, template.target)
+    known = about(template.name or template.ref, template.registry)
+    _check_ref(known, template.ref, template.target)
 
 
 def near_names(template: Template) -> str | None:
@@ -110,11 +111,11 @@ class MissingTemplateError(UnknownTemplateError, ValueError):
     """No template was named."""
 
 
-def _lookup(found: registry.Registry, name: str, target: str, channel: str) -> registry.Record:
+def _lookup(known: registry.Registry, name: str, target: str, channel: str) -> registry.Record:
     try:
-        return found.lookup(name, target=target, channel=channel)
+        return known.lookup(name, target=target, channel=channel)
     except NotBuiltError as error:
-        for other, entry in sorted(found.templates[name].items()):
+        for other, entry in sorted(known.templates[name].items()):
             if other != target and any(map(registry.is_local, entry.get("channels", {}).values())):
                 raise NotBuiltError(
                     error.message,
@@ -124,9 +125,9 @@ def _lookup(found: registry.Registry, name: str, target: str, channel: str) -> r
         raise
 
 
-def _check_ref(found: registry.Registry, ref: str, target: str) -> None:
+def _check_ref(known: registry.Registry, ref: str, target: str) -> None:
     """A build that is named by its ref is not used either when it was revoked."""
-    for name, targets in found.templates.items():
+    for name, targets in known.templates.items():
         fields = targets.get(target, {}).get("builds", {}).get(ref)
         if fields and registry.revoked_because(fields):
             raise RevokedError(

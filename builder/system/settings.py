@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from functools import lru_cache
 from itertools import takewhile
 
 from builder.errors import ProjectError, did_you_mean
@@ -73,6 +74,11 @@ def read_settings(path: str) -> Settings:
         return Settings(path)
     except OSError as error:
         raise ProjectError(f"{path} cannot be read: {error.strerror}") from error
+    return _parsed(path, content)
+
+
+@lru_cache(maxsize=8)  # an application looks up one template after another
+def _parsed(path: str, content: bytes) -> Settings:
     if content.startswith(_BYTE_ORDER_MARKS):
         raise ProjectError(
             f"{path}:1: begins with a byte order mark, which TOML does not allow",
