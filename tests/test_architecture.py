@@ -29,7 +29,7 @@ OWNERS = {
     "filelock": {"system/files.py"},
     "httpx": {
         "lock/base_image.py",
-        "webhooks/receiver.py",
+        "webhooks/client.py",
         *(f"targets/e2b/{name}.py" for name in ("api", "certificates", "failures", "service")),
     },
     "jinja2": {"render/dockerfile.py"},
@@ -42,6 +42,7 @@ OWNERS = {
     "starlette": {"webhooks/receiver.py"},
     "tenacity": {
         "registry/object_store.py",
+        "webhooks/client.py",
         *(f"targets/e2b/{name}.py" for name in ("cloud", "failures", "session")),
     },
     "tomli_w": {"render/template_toml.py", "system/uv_settings.py"},

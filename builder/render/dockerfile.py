@@ -7,39 +7,24 @@ by the spec; the filters here quote them once more, each for the one place it st
 from __future__ import annotations
 
 import contextlib
-import errno
 import functools
 import hashlib
 import json
-import os
 import shlex
-import stat
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
-from pathlib import Path
 
 import jinja2
 
-from builder.errors import RenderDriftError, StorageError, from_os_error
+from builder.errors import StorageError
 from builder.errors.visible import one_line
 from builder.lock import Lock
 from builder.render.template_toml import template_toml
 from builder.spec import Stage, Variant
-from builder.system.files import atomic_write, cache_folder, exclusive, ignored, remove_tree
+from builder.system.files import cache_folder
 
-__all__ = [
-    "RESEED_FILE",
-    "GeneratedFile",
-    "Rendered",
-    "check_place",
-    "drift",
-    "prune",
-    "render",
-    "write",
-    "write_files",
-]
+__all__ = ["RESEED_FILE", "GeneratedFile", "Rendered", "render"]
 
 RESEED_FILE = "reseed.py"
 
@@ -113,115 +98,6 @@ def render(variant: Variant, lock: Lock) -> Rendered:
     return Rendered(variant=variant, lock=lock, files=files, digest=_digest(variant, files))
 
 
-def write(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
-    """Bring `generated/` in line, touching only what differs.
-
-    With `all_variants`, folders of variants that are no more go as well. Raises `StorageError`.
-    """
-    rendered = list(rendered)
-    check_place(rendered, generated)
-    with _writing(generated):
-        for one in rendered:
-            write_files(one, generated / one.variant.name)
-    if all_variants:
-        prune(rendered, generated)
-
-
-def prune(rendered: Iterable[Rendered], generated: Path) -> None:
-    """Remove the folders below `generated/` of variants that are not among `rendered`."""
-    with _writing(generated):
-        for folder in _orphans(list(rendered), generated):
-            remove_tree(folder)
-
-
-def check_place(rendered: Iterable[Rendered], generated: Path) -> None:
-    """Raises `StorageError` where `write` could not write."""
-    for one in rendered:
-        for link in _links(one, generated / one.variant.name):
-            raise StorageError(
-                f"`{link}` is a symbolic link, and what it leads to is not ours to write",
-                hint="remove the link and run the same command again",
-            )
-    folder = generated if generated.exists() else generated.parent
-    reason = 0 if folder.is_dir() else errno.ENOTDIR
-    if not reason and not os.access(folder, os.W_OK | os.X_OK):
-        reason = errno.EACCES
-    if reason:
-        raise from_os_error(OSError(reason, os.strerror(reason), str(folder)), "writing generated/")
-
-
-def write_files(one: Rendered, folder: Path) -> None:
-    """Bring a folder in line with one variant, touching only what differs."""
-    for file in one.files:
-        path = folder / file.path
-        if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
-            atomic_write(path, file.content, mode=file.mode)
-        elif stat.S_IMODE(path.stat().st_mode) != file.mode:
-            path.chmod(file.mode)  # what E2B caches goes by the mode, too
-    for path in _strangers(one, folder):
-        try:
-            path.unlink()
-        except OSError as error:
-            raise from_os_error(error, f"removing `{path}`") from error
-
-
-def _writing(generated: Path) -> AbstractContextManager[None]:
-    """One writer at a time: what looks like a stray file may be another one's temporary file."""
-    return exclusive(ignored(generated.parent / ".builder") / "generated.lock")
-
-
-def drift(rendered: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
-    """Compare `generated/` with what the specs and the committed locks render to.
-
-    Raises `RenderDriftError` with every file that is missing, differs or should not be there.
-    """
-    rendered = list(rendered)
-    found = []
-    for one in rendered:
-        folder = generated / one.variant.name
-        if links := list(_links(one, folder)):
-            found += [f"generated/{x.relative_to(generated)} is a symbolic link" for x in links]
-            continue
-        for file in one.files:
-            path = folder / file.path
-            shown = f"generated/{one.variant.name}/{file.path}"
-            if not path.is_file():
-                found.append(f"{shown} is missing")
-            elif path.read_bytes() != file.content:
-                found.append(f"{shown} differs")
-        found += [
-            f"generated/{one.variant.name}/{path.relative_to(folder)} belongs to nothing"
-            for path in _strangers(one, folder)
-        ]
-    if all_variants:
-        found += [f"generated/{f.name} has no variant" for f in _orphans(rendered, generated)]
-    if found:
-        raise RenderDriftError(
-            "generated/ is not what the specs and the committed locks say:\n"
-            + "\n".join(f"  {line}" for line in found),
-            hint="run `template-builder render` and commit the result",
-        )
-
-
-def _links(one: Rendered, folder: Path) -> Iterable[Path]:
-    """The folders of a variant that are symbolic links: what is behind one is not ours."""
-    inner = {folder / p for f in one.files for p in Path(f.path).parents}
-    return sorted(path for path in {folder, *inner} if path.is_symlink())
-
-
-def _strangers(one: Rendered, folder: Path) -> list[Path]:
-    ours = {file.path for file in one.files}
-    paths = (p for p in folder.rglob("*") if p.is_symlink() or not p.is_dir())
-    return sorted(p for p in paths if p.relative_to(folder).as_posix() not in ours)
-
-
-def _orphans(rendered: Sequence[Rendered], generated: Path) -> list[Path]:
-    names = {one.variant.name for one in rendered}
-    # Only folders that this program wrote: somebody else's are not ours to remove.
-    folders = {path.parent for path in generated.glob("*/template.toml")}
-    return sorted(f for f in folders if f.name not in names and not f.is_symlink())
-
-
 def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> str:
     digest = hashlib.sha256()
     for file in files:
@@ -243,22 +119,20 @@ def _reseeding() -> bytes:
     return resources.files("builder").joinpath(*parts).read_bytes()
 
 
-class _Compiled(jinja2.BytecodeCache):
-    """Compiled templates in the user's cache: compiling costs more than all rendering.
-
-    The file's name holds the hash of the template's source; a cache that cannot be used is not.
-    """
-
-    def load_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
-        with contextlib.suppress(OSError, StorageError):
-            bucket.bytecode_from_string(self._path(bucket).read_bytes())
+class _BytecodeCache(jinja2.FileSystemBytecodeCache):
+    """Compiled templates in the user's cache: compiling costs more than all rendering."""
 
     def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
-        with contextlib.suppress(StorageError):
-            atomic_write(self._path(bucket), bucket.bytecode_to_string())
+        with contextlib.suppress(OSError):  # of another user, or the disk is full
+            super().dump_bytecode(bucket)
 
-    def _path(self, bucket: jinja2.bccache.Bucket) -> Path:
-        return cache_folder() / "templates" / f"{bucket.key}-{bucket.checksum}"
+
+def _bytecode_cache() -> jinja2.BytecodeCache | None:
+    with contextlib.suppress(OSError, StorageError):
+        folder = cache_folder() / "templates"
+        folder.mkdir(parents=True, exist_ok=True)
+        return _BytecodeCache(str(folder))
+    return None
 
 
 @functools.cache
@@ -270,7 +144,7 @@ def _environment() -> jinja2.Environment:
         trim_blocks=True,
         lstrip_blocks=True,
         keep_trailing_newline=True,
-        bytecode_cache=_Compiled(),
+        bytecode_cache=_bytecode_cache(),
     )
     environment.filters |= {
         "stage_name": _stage_name,

@@ -13,8 +13,10 @@ if TYPE_CHECKING:
     from builder.runtime.primitive import CodeExecutionPrimitive, E2BPrimitive
     from builder.runtime.values import CodeInput, CodeOutput, Result
     from builder.sandbox.files import FileEntry
+    from builder.webhooks.client import E2BWebhookPrimitive
+    from builder.webhooks.events import Event
     from builder.webhooks.ledger import Ledger
-    from builder.webhooks.receiver import E2BWebhookPrimitive, Event, WebhookReceiver
+    from builder.webhooks.receiver import WebhookReceiver
 
 __all__ = [
     "CodeExecutionPrimitive",
@@ -35,8 +37,8 @@ _PLACES = {
     "CodeInput": "runtime.values",
     "CodeOutput": "runtime.values",
     "E2BPrimitive": "runtime.primitive",
-    "E2BWebhookPrimitive": "webhooks.receiver",
-    "Event": "webhooks.receiver",
+    "E2BWebhookPrimitive": "webhooks.client",
+    "Event": "webhooks.events",
     "FileEntry": "sandbox.files",
     "Files": "runtime.files",
     "Ledger": "webhooks.ledger",

@@ -1,182 +1,48 @@
-"""E2B's webhooks: registering them, and receiving what they deliver."""
+"""Receiving what E2B's webhooks deliver."""
 
 from __future__ import annotations
 
 import asyncio
 import inspect
 import logging
-import re
 from collections import Counter, OrderedDict
-from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Awaitable, Callable, Mapping
 
-import httpx
+from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
+from starlette.routing import Route
+from starlette.types import ExceptionHandler, Receive, Scope, Send
 
-from builder.errors import NetworkError, TargetUnavailableError, TemplateError, TemplateLookupError
-from builder.project import target_here
+from builder.errors import TemplateError
 from builder.registry.cached import names_by_id
 from builder.system import telemetry
-from builder.system.documents import parse_json
-from builder.targets.e2b.account import account_of
-from builder.targets.e2b.certificates import certificates
-from builder.webhooks.events import (
-    EVENTS,
-    Event,
-    InvalidEventError,
-    full_name,
-    parse,
-    signed,
-)
+from builder.webhooks.events import Event, InvalidEventError, full_name, parse, signed
 from builder.webhooks.ledger import Ledger
 
-__all__ = ["E2BWebhookPrimitive", "Event", "Webhook", "WebhookReceiver"]
+__all__ = ["WebhookReceiver"]
 
 _logger = logging.getLogger(__name__)
-_PATH = "/events/webhooks"
-_SECONDS = 30.0
-_ATTEMPTS = 3
 _LONGEST_BODY = 1 << 20
 _REMEMBERED = 10_000
 
 Handler = Callable[[Event], Awaitable[None] | None]
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Webhook:
-    """A webhook as E2B has it; its secret is never told again."""
+class _Accepted(JSONResponse):
+    """The answer to an event, which is handled after it."""
 
-    id: str
-    name: str
-    url: str
-    enabled: bool
-    events: tuple[str, ...]
+    def __init__(self, handling: Callable[[], asyncio.Task[None]]) -> None:
+        super().__init__({"status": "accepted"})
+        self._handling = handling
 
-
-class E2BWebhookPrimitive:
-    """The webhooks of one account. Events may be given short, as `created`."""
-
-    def __init__(
-        self,
-        events: Collection[str] = EVENTS,
-        callback_url: str | None = None,
-        secret: str | None = None,
-        *,
-        name: str = "template-builder",
-        api_key: str | None = None,
-        target: str = "e2b",
-    ) -> None:
-        """What `register` registers. Raises `ValueError` for an event that there is not, and where
-        no key is given or set."""
-        if isinstance(events, str) or not all(isinstance(event, str) for event in events):
-            raise TypeError("events is a list of names, such as ['created', 'killed']")
-        self.events = tuple(full_name(event) for event in events)
-        if not self.events:
-            raise ValueError("events is empty: which ones are to be delivered?")
-        self.callback_url, self.name = callback_url, name
-        self._secret = secret
-        owner = account_of(target_here(target), api_key)
-        self._key, self._origin = owner.api_key, owner.origin
-
-    async def register(self) -> Webhook:
-        """Have E2B deliver `events` to `callback_url`, signed with `secret`."""
-        if not self.callback_url or not self._secret:
-            raise ValueError("a webhook needs a `callback_url` and a `secret` to sign with")
-        body = {
-            "name": self.name,
-            "url": self.callback_url,
-            "enabled": True,
-            "events": list(self.events),
-            "signatureSecret": self._secret,
-        }
-        return _webhook(await self._ask("POST", _PATH, body))
-
-    async def list(self) -> tuple[Webhook, ...]:
-        """The account's webhooks."""
-        found = await self._ask("GET", _PATH)
-        if not isinstance(found, list):
-            raise NetworkError(f"E2B's answer is not a list of webhooks: {found!r:.200}")
-        return tuple(_webhook(one) for one in found)
-
-    async def get(self, webhook_id: str) -> Webhook:
-        """One webhook. Raises `TemplateLookupError` for an ID that there is not."""
-        return _webhook(await self._ask("GET", f"{_PATH}/{_id(webhook_id)}"))
-
-    async def update(
-        self,
-        webhook_id: str,
-        *,
-        events: Collection[str] | None = None,
-        callback_url: str | None = None,
-        secret: str | None = None,
-        name: str | None = None,
-        enabled: bool | None = None,
-    ) -> Webhook:
-        """Change what is given, and leave the rest."""
-        body = {
-            "events": None if events is None else [full_name(event) for event in events],
-            "url": callback_url,
-            "signatureSecret": secret,
-            "name": name,
-            "enabled": enabled,
-        }
-        given = {key: value for key, value in body.items() if value is not None}
-        return _webhook(await self._ask("PATCH", f"{_PATH}/{_id(webhook_id)}", given))
-
-    async def delete(self, webhook_id: str) -> None:
-        """Have E2B deliver no more. Raises `TemplateLookupError` for an ID that there is not."""
-        await self._ask("DELETE", f"{_PATH}/{_id(webhook_id)}")
-
-    def receiver(self, *, ledger: Ledger | None = None) -> WebhookReceiver:
-        """What receives the deliveries of this webhook."""
-        return WebhookReceiver(self._secret or "", ledger=ledger)
-
-    async def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        """An answer of E2B's API; asked again where it was refused, or only reads."""
-        async with httpx.AsyncClient(timeout=_SECONDS, verify=certificates()) as client:
-            for attempt in range(1, _ATTEMPTS + 1):
-                try:
-                    answer = await client.request(
-                        method,
-                        f"{self._origin}{path}",
-                        headers={"X-API-Key": self._key},
-                        **({} if body is None else {"json": body}),
-                    )
-                except httpx.TransportError as error:
-                    # After a lost answer only what changes nothing is asked again.
-                    harmless = method == "GET" or isinstance(error, httpx.ConnectError)
-                    if attempt == _ATTEMPTS or not harmless:
-                        raise NetworkError(
-                            self._told(f"{method} {path} failed: {error}")
-                        ) from error
-                else:
-                    if answer.status_code not in (429, 503) or attempt == _ATTEMPTS:
-                        return self._value(answer, f"{method} {path}")
-                await asyncio.sleep(0.5 * attempt)
-        raise AssertionError("unreachable")
-
-    def _value(self, answer: httpx.Response, doing: str) -> Any:
-        said = self._told(answer.text[:500])
-        if answer.status_code in (401, 403):
-            raise TargetUnavailableError(f"E2B refused the key for {doing}: {said}")
-        if answer.status_code == 404:
-            raise TemplateLookupError(f"E2B has no such webhook: {doing}: {said}")
-        if not answer.is_success:
-            raise TemplateError(f"{doing} was refused: {answer.status_code} {said}")
-        if answer.status_code == 204:
-            return None
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
-            return parse_json(answer.content)
-        except ValueError as error:
-            raise NetworkError(f"the answer to {doing} cannot be read: {error}") from error
-
-    def _told(self, text: str) -> str:
-        for secret in (self._key, self._secret):
-            text = text.replace(secret, "<secret>") if secret else text
-        return text
+            await super().__call__(scope, receive, send)
+        finally:
+            # Also when the answer did not arrive: the event counts as delivered from here on.
+            await asyncio.shield(self._handling())
 
 
 class WebhookReceiver:
@@ -200,6 +66,13 @@ class WebhookReceiver:
         self._writing: dict[str, asyncio.Task[bool]] = {}
         self._handling: set[asyncio.Task[None]] = set()
         self.counts: Counter[str] = Counter()
+        self._application = Starlette(
+            routes=[Route("/{path:path}", self._answer, methods=["POST"])],
+            exception_handlers={
+                405: self._refusing("wrong method", 405),
+                ClientDisconnect: self._refusing("truncated", 400),
+            },
+        )
 
     def on(self, event: str = "*") -> Callable[[Handler], Handler]:
         """Have the decorated function, sync or async, called with each event; "*" is every one."""
@@ -215,53 +88,33 @@ class WebhookReceiver:
 
         return register
 
-    async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The ASGI application."""
-        if scope["type"] == "lifespan":
-            while (await receive())["type"] != "lifespan.shutdown":
-                await send({"type": "lifespan.startup.complete"})
-            await send({"type": "lifespan.shutdown.complete"})
-            return
-        if scope["type"] != "http":
-            return
-        try:
-            answer, event = await self._answer(Request(scope, receive))
-        except ClientDisconnect:
-            self._count("truncated")
-            return
-        try:
-            await answer(scope, receive, send)
-        finally:
-            # Also when the answer did not arrive: the event counts as delivered from here on.
-            if event:
-                await asyncio.shield(self._start_handling(event))
+        await self._application(scope, receive, send)
 
-    async def _answer(self, request: Request) -> tuple[JSONResponse, Event | None]:
-        """The answer, and the event where it is to be handled after that."""
-        if request.method != "POST":
-            return self._refused("wrong method", 405, {"Allow": "POST"}), None
+    async def _answer(self, request: Request) -> JSONResponse:
         body = await self._body(request)
         if body is None:
-            return self._refused("oversized", 413), None
+            return self._refused("oversized", 413)
         version = request.headers.get("e2b-signature-version", "v1")
         if version != "v1":
-            return self._refused("unknown signature version", 400), None
+            return self._refused("unknown signature version", 400)
         if not signed(self._secret, body, request.headers.get("e2b-signature", "")):
-            return self._refused("forged", 401), None
+            return self._refused("forged", 401)
         try:
             event = parse(body, await run_in_threadpool(names_by_id))
         except InvalidEventError as error:
             _logger.warning("a delivery of E2B is malformed: %s", error)
-            return self._refused("malformed", 400), None
+            return self._refused("malformed", 400)
         try:
             first = await self._first_time(event)
         except TemplateError:
             _logger.exception("the event %s cannot be written to the ledger", event.id)
-            return self._refused("ledger failed", 503), None  # E2B delivers it again
+            return self._refused("ledger failed", 503)  # E2B delivers it again
         if not first:
-            # A success, or E2B would deliver it again.
-            return self._told("replayed", 200), None
-        return self._told("accepted", 200), event
+            return self._refused("replayed", 200)  # or E2B would deliver it again
+        self._count("accepted")
+        return _Accepted(lambda: self._start_handling(event))
 
     async def _body(self, request: Request) -> bytes | None:
         parts: list[bytes] = []
@@ -328,43 +181,25 @@ class WebhookReceiver:
                 if inspect.iscoroutinefunction(handler):
                     await handler(event)
                 else:
-                    found = await run_in_threadpool(handler, event)
-                    if inspect.isawaitable(found):
-                        await found
+                    result = await run_in_threadpool(handler, event)
+                    if inspect.isawaitable(result):
+                        await result
             except (Exception, SystemExit):
                 self._count("handler failed")
                 _logger.exception("a handler of %s failed for event %s", event.type, event.id)
 
     def _refused(
-        self, why: str, status: int, headers: Mapping[str, str] | None = None
+        self, status: str, code: int, headers: Mapping[str, str] | None = None
     ) -> JSONResponse:
-        answer = self._told(why, status)
-        answer.headers.update(headers or {})
-        return answer
+        self._count(status)
+        return JSONResponse({"status": status}, status_code=code, headers=headers)
 
-    def _told(self, what: str, status: int) -> JSONResponse:
-        self._count(what)
-        return JSONResponse({"status": what}, status_code=status)
+    def _refusing(self, status: str, code: int) -> ExceptionHandler:
+        async def refuse(_request: Request, error: Exception) -> JSONResponse:
+            return self._refused(status, code, getattr(error, "headers", None))
 
-    def _count(self, what: str) -> None:
-        self.counts[what] += 1
-        telemetry.count(f"webhook {what}", {})
+        return refuse
 
-
-def _webhook(found: Any) -> Webhook:
-    try:
-        return Webhook(
-            id=found["id"],
-            name=found.get("name") or "",
-            url=found["url"],
-            enabled=bool(found.get("enabled", True)),
-            events=tuple(found.get("events") or ()),
-        )
-    except (KeyError, TypeError, AttributeError) as error:
-        raise NetworkError(f"E2B's answer is not a webhook: {error!r}") from error
-
-
-def _id(webhook_id: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", webhook_id):
-        raise ValueError(f"{webhook_id!r} is not the ID of a webhook")
-    return webhook_id
+    def _count(self, status: str) -> None:
+        self.counts[status] += 1
+        telemetry.count(f"webhook {status}", {})
