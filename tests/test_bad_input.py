@@ -189,6 +189,44 @@ def test_channel_is_a_name(project: Path, command: Command, channel: str) -> Non
     assert "is not the name of a channel" in found.stderr
 
 
+UUID = "3b625f7d-c126-441d-bfa2-116b2bb4b294"
+
+
+@pytest.mark.parametrize(
+    ("channel", "told"),
+    [
+        ("default", "is a tag that builds on E2B carry: choose another name"),
+        ("sha256-1", "is a tag that builds on E2B carry: choose another name"),
+        (f"x.{UUID}", "is a tag that builds on E2B carry: choose another name"),
+        (f"x.y.{UUID}", "is a tag that builds on E2B carry: choose another name"),
+        (UUID, "is a UUID, as the ID of a build on E2B: choose another name"),
+        (UUID.replace("-", ""), "is a UUID, as the ID of a build on E2B: choose another name"),
+    ],
+)
+def test_channel_is_not_called_like_a_tag_of_builds(
+    project: Path, command: Command, channel: str, told: str
+) -> None:
+    """A channel whose tag on E2B would be that of a digest or a claim, or could not be one, is
+    refused before anything is built."""
+    for arguments in (["build", "--frozen"], ["promote", "light"], ["plan"]):
+        found = command(*arguments, "--channel", channel, cwd=project)
+        assert found.returncode == errors.USAGE
+        assert f"{channel!r} {told}" in " ".join(found.stderr.split())
+
+
+@pytest.mark.parametrize("option", ["--force", "--refresh-base"])
+def test_steps_run_anew_are_not_required_from_the_cache(
+    project: Path, command: Command, option: str
+) -> None:
+    """Options that contradict each other are refused before anything is built."""
+    found = command("build", "--frozen", option, "--require-cache", cwd=project)
+    assert (found.returncode, found.stderr) == (
+        errors.SelectionError.exit_code,
+        f"error: {option} runs steps anew, and --require-cache fails when they are\n\n"
+        "hint: leave one of them out\n",
+    )
+
+
 def test_plan_ends_with_the_failure_of_a_lock(project: Path, command: Command) -> None:
     """A plan that could not be made for a variant shows why, and does not end as if all was well."""
     found = command("plan", "--frozen", "-q", cwd=project)

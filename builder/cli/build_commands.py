@@ -16,6 +16,7 @@ from builder.cli.precheck_command import PrecheckWhen, prechecked
 from builder.errors import (
     SOMETHING_TO_DO,
     BlockedError,
+    SelectionError,
     TargetUnavailableError,
     TemplateError,
     counted,
@@ -206,6 +207,12 @@ def build(
     as_json: Json = False,
 ) -> None:
     """Lock, render, build, verify in a real sandbox, and record."""
+    if require_cache and (force or refresh_base):
+        option = "--force" if force else "--refresh-base"
+        raise SelectionError(
+            f"{option} runs steps anew, and --require-cache fails when they are",
+            hint="leave one of them out",
+        )
     place = Project.find(project)
     settings, why = choose(place, target)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:

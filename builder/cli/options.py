@@ -21,6 +21,9 @@ __all__ = [
 
 # Channels are tags on E2B, and these are the characters of one.
 _CHANNEL = re.compile(r"[a-z0-9_.-]{1,128}")
+# `default`, the tags of digests, and those by which builds claim a channel.
+_BUILD_TAG = re.compile(r"default|sha256-.*|.+\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+_UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}")
 
 Names = Annotated[
     list[str] | None,
@@ -49,9 +52,13 @@ def channel_name(value: str) -> str:
     """Check the name of a channel. Raises `typer.BadParameter`."""
     if not _CHANNEL.fullmatch(value):
         raise typer.BadParameter(f"{value!r} is not the name of a channel: a-z, 0-9, -, _ and .")
-    if value == "default" or value.startswith("sha256-"):
+    if _BUILD_TAG.fullmatch(value):
         raise typer.BadParameter(
             f"{value!r} is a tag that builds on E2B carry: choose another name"
+        )
+    if _UUID.fullmatch(value):
+        raise typer.BadParameter(
+            f"{value!r} is a UUID, as the ID of a build on E2B: choose another name"
         )
     return value
 

@@ -11,7 +11,7 @@ from builder.cli import progress
 from builder.cli.channel_commands import Reason
 from builder.cli.confirmation import confirm
 from builder.cli.names import template_called
-from builder.cli.options import Json, ProjectFolder, Quiet, TargetName, channel_name
+from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
 from builder.project import Project
 
 __all__ = ["register"]
@@ -20,10 +20,6 @@ __all__ = ["register"]
 def register(app: typer.Typer) -> None:
     """Add the command to the program."""
     app.command()(remove)
-
-
-def _channels(values: list[str] | None) -> list[str]:
-    return [channel_name(value) for value in values or ()]
 
 
 def remove(
@@ -36,7 +32,6 @@ def remove(
             "--channel",
             metavar="C",
             help="This channel alone; with NAME@REF, the channel and the build. May be repeated.",
-            callback=_channels,
         ),
     ] = None,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
