@@ -5,7 +5,6 @@ Verification is left out: the script has none, and what it costs is what it is w
 
 from __future__ import annotations
 
-import inspect
 import json
 import os
 import sys
@@ -18,11 +17,9 @@ from bench.result import Result, Target, ratio, seconds
 from bench.turns import spread, take_turns
 from bench.workshop import Workshop
 from builder import workflow
-from builder.cli import build_commands
 from builder.project import Project
 from builder.render import Rendered
 from builder.system import uv
-from builder.system.events import discard
 from builder.system.files import remove_tree
 from builder.targets.local import interpreter
 
@@ -42,7 +39,7 @@ def measure(options: Options) -> Result:
     cache, plain = workshop.folder / "build-cache", workshop.folder / "plain"
     task = workshop.folder / "plain.json"
     environments = _environments(workshop, plain)
-    jobs = inspect.signature(build_commands.build).parameters["jobs"].default
+    jobs = workflow.BuildRequest().jobs
     told = {"uv": uv.binary(), "jobs": jobs, "environments": environments}
     task.write_text(json.dumps(told), encoding="utf-8")
     ours = [sys.executable, "-m", "bench.programs.ours", str(workshop.project)]
@@ -99,10 +96,10 @@ def _fresh(command: list[str], folder: Path, variables: dict[str, str]) -> tuple
 
 def _environments(workshop: Workshop, folder: Path) -> list[dict[str, object]]:
     project = Project.find(workshop.project)
-    variants = workflow.select(project, [])
-    prepared = workflow.prepare(project, variants, frozen=True, report=discard)
+    request = workflow.BuildRequest(frozen=True)
+    prepared = workflow.prepare(request, workflow.Context(project=project), workflow.RENDER)
     found: list[dict[str, object]] = []
-    for name, one in prepared.items():
+    for name, one in prepared.results.items():
         if not isinstance(one, Rendered):
             raise ChildError(str(one))
         stages = [stage for stage in one.lock.stages if stage.text]

@@ -20,11 +20,7 @@ from bench.options import Options
 from bench.result import Result, Target, ratio, seconds
 from bench.turns import take_turns
 from builder import plan, workflow
-from builder.errors import SandboxError
 from builder.project import Project
-from builder.render import Rendered
-from builder.sandbox.session import Sandbox
-from builder.system.events import discard
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.program import template_of
 from builder.targets.e2b.target import E2BTarget
@@ -43,26 +39,19 @@ Planned = Mapping[str, plan.PlannedVariant]
 Measured = tuple[float, int]
 
 
-class _Unverified(E2BTarget):
-    """Builds are measured, not sandboxes."""
-
-    def open(self, *_: object, **__: object) -> Sandbox:
-        raise SandboxError("not measured")
-
-
 def measure(options: Options) -> Result:
     """Build the four templates of the product in four ways, each on a server of its own."""
     project = Project.find(options.workshop.project)
-    variants = workflow.select(project, ())
-    prepared = workflow.prepare(project, variants, frozen=True, report=discard)
-    rendered = {k: v for k, v in prepared.items() if isinstance(v, Rendered)}
-    planned = plan.make_plan(rendered, {}, plan.Situation(target="e2b", steps_cached=True))
+    request = workflow.BuildRequest(frozen=True)
+    prepared = workflow.prepare(request, workflow.Context(project=project), workflow.RENDER)
+    planned = plan.make_plan(prepared.results, {}, plan.Situation(target="e2b", steps_cached=True))
     apart = replace(planned, variants=tuple(map(_alone, planned.variants)))
+    together, alone = replace(prepared, plan=planned), replace(prepared, plan=apart)
     sides: dict[str, Callable[[], Measured]] = {
-        "template-builder": lambda: _ours(project, rendered, planned),
-        "one after another": lambda: _naive(project, rendered, planned, jobs=1),
-        "all at once": lambda: _naive(project, rendered, planned, jobs=len(rendered)),
-        "template-builder, nothing shared": lambda: _ours(project, rendered, apart),
+        "template-builder": lambda: _ours(project, together),
+        "one after another": lambda: _naive(project, together, jobs=1),
+        "all at once": lambda: _naive(project, together, jobs=len(planned.variants)),
+        "template-builder, nothing shared": lambda: _ours(project, alone),
     }
     found = take_turns(sides, rounds=options.rounds or _ROUNDS)
     longest = max(map(_modelled, planned.variants))
@@ -149,32 +138,25 @@ def _measured(server: Server, build: Callable[[], object]) -> Measured:
     return max(ended) - start, len(server.state.executed)
 
 
-def _ours(project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan) -> Measured:
+def _ours(project: Project, prepared: workflow.Prepared) -> Measured:
     with _server() as server:
-        target = _Unverified(
+        target = E2BTarget(
             name="e2b",
             account=Account(api_key=server.key),
             key_variable="E2B_API_KEY",
             journal=project.state / "journal" / server.url.rpartition(":")[2],
         )
 
-        def build() -> object:
-            return workflow.build(
-                project,
-                dict(rendered),
-                planned,
-                target,
-                jobs=None,
-                all_variants=True,
-                report=discard,
-            )
-
-        return _measured(server, build)
+        context = workflow.Context(project=project, settings=project.targets["e2b"], target=target)
+        # Builds are measured, not sandboxes.
+        stages = workflow.EACH[:1]
+        return _measured(server, lambda: workflow.carry_out(prepared, context, stages))
 
 
-def _naive(
-    project: Project, rendered: Mapping[str, Rendered], planned: plan.Plan, *, jobs: int
-) -> Measured:
+def _naive(project: Project, prepared: workflow.Prepared, *, jobs: int) -> Measured:
+    assert prepared.plan
+    planned, rendered = prepared.plan, {one.variant.name: one for one in prepared.rendered}
+
     def build(one: plan.PlannedVariant) -> None:
         folder: Path = project.generated / one.name
         order = BuildInput(rendered=rendered[one.name], folder=folder, program=one.program)

@@ -60,7 +60,7 @@ def measure(options: Options) -> Result:
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     for stem in options.variants:
-        variants = {one.stem: one for one in workflow.select(Project.find(place), [])}
+        variants = {one.stem: one for one in workflow.variants_called(Project.find(place), [])}
         if stem not in variants:
             raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(variants)}")
         variant = variants[stem]

@@ -114,7 +114,7 @@ def _row(name: str, way: str, waits: list[Wait], slowest: float) -> tuple[str, .
 
 def variant_of(workshop: Workshop, stem: str) -> Variant:
     """The variant of the copy. Raises `ChildError`."""
-    variants = workflow.select(Project.find(workshop.project), [])
+    variants = workflow.variants_called(Project.find(workshop.project), [])
     found = {variant.stem: variant for variant in variants}
     if stem not in found:
         raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(found)}")

@@ -25,7 +25,7 @@ def measure(options: Options) -> Result:
     connect()
     place = project(options.workshop)
     variables = options.workshop.variables(options.workshop.cache)
-    variants = {one.stem: one.name for one in workflow.select(Project.find(place), [])}
+    variants = {one.stem: one.name for one in workflow.variants_called(Project.find(place), [])}
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     names = [variants[stem] for stem in options.variants]

@@ -19,8 +19,8 @@ from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
 from builder.system.settings import Settings, read_settings
 
 __all__ = [
-    "PRECHECK_WHEN",
     "PrecheckSettings",
+    "PrecheckWhen",
     "Project",
     "TargetKind",
     "TargetSettings",
@@ -30,7 +30,6 @@ __all__ = [
     "target_here",
 ]
 
-PRECHECK_WHEN = ("always", "auto", "never")
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "api-url", "domain", "kind", "sandbox-url")
@@ -74,13 +73,22 @@ class TargetSettings:
         return self.kind is TargetKind.E2B
 
 
+class PrecheckWhen(enum.StrEnum):
+    """When `build` pre-checks; `auto`: where an engine answers and is able to, and the target
+    builds from the Dockerfile."""
+
+    always = "always"
+    auto = "auto"
+    never = "never"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecheckSettings:
     """How `precheck` builds: `network` is Docker's network mode, `ca_bundle` a file of certificates
     that a build behind a proxy must trust, `build_args` go to every build. A service that is not
     ready after `ready_seconds` is not waited for; E2B waits for ten minutes, too."""
 
-    when: str = "auto"
+    when: PrecheckWhen = PrecheckWhen.auto
     network: str | None = None
     build_args: Mapping[str, str] = field(default_factory=dict)
     ca_bundle: str | None = None
@@ -227,8 +235,8 @@ def _precheck(settings: Settings, root: Path) -> PrecheckSettings:
     entry = settings.table.get(table, {})
     settings.check_keys(entry, table, PRECHECK_KEYS)
     when, arguments = entry.get("when", "auto"), entry.get("build-args", {})
-    if when not in PRECHECK_WHEN:
-        message = f"`when` is {when!r}, expected one of {PRECHECK_WHEN}"
+    if when not in (choices := tuple(choice.value for choice in PrecheckWhen)):
+        message = f"`when` is {when!r}, expected one of {choices}"
         raise settings.error(table, message, key="when")
     settings.check_keys(arguments, f"{table}.build-args")
     texts = {k: v for k, v in entry.items() if k in ("network", "ca-bundle")}
@@ -239,7 +247,7 @@ def _precheck(settings: Settings, root: Path) -> PrecheckSettings:
         message = f"`ready-seconds` is {ready!r}, expected a whole number"
         raise settings.error(table, message, key="ready-seconds")
     return PrecheckSettings(
-        when=when,
+        when=PrecheckWhen(when),
         network=entry.get("network"),
         build_args=dict(arguments),
         ca_bundle=str(root / bundle) if bundle else None,

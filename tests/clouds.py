@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder import workflow
+from builder import render, workflow
 from builder.plan import Plan
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
-from builder.system.events import Event, discard
-from builder.targets.adapters import choose, connect
-from builder.workflow import Outcome
+from builder.system.events import Event
+from builder.targets.adapters import connect
+from builder.workflow import BuildRequest, Context, Outcome, Prepared
 from tests.e2b_server import Server
 
 # Packages that the interpreter of the tests has, too: sandboxes of the server run on it.
@@ -50,12 +51,10 @@ class Place:
         return Project.find(self.folder)
 
     def planned(self, *names: str, channel: str = "stable", force: bool = False) -> Plan:
-        project = self.project()
-        target = connect(choose(project, "e2b")[0], project)
-        prepared = self._prepared(project, names)
-        return workflow.make_plan(
-            project, prepared, target, name="e2b", channel=channel, force=force
-        )
+        request = BuildRequest(names=names, channel=channel, frozen=True, force=force)
+        planned = workflow.prepare(request, self._context("e2b"), workflow.PLAN).plan
+        assert planned
+        return planned
 
     def build(
         self,
@@ -67,45 +66,39 @@ class Place:
         require_cache: bool = False,
         jobs: int | None = None,
     ) -> dict[str, Outcome]:
-        """What the command `build --frozen` does, in this process."""
-        project = self.project()
-        adapter = connect(choose(project, target)[0], project, report=self.events.append)
-        prepared = self._prepared(project, names)
-        planned = workflow.make_plan(
-            project,
-            prepared,
-            adapter,
-            name=target,
+        """What the command `build --frozen --precheck never` does, in this process."""
+        request = BuildRequest(
+            names=names,
             channel=channel,
+            frozen=True,
             force=force,
             release=release,
-        )
-        return self._carried_out(
-            project,
-            prepared,
-            planned,
-            adapter,
-            release=release,
-            jobs=jobs,
-            all_variants=not names,
             require_cache=require_cache,
+            jobs=jobs,
         )
+        context = self._context(target)
+        prepared = workflow.prepare(request, context, workflow.PLAN)
+        return self._carried_out(prepared, context)
 
     def carry_out(self, planned: Plan, *names: str) -> dict[str, Outcome]:
         """Carry out a plan that was made before."""
-        project = self.project()
-        adapter = connect(choose(project, planned.target)[0], project, report=self.events.append)
-        prepared = self._prepared(project, names)
-        return self._carried_out(project, prepared, planned, adapter, jobs=None, all_variants=False)
+        context = self._context(planned.target)
+        request = BuildRequest(names=names, channel=planned.channel, frozen=True)
+        prepared = workflow.prepare(request, context, workflow.RENDER)
+        return self._carried_out(replace(prepared, plan=planned), context)
 
-    def _carried_out(self, *what: Any, **how: Any) -> dict[str, Outcome]:
-        outcomes = workflow.build(*what, **how, report=self.events.append)
-        return {outcome.name: outcome for outcome in outcomes}
+    def _context(self, target: str) -> Context:
+        project = self.project()
+        settings = project.targets[target]
+        adapter = connect(settings, project, report=self.events.append)
+        return Context(
+            project=project, settings=settings, target=adapter, report=self.events.append
+        )
 
     @staticmethod
-    def _prepared(project: Project, names: tuple[str, ...]) -> workflow.Prepared:
-        variants = workflow.select(project, names)
-        return workflow.prepare(project, variants, frozen=True, report=discard)
+    def _carried_out(prepared: Prepared, context: Context) -> dict[str, Outcome]:
+        outcomes = workflow.carry_out(prepared, context).outcomes
+        return {outcome.name: outcome for outcome in outcomes}
 
     def recorded(self, name: str, target: str = "e2b") -> dict[str, Any]:
         """The record that the channel `stable` of a template points at."""
@@ -120,16 +113,19 @@ class Place:
         """Change a spec in a way that needs no other packages, and render it anew."""
         path = self.folder / "variants" / f"{stem}.toml"
         path.write_text(change(path.read_text()))
-        project = self.project()
-        from builder import render
-
-        prepared = self._prepared(project, ())
-        rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
-        assert len(rendered) == len(prepared), prepared
-        render.write(rendered, project.generated, all_variants=True)
+        render_all(self.project(), frozen=True)
 
     def log(self, name: str) -> str:
         return max((self.folder / ".builder" / "logs" / name).glob("*.log")).read_text()
+
+
+def render_all(project: Project, *, frozen: bool) -> None:
+    """Lock and render all variants, and write them to `generated/`."""
+    prepared = workflow.prepare(
+        BuildRequest(frozen=frozen), Context(project=project), workflow.RENDER
+    )
+    assert prepared.complete, prepared.results
+    render.write(prepared.rendered, project.generated, all_variants=True)
 
 
 @pytest.fixture(scope="session")
@@ -139,14 +135,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (folder / "variants").mkdir()
     for stem, text in FILES.items():
         (folder / "variants" / f"{stem}.toml").write_text(text)
-    project = Project.find(folder)
-    variants = workflow.select(project, ())
-    prepared = workflow.prepare(project, variants, frozen=False, report=discard)
-    from builder import render
-
-    rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
-    assert len(rendered) == len(FILES) - 2, prepared
-    render.write(rendered, project.generated, all_variants=True)
+    render_all(Project.find(folder), frozen=False)
     return folder
 
 

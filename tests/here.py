@@ -1,20 +1,31 @@
-"""Builds of the target `local`, put in place as a run of `build` does, but not verified."""
+"""Parts of the sequence, run in this process: up to what is rendered, and builds of `local` that
+are put in place, but not verified."""
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from builder.errors import TemplateError
+from builder.project import Project
 from builder.render import Rendered
 from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import sealed
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Built, Publication
+from builder.workflow import RENDER, BuildRequest, Context, prepare
 from tests.samples import order_of
 
-__all__ = ["build_here", "put_module", "unseal"]
+__all__ = ["build_here", "put_module", "results_of", "unseal"]
+
+
+def results_of(project: Project, *, frozen: bool = False) -> Mapping[str, Rendered | TemplateError]:
+    """Lock and render all variants of a project; what became of each."""
+    request, context = BuildRequest(frozen=frozen), Context(project=project)
+    return prepare(request, context, RENDER).results
 
 
 def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from builder import registry, render
+from builder import registry
 from builder.project import Project
-from builder.targets.adapters import choose, connect
-from builder.workflow import build, make_plan
+from builder.targets.adapters import connect
+from builder.workflow import PLAN, BuildRequest, Context, Prepared, carry_out, execute
 from tests.e2b_server import DockerSteps, Server
 from tests.test_e2b_recovery import until
 from tests.test_same_machine import lightened
@@ -55,24 +55,22 @@ def test_four_templates_from_spec_to_running_code(
     Docker; their checks hold in containers made from the result, and the registry's ref opens one."""
     rendered = lightened(write, {"data": CHANGED})
     project = Project.find(write().parent)
-    prepared: dict[str, render.Rendered] = {one.variant.name: one for one in rendered}
+    results = {one.variant.name: one for one in rendered}
     steps = DockerSteps()
     with Server(steps) as server:
         lead(server)
-        target = connect(choose(project, "e2b")[0], project)
-        options = {"name": "e2b", "channel": "stable", "force": False}
-        planned = make_plan(project, prepared, target, **options)  # type: ignore[arg-type]
+        settings = project.targets["e2b"]
+        target = connect(settings, project)
         events: list[str] = []
-        outcomes = build(
-            project,
-            prepared,
-            planned,
-            target,
-            jobs=None,
-            all_variants=True,
+        context = Context(
+            project=project,
+            settings=settings,
+            target=target,
             report=lambda event: events.append(event.text),
         )
-        assert [outcome.error for outcome in outcomes] == [None] * 4
+        prepared = Prepared(request=BuildRequest(), results=results)
+        done = carry_out(execute(PLAN[-1:], prepared, context), context)
+        assert [outcome.error for outcome in done.outcomes] == [None] * 4
         assert len(server.state.executed) == len(set(server.state.executed))
         assert server.running == {}
         assert server.problems == []

@@ -11,11 +11,10 @@ import tomli_w
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from builder import workflow
 from builder.errors import SpecError, TemplateError
 from builder.project import Project
 from builder.render import Rendered, drift, write
-from builder.system.events import discard
+from tests.here import results_of
 from tests.index_server import IndexServer, served, wheel
 
 INDEXES = {
@@ -157,14 +156,12 @@ def project_of(folder: Path, chain: list[Mapping[str, Any]], floor: str) -> Proj
 
 def check(project: Project) -> None:
     """What was locked and written is what the frozen commands read and render."""
-    variants = workflow.select(project, [])
-    prepared = workflow.prepare(project, variants, frozen=False, report=discard)
-    locked = prepared["leaf"]
+    locked = results_of(project)["leaf"]
     if isinstance(locked, TemplateError):
         assert "was not written" not in locked.message  # it is the specs that uv refuses
         return
     write([locked], project.generated, all_variants=True)
-    frozen = workflow.prepare(project, variants, frozen=True, report=discard)["leaf"]
+    frozen = results_of(project, frozen=True)["leaf"]
     assert isinstance(frozen, Rendered), frozen
     assert frozen.digest == locked.digest
     drift([frozen], project.generated, all_variants=True)

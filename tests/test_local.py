@@ -29,7 +29,7 @@ from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Opening, StateQuery
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
-from tests.here import build_here, unseal
+from tests.here import build_here, results_of, unseal
 
 pytestmark = pytest.mark.network
 SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
@@ -44,8 +44,7 @@ LIGHT = (
 def prepared(folder: Path) -> Rendered:
     """Lock and render the only variant of a project, for real."""
     project = Project.find(folder)
-    variants = workflow.select(project, [])
-    (found,) = workflow.prepare(project, variants, frozen=False, report=discard).values()
+    (found,) = results_of(project).values()
     assert isinstance(found, Rendered)
     return found
 
@@ -166,8 +165,9 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "from builder.project import Project\n"
         "from builder.targets.local.target import LocalTarget\n"
         "project = Project.find(Path(sys.argv[2]))\n"
-        "(r,) = workflow.prepare(project, workflow.select(project, []), frozen=True,"
-        " report=discard).values()\n"
+        "request = workflow.BuildRequest(frozen=True)\n"
+        "context = workflow.Context(project=project)\n"
+        "(r,) = workflow.prepare(request, context, workflow.RENDER).rendered\n"
         "target, log = LocalTarget(), Log(Path(sys.argv[2]) / 'logs', target='local')\n"
         "with target.claimed('light'):\n"
         "    built = target.build(BuildInput(rendered=r, folder=Path()), report=discard, log=log)\n"
@@ -473,7 +473,7 @@ def test_what_local_cannot_provide_is_said(write: Callable[..., Path]) -> None:
         light="schema = 1\nname = 'light'\nextends = '_base'\n[system]\npackages = ['git']\n"
         "[[files]]\nsource = '_base.toml'\ntarget = '/opt/x'\n",
     )
-    (variant,) = workflow.select(Project.find(folder.parent), [])
+    (variant,) = workflow.variants_called(Project.find(folder.parent), [])
     assert LocalTarget().unsupported(variant) == (
         "Debian packages of variants/light.toml: git",
         "files at absolute paths of variants/light.toml: /opt/x",
@@ -488,7 +488,7 @@ def test_python_that_is_not_here_blocks(write: Callable[..., Path]) -> None:
         _base=BASE.replace(">=3.11", "==3.29.*"),
         light="schema = 1\nname = 'light'\nextends = '_base'\n",
     )
-    (variant,) = workflow.select(Project.find(folder.parent), [])
+    (variant,) = workflow.variants_called(Project.find(folder.parent), [])
     assert LocalTarget().blocked(variant) == (
         "no Python on this machine satisfies `base.python` ==3.29.*;"
         " `uv python install 3.29` gets one"

@@ -9,16 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from builder import workflow
 from builder.project import Project
 from builder.render import Rendered
-from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import forks, zygote_of
 from tests.conftest import BASE
-from tests.here import build_here
+from tests.here import build_here, results_of
 from tests.index_server import wheel
 
 pytestmark = pytest.mark.network
@@ -33,8 +31,7 @@ def environment(folder: Path, cache: Path, packages: list[str]) -> Path:
     (folder / "variants" / "_base.toml").write_text(textwrap.dedent(BASE))
     (folder / "variants" / "own.toml").write_text(SPEC.format(name="own", packages=packages))
     project = Project.find(folder)
-    variants = workflow.select(project, [])
-    (rendered,) = workflow.prepare(project, variants, frozen=False, report=discard).values()
+    (rendered,) = results_of(project).values()
     assert isinstance(rendered, Rendered)
     with pytest.MonkeyPatch.context() as patch, Log(folder / "logs", target="local") as log:
         patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))

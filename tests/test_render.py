@@ -16,12 +16,11 @@ from hypothesis import strategies as st
 from syrupy.assertion import SnapshotAssertion
 from syrupy.extensions.single_file import SingleFileSnapshotExtension, WriteMode
 
-from builder import workflow
 from builder.errors import RenderDriftError, SpecError, StorageError
 from builder.project import Project
 from builder.render import Rendered, drift, render, write
-from builder.system.events import discard
 from tests.conftest import ASCII_LOCALE, BASE, ROOT
+from tests.here import results_of
 from tests.samples import load, lock_of, rendered_of
 
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n"
@@ -109,10 +108,9 @@ def test_warmup_script(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
 def test_generated_is_what_the_specs_render_to() -> None:
     """generated/ is, to the byte, what the specs and the committed locks of this project say."""
     project = Project.find(ROOT)
-    variants = workflow.select(project, [])
-    prepared = workflow.prepare(project, variants, frozen=True, report=discard)
-    rendered = [value for value in prepared.values() if isinstance(value, Rendered)]
-    assert len(rendered) == len(variants) == 4
+    results = results_of(project, frozen=True).values()
+    rendered = [value for value in results if isinstance(value, Rendered)]
+    assert len(rendered) == len(results) == 4
     drift(rendered, project.generated, all_variants=True)
 
 

@@ -11,13 +11,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import render, workflow
+from builder import render
 from builder.errors import SandboxError, VerifyError
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
-from builder.system.events import discard
 from tests.clouds import Place
-from tests.here import put_module
+from tests.here import put_module, results_of
 
 pytestmark = [
     pytest.mark.network,
@@ -41,10 +40,7 @@ def light(tmp_path: Path, local_cache: Path, monkeypatch: pytest.MonkeyPatch) ->
             f'[warmup]\nlevel = "memory"\nimports = [{imports}]\n{extra}'
         )
         project = Project.find(tmp_path)
-        prepared = workflow.prepare(
-            project, workflow.select(project, ()), frozen=False, report=discard
-        )
-        rendered = prepared["light"]
+        rendered = results_of(project)["light"]
         assert isinstance(rendered, render.Rendered), rendered
         render.write([rendered], project.generated, all_variants=True)
         monkeypatch.setenv("TEMPLATE_REGISTRY", str(tmp_path / "registry.json"))

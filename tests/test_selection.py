@@ -35,7 +35,7 @@ def place(write: Write) -> Project:
 
 
 def selected(place: Project, *names: str) -> list[str]:
-    return [variant.name for variant in workflow.select(place, names)]
+    return [variant.name for variant in workflow.variants_called(place, names)]
 
 
 @pytest.mark.parametrize(

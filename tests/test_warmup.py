@@ -9,14 +9,12 @@ from pathlib import Path
 
 import pytest
 
-from builder import workflow
 from builder.project import Project
 from builder.render import Rendered
-from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
 from tests.conftest import BASE
-from tests.here import build_here
+from tests.here import build_here, results_of
 
 pytestmark = pytest.mark.network
 
@@ -41,8 +39,7 @@ def image(
         f"[service]\ncommand = {command!r}\nready-url = 'http://127.0.0.1:{port}/'\n",
     )
     project = Project.find(folder.parent)
-    variants = workflow.select(project, [])
-    (rendered,) = workflow.prepare(project, variants, frozen=False, report=discard).values()
+    (rendered,) = results_of(project).values()
     assert isinstance(rendered, Rendered)
     with Log(tmp_path / "logs", target="local") as log:
         build_here(rendered, log)

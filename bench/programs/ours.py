@@ -6,22 +6,20 @@
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
-from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
-from builder import render, workflow
-from builder.lock import Lock
-from builder.lock.committed import read_committed
+from builder import workflow
 from builder.project import Project
-from builder.render import Rendered
-from builder.spec import Variant, WarmupLevel
-from builder.system.events import discard
-from builder.system.logs import Log
+from builder.spec import WarmupLevel
 from builder.targets.local.target import LocalTarget
-from builder.targets.protocol import BuildInput, Publication
+from builder.targets.protocol import Publication
+
+_SELECT, *_REST = workflow.PLAN
+_BUILD, *_ = workflow.EACH
 
 
 def main() -> None:
@@ -29,58 +27,39 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("project", type=Path)
     parser.add_argument("names", nargs="*")
-    parser.add_argument("--level", choices=["none", "disk", "memory"])
+    parser.add_argument("--level", choices=get_args(WarmupLevel))
     arguments = parser.parse_args()
     project = Project.find(arguments.project)
-    variants = workflow.select(project, arguments.names)
-    if arguments.level is None:
-        prepared = _rendered(workflow.prepare(project, variants, frozen=True, report=discard))
-        render.write(prepared.values(), project.generated, all_variants=not arguments.names)
-    else:
-        prepared = _at_level(project, variants, arguments.level)
-    print(json.dumps(_build(project, prepared)))
+    context = workflow.Context(
+        project=project, settings=project.targets["local"], target=LocalTarget()
+    )
+    request = workflow.BuildRequest(names=tuple(arguments.names), frozen=True)
+    stages = (_SELECT, *([_at(arguments.level)] if arguments.level else ()), *_REST)
+    prepared = workflow.prepare(request, context, stages)
+    done = workflow.carry_out(prepared, context, (_BUILD, _put_in_place))
+    for error in done.errors.values():
+        raise error
+    print(json.dumps({outcome.name: outcome.ref for outcome in done.outcomes}))
 
 
-def _rendered(prepared: workflow.Prepared) -> dict[str, Rendered]:
-    found = {}
-    for name, one in prepared.items():
-        if not isinstance(one, Rendered):
-            raise one
-        found[name] = one
-    return found
+def _at(
+    level: WarmupLevel,
+) -> Callable[[workflow.Prepared, workflow.Context], workflow.Prepared]:
+    def at_level(prepared: workflow.Prepared, _context: workflow.Context) -> workflow.Prepared:
+        changed = tuple(replace(variant, level=level) for variant in prepared.variants)
+        return replace(prepared, variants=changed)
+
+    return at_level
 
 
-def _at_level(
-    project: Project, variants: tuple[Variant, ...], level: WarmupLevel
-) -> dict[str, Rendered]:
-    locks = read_committed(variants, project.generated)
-    found: dict[str, Rendered] = {}
-    for variant in variants:
-        lock = locks[variant.name]
-        if not isinstance(lock, Lock):
-            raise lock
-        changed = dataclasses.replace(variant, level=level)
-        found[variant.name] = render.render(changed, lock)
-    return found
-
-
-def _build(project: Project, prepared: Mapping[str, Rendered]) -> dict[str, str]:
-    target = LocalTarget()
-
-    def build(one: Rendered) -> str:
-        with Log(project.state / "logs" / one.variant.name, target=target.name) as log:
-            name = one.variant.name
-            with target.claimed(name):
-                built = target.build(
-                    BuildInput(rendered=one, folder=Path()), report=discard, log=log
-                )
-                fields = {"digest": built.digest}
-                target.publish(Publication(name=name, fields=fields, channel="stable"))
-            return built.ref
-
-    with ThreadPoolExecutor(max_workers=target.jobs) as pool:  # as the command, when nobody says
-        refs = pool.map(build, prepared.values())
-        return dict(zip(prepared, refs, strict=True))
+def _put_in_place(attempt: workflow.Attempt, context: workflow.Context) -> workflow.Attempt:
+    """What publishing does on this target; nothing that is not verified is recorded."""
+    assert attempt.built
+    fields = {"digest": attempt.built.digest}
+    context.connected().publish(
+        Publication(name=attempt.planned.name, fields=fields, channel=attempt.request.channel)
+    )
+    return attempt
 
 
 if __name__ == "__main__":

@@ -12,23 +12,19 @@ from builder.cli import progress
 from builder.cli.failures import raise_failures
 from builder.cli.names import template_called, templates_called
 from builder.cli.options import Channel, Frozen, Json, Names, ProjectFolder, Quiet, TargetName
-from builder.cli.precheck_command import PrecheckWhen, prechecked
 from builder.errors import (
     SOMETHING_TO_DO,
     BlockedError,
     SelectionError,
-    TargetUnavailableError,
     TemplateError,
     counted,
 )
-from builder.project import Project
+from builder.project import PrecheckWhen, Project
 from builder.registry import DEFAULT_CHANNEL, Registry
 from builder.registry.references import find_build
-from builder.system.events import Event, Reporter
-from builder.targets.adapters import choose, connect
 from builder.targets.measures import measures_of, with_measures
-from builder.targets.protocol import Builder
 from builder.verify import first_use_pairs
+from builder.workflow import BuildRequest, Context
 
 __all__ = ["register"]
 
@@ -60,31 +56,24 @@ def plan_command(
     as_json: Json = False,
 ) -> None:
     """Say what `build` would do with each variant, and why; do nothing."""
-    place = Project.find(project)
-    settings, why = choose(place, target)
-    variants = workflow.select(place, names or [])
+    request = BuildRequest(
+        names=names or (),
+        channel=channel,
+        frozen=frozen,
+        force=force,
+        steps=True if as_json else False if quiet else None,
+    )
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        report(Event(kind="note", text=why))
-        try:
-            adapter: Builder | TargetUnavailableError = connect(settings, place, report=report)
-        except TargetUnavailableError as error:
-            adapter = error
-        prepared = workflow.prepare(place, variants, frozen=frozen, report=report)
-        planned = workflow.make_plan(
-            place,
-            prepared,
-            adapter,
-            name=settings.name,
-            channel=channel,
-            force=force,
-            programs=as_json or (settings.builds_dockerfile and not quiet),
-        )
+        context = Context.choose(Project.find(project), target, report=report)
+        prepared = workflow.prepare(request, context, workflow.PLAN)
+    planned = prepared.plan
+    assert planned
     if as_json:
         progress.show_json(planned.to_json())
     elif not quiet:
         _show_plan(planned)
     if not exit_code:
-        raise_failures(prepared)
+        raise_failures(prepared.results)
         return
     if planned.blocked:
         raise BlockedError(
@@ -213,56 +202,27 @@ def build(
             f"{option} runs steps anew, and --require-cache fails when they are",
             hint="leave one of them out",
         )
-    place = Project.find(project)
-    settings, why = choose(place, target)
+    request = BuildRequest(
+        names=names or (),
+        channel=channel,
+        frozen=frozen,
+        force=force,
+        refresh_base=refresh_base,
+        release=release,
+        jobs=jobs,
+        require_cache=require_cache,
+        accept_fallback=accept_fallback,
+        precheck=precheck,
+    )
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        report(Event(kind="note", text=why))
-        adapter = connect(settings, place, report=report)
-        variants = workflow.select(place, names or [])
-        workflow.read_registry(place)  # a registry that cannot be read stops us before the work
-        prepared = workflow.prepare(place, variants, frozen=frozen, report=report)
-        planned = workflow.make_plan(
-            place,
-            prepared,
-            adapter,
-            name=settings.name,
-            channel=channel,
-            force=force,
-            refresh_base=refresh_base,
-            release=release,
-            programs=adapter.steps_cached,
-            accept_fallback=accept_fallback,
-        )
-        _tell_of_bases(planned, report)
-        if refresh_base and not any(variant.forced for variant in planned.variants):
-            text = f"--refresh-base: {planned.target} keeps no base image by its name alone"
-            report(Event(kind="note", text=text))
-        when = precheck or PrecheckWhen(place.precheck.when)
-        prepared = prechecked(
-            place, prepared, planned, settings.builds_dockerfile, when, report=report
-        )
-        outcomes = workflow.build(
-            place,
-            prepared,
-            planned,
-            adapter,
-            jobs=jobs,
-            all_variants=not names,
-            report=report,
-            release=release,
-            require_cache=require_cache,
-        )
+        context = Context.choose(Project.find(project), target, report=report)
+        done = workflow.build_all(request, context)
     if as_json:
-        progress.show_json(
-            {
-                "target": settings.name,
-                "outcomes": [
-                    outcome.to_json()
-                    | {"measured": measures_of(outcome.ref or "", outcome.fields or {})}
-                    for outcome in outcomes
-                ],
-            }
-        )
+        outcomes = [
+            outcome.to_json() | {"measured": measures_of(outcome.ref or "", outcome.fields or {})}
+            for outcome in done.outcomes
+        ]
+        progress.show_json({"target": done.plan.target, "outcomes": outcomes})
     elif not quiet:
         headings = [
             "template",
@@ -274,26 +234,10 @@ def build(
             "built in",
             "first import",
         ]
-        progress.table(headings, [_row(outcome) for outcome in outcomes])
-        for outcome in outcomes:
-            if outcome.held:
-                progress.show_text(
-                    f"channel {channel} of {outcome.name} is {outcome.held}; it does not point at"
-                    f" this build until `template-builder promote {outcome.name}"
-                    f" --channel {channel}` or `build --release`"
-                )
-    raise_failures({outcome.name: outcome.error for outcome in outcomes})
-
-
-def _tell_of_bases(planned: plan.Plan, report: Reporter) -> None:
-    """Warn of what the target keeps of base images that are not pinned to a digest."""
-    users: dict[str, list[str]] = {}
-    for variant in planned.variants:
-        if variant.action == "build" and variant.stale_base:
-            users.setdefault(variant.stale_base, []).append(variant.name)
-    for text, names in users.items():
-        only = names[0] if len(names) == 1 < len(planned.variants) else None
-        report(Event(kind="warning", variant=only, text=text))
+        progress.table(headings, [_row(outcome) for outcome in done.outcomes])
+        for note in done.notes:
+            progress.show_text(note)
+    raise_failures(done.errors)
 
 
 def _row(outcome: workflow.Outcome) -> list[str]:
@@ -342,23 +286,22 @@ def verify(
     that of the channel, or another one, as NAME REF or NAME@REF.
     """
     place = Project.find(project)
-    settings, why = choose(place, target)
-    found: dict[str, Any] = {}
+    passed: dict[str, operations.Reverified] = {}
+    failed: dict[str, TemplateError] = {}
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        report(Event(kind="note", text=why))
-        adapter = connect(settings, place, report=report)
-        recorded = workflow.read_registry(place)
+        context = Context.choose(place, target, report=report)
+        on = context.connected().name
+        recorded = context.registry.now()
         for name, build in _builds_named(place, recorded, names or []):
             try:
                 build_meant = (
-                    find_build(recorded, name, build, target=settings.name)
+                    find_build(recorded, name, build, target=on)
                     if build
-                    else recorded.lookup(name, target=settings.name, channel=channel)
+                    else recorded.lookup(name, target=on, channel=channel)
                 )
-                found[name] = operations.reverify(place, build_meant, adapter, report=report)
+                passed[name] = operations.reverify(build_meant, context)
             except TemplateError as error:
-                found[name] = error
-    passed = {n: v for n, v in found.items() if isinstance(v, operations.Reverified)}
+                failed[name] = error
     if as_json:
         progress.show_json({name: one.to_json() for name, one in passed.items()})
     elif not quiet:
@@ -373,7 +316,7 @@ def verify(
                 )
             for check_name in one.left_out:
                 progress.show_text(f"  not run, since its record does not have it: {check_name}")
-    raise_failures(found)
+    raise_failures(failed)
 
 
 def _builds_named(
@@ -381,7 +324,7 @@ def _builds_named(
 ) -> Iterator[tuple[str, str | None]]:
     """The templates that are meant, each with the build that is, if one is named."""
     if not names:
-        yield from ((variant.name, None) for variant in workflow.select(place, []))
+        yield from ((variant.name, None) for variant in workflow.variants_called(place, []))
         return
     if len(names) == 2 and not workflow.template_names(
         names[1].partition("@")[0], recorded.templates, place

@@ -12,14 +12,13 @@ from builder.cli.failures import raise_failures
 from builder.cli.names import template_called
 from builder.cli.options import Channel, Json, Names, ProjectFolder, Quiet, TargetName
 from builder.cli.registry_commands import open_registry
-from builder.errors import SOMETHING_TO_DO, SelectionError, TemplateError, counted
+from builder.errors import SOMETHING_TO_DO, SelectionError, counted
 from builder.project import Project
 from builder.registry import history
 from builder.registry.holds import hold_of
 from builder.registry.references import find_build, split
-from builder.system.events import Event, discard
-from builder.targets.adapters import choose
 from builder.targets.measures import with_measures
+from builder.workflow import BuildRequest, Context
 
 __all__ = ["register"]
 
@@ -222,16 +221,15 @@ def _spec_side(place: Project, asked: str) -> Any:
     from builder import plan
     from builder.operations import compare
 
-    variants = workflow.select(place, [asked])
-    if len(variants) > 1:
+    request = BuildRequest(names=(asked,), frozen=True)
+    prepared = workflow.prepare(request, Context(project=place), workflow.RENDER)
+    if len(prepared.variants) > 1:
+        names = ", ".join(f"`{variant.name}`" for variant in prepared.variants)
         raise SelectionError(
-            f"`{asked}` means several variants: {', '.join(f'`{v.name}`' for v in variants)}",
-            hint="this command takes one",
+            f"`{asked}` means several variants: {names}", hint="this command takes one"
         )
-    prepared = workflow.prepare(place, variants, frozen=True, report=discard)
-    (rendered,) = prepared.values()
-    if isinstance(rendered, TemplateError):
-        raise rendered
+    raise_failures(prepared.results)
+    (rendered,) = prepared.rendered
     return compare.side_of_spec(rendered, plan.program_of(rendered))
 
 
@@ -248,17 +246,15 @@ def outdated(
     as_json: Json = False,
 ) -> None:
     """Say which templates are outdated: what a rebuild with the latest packages would change."""
-    place = Project.find(project)
-    settings, why = choose(place, target)
-    variants = workflow.select(place, names or [])
+    request = BuildRequest(names=names or (), channel=channel)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        report(Event(kind="note", text=why))
-        prepared = workflow.prepare(place, variants, frozen=False, report=report)
-        found = operations.outdated(
-            place, prepared, target=settings.name, channel=channel, max_age_days=max_age
-        )
+        place = Project.find(project)
+        context = Context.choose(place, target, report=report, connected=False)
+        prepared = workflow.prepare(request, context, workflow.RENDER)
+        found = operations.outdated(prepared, context, max_age_days=max_age)
     if as_json:
-        progress.show_json({"target": settings.name, "templates": [one.to_json() for one in found]})
+        templates = [one.to_json() for one in found]
+        progress.show_json({"target": context.target_name, "templates": templates})
     elif not quiet:
         rows = []
         for one in found:
@@ -270,15 +266,9 @@ def outdated(
             rows.append([one.name, state, age, first])
             rows += [["", "", "", reason] for reason in others]
         progress.table(["template", "state", "age", "because"], rows)
-        notes = [
-            note
-            for one in prepared.values()
-            if not isinstance(one, TemplateError)
-            for note in one.lock.notes
-        ]
-        for note in dict.fromkeys(notes):
+        for note in prepared.notes:
             progress.show_text(f"note: {note}")
-    raise_failures(prepared)
+    raise_failures(prepared.results)
     stale = [f"{one.name} ({one.reasons[0]})" for one in found if one.reasons]
     if exit_code and stale:
         if quiet and not as_json:

@@ -9,12 +9,13 @@ import typer
 from builder import operations, record, workflow
 from builder.cli import progress
 from builder.cli.options import Json, Names, ProjectFolder, Quiet
-from builder.errors import RegistryError, TemplateError
+from builder.errors import RegistryError
 from builder.errors.visible import one_line
 from builder.project import Project
 from builder.system import provenance
 from builder.system.events import Event
-from builder.targets.adapters import choose_account, connect
+from builder.targets.adapters import connect, named
+from builder.workflow import BuildRequest, Context
 
 __all__ = ["register"]
 
@@ -59,18 +60,15 @@ def rebuild(
 ) -> None:
     """Put builds back into the registry that E2B still has and channels' tags lead to."""
     place = Project.find(project)
-    settings, why = choose_account(place, target)
-    variants = workflow.select(place, names or [])
+    settings, why = named(place, target) or (place.targets["e2b"], None)
+    request = BuildRequest(names=names or (), frozen=True)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         if why:
             report(Event(kind="note", text=why))
         adapter = connect(settings, place, report=report)
-        try:
-            prepared = workflow.prepare(place, variants, frozen=True, report=report)
-        except TemplateError:
-            prepared = {}  # without committed locks, sandboxes tell what is in a build
-        wanted = [variant.name for variant in variants]
-        done = operations.rebuild(place, prepared, adapter, wanted, report=report)
+        context = Context(project=place, settings=settings, target=adapter, report=report)
+        prepared = workflow.prepare(request, context, workflow.RENDER)
+        done = operations.rebuild(prepared, context)
     if as_json:
         progress.show_json(done)
     elif not quiet:

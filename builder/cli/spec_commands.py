@@ -11,12 +11,12 @@ from builder import render, workflow
 from builder.cli import progress
 from builder.cli.failures import raise_failures
 from builder.cli.options import Json, Names, ProjectFolder, Quiet
-from builder.errors import RenderDriftError, StaleLockError, TemplateError, counted
+from builder.errors import RenderDriftError, TemplateError, counted
 from builder.lock.committed import read_committed
 from builder.project import Project
 from builder.spec.schemas import schemas
-from builder.system.events import Event
 from builder.system.files import atomic_write
+from builder.workflow import BuildRequest, Context
 
 __all__ = ["register"]
 
@@ -31,7 +31,7 @@ def validate(
     names: Names = None, project: ProjectFolder = None, quiet: Quiet = False, as_json: Json = False
 ) -> None:
     """Check the specs, offline; report every mistake of every file."""
-    variants = workflow.select(Project.find(project), names or [])
+    variants = workflow.variants_called(Project.find(project), names or [])
     if as_json:
         progress.show_json(
             [
@@ -50,15 +50,14 @@ def lock(
 ) -> None:
     """Resolve the latest packages and base image, and write them to generated/."""
     place = Project.find(project)
-    variants = workflow.select(place, names or [])
-    before = read_committed(variants, place.generated)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        prepared = workflow.prepare(place, variants, frozen=False, report=report)
-    rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
-    complete = not names and len(rendered) == len(prepared)
-    render.write(rendered, place.generated, all_variants=complete)
+        context = Context(project=place, report=report)
+        prepared = workflow.prepare(BuildRequest(names=names or ()), context, workflow.RENDER)
+    before = read_committed(prepared.variants, place.generated)
+    render.write(prepared.rendered, place.generated, all_variants=prepared.complete)
+    counts = {one.variant.name: len(one.lock.packages) for one in prepared.rendered}
     changes = {}
-    for one in rendered:
+    for one in prepared.rendered:
         old = before[one.variant.name]
         was = {} if isinstance(old, TemplateError) else old.packages
         now = one.lock.packages
@@ -71,11 +70,12 @@ def lock(
         progress.show_json({"changes": changes})
     elif not quiet:
         for name, changed in changes.items():
-            count = len(prepared[name].lock.packages)  # type: ignore[union-attr]
-            progress.show_text(f"{name}: {counted(count, 'package')}, {len(changed)} changed")
+            progress.show_text(
+                f"{name}: {counted(counts[name], 'package')}, {len(changed)} changed"
+            )
             for package, (old_version, new_version) in changed.items():
                 progress.show_text(f"  {package} {old_version or '-'} → {new_version or '-'}")
-    raise_failures(prepared)
+    raise_failures(prepared.results)
 
 
 def render_command(
@@ -89,35 +89,27 @@ def render_command(
 ) -> None:
     """Write generated/ from the specs and the committed locks; lock what has no lock yet."""
     place = Project.find(project)
-    variants = workflow.select(place, names or [])
+    request = BuildRequest(names=names or (), frozen=True, lock_stale=not check)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        prepared = dict(workflow.prepare(place, variants, frozen=True, report=report))
-        if check:
-            stale = [str(e.message) for e in prepared.values() if isinstance(e, TemplateError)]
-            if stale:
-                raise RenderDriftError(
-                    "\n".join(stale), hint="run `template-builder render` and commit the result"
-                )
-        else:
-            missing = []
-            for variant in variants:
-                if isinstance(error := prepared[variant.name], StaleLockError):
-                    missing.append(variant)
-                    report(Event(kind="note", text=f"{error.headline}; locking it now"))
-            if missing:
-                prepared |= workflow.prepare(place, missing, frozen=False, report=report)
-    rendered = [one for one in prepared.values() if isinstance(one, render.Rendered)]
-    complete = not names and len(rendered) == len(prepared)
+        context = Context(project=place, report=report)
+        prepared = workflow.prepare(request, context, workflow.RENDER)
+    stale = [e.message for e in prepared.results.values() if isinstance(e, TemplateError)]
+    if check and stale:
+        raise RenderDriftError(
+            "\n".join(stale), hint="run `template-builder render` and commit the result"
+        )
     if check:
-        render.drift(rendered, place.generated, all_variants=complete)
+        render.drift(prepared.rendered, place.generated, all_variants=prepared.complete)
     else:
-        render.write(rendered, place.generated, all_variants=complete)
+        render.write(prepared.rendered, place.generated, all_variants=prepared.complete)
     if as_json:
-        progress.show_json([{"name": one.variant.name, "digest": one.digest} for one in rendered])
+        progress.show_json(
+            [{"name": one.variant.name, "digest": one.digest} for one in prepared.rendered]
+        )
     elif not quiet:
-        for one in rendered:
+        for one in prepared.rendered:
             progress.show_text(f"generated/{one.variant.name}: {one.digest}")
-    raise_failures(prepared)
+    raise_failures(prepared.results)
 
 
 def schema(

@@ -26,7 +26,7 @@ from builder.system import provenance
 from builder.system.events import Reporter
 from builder.targets.adapters import connect
 from builder.targets.protocol import Publication, Publisher
-from builder.workflow.prepare import read_registry
+from builder.workflow import read_registry
 
 __all__ = ["Moved", "adopt", "promote", "rollback", "unhold"]
 

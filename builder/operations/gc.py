@@ -15,7 +15,7 @@ from builder.errors import TemplateError
 from builder.operations.retention import Keep, needed
 from builder.project import Project
 from builder.targets.protocol import Cleaner, Need, Needs, Unused
-from builder.workflow.prepare import read_registry
+from builder.workflow import read_registry
 
 __all__ = ["Found", "find_waste", "remove_waste"]
 

@@ -8,10 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from builder import plan, registry, render
-from builder.errors import TemplateError, counted
-from builder.project import Project
+from builder.errors import counted
 from builder.registry.holds import Hold, hold_of
-from builder.workflow.prepare import Prepared, read_registry
+from builder.workflow import Context, Prepared
 
 __all__ = ["Outdated", "outdated"]
 
@@ -42,33 +41,31 @@ class Outdated:
         }
 
 
-def outdated(
-    project: Project, prepared: Prepared, *, target: str, channel: str, max_age_days: float
-) -> list[Outdated]:
-    """Compare what was prepared from the latest packages with what `channel` points at.
+def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> list[Outdated]:
+    """Compare what was rendered from the latest packages with what the channel points at.
 
-    What could not be prepared is left out: its error is in `prepared`. Raises `RegistryError`.
+    What could not be rendered is left out: its error is in `prepared`. Raises `RegistryError`.
     """
-    templates = read_registry(project).templates
-    found = []
-    for name, one in sorted(prepared.items()):
-        if isinstance(one, TemplateError):
-            continue
+    target, channel = context.target_name, prepared.request.channel
+    templates = context.registry.now().templates
+    findings = []
+    for rendered in sorted(prepared.rendered, key=lambda one: one.variant.name):
+        name = rendered.variant.name
         targets = templates.get(name, {})
         entry = targets.get(target, {})
         ref = entry.get("channels", {}).get(channel)
         fields = entry.get("builds", {}).get(ref, {}) if ref else {}
-        age, held = _age_days(fields), hold_of(entry, channel)
+        age, held = _age_days(fields, context.clock()), hold_of(entry, channel)
         if ref is None:
             reasons: Sequence[plan.Reason] = [_missing(targets, target, channel)]
         else:
-            reasons = _reasons(one, fields)
+            reasons = _reasons(rendered, fields)
         if age is not None and age > max_age_days:
             text = f"{counted(age, 'day')} old, and what the target adds to a build is as old"
             reasons = [*reasons, plan.Reason(kind="state", what=text)]
-        if held and _recorded(one, entry):
+        if held and _recorded(rendered, entry):
             reasons = ()  # a rebuild would bring nothing that is not there
-        found.append(
+        findings.append(
             Outdated(
                 name=name,
                 target=target,
@@ -78,7 +75,7 @@ def outdated(
                 held=held,
             )
         )
-    return found
+    return findings
 
 
 def _recorded(rendered: render.Rendered, entry: dict[str, Any]) -> bool:
@@ -112,9 +109,9 @@ def _reasons(rendered: render.Rendered, fields: dict[str, Any]) -> Sequence[plan
     return reasons
 
 
-def _age_days(fields: dict[str, Any]) -> float | None:
+def _age_days(fields: dict[str, Any], now: dt.datetime) -> float | None:
     try:
         built = dt.datetime.fromisoformat(fields["built_at"])
-        return (dt.datetime.now(dt.UTC) - built).total_seconds() / 86400
+        return (now - built).total_seconds() / 86400
     except (KeyError, ValueError, TypeError):
         return None

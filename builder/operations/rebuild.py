@@ -4,58 +4,51 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Sequence
 from typing import Any
 
 from builder import record, registry, render, verify
-from builder.errors import BuildError, RegistryError, TemplateError
-from builder.project import Project
+from builder.errors import BuildError, RegistryError
 from builder.registry import history
 from builder.system import provenance
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
-from builder.targets.protocol import Built, Opener, Opening, Tagged, Target
+from builder.targets.protocol import Built, Opening, Tagged
 from builder.verify.checks import inventory
-from builder.workflow.prepare import Prepared, read_registry
+from builder.workflow import Context, Prepared
 
 __all__ = ["rebuild"]
 
 
-def rebuild(
-    project: Project,
-    prepared: Prepared,
-    target: Target,
-    names: Sequence[str],
-    *,
-    report: Reporter,
-) -> list[dict[str, Any]]:
-    """Record every build that a channel's tag leads to on `target` and the registry does not have.
+def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
+    """Record every build that a channel's tag leads to on the target and the registry lacks.
 
     `prepared` is what the specs are now: of a build of the same digest, all is known and its checks
     are run again; of others, what a sandbox tells. A registry that cannot be read is kept under
     another name. Returns what was put back, as plain values. Raises what the target raises.
     """
+    project, target = context.project, context.connected()
     try:
-        found = read_registry(project)
+        recorded = context.registry.now()
     except RegistryError as error:
-        _put_aside(project.registry, error, report)
-        found = read_registry(project)
+        _put_aside(project.registry, error, context.report)
+        recorded = context.registry.now()
+    rendered = {one.variant.name: one for one in prepared.rendered}
     done = []
-    for name in sorted({*names, *found.templates}):
+    for name in sorted({*(variant.name for variant in prepared.variants), *recorded.templates}):
         if target.inventory is None:
             raise BuildError(
                 f"`{name}` cannot be put back from this machine, which has no channels",
                 hint=f"`template-builder build {name} --target {target.name}` records it again",
             )
         for one in target.inventory.tagged(name):
-            entry = read_registry(project).templates.get(name, {}).get(target.name, {})
+            entry = context.entry(name)
             channels = entry.get("channels", {})
             builds = entry.get("builds", {})
             missing = [channel for channel in one.channels if channels.get(channel) not in builds]
             if not one.channels or (one.ref in builds and not missing):
                 continue
             with target.claimed(name):
-                fields = _fields(project, prepared.get(name), target, name, one, report)
+                fields = _fields(context, rendered.get(name), name, one)
             record.put_back(
                 project.registry,
                 name=name,
@@ -81,15 +74,10 @@ def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:
 
 
 def _fields(
-    project: Project,
-    prepared: render.Rendered | TemplateError | None,
-    opener: Opener,
-    name: str,
-    one: Tagged,
-    report: Reporter,
+    context: Context, known: render.Rendered | None, name: str, one: Tagged
 ) -> dict[str, Any]:
-    known = prepared if isinstance(prepared, render.Rendered) else None
-    with Log(project.state / "logs" / name, target=opener.name, kind="rebuild") as log:
+    opener, report = context.connected(), context.report
+    with Log(context.project.state / "logs" / name, target=opener.name, kind="rebuild") as log:
         log.line(f"putting back {one.ref}")
         if known and known.digest == one.digest:
             built = Built(

@@ -14,7 +14,7 @@ from builder.registry.references import find_build
 from builder.system import provenance
 from builder.system.events import Reporter
 from builder.targets.adapters import connect
-from builder.workflow.prepare import read_registry
+from builder.workflow import read_registry
 
 __all__ = ["Removal", "removal_of", "remove"]
 

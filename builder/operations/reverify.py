@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from builder import record, registry, render, verify
 from builder.errors import TemplateError, VerifyError
-from builder.project import Project
 from builder.system import processes
-from builder.system.events import Reporter, discard
+from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.measures import measures_of
-from builder.targets.protocol import Built, Opener
-from builder.workflow.prepare import prepare
-from builder.workflow.selection import select
+from builder.targets.protocol import Built
+from builder.workflow import RENDER, BuildRequest, Context, prepare
 
 __all__ = ["Reverified", "reverify"]
 
@@ -39,17 +37,16 @@ class Reverified:
         }
 
 
-def reverify(
-    project: Project, found: registry.Record, opener: Opener, *, report: Reporter
-) -> Reverified:
+def reverify(found: registry.Record, context: Context) -> Reverified:
     """Run the checks of a recorded build again, whatever its spec says by now; nothing is recorded.
 
     Raises `VerifyError`, `SandboxError`, `NotOnThisMachineError`.
     """
+    opener, report = context.connected(), context.report
     recalled = record.recalled(found)
     promises: verify.Promises = recalled
     left_out = recalled.left_out
-    if left_out and (rendered := _rendered(project, found)):
+    if left_out and (rendered := _rendered(context, found)):
         promises, left_out = rendered, ()
     seconds = measures_of(found.ref, found.fields).get("seconds", {})
     built = Built(
@@ -65,7 +62,7 @@ def reverify(
         cold=seconds.get("first_use", {}).get("cold", {}),
     )
     with (
-        Log(project.state / "logs" / found.name, target=found.target, kind="verify") as log,
+        Log(context.project.state / "logs" / found.name, target=found.target, kind="verify") as log,
         opener.claimed(found.name),
         processes.interruptible(),
     ):
@@ -73,19 +70,18 @@ def reverify(
             verified = verify.verify(built, promises, opener, report=report, log=log)
         except VerifyError as error:
             # It passed once: the environment was damaged since, or the checks depend on more.
-            if opener.changes and _rendered(project, found):
+            if opener.changes and _rendered(context, found):
                 again = f"`template-builder build {found.name} --force`"
                 error.hint = f"{again} makes the environment anew"
             raise
     return Reverified(found=found, verified=verified, left_out=left_out)
 
 
-def _rendered(project: Project, found: registry.Record) -> render.Rendered | None:
+def _rendered(context: Context, found: registry.Record) -> render.Rendered | None:
     """What the spec and its committed lock render to, where the build is of exactly that."""
+    request = BuildRequest(names=(found.name,), frozen=True)
     try:
-        prepared = prepare(project, select(project, [found.name]), frozen=True, report=discard)
+        prepared = prepare(request, replace(context, report=discard), RENDER)
     except TemplateError:
         return None
-    rendered = prepared[found.name]
-    same = isinstance(rendered, render.Rendered) and rendered.digest == found.digest
-    return rendered if isinstance(rendered, render.Rendered) and same else None
+    return next((one for one in prepared.rendered if one.digest == found.digest), None)

@@ -1,4 +1,5 @@
-"""Which build may start when, so that a step that several builds share is run once.
+"""Which build may start when, so that a step that several builds share is run once, and no more
+than so many run at a time.
 
 E2B keeps what a step made once the step is over: of builds that need the same first steps, one runs
 them, and the others start as soon as it is past them. Nobody waits for a build that has ended.
@@ -7,11 +8,12 @@ them, and the others start as soon as it is past them. Nobody waits for a build 
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
-from builder.errors import BuildError
+from builder.errors import BuildError, counted
 from builder.plan import common_steps
+from builder.system.events import Event, Reporter, discard
 from builder.system.processes import check_not_stopped
 
 __all__ = ["Schedule"]
@@ -22,8 +24,12 @@ _CHECK_SECONDS = 0.5
 class Schedule:
     """The builds of one run and how far each is; safe to use from a thread a build."""
 
-    def __init__(self, keys: Mapping[str, Sequence[str]]) -> None:
+    def __init__(
+        self, keys: Mapping[str, Sequence[str]], *, jobs: int, report: Reporter = discard
+    ) -> None:
         """`keys`: name → the keys of its steps, in the order in which the builds would start."""
+        self._report = report
+        self._free, self._started = threading.Semaphore(jobs), set[str]()
         self._keys = dict(keys)
         self._state: dict[str, Literal["waiting", "running", "ended"]] = dict.fromkeys(
             keys, "waiting"
@@ -32,19 +38,21 @@ class Schedule:
         self._failed: dict[str, int] = {}
         self._changed = threading.Condition()
 
-    def start(self, name: str, waiting: Callable[[str, int], None]) -> int:
-        """Wait until no other build is about to run a step that `name` needs, too.
+    def start(self, name: str) -> int:
+        """Wait until no other build is about to run a step that `name` needs, too, and fewer than
+        `jobs` run.
 
-        `waiting` is told whom it waits for and for how many steps, whenever that changes. Returns
-        how many of its first steps other builds of this run have put into the cache. Raises
+        Returns how many of its first steps other builds of this run have put into the cache. Raises
         `BuildError` when one of its steps failed in another build: the same step fails again.
         """
-        told: tuple[str, int] | None = None
+        reported: tuple[str, int] | None = None
         with self._changed:
             while (ahead := self._ahead(name)) is not None:
-                if ahead != told:
-                    told = ahead
-                    waiting(*ahead)
+                if ahead != reported:
+                    reported = other, steps = ahead
+                    shared = f"the first {counted(steps, 'step')}, which they share"
+                    text = f"waiting for `{other}` to run {shared}"
+                    self._report(Event(kind="step", variant=name, text=text))
                 self._changed.wait(_CHECK_SECONDS)
                 check_not_stopped()
             for other, step in self._failed.items():
@@ -55,7 +63,11 @@ class Schedule:
                         hint=f"`template-builder logs {other}` shows why",
                     )
             self._state[name] = "running"
-            return self._cached(name)
+            cached = self._cached(name)
+        while not self._free.acquire(timeout=_CHECK_SECONDS):
+            check_not_stopped()
+        self._started.add(name)
+        return cached
 
     def passed(self, name: str, steps: int) -> None:
         """The first `steps` steps of `name` are in the cache now."""
@@ -64,8 +76,18 @@ class Schedule:
                 self._steps[name] = steps
                 self._changed.notify_all()
 
+    def built(self, name: str) -> None:
+        """All steps of `name` are in the cache now."""
+        self._end(name)
+
     def end(self, name: str, *, failed_step: int | None = None) -> None:
-        """The build of `name` has ended; `failed_step` (from 1) is the one that failed in it."""
+        """All is over with `name`; `failed_step` (from 1) is the one that failed in it."""
+        self._end(name, failed_step)
+        if name in self._started:
+            self._started.remove(name)
+            self._free.release()
+
+    def _end(self, name: str, failed_step: int | None = None) -> None:
         with self._changed:
             if name in self._state:
                 self._state[name] = "ended"

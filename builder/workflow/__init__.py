@@ -3,19 +3,30 @@
 Variants go through it side by side, each on its own: one that fails stops none of the others.
 """
 
-from builder.workflow.carry_out import Outcome, build
-from builder.workflow.prepare import Prepared, make_plan, precheck_all, prepare, read_registry
-from builder.workflow.selection import is_glob, select, template_names
+from builder.workflow.carry_out import build_all, carry_out
+from builder.workflow.context import Context, read_registry
+from builder.workflow.selection import is_glob, template_names, variants_called
+from builder.workflow.sequence import EACH, PLAN, PRECHECK, PREPARE, RENDER, execute, prepare
+from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome, Prepared
 
 __all__ = [
+    "EACH",
+    "PLAN",
+    "PRECHECK",
+    "PREPARE",
+    "RENDER",
+    "Attempt",
+    "BuildReport",
+    "BuildRequest",
+    "Context",
     "Outcome",
     "Prepared",
-    "build",
+    "build_all",
+    "carry_out",
+    "execute",
     "is_glob",
-    "make_plan",
-    "precheck_all",
     "prepare",
     "read_registry",
-    "select",
     "template_names",
+    "variants_called",
 ]

@@ -11,14 +11,14 @@ from builder import spec
 from builder.errors import SelectionError, SpecError, near
 from builder.project import Project
 
-__all__ = ["is_glob", "select", "template_names"]
+__all__ = ["is_glob", "template_names", "variants_called"]
 
 
 class LeftOutWarning(UserWarning):
     """Specs with mistakes that the variants named on the command line do not need."""
 
 
-def select(project: Project, names: Sequence[str]) -> tuple[spec.Variant, ...]:
+def variants_called(project: Project, names: Sequence[str]) -> tuple[spec.Variant, ...]:
     """The variants that `names` mean; all of them for no names.
 
     Raises `SpecError` with the mistakes of those variants and of what they extend, and

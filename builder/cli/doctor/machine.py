@@ -140,7 +140,7 @@ def _account(settings: TargetSettings, place: Project) -> str:
 
 
 def _project(place: Project) -> Iterator[Finding]:
-    yield _tried("variants", lambda: f"{len(workflow.select(place, []))} valid")
+    yield _tried("variants", lambda: f"{len(workflow.variants_called(place, []))} valid")
     try:
         found = workflow.read_registry(place)
     except TemplateError as error:

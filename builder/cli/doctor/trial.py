@@ -116,39 +116,22 @@ class Trial:
         (project.variants / "files").mkdir(parents=True, exist_ok=True)
         (project.variants / "files" / "doctor.txt").write_text("doctor\n", encoding="utf-8")
         (project.variants / "doctor.toml").write_text(self._spec(imports), encoding="utf-8")
-        prepared = workflow.prepare(
-            project, workflow.select(project, []), frozen=False, report=self._progress
+        context = workflow.Context(
+            project=project, settings=self.settings, target=self._target, report=self._progress
         )
-        rendered = prepared[self.name]
-        if isinstance(rendered, TemplateError):
-            raise rendered
-        planned = workflow.make_plan(
-            project,
-            prepared,
-            self._target,
-            name=self.settings.name,
-            channel=channel,
-            force=False,
-            programs=True,
-        )
-        (outcome,) = workflow.build(
-            project,
-            prepared,
-            planned,
-            self._target,
-            jobs=None,
-            all_variants=True,
-            report=self._progress,
-            require_cache=True,
-        )
+        request = workflow.BuildRequest(channel=channel, require_cache=True)
+        prepared = workflow.prepare(request, context, workflow.PLAN)
+        done = workflow.carry_out(prepared, context)
+        (outcome,), (planned,) = done.outcomes, done.plan.variants
         if outcome.error:
             raise outcome.error
+        (rendered,) = prepared.rendered
         steps = plan.program_of(rendered).steps
         return Made(
             ref=str(outcome.ref),
             build_id=str(outcome.ref).partition(":")[2],
             rendered=rendered,
-            cached=f"{planned.variants[0].cached} of {len(steps)} steps",
+            cached=f"{planned.cached} of {len(steps)} steps",
         )
 
     def _spec(self, imports: tuple[str, ...]) -> str:

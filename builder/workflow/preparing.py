@@ -1,0 +1,276 @@
+"""The stages that all variants go through at once: select, lock, render, plan, precheck."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+
+from builder.errors import (
+    EngineUnavailableError,
+    NetworkError,
+    RevokedError,
+    StaleLockError,
+    StorageError,
+    TargetUnavailableError,
+    TemplateError,
+)
+from builder.lock import lock_latest
+from builder.lock.committed import read_committed
+from builder.plan import Plan, Situation, TargetState, make_plan
+from builder.precheck import Checked, Engine
+from builder.precheck import precheck as precheck_variant
+from builder.project import PrecheckWhen, Project
+from builder.record import check_contents, contents_of
+from builder.registry import Registry
+from builder.render import Rendered
+from builder.render import render as render_variant
+from builder.render import write as write_generated
+from builder.system import processes
+from builder.system.events import Event
+from builder.system.files import ignored
+from builder.system.logs import Log
+from builder.targets.protocol import Builder, StateQuery
+from builder.workflow.context import Context
+from builder.workflow.selection import variants_called
+from builder.workflow.values import Prepared
+
+__all__ = ["lock", "plan", "precheck", "reach_engine", "render", "select", "write"]
+
+_LOOKS_AT_A_TIME = 8
+# What is wrong with the engine, and nothing about the template: it cannot pull, its disk is full.
+_OF_THE_ENGINE = (EngineUnavailableError, NetworkError, StorageError)
+
+
+def select(prepared: Prepared, context: Context) -> Prepared:
+    """The variants that are asked for. Raises `SpecError`, `SelectionError`."""
+    return replace(prepared, variants=variants_called(context.project, prepared.request.names))
+
+
+def lock(prepared: Prepared, context: Context) -> Prepared:
+    """The latest packages of each variant, or those of the committed locks."""
+    project, request, locks = context.project, prepared.request, {}
+    wanted = prepared.variants
+    if request.frozen:
+        locks = read_committed(wanted, project.generated)
+        stale = {n: e for n, e in locks.items() if isinstance(e, StaleLockError)}
+        wanted = tuple(v for v in wanted if request.lock_stale and v.name in stale)
+        for variant in wanted:
+            text = f"{stale[variant.name].headline}; locking it now"
+            context.report(Event(kind="note", text=text))
+    if wanted:
+        context.report(Event(kind="step", text="resolving the latest packages"))
+        locks |= lock_latest(
+            wanted,
+            folder=project.variants,
+            report=context.report,
+            has_image=lambda reference: _engine_has(project, reference),
+        )
+    return replace(prepared, locks=locks)
+
+
+def render(prepared: Prepared, context: Context) -> Prepared:
+    """The files that each variant is built from, where it could be locked."""
+    del context
+    results: dict[str, Rendered | TemplateError] = {}
+    for variant in prepared.variants:
+        locked = prepared.locks[variant.name]
+        results[variant.name] = (
+            locked if isinstance(locked, TemplateError) else render_variant(variant, locked)
+        )
+    return replace(prepared, results={**prepared.results, **results})
+
+
+def write(prepared: Prepared, context: Context) -> Prepared:
+    """What was rendered to `generated/`; nothing is removed there. Raises `StorageError`."""
+    write_generated(prepared.rendered, context.project.generated, all_variants=False)
+    return prepared
+
+
+def plan(prepared: Prepared, context: Context) -> Prepared:
+    """What to do with each variant: compare what was rendered with the registry and the target.
+
+    A target that is not available blocks every variant, and the plan says why. Builds in the cloud
+    of locks that fell back to another index are blocked, unless the request or the project's
+    settings accept that.
+    """
+    request, settings = prepared.request, context.settings
+    assert settings
+    recorded = context.registry.now()
+    accepted = request.accept_fallback or context.project.accept_fallback
+    if isinstance(context.target, TargetUnavailableError):
+        blocked = {one.variant.name: context.target.message for one in prepared.rendered}
+        situation = Situation(target=settings.name, blocked=blocked)
+    else:
+        accepted = accepted or context.target.this_machine
+        unaccepted = {} if accepted else _fallbacks(prepared.rendered)
+        situation = _situation(context.target, prepared, recorded, unaccepted)
+    planned = make_plan(
+        prepared.results,
+        recorded.templates,
+        situation,
+        channel=request.channel,
+        force=request.force,
+        refresh_base=request.refresh_base,
+        release=request.release,
+        programs=settings.builds_dockerfile if request.steps is None else request.steps,
+    )
+    return replace(prepared, plan=planned)
+
+
+def precheck(prepared: Prepared, context: Context) -> Prepared:
+    """Build with Docker first what is planned to be built, or, without a plan, everything; what
+    fails is not built on the target.
+
+    With `auto`, where an engine answers and the target builds from the Dockerfile; what the engine
+    itself is not able to do stops no build then: it is a warning.
+    """
+    planned, when = prepared.plan, PrecheckWhen.always
+    wanted = prepared.rendered
+    if planned:
+        _tell_of_bases(planned, prepared.request.refresh_base, context)
+        when = prepared.request.precheck or context.project.precheck.when
+        to_build = {variant.name for variant in planned.variants if variant.action == "build"}
+        wanted = [one for one in wanted if one.variant.name in to_build]
+        if not to_build or when is PrecheckWhen.never:
+            return prepared
+        if when is PrecheckWhen.auto and not context.connected().steps_cached:
+            why = "this target does not build from the Dockerfile; --precheck always does it anyway"
+            context.report(Event(kind="note", text=f"not pre-checked with Docker: {why}"))
+            return prepared
+        try:
+            prepared = reach_engine(prepared, context)
+        except EngineUnavailableError as error:
+            if when is PrecheckWhen.always:
+                raise
+            text = f"not pre-checked: {error.message}; {error.hint}"
+            context.report(Event(kind="note", text=text))
+            return prepared
+    assert prepared.engine
+    tolerated = when is PrecheckWhen.auto
+    force = prepared.request.force and planned is None
+    ignored(context.project.state)
+    checked: dict[str, Checked] = {}
+    failed: dict[str, TemplateError] = {}
+    for one in wanted:
+        try:
+            checked[one.variant.name] = _checked(one, prepared.engine, context, force=force)
+        except TemplateError as error:
+            if not (tolerated and isinstance(error, _OF_THE_ENGINE)):
+                failed[one.variant.name] = error
+                text = error.headline
+                context.report(Event(kind="failed", variant=one.variant.name, text=text))
+                continue
+            first, *others = error.message.splitlines()
+            text = f"not pre-checked with Docker: {': '.join([first, *others[:1]])}"
+            context.report(Event(kind="warning", variant=one.variant.name, text=text))
+    return replace(prepared, results={**prepared.results, **failed}, checked=checked)
+
+
+def reach_engine(prepared: Prepared, context: Context) -> Prepared:
+    """The Docker engine that pre-checks. Raises `EngineUnavailableError`."""
+    from builder.precheck.engine import DockerEngine
+
+    engine = DockerEngine(context.project.precheck)
+    engine.tidy()
+    return replace(prepared, engine=engine)
+
+
+def _engine_has(project: Project, reference: str) -> bool:
+    """Whether the Docker engine of this machine, where one answers, has an image."""
+    from builder.precheck.engine import DockerEngine
+
+    try:
+        engine = DockerEngine(project.precheck)
+    except EngineUnavailableError:
+        return False
+    with contextlib.closing(engine):
+        return engine.has_image(reference)
+
+
+def _checked(rendered: Rendered, engine: Engine, context: Context, *, force: bool) -> Checked:
+    state, name = context.project.state, rendered.variant.name
+    with Log(state / "logs" / name, target="docker", kind="precheck") as log:
+        checked = precheck_variant(
+            rendered,
+            engine,
+            folder=state / "precheck",
+            settings=context.project.precheck,
+            force=force,
+            report=context.report,
+            log=log,
+        )
+    context.report(Event(kind="done", variant=name, text="pre-checked"))
+    return checked
+
+
+def _tell_of_bases(planned: Plan, refresh_base: bool, context: Context) -> None:
+    """Warn of what the target keeps of base images that are not pinned to a digest."""
+    users: dict[str, list[str]] = {}
+    for variant in planned.variants:
+        if variant.action == "build" and variant.stale_base:
+            users.setdefault(variant.stale_base, []).append(variant.name)
+    for text, names in users.items():
+        only = names[0] if len(names) == 1 < len(planned.variants) else None
+        context.report(Event(kind="warning", variant=only, text=text))
+    if refresh_base and not any(variant.forced for variant in planned.variants):
+        text = f"--refresh-base: {planned.target} keeps no base image by its name alone"
+        context.report(Event(kind="note", text=text))
+
+
+def _fallbacks(rendered: Sequence[Rendered]) -> dict[str, str]:
+    """Variant → what a build of its lock costs that the spec did not ask for."""
+    return {
+        one.variant.name: "; ".join(f"{text}: {cost}" for text, cost in one.lock.fallbacks)
+        + "; run `template-builder lock` where that index can be reached, or accept it with"
+        " `build --accept-fallback` or `accept-fallback = true` in [tool.template-builder]"
+        for one in rendered
+        if one.lock.fallbacks
+    }
+
+
+def _situation(
+    target: Builder, prepared: Prepared, recorded: Registry, unaccepted: Mapping[str, str]
+) -> Situation:
+    rendered, templates = prepared.rendered, recorded.templates
+
+    def look(one: Rendered) -> TargetState:
+        entry = templates.get(one.variant.name, {}).get(target.name, {})
+        channel = prepared.request.channel
+        return target.look(StateQuery(rendered=one, recorded=entry, channel=channel))
+
+    pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
+    try:
+        with processes.interruptible():
+            seen = list(pool.map(look, rendered))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
+    states = {one.variant.name: state for one, state in zip(rendered, seen, strict=True)}
+    reasons = {
+        one.variant.name: target.blocked(one.variant) or _contains_revoked(recorded, one)
+        for one in rendered
+    }
+    return Situation(
+        target=target.name,
+        present=frozenset(one.digest for one in rendered if states[one.variant.name].present),
+        drift={name: state.drift for name, state in states.items() if state.drift},
+        usable={name: state.usable for name, state in states.items() if state.usable is not None},
+        unsupported={one.variant.name: target.unsupported(one.variant) for one in rendered},
+        blocked={name: reason for name, reason in reasons.items() if reason},
+        unaccepted=unaccepted,
+        steps_cached=target.steps_cached,
+        content_addressed=target.content_addressed,
+        this_machine=target.this_machine,
+    )
+
+
+def _contains_revoked(recorded: Registry, rendered: Rendered) -> str | None:
+    """Why what the lock holds must not be built."""
+    if not recorded.data.get("revocations"):
+        return None
+    try:
+        check_contents(recorded.data, contents_of(rendered), rendered.variant.name)
+    except RevokedError as error:
+        return f"{error.message}; {error.hint}"
+    return None
