@@ -37,6 +37,7 @@ OWNERS = {
     "obstore": {"registry/object_store.py"},
     "opentelemetry": {"system/telemetry.py"},
     "platformdirs": {"system/files.py"},
+    "psutil": {"precheck/engine.py", "system/limits.py", "targets/local/leftovers.py"},
     "pydantic": {"targets/journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
     "rich": {"cli/progress.py", "runtime/files.py"},
     "starlette": {"webhooks/receiver.py"},

@@ -81,30 +81,32 @@ def test_fallback_is_built_on_this_machine(fallen: Place, local_cache: Path) -> 
 
 
 PYLOCK = """
+lock-version = "1.0"
+created-by = "uv"
 [[packages]]
 name = "torch"
 version = "1"
 wheels = [
-    { url = "https://a.test/torch-1-cp311-cp311-manylinux_2_28_x86_64.whl", size = 500 },
-    { url = "https://a.test/torch-1-cp312-cp312-manylinux_2_28_x86_64.whl", size = 700 },
-    { url = "https://a.test/torch-1-cp311-cp311-win_amd64.whl", size = 9000 },
+    { url = "https://a.test/torch-1-cp311-cp311-manylinux_2_28_x86_64.whl", size = 500, hashes = { sha256 = "00" } },
+    { url = "https://a.test/torch-1-cp312-cp312-manylinux_2_28_x86_64.whl", size = 700, hashes = { sha256 = "00" } },
+    { url = "https://a.test/torch-1-cp311-cp311-win_amd64.whl", size = 9000, hashes = { sha256 = "00" } },
 ]
 [[packages]]
 name = "abi"
 version = "1"
 wheels = [
-    { name = "abi-1-cp310-abi3-manylinux2014_x86_64.whl", size = 20 },
-    { name = "abi-1-py3-none-any.whl", size = 1 },
+    { url = "https://a.test/abi-1-cp310-abi3-manylinux2014_x86_64.whl", size = 20, hashes = { sha256 = "00" } },
+    { url = "https://a.test/abi-1-py3-none-any.whl", size = 1, hashes = { sha256 = "00" } },
 ]
 [[packages]]
 name = "colorama"
 version = "1"
 marker = "sys_platform == 'win32'"
-wheels = [{ name = "colorama-1-py3-none-any.whl", size = 9000 }]
+wheels = [{ url = "https://a.test/colorama-1-py3-none-any.whl", size = 9000, hashes = { sha256 = "00" } }]
 [[packages]]
 name = "source"
 version = "1"
-sdist = { name = "source-1.tar.gz", size = 3 }
+sdist = { url = "https://a.test/source-1.tar.gz", size = 3, hashes = { sha256 = "00" } }
 """
 
 

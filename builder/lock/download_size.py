@@ -5,13 +5,11 @@ A pure reader of uv's `pylock.toml` output (https://packaging.python.org/specifi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-from urllib.parse import unquote
+from typing import cast
 
-from packaging.markers import Marker
-from packaging.tags import Tag, compatible_tags, cpython_tags
-from packaging.utils import parse_wheel_filename
+from packaging.markers import Environment
+from packaging.pylock import Pylock, PylockSelectError, PylockValidationError
+from packaging.tags import compatible_tags, cpython_tags
 
 from builder.lock.pins import environments
 from builder.system.documents import parse_toml
@@ -28,33 +26,21 @@ _MANYLINUX = [
 def download_size(pylock: str, python: str) -> int | None:
     """The bytes to download for CPython `python` ("3.11") on Linux on x86-64; None where the index
     does not say."""
-    environment = environments(python)[0]
     version = (3, int(python.partition(".")[2]))
     interpreter = f"cp{version[0]}{version[1]}"
     tags = [
         *cpython_tags(version, abis=[interpreter], platforms=_MANYLINUX),
         *compatible_tags(version, interpreter=interpreter, platforms=_MANYLINUX),
     ]
-    ranks = {tag: rank for rank, tag in enumerate(tags)}
     total = 0
-    for package in parse_toml(pylock).get("packages", []):
-        if "marker" in package and not Marker(package["marker"]).evaluate(environment):
-            continue
-        size = _file_of(package, ranks).get("size")
-        if not isinstance(size, int):
-            return None
-        total += size
+    try:
+        lock = Pylock.from_dict(parse_toml(pylock))
+        environment = cast("Environment", environments(python)[0])
+        for _, file in lock.select(environment=environment, tags=tags):
+            size = getattr(file, "size", None)  # of a repository or a folder there is none
+            if size is None:
+                return None
+            total += size
+    except (PylockValidationError, PylockSelectError):
+        return None
     return total
-
-
-def _file_of(package: Mapping[str, Any], ranks: Mapping[Tag, int]) -> Mapping[str, Any]:
-    """The wheel that is installed there, or else the source distribution."""
-    fitting = []
-    for wheel in package.get("wheels", []):
-        name = wheel.get("name") or unquote(wheel.get("url", "").rpartition("/")[2])
-        found = [ranks[tag] for tag in parse_wheel_filename(name)[3] if tag in ranks]
-        if found:
-            fitting.append((min(found), name, wheel))
-    if fitting:
-        return dict(min(fitting, key=lambda entry: entry[:2])[2])
-    return dict(package.get("sdist", {}))

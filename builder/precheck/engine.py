@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import docker.errors
+import psutil
 import requests
 
 from builder.errors import (
@@ -274,13 +275,7 @@ def _is_gone(owner: str) -> bool:
     host, _, pid = owner.rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
         return False  # another machine's, on an engine that both use
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except PermissionError:
-        return False
-    return False
+    return not psutil.pid_exists(int(pid))
 
 
 def _status(line: Mapping[str, Any]) -> str:

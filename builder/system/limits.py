@@ -101,8 +101,10 @@ def _can_open(count: int, limit: int) -> bool:
 
 
 def _address_space() -> int:
-    with contextlib.suppress(OSError, ValueError), open("/proc/self/statm") as file:
-        return int(file.read().split()[0]) * resource.getpagesize()
+    import psutil
+
+    with contextlib.suppress(psutil.Error):
+        return int(psutil.Process().memory_info().vms)
     return 0
 
 

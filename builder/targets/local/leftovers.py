@@ -8,7 +8,6 @@ import hashlib
 import os
 import re
 import secrets
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -207,20 +206,11 @@ def _mtime(path: Path) -> float:
 
 def _running(environment: Path) -> bool:
     """Whether the command of any process that can be seen names something in a folder."""
-    inside = os.fsencode(f"{environment}{os.sep}")
-    return any(inside in line for line in _command_lines())
+    import psutil
 
-
-def _command_lines() -> Iterator[bytes]:
-    if os.path.isdir("/proc/self"):
-        for entry in os.listdir("/proc"):
-            if entry.isdigit():
-                with contextlib.suppress(OSError):
-                    yield Path("/proc", entry, "cmdline").read_bytes()
-        return
-    listed = subprocess.run(
-        ["ps", "-axww", "-o", "args="],  # noqa: S607
-        capture_output=True,
-        check=False,
+    inside = f"{environment}{os.sep}"
+    return any(
+        inside in argument
+        for process in psutil.process_iter(["cmdline"])
+        for argument in process.info["cmdline"] or ()
     )
-    yield from listed.stdout.splitlines()
