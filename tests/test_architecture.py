@@ -20,7 +20,17 @@ OWNERS = {
     "e2b": {
         f"targets/e2b/{name}.py"
         for name in (
-            *("api", "cloud", "creation", "failures", "files", "program", "service", "session"),
+            *(
+                "api",
+                "calls",
+                "cloud",
+                "creation",
+                "failures",
+                "files",
+                "program",
+                "service",
+                "session",
+            ),
         )
     },
     "e2b_dockerfile_utils": {
@@ -44,7 +54,7 @@ OWNERS = {
     "tenacity": {
         "registry/object_store.py",
         "webhooks/client.py",
-        *(f"targets/e2b/{name}.py" for name in ("cloud", "failures", "session")),
+        *(f"targets/e2b/{name}.py" for name in ("calls", "failures", "session")),
     },
     "tomli_w": {"render/template_toml.py", "system/uv_settings.py"},
     "tree_sitter": {"spec/positions.py"},

@@ -178,7 +178,7 @@ def test_fault_that_stays(
 
 def test_limit_that_stays(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that is not lifted is waited for, and then told as what it is."""
-    from builder.targets.e2b import cloud as module
+    from builder.targets.e2b import calls as module
 
     monkeypatch.setattr(module, "_LIMIT_SECONDS", 3.0)
     cloud.front.faults.append(Fault(CALLS["request"], "status", code=429, times=1000))

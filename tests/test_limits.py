@@ -15,6 +15,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from builder.targets.e2b.account import Account
 from builder.targets.e2b.session import _translated
 from tests.clouds import Place
 from tests.conftest import ROOT
@@ -157,10 +158,11 @@ except SandboxError as error:
 
 def test_limit_is_named_whatever_library_meets_it() -> None:
     """On E2B an error that came of descriptors which ran out names their limit, too."""
+    account = Account(api_key="key")
     met = httpx.ConnectError("All connection attempts failed")
     met.__cause__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
-    assert _translated(met, "one:build", "key").message.startswith(
+    assert _translated(met, "one:build", account).message.startswith(
         "there is no room for another sandbox: the limit of open files is reached (`ulimit -n`: "
     )
-    refused = _translated(httpx.ConnectError("refused"), "one:build", "key")
+    refused = _translated(httpx.ConnectError("refused"), "one:build", account)
     assert "limit" not in refused.message

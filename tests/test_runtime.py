@@ -238,7 +238,7 @@ def test_what_is_e2bs_own_passes_through(
         assert found["output"] == "1\n"
     with pytest.raises(UnknownTemplateError) as caught:
         ran(CodeExecutionPrimitive(template_id="tta-data-minimall"), "1")
-    assert str(caught.value).startswith("E2B has no template `tta-data-minimall`: 404")
+    assert str(caught.value).startswith("target `e2b` has no template `tta-data-minimall`: 404")
     assert "\n\nhint: did you mean `tta-data-minimal`" in str(caught.value)
     assert cloud.running == {}
 

@@ -143,7 +143,7 @@ def test_refused_key(ready: Server) -> None:
     """A key that E2B refuses is told without the key."""
     with pytest.raises(TargetUnavailableError) as caught:
         executed(one(api_key="e2b_" + "9" * 40), "1")
-    assert caught.value.message.startswith("E2B refused the key: 401")
+    assert caught.value.message.startswith("E2B refused the key of target `e2b`: 401")
     assert "e2b_9" not in str(caught.value)
 
 

@@ -44,7 +44,6 @@ CALLS = {
     "Template.from_image": "self image",
     "Template.get_build_status": "build_info *logs_offset",
     "Template.get_tags": "template_id",
-    "Template.remove_tags": "name tags",
     "Template.to_json": "template",
     "TemplateBuilder.copy": "self src dest *user *mode",
     "TemplateBuilder.run_cmd": "self command *user",

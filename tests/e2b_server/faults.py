@@ -27,6 +27,7 @@ class Fault:
     request: str
     kind: Kind
     code: int = 500
+    body: str = ""
     seconds: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
@@ -66,9 +67,9 @@ class Faulty:
         if fault is None:
             await self._application(scope, receive, send)
         elif fault.kind == "status":
-            body = json.dumps({"code": fault.code, "message": "injected"}).encode()
+            injected = json.dumps({"code": fault.code, "message": "injected"})
             await self._drain(receive)
-            await _answer(send, fault.code, body, fault.headers)
+            await _answer(send, fault.code, (fault.body or injected).encode(), fault.headers)
         elif fault.kind == "slow":
             await asyncio.sleep(fault.seconds)
             await self._application(scope, receive, send)
@@ -102,7 +103,7 @@ class Faulty:
             headers = [(k, v) for k, v in start["headers"] if k != b"content-length"]
             await send(start | {"headers": headers})
             for number in range(0, len(body), 64):
-                await asyncio.sleep(0.02)
+                await asyncio.sleep(fault.seconds or 0.02)
                 part = {"body": body[number : number + 64], "more_body": True}
                 await send({"type": "http.response.body", **part})
             await send({"type": "http.response.body", "body": b""})

@@ -34,6 +34,7 @@ class Account:
     without, it is where they say, as it reads them."""
 
     api_key: str = field(repr=False)
+    target: str = "e2b"
     domain: str | None = None
     api_url: str | None = None
     sandbox_url: str | None = None
@@ -49,6 +50,7 @@ class Account:
             )
         account = cls(
             api_key=api_key.strip(),
+            target=settings.name,
             domain=settings.domain,
             api_url=settings.api_url,
             sandbox_url=settings.sandbox_url,

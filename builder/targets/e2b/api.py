@@ -11,6 +11,7 @@ import functools
 import glob
 import tarfile
 import tempfile
+import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path, PurePath
 from typing import IO, Any
@@ -21,11 +22,11 @@ import httpx
 
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.certificates import certificates
-from builder.targets.e2b.failures import LimitedError
+from builder.targets.e2b.failures import ForeignAnswerError, LimitedError
 
-__all__ = ["Api"]
+__all__ = ["SECONDS", "Api"]
 
-_SECONDS = 60.0
+SECONDS = 30.0
 _UPLOAD_SECONDS = 3600.0
 _LONGEST_WAIT_SECONDS = 60
 _REFUSALS = {401: e2b.AuthenticationException, 429: LimitedError, 503: e2b.ServiceBusyException}
@@ -43,6 +44,12 @@ class Api:
         """Return the value that E2B answers, None for no content. Each part of the path is one
         segment of it, whatever it holds."""
         return _value(self._answer(method, path, body, query))
+
+    def order(self, method: str, *path: str, body: Any = None) -> None:
+        """Have something done, which E2B answers with no content."""
+        answer = self._answer(method, path, body, None)
+        if _value(answer) is not None or answer.content:
+            raise ForeignAnswerError(f"{answer.status_code}: {answer.text[:500]}")
 
     def pages(self, *path: str, query: Mapping[str, Any] | None = None) -> Iterator[Any]:
         """Return the entries of a list that comes in pages."""
@@ -65,7 +72,7 @@ class Api:
                     link["url"], content=file, headers=headers, timeout=_UPLOAD_SECONDS
                 )
                 answer.raise_for_status()
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
             raise e2b.FileUploadException(f"uploading `{source}` failed: {error}") from error
 
     def _answer(
@@ -81,22 +88,49 @@ class Api:
         )
 
 
+class _Bounded(httpx.SyncByteStream):
+    """The content of an answer, which is to be there in time: the time-outs of httpx are those of
+    each part."""
+
+    def __init__(self, content: httpx.SyncByteStream) -> None:
+        self._content, self._until = content, time.monotonic() + SECONDS
+
+    def __iter__(self) -> Iterator[bytes]:
+        for part in self._content:
+            if time.monotonic() > self._until:
+                raise httpx.ReadTimeout(f"the answer took longer than {SECONDS:.0f} seconds")
+            yield part
+
+    def close(self) -> None:
+        self._content.close()
+
+
+def _bound(answer: httpx.Response) -> None:
+    assert isinstance(answer.stream, httpx.SyncByteStream)
+    answer.stream = _Bounded(answer.stream)
+
+
 @functools.cache
 def _client() -> httpx.Client:
-    client = httpx.Client(verify=certificates(), timeout=_SECONDS)
+    hooks = {"response": [_bound]}
+    client = httpx.Client(verify=certificates(), timeout=SECONDS, event_hooks=hooks)
     atexit.register(client.close)
     return client
 
 
 def _value(answer: httpx.Response) -> Any:
+    status = answer.status_code
     if answer.is_success:
         return answer.json() if answer.content else None
+    if answer.is_redirect:
+        raise ForeignAnswerError(f"{status}: it leads to {answer.headers.get('location')}")
     try:
         message = answer.json()["message"]
     except (ValueError, KeyError, TypeError):
         message = answer.text[:500]
-    text = f"{answer.status_code}: {message}"
-    refusal = _REFUSALS.get(answer.status_code, e2b.TemplateException)(text)
+        if status < 500 and status not in _REFUSALS:
+            raise ForeignAnswerError(f"{status}: {message}") from None
+    refusal = _REFUSALS.get(status, e2b.TemplateException)(f"{status}: {message}")
     wait = answer.headers.get("retry-after", "")
     if isinstance(refusal, LimitedError) and wait.isdecimal():
         refusal.seconds = min(int(wait), _LONGEST_WAIT_SECONDS)

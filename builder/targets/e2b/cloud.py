@@ -1,14 +1,10 @@
-"""E2B's API for one account, by its official SDK and, where that has no function, its REST API.
-
-Every call is retried as its failure deserves, and what is left of failures is put into words here.
-"""
+"""E2B's API for one account, by its official SDK and, where that has no function, its REST API."""
 
 from __future__ import annotations
 
 import contextlib
 import datetime as dt
 import json
-import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -16,42 +12,22 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import e2b
-import tenacity
 
-from builder.errors import (
-    BuildError,
-    LimitError,
-    NetworkError,
-    TargetUnavailableError,
-    TemplateError,
-)
-from builder.system.processes import pause
+from builder.errors import BuildError, LimitError, NetworkError
 from builder.targets.e2b.account import Account
-from builder.targets.e2b.api import Api
+from builder.targets.e2b.api import SECONDS, Api
+from builder.targets.e2b.calls import Calls
 from builder.targets.e2b.creation import Creation
-from builder.targets.e2b.failures import (
-    LimitedError,
-    UnsettledError,
-    failure_of,
-    if_it_may_pass,
-    kind_of,
-    status_of,
-)
+from builder.targets.e2b.failures import UnsettledError, status_of
 
 __all__ = ["BuildState", "Cloud", "Identified", "Listed"]
 
 _T = TypeVar("_T")
 Identified = Callable[[str, str], None]
 
-# A limit lifts when other builds end, and a build may take an hour; a fault passes or it does not.
-_LIMIT_SECONDS = 3600.0
 _KILL_SECONDS = 30.0
 _LOOK_SECONDS = 5.0
 _LOOK_ATTEMPTS = 2
-_FAULT_ATTEMPTS = 7
-# What takes long to fail is not tried as often: an address where nobody answers, above all.
-_SLOW_ATTEMPTS = 3
-_FAULT_SECONDS = 6.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,10 +67,12 @@ class Cloud:
         key_variable: str,
         waiting: Callable[[str], None] | None = None,
     ) -> None:
-        """`waiting` is told whenever a limit keeps a call waiting, and why."""
+        """`waiting` is told whenever a call is kept waiting, and why."""
         self._account, self._key_variable = account, key_variable
-        self._api, self._options = Api(account), account.options
-        self._waiting = waiting
+        self._api = Api(account)
+        self._options = account.options | {"request_timeout": SECONDS}
+        self._call = Calls(account, key_variable=key_variable, waiting=waiting)
+        self.redacted = self._call.redacted
 
     def telling(self, waiting: Callable[[str], None]) -> Cloud:
         """The same account, for a caller who wants to be told of waiting."""
@@ -111,7 +89,7 @@ class Cloud:
                 if status_of(error) == 403:
                     raise e2b.AuthenticationException(str(error)) from error
                 raise
-            names = [name for template in templates for name in template["names"]]
+            names = [name for template in templates for name in template["names"] or ()]
             return next((name.partition("/")[0] for name in names if "/" in name), None)
 
         return self._call("asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS)
@@ -164,7 +142,7 @@ class Cloud:
                 once(partial(send, template_id, step["args"][0], step["filesHash"]))
         uploaded()
         path = ("v2", "templates", template_id, "builds", build_id)
-        once(partial(self._api.ask, "POST", *path, body=steps))
+        once(partial(self._api.order, "POST", *path, body=steps))
         return template_id, build_id
 
     def state(self, template_id: str, build_id: str, offset: int) -> BuildState:
@@ -172,17 +150,18 @@ class Cloud:
         info = e2b.BuildInfo(
             template_id=template_id, build_id=build_id, name=template_id, alias=template_id
         )
-        build = self._call(
-            f"asking for the state of build {build_id}",
-            lambda: e2b.Template.get_build_status(info, logs_offset=offset, **self._options),
-        )
-        return BuildState(
-            status=build.status.value,
-            lines=tuple(self.redacted(entry.message) for entry in build.log_entries),
-            times=tuple(entry.timestamp for entry in build.log_entries),
-            message=self.redacted(build.reason.message) if build.reason else "",
-            step=build.reason.step if build.reason else None,
-        )
+
+        def get() -> BuildState:
+            build = e2b.Template.get_build_status(info, logs_offset=offset, **self._options)
+            return BuildState(
+                status=build.status.value,
+                lines=tuple(self.redacted(entry.message) for entry in build.log_entries),
+                times=tuple(entry.timestamp for entry in build.log_entries),
+                message=self.redacted(build.reason.message) if build.reason else "",
+                step=build.reason.step if build.reason else None,
+            )
+
+        return self._call(f"asking for the state of build {build_id}", get)
 
     def tags(self, name: str) -> dict[str, str] | None:
         """Tag → build ID of a template, builds that are not finished included; None where there is
@@ -222,7 +201,7 @@ class Cloud:
             return [
                 Listed(
                     template_id=item["templateID"],
-                    names=tuple(item["names"]),
+                    names=tuple(item["names"] or ()),
                     used=dt.datetime.fromisoformat(item.get("lastSpawnedAt") or item["createdAt"]),
                 )
                 for item in self._api.pages("v2", "templates")
@@ -235,7 +214,7 @@ class Cloud:
 
         def delete() -> None:
             try:
-                self._api.ask("DELETE", "templates", template_id)
+                self._api.order("DELETE", "templates", template_id)
             except e2b.TemplateException as error:
                 if status_of(error) != 404:
                     raise
@@ -244,9 +223,12 @@ class Cloud:
 
     def newest_builds(self, template_id: str) -> list[str]:
         """The IDs of a template's builds, a hundred at most; the one asked for last comes first."""
-        asking = f"asking for the builds of `{template_id}`"
-        template = self._call(asking, lambda: self._api.ask("GET", "templates", template_id))
-        return [build["buildID"] for build in template["builds"]]
+
+        def get() -> list[str]:
+            template = self._api.ask("GET", "templates", template_id)
+            return [build["buildID"] for build in template["builds"]]
+
+        return self._call(f"asking for the builds of `{template_id}`", get)
 
     def assign_tags(self, name: str, source: str, tags: Sequence[str]) -> None:
         """Move `tags` to the finished build that `source` means, a tag or the ID of a build."""
@@ -260,7 +242,9 @@ class Cloud:
 
         def remove() -> None:
             try:
-                e2b.Template.remove_tags(name, list(tags), **self._options)
+                # The SDK takes whatever is no refusal for an answer of E2B's.
+                body = {"name": name, "tags": list(tags)}
+                self._api.order("DELETE", "templates", "tags", body=body)
             except e2b.TemplateException as error:
                 if status_of(error) != 404:
                     raise
@@ -328,72 +312,3 @@ class Cloud:
             lambda: e2b.Sandbox.kill(sandbox_id, **self._options),
             limit=_KILL_SECONDS,
         )
-
-    def redacted(self, text: str) -> str:
-        """`text` without the key, wherever that came from."""
-        return text.replace(self._account.api_key, f"<{self._key_variable}>")
-
-    def _call(
-        self,
-        doing: str,
-        call: Callable[[], _T],
-        *,
-        faults: int = _FAULT_ATTEMPTS,
-        limit: float | None = None,
-    ) -> _T:
-        def give_up(state: tenacity.RetryCallState) -> bool:
-            if kind_of(failure_of(state)) == "limit":
-                return (state.seconds_since_start or 0.0) > (limit or _LIMIT_SECONDS)
-            slow = state.attempt_number >= _SLOW_ATTEMPTS
-            late = slow and (state.seconds_since_start or 0.0) > _FAULT_SECONDS
-            return late or state.attempt_number >= faults
-
-        def delay(state: tenacity.RetryCallState) -> float:
-            failure = failure_of(state)
-            slow = kind_of(failure) == "limit"
-            wait = tenacity.wait_random_exponential(
-                multiplier=1 if slow else 0.2, max=15 if slow else 5, min=0.1
-            )
-            return wait(state) + (failure.seconds if isinstance(failure, LimitedError) else 0)
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            if self._waiting and kind_of(failure_of(state)) == "limit":
-                self._waiting(self.redacted(f"waiting for E2B: {failure_of(state)}"))
-
-        retrying = tenacity.Retrying(
-            retry=if_it_may_pass,
-            stop=give_up,
-            wait=delay,
-            sleep=pause,
-            before_sleep=tell,
-            reraise=True,
-        )
-        try:
-            return retrying(call)
-        except TemplateError:
-            raise
-        except Exception as error:
-            raise self._translated(error, doing) from error
-
-    def _translated(self, error: Exception, doing: str) -> TemplateError:
-        said = self.redacted(str(error)) or type(error).__name__
-        if isinstance(error, e2b.FileUploadException):
-            # The address of an upload is signed: who has it can write there.
-            said = re.sub(r"(https?://[^/\s']+)[^\s']*", r"\1/…", said.splitlines()[0])
-        if isinstance(error, e2b.AuthenticationException):
-            return TargetUnavailableError(
-                f"E2B refused the key in `{self._key_variable}`: {said}",
-                hint=f"set `{self._key_variable}` to a key of the account",
-            )
-        kind = kind_of(error)
-        if kind == "limit":
-            return LimitError(
-                f"{doing} was refused for too long: {said}",
-                hint="wait for other builds to end, or ask E2B for a higher limit",
-            )
-        if kind == "fault":
-            return NetworkError(
-                f"{doing} failed: {said}",
-                hint="run the same command again: it takes up what was begun",
-            )
-        return BuildError(f"{doing} was refused: {said}")

@@ -1,7 +1,8 @@
-"""What a failure that the SDK raises deserves."""
+"""What a failure that the SDK raises deserves, and what it says."""
 
 from __future__ import annotations
 
+import ast
 import re
 from typing import Literal
 
@@ -11,9 +12,27 @@ import tenacity
 
 from builder.errors import TemplateError
 
-__all__ = ["LimitedError", "UnsettledError", "failure_of", "if_it_may_pass", "kind_of", "status_of"]
+__all__ = [
+    "ForeignAnswerError",
+    "LimitedError",
+    "UnsettledError",
+    "failure_of",
+    "if_it_may_pass",
+    "is_foreign",
+    "kind_of",
+    "status_of",
+    "words_of",
+]
 
 _STATUS = re.compile(r"(\d{3})\b")
+_BYTES = re.compile(r"(\d{3}): (b(['\"]).*\3)", re.DOTALL)
+_LONGEST_TEXT = 500
+# What the SDK says of an answer that is none of those that it knows.
+_UNKNOWN = re.compile(r"Body of the request is None|Failed to (assign|get|request) ")
+
+
+class ForeignAnswerError(Exception):
+    """An answer that is not one of E2B's API."""
 
 
 class LimitedError(e2b.RateLimitException):
@@ -47,16 +66,39 @@ def kind_of(error: BaseException) -> Literal["limit", "fault", "final"]:
         e2b.TimeoutException,
         httpx.TransportError,
         OSError,
-        # An answer that was cut off or is not what the API promises.
-        ValueError,
-        KeyError,
-        TypeError,
-        AttributeError,
     )
-    if isinstance(error, passing) or type(error).__module__.startswith("pyqwest"):
+    if (
+        isinstance(error, passing)
+        or is_foreign(error)
+        or type(error).__module__.startswith("pyqwest")
+    ):
         return "fault"
     status = status_of(error)
     return "fault" if status is not None and status >= 500 else "final"
+
+
+def is_foreign(error: BaseException) -> bool:
+    """Whether an answer was cut off, or is not what E2B's API promises."""
+    if isinstance(
+        error, ForeignAnswerError | ValueError | LookupError | TypeError | AttributeError
+    ):
+        return True
+    text, status = str(error), status_of(error) or 0
+    # Of a refusal that is no JSON the SDK tells the bytes.
+    refused = 400 <= status < 500 and _BYTES.match(text) is not None
+    return refused or 300 <= status < 400 or _UNKNOWN.match(text) is not None
+
+
+def words_of(error: BaseException) -> str:
+    """What a failure says, without the forms that Python and the SDK have for it."""
+    text = str(error)
+    if written := _BYTES.fullmatch(text):
+        content = ast.literal_eval(written[2]).decode("utf-8", "replace")[:_LONGEST_TEXT].strip()
+        text = f"{written[1]}: {content}" if content else written[1]
+    if not is_foreign(error):
+        return text or type(error).__name__
+    said = f": {text}" if status_of(error) else ""
+    return f"the answer is not one of E2B's API{said}"
 
 
 def failure_of(state: tenacity.RetryCallState) -> BaseException:

@@ -28,7 +28,14 @@ from builder.system.limits import limit_error
 from builder.system.tasks import run_to_completion
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.creation import Creation
-from builder.targets.e2b.failures import UnsettledError, failure_of, if_it_may_pass, kind_of
+from builder.targets.e2b.failures import (
+    UnsettledError,
+    failure_of,
+    if_it_may_pass,
+    is_foreign,
+    kind_of,
+    words_of,
+)
 from builder.targets.e2b.files import CloudFiles
 from builder.targets.e2b.service import CodeService
 
@@ -90,7 +97,7 @@ class CloudSession:
             await run_to_completion(_discarded(creating, create))
             raise
         except Exception as error:
-            raise _translated(error, ref, account.api_key) from error
+            raise _translated(error, ref, account) from error
         return cls(sandbox, key=account.api_key, lifetime=creation.seconds)
 
     async def wait_until_ready(self) -> None:
@@ -181,16 +188,16 @@ async def _end_marked(creation: Creation, account: Account, but: str | None = No
                     await _retried(kill)
 
 
-def _translated(error: Exception, ref: str, key: str) -> TemplateError:
+def _translated(error: Exception, ref: str, account: Account) -> TemplateError:
     if isinstance(error, TemplateError):
         return error
     if reached := limit_error(error):
         return reached
-    said = (str(error) or type(error).__name__).replace(key, "<the key>")
+    said = words_of(error).replace(account.api_key, "<the key>")
     if isinstance(error, e2b.AuthenticationException):
-        return TargetUnavailableError(f"E2B refused the key: {said}")
+        return TargetUnavailableError(f"E2B refused the key of target `{account.target}`: {said}")
     if isinstance(error, e2b.NotFoundException) or said.startswith("404"):
-        return UnknownTemplateError(f"E2B has no template `{ref}`: {said}")
+        return UnknownTemplateError(f"target `{account.target}` has no template `{ref}`: {said}")
     kind = kind_of(error)
     if kind == "limit":
         return LimitError(
@@ -198,5 +205,6 @@ def _translated(error: Exception, ref: str, key: str) -> TemplateError:
             hint="end sandboxes that are not needed, or ask E2B for a higher limit",
         )
     if kind == "fault":
-        return NetworkError(f"creating a sandbox of `{ref}` failed: {said}")
+        hint = f"is `{account.origin}` the address of its API?" if is_foreign(error) else None
+        return NetworkError(f"creating a sandbox of `{ref}` failed: {said}", hint=hint)
     return SandboxError(f"creating a sandbox of `{ref}` was refused: {said}")
