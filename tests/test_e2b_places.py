@@ -11,10 +11,11 @@ import httpx
 import pytest
 import trustme
 
-from builder.errors import NetworkError, ProjectError, TargetUnavailableError
+from builder.errors import NetworkError, ProjectError, SandboxError, TargetUnavailableError
 from builder.project import Project, address_error, domain_error
 from builder.runtime import CodeExecutionPrimitive, E2BWebhookPrimitive
 from builder.targets.adapters import connect
+from builder.targets.e2b import service
 from builder.targets.e2b.certificates import certificates
 from tests.clouds import Place
 from tests.conftest import Command
@@ -186,6 +187,33 @@ def test_domain_with_certificates_of_its_own(
         assert elsewhere.front.requests == []
         assert server.problems == []
     assert place.recorded("four", "mine")["build_id"]
+
+
+@pytest.mark.parametrize(
+    ("sandboxes", "told"),
+    [
+        ("http://127.0.0.1:1", "All connection attempts failed"),
+        ("http://nowhere.invalid", ""),
+        ("{https}", "[SSL"),
+        ("{url}/x/y", "404 "),
+    ],
+)
+def test_sandboxes_that_are_not_there(
+    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch, sandboxes: str, told: str
+) -> None:
+    """Where no sandbox is at the address of sandboxes, that is the error, and soon, not one about
+    the service of the template; the sandbox is ended."""
+    monkeypatch.setattr(service, "_REACH_SECONDS", 0.5)
+    url = sandboxes.format(url=cloud.url, https=cloud.url.replace("http:", "https:"))
+    (place.folder / "pyproject.toml").write_text(target("e2b", api_url=cloud.url, sandbox_url=url))
+    error = place.build("four")["four"].error
+    assert isinstance(error, SandboxError)
+    assert f"the sandbox {cloud.ended[0]}: it is not at {url}: {told}" in error.message
+    assert error.hint == (
+        "`sandbox-url` or `domain` of the target, or `E2B_SANDBOX_URL`, says where sandboxes are: is"
+        " that right?"
+    )
+    assert cloud.running == {}
 
 
 def test_the_systems_certificates_are_trusted(monkeypatch: pytest.MonkeyPatch) -> None:

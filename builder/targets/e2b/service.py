@@ -33,6 +33,9 @@ SERVICE_PORT = 49999
 # The Jupyter server below the code service; a context's ID is that of its kernel.
 _JUPYTER_PORT = 8888
 _READY_SECONDS = 120.0
+_REACH_SECONDS = 10.0
+# E2B's answers while the sandbox is there and nothing listens on its port.
+_NOT_YET = (429, 500, 502, 503, 504)
 _POLL_SECONDS = 0.1
 _LOOK_SECONDS = 1.0
 _REQUEST_SECONDS = 30.0
@@ -63,6 +66,7 @@ class CodeService:
             for port in (SERVICE_PORT, _JUPYTER_PORT)
         }
         self._headers = dict(config.sandbox_headers)
+        self._direct = config.debug  # with nothing before the port that answers while it is closed
         if sandbox.traffic_access_token:
             self._headers["E2B-Traffic-Access-Token"] = sandbox.traffic_access_token
         # HTTP/1.1: closing the connection of an execution must reach the service.
@@ -78,8 +82,8 @@ class CodeService:
 
     async def wait_until_ready(self) -> None:
         """Wait for it, two minutes at most. Raises `SandboxError`."""
-        deadline = time.monotonic() + _READY_SECONDS
-        looked = time.monotonic()
+        looked = reached = time.monotonic()
+        deadline = looked + _READY_SECONDS
         while True:
             try:
                 # Nothing is run: a first execution fixes the interpreter's environment.
@@ -88,8 +92,17 @@ class CodeService:
                     self._context = await self._context_of("python")
                     return
                 problem = f"{answer.status_code} {answer.text[:200]}"
+                astray = answer.status_code not in _NOT_YET
             except httpx.TransportError as error:
                 problem = str(error) or type(error).__name__
+                astray = isinstance(error, httpx.ConnectError) and not self._direct
+            reached = reached if astray else time.monotonic()
+            if time.monotonic() - reached > _REACH_SECONDS:
+                raise SandboxError(
+                    self._worded(f"it is not at {self._urls[SERVICE_PORT]}: {problem}"),
+                    hint="`sandbox-url` or `domain` of the target, or `E2B_SANDBOX_URL`, says where"
+                    " sandboxes are: is that right?",
+                )
             if time.monotonic() > deadline:
                 raise SandboxError(
                     self._worded(f"its code service was not up within two minutes: {problem}"),
