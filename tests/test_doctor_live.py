@@ -22,7 +22,9 @@ from builder.cli.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
 from builder.cli.doctor.live import Checked
 from builder.errors import AssumptionError, TargetUnavailableError, UnconfirmedError
 from builder.project import BUILT_IN_TARGETS
+from builder.render import Rendered
 from builder.system.events import Event, discard
+from tests.clouds import Place
 from tests.conftest import ROOT
 from tests.e2b_server import ModelledSteps, Server
 from tests.e2b_server.faults import Fault
@@ -70,6 +72,27 @@ def test_every_assumption_is_tried(
         assert [one.name for one in server.state.templates.values()] == ["template-builder"]
         assert server.running == {}
         assert server.problems == []
+
+
+def test_older_build_that_was_ready_before_it_was_overtaken(
+    place: Place, cloud: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a build that ended before another one overtook it, nothing is said that differs."""
+    monkeypatch.setattr(live, "_BEGIN_SECONDS", 1.0)
+    settings = BUILT_IN_TARGETS["e2b"]
+    project = trial.Throwaway(root=tmp_path / "trial", targets={"e2b": settings})
+    prepared = place._prepared(place.project(), ("four",))["four"]
+    assert isinstance(prepared, Rendered)
+    made = trial.Made(ref="x:y", build_id="y", rendered=prepared, cached="")
+    trying = live._Live(trial.Trial(project, settings, report=discard, base=BASE), discard)
+    trying._overtake(made)
+    assert {build.status for build in cloud.builds()} == {"ready"}
+    states = {one.key: (one.state, one.seen) for one in trying.checked()}
+    assert states["overtaken"][0] == "holds"
+    assert states["cancelled"] == (
+        "not checked",
+        "the older build was ready before it was overtaken",
+    )
 
 
 def seen(**changed: Any) -> str:

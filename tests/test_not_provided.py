@@ -86,6 +86,9 @@ def test_variables_that_the_code_service_spoils_are_named(
     assert lines == wanted, shown.stderr
     assert place.build("four")["four"].error is None
     assert [text for text in place.warnings() if "env." in text] == wanted
+    texts = [event.text for event in place.events]
+    (begun,) = [number for number, text in enumerate(texts) if text.endswith(" is begun")]
+    assert texts.index(wanted[1]) < begun
     assert place.recorded("four")["warnings"][-2:] == wanted
 
 

@@ -256,6 +256,10 @@ class _Live:
             if state.status in ("ready", "error") or time.monotonic() > deadline:
                 break
             processes.pause(POLL_SECONDS)
+        if state.status == "ready":
+            seen = "the older build was ready before it was overtaken"
+            self._checked["cancelled"] = Checked(key="cancelled", state="not checked", seen=seen)
+            return
         named = any(word in state.message for word in ("cancel", "superseded"))
         seen = f"{state.status}: {state.message or 'no message'}, step {state.step}"
         ended = state.status == "error" and named and state.step is None

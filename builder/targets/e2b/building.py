@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import re
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from builder.errors import BuildError, CacheMissError, NetworkError, StepError, TemplateError
@@ -82,11 +83,15 @@ class Building:
         self._name = order.rendered.variant.name
         self._digest = order.rendered.digest
         self._entry: Entry | None = None
+        self._unsupported = tuple(
+            f"not provided by {target}: {line}" for line in not_provided(order.rendered.variant)
+        )
 
     def make(self) -> Built:
         """Make the build, or find it made. Raises `StepError`, `CacheMissError`, `BuildError`, and
         what `Cloud` raises; what E2B is still doing then, the next run takes up."""
         start = time.monotonic()
+        self._warn(self._unsupported)
         overtaken = tried_again = False
         for _ in range(_ATTEMPTS):
             build = self._under_way(overtaken=overtaken) or self._begin()
@@ -297,20 +302,17 @@ class Building:
         # A build that others began ran under their conditions, of which nothing was expected.
         checked = build.ours and entry is not None and not entry.forced
         missed = followed.missed(entry.expected_cached) if entry and checked else []
-        warnings: list[str] = []
+        warnings: tuple[str, ...] = ()
         if missed:
             steps = ", ".join(map(str, missed))
-            told = f"not from the cache, though it should have been: step {steps}"
+            uncached = f"not from the cache, though it should have been: step {steps}"
             if order.require_cache:
                 raise CacheMissError(
-                    f"`{self._name}` was built, but {told}",
+                    f"`{self._name}` was built, but {uncached}",
                     hint="it is not published; without --require-cache the same command takes it",
                 )
-            warnings.append(told)
-        unsupported = not_provided(order.rendered.variant)
-        warnings += [f"not provided by {self._target}: {line}" for line in unsupported]
-        for text in warnings:
-            self._report(Event(kind="warning", variant=self._name, text=text))
+            warnings = (uncached,)
+            self._warn(warnings)
         return Built(
             name=self._name,
             target=self._target,
@@ -322,7 +324,7 @@ class Building:
             seconds=round(seconds if build.begun_here else followed.seconds(), 3),
             reused=reused,
             size=None,
-            warnings=tuple(warnings),
+            warnings=(*warnings, *self._unsupported),
             steps=order.step_keys,
             cached=len(followed.cached),
             base_fetched=followed.base_fetched,
@@ -357,6 +359,10 @@ class Building:
         if unnamed:
             return BuildError(message, hint=hint)
         return StepError(message, step=number, hint=hint)
+
+    def _warn(self, texts: Iterable[str]) -> None:
+        for text in texts:
+            self._report(Event(kind="warning", variant=self._name, text=text))
 
     def _say(self, text: str) -> None:
         self._log.line(text)
