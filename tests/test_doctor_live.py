@@ -15,6 +15,7 @@ import e2b
 import pytest
 import typer
 
+from builder import workflow
 from builder.cli import progress
 from builder.cli.app import run
 from builder.cli.doctor import live, trial
@@ -22,8 +23,8 @@ from builder.cli.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
 from builder.cli.doctor.live import Checked
 from builder.errors import AssumptionError, TargetUnavailableError, UnconfirmedError
 from builder.project import BUILT_IN_TARGETS
-from builder.render import Rendered
 from builder.system.events import Event, discard
+from builder.workflow import BuildRequest
 from tests.clouds import Place
 from tests.conftest import ROOT
 from tests.e2b_server import ModelledSteps, Server
@@ -81,9 +82,9 @@ def test_older_build_that_was_ready_before_it_was_overtaken(
     monkeypatch.setattr(live, "_BEGIN_SECONDS", 1.0)
     settings = BUILT_IN_TARGETS["e2b"]
     project = trial.Throwaway(root=tmp_path / "trial", targets={"e2b": settings})
-    prepared = place._prepared(place.project(), ("four",))["four"]
-    assert isinstance(prepared, Rendered)
-    made = trial.Made(ref="x:y", build_id="y", rendered=prepared, cached="")
+    request = BuildRequest(names=["four"], frozen=True)
+    (rendered,) = workflow.prepare(request, place._context("e2b"), workflow.RENDER).rendered
+    made = trial.Made(ref="x:y", build_id="y", rendered=rendered, cached="")
     trying = live._Live(trial.Trial(project, settings, report=discard, base=BASE), discard)
     trying._overtake(made)
     assert {build.status for build in cloud.builds()} == {"ready"}

@@ -8,8 +8,12 @@ from typing import Any
 
 import pytest
 
+from builder import operations, record, workflow
+from builder.system.events import discard
 from builder.targets.e2b import promotion
+from builder.workflow import BuildRequest
 from tests.clouds import Place
+from tests.conftest import Command
 from tests.e2b_server import ModelledSteps, Server
 from tests.test_e2b_overtaken import meanwhile
 from tests.test_e2b_recovery import until
@@ -60,6 +64,8 @@ def overtake(old: Place, new: Place, server: Server, channel: str) -> str:
         f"`{outcome.ref}` is recorded and overtaken: channel `{channel}` belongs to build {last.id},"
         " which was begun later"
     )
+    if not (old.folder / "registry.json").is_symlink():
+        said += "; `template-builder registry rebuild four --target e2b` records that one here"
     assert outcome.overtaken == said
     assert said in old.warnings()
     assert said in old.log("four")
@@ -90,6 +96,7 @@ def test_newest_build_wins(places: Places, server: Server, channel: str, shared:
             ["nothing changed"],
         )
         if shared:
+            check_overtaken_in_one_registry(old, new, server, channel)
             return
         entry = json.loads((old.folder / "registry.json").read_text())["templates"]["four"]["e2b"]
         assert channel not in entry.get("channels", {})
@@ -100,11 +107,84 @@ def test_newest_build_wins(places: Places, server: Server, channel: str, shared:
             "skip",
             [
                 f"the tag `{tag}` on e2b is on build {last}, which another machine has published"
-                " and this registry does not know"
+                " and this registry does not know: `template-builder registry rebuild four --target"
+                " e2b` records it"
             ],
         )
-        assert old.build("four", channel=channel)["four"].action == "skipped"
+        again = old.build("four", channel=channel)["four"]
+        assert (again.action, again.overtaken) == (
+            "skipped",
+            f"`{again.ref}` does not get the channel: {planned.reasons[0]}",
+        )
         assert server.tags("four") == tags
+
+
+def check_overtaken_in_one_registry(old: Place, new: Place, server: Server, channel: str) -> None:
+    """An older build moves nothing when its run is repeated either, until somebody promotes it or
+    the newer one is revoked."""
+    project = old.project()
+    first, last = server.builds("four")[-2:]
+    older, newer = (f"{build.template_id}:{build.id}" for build in (first, last))
+    (planned,) = old.planned("four", channel=channel).variants
+    why = (
+        f"channel {channel} belongs to build {newer}, which was begun after {older}, that of this"
+        f" spec; `template-builder promote four {older} --channel {channel} --target e2b` moves it"
+        " all the same"
+    )
+    assert (planned.action, [str(one) for one in planned.reasons]) == ("skip", [why])
+    again = old.build("four", channel=channel)["four"]
+    assert (again.action, again.ref) == ("skipped", older)
+    assert again.overtaken == f"`{older}` does not get the channel: {why}"
+    assert server.tags("four")[channel] == last.id
+    assert [one.action for one in new.planned("four", channel=channel).variants] == ["skip"]
+    operations.promote(
+        project, "four", first.id, channel=channel, target="e2b", reason=None, report=discard
+    )
+    assert [one.action for one in old.planned("four", channel=channel).variants] == ["skip"]
+    assert new.build("four", channel=channel)["four"].action == "retagged"
+    assert old.build("four", channel=channel)["four"].action == "skipped"
+    record.revoke(project.registry, ("four", "e2b", newer), reason="bad", by="me")
+    assert old.build("four", channel=channel)["four"].action == "retagged"
+    assert server.tags("four")[channel] == first.id
+
+
+def test_overtaken_machine_is_told_the_way_out(
+    places: Places, server: Server, command: Command
+) -> None:
+    """A machine with a registry of its own, whose build was overtaken, is told by each command how
+    its registry gets to know the newer one, and then resolves it."""
+    old, new = places("old"), places("new")
+    way = "`template-builder registry rebuild four --target e2b`"
+    with server:
+        variable(old, "slow")
+        variable(new, "fast")
+        last = overtake(old, new, server, "stable")
+        done = command("build", "four", "--frozen", "--target", "e2b", cwd=old.folder)
+        assert "skipped, overtaken" in done.stdout
+        assert way in done.stderr
+        done = command("list", cwd=old.folder)
+        assert server.builds("four")[0].id in done.stdout
+        for arguments, code in (
+            (["show", "four"], 46),
+            (["resolve", "four"], 44),
+            (["verify", "four", "--target", "e2b"], 44),
+        ):
+            done = command(*arguments, cwd=old.folder)
+            assert done.returncode == code
+            assert f"hint: {way} records what another machine has published there" in done.stderr
+        context = old._context("e2b")
+        prepared = workflow.prepare(
+            BuildRequest(names=["four"], frozen=True), context, workflow.RENDER
+        )
+        (found,) = operations.outdated(prepared, context, max_age_days=99)
+        assert str(found.reasons[0]) == (
+            f"never on channel stable: channel `stable` belongs to build {last}, which was begun"
+            f" later; {way} records that one"
+        )
+        done = command("registry", "rebuild", "four", "--target", "e2b", cwd=old.folder)
+        assert done.returncode == 0, done.stderr
+        done = command("resolve", "four", cwd=old.folder)
+        assert done.stdout.endswith(f":{last}\n")
 
 
 def test_move_that_was_on_its_way(

@@ -249,7 +249,7 @@ def _row(outcome: workflow.Outcome) -> list[str]:
     size = fields.get("size_bytes")
     return [
         outcome.name,
-        outcome.action,
+        f"{outcome.action}, overtaken" if outcome.overtaken else outcome.action,
         ref,
         digest,
         str(len(fields["packages"])) if "packages" in fields else "-",

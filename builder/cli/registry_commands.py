@@ -20,6 +20,7 @@ from builder.errors import (
     did_you_mean,
 )
 from builder.project import Project
+from builder.registry import history
 from builder.registry.holds import Hold, hold_of
 from builder.system import logs as log_files
 
@@ -99,9 +100,11 @@ def list_command(
         if name not in wanted:
             continue
         for target, entry in sorted(targets.items()):
-            for channel, ref in sorted(entry.get("channels", {}).items()):
+            # Builds that no channel points at, the newest of them, are there all the same.
+            unpointed = [(None, ref) for ref in history.newest_first(entry)[:1]]
+            for channel, ref in sorted(entry.get("channels", {}).items()) or unpointed:
                 fields = entry.get("builds", {}).get(ref, {})
-                hold = hold_of(entry, channel)
+                hold = hold_of(entry, channel) if channel else None
                 rows.append(
                     {
                         "name": name,

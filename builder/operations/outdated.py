@@ -9,6 +9,7 @@ from typing import Any
 
 from builder import plan, registry, render
 from builder.errors import counted
+from builder.registry import history
 from builder.registry.holds import Hold, hold_of
 from builder.workflow import Context, Prepared
 
@@ -57,7 +58,7 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
         fields = entry.get("builds", {}).get(ref, {}) if ref else {}
         age, held = _age_days(fields, context.clock()), hold_of(entry, channel)
         if ref is None:
-            reasons: Sequence[plan.Reason] = [_missing(targets, target, channel)]
+            reasons: Sequence[plan.Reason] = [_missing(name, targets, target, channel)]
         else:
             reasons = _reasons(rendered, fields)
         if age is not None and age > max_age_days:
@@ -86,11 +87,19 @@ def _recorded(rendered: render.Rendered, entry: dict[str, Any]) -> bool:
     )
 
 
-def _missing(targets: Mapping[str, Any], target: str, channel: str) -> plan.Reason:
+def _missing(name: str, targets: Mapping[str, Any], target: str, channel: str) -> plan.Reason:
     """Why there is no build to compare with."""
     built = sorted(name for name, entry in targets.items() if entry.get("builds"))
     if target in built:
-        return plan.Reason(kind="state", what=f"never on channel {channel}")
+        text = f"never on channel {channel}"
+        entry = targets[target]
+        newest = history.newest_first(entry)[0]
+        if not entry.get("channels") and (why := history.overtaken_because(entry, newest)):
+            text += (
+                f": {why}; `template-builder registry rebuild {name} --target {target}` records"
+                " that one"
+            )
+        return plan.Reason(kind="state", what=text)
     text = f"never built on {target}"
     if built:
         text += f", but on {' and '.join(built)}: --target looks there"

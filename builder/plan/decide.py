@@ -10,6 +10,7 @@ from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import fetched_on, foretell, known_steps, program_of, step_keys_of
 from builder.plan.values import Action, Plan, PlannedVariant, Reason, Situation
 from builder.registry import DEFAULT_CHANNEL, revocation, revoked_because
+from builder.registry.history import overtaken
 from builder.registry.holds import Hold, hold_of
 from builder.render import Rendered
 
@@ -67,7 +68,6 @@ def _decide(
     programs: bool,
 ) -> PlannedVariant:
     entry: Mapping[str, Any] = templates.get(name, {}).get(situation.target, {})
-    builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
     ref = entry.get("channels", {}).get(channel)
     held = hold_of(entry, channel)
     if isinstance(found, TemplateError):
@@ -81,7 +81,7 @@ def _decide(
         since = fetched_on(found.lock.image.pinned, templates, situation.target)
         stale_base = found.lock.image.cached_by_name(since)
     option = "--force" if force else "--refresh-base" if refresh_base and stale_base else None
-    action, reasons, retag = _action(name, found, builds, ref, situation, channel, option)
+    action, reasons, retag = _action(name, found, entry, situation, channel, option)
     if held and not release:
         action, reasons, retag = _held(action, reasons, retag, ref, held, situation, name, channel)
     drift = situation.drift.get(name)
@@ -112,12 +112,13 @@ def _decide(
 def _action(
     name: str,
     found: Rendered,
-    builds: Mapping[str, Mapping[str, Any]],
-    ref: str | None,
+    entry: Mapping[str, Any],
     situation: Situation,
     channel: str,
     force: str | None,
 ) -> tuple[Action, list[Reason], str | None]:
+    builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
+    ref = entry.get("channels", {}).get(channel)
     current = builds.get(ref, {}) if ref else {}
     unchanged = bool(ref) and current.get("digest") == found.digest
     there = found.digest in situation.present
@@ -139,14 +140,32 @@ def _action(
                 same = f"the build of this very spec and lock is {revocation(fields)}"
                 hint = "change the spec, or `template-builder restore` it"
                 return "blocked", [_state(f"{same}; {hint}")], None
-    if there and not force:
-        usable = situation.usable.get(name)
-        for other, fields in builds.items():
-            there = usable is None or fields.get("build_id") in usable
-            if there and fields.get("digest") == found.digest and not revoked_because(fields):
-                moved = Reason(kind="spec", what=f"channel {channel}", old=ref, new=other)
-                return "retag", [*reasons, moved], other
+    if there and not force and (other := _made(name, found, builds, situation)):
+        if overtaken(entry, other, channel) and not revoked_because(current):
+            why = (
+                f"channel {channel} belongs to build {ref}, which was begun after {other}, that of"
+                f" this spec; `template-builder promote {name} {other} --channel {channel}"
+                f" --target {situation.target}` moves it all the same"
+            )
+            return "skip", [_state(why)], other
+        moved = Reason(kind="spec", what=f"channel {channel}", old=ref, new=other)
+        return "retag", [*reasons, moved], other
     return "build", reasons, None
+
+
+def _made(
+    name: str,
+    found: Rendered,
+    builds: Mapping[str, Mapping[str, Any]],
+    situation: Situation,
+) -> str | None:
+    """The recorded build of this very spec and lock, where it is there and may be used."""
+    usable = situation.usable.get(name)
+    for ref, fields in builds.items():
+        there = usable is None or fields.get("build_id") in usable
+        if there and fields.get("digest") == found.digest and not revoked_because(fields):
+            return ref
+    return None
 
 
 def _held(

@@ -23,6 +23,8 @@ __all__ = [
     "faults",
     "newest_first",
     "now",
+    "overtaken",
+    "overtaken_because",
     "rechain",
     "timeline",
 ]
@@ -82,6 +84,26 @@ def build_ids(entry: Mapping[str, Any]) -> set[str]:
     refs = (str(event.get("build", "")) for event in entry.get("history", []))
     recorded = (str(fields.get("build_id", "")) for fields in entry.get("builds", {}).values())
     return {*recorded, *(ref.partition(":")[2] for ref in refs)} - {""}
+
+
+def overtaken(entry: Mapping[str, Any], ref: str, channel: str) -> bool:
+    """Whether `channel` is on a build that was begun after `ref`, which did not get it therefore.
+
+    That is said by the reason why it was recorded without a channel.
+    """
+    present, reason = entry.get("channels", {}).get(channel), overtaken_because(entry, ref)
+    order = newest_first(entry)
+    if present not in order or ref not in order or reason is None:
+        return False
+    return present.partition(":")[2] in reason or order.index(present) < order.index(ref)
+
+
+def overtaken_because(entry: Mapping[str, Any], ref: str) -> str | None:
+    """Why a build got no channel when it was recorded, where a newer one had it."""
+    for event in reversed(entry.get("history", [])):
+        if (event.get("action"), event.get("build")) == ("build", ref):
+            return None if "channel" in event else event.get("reason")
+    return None
 
 
 def timeline(entry: Mapping[str, Any], channel: str) -> list[str]:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from builder.errors import UnknownBuildError, UnknownTemplateError, did_you_mean
 from builder.registry.history import newest_first
-from builder.registry.values import DEFAULT_CHANNEL, Record, Registry, revoked_because
+from builder.registry.values import (
+    DEFAULT_CHANNEL,
+    Record,
+    Registry,
+    no_channel_hint,
+    revoked_because,
+)
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
@@ -62,7 +68,8 @@ def find_build(
         f"`{wanted}` means several builds of `{name}` on `{target}`: {known}"
         if matches
         else f"`{name}` has no build or channel `{wanted}` on `{target}`; its builds: {known}",
-        hint=did_you_mean(wanted, [*entry.get("channels", {}), *builds]),
+        hint=did_you_mean(wanted, [*entry.get("channels", {}), *builds])
+        or no_channel_hint(name, target, builds, entry.get("channels", {})),
     )
 
 

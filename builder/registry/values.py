@@ -28,6 +28,7 @@ __all__ = [
     "in_effect",
     "is_local",
     "is_time",
+    "no_channel_hint",
     "revocation",
     "revoked_as_of",
     "revoked_because",
@@ -184,7 +185,8 @@ class Registry:
             raise UnknownChannelError(
                 f"template `{name}` has no channel `{channel}` on target `{target}`;"
                 f" its channels: {known} (in {self.path})",
-                hint=did_you_mean(channel, channels),
+                hint=did_you_mean(channel, channels)
+                or no_channel_hint(name, target, builds, channels),
             )
         ref = channels[channel]
         fields = builds.get(ref)
@@ -282,6 +284,22 @@ def _is_as_recorded(entry: dict[str, Any], channel: str) -> bool:
         return False
     fields = builds.get(channels.get(channel))
     return isinstance(fields, dict) and fields.get("checksum") == checksum(fields)
+
+
+def no_channel_hint(
+    name: str, target: str, builds: dict[str, Any], channels: dict[str, Any]
+) -> str | None:
+    """How a template gets a channel where it has builds, and none of its own: none was promoted, or
+    another machine has published a newer one."""
+    if channels or not builds:
+        return None
+    hint = f"`template-builder promote {name} --target {target}` points one at the newest build"
+    if all(map(is_local, builds)):
+        return hint
+    return (
+        f"`template-builder registry rebuild {name} --target {target}` records what another machine"
+        f" has published there; {hint}"
+    )
 
 
 def _named(channel: str) -> str:

@@ -14,6 +14,7 @@ from builder.errors import VerifyError
 from builder.record import Publish, TakeBack
 from builder.record import record as record_build
 from builder.registry import revoked_because
+from builder.registry.history import build_ids
 from builder.render import write_files
 from builder.system import processes, provenance
 from builder.targets.measures import keep_measures
@@ -120,6 +121,12 @@ def record(attempt: Attempt, context: Context) -> Attempt:
     attempt.log.line(f"recorded {built.ref}")
     if recorded.overtaken:
         text = f"`{built.ref}` is recorded and overtaken: {recorded.overtaken}"
+        known = build_ids(context.entry(built.name))
+        if not any(build_id in recorded.overtaken for build_id in known):
+            text += (
+                f"; `template-builder registry rebuild {built.name} --target {built.target}`"
+                " records that one here"
+            )
         attempt.log.line(text)
         recorded = replace(recorded, overtaken=text)
     return replace(attempt, recorded=recorded)

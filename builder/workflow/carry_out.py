@@ -171,8 +171,11 @@ class _Run:
                     channel=self.request.channel,
                     by=provenance.actor(self.context.project.root),
                 )
-            held = planned.held if ref != planned.ref else None
-            return Outcome(name=name, action="skipped", ref=ref, fields=fields, held=held)
+            if ref == planned.ref or planned.held:
+                held = planned.held if ref != planned.ref else None
+                return Outcome(name=name, action="skipped", ref=ref, fields=fields, held=held)
+            why = f"`{ref}` does not get the channel: {planned.reasons[0]}"
+            return Outcome(name=name, action="skipped", ref=ref, fields=fields, overtaken=why)
 
     def _built(self, planned: PlannedVariant, rendered: render.Rendered) -> Outcome:
         name, state = planned.name, self.context.project.state

@@ -113,15 +113,16 @@ class E2BTarget(Cleaning):
             if now and now in claims_on(channel, tags) and now not in ours:
                 return Drift(
                     text=f"the tag `{tag}` on {self.name} is on build {now}, which another machine"
-                    " has published and this registry does not know",
+                    " has published and this registry does not know: `template-builder registry"
+                    f" rebuild {name} --target {self.name}` records it",
                     usable=True,
                     elsewhere=True,
                 )
             if wanted and now != wanted:
                 place = f"is on build {now}" if now else "is gone"
                 return Drift(
-                    text=f"the tag `{tag}` on {self.name} was moved by hand: it {place},"
-                    f" the registry says {wanted}",
+                    text=f"the tag `{tag}` on {self.name} {place}, the registry says {wanted}: it"
+                    " was moved by hand, or by another registry",
                     usable=True,
                 )
         return None
