@@ -12,7 +12,7 @@ import dataclasses
 import hashlib
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -129,10 +129,10 @@ def known_good(
         kept = parse_json((folder / f"{rendered.variant.name}.json").read_text(encoding="utf-8"))
         if kept["key"] != _key(rendered, engine, settings):
             return None
-        found = Checked(**{**kept["checked"], "reused": True})
+        checked = Checked(**{**kept["checked"], "reused": True})
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return found if engine.has_image(found.image) else None
+    return checked if engine.has_image(checked.image) else None
 
 
 def precheck(
@@ -150,40 +150,64 @@ def precheck(
     `folder` keeps the results. Raises `PrecheckError`, `VerifyError`, `StorageError`,
     `NetworkError`; then the last good result is as it was.
     """
-    variant = rendered.variant
-    if not force and (found := known_good(folder, rendered, engine, settings)):
-        return found
+    if not force and (good := known_good(folder, rendered, engine, settings)):
+        return good
+    checked = _Run(
+        rendered=rendered, engine=engine, folder=folder, settings=settings, report=report, log=log
+    ).check()
+    kept = {"key": _key(rendered, engine, settings), "checked": checked.to_json()}
+    text = json.dumps(kept, indent=2, sort_keys=True) + "\n"
+    atomic_write(folder / f"{checked.name}.json", text.encode())
+    return checked
 
-    def step(text: str) -> None:
-        log.line(text)
-        report(Event(kind="step", variant=variant.name, text=f"precheck: {text}"))
 
-    start = time.perf_counter()
-    image = engine.build(rendered, tag=_tag(variant, variant.level), report=report, log=log)
-    seconds = round(time.perf_counter() - start, 3)
-    base = _base(engine, rendered, folder, step)
-    step("importing again what could be imported in the base image")
-    with _idle(engine, image, variant) as machine:
-        broken = breakage.what_broke(machine, base)
-        byte_code = breakage.byte_code(machine) - base.byte_code
-    breakage.refuse(broken, variant)
-    in_vain = breakage.accepted_in_vain(broken, variant)
-    for text in in_vain:
-        report(Event(kind="warning", variant=variant.name, text=text))
-    ready: dict[str, float] = {}
-    first_use: dict[str, Mapping[str, float]] = {}
-    with _started(engine, image, variant, settings, step) as (machine, ready_seconds):
-        ready[variant.level] = ready_seconds
-        sandbox = machine_sandbox.open_sandbox(machine, variant)
-        if variant.imports:
-            step("first use of the warm-up imports")
-            first_use[variant.level] = first_use_seconds(sandbox, variant.imports)
-        step("looking inside")
-        packages = inventory(sandbox)
-        results = _check(sandbox, variant, packages, step, log)
-        found = Checked(
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """One pre-check of what was rendered."""
+
+    rendered: Rendered
+    engine: Engine
+    folder: Path
+    settings: PrecheckSettings
+    report: Reporter
+    log: Log
+
+    @property
+    def variant(self) -> Variant:
+        return self.rendered.variant
+
+    def step(self, text: str) -> None:
+        self.log.line(text)
+        self.report(Event(kind="step", variant=self.variant.name, text=f"precheck: {text}"))
+
+    def check(self) -> Checked:
+        """Build, compare with the base image, look inside, and measure at each warm-up level."""
+        variant, engine = self.variant, self.engine
+        start = time.perf_counter()
+        image = self._build(self.rendered)
+        seconds = round(time.perf_counter() - start, 3)
+        base = self._base()
+        broken, byte_code = self._compare(image, base)
+        in_vain = breakage.accepted_in_vain(broken, variant)
+        for text in in_vain:
+            self.report(Event(kind="warning", variant=variant.name, text=text))
+        with self._started(image) as (machine, ready):
+            sandbox = machine_sandbox.open_sandbox(machine, variant)
+            first_use = None
+            if variant.imports:
+                self.step("first use of the warm-up imports")
+                first_use = first_use_seconds(sandbox, variant.imports)
+            self.step("looking inside")
+            packages = inventory(sandbox)
+            checks = self._run_checks(sandbox, packages)
+            system_packages = _debian(machine)
+        measured: dict[str, tuple[float, Mapping[str, float] | None]] = {}
+        measured[variant.level] = ready, first_use
+        for level in _LEVELS[: _LEVELS.index(variant.level)]:
+            measured[level] = self._measure(level)
+        return Checked(
             name=variant.name,
-            digest=rendered.digest,
+            digest=self.rendered.digest,
             image=image.identity,
             size=image.size,
             byte_code=byte_code,
@@ -193,34 +217,89 @@ def precheck(
             workdir=image.workdir,
             env=image.env,
             packages=packages,
-            system_packages=_debian(machine),
+            system_packages=system_packages,
             changed={
                 name: (version, packages.get(name))
                 for name, version in base.packages.items()
                 if packages.get(name) != version
             },
             broken=tuple(one.text for one in broken),
-            checks=tuple(result.name for result in results),
-            ready_seconds=ready,
-            first_use=first_use,
+            checks=tuple(check.name for check in checks),
+            ready_seconds={level: ready for level, (ready, _) in measured.items()},
+            first_use={level: use for level, (_, use) in measured.items() if use is not None},
             notes=(*_notes(engine, variant), *in_vain),
         )
-    for level in _LEVELS[: _LEVELS.index(variant.level)]:
-        _measure(
-            level,
-            rendered,
-            engine,
-            settings,
-            ready,
-            first_use,
-            report=report,
-            log=log,
-            step=step,
+
+    def _build(self, rendered: Rendered) -> Image:
+        tag = f"template-builder/{self.variant.name.strip('-_')}:{rendered.variant.level}"
+        return self.engine.build(rendered, tag=tag, report=self.report, log=self.log)
+
+    def _base(self) -> breakage.Base:
+        """What the base image held before; kept for as long as it is the same image."""
+        image = self.engine.image(self.rendered.lock.image.pinned)
+        if base := breakage.kept(self.folder, image.identity):
+            return base
+        self.step("importing all that the base image holds")
+        with self._idle(image) as machine:
+            base = breakage.look_into(machine)
+        breakage.keep(self.folder, image.identity, base)
+        return base
+
+    def _compare(
+        self, image: Image, base: breakage.Base
+    ) -> tuple[tuple[breakage.Broken, ...], int]:
+        """What of the base image does not work any more, and the bytes of byte code added to it."""
+        self.step("importing again what could be imported in the base image")
+        with self._idle(image) as machine:
+            broken = breakage.what_broke(machine, base)
+            byte_code = breakage.byte_code(machine) - base.byte_code
+        breakage.refuse(broken, self.variant)
+        return broken, byte_code
+
+    def _idle(self, image: Image) -> AbstractContextManager[Machine]:
+        variant = self.variant
+        return self.engine.started(image, idle=True, cpu=variant.cpu, memory_mb=variant.memory_mb)
+
+    @contextlib.contextmanager
+    def _started(self, image: Image) -> Iterator[tuple[Machine, float]]:
+        """A machine as a sandbox is one, with the seconds until it was ready."""
+        self.step("starting it as a sandbox")
+        variant, begun = self.variant, time.perf_counter()
+        # Without a service nothing runs in a sandbox; what the base image would start does not
+        # either.
+        limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
+        with self.engine.started(image, idle=not variant.command, **limits) as machine:
+            limit = self.settings.ready_seconds
+            yield machine, _wait_until_ready(machine, variant, begun, limit)
+
+    def _run_checks(self, sandbox: Sandbox, packages: Mapping[str, str]) -> Sequence[CheckResult]:
+        """Every check of the variant. Raises `VerifyError`."""
+        results, failures = run_checks(sandbox, self.variant, packages, self.step)
+        if self.variant.level == "memory" and isinstance(sandbox, machine_sandbox.ServiceSandbox):
+            self.step("drawing random numbers in two forks of the warm interpreter")
+            failures += same_in_forks(sandbox)
+        if not failures:
+            return results
+        for failure in failures:
+            self.log.line(f"failed: {failure}")
+        raise VerifyError(
+            f"`{self.variant.name}` builds with Docker but is not what it promises:\n"
+            + "\n".join(f"  {failure}" for failure in failures)
+            + f"\nlog: {self.log.path}",
+            hint="correct the spec, or the check",
         )
-    kept = {"key": _key(rendered, engine, settings), "checked": found.to_json()}
-    text = json.dumps(kept, indent=2, sort_keys=True) + "\n"
-    atomic_write(folder / f"{variant.name}.json", text.encode())
-    return found
+
+    def _measure(self, level: WarmupLevel) -> tuple[float, Mapping[str, float]]:
+        """Time to ready and first use at a lower level: its own image, from the same layers."""
+        variant = dataclasses.replace(self.variant, level=level)
+        self.step(f"measuring the level {level}")
+        image = self._build(render(variant, self.rendered.lock))
+        try:
+            with self._started(image) as (machine, seconds):
+                sandbox = machine_sandbox.open_sandbox(machine, variant)
+                return seconds, first_use_seconds(sandbox, variant.imports)
+        finally:
+            self.engine.remove_image(image)
 
 
 def _key(rendered: Rendered, engine: Engine, settings: PrecheckSettings) -> str:
@@ -229,27 +308,10 @@ def _key(rendered: Rendered, engine: Engine, settings: PrecheckSettings) -> str:
     return hashlib.sha256(inputs.encode()).hexdigest()
 
 
-def _tag(variant: Variant, level: str) -> str:
-    return f"template-builder/{variant.name.strip('-_')}:{level}"
-
-
 def _notes(engine: Engine, variant: Variant) -> tuple[str, ...]:
     if variant.cpu <= engine.cpus:
         return ()
     return (f"checked with {engine.cpus} CPUs, which is all the engine has, not {variant.cpu}",)
-
-
-@contextlib.contextmanager
-def _started(
-    engine: Engine, image: Image, variant: Variant, settings: PrecheckSettings, step: Any
-) -> Any:
-    step("starting it as a sandbox")
-    begun = time.perf_counter()
-    # Without a service nothing runs in a sandbox; what the base image would start does not either.
-    limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
-    with engine.started(image, idle=not variant.command, **limits) as machine:
-        limit = settings.ready_seconds
-        yield machine, _wait_until_ready(machine, variant, begun, limit)
 
 
 def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: float) -> float:
@@ -259,16 +321,16 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
     deadline = begun + limit
     seconds = None
     while True:
-        state, said = machine.state()
+        state, output = machine.state()
         if state == "out of memory":
             raise PrecheckError(
                 f"the service of `{variant.name}` was killed: it needed more than the"
-                f" {variant.memory_mb} MiB of the variant\n{said}",
+                f" {variant.memory_mb} MiB of the variant\n{output}",
                 hint="raise `resources.memory-mb`, or warm up less",
             )
         if state == "exited":
             raise PrecheckError(
-                f"the service of `{variant.name}` ended before it was ready: {said}",
+                f"the service of `{variant.name}` ended before it was ready: {output}",
                 hint="correct `service.command`",
             )
         if seconds is None:
@@ -285,82 +347,15 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
             return seconds
         if state == "unhealthy" or time.perf_counter() > deadline:
             raise PrecheckError(
-                f"the health check of `{variant.name}` never turned healthy; it says: {said}\n"
+                f"the health check of `{variant.name}` never turned healthy; it says: {output}\n"
                 f"the service says: {machine.logs() or 'nothing'}",
                 hint="correct `service.ready-url`, or what `service.command` starts",
             )
         time.sleep(_POLL_SECONDS)
 
 
-def _base(
-    engine: Engine, rendered: Rendered, folder: Path, step: Callable[[str], None]
-) -> breakage.Base:
-    """What the base image held before; kept for as long as it is the same image."""
-    image = engine.image(rendered.lock.image.pinned)
-    if base := breakage.kept(folder, image.identity):
-        return base
-    step("importing all that the base image holds")
-    with _idle(engine, image, rendered.variant) as machine:
-        base = breakage.look_into(machine)
-    breakage.keep(folder, image.identity, base)
-    return base
-
-
-def _idle(engine: Engine, image: Image, variant: Variant) -> AbstractContextManager[Machine]:
-    return engine.started(image, idle=True, cpu=variant.cpu, memory_mb=variant.memory_mb)
-
-
 def _debian(machine: Machine) -> dict[str, str]:
     form = "${Package}\\t${Version}\\n"
-    code, said, _ = machine.run(["dpkg-query", "--show", f"--showformat={form}"], timeout=60)
-    pairs = (line.partition("\t")[::2] for line in said.splitlines()) if code == 0 else ()
+    code, output, _ = machine.run(["dpkg-query", "--show", f"--showformat={form}"], timeout=60)
+    pairs = (line.partition("\t")[::2] for line in output.splitlines()) if code == 0 else ()
     return dict(pairs)
-
-
-def _check(
-    sandbox: Sandbox,
-    variant: Variant,
-    packages: Mapping[str, str],
-    step: Any,
-    log: Log,
-) -> Sequence[CheckResult]:
-    results, failures = run_checks(sandbox, variant, packages, step)
-    if variant.level == "memory" and isinstance(sandbox, machine_sandbox.ServiceSandbox):
-        step("drawing random numbers in two forks of the warm interpreter")
-        failures += same_in_forks(sandbox)
-    if not failures:
-        return results
-    for failure in failures:
-        log.line(f"failed: {failure}")
-    raise VerifyError(
-        f"`{variant.name}` builds with Docker but is not what it promises:\n"
-        + "\n".join(f"  {failure}" for failure in failures)
-        + f"\nlog: {log.path}",
-        hint="correct the spec, or the check",
-    )
-
-
-def _measure(
-    level: WarmupLevel,
-    rendered: Rendered,
-    engine: Engine,
-    settings: PrecheckSettings,
-    ready: dict[str, float],
-    first_use: dict[str, Mapping[str, float]],
-    *,
-    report: Reporter,
-    log: Log,
-    step: Any,
-) -> None:
-    """Time to ready and first use at a lower level: its own image, from the same layers."""
-    variant = dataclasses.replace(rendered.variant, level=level)
-    step(f"measuring the level {level}")
-    lower = render(variant, rendered.lock)
-    image = engine.build(lower, tag=_tag(variant, level), report=report, log=log)
-    try:
-        with _started(engine, image, variant, settings, step) as (machine, seconds):
-            ready[level] = seconds
-            sandbox = machine_sandbox.open_sandbox(machine, variant)
-            first_use[level] = first_use_seconds(sandbox, variant.imports)
-    finally:
-        engine.remove_image(image)
