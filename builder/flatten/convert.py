@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
 from e2b_dockerfile_utils import (
@@ -124,14 +124,14 @@ class _Converter:
 
     def _env(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
-        args, scope, found = instruction.args, self.state.scope, {}
+        args, scope, values = instruction.args, self.state.scope, {}
         if not args:
             self.report.add(instruction, "there is no name and value")
         for word, value in zip(args[::3], args[1::3], strict=False):
             name = scope.expand(instruction, word)
             scope.check_name(instruction, name)
-            found[name] = scope.expand(instruction, value)
-        scope.keep(found)
+            values[name] = scope.expand(instruction, value)
+        scope.keep(values)
 
     def _user(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
@@ -230,16 +230,16 @@ class _Converter:
     # ---- common ground
 
     def _note(self, instruction: DockerfileInstruction, why: str) -> None:
-        said = Metadata(instruction=instruction.name, line=instruction.start_line, why=why)
-        self.metadata.append(said)
+        metadata = Metadata(instruction=instruction.name, line=instruction.start_line, why=why)
+        self.metadata.append(metadata)
 
     def _assume_workdir(self) -> None:
         if not self._workdir_said:
             self._assume("its working directory is /")
 
-    def _assume(self, what: str) -> None:
+    def _assume(self, assumption: str) -> None:
         if not self.base_known:
-            self.assumptions[what] = None
+            self.assumptions[assumption] = None
 
 
 def flatten(
@@ -271,22 +271,10 @@ def flatten(
         converter.run_stage(stage, outer, given)
     if report.problems:
         raise FlattenError(report.problems)
-    last = chain[-1]
     words = _start_words(converter, known)
-    env = {name: value for name, value in scope.env.items() if known.env.get(name) != value}
-    end = (last.opening.start_line, last.opening.end_line)
-    steps = list(converter.steps)
-    if env:
-        pairs = [x for name, v in env.items() for x in (name, shell.env_literal(v))]
-        steps.append(Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=end))
-    # Where no step says otherwise, the folder is the home of whoever the user is.
-    if converter.workdir_sent or (state.user, state.workdir) != (E2B_USER, E2B_WORKDIR):
-        steps.append(Step(kind="WORKDIR", args=(state.workdir,), stage=last.name, lines=end))
-    if state.user != E2B_USER:
-        steps.append(Step(kind="USER", args=(state.user,), stage=last.name, lines=end))
     return Program(
         base_image=chain[0].base,
-        steps=tuple(steps),
+        steps=(*converter.steps, *_settings(converter, chain[-1], known)),
         start_command=_service(words, scope.env) if words else None,
         ready_command=_service(state.ready, scope.env) if state.ready else None,
         env=dict(scope.env),
@@ -299,6 +287,21 @@ def flatten(
         ),
         steps_before=converter.steps_before,
     )
+
+
+def _settings(converter: _Converter, last: StageText, known: BaseConfig) -> Iterator[Step]:
+    """The steps that set at last what sandboxes are to have: variables, folder, user."""
+    state = converter.state
+    lines = (last.opening.start_line, last.opening.end_line)
+    env = {name: v for name, v in state.scope.env.items() if known.env.get(name) != v}
+    if env:
+        pairs = [x for name, value in env.items() for x in (name, shell.env_literal(value))]
+        yield Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=lines)
+    # Where no step says otherwise, the folder is the home of whoever the user is.
+    if converter.workdir_sent or (state.user, state.workdir) != (E2B_USER, E2B_WORKDIR):
+        yield Step(kind="WORKDIR", args=(state.workdir,), stage=last.name, lines=lines)
+    if state.user != E2B_USER:
+        yield Step(kind="USER", args=(state.user,), stage=last.name, lines=lines)
 
 
 def _start_words(converter: _Converter, known: BaseConfig) -> list[str]:

@@ -198,11 +198,11 @@ class CopySteps:
 
 def parents_of(path: str) -> set[str]:
     """Every folder above an absolute path."""
-    found = set()
+    parents = set()
     while path != "/":
         path = posixpath.dirname(path)
-        found.add(path)
-    return found
+        parents.add(path)
+    return parents
 
 
 def _content(instruction: DockerfileInstruction, heredoc: DockerfileHeredoc, scope: Scope) -> str:

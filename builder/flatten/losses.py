@@ -49,11 +49,11 @@ def check_flags(
     instruction: DockerfileInstruction, kept: Collection[str], report: Report
 ) -> dict[str, str]:
     """The flags of an instruction by name; those that are not `kept` are reported."""
-    found = flags_of(instruction)
+    flags = flags_of(instruction)
     lost = _LOST_FLAGS.get(instruction.name, {})
-    if len(found) < len(instruction.flags):
+    if len(flags) < len(instruction.flags):
         report.add(instruction, "a flag is given twice", "leave one of them out")
-    for name, value in found.items():
+    for name, value in flags.items():
         if name in kept or (name, value) in _HARMLESS_FLAGS:
             continue
         key = f"{instruction.name} --{name}"
@@ -61,7 +61,7 @@ def check_flags(
             report.add(instruction, lost[name], _INSTEAD[name], key=key)
         else:
             report.add(instruction, "unknown flag", key=key)
-    return found
+    return flags
 
 
 def check_add(instruction: DockerfileInstruction, report: Report) -> None:

@@ -169,17 +169,17 @@ class Scope:
 
 def flags_of(instruction: DockerfileInstruction) -> dict[str, str]:
     """`--name=value` by name; a flag without a value is "true"."""
-    found = {}
+    flags = {}
     for flag in instruction.flags:
         name, has_value, value = flag.removeprefix("--").partition("=")
-        found[name] = value if has_value else "true"
-    return found
+        flags[name] = value if has_value else "true"
+    return flags
 
 
 def instruction_lines(text: str) -> list[tuple[int, int]]:
     """The first and last line of every instruction, in the order in which Docker counts steps."""
-    found = parse_dockerfile_ast(text).instructions
-    return [(one.start_line, one.end_line) for one in found]
+    instructions = parse_dockerfile_ast(text).instructions
+    return [(instruction.start_line, instruction.end_line) for instruction in instructions]
 
 
 def _deep_line(text: str) -> int | None:

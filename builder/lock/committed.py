@@ -127,8 +127,8 @@ def _gaps(variant: Variant, lock: Lock, packages: Mapping[str, str]) -> Iterable
     there = lock.packages
     for name in sorted({*packages, *there}):
         if packages.get(name) != there.get(name):
-            listed, found = packages.get(name, "no version"), there.get(name, "no version")
-            yield f"template.toml lists {listed} of `{name}`, requirements/ has {found}"
+            listed, locked = packages.get(name, "no version"), there.get(name, "no version")
+            yield f"template.toml lists {listed} of `{name}`, requirements/ has {locked}"
 
 
 def _changes(variant: Variant, lock: Lock) -> Iterable[str]:

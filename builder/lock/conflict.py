@@ -48,15 +48,15 @@ def absent_packages(
         others = {*known, *(wish.name for wish in wishes)} - {*names}
         near = did_you_mean(name, sorted(others))
         lines.append((f"`{name}`{where}", f"; {near}" if near else ""))
-    said = f"uv's reasoning:\n{_plain(output)}"
+    reasoning = f"uv's reasoning:\n{_plain(output)}"
     if len(lines) == 1:
         subject, near = lines[0]
         message = f"stage `{chain[-1].stem}`: package {subject} does not exist in the package index"
-        message += f"{near}\n{said}"
+        message += f"{near}\n{reasoning}"
         hint = "check the spelling of the package's name"
     else:
         listed = "\n".join(f"  {subject}{near}" for subject, near in lines)
-        message = f"{len(lines)} packages do not exist in the package index:\n{listed}\n{said}"
+        message = f"{len(lines)} packages do not exist in the package index:\n{listed}\n{reasoning}"
         hint = "check the spelling of the packages' names"
     return LockConflictError(message, hint=hint, absent=names)
 

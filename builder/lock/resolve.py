@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,16 +63,16 @@ class Lock:
     @property
     def packages(self) -> dict[str, str]:
         """Distribution → version; several, for several platforms, joined by " | "."""
-        found: dict[str, set[str]] = {}
+        versions: dict[str, set[str]] = {}
         for stage in self.stages:
             for name, version in parse_pins(stage.text):
-                found.setdefault(name, set()).add(version)
-        return {name: " | ".join(sorted(found[name])) for name in sorted(found)}
+                versions.setdefault(name, set()).add(version)
+        return {name: " | ".join(sorted(versions[name])) for name in sorted(versions)}
 
     @property
     def fallbacks(self) -> tuple[tuple[str, str], ...]:
         """What took the place of a PyTorch backend whose index was out of reach, and its cost."""
-        found = []
+        fallbacks = []
         fallen = [stage for stage in self.stages if stage.fell_back]
         for wanted in dict.fromkeys(stage.torch_wanted for stage in fallen):
             stages = [stage for stage in fallen if stage.torch_wanted == wanted]
@@ -85,8 +85,8 @@ class Lock:
                 f'`torch-backend = "{wanted}"`: that index could not be reached; PyTorch is taken'
                 " from the default index"
             )
-            found.append((text, cost))
-        return tuple(found)
+            fallbacks.append((text, cost))
+        return tuple(fallbacks)
 
     @property
     def notes(self) -> tuple[str, ...]:
@@ -111,28 +111,18 @@ def lock_latest(
     there is none (`LockConflictError`, `NetworkError`, `SpecError`); one failing variant does not
     stop the others.
     """
-    done: dict[tuple[str, ...], StageLock | TemplateError] = {}
     with ThreadPoolExecutor(max_workers=_JOBS) as pool, processes.interruptible():
-        images = {
+        looked_up = {
             reference: pool.submit(_image, reference, has_image)
             for reference in {variant.image for variant in variants}
         }
-        depth = 1
-        while todo := {
-            _key(v, depth): (v, v.stages[:depth]) for v in variants if len(v.stages) >= depth
-        }:
-            running = {
-                key: pool.submit(_lock_stage, variant.python_floor, chain, done, key, folder)
-                for key, (variant, chain) in todo.items()
-            }
-            done |= {key: future.result() for key, future in running.items()}
-            depth += 1
-        found = {reference: future.result() for reference, future in images.items()}
+        done = _lock_stages(variants, pool, folder)
+        images = {reference: future.result() for reference, future in looked_up.items()}
     locks: dict[str, Lock | TemplateError] = {}
     for variant in variants:
         stages = [done[_key(variant, n + 1)] for n in range(len(variant.stages))]
         failed = [stage for stage in stages if isinstance(stage, TemplateError)]
-        image = found[variant.image]
+        image = images[variant.image]
         if isinstance(image, UnknownImageError):
             locks[variant.name] = unknown_image(variant, image.why, folder)
         elif failed:
@@ -143,14 +133,37 @@ def lock_latest(
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
+    _report_notes(locks, report)
+    return locks
+
+
+def _lock_stages(
+    variants: Sequence[Variant], pool: ThreadPoolExecutor, folder: Path
+) -> dict[tuple[str, ...], StageLock | TemplateError]:
+    """The stages of all variants, by `_key`: those without parents first, then those below them."""
+    done: dict[tuple[str, ...], StageLock | TemplateError] = {}
+    depth = 1
+    while todo := {
+        _key(v, depth): (v, v.stages[:depth]) for v in variants if len(v.stages) >= depth
+    }:
+        running = {
+            key: pool.submit(_lock_stage, variant.python_floor, chain, done, key, folder)
+            for key, (variant, chain) in todo.items()
+        }
+        done |= {key: future.result() for key, future in running.items()}
+        depth += 1
+    return done
+
+
+def _report_notes(locks: Mapping[str, Lock | TemplateError], report: Reporter) -> None:
+    """Report each note once, for its variant where only one of several has it."""
     notes: dict[str, list[str]] = {}
     for name, lock in locks.items():
         for note in lock.notes if isinstance(lock, Lock) else ():
             notes.setdefault(note, []).append(name)
     for note, names in notes.items():
-        whose = names[0] if len(names) == 1 < len(locks) else None
-        report(Event(kind="warning", variant=whose, text=note))
-    return locks
+        variant = names[0] if len(names) == 1 < len(locks) else None
+        report(Event(kind="warning", variant=variant, text=note))
 
 
 def _image(reference: str, has_image: Callable[[str], bool]) -> BaseImage | UnknownImageError:
@@ -250,8 +263,8 @@ def _absent(
     names: Sequence[str] = (),
 ) -> LockConflictError:
     """All packages of the stage that the index lacks: uv names the first, so ask without those."""
-    absent, said = list(names), output
-    while new := [name for name in not_found(said) if name not in absent]:
+    absent, answer = list(names), output
+    while new := [name for name in not_found(answer) if name not in absent]:
         absent += new
         rest = _without(chain, new)
         if rest == chain or len(absent) > _MOST_ABSENT:
@@ -259,7 +272,7 @@ def _absent(
         try:
             _compile(floor, _without(chain, absent), parents, None, folder)
         except uv.UvError as error:
-            said = error.output
+            answer = error.output
         except TemplateError:
             break
         else:
@@ -322,38 +335,27 @@ def _compile(
         arguments += ["--python-version", floor, "--generate-hashes", "--no-header"]
         arguments += ["--no-annotate", "--no-progress", f"--constraints={constraints}"]
         arguments += [f"--torch-backend={backend}"] if backend else []
-        said: list[str] = []
+        lines: list[str] = []
         output = uv.run(
             [*arguments, str(requirements)],
             doing=f"resolving stage `{chain[-1].stem}`",
-            on_line=said.append,
+            on_line=lines.append,
             # A fallback follows where a backend's index is out of reach: do not try that one for
             # long.
             environment={"UV_HTTP_RETRIES": "1"} if backend else {},
             folder=private,
         )
-    if problem := missing_extra("\n".join(said), chain, folder):
+    if problem := missing_extra("\n".join(lines), chain, folder):
         raise problem
     stage = chain[-1]
-    known = {pin for pin, _ in inherited}
-    added = []
-    for pin, hashes in entries(output):
-        if not hashes:
-            raise LockConflictError(
-                f"`{pin}` of stage `{stage.stem}` has no hashes in its index, and a lock"
-                " without them protects nobody",
-                hint="take the package from an index that gives hashes",
-            )
-        if pin not in known:
-            added.append(" \\\n".join([pin, *(f"    --hash={h}" for h in sorted(hashes))]))
-    text = "".join(f"{entry}\n" for entry in added)
+    text = _added(output, {pin for pin, _ in inherited}, stage)
     names = [name for part in (*(p.text for p in parents), text) for name, _ in parse_pins(part)]
     if missing := ", ".join(f'"{r}"' for r in missing_from(names, stage.requirements, floor)):
         raise LockConflictError(
             f"the lock of stage `{stage.stem}` lacks {missing}, which {stage.source} asks for, and"
             " was not written",
             hint="run the same command again; if that does not help, please report it, with what"
-            f" uv said:\n{chr(10).join(said)}",
+            f" uv said:\n{chr(10).join(lines)}",
         )
     if not is_lock_text(text):
         raise LockConflictError(
@@ -362,3 +364,18 @@ def _compile(
             hint=f"write the markers of {stage.source} with printable characters",
         )
     return text
+
+
+def _added(output: str, inherited: Collection[str], stage: Stage) -> str:
+    """What a stage adds to the pins that it inherits, of uv's `output`."""
+    added = []
+    for pin, hashes in entries(output):
+        if not hashes:
+            raise LockConflictError(
+                f"`{pin}` of stage `{stage.stem}` has no hashes in its index, and a lock"
+                " without them protects nobody",
+                hint="take the package from an index that gives hashes",
+            )
+        if pin not in inherited:
+            added.append(" \\\n".join([pin, *(f"    --hash={h}" for h in sorted(hashes))]))
+    return "".join(f"{entry}\n" for entry in added)

@@ -102,12 +102,12 @@ class DockerEngine:
         """An image by name, pulled where it is not there. Raises `NetworkError`."""
         try:
             try:
-                found = self._client.images.get(reference)
+                image = self._client.images.get(reference)
             except docker.errors.ImageNotFound:
-                found = self._client.images.pull(reference)
+                image = self._client.images.pull(reference)
         except docker.errors.APIError as error:
             raise _not_pulled(reference, str(error.explanation or error)) from error
-        return _image(found)
+        return _image(image)
 
     def build(self, rendered: Rendered, *, tag: str, report: Reporter, log: Log) -> Image:
         """Build the rendered context, under the variant's memory limit.
@@ -121,7 +121,7 @@ class DockerEngine:
             dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
         files = {file.path: (file.content, file.mode) for file in rendered.files}
         files["Dockerfile"] = (dockerfile.encode(), 0o644)
-        said: list[str] = []
+        output: list[str] = []
         step = ("0", "0", "")
         for line in self._stream(
             packed(files),
@@ -131,18 +131,18 @@ class DockerEngine:
         ):
             if "error" in line:
                 code = line.get("errorDetail", {}).get("code")
-                raise self._failure(rendered, step, code, line["error"], said, log)
+                raise self._failure(rendered, step, code, line["error"], output, log)
             text = _ESCAPES.sub("", line.get("stream", "").rstrip() or _status(line))
             if not text:
                 continue
-            if found := _STEP.match(text):
-                step = (found[1], found[2], found[3])
-                said = []
-                first = found[3].split("\n")[0][:100]
-                told = f"precheck: step {found[1]} of {found[2]}: {first}"
-                report(Event(kind="step", variant=variant.name, text=told))
+            if match := _STEP.match(text):
+                step = (match[1], match[2], match[3])
+                output = []
+                first = match[3].split("\n")[0][:100]
+                message = f"precheck: step {match[1]} of {match[2]}: {first}"
+                report(Event(kind="step", variant=variant.name, text=message))
             else:
-                said.append(text)
+                output.append(text)
                 last = text.rpartition("\n")[2]
                 report(Event(kind="detail", variant=variant.name, text=last))
             log.line(text)
@@ -236,13 +236,13 @@ class DockerEngine:
         step: tuple[str, str, str],
         code: int | None,
         error: str,
-        said: Sequence[str],
+        output: Sequence[str],
         log: Log,
     ) -> TemplateError:
         log.line(error)
         number, count, text = step
         if "no space left on device" in error.lower() or any(
-            "no space left on device" in line.lower() for line in said[-20:]
+            "no space left on device" in line.lower() for line in output[-20:]
         ):
             return StorageError(
                 f"the disk is full: the engine needed more space in step {number} of {count}\n"
@@ -251,7 +251,7 @@ class DockerEngine:
             )
         if text.startswith("FROM ") and _UNREACHABLE.search(error):
             return _not_pulled(rendered.lock.image.pinned, error)
-        last = [line for block in said for line in block.splitlines() if line.strip()]
+        last = [line for block in output for line in block.splitlines() if line.strip()]
         last = [line for line in last if not line.startswith("Removing intermediate container")]
         wrong_python = [line for line in last if line.startswith("base.python: ")]
         where = _around(rendered.content("Dockerfile").decode(), int(number))
@@ -267,8 +267,8 @@ class DockerEngine:
         else:
             message = f"step {number} of {count} failed" + (f" with code {code}" if code else "")
             hint = "what the step says is below its lines; the log has all of it"
-        told = "\n".join(last[-12:]) if code else error
-        return PrecheckError(f"{message}\n{place}:\n{where}\n{told}\nlog: {log.path}", hint=hint)
+        shown = "\n".join(last[-12:]) if code else error
+        return PrecheckError(f"{message}\n{place}:\n{where}\n{shown}\nlog: {log.path}", hint=hint)
 
 
 def _is_gone(owner: str) -> bool:
@@ -283,12 +283,12 @@ def _status(line: Mapping[str, Any]) -> str:
     return " ".join(word for word in words if word)
 
 
-def _image(found: Any) -> Image:
-    config = found.attrs["Config"]
+def _image(image: Any) -> Image:
+    config = image.attrs["Config"]
     return Image(
-        identity=found.id,
-        size=found.attrs["Size"],
-        layers=len(found.attrs["RootFS"].get("Layers") or ()),
+        identity=image.id,
+        size=image.attrs["Size"],
+        layers=len(image.attrs["RootFS"].get("Layers") or ()),
         env=dict(pair.partition("=")[::2] for pair in config["Env"] or ()),
         user=config["User"] or "root",
         workdir=config["WorkingDir"] or "/",
@@ -309,8 +309,8 @@ def _around(dockerfile: str, step: int) -> str:
     )
 
 
-def _not_pulled(reference: str, said: str) -> NetworkError:
+def _not_pulled(reference: str, reason: str) -> NetworkError:
     return NetworkError(
-        f"the base image {reference} is not on the engine and cannot be pulled\n{said.strip()}",
+        f"the base image {reference} is not on the engine and cannot be pulled\n{reason.strip()}",
         hint="check the name and the engine's network, or load the image: docker load",
     )

@@ -31,11 +31,11 @@ class DockerMachine:
         if timeout is not None:
             words = ["timeout", "--signal=KILL", f"{timeout:.1f}", *words]
         try:
-            found = self._container.exec_run(list(words), user=user or "", demux=True)
+            result = self._container.exec_run(list(words), user=user or "", demux=True)
         except docker.errors.APIError as error:
             raise PrecheckError(f"the machine ended: {error.explanation}") from error
-        out, err = ((part or b"").decode("utf-8", "replace") for part in found.output)
-        return found.exit_code, out, err
+        out, err = ((part or b"").decode("utf-8", "replace") for part in result.output)
+        return result.exit_code, out, err
 
     def write(self, path: str, content: bytes) -> None:
         """Put a file into the machine, readable by all; its folder must exist."""
@@ -54,8 +54,8 @@ class DockerMachine:
         health = state.get("Health")
         if not health:
             return "running", ""
-        said = [entry["Output"].strip() for entry in health.get("Log") or []]
-        return health["Status"], said[-1] if said else ""
+        outputs = [entry["Output"].strip() for entry in health.get("Log") or []]
+        return health["Status"], outputs[-1] if outputs else ""
 
     def logs(self) -> str:
         """The last lines that its CMD wrote."""

@@ -60,12 +60,12 @@ class Event:
 def full_name(event: str) -> str:
     """`created` and `sandbox.created` are short for `sandbox.lifecycle.created`. Raises
     `ValueError` for an event that there is not."""
-    found = f"{_PREFIX}{event.removeprefix(_PREFIX).removeprefix('sandbox.')}"
-    if found not in EVENTS:
-        short = [name.removeprefix(_PREFIX) for name in EVENTS]
+    name = f"{_PREFIX}{event.removeprefix(_PREFIX).removeprefix('sandbox.')}"
+    if name not in EVENTS:
+        short = [known.removeprefix(_PREFIX) for known in EVENTS]
         hint = did_you_mean(event.rpartition(".")[2], short) or f"there are: {', '.join(short)}"
         raise ValueError(f"E2B has no event {event!r} ({hint})")
-    return found
+    return name
 
 
 def signature(secret: str, body: bytes) -> str:
@@ -120,20 +120,20 @@ def _snake(value: Any, depth: int = 0) -> Any:
     if not isinstance(value, dict) or depth > 3:
         return value
     return {
-        _HUMP.sub(lambda found: f"_{found[1].lower()}", key): _snake(inner, depth + 1)
+        _HUMP.sub(lambda match: f"_{match[1].lower()}", key): _snake(inner, depth + 1)
         for key, inner in value.items()
     }
 
 
 def _text(payload: Mapping[str, Any], key: str) -> str:
-    found = payload.get(key)
-    if not isinstance(found, str) or not found or len(found) > 256:
+    value = payload.get(key)
+    if not isinstance(value, str) or not value or len(value) > 256:
         raise InvalidEventError(f"`{key}` is missing or not text")
     try:
-        found.encode()
+        value.encode()
     except UnicodeEncodeError:
         raise InvalidEventError(f"`{key}` holds half of a character") from None
-    return found
+    return value
 
 
 def _optional(payload: Mapping[str, Any], key: str) -> str | None:
@@ -141,25 +141,25 @@ def _optional(payload: Mapping[str, Any], key: str) -> str | None:
 
 
 def _number(payload: Mapping[str, Any], key: str) -> float | None:
-    found = payload.get(key)
-    if found is None:
+    value = payload.get(key)
+    if value is None:
         return None
     # A year of milliseconds is more than a sandbox can live.
-    if isinstance(found, bool) or not isinstance(found, int | float) or not 0 <= found < 4e10:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 4e10:
         raise InvalidEventError(f"`{key}` is not a number in range")
-    return float(found)
+    return float(value)
 
 
 def _whole(payload: Mapping[str, Any], key: str) -> int | None:
-    found = _number(payload, key)
-    return None if found is None else int(found)
+    number = _number(payload, key)
+    return None if number is None else int(number)
 
 
 def _moment(payload: Mapping[str, Any], key: str) -> dt.datetime:
     try:
-        found = dt.datetime.fromisoformat(_text(payload, key))
-        if found.tzinfo is None:
-            found = found.replace(tzinfo=dt.UTC)
-        return found.astimezone(dt.UTC)
+        moment = dt.datetime.fromisoformat(_text(payload, key))
+        if moment.tzinfo is None:
+            moment = moment.replace(tzinfo=dt.UTC)
+        return moment.astimezone(dt.UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidEventError(f"`{key}` is not a time: {error}") from error

@@ -96,14 +96,14 @@ class Ledger:
                 runs.setdefault(name, []).append(
                     (sandbox, begin, max(begin, stop), end is None, cpus, memory)
                 )
-        found = []
+        usages = []
         for name, entries in runs.items():
             cost = sum(
                 (stop - start) * (cpus * vcpu_second + memory / 1024 * gib_second)
                 for _, start, stop, _, cpus, memory in entries
                 if cpus is not None and memory is not None
             )
-            found.append(
+            usages.append(
                 Usage(
                     template=name,
                     sandboxes=len({sandbox for sandbox, *_ in entries}),
@@ -114,7 +114,7 @@ class Ledger:
                     unpriced=sum(None in (cpus, memory) for *_, cpus, memory in entries),
                 )
             )
-        return sorted(found, key=lambda one: (-one.cost, -one.minutes, one.template))
+        return sorted(usages, key=lambda usage: (-usage.cost, -usage.minutes, usage.template))
 
     @staticmethod
     def _begin(database: sqlite3.Connection, event: Event) -> None:

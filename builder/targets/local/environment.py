@@ -110,13 +110,13 @@ def activate(digest: str, folder: Path) -> None:
             remove_unused(before)
 
 
-def _exchanged(one: Path, other: Path) -> bool:
+def _exchanged(path: Path, other: Path) -> bool:
     """Let two paths change their names in one step; whether that can be done here."""
     try:
         exchange = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError):
         return False
-    names = os.fsencode(one), os.fsencode(other)
+    names = os.fsencode(path), os.fsencode(other)
     return bool(exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0)
 
 
@@ -197,9 +197,9 @@ def _compile(folder: Path) -> None:
     """Compile the packages, as pip does: what no warm-up imports would be compiled again in every
     sandbox."""
     script, packages = byte_code.__file__, str(packages_of(folder))
-    code, said = _run(folder, ["-I", "-S", script, packages, str(byte_code_folder())], {})
+    code, output = _run(folder, ["-I", "-S", script, packages, str(byte_code_folder())], {})
     if code:
-        raise BuildError(f"compiling the packages failed:\n{said.strip()}")
+        raise BuildError(f"compiling the packages failed:\n{output.strip()}")
 
 
 def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:
@@ -230,13 +230,13 @@ def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, floa
     """Do what the variant's own warm-up does in a layer of its image; seconds by module."""
     variables = sandbox_variables(env, path=folder, home=folder / "home")
     script, result = folder / "template" / "warmup.py", folder / "warmup.json"
-    code, said = _run(folder, ["-c", _WARM, str(script), str(result)], variables)
-    log.line(said)
+    code, output = _run(folder, ["-c", _WARM, str(script), str(result)], variables)
+    log.line(output)
     try:
         seconds = dict(parse_json(result.read_text(encoding="utf-8")))
         result.unlink()
     except (OSError, ValueError) as error:
-        last = said.strip().splitlines()[-3:]
+        last = output.strip().splitlines()[-3:]
         text = "\n".join(line for line in last if not line.startswith('  File "<frozen '))
         raise BuildError(
             "the warm-up imports fail in the new environment:\n"
@@ -266,7 +266,7 @@ def _run(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -
                 f" {_WARMUP_TIMEOUT_SECONDS} seconds"
             ) from error
         output.seek(0)
-        said = output.read().decode("utf-8", "replace")
+        text = output.read().decode("utf-8", "replace")
     if processes.stopped():
         raise InterruptedRunError("interrupted")
-    return code, said
+    return code, text

@@ -21,10 +21,10 @@ def choose(specifier: str) -> str | None:
     if SpecifierSet(specifier).contains(platform.python_version(), prereleases=True):
         return getattr(sys, "_base_executable", None) or sys.executable
     try:
-        found = uv.run(
+        path = uv.run(
             ["python", "find", "--system", "--no-project", "--no-python-downloads", specifier],
             doing=f"looking for Python {specifier}",
         )
     except TemplateError:
         return None
-    return found.strip() or None
+    return path.strip() or None

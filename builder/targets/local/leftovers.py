@@ -47,7 +47,7 @@ def note_need(digest: str, registry: str) -> None:
 def unused(own: str, needs: Needs) -> list[Unused]:
     """Environments without any registry that needs them, unused for long enough, and folders
     that no build leads to."""
-    found = []
+    waste = []
     for path in sorted((cache_folder() / "environments").glob(f"{_PREFIX}*")):
         digest = path.name.replace("-", ":", 1)
         folder = folder_of(digest)
@@ -64,12 +64,12 @@ def unused(own: str, needs: Needs) -> list[Unused]:
         unused = f"not used for {counted(days, 'day')}" if days else "used today"
         why = f"no channel needs it, {unused}" if whole else "not complete"
         kept = "; ".join(need.why for need in elsewhere) or None
-        found.append(_waste(digest, path, folder, why, kept))
+        waste.append(_waste(digest, path, folder, why, kept))
     for folder, digest in _strays():
         with contextlib.suppress(BlockingIOError), exclusive(lock_of(digest), wait=False):
             if not _in_use(folder):
-                found.append(_waste(folder.name, folder, folder, "no build leads to it any more"))
-    return sorted(found, key=lambda waste: -(waste.size or 0))
+                waste.append(_waste(folder.name, folder, folder, "no build leads to it any more"))
+    return sorted(waste, key=lambda entry: -(entry.size or 0))
 
 
 def remove(waste: Unused) -> str | None:
@@ -126,19 +126,19 @@ def remove_unused(folder: Path) -> bool:
 
 def _strays() -> list[tuple[Path, str]]:
     """Folders that no build leads to, with their digests."""
-    found = []
+    strays = []
     for folder in sorted((cache_folder() / "environments").glob("*")):
         if folder.name.startswith((_GOING, MADE)):
             digest = _digest_in(folder.name)
             if folder_of(digest) != folder:
-                found.append((folder, digest))
-    return found
+                strays.append((folder, digest))
+    return strays
 
 
 def _digest_in(name: str) -> str:
     """The digest in the name of a folder of environments."""
-    found = _DIGEST.search(name)
-    return found[0].replace("-", ":", 1) if found else name
+    match = _DIGEST.search(name)
+    return match[0].replace("-", ":", 1) if match else name
 
 
 @contextlib.contextmanager
@@ -178,8 +178,8 @@ def _waste(identity: str, path: Path, folder: Path, why: str, kept: str | None =
 
 def _template_of(environment: Path) -> str | None:
     try:
-        told = parse_toml((environment / "template" / "template.toml").read_text())
-        return str(told["name"])
+        document = parse_toml((environment / "template" / "template.toml").read_text())
+        return str(document["name"])
     except (OSError, ValueError, KeyError):
         return None
 

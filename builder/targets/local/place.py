@@ -132,10 +132,10 @@ def keep_measures(path: Path, measures: Mapping[str, Any]) -> None:
 def measures(digest: str) -> dict[str, Any]:
     """What was measured of the environment of `digest` on this machine; empty where it is not."""
     try:
-        found = parse_json((folder_of(digest) / MEASURES).read_text(encoding="utf-8"))
+        measured = parse_json((folder_of(digest) / MEASURES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return found if isinstance(found, dict) else {}
+    return measured if isinstance(measured, dict) else {}
 
 
 def digest_of(ref: str) -> str:
@@ -145,13 +145,13 @@ def digest_of(ref: str) -> str:
 
 def find_build(ref: str, *, name: str) -> Environment:
     """The environment of the build `local:<name>@sha256-…`. Raises `NotOnThisMachineError`."""
-    found = find(digest_of(ref))
-    if found is None:
+    environment = find(digest_of(ref))
+    if environment is None:
         raise NotOnThisMachineError(
             f"the environment of `{ref}` is not on this machine",
             hint=f"`template-builder build {name} --frozen --target local` makes it",
         )
-    return found
+    return environment
 
 
 @contextlib.contextmanager

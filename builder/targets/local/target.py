@@ -149,8 +149,8 @@ class LocalTarget:
     ) -> tuple[place.Environment, bool]:
         rendered, started = order.rendered, time.time()
         digest, name = rendered.digest, rendered.variant.name
-        if not order.force and (found := place.find(digest)):
-            return found, True
+        if not order.force and (made_before := place.find(digest)):
+            return made_before, True
 
         def waiting() -> None:
             text = "waiting for another process to build this"
@@ -158,9 +158,9 @@ class LocalTarget:
 
         claim = self._claims[name]
         claim.enter_context(environment.claimed(digest, waiting=waiting))
-        found = place.find(digest)
-        if found and (not order.force or place.placed_since(digest, started)):
-            return found, True
+        made_before = place.find(digest)
+        if made_before and (not order.force or place.placed_since(digest, started)):
+            return made_before, True
         folder = environment.make(rendered, report=report, log=log)
         claim.callback(self._discard, digest, folder)
         self._made[digest] = folder
@@ -218,11 +218,11 @@ class LocalTarget:
 
 def _missing(variant: Variant) -> tuple[str, ...]:
     """What a variant asks for by name, and environments do not have."""
-    found = []
+    missing = []
     for stage in variant.stages:
         if stage.system:
-            found.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
+            missing.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
         if stage.files:
             targets = ", ".join(entry.target for entry in stage.files)
-            found.append(f"files at absolute paths of {stage.source}: {targets}")
-    return tuple(found)
+            missing.append(f"files at absolute paths of {stage.source}: {targets}")
+    return tuple(missing)
