@@ -21,9 +21,16 @@ from builder.cli.app import run
 from builder.cli.doctor import live, trial
 from builder.cli.doctor.assumptions import ASSUMPTIONS, ENV, verdicts
 from builder.cli.doctor.live import Checked
-from builder.errors import AssumptionError, TargetUnavailableError, UnconfirmedError
+from builder.errors import (
+    AssumptionError,
+    NetworkError,
+    TargetUnavailableError,
+    TemplateError,
+    UnconfirmedError,
+)
 from builder.project import BUILT_IN_TARGETS
 from builder.system.events import Event, discard
+from builder.targets.e2b import calls
 from builder.workflow import BuildRequest
 from tests.clouds import Place
 from tests.conftest import ROOT
@@ -65,11 +72,11 @@ def test_every_assumption_is_tried(
         lead(server)
         for name in ("template-builder-doctor-killed", "template-builder"):
             e2b.Template.build_in_background(e2b.Template().from_image("x"), name)
-        checked, left = live.try_out(BUILT_IN_TARGETS["e2b"], report=discard, base=BASE)
+        checked, left, ended = live.try_out(BUILT_IN_TARGETS["e2b"], report=discard, base=BASE)
         assert {one.key: one.state for one in checked} == dict.fromkeys(
             ASSUMPTIONS, "holds"
         ) | OF_THE_MACHINE
-        assert left == []
+        assert (left, ended) == ([], None)
         assert [one.name for one in server.state.templates.values()] == ["template-builder"]
         assert server.running == {}
         assert server.problems == []
@@ -94,6 +101,39 @@ def test_older_build_that_was_ready_before_it_was_overtaken(
         "not checked",
         "the older build was ready before it was overtaken",
     )
+
+
+@pytest.mark.network
+def test_refusal_decides_one_line(
+    lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A call that E2B refuses decides the line that needs it, and the others are tried; an answer
+    that is not E2B's ends the run, and what was seen before is told with that error."""
+    monkeypatch.setattr(live, "_BEGIN_SECONDS", 0.3)
+    monkeypatch.setattr(calls, "pause", lambda _seconds: None)
+    events: list[Event] = []
+    with Server(SLOW) as server:
+        lead(server)
+        server.front.faults += [
+            Fault("GET /v2/templates", "status", code=403, times=1000),
+            Fault(r"GET /templates/\w+", "status", code=404, times=1),
+            Fault("DELETE /templates/tags", "status", code=200, body="<html>", times=1000),
+        ]
+        checked, left, ended = live.try_out(
+            BUILT_IN_TARGETS["e2b"], report=events.append, base=BASE
+        )
+        states = {line.key: line.state for line in checked if line.key not in OF_THE_MACHINE}
+        assert {key for key, state in states.items() if state == "differs"} == {"used", "order"}
+        assert states["source"] == "holds"
+        assert states["left"] == "not checked"
+        assert isinstance(ended, NetworkError)
+        assert ended.message.endswith("` failed: the answer is not one of E2B's API")
+        assert left == []
+        assert server.state.templates == {}
+        assert server.running == {}
+    assert [event.text for event in events if event.kind == "warning"] == [
+        "what killed runs have left may still be there: listing templates was refused: 403: injected"
+    ]
 
 
 def seen(**changed: Any) -> str:
@@ -184,15 +224,16 @@ def test_what_is_no_account_is_not_tried(options: list[str], words: str) -> None
 def test_what_differs_is_shown(
     cloud: Server, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Every line is in the table and in the JSON, with what could not be removed, and what differs is
-    the error."""
+    """Every line is in the table and in the JSON, with what could not be removed, and what differs, or
+    what ended the run, is the error."""
     checked = [
         Checked(key="tags", state="holds", seen="default, stable"),
         Checked(key="tmp", state="differs", seen="ext4"),
         Checked(key="busy", state="not checked", seen="what it needs was not there"),
     ]
     left = ["the template x (abc): a sandbox runs"]
-    monkeypatch.setattr(live, "try_out", lambda *_, **__: (checked, left))
+    ended: TemplateError | None = None
+    monkeypatch.setattr(live, "try_out", lambda *_, **__: (checked, left, ended))
     message = (
         "1 assumption about E2B does not hold on e2b:\n"
         "  the folder for temporary files is in memory, and may take half of it: ext4"
@@ -206,6 +247,10 @@ def test_what_differs_is_shown(
         run(["doctor", "--live", "--yes", "--json"])
     told = json.loads(capsys.readouterr().out)
     assert told["left"] == left
+    ended = NetworkError("the network is down")
+    with pytest.raises(NetworkError, match="the network is down"):
+        run(["doctor", "--live", "--yes"])
+    assert capsys.readouterr().out == out
     assert told["assumptions"][1] == {
         "key": "tmp", "assumed": ASSUMPTIONS["tmp"], "state": "differs", "seen": "ext4",
     }  # fmt: skip

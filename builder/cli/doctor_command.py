@@ -89,7 +89,7 @@ def _try_out(settings: TargetSettings, *, yes: bool, quiet: bool, as_json: bool)
         )
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         report(Event(kind="note", text=f"target {settings.name}: {live.cost()}"))
-        checked, left = live.try_out(settings, report=report)
+        checked, left, ended = live.try_out(settings, report=report)
     if as_json:
         progress.show_json(
             {
@@ -104,6 +104,8 @@ def _try_out(settings: TargetSettings, *, yes: bool, quiet: bool, as_json: bool)
             for assumption in checked
         ]
         progress.table(["", "assumed", "seen"], rows)
+    if ended:
+        raise ended
     if different := [assumption for assumption in checked if assumption.state == "differs"]:
         raise AssumptionError(
             f"{counted(len(different), 'assumption')} about E2B"

@@ -34,7 +34,14 @@ from builder.cli.doctor.trial import (
     Trial,
     refusal,
 )
-from builder.errors import BuildError, LimitError, SandboxError, VerifyError
+from builder.errors import (
+    BuildError,
+    InterruptedRunError,
+    LimitError,
+    SandboxError,
+    TemplateError,
+    VerifyError,
+)
 from builder.project import TargetSettings
 from builder.registry import DEFAULT_CHANNEL
 from builder.system import processes
@@ -85,25 +92,29 @@ def cost() -> str:
 
 def try_out(
     settings: TargetSettings, *, report: Reporter, base: str = BASE
-) -> tuple[list[Checked], list[str]]:
-    """Try out every assumption on the account of a target; return what was seen of each, and what
-    could not be removed afterwards.
+) -> tuple[list[Checked], list[str], TemplateError | None]:
+    """Try out every assumption on the account of a target; return what was seen of each, what could
+    not be removed afterwards, and the error that ended the run before its end.
 
     `base` are tables of the spec: base image and service. Whatever happens, all that was made is
-    removed. Raises what keeps it from trying at all: a key that is refused, a limit, a network that
-    is down.
+    removed. Raises what keeps it from seeing anything at all: a key that is refused, a limit, a
+    network that is down.
     """
     scratch = Scratch()
     try:
         project = Throwaway(root=scratch.path, targets={settings.name: settings})
         trial = Trial(project, settings, report=report, base=base)
-        live = _Live(trial, report)
+        live, ended = _Live(trial, report), None
         try:
             live.run()
+        except TemplateError as error:
+            if isinstance(error, InterruptedRunError) or not live.has_seen_something:
+                raise
+            ended = error
         finally:
             with processes.interruptible():  # its calls are to work after an interrupt, too
                 trial.clean_up()
-        return live.checked(), trial.left
+        return live.checked(), trial.left, ended
     finally:
         scratch.remove()
 
@@ -115,6 +126,11 @@ class _Live:
         self._trial, self._report = trial, report
         self._cloud, self._name = trial.cloud, trial.name
         self._checked: dict[str, Checked] = {}
+
+    @property
+    def has_seen_something(self) -> bool:
+        """Whether anything can be told of any assumption."""
+        return bool(self._checked)
 
     def checked(self) -> list[Checked]:
         """Every assumption, in the order of the list."""
@@ -130,11 +146,14 @@ class _Live:
             self._note("build", first.ref)
         if self._checked["build"].state != "holds":
             return
-        used = self._trial.last_used(first)
-        tags = self._trial.tags()
-        wanted = {DEFAULT_CHANNEL, "default", digest_tag(first.rendered.digest)}
-        published = wanted <= {*tags} and {*tags.values()} == {first.build_id}
-        self._note("tags", ", ".join(sorted(tags)), holds=published)
+        used = None
+        with self._deciding("used"):
+            used = self._trial.last_used(first)
+        with self._deciding("tags"):
+            tags = self._trial.tags()
+            wanted = {DEFAULT_CHANNEL, "default", digest_tag(first.rendered.digest)}
+            published = wanted <= {*tags} and {*tags.values()} == {first.build_id}
+            self._note("tags", ", ".join(sorted(tags)), holds=published)
         self._say("looking at it from inside")
         self._inspect()
         self._say("building it again, with a small change")
@@ -142,8 +161,11 @@ class _Live:
         self._say("overtaking a build by another one")
         with self._deciding("overtaken", "cancelled"):
             self._overtake(first)
-        now = self._trial.last_used(first)
-        self._note("used", f"{now.isoformat()}, and before it {used.isoformat()}", holds=now > used)
+        with self._deciding("used"):
+            if used:
+                now = self._trial.last_used(first)
+                seen = f"{now.isoformat()}, and before it {used.isoformat()}"
+                self._note("used", seen, holds=now > used)
         self._say("removing it")
         self._delete(first)
 
@@ -212,17 +234,20 @@ class _Live:
             self._note("cache", second.cached, holds=not second.cached.startswith("0 "))
         if self._checked["cache"].state != "holds":
             return
-        default = self._trial.tags().get("default")
-        self._note("default", f"`default` is on {default}", holds=default == first.build_id)
-        builds = self._cloud.newest_builds(first.ref.partition(":")[0])
-        ordered = builds == [second.build_id, first.build_id]
-        self._note("order", ", ".join(builds), holds=ordered)
+        with self._deciding("default"):
+            default = self._trial.tags().get("default")
+            self._note("default", f"`default` is on {default}", holds=default == first.build_id)
+        with self._deciding("order"):
+            builds = self._cloud.newest_builds(first.ref.partition(":")[0])
+            ordered = builds == [second.build_id, first.build_id]
+            self._note("order", ", ".join(builds), holds=ordered)
         refused = refusal(lambda: self._cloud.assign_tags(self._name, "no-such-tag", ["again"]))
         self._note("source", refused or "it was moved", holds=refused is not None)
         refused = refusal(lambda: self._cloud.remove_tags(self._name, ["default"]))
         self._note("undeletable", refused or "it was removed", holds=refused is not None)
         if not refused:
-            self._cloud.assign_tags(self._name, first.build_id, ["default"])
+            with self._deciding():
+                self._cloud.assign_tags(self._name, first.build_id, ["default"])
         with self._deciding("left", "unreachable"):
             for build_id in (second.build_id, first.build_id):
                 self._cloud.assign_tags(self._name, build_id, ["passing"])

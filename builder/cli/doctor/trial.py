@@ -14,7 +14,7 @@ from typing import Any
 
 from builder import plan, workflow
 from builder.cli.doctor.assumptions import ENV, FILES, SUM
-from builder.errors import BuildError, LimitError, TemplateError
+from builder.errors import BuildError, LimitError, NetworkError, TemplateError
 from builder.flatten import Step
 from builder.project import Project, TargetSettings
 from builder.render import Rendered
@@ -105,7 +105,14 @@ class Trial:
     def remove_abandoned(self) -> None:
         """Delete the templates of runs that were killed."""
         limit = dt.datetime.now(dt.UTC) - _ABANDONED
-        for listed in self.cloud.templates():
+        try:
+            templates = self.cloud.templates()
+        except (BuildError, NetworkError) as error:
+            if isinstance(error, LimitError):
+                raise
+            self._warn(f"what killed runs have left may still be there: {error.message}")
+            return
+        for listed in templates:
             names = [name.rpartition("/")[2] for name in listed.names]
             if listed.used < limit and any(name.startswith(PREFIX) for name in names):
                 refusal(partial(self.cloud.delete_template, listed.template_id))
