@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -81,6 +82,14 @@ def tracked() -> list[Path]:
         cwd=ROOT,
     ).stdout
     return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+
+
+def test_contributors_are_told_what_each_room_holds() -> None:
+    """CONTRIBUTING.md lists the rooms of `builder/`, in the order of the import contract."""
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]
+    section = (ROOT / "CONTRIBUTING.md").read_text().partition("## Where things are")[2]
+    rows = re.findall(r"^\| `(\w+)` \|", section.partition("## CI")[0], re.MULTILINE)
+    assert rows == contracts["contracts"][0]["layers"]
 
 
 def test_import_contracts_hold() -> None:
