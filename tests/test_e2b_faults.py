@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from builder.errors import BuildError, LimitError, NetworkError, StepError, VerifyError
+from builder.targets.e2b import retries
 from tests.clouds import Place
 from tests.e2b_server import Fault, ModelledSteps, Server
 from tests.test_e2b_recovery import until
@@ -178,9 +179,8 @@ def test_fault_that_stays(
 
 def test_limit_that_stays(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that is not lifted is waited for, and then told as what it is."""
-    from builder.targets.e2b import calls as module
-
-    monkeypatch.setattr(module, "_LIMIT_SECONDS", 3.0)
+    shorter = dataclasses.replace(retries.OF_BUILDS, limit_seconds=3.0)
+    monkeypatch.setattr("builder.targets.e2b.calls.OF_BUILDS", shorter)
     cloud.front.faults.append(Fault(CALLS["request"], "status", code=429, times=1000))
     error = place.build("four")["four"].error
     assert isinstance(error, LimitError)

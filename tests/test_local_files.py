@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import NoSandboxFileError, SandboxFileError
-from builder.runtime.files import Files, SandboxFiles
+from builder.runtime.files import Files
+from builder.sandbox.files import SandboxFiles
 from builder.targets.local.files import LocalFiles
 from tests.conftest import ROOT
 

@@ -33,11 +33,9 @@ CALLS = {
     "AsyncSandbox.is_running": "self",
     "AsyncSandbox.kill": "self",  # or an ID, in the place of a sandbox
     "AsyncSandbox.list": "*query",
-    "Sandbox.create": "template *timeout *metadata *idempotency_key",
-    "Sandbox.is_running": "self",
-    "Sandbox.kill": "self",
+    "Sandbox.kill": "sandbox_id",
     "Sandbox.list": "*query",
-    "Sandbox.set_timeout": "self timeout",
+    "Sandbox.set_timeout": "sandbox_id timeout",
     "SandboxQuery": "*metadata",
     "Template": "*file_context_path",
     "Template.assign_tags": "target_name tags",

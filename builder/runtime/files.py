@@ -16,48 +16,19 @@ import stat
 from collections.abc import AsyncIterable, AsyncIterator, Callable, Iterable, Iterator
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
-from typing import Any, BinaryIO, Protocol
+from typing import Any, BinaryIO
 
 from builder.errors import NoSandboxFileError, SandboxFileError, TemplateError, did_you_mean
-from builder.sandbox.files import FileEntry, Incoming, normal_path, shown
+from builder.sandbox.files import FileEntry, Incoming, SandboxFiles, normal_path, shown
 from builder.system.tasks import run_to_completion
 
-__all__ = ["FileData", "FilePath", "Files", "SandboxFiles", "put"]
+__all__ = ["FileData", "FilePath", "Files", "put"]
 
 _CHUNK_BYTES = 1 << 18
 
 FilePath = str | os.PathLike[str]
 FileData = bytes | bytearray | memoryview | str | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
 _Entries = list[FileEntry]  # in a class with a method of that name
-
-
-class SandboxFiles(Protocol):
-    """The files of one sandbox; one caller at a time. The targets provide it.
-
-    Paths are normal (`builder.sandbox.files.normal_path`). All of it raises `NoSandboxFileError`,
-    `SandboxFileError`, and where the sandbox is a machine elsewhere `SandboxGoneError` and
-    `NetworkError`.
-    """
-
-    def read(self, path: str) -> AbstractAsyncContextManager[Incoming]:
-        """Open a file for reading, for the `async with` block."""
-        ...
-
-    async def write(self, path: str, chunks: AsyncIterator[bytes]) -> FileEntry:
-        """Write a file and the folders on the way to it; if that fails, nothing has changed."""
-        ...
-
-    async def entries(self, path: str) -> list[FileEntry]:
-        """List what is in a folder."""
-        ...
-
-    async def remove(self, path: str) -> None:
-        """Remove a file, a link, or a folder and all in it."""
-        ...
-
-    async def changed(self) -> list[FileEntry]:
-        """Return the files of the working folder that code has made or changed since last time."""
-        ...
 
 
 class Files:

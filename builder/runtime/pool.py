@@ -17,8 +17,9 @@ from collections.abc import Coroutine
 from typing import Any
 
 from builder.errors import TemplateError
-from builder.runtime.session import Session, end, open_session
+from builder.runtime.session import end, open_session
 from builder.runtime.template import Template
+from builder.sandbox.session import Session
 from builder.system import telemetry
 
 __all__ = ["Pool", "pool_of"]

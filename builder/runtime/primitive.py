@@ -14,12 +14,13 @@ from typing import Any, Literal
 from builder.errors import SandboxError, SandboxGoneError
 from builder.registry import DEFAULT_CHANNEL
 from builder.runtime import composition
-from builder.runtime.files import Files, SandboxFiles, put
+from builder.runtime.files import Files, put
 from builder.runtime.pool import Pool, pool_of
-from builder.runtime.session import Session, changed_files, end, open_session
+from builder.runtime.session import changed_files, end, execute, open_session
 from builder.runtime.template import check_not_revoked, find
 from builder.runtime.values import LONGEST_SECONDS, CodeInput, CodeOutput, checked, output_of
-from builder.sandbox.files import FileEntry
+from builder.sandbox.files import FileEntry, SandboxFiles
+from builder.sandbox.session import Session
 from builder.system import telemetry
 
 __all__ = ["CodeExecutionPrimitive", "E2BPrimitive"]
@@ -181,7 +182,8 @@ class CodeExecutionPrimitive:
             for path, data in asked.get("files", {}).items():
                 await put(session.files, path, data)
             try:
-                execution = await session.run(
+                execution = await execute(
+                    session,
                     asked["code"],
                     seconds=seconds,
                     language=asked.get("language", "python").strip().lower(),

@@ -6,56 +6,21 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Mapping
-from typing import Protocol
+from dataclasses import replace
 
-from builder.errors import SandboxError, TemplateError, UnknownTemplateError
-from builder.runtime.files import SandboxFiles
+from builder.errors import InterpreterDiedError, SandboxError, TemplateError, UnknownTemplateError
 from builder.runtime.template import Template, check_not_revoked, near_names
 from builder.sandbox.execution import WARM_SECONDS, Execution, warm_up_code
 from builder.sandbox.files import FileEntry
+from builder.sandbox.session import Session
 from builder.system import telemetry
 from builder.system.tasks import run_to_completion
 
-__all__ = ["Session", "changed_files", "end", "open_session"]
+__all__ = ["changed_files", "end", "execute", "open_session"]
 
 _logger = logging.getLogger(__name__)
 _KEPT_CHARACTERS = 10_000
 _LISTING_SECONDS = 10.0
-
-
-class Session(Protocol):
-    """A sandbox that runs; one caller at a time. The targets provide it."""
-
-    id: str
-    opened_at: float
-    lifetime: float  # seconds, after which its target ends it
-
-    @property
-    def files(self) -> SandboxFiles:
-        """Its files."""
-        ...
-
-    async def wait_until_ready(self) -> None:
-        """Raises `SandboxError` when its code service does not come up."""
-        ...
-
-    async def run(
-        self, code: str, *, seconds: float, language: str, variables: Mapping[str, str], limit: int
-    ) -> Execution:
-        """Run code once, `seconds` at most; keep `limit` characters of each stream."""
-        ...
-
-    def usable(self) -> bool:
-        """Whether nothing is known that keeps it from running code."""
-        ...
-
-    async def check(self) -> bool:
-        """Find out whether it still runs."""
-        ...
-
-    async def close(self) -> None:
-        """End it, and all that runs in it."""
-        ...
 
 
 async def open_session(template: Template, *, seconds: int, warm: bool) -> Session:
@@ -83,6 +48,27 @@ async def open_session(template: Template, *, seconds: int, warm: bool) -> Sessi
         await end(session)
         raise
     return session
+
+
+async def execute(
+    session: Session,
+    code: str,
+    *,
+    seconds: float,
+    language: str = "python",
+    variables: Mapping[str, str],
+    limit: int,
+) -> Execution:
+    """Run code once. That it has ended its interpreter is in the output, and no error where it
+    ended well; the rest is raised as `Session.run` raises it."""
+    try:
+        return await session.run(
+            code, seconds=seconds, language=language, variables=variables, limit=limit
+        )
+    except InterpreterDiedError as error:
+        seen = error.seen if isinstance(error.seen, Execution) else Execution()
+        message = None if error.status == 0 else f"InterpreterDied: {error.message}"
+        return replace(seen, error=message, lost=True)
 
 
 async def changed_files(session: Session) -> list[FileEntry]:
@@ -121,14 +107,11 @@ async def _opened(template: Template, seconds: int) -> Session:
 
 async def _warm_up(session: Session, template: Template) -> None:
     for code in ("pass", *([warm_up_code(template.imports)] if template.imports else [])):
-        found = await session.run(
-            code,
-            seconds=WARM_SECONDS,
-            language="python",
-            variables={},
-            limit=_KEPT_CHARACTERS,
+        execution = await execute(
+            session, code, seconds=WARM_SECONDS, variables={}, limit=_KEPT_CHARACTERS
         )
-        if found.error or found.timed_out:
+        if execution.error or execution.timed_out:
             raise SandboxError(
-                f"the warm-up of `{template.ref}` fails in its sandbox: {found.error or 'no end'}"
+                f"the warm-up of `{template.ref}` fails in its sandbox:"
+                f" {execution.error or 'no end'}"
             )

@@ -10,8 +10,9 @@ import mimetypes
 import os
 import posixpath
 from collections.abc import AsyncIterator, Mapping
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Literal
+from typing import Literal, Protocol
 
 __all__ = [
     "LEVELS",
@@ -20,6 +21,7 @@ __all__ = [
     "FileEntry",
     "Incoming",
     "Listing",
+    "SandboxFiles",
     "below",
     "normal_path",
     "shown",
@@ -70,6 +72,35 @@ class Listing:
 
     files: Mapping[str, tuple[FileEntry, object]]
     levels: int
+
+
+class SandboxFiles(Protocol):
+    """The files of one sandbox; one caller at a time. The targets provide it.
+
+    Paths are normal (`normal_path`). All of it raises `NoSandboxFileError`,
+    `SandboxFileError`, and where the sandbox is a machine elsewhere `SandboxGoneError` and
+    `NetworkError`.
+    """
+
+    def read(self, path: str) -> AbstractAsyncContextManager[Incoming]:
+        """Open a file for reading, for the `async with` block."""
+        ...
+
+    async def write(self, path: str, chunks: AsyncIterator[bytes]) -> FileEntry:
+        """Write a file and the folders on the way to it; if that fails, nothing has changed."""
+        ...
+
+    async def entries(self, path: str) -> list[FileEntry]:
+        """List what is in a folder."""
+        ...
+
+    async def remove(self, path: str) -> None:
+        """Remove a file, a link, or a folder and all in it."""
+        ...
+
+    async def changed(self) -> list[FileEntry]:
+        """Return the files of the working folder that code has made or changed since last time."""
+        ...
 
 
 class Changes:

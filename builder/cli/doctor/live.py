@@ -5,6 +5,7 @@ A small template is built twice, looked at from inside, and removed with all tha
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import json
@@ -44,11 +45,11 @@ from builder.errors import (
 )
 from builder.project import TargetSettings
 from builder.registry import DEFAULT_CHANNEL
+from builder.sandbox.session import Sandbox
 from builder.system import processes
 from builder.system.events import Event, Reporter, discard
 from builder.system.scratch import Scratch
 from builder.targets.e2b.building import digest_tag
-from builder.targets.e2b.sandbox import CloudSandbox
 from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND
 
 __all__ = ["Checked", "cost", "try_out"]
@@ -173,8 +174,8 @@ class _Live:
         with self._deciding("lifetime", "metadata", "unknown"):
             self._look_outside()
         keys = ("warm", "variables", "ownership", "tmp", "login", "accounts")
-        with self._deciding(*keys), self._trial.sandbox() as other:
-            command = self._command(other)
+        with self._deciding(*keys), self._trial.sandbox() as (other, runner):
+            command = self._command(other, runner)
             with contextlib.closing(self._trial.interpreter()) as sandbox:
                 answer = sandbox.run(inspection(), timeout=_CODE_SECONDS)
                 if answer.error:
@@ -184,9 +185,9 @@ class _Live:
                 self._run_code(sandbox)
 
     def _look_outside(self) -> None:
-        with self._trial.sandbox(seconds=_LONG_SECONDS) as sandbox:
+        with self._trial.sandbox(seconds=_LONG_SECONDS) as (sandbox, runner):
             try:
-                left = sandbox.get_info().end_at - dt.datetime.now(dt.UTC)
+                left = runner.run(sandbox.get_info()).end_at - dt.datetime.now(dt.UTC)
             except Exception as error:
                 raise SandboxError(self._cloud.redacted(str(error))) from error
             seconds = left.total_seconds()
@@ -198,14 +199,14 @@ class _Live:
                 holds=marked == [sandbox.sandbox_id],
             )
         missing = f"{self._name}:no-such-tag"
-        refused = refusal(
-            lambda: self._cloud.create_sandbox(
-                missing, seconds=60, metadata=self._trial.mark
-            ).kill()
-        )
+        refused = refusal(lambda: self._create(missing))
         self._note("unknown", refused or "one was created", holds=refused is not None)
 
-    def _run_code(self, sandbox: CloudSandbox) -> None:
+    def _create(self, ref: str) -> None:
+        with self._trial.sandbox(ref, seconds=60):
+            pass
+
+    def _run_code(self, sandbox: Sandbox) -> None:
         with self._deciding("output"):
             whole = sandbox.run(OUTPUT, timeout=_CODE_SECONDS)
             failed = sandbox.run("1 / 0", timeout=_CODE_SECONDS)
@@ -219,9 +220,10 @@ class _Live:
             ended = slow.timed_out and not slow.lost and after.stdout == "42\n"
             self._note("interrupt", after.error or after.stdout.strip(), holds=ended)
 
-    def _command(self, sandbox: Any) -> str | None:
+    def _command(self, sandbox: Any, runner: asyncio.Runner) -> str | None:
+        command = sandbox.commands.run("id -un; pwd; env -0", timeout=_CODE_SECONDS)
         try:
-            return str(sandbox.commands.run("id -un; pwd; env -0", timeout=_CODE_SECONDS).stdout)
+            return str(runner.run(command).stdout)
         except Exception as error:  # noqa: BLE001 - the SDK's, of whatever kind
             seen = self._cloud.redacted(f"`commands.run` failed: {error}")
             for key in ("login", "accounts"):

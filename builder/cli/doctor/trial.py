@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import datetime as dt
 import json
@@ -18,11 +19,12 @@ from builder.errors import BuildError, LimitError, NetworkError, TemplateError
 from builder.flatten import Step
 from builder.project import Project, TargetSettings
 from builder.render import Rendered
+from builder.sandbox.session import Sandbox
 from builder.system import processes
 from builder.system.events import Event, Reporter
 from builder.targets.adapters import connect
 from builder.targets.e2b.program import template_of
-from builder.targets.e2b.sandbox import CloudSandbox
+from builder.targets.e2b.sandbox import open_sandbox
 from builder.targets.e2b.target import E2BTarget
 from builder.targets.protocol import BuildInput
 
@@ -188,17 +190,23 @@ class Trial:
         return used.get(template_id, dt.datetime.min.replace(tzinfo=dt.UTC))
 
     @contextlib.contextmanager
-    def sandbox(self, seconds: int = SANDBOX_SECONDS) -> Iterator[Any]:
-        """A sandbox of what its bare name means, as the SDK has it, for the `with` block."""
-        sandbox = self.cloud.create_sandbox(self.name, seconds=seconds, metadata=self.mark)
-        try:
-            yield sandbox
-        finally:
-            self.cloud.kill_sandbox(sandbox.sandbox_id)
+    def sandbox(
+        self, ref: str | None = None, *, seconds: int = SANDBOX_SECONDS
+    ) -> Iterator[tuple[Any, asyncio.Runner]]:
+        """A sandbox of what its bare name means, or of `ref`, as the SDK has it, and what runs the
+        SDK's calls, for the `with` block."""
+        with asyncio.Runner() as runner:
+            sandbox, _ = runner.run(
+                self.cloud.create_sandbox(ref or self.name, seconds=seconds, metadata=self.mark)
+            )
+            try:
+                yield sandbox, runner
+            finally:
+                self.cloud.kill_sandbox(sandbox.sandbox_id)
 
-    def interpreter(self) -> CloudSandbox:
+    def interpreter(self) -> Sandbox:
         """Such a sandbox for running code."""
-        return CloudSandbox(self.cloud, self.name, metadata=self.mark, fresh=False, warn=self._warn)
+        return open_sandbox(self.cloud, self.name, metadata=self.mark, cold=False, warn=self._warn)
 
     def delete(self, template_id: str) -> str | None:
         """Delete it, once no sandbox of it runs any more; why not, where E2B goes on refusing."""

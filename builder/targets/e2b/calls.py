@@ -5,12 +5,13 @@ Which calls there are is `cloud`'s to know.
 
 from __future__ import annotations
 
+import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from typing import TypeVar
 
 import e2b
-import tenacity
 
 from builder.errors import (
     BuildError,
@@ -19,28 +20,13 @@ from builder.errors import (
     TargetUnavailableError,
     TemplateError,
 )
-from builder.system.processes import pause
 from builder.targets.e2b.account import Account
-from builder.targets.e2b.failures import (
-    LimitedError,
-    failure_of,
-    if_it_may_pass,
-    is_foreign,
-    kind_of,
-    words_of,
-)
+from builder.targets.e2b.failures import is_foreign, kind_of, words_of
+from builder.targets.e2b.retries import OF_BUILDS, Patience
 
 __all__ = ["Calls"]
 
 _T = TypeVar("_T")
-
-# A limit lifts when other builds end, and a build may take an hour; a fault passes or it does not.
-_LIMIT_SECONDS = 3600.0
-_FAULT_ATTEMPTS = 7
-# What takes long to fail is not tried as often: an address where nobody answers, above all.
-_SLOW_ATTEMPTS = 3
-_FAULT_SECONDS = 6.0
-_LONGEST_FAULT_SECONDS = 60.0
 
 
 class Calls:
@@ -56,44 +42,34 @@ class Calls:
         doing: str,
         call: Callable[[], _T],
         *,
-        faults: int = _FAULT_ATTEMPTS,
+        faults: int | None = None,
         limit: float | None = None,
     ) -> _T:
         """Return what `call` returns in the end, which also reads the answer: one that cannot be
         read is a fault as any other. It is tried `faults` times, and meets a limit for `limit`
-        seconds, an hour by default."""
+        seconds."""
+        with self.worded(doing):
+            return self.patience(faults=faults, limit=limit).call(call)
 
-        def give_up(state: tenacity.RetryCallState) -> bool:
-            seconds = state.seconds_since_start or 0.0
-            if kind_of(failure_of(state)) == "limit":
-                return seconds > (limit or _LIMIT_SECONDS)
-            slow = state.attempt_number >= _SLOW_ATTEMPTS and seconds > _FAULT_SECONDS
-            return slow or seconds > _LONGEST_FAULT_SECONDS or state.attempt_number >= faults
+    def patience(self, *, faults: int | None = None, limit: float | None = None) -> Patience:
+        """How often, and how long, a call is tried."""
 
-        def delay(state: tenacity.RetryCallState) -> float:
-            failure = failure_of(state)
-            slow = kind_of(failure) == "limit"
-            wait = tenacity.wait_random_exponential(
-                multiplier=1 if slow else 0.2, max=15 if slow else 5, min=0.1
-            )
-            return wait(state) + (failure.seconds if isinstance(failure, LimitedError) else 0)
-
-        def tell(state: tenacity.RetryCallState) -> None:
-            failure = failure_of(state)
-            slow = (state.seconds_since_start or 0.0) > _FAULT_SECONDS
-            if self._waiting and (slow or kind_of(failure) == "limit"):
+        def tell(failure: BaseException) -> None:
+            if self._waiting:
                 self._waiting(self.redacted(f"waiting for E2B: {words_of(failure)}"))
 
-        retrying = tenacity.Retrying(
-            retry=if_it_may_pass,
-            stop=give_up,
-            wait=delay,
-            sleep=pause,
-            before_sleep=tell,
-            reraise=True,
+        return replace(
+            OF_BUILDS,
+            attempts=faults or OF_BUILDS.attempts,
+            limit_seconds=limit or OF_BUILDS.limit_seconds,
+            waiting=tell,
         )
+
+    @contextlib.contextmanager
+    def worded(self, doing: str) -> Iterator[None]:
+        """Put what is raised in the `with` block into words."""
         try:
-            return retrying(call)
+            yield
         except TemplateError:
             raise
         except Exception as error:

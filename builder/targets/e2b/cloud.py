@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import datetime as dt
 import json
 from collections.abc import Callable, Mapping, Sequence
@@ -18,7 +17,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.api import SECONDS, Api
 from builder.targets.e2b.calls import Calls
 from builder.targets.e2b.creation import Creation
-from builder.targets.e2b.failures import UnsettledError, status_of
+from builder.targets.e2b.failures import status_of
 
 __all__ = ["BuildState", "Cloud", "Identified", "Listed"]
 
@@ -92,7 +91,9 @@ class Cloud:
             names = [name for template in templates for name in template["names"] or ()]
             return next((name.partition("/")[0] for name in names if "/" in name), None)
 
-        return self._call("asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS)
+        return self._call(
+            "asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS
+        )
 
     def start(
         self,
@@ -251,35 +252,13 @@ class Cloud:
 
         self._call(f"removing the tags {', '.join(tags)} of `{name}`", remove)
 
-    def create_sandbox(self, ref: str, *, seconds: int, metadata: Mapping[str, str]) -> e2b.Sandbox:
-        """A new sandbox of a build, which E2B ends after `seconds`. Of several attempts, one comes
-        out, and what else was perhaps created is ended."""
+    async def create_sandbox(
+        self, ref: str, *, seconds: int, metadata: Mapping[str, str]
+    ) -> tuple[e2b.AsyncSandbox, int]:
+        """A new sandbox of a build, and after how many seconds E2B ends it."""
         creation = Creation(self._account, ref, seconds=seconds, metadata=metadata)
-        held: str | None = None
-
-        def create() -> e2b.Sandbox:
-            try:
-                return creation.kind.create(**creation.options)
-            except Exception as error:
-                if not creation.changed_by(error):
-                    raise
-                if creation.abandoned:
-                    self._end_marked(creation)  # it would count against the limit
-                raise UnsettledError(str(error)) from error
-
-        try:
-            sandbox = self._call(f"creating a sandbox of `{ref}`", create)
-            held = sandbox.sandbox_id
-            return sandbox
-        finally:
-            if creation.doubtful:
-                self._end_marked(creation, but=held)
-
-    def _end_marked(self, creation: Creation, but: str | None = None) -> None:
-        with contextlib.suppress(BuildError, NetworkError, LimitError):
-            for sandbox_id in self.sandboxes(creation.mark):
-                if sandbox_id != but:
-                    self.kill_sandbox(sandbox_id)
+        with self._call.worded(f"creating a sandbox of `{ref}`"):
+            return await creation.sandbox(self._call.patience()), creation.seconds
 
     def sandboxes(self, metadata: Mapping[str, str]) -> list[str]:
         """The IDs of all sandboxes that carry `metadata`."""
@@ -299,10 +278,11 @@ class Cloud:
 
         return self._call("listing sandboxes", get)
 
-    def extend_sandbox(self, sandbox: e2b.Sandbox, seconds: int) -> None:
+    def extend_sandbox(self, sandbox_id: str, seconds: int) -> None:
         """Let a sandbox live for `seconds` from now."""
         self._call(
-            f"keeping the sandbox {sandbox.sandbox_id}", lambda: sandbox.set_timeout(seconds)
+            f"keeping the sandbox {sandbox_id}",
+            lambda: e2b.Sandbox.set_timeout(sandbox_id, seconds, **self._options),
         )
 
     def kill_sandbox(self, sandbox_id: str) -> None:

@@ -7,6 +7,8 @@ perhaps created.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import logging
 import re
 import uuid
@@ -16,8 +18,10 @@ from typing import Any
 
 import e2b
 
+from builder.system.tasks import run_to_completion
 from builder.targets.e2b.account import Account
-from builder.targets.e2b.failures import kind_of, status_of
+from builder.targets.e2b.failures import UnsettledError, kind_of, status_of
+from builder.targets.e2b.retries import OF_APPLICATIONS, Patience
 
 __all__ = ["Creation"]
 
@@ -26,6 +30,7 @@ _MARK = "template-builder-session"
 _LONGEST = re.compile(r"Timeout cannot be greater than (\d+) hours?")
 # While an attempt is under way, the next one with its key is refused.
 _CONFLICTS = 3
+_END_SECONDS = 20.0
 # How long a sandbox of an account may live, by its key and the address of the API.
 _longest_seconds: dict[tuple[str, str], int] = {}
 
@@ -49,15 +54,61 @@ class Creation:
         self._conflicts = 0
         self.doubtful = self.abandoned = False
 
-    @property
-    def kind(self) -> type[e2b.Sandbox]:
-        """What is to be created."""
-        return _DomainSandbox if self._account.sandboxes_by_domain else e2b.Sandbox
+    async def sandbox(self, patience: Patience) -> e2b.AsyncSandbox:
+        """Create it. Raises what the SDK raises; then, and when it is cancelled, no sandbox is left
+        behind."""
+        creating = asyncio.ensure_future(self._created(patience))
+        try:
+            return await asyncio.shield(creating)
+        except asyncio.CancelledError:
+            await run_to_completion(self._discard(creating))
+            raise
 
-    @property
-    def async_kind(self) -> type[e2b.AsyncSandbox]:
-        """What is to be created, for callers in an event loop."""
-        return _AsyncDomainSandbox if self._account.sandboxes_by_domain else e2b.AsyncSandbox
+    async def _created(self, patience: Patience) -> e2b.AsyncSandbox:
+        held: str | None = None
+        try:
+            sandbox = await patience.wait_for(self._attempt)
+            held = sandbox.sandbox_id
+            return sandbox
+        finally:
+            if self.doubtful:
+                await self._end_marked(but=held)
+
+    async def _attempt(self) -> e2b.AsyncSandbox:
+        at_domain = self._account.sandboxes_by_domain
+        try:
+            return await (_DomainSandbox if at_domain else e2b.AsyncSandbox).create(**self.options)
+        except Exception as error:
+            if not self.changed_by(error):
+                raise
+            if self.abandoned:
+                await self._end_marked()  # it would count against the limit
+            raise UnsettledError(str(error)) from error
+
+    async def _discard(self, creating: asyncio.Future[e2b.AsyncSandbox]) -> None:
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_END_SECONDS):
+                await asyncio.wait([creating])
+                # A loop that ends cancels this, too; the same key gives the sandbox that was made.
+                if creating.cancelled():
+                    sandbox = await OF_APPLICATIONS.wait_for(self._attempt)
+                else:
+                    sandbox = creating.result()
+                await OF_APPLICATIONS.wait_for(sandbox.kill)
+
+    async def _end_marked(self, but: str | None = None) -> None:
+        """End what was created though nobody was told of it."""
+        with contextlib.suppress(Exception):
+            async with asyncio.timeout(_END_SECONDS):
+                query = e2b.SandboxQuery(metadata=self.mark)
+                listed = e2b.AsyncSandbox.list(query=query, **self._account.options)
+                for sandbox in await OF_APPLICATIONS.wait_for(listed.next_items):
+                    if sandbox.sandbox_id != but:
+                        await OF_APPLICATIONS.wait_for(
+                            partial(
+                                e2b.AsyncSandbox.kill, sandbox.sandbox_id, **self._account.options
+                            )
+                        )
 
     @property
     def options(self) -> dict[str, Any]:
@@ -101,7 +152,7 @@ class Creation:
         return True
 
 
-class _AtDomain:
+class _DomainSandbox(e2b.AsyncSandbox):
     """A sandbox at the domain of its account, also where E2B_SANDBOX_URL is set: the SDK has no
     option that says so."""
 
@@ -109,14 +160,6 @@ class _AtDomain:
         config = options["connection_config"]
         config.get_sandbox_url = config.get_sandbox_direct_url = partial(_address, config)
         super().__init__(**options)
-
-
-class _DomainSandbox(_AtDomain, e2b.Sandbox):
-    pass
-
-
-class _AsyncDomainSandbox(_AtDomain, e2b.AsyncSandbox):
-    pass
 
 
 def _address(

@@ -8,7 +8,6 @@ from typing import Literal
 
 import e2b
 import httpx
-import tenacity
 
 from builder.errors import TemplateError
 
@@ -16,8 +15,6 @@ __all__ = [
     "ForeignAnswerError",
     "LimitedError",
     "UnsettledError",
-    "failure_of",
-    "if_it_may_pass",
     "is_foreign",
     "kind_of",
     "status_of",
@@ -99,13 +96,3 @@ def words_of(error: BaseException) -> str:
         return text or type(error).__name__
     said = f": {text}" if status_of(error) else ""
     return f"the answer is not one of E2B's API{said}"
-
-
-def failure_of(state: tenacity.RetryCallState) -> BaseException:
-    """What the last attempt of a call has raised."""
-    found = state.outcome.exception() if state.outcome else None
-    assert found is not None
-    return found
-
-
-if_it_may_pass = tenacity.retry_if_exception(lambda error: kind_of(error) != "final")

@@ -1,94 +1,84 @@
-"""A sandbox on E2B whose code runs through its code service."""
+"""Sessions on E2B for verification: of one build, for as long as its checks take."""
 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import time
 from collections.abc import Callable, Mapping
+from typing import Any
+
+import e2b
 
 from builder.errors import BuildError, NetworkError, SandboxError, TemplateError
+from builder.sandbox.blocking import BlockingSession
 from builder.sandbox.execution import Execution
-from builder.system.processes import when_stopped
+from builder.system.tasks import run_to_completion
 from builder.targets.e2b.cloud import Cloud
-from builder.targets.e2b.service import CodeService
+from builder.targets.e2b.session import CloudSession
 
-__all__ = ["CloudSandbox"]
+__all__ = ["open_sandbox"]
 
 _LIFE_SECONDS = 900
 _MARGIN_SECONDS = 120
 
 
-class CloudSandbox:
-    """A sandbox of one build. Use it from one thread; `close` it when done.
+def open_sandbox(
+    cloud: Cloud, ref: str, *, metadata: Mapping[str, str], cold: bool, warn: Callable[[str], None]
+) -> BlockingSession[CloudSession]:
+    """Create a sandbox and wait for its service; `warn` is told of one that cannot be ended. When
+    it is to be `cold`, code runs in a new interpreter, not in the one that the snapshot holds.
 
-    `timings` says what creating it took, and until its code service answered, in seconds.
+    Raises `SandboxError` and what `Cloud` raises; then nothing of it runs any more.
     """
+
+    async def opening() -> CloudSession:
+        start = time.perf_counter()
+        sandbox, seconds = await cloud.create_sandbox(ref, seconds=_LIFE_SECONDS, metadata=metadata)
+        session = _CheckedSession(sandbox, cloud=cloud, warn=warn, lifetime=seconds, start=start)
+        try:
+            await session.wait_until_ready()
+            if cold:
+                await session.service.renew()
+        except BaseException:
+            await run_to_completion(session.close())
+            raise
+        return session
+
+    return BlockingSession(opening)
+
+
+class _CheckedSession(CloudSession):
+    """A session that lives as long as what runs in it; one that cannot be ended is told of."""
 
     def __init__(
         self,
-        cloud: Cloud,
-        ref: str,
+        sandbox: e2b.AsyncSandbox,
         *,
-        metadata: Mapping[str, str],
-        fresh: bool,
+        cloud: Cloud,
         warn: Callable[[str], None],
+        lifetime: float,
+        start: float,
     ) -> None:
-        """Create it and wait for its service. With `fresh`, code runs in a new interpreter, not in
-        the one that the snapshot holds. Raises `SandboxError` and what `Cloud` raises; then it is
-        closed."""
+        super().__init__(sandbox, redacted=cloud.redacted, lifetime=lifetime, start=start)
         self._cloud, self._warn = cloud, warn
-        start = time.perf_counter()
-        self._sandbox = cloud.create_sandbox(ref, seconds=_LIFE_SECONDS, metadata=metadata)
-        self._ends = time.monotonic() + _LIFE_SECONDS
-        self.timings = {"created": round(time.perf_counter() - start, 6)}
-        self._held = contextlib.ExitStack()
-        self._runner = self._held.enter_context(asyncio.Runner())
-        self._service = CodeService(self._sandbox, alive=self._alive, worded=self._worded)
-        self._held.callback(lambda: self._runner.run(self._service.close()))
-        try:
-            # Code that runs there must not keep an interrupted program from ending.
-            self._held.enter_context(when_stopped(self._kill))
-            self._runner.run(self._service.wait_until_ready())
-            self.timings["ready"] = round(time.perf_counter() - start, 6)
-            if fresh:
-                self._runner.run(self._service.renew())
-        except BaseException:
-            self.close()
-            raise
 
-    def run(self, code: str, *, timeout: float) -> Execution:
-        """Run statements for `timeout` seconds at most. Raises `SandboxError` when it is gone."""
-        start = time.monotonic()
-        if self._ends - start < timeout + _MARGIN_SECONDS:
-            life = int(timeout) + 2 * _MARGIN_SECONDS
+    async def run(self, code: str, *, seconds: float, **options: Any) -> Execution:
+        age = time.monotonic() - self.opened_at
+        if self.lifetime - age < seconds + _MARGIN_SECONDS:
+            life = int(seconds) + 2 * _MARGIN_SECONDS
             try:
-                self._cloud.extend_sandbox(self._sandbox, life)
+                await asyncio.to_thread(self._cloud.extend_sandbox, self.id, life)
             except (BuildError, NetworkError) as error:
-                raise SandboxError(self._worded(error.message)) from error
-            self._ends = start + life
-        return self._runner.run(self._service.run(code, seconds=timeout, variables={}, limit=None))
+                raise SandboxError(self.worded(error.message)) from error
+            self.lifetime = age + life
+        return await super().run(code, seconds=seconds, **options)
 
-    def close(self) -> None:
-        """End the sandbox; warn, with its ID, when that cannot be done."""
-        self._held.close()
-        self._kill()
-
-    def _kill(self) -> None:
-        sandbox_id = self._sandbox.sandbox_id
+    async def end(self) -> None:
         try:
-            self._cloud.kill_sandbox(sandbox_id)
+            await asyncio.to_thread(self._cloud.kill_sandbox, self.id)
         except TemplateError as error:
-            left = max(0.0, self._ends - time.monotonic())
+            left = max(0.0, self.opened_at + self.lifetime - time.monotonic())
             self._warn(
-                f"the sandbox {sandbox_id} could not be ended: {error.message};"
+                f"the sandbox {self.id} could not be ended: {error.message};"
                 f" E2B ends it by itself within {left:.0f} seconds"
             )
-
-    async def _alive(self) -> bool:
-        with contextlib.suppress(Exception):
-            return await asyncio.to_thread(self._sandbox.is_running)
-        return True
-
-    def _worded(self, text: str) -> str:
-        return self._cloud.redacted(f"the sandbox {self._sandbox.sandbox_id}: {text}")

@@ -20,7 +20,7 @@ from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_of
 from builder.targets.e2b.program import cannot_be_checked, not_provided
 from builder.targets.e2b.promotion import promote
-from builder.targets.e2b.sandbox import CloudSandbox
+from builder.targets.e2b.sandbox import open_sandbox
 from builder.targets.journal import Entry, Journal
 from builder.targets.protocol import BuildInput, Built, Opening, Publication, StateQuery
 
@@ -181,8 +181,8 @@ class E2BTarget(Cleaning):
             self._warn(text)
 
         try:
-            return CloudSandbox(
-                self._cloud, ref, metadata=self._metadata(name), fresh=opening.cold, warn=warn
+            return open_sandbox(
+                self._cloud, ref, metadata=self._metadata(name), cold=opening.cold, warn=warn
             )
         except NetworkError:
             self._unended.add(name)  # it may have been created: the answer alone got lost

@@ -9,11 +9,10 @@ import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
-from builder.errors import InterpreterDiedError, SandboxError, TemplateError
+from builder.errors import SandboxError, TemplateError
 from builder.sandbox.execution import Execution
 from builder.system.limits import named, room
 from builder.system.tasks import run_to_completion
@@ -38,6 +37,7 @@ class LocalSession:
         self._sandbox, self._thread = sandbox, thread
         self.id = sandbox.home.parent.name
         self.files = LocalFiles(sandbox.home)
+        self.timings: Mapping[str, float] = sandbox.timings
         self.opened_at = time.monotonic()
         self.lifetime = float("inf")
         self._closed = False
@@ -78,10 +78,16 @@ class LocalSession:
         """It is: a kernel that does not answer is not handed out."""
 
     async def run(
-        self, code: str, *, seconds: float, language: str, variables: Mapping[str, str], limit: int
+        self,
+        code: str,
+        *,
+        seconds: float,
+        language: str,
+        variables: Mapping[str, str],
+        limit: int | None,
     ) -> Execution:
         """Run code. Raises `SandboxError` when the kernel is gone, `ValueError` for a language
-        that is none of this target's; a kernel that the code has killed is told in the output."""
+        that is none of this target's."""
         if language not in _LANGUAGES:
             raise ValueError(f"target `local` runs Python, not {language!r}")
         running = self._in_thread(
@@ -89,10 +95,6 @@ class LocalSession:
         )
         try:
             return await asyncio.shield(running)
-        except InterpreterDiedError as error:
-            seen = error.seen if isinstance(error.seen, Execution) else Execution()
-            message = None if error.status == 0 else f"InterpreterDied: {error.message}"
-            return replace(seen, error=message, lost=True)
         except asyncio.CancelledError:
             self._sandbox.abort()
             with contextlib.suppress(SandboxError):

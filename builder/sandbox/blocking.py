@@ -1,0 +1,70 @@
+"""A session for callers that wait for it in their own thread."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Coroutine
+from typing import Any, Generic, TypeVar
+
+from builder.errors import InterruptedRunError
+from builder.sandbox.execution import Execution
+from builder.sandbox.session import Session
+from builder.system.processes import when_stopped
+
+__all__ = ["BlockingSession"]
+
+_T = TypeVar("_T")
+SessionT = TypeVar("SessionT", bound=Session)
+
+
+class BlockingSession(Generic[SessionT]):
+    """A session, driven by an event loop of its own. Use it from one thread; `close` it when done.
+
+    What it waits for ends when this program is interrupted.
+    """
+
+    def __init__(self, opening: Callable[[], Coroutine[Any, Any, SessionT]]) -> None:
+        """Raises what `opening` raises, and `InterruptedRunError`; then nothing is left of it."""
+        self._runner = asyncio.Runner()
+        try:
+            self.session = self.wait_for(opening)
+        except BaseException:
+            self._runner.close()
+            raise
+        self.timings = self.session.timings
+
+    def run(self, code: str, *, timeout: float) -> Execution:
+        """Run Python code, `timeout` in seconds; all of its output is kept. Raises what
+        `Session.run` raises."""
+        return self.wait_for(
+            lambda: self.session.run(
+                code, seconds=timeout, language="python", variables={}, limit=None
+            )
+        )
+
+    def wait_for(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+        """What a call gives that belongs to the session. Raises `InterruptedRunError`."""
+        try:
+            return self._runner.run(_ended_when_stopped(call))
+        except asyncio.CancelledError:
+            raise InterruptedRunError("interrupted") from None
+
+    def close(self) -> None:
+        """End the session, also when this program is interrupted."""
+        try:
+            self._runner.run(self.session.close())
+        finally:
+            self._runner.close()
+
+
+async def _ended_when_stopped(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+    loop, task = asyncio.get_running_loop(), asyncio.current_task()
+    assert task is not None
+
+    def cancel() -> None:
+        with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+            loop.call_soon_threadsafe(task.cancel)
+
+    with when_stopped(cancel):
+        return await call()
