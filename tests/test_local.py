@@ -71,9 +71,9 @@ def ref(light: Rendered, log: Log, local_cache: Path) -> str:
 
 @pytest.fixture
 def sandbox(ref: str) -> Iterator[KernelSandbox]:
-    env = {"HOUSE": "/root/.cache/house", "X": "1"}
-    opened = LocalTarget().open(Opening(ref=ref, name="light", env=env))
-    assert isinstance(opened, KernelSandbox)
+    variables = {"HOUSE": "/root/.cache/house", "X": "1"}
+    with place.opened(ref, name="light") as path:
+        opened = KernelSandbox(path, warm=(), env=variables)
     yield opened
     opened.close()
 

@@ -26,6 +26,7 @@ class BlockingSession(Generic[SessionT]):
 
     def __init__(self, opening: Callable[[], Coroutine[Any, Any, SessionT]]) -> None:
         """Raises what `opening` raises, and `InterruptedRunError`; then nothing is left of it."""
+        self._closed = False
         self._runner = asyncio.Runner()
         try:
             self.session = self.wait_for(opening)
@@ -51,7 +52,10 @@ class BlockingSession(Generic[SessionT]):
             raise InterruptedRunError("interrupted") from None
 
     def close(self) -> None:
-        """End the session, also when this program is interrupted."""
+        """End the session, also when this program is interrupted. Closing twice is fine."""
+        if self._closed:
+            return
+        self._closed = True
         try:
             self._runner.run(self.session.close())
         finally:

@@ -15,6 +15,7 @@ import secrets
 import shutil
 import signal
 import tempfile
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -63,10 +64,13 @@ class KernelSandbox:
         warm: Sequence[str],
         env: Mapping[str, str],
         zygote: Zygote | None = None,
+        given_up: threading.Event | None = None,
     ) -> None:
         """Start a kernel of `environment`, import the modules of `warm` in it, wait until it is
         ready. With a `zygote`, it is forked from that, which is released at its end, and has what
-        that has imported. Raises `SandboxError`, and then leaves nothing behind."""
+        that has imported. Raises `SandboxError`, also when it is `given_up` meanwhile, and then
+        leaves nothing behind."""
+        self._given_up = given_up or threading.Event()
         start = time.perf_counter()
         self._launched: Launched | None = None
         self._streams: Streams | None = None
@@ -93,9 +97,7 @@ class KernelSandbox:
             self.timings["ready"] = round(time.perf_counter() - start, 6)
             self._warm_up(warm)
         except BaseException as error:
-            full = (
-                isinstance(error, Exception) and shutil.disk_usage(self._folder).free < _FULL_BYTES
-            )
+            full = isinstance(error, Exception) and _is_full(self._folder)
             self.close()
             if full:
                 told = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder.parent))
@@ -203,6 +205,8 @@ class KernelSandbox:
 
     def alive(self) -> bool:
         """Whether the kernel can still be asked to run code."""
+        if self._given_up.is_set():
+            self.abort()
         return self._launched is not None and not self._launched.gone()
 
     def abort(self) -> None:
@@ -293,6 +297,12 @@ class KernelSandbox:
     def _end_streams(self) -> None:
         if self._streams:
             self._streams.end()
+
+
+def _is_full(folder: Path) -> bool:
+    with contextlib.suppress(FileNotFoundError):  # which goes with a kernel that has died
+        return shutil.disk_usage(folder).free < _FULL_BYTES
+    return False
 
 
 def _end_in_words(status: int | None) -> str:

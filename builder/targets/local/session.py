@@ -1,4 +1,4 @@
-"""Sandboxes of `local` for applications: kernels, each with a thread that waits for it."""
+"""Sandboxes of `local`: kernels, each with a thread that waits for it."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -51,23 +52,31 @@ class LocalSession:
         modules of `warm` imported. Raises `NotOnThisMachineError`, `SandboxError`."""
         digest = place.digest_of(ref)
 
-        def start() -> KernelSandbox:
+        def start(given_up: threading.Event) -> KernelSandbox:
             with room(), place.opened(ref, name=name) as path:
                 if forks() and path not in _not_forked:
                     try:
-                        return _forked(path, digest=digest, warm=warm, env=env)
+                        return _forked(path, digest=digest, warm=warm, env=env, given_up=given_up)
                     except CannotForkError as error:
                         _not_forked.add(path)
                         _logger.warning("each sandbox of %s imports for itself: %s", name, error)
-                return KernelSandbox(path, warm=warm, env=env)
+                return KernelSandbox(path, warm=warm, env=env, given_up=given_up)
 
+        return await cls.of(start)
+
+    @classmethod
+    async def of(cls, start: Callable[[threading.Event], KernelSandbox]) -> LocalSession:
+        """A session of the kernel that `start` starts, which ends when it is told that nobody waits
+        for it any more."""
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox")
+        given_up = threading.Event()
         with named():
-            starting = asyncio.wrap_future(thread.submit(start))
+            starting = asyncio.wrap_future(thread.submit(start, given_up))
         try:
             return cls(await asyncio.shield(starting), thread)
         except asyncio.CancelledError:
             # It is coming up: it must not be left there.
+            given_up.set()
             await run_to_completion(_discarded(starting, thread))
             raise
         except BaseException:
@@ -125,15 +134,20 @@ class LocalSession:
 
 
 def _forked(
-    path: Path, *, digest: str, warm: Sequence[str], env: Mapping[str, str]
+    path: Path,
+    *,
+    digest: str,
+    warm: Sequence[str],
+    env: Mapping[str, str],
+    given_up: threading.Event,
 ) -> KernelSandbox:
     """Fork a kernel, from another zygote where the one that was there died meanwhile."""
     for attempt in range(1, _ZYGOTES + 1):
         zygote = zygote_of(path, digest=digest, warm=warm, env=env)
         try:
-            return KernelSandbox(path, warm=(), env=env, zygote=zygote)
+            return KernelSandbox(path, warm=(), env=env, zygote=zygote, given_up=given_up)
         except TemplateError:
-            if attempt == _ZYGOTES or not zygote.died():
+            if attempt == _ZYGOTES or given_up.is_set() or not zygote.died():
                 raise
     raise AssertionError("unreachable")
 

@@ -7,13 +7,16 @@ from __future__ import annotations
 
 import contextlib
 import os
+import threading
 import time
 from collections.abc import Generator, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, from_os_error
 from builder.plan import TargetState
+from builder.sandbox.blocking import BlockingSession
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Kind, Reporter
@@ -29,6 +32,9 @@ from builder.targets.protocol import (
     StateQuery,
     Unused,
 )
+
+if TYPE_CHECKING:
+    from builder.targets.local.kernel import KernelSandbox
 
 __all__ = ["LocalTarget"]
 
@@ -178,9 +184,15 @@ class LocalTarget:
         """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own;
         one that is not asked to be warm is cold."""
         from builder.targets.local.kernel import KernelSandbox
+        from builder.targets.local.session import LocalSession
 
-        with room(), self._opened(opening) as folder:
-            return KernelSandbox(folder, warm=opening.warm, env=opening.env)
+        def start(given_up: threading.Event) -> KernelSandbox:
+            with room(), self._opened(opening) as folder:
+                return KernelSandbox(
+                    folder, warm=opening.warm, env=opening.env, given_up=given_up
+                )
+
+        return BlockingSession(lambda: LocalSession.of(start))
 
     def changes(self, ref: str) -> list[str]:
         """Which files of the build `local:<name>@sha256-…` are not as it was made with."""
@@ -195,6 +207,7 @@ class LocalTarget:
         can be forked."""
         from builder.targets.local.kernel import KernelSandbox
         from builder.targets.local.launch import CannotForkError, Zygote, forks
+        from builder.targets.local.session import LocalSession
 
         if not forks():
             return
@@ -203,11 +216,16 @@ class LocalTarget:
             contextlib.closing(Zygote(folder, warm=opening.warm, env=opening.env)) as zygote,
             contextlib.suppress(CannotForkError),
         ):
-            for _ in range(2):
+
+            def start(given_up: threading.Event) -> KernelSandbox:
                 zygote.take()
-                sandbox = KernelSandbox(folder, warm=(), env=opening.env, zygote=zygote)
-                with contextlib.closing(sandbox):
-                    yield sandbox
+                return KernelSandbox(
+                    folder, warm=(), env=opening.env, zygote=zygote, given_up=given_up
+                )
+
+            for _ in range(2):
+                with contextlib.closing(BlockingSession(lambda: LocalSession.of(start))) as copy:
+                    yield copy
 
     def _opened(self, opening: Opening) -> AbstractContextManager[Path]:
         """The folder of a build for the `with` block; also of one that is not published yet."""
