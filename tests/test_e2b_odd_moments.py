@@ -237,7 +237,7 @@ def test_sandbox_that_ends_before_it_is_ready(
         {"template_id": [], "build_id": {}},
         {"verifying": 1},
         {"forced": "yes"},
-        {"foretold": True},
+        {"expected_cached": True},
     ],
 )
 def test_odd_journal_is_as_good_as_none(

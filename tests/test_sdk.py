@@ -33,9 +33,9 @@ CALLS = {
     "AsyncSandbox.is_running": "self",
     "AsyncSandbox.kill": "self",  # or an ID, in the place of a sandbox
     "AsyncSandbox.list": "*query",
-    "Sandbox.kill": "sandbox_id",
+    "Sandbox.kill": "self",  # or an ID, as above
     "Sandbox.list": "*query",
-    "Sandbox.set_timeout": "sandbox_id timeout",
+    "Sandbox.set_timeout": "self timeout",
     "SandboxQuery": "*metadata",
     "Template": "*file_context_path",
     "Template.assign_tags": "target_name tags",
