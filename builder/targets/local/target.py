@@ -188,9 +188,7 @@ class LocalTarget:
 
         def start(given_up: threading.Event) -> KernelSandbox:
             with room(), self._opened(opening) as folder:
-                return KernelSandbox(
-                    folder, warm=opening.warm, env=opening.env, given_up=given_up
-                )
+                return KernelSandbox(folder, warm=opening.warm, env=opening.env, given_up=given_up)
 
         return BlockingSession(lambda: LocalSession.of(start))
 
