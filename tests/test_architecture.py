@@ -21,17 +21,8 @@ OWNERS = {
     "e2b": {
         f"targets/e2b/{name}.py"
         for name in (
-            *(
-                "api",
-                "calls",
-                "cloud",
-                "creation",
-                "failures",
-                "files",
-                "program",
-                "service",
-                "session",
-            ),
+            *("api", "calls", "cloud", "creation", "failures", "files", "program"),
+            *("sandbox", "service", "session"),
         )
     },
     "e2b_dockerfile_utils": {
@@ -55,7 +46,7 @@ OWNERS = {
     "tenacity": {
         "registry/object_store.py",
         "webhooks/client.py",
-        *(f"targets/e2b/{name}.py" for name in ("calls", "failures", "session")),
+        "targets/e2b/retries.py",
     },
     "tomli_w": {"render/template_toml.py", "system/uv_settings.py"},
     "tree_sitter": {"spec/positions.py"},
