@@ -12,7 +12,6 @@ from typing import Any, Literal, TypeVar
 
 import e2b
 
-from builder.errors import BuildError, LimitError, NetworkError
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.api import SECONDS, Api
 from builder.targets.e2b.calls import Calls
@@ -91,9 +90,7 @@ class Cloud:
             names = [name for template in templates for name in template["names"] or ()]
             return next((name.partition("/")[0] for name in names if "/" in name), None)
 
-        return self._call(
-            "asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS
-        )
+        return self._call("asking for the account", get, faults=_LOOK_ATTEMPTS, limit=_LOOK_SECONDS)
 
     def start(
         self,
