@@ -15,8 +15,8 @@ PROJECT = nox.project.load_toml("pyproject.toml")
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the project, editable, and the dependency groups named."""
-    session.install("--editable", ".", *nox.project.dependency_groups(PROJECT, *groups))
+    """Install the project, editable, with its extras, and the dependency groups named."""
+    session.install("--editable", ".[all]", *nox.project.dependency_groups(PROJECT, *groups))
 
 
 @nox.session
@@ -97,11 +97,13 @@ def fuzz(session: nox.Session) -> None:
 
 @nox.session
 def lint(session: nox.Session) -> None:
-    """Check style, formatting and the direction of imports."""
+    """Check style, formatting, the direction of imports, and that they are declared."""
     install(session, "lint")
     session.run("ruff", "check")
     session.run("ruff", "format", "--check")
     session.run("lint-imports")
+    session.run("deptry", "builder")
+    session.run("deptry", "bench", "docs", "examples", "tests", "--ignore", "DEP002,DEP004")
 
 
 @nox.session

@@ -17,6 +17,7 @@ from typing import Any, NoReturn
 from builder import errors
 from builder.cli.streams import tolerate_lost_readers
 from builder.system import guard
+from builder.system.extras import needs
 
 __all__ = ["main"]
 
@@ -38,7 +39,8 @@ def main() -> NoReturn:
     code = 0
     try:
         _check_working_directory()
-        from builder.cli.app import run
+        with needs():
+            from builder.cli.app import run
 
         code = run(sys.argv[1:])
     except errors.TemplateError as error:

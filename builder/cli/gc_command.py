@@ -18,6 +18,7 @@ from builder.errors import (
     counted,
 )
 from builder.operations.retention import Keep
+from builder.precheck import connect_engine
 from builder.project import Project
 from builder.system.events import Event, Reporter
 from builder.targets.adapters import connect, named
@@ -127,7 +128,7 @@ def _show(found: list[operations.Found]) -> None:
 
 def _cleaners(place: Project, name: str | None, report: Reporter) -> dict[str, Cleaner]:
     if name == "docker":
-        return {"docker": _docker(place)}
+        return {"docker": connect_engine(place.precheck)}
     if asked := named(place, name):
         settings, why = asked
         report(Event(kind="note", text=why))
@@ -144,13 +145,7 @@ def _cleaners(place: Project, name: str | None, report: Reporter) -> dict[str, C
         with contextlib.suppress(TargetUnavailableError):
             found[settings.name] = connect(settings, place, report=report)
     try:
-        found["docker"] = _docker(place)
+        found["docker"] = connect_engine(place.precheck)
     except EngineUnavailableError as error:
         report(Event(kind="note", text=f"left out: {error.message}"))
     return found
-
-
-def _docker(place: Project) -> Cleaner:
-    from builder.precheck.engine import DockerEngine
-
-    return DockerEngine(place.precheck)

@@ -7,13 +7,14 @@ TemplateError                     1
 ├── SpecError                     4   a variant file says something it may not
 ├── SelectionError                5   a name or file that no variant has
 ├── UnconfirmedError              6   what cannot be undone needs a yes, and nobody can be asked
+├── MissingExtraError             7   what it needs is in an extra that is not installed
 ├── LockConflictError            10   the requirements cannot all be met
 ├── StaleLockError               11   --frozen, and the committed lock is not the spec's
 ├── NetworkError                 12   an index, registry or service could not be reached
 ├── RenderDriftError             13   generated/ is not what the specs say
 ├── FlattenError                 14   a Dockerfile says what E2B cannot do
 ├── PrecheckError                15   Docker cannot build or start what was rendered
-├── EngineUnavailableError       16   no Docker engine answers
+├── EngineUnavailableError       16   no Docker engine answers, or its client is not installed
 ├── BuildError                   20   a target could not make what was planned
 │   ├── StepError                23   …because one of the steps failed there
 │   ├── LimitError               24   …because the account's limit was reached for too long
@@ -149,6 +150,10 @@ class SelectionError(TemplateError):
 
 class UnconfirmedError(TemplateError):
     exit_code = 6
+
+
+class MissingExtraError(TemplateError, ImportError):
+    exit_code = 7
 
 
 class LockConflictError(TemplateError):

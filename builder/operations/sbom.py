@@ -12,16 +12,18 @@ import uuid
 from collections.abc import Mapping
 from typing import Any
 
-from cyclonedx.model import HashAlgorithm, HashType, Property
-from cyclonedx.model.bom import Bom
-from cyclonedx.model.component import Component, ComponentType
-from cyclonedx.output import make_outputter
-from cyclonedx.schema import OutputFormat, SchemaVersion
-from packageurl import PackageURL
-
 from builder import __version__
 from builder.errors import UnknownBuildError
 from builder.registry import Record
+from builder.system.extras import needs
+
+with needs("sbom"):
+    from cyclonedx.model import HashAlgorithm, HashType, Property
+    from cyclonedx.model.bom import Bom
+    from cyclonedx.model.component import Component, ComponentType
+    from cyclonedx.output import make_outputter
+    from cyclonedx.schema import OutputFormat, SchemaVersion
+    from packageurl import PackageURL
 
 __all__ = ["bill_of_materials"]
 

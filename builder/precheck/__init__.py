@@ -1,5 +1,26 @@
 """The rendered Dockerfile, built and started on a Docker engine before it goes to a target."""
 
-from builder.precheck.check import Checked, Engine, Image, known_good, precheck
+from __future__ import annotations
 
-__all__ = ["Checked", "Engine", "Image", "known_good", "precheck"]
+from typing import TYPE_CHECKING
+
+from builder.errors import EngineUnavailableError, MissingExtraError
+from builder.precheck.check import Checked, Engine, Image, known_good, precheck
+from builder.project import PrecheckSettings
+from builder.system.extras import needs
+
+if TYPE_CHECKING:
+    from builder.precheck.engine import DockerEngine
+
+__all__ = ["Checked", "Engine", "Image", "connect_engine", "known_good", "precheck"]
+
+
+def connect_engine(settings: PrecheckSettings) -> DockerEngine:
+    """The Docker engine of this machine. Raises `EngineUnavailableError` where none answers, or the
+    extra for it is not installed."""
+    try:
+        with needs("docker"):
+            from builder.precheck.engine import DockerEngine
+    except MissingExtraError as error:
+        raise EngineUnavailableError(error.message, hint=error.hint) from error
+    return DockerEngine(settings)

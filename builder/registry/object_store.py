@@ -24,6 +24,7 @@ from typing import Any
 
 from builder.errors import NetworkError, RegistryError, StorageError
 from builder.system.documents import parse_json
+from builder.system.extras import needs
 from builder.system.files import atomic_write, cache_folder, exclusive
 
 __all__ = ["NoRegistryError", "StaleRegistryWarning", "age_in_words", "read", "swap"]
@@ -93,8 +94,9 @@ def swap(
     a registry's text, so that it is made once. Raises `RegistryError`, `NetworkError`, and what
     `change` raises; then nothing was written, unless the error says that this is not known.
     """
-    import obstore.exceptions as failures
-    import tenacity
+    with needs("store"):
+        import obstore.exceptions as failures
+        import tenacity
 
     sent = False
 
@@ -225,7 +227,8 @@ def _opened(address: str, variables: tuple[tuple[str, str], ...]) -> Any:
 
 @contextlib.contextmanager
 def _translated(url: str) -> Iterator[None]:
-    import obstore.exceptions as failures
+    with needs("store"):
+        import obstore.exceptions as failures
 
     try:
         yield

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import httpx
 import tenacity
@@ -17,7 +17,9 @@ from builder.targets.e2b.account import account_of
 from builder.targets.e2b.certificates import certificates
 from builder.webhooks.events import EVENTS, full_name
 from builder.webhooks.ledger import Ledger
-from builder.webhooks.receiver import WebhookReceiver
+
+if TYPE_CHECKING:
+    from builder.webhooks.receiver import WebhookReceiver
 
 __all__ = ["E2BWebhookPrimitive", "Webhook"]
 
@@ -113,6 +115,8 @@ class E2BWebhookPrimitive:
 
     def receiver(self, *, ledger: Ledger | None = None) -> WebhookReceiver:
         """What receives the deliveries of this webhook."""
+        from builder.webhooks.receiver import WebhookReceiver
+
         return WebhookReceiver(self._secret or "", ledger=ledger)
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:

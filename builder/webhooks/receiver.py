@@ -8,18 +8,20 @@ import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Mapping
 
-from starlette.applications import Starlette
-from starlette.concurrency import run_in_threadpool
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse
-from starlette.routing import Route
-from starlette.types import ExceptionHandler, Receive, Scope, Send
-
 from builder.errors import TemplateError
 from builder.registry.cached import names_by_id
 from builder.system import telemetry
+from builder.system.extras import needs
 from builder.webhooks.events import Event, InvalidEventError, full_name, parse, signed
 from builder.webhooks.ledger import Ledger
+
+with needs("webhooks"):
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.requests import ClientDisconnect, Request
+    from starlette.responses import JSONResponse
+    from starlette.routing import Route
+    from starlette.types import ExceptionHandler, Receive, Scope, Send
 
 __all__ = ["WebhookReceiver"]
 

@@ -19,7 +19,7 @@ from builder.errors import (
 from builder.lock import lock_latest
 from builder.lock.committed import read_committed
 from builder.plan import Plan, Situation, TargetState, make_plan
-from builder.precheck import Checked, Engine
+from builder.precheck import Checked, Engine, connect_engine
 from builder.precheck import precheck as precheck_variant
 from builder.project import PrecheckWhen, Project
 from builder.record import check_contents, contents_of
@@ -170,19 +170,15 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
 
 def reach_engine(prepared: Prepared, context: Context) -> Prepared:
     """The Docker engine that pre-checks. Raises `EngineUnavailableError`."""
-    from builder.precheck.engine import DockerEngine
-
-    engine = DockerEngine(context.project.precheck)
+    engine = connect_engine(context.project.precheck)
     engine.tidy()
     return replace(prepared, engine=engine)
 
 
 def _engine_has(project: Project, reference: str) -> bool:
     """Whether the Docker engine of this machine, where one answers, has an image."""
-    from builder.precheck.engine import DockerEngine
-
     try:
-        engine = DockerEngine(project.precheck)
+        engine = connect_engine(project.precheck)
     except EngineUnavailableError:
         return False
     with contextlib.closing(engine):

@@ -22,6 +22,7 @@ from builder.errors import (
     from_os_error,
 )
 from builder.errors.visible import one_line
+from builder.precheck import connect_engine
 from builder.project import PrecheckSettings, Project, TargetSettings
 from builder.registry import history
 from builder.system import provenance, uv
@@ -107,10 +108,8 @@ def _space() -> Iterator[Finding]:
 
 
 def _docker() -> Finding:
-    from builder.precheck.engine import DockerEngine
-
     try:
-        engine = DockerEngine(PrecheckSettings())
+        engine = connect_engine(PrecheckSettings())
     except EngineUnavailableError as error:
         found = f"{error.message}; only precheck needs one"
         return Finding(state="-", what="docker", found=found)

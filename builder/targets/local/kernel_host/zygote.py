@@ -54,7 +54,7 @@ def preload(folder: str) -> None:
         if name and not name.startswith(("__main__", "debugpy", "pydevd", "_pydev")):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
-    importlib.import_module(".python", __package__)
+    importlib.import_module(f"{__package__}.python")
 
 
 def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
