@@ -14,7 +14,7 @@ from builder.errors.visible import one_line
 from builder.project import Project
 from builder.system import provenance
 from builder.system.events import Event
-from builder.targets.adapters import connect, named
+from builder.targets.adapters import choose_account, connect
 from builder.workflow import BuildRequest, Context
 
 __all__ = ["register"]
@@ -60,7 +60,7 @@ def rebuild(
 ) -> None:
     """Put builds back into the registry that E2B still has and channels' tags lead to."""
     place = Project.find(project)
-    settings, why = named(place, target) or (place.targets["e2b"], None)
+    settings, why = choose_account(place, target)
     request = BuildRequest(names=names or (), frozen=True)
     with progress.reporting(quiet=quiet, as_json=as_json) as report:
         if why:

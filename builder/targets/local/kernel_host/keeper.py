@@ -9,7 +9,7 @@ import select
 import signal
 import socket
 from collections.abc import Callable
-from typing import Any
+from typing import Any, BinaryIO
 
 from . import HOME_DESCRIPTOR
 
@@ -49,6 +49,15 @@ def keep(
             os._exit(0)
     os.close(HOME_DESCRIPTOR)
     connection.sendall(f"{kernel}\n".encode())
+    alive = _serve(connection, lines, kernel, woken)
+    signal.set_wakeup_fd(-1)
+    _kill(kernel, alive=alive)
+    guarding["end"](None, asked["folder"])
+
+
+def _serve(connection: socket.socket, lines: BinaryIO, kernel: int, woken: int) -> bool:
+    """Pass the kernel's end and what interrupts it on, until the connection ends; whether the
+    kernel is alive. `woken` can be read when a process has ended."""
     alive = True
     poll = select.poll()  # which, other than `select`, takes any number
     poll.register(connection.fileno(), select.POLLIN)
@@ -67,13 +76,10 @@ def keep(
         if connection.fileno() in ready:
             line = lines.readline(_REQUEST_BYTES)
             if not line:
-                break
+                return alive
             if line == b"interrupt\n" and alive:
                 with contextlib.suppress(OSError):
                     os.killpg(kernel, signal.SIGINT)
-    signal.set_wakeup_fd(-1)
-    _kill(kernel, alive=alive)
-    guarding["end"](None, asked["folder"])
 
 
 def fork(connection: socket.socket) -> int:
