@@ -16,7 +16,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.api import SECONDS, Api
 from builder.targets.e2b.calls import Calls
 from builder.targets.e2b.creation import Creation
-from builder.targets.e2b.failures import status_of
+from builder.targets.e2b.failures import is_absent, status_of
 
 __all__ = ["BuildState", "Cloud", "Identified", "Listed"]
 
@@ -169,8 +169,10 @@ class Cloud:
             try:
                 tags = e2b.Template.get_tags(name, **self._options)
             except e2b.TemplateException as error:
-                # A name belongs to an account: another one's is none of ours.
-                if status_of(error) in (403, 404):
+                if is_absent(error):
+                    return None
+                # The name of another account's template, or one that the key may not see?
+                if status_of(error) == 403 and self.template_id(name) is None:
                     return None
                 raise
             return {tag.tag: tag.build_id for tag in tags}
@@ -185,12 +187,26 @@ class Cloud:
             try:
                 answer = self._api.ask("GET", "templates", "aliases", name)
             except e2b.TemplateException as error:
-                if status_of(error) in (403, 404):
+                if is_absent(error) or status_of(error) == 403:
                     return None
                 raise
             return str(answer["templateID"])
 
         return self._call(f"looking up `{name}`", get)
+
+    def is_of_another_account(self, template_id: str) -> bool:
+        """Whether there is a template of this ID, and the key may not see it."""
+
+        def get() -> bool:
+            try:
+                self._api.ask("GET", "templates", template_id, query={"limit": 1})
+            except e2b.TemplateException as error:
+                if not is_absent(error) and status_of(error) != 403:
+                    raise
+                return status_of(error) == 403
+            return False
+
+        return self._call(f"looking up the template {template_id}", get)
 
     def templates(self) -> list[Listed]:
         """The templates of the account."""
@@ -214,7 +230,7 @@ class Cloud:
             try:
                 self._api.order("DELETE", "templates", template_id)
             except e2b.TemplateException as error:
-                if status_of(error) != 404:
+                if not is_absent(error):
                     raise
 
         self._call(f"deleting the template {template_id}", delete)
@@ -244,7 +260,7 @@ class Cloud:
                 body = {"name": name, "tags": list(tags)}
                 self._api.order("DELETE", "templates", "tags", body=body)
             except e2b.TemplateException as error:
-                if status_of(error) != 404:
+                if not is_absent(error):
                     raise
 
         self._call(f"removing the tags {', '.join(tags)} of `{name}`", remove)

@@ -15,6 +15,7 @@ __all__ = [
     "ForeignAnswerError",
     "LimitedError",
     "UnsettledError",
+    "is_absent",
     "is_foreign",
     "kind_of",
     "status_of",
@@ -24,6 +25,7 @@ __all__ = [
 _STATUS = re.compile(r"(\d{3})\b")
 _BYTES = re.compile(r"(\d{3}): (b(['\"]).*\3)", re.DOTALL)
 _LONGEST_TEXT = 500
+_NO_ROUTE = "no matching operation was found"
 # What the SDK says of an answer that is none of those that it knows.
 _UNKNOWN = re.compile(r"Body of the request is None|Failed to (assign|get|request) ")
 
@@ -56,6 +58,8 @@ def kind_of(error: BaseException) -> Literal["limit", "fault", "final"]:
         return "limit"
     if isinstance(error, e2b.AuthenticationException | e2b.InvalidArgumentException):
         return "final"
+    if _NO_ROUTE in str(error):
+        return "final"  # the address of E2B's API is another one
     passing = (
         UnsettledError,
         e2b.ServiceBusyException,
@@ -83,7 +87,13 @@ def is_foreign(error: BaseException) -> bool:
     text, status = str(error), status_of(error) or 0
     # Of a refusal that is no JSON the SDK tells the bytes.
     refused = 400 <= status < 500 and _BYTES.match(text) is not None
-    return refused or 300 <= status < 400 or _UNKNOWN.match(text) is not None
+    other = _UNKNOWN.match(text) is not None or _NO_ROUTE in text
+    return refused or 300 <= status < 400 or other
+
+
+def is_absent(error: BaseException) -> bool:
+    """Whether E2B says that there is no such thing."""
+    return status_of(error) == 404 and not is_foreign(error)
 
 
 def words_of(error: BaseException) -> str:

@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from builder.errors import BuildError
+from builder.errors import BuildError, TargetUnavailableError
 from builder.registry import DEFAULT_CHANNEL
 from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
@@ -74,7 +74,7 @@ class Inventory:
             builds.setdefault(build_id, []).append(tag)
         tagged = []
         for build_id, tags in sorted(builds.items()):
-            if template_id is None or not self.usable(name, build_id):
+            if template_id is None or not self.usable(template_id, build_id):
                 continue
             digests = [tag.replace("-", ":", 1) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
             channels = [t for t in tags if not _DIGEST_TAG.fullmatch(t) and not _CLAIM.fullmatch(t)]
@@ -91,11 +91,33 @@ class Inventory:
             )
         return tagged
 
-    def usable(self, name: str, build_id: str | None) -> bool:
-        """Whether a build of `name` is there and ready."""
-        template_id = self._cloud.template_id(name) if build_id else None
-        if build_id is None or template_id is None:
-            return False
+    def template(
+        self, name: str, builds: Iterable[Mapping[str, Any]]
+    ) -> tuple[str, dict[str, str]] | None:
+        """The ID and the tags of template `name`; None where it is not there.
+
+        Raises `TargetUnavailableError` where `builds`, by their records, are of one that another
+        account has, and `BuildError` where the key may not see all of it.
+        """
+        tags, own = self._cloud.tags(name), self._cloud.template_id(name)
+        made = {build.get("template_id") for build in builds if build.get("origin") != "adopted"}
+        for recorded in sorted(map(str, made - {own, None})):
+            if self._cloud.is_of_another_account(recorded):
+                raise TargetUnavailableError(
+                    f"the template `{name}` ({recorded}) that is recorded for {self.name} belongs"
+                    " to another account than the key",
+                    hint="set the key of the right account; another account is a target of its own"
+                    " in pyproject.toml",
+                )
+        if tags is not None and own is None:
+            raise BuildError(
+                f"{self.name} has tags of `{name}`, and refuses to say which template that is",
+                hint="may the key see all of its account's templates?",
+            )
+        return None if tags is None or own is None else (own, tags)
+
+    def usable(self, template_id: str, build_id: str) -> bool:
+        """Whether a build is there and ready."""
         try:
             return self._cloud.state(template_id, build_id, 0).status == "ready"
         except BuildError:
@@ -109,7 +131,10 @@ class Inventory:
         channels: Mapping[str, Mapping[str, Any]],
     ) -> str | None:
         """Remove the tags of `channels`, and those of the digests of `builds`."""
-        before = self._cloud.tags(name) or {}
+        template = self.template(name, [*builds, *channels.values()])
+        if template is None:
+            return f"there is no template `{name}` on {self.name} any more, and no tag of it"
+        _, before = template
         ours = {channel: fields.get("build_id") for channel, fields in channels.items()}
         ours |= {digest_tag(str(one.get("digest"))): one.get("build_id") for one in builds}
         ours |= {claim_of(channel, str(build_id)): build_id for channel, build_id in ours.items()}

@@ -78,19 +78,20 @@ class E2BTarget(Cleaning):
         name = rendered.variant.name
         recorded = entry.get("builds", {}).get(entry.get("channels", {}).get(channel), {})
         wanted = None if revoked_because(recorded) else recorded.get("build_id")
-        tags = self._cloud.tags(name)
-        if tags is None:
+        template = self.inventory.template(name, entry.get("builds", {}).values())
+        if template is None:
             gone = f"the template `{name}` is gone from {self.name}"
             return TargetState(
                 present=False, drift=Drift(text=gone, usable=False) if wanted else None
             )
+        template_id, tags = template
         builds = [build for build in entry.get("builds", {}).values() if not revoked_because(build)]
         same = {build.get("build_id") for build in builds if build.get("digest") == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
         usable = frozenset(
             build_id
             for build_id in {*same, wanted}
-            if build_id and self.inventory.usable(name, build_id)
+            if build_id and self.inventory.usable(template_id, build_id)
         )
         drift = self._moved(name, tags, wanted, channel, history.build_ids(entry))
         if wanted and wanted not in usable:
