@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
 
-from builder.errors import PrecheckError
+from builder.errors import InterpreterDiedError, PrecheckError, SandboxError
 from builder.precheck.machine_sandbox import open_sandbox
+from builder.sandbox.execution import Execution
 from builder.spec import Variant
 from builder.targets.e2b.program import cannot_be_checked
 from tests.clouds import Place
@@ -92,3 +98,91 @@ def test_precheck_finds_another_service_on_the_port(tmp_path: Path) -> None:
         "the service of `leaf` is ready, and is no code interpreter: http://localhost:49999/contexts:"
         " urllib.error.HTTPError: HTTP Error 404: Not Found"
     )
+
+
+class ThisMachine(OtherService):
+    """A machine whose programs run here."""
+
+    def run(
+        self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
+    ) -> tuple[int, str, str]:
+        done = subprocess.run(
+            [sys.executable, *words[1:]], capture_output=True, text=True, check=False
+        )
+        return done.returncode, done.stdout, done.stderr
+
+    def write(self, path: str, content: bytes) -> None:
+        Path(path).write_bytes(content)
+
+
+@pytest.fixture
+def answering(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Callable[..., Execution]]:
+    """What code gives whose execution the service answers with these events, and then `pause`s."""
+    monkeypatch.setattr("builder.precheck.machine_sandbox._FOLDER", str(tmp_path))
+    answer: list[bytes] = []
+    pauses = threading.Event()
+
+    class Service(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.do_GET()
+            self.wfile.write(b"".join(answer))
+            self.wfile.flush()
+            pauses.wait()
+
+        def log_message(self, *_: object) -> None: ...
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Service) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        variant = with_service(tmp_path, f"http://127.0.0.1:{server.server_port}/health")
+
+        def run(*events: dict[str, object], pause: bool = False) -> Execution:
+            answer[:] = [json.dumps(event).encode() + b"\n" for event in events]
+            if not pause:
+                pauses.set()
+            return open_sandbox(ThisMachine(), variant).run("1", timeout=2)
+
+        yield run
+        pauses.set()
+        server.shutdown()
+
+
+OUTPUT = {"type": "stdout", "text": "so far\n"}
+END = {"type": "end_of_execution"}
+
+
+def test_precheck_reads_answers_as_applications_do(answering: Callable[..., Execution]) -> None:
+    """Code of a check gives output, results and errors in the pre-check as for applications."""
+    result = {"type": "result", "text": "42", "is_main_result": True}
+    error = {"type": "error", "name": "E", "value": "v", "traceback": "\x1b[31mred\x1b[0m"}
+    execution = answering(OUTPUT, {"type": "keepalive"}, result, error, END)
+    assert (execution.stdout, execution.error, execution.traceback) == ("so far\n", "E: v", "red")
+    assert [each.text for each in execution.results] == ["42"]
+
+
+def test_precheck_of_an_interpreter_that_dies(answering: Callable[..., Execution]) -> None:
+    """A check that ends the service's interpreter is told in the pre-check as on E2B."""
+    with pytest.raises(InterpreterDiedError, match="the interpreter died while it ran the code"):
+        answering(OUTPUT, {"type": "unexpected_end_of_execution"})
+
+
+def test_precheck_of_an_answer_that_ends_early(answering: Callable[..., Execution]) -> None:
+    """An answer without its end is an error, and none at all is one that names the cause."""
+    with pytest.raises(SandboxError) as caught:
+        answering(OUTPUT)
+    assert caught.value.message == (
+        "the answer of the code service cannot be read: it ended before the code did"
+    )
+    with pytest.raises(PrecheckError, match="the code service answers with an empty stream"):
+        answering()
+
+
+def test_precheck_of_code_that_runs_out_of_time(answering: Callable[..., Execution]) -> None:
+    """Code of a check that does not end in time has what it has printed until then."""
+    execution = answering(OUTPUT, pause=True)
+    assert (execution.timed_out, execution.stdout, execution.error) == (True, "so far\n", None)

@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
 from urllib.parse import urlsplit
 
 from builder.errors import PrecheckError, SandboxError
-from builder.sandbox.execution import Execution, plain
+from builder.sandbox.execution import Execution, Output
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
-from builder.system.documents import parse_json
+from builder.targets.e2b import stream
 
 __all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]
 
 _MARGIN_SECONDS = 15.0
 _KILLED = 137  # 128 + SIGKILL
-_EMPTY = 3
+_TIMED_OUT = 4
 _INTERPRETER_PORT = 49999  # on which sandboxes of E2B run code
 _FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
 
@@ -46,38 +46,24 @@ class Machine(Protocol):
         ...
 
 
-# Runs in the machine, so that no port of it has to be reached from here. E2B's service answers
-# with a line of JSON an event.
+# Runs in the machine, so that no port of it has to be reached from here, and passes on what E2B's
+# service answers.
 _CLIENT = """
-import http.client, json, sys, time, urllib.error, urllib.request
-origin, path, limit = sys.argv[1], sys.argv[2], float(sys.argv[3])
+import http.client, json, sys, time, urllib.request
+origin, path, limit, timed_out = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
 body = json.dumps({"code": open(path).read(), "language": "python"}).encode()
 asked = urllib.request.Request(origin + "/execute", body, {"Content-Type": "application/json"})
-found = {"stdout": "", "stderr": "", "error": None, "traceback": "", "timed_out": False}
 end = time.monotonic() + limit
-kind = None
 try:
     with urllib.request.urlopen(asked, timeout=limit) as answer:
         for line in answer:
-            event = json.loads(line)
-            kind = event["type"]
-            if kind in ("stdout", "stderr"):
-                found[kind] += event["text"]
-            elif kind == "error":
-                found["error"] = event["name"] + ": " + event["value"]
-                found["traceback"] = event["traceback"]
-            elif kind == "unexpected_end_of_execution":
-                found["error"] = "the interpreter ended"
+            sys.stdout.buffer.write(line)
             if time.monotonic() > end:
-                found["timed_out"] = True
-                break
+                sys.exit(timed_out)
 except TimeoutError:
-    found["timed_out"] = True
+    sys.exit(timed_out)
 except http.client.IncompleteRead:
-    found["error"] = "the code service ended its answer before the end of the execution"
-if kind is None and not found["timed_out"]:
-    sys.exit(3)
-print(json.dumps(found))
+    pass
 """
 
 
@@ -119,26 +105,37 @@ class ServiceSandbox:
         machine.write(f"{_FOLDER}/code-client.py", _CLIENT.encode())
 
     def run(self, code: str, *, timeout: float) -> Execution:
-        """Run code. Raises `SandboxError` when the service does not answer, `PrecheckError` when
-        its answer is empty."""
+        """Run code. Raises `InterpreterDiedError`, `SandboxError` when the service does not answer,
+        `PrecheckError` when its answer is empty."""
         path = f"{_FOLDER}/code-{next(self._numbers)}.txt"
         self._machine.write(path, code.encode())
         words = ["python3", f"{_FOLDER}/code-client.py", self._origin, path, str(timeout)]
+        words.append(str(_TIMED_OUT))
         status, out, err = self._machine.run(words, timeout=timeout + _MARGIN_SECONDS)
-        if status == _EMPTY:
+        if status not in (0, _TIMED_OUT):
+            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
+            raise SandboxError(f"the code service does not answer: {last}")
+        if status == 0 and not out:
             raise PrecheckError(
                 "the code service answers with an empty stream: it did not run the code",
                 hint="outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
                 " `service.command`: have that pass it on, as `sudo --preserve-env=E2B_LOCAL` does",
             )
-        if status != 0:
-            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
-            raise SandboxError(f"the code service does not answer: {last}")
-        found = Execution(**parse_json(out))
-        return replace(found, traceback=plain(found.traceback))
+        output = Output()
+        try:
+            asyncio.run(stream.read(_parts(out), output))
+        except ValueError as error:
+            if status == 0:
+                text = f"the answer of the code service cannot be read: {error}"
+                raise SandboxError(text) from error
+        return output.execution(0.0, timed_out=status == _TIMED_OUT)
 
     def close(self) -> None:
         """The service stays; the machine ends it."""
+
+
+async def _parts(answer: str) -> AsyncIterator[bytes]:
+    yield answer.encode()
 
 
 def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:

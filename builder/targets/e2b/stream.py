@@ -33,11 +33,11 @@ _SHORT_STRING = 1 << 12
 _ESCAPE_LENGTH = 6
 
 
-async def read(parts: AsyncIterable[bytes], output: Output, *, magic: str) -> None:
+async def read(parts: AsyncIterable[bytes], output: Output, *, magic: str = "") -> None:
     """Take an execution's answer, to its end.
 
     Raises `InterpreterDiedError`, `SandboxGoneError` where the interpreter does not know the cell
-    magic that the code began with, and `ValueError` for what cannot be understood.
+    magic that the code began with, if it did, and `ValueError` for what cannot be understood.
     """
     lines = _Lines(output)
     async for part in parts:
@@ -58,7 +58,7 @@ def _take(kind: Any, event: dict[str, Any], output: Output, magic: str) -> None:
         output.result(data | (event.get("extra") or {}), main=bool(event.get("is_main_result")))
     elif kind == "error":
         name, value, traceback = (event.get(key) or "" for key in ("name", "value", "traceback"))
-        if name == "UsageError" and magic in str(value):
+        if magic and name == "UsageError" and magic in str(value):
             raise SandboxGoneError("its interpreter has died, and another is in its place")
         if name in _DIED and not traceback:
             raise InterpreterDiedError("the interpreter died while it ran the code")
