@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,7 +24,6 @@ from builder.registry.references import find_build, newest_usable
 from builder.system import provenance
 from builder.system.events import Reporter
 from builder.targets.adapters import connect
-from builder.targets.protocol import Publication, Publisher
 from builder.workflow import read_registry
 
 __all__ = ["Moved", "adopt", "promote", "rollback", "unhold"]
@@ -253,14 +251,9 @@ def _move(
         publish = None
         if chosen.build_id:  # what was adopted by its bare ID has nothing that could be moved
             settings = target_called(chosen.target, project.targets)
-            publisher: Publisher = connect(settings, project, report=report)
+            publisher = connect(settings, project, report=report)
             stack.enter_context(publisher.claimed(chosen.name))
-
-            def publish(fields: Mapping[str, Any], channel: str | None) -> record.TakeBack | None:
-                return publisher.publish(
-                    Publication(name=chosen.name, fields=fields, channel=channel, over=None)
-                )
-
+            publish = record.following(publisher, chosen.name, over=None)
         before = record.move(
             project.registry,
             name=chosen.name,

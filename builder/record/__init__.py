@@ -16,7 +16,7 @@ from builder.record.channels import (
     unhold,
 )
 from builder.record.fields import Recalled, contents_of, fields_of, recalled
-from builder.record.publishing import Publish, TakeBack
+from builder.record.publishing import Publish, following
 from builder.record.removing import check_removable, remove
 from builder.record.revoking import Content, check_contents, restore, revoke
 from builder.record.store import update
@@ -26,12 +26,12 @@ __all__ = [
     "Publish",
     "Recalled",
     "Recorded",
-    "TakeBack",
     "adopt",
     "check_contents",
     "check_removable",
     "contents_of",
     "fields_of",
+    "following",
     "move",
     "put_back",
     "recalled",

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, TypeVar
 
 from builder.errors import TemplateError
 from builder.record.store import update
+from builder.targets.protocol import Publication, Publisher
 
-__all__ = ["Publish", "TakeBack", "update_published"]
+__all__ = ["Publish", "TakeBack", "following", "update_published"]
 
 _T = TypeVar("_T")
 
@@ -17,6 +18,16 @@ _T = TypeVar("_T")
 # that back, or None where there is nothing to take back.
 TakeBack = Callable[[], None]
 Publish = Callable[[Mapping[str, Any], "str | None"], "TakeBack | None"]
+
+
+def following(publisher: Publisher, name: str, *, over: Collection[str] | None) -> Publish:
+    """Have a target follow to a build of `name`; `over` are the builds that give way though they
+    are newer, None is all."""
+
+    def follow(fields: Mapping[str, Any], channel: str | None) -> TakeBack | None:
+        return publisher.publish(Publication(name=name, fields=fields, channel=channel, over=over))
+
+    return follow
 
 
 def update_published(

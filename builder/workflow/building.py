@@ -5,25 +5,23 @@ In this order, so that what fails is found before it is seen by anybody.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from builder.errors import VerifyError
-from builder.record import Publish, TakeBack
+from builder.record import following
 from builder.record import record as record_build
 from builder.registry import revoked_because
 from builder.registry.history import build_ids
 from builder.render import write_files
 from builder.system import processes, provenance
 from builder.targets.measures import keep_measures
-from builder.targets.protocol import Builder, BuildInput, Publication, Publisher
+from builder.targets.protocol import Builder, BuildInput
 from builder.verify import verify as verify_build
 from builder.workflow.context import Context
 from builder.workflow.values import Attempt
 
-__all__ = ["build", "forget", "publish", "publisher", "record", "verify"]
+__all__ = ["build", "forget", "publish", "record", "verify"]
 
 
 def build(attempt: Attempt, context: Context) -> Attempt:
@@ -74,7 +72,7 @@ def publish(attempt: Attempt, context: Context) -> Attempt:
     """
     name = attempt.planned.name
     over = _revoked(name, context)
-    return replace(attempt, publish=publisher(context.connected(), name, over=over))
+    return replace(attempt, publish=following(context.connected(), name, over=over))
 
 
 def forget(target: Builder, name: str, build_id: str) -> None:
@@ -89,16 +87,6 @@ def _revoked(name: str, context: Context) -> frozenset[str]:
     return frozenset(
         fields["build_id"] for fields in builds if revoked_because(fields) and "build_id" in fields
     )
-
-
-def publisher(target: Publisher, name: str, *, over: Collection[str]) -> Publish:
-    """What has a channel of the target's own follow to a build of `name`, and gives what takes that
-    back; `over` are the builds that give way though they are newer."""
-
-    def follow(fields: Mapping[str, Any], channel: str | None) -> TakeBack | None:
-        return target.publish(Publication(name=name, fields=fields, channel=channel, over=over))
-
-    return follow
 
 
 def record(attempt: Attempt, context: Context) -> Attempt:

@@ -28,7 +28,7 @@ from builder.system.events import Event
 from builder.system.files import ignored
 from builder.system.logs import Log
 from builder.targets.protocol import OvertakenError
-from builder.workflow.building import forget, publisher
+from builder.workflow.building import forget
 from builder.workflow.context import Context
 from builder.workflow.sequence import EACH, execute, prepare
 from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome, Prepared
@@ -217,7 +217,7 @@ class _Run:
                 by=provenance.actor(project.root),
                 reason=str(planned.reasons[0]) if planned.reasons else None,
                 release=self.request.release,
-                publish=publisher(target, name, over=known),
+                publish=record.following(target, name, over=known),
             )
         except OvertakenError as error:
             text = f"`{ref}` was not moved to: {error}"

@@ -73,13 +73,13 @@ def lock(prepared: Prepared, context: Context) -> Prepared:
 def render(prepared: Prepared, context: Context) -> Prepared:
     """The files that each variant is built from, where it could be locked."""
     del context
-    results: dict[str, Rendered | TemplateError] = {}
-    for variant in prepared.variants:
-        locked = prepared.locks[variant.name]
-        results[variant.name] = (
-            locked if isinstance(locked, TemplateError) else render_variant(variant, locked)
-        )
-    return replace(prepared, results={**prepared.results, **results})
+    results = {
+        variant.name: locked
+        if isinstance(locked := prepared.locks[variant.name], TemplateError)
+        else render_variant(variant, locked)
+        for variant in prepared.variants
+    }
+    return replace(prepared, results=results)
 
 
 def write(prepared: Prepared, context: Context) -> Prepared:
