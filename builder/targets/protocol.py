@@ -202,12 +202,9 @@ class Unused:
 
 
 class Claims(Protocol):
-    """What building, opening and publishing have in common."""
+    """What building, opening and publishing have in common; `name` is what the target is called."""
 
-    @property
-    def name(self) -> str:
-        """What the target is called."""
-        ...
+    name: str
 
     def claimed(self, name: str) -> AbstractContextManager[None]:
         """Keep others from working on the template `name`, for the `with` block, as far as the
@@ -216,27 +213,17 @@ class Claims(Protocol):
 
 
 class Builder(Claims, Protocol):
-    """The part of a target that makes builds."""
+    """The part of a target that makes builds; `jobs` of them at a time are sensible.
 
-    @property
-    def steps_cached(self) -> bool:
-        """Whether the target builds in steps, and keeps what each made for the next build."""
-        ...
+    With `steps_cached` it builds in steps, and keeps what each made for the next build. With
+    `content_addressed`, what has the same digest is the same build, with the same ref. With
+    `this_machine`, builds are files of this machine, which another one does not have.
+    """
 
-    @property
-    def content_addressed(self) -> bool:
-        """Whether what has the same digest is the same build, with the same ref."""
-        ...
-
-    @property
-    def this_machine(self) -> bool:
-        """Whether its builds are files of this machine, which another one does not have."""
-        ...
-
-    @property
-    def jobs(self) -> int:
-        """How many builds at a time are sensible."""
-        ...
+    steps_cached: bool
+    content_addressed: bool
+    this_machine: bool
+    jobs: int
 
     @property
     def journal(self) -> Journal | None:
