@@ -19,8 +19,11 @@ from builder.cli import (
     registry_commands,
     remove_command,
     repair_commands,
+    revocation_commands,
     spec_commands,
+    usage_command,
 )
+from builder.cli.command import add_command
 
 __all__ = ["app", "run"]
 
@@ -31,24 +34,35 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-for commands in (
-    init_command,
-    spec_commands,
-    precheck_command,
-    build_commands,
-    registry_commands,
-    doctor_command,
-    inspect_commands,
-    channel_commands,
-    remove_command,
-    gc_command,
-    repair_commands,
-):
-    commands.register(app)
-for group in (app, *(entry.typer_instance for entry in app.registered_groups)):
-    for command in group.registered_commands if group else ():
-        # Given, it is wrapped; taken from the docstring by typer, it is cut off at the line's end.
-        command.short_help = (getattr(command.callback, "__doc__", "") or "").partition("\n\n")[0]
+add_command(app, init_command.init)
+add_command(app, spec_commands.validate)
+add_command(app, spec_commands.lock)
+add_command(app, spec_commands.render_command)
+add_command(app, spec_commands.schema)
+add_command(app, precheck_command.precheck)
+add_command(app, build_commands.plan_command)
+add_command(app, build_commands.build)
+add_command(app, build_commands.verify)
+add_command(app, registry_commands.resolve)
+add_command(app, registry_commands.list_command)
+add_command(app, registry_commands.logs, json=False)
+add_command(app, usage_command.usage)
+add_command(app, doctor_command.doctor)
+add_command(app, inspect_commands.show)
+add_command(app, inspect_commands.diff)
+add_command(app, inspect_commands.outdated)
+add_command(app, channel_commands.promote)
+add_command(app, channel_commands.rollback)
+add_command(app, channel_commands.unhold)
+add_command(app, revocation_commands.revoke)
+add_command(app, revocation_commands.restore)
+add_command(app, channel_commands.adopt)
+add_command(app, remove_command.remove)
+add_command(app, gc_command.gc)
+registry_group = typer.Typer(no_args_is_help=True, help="Mend the registry itself.")
+add_command(registry_group, repair_commands.repair)
+add_command(registry_group, repair_commands.rebuild)
+app.add_typer(registry_group, name="registry")
 
 _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
@@ -68,9 +82,9 @@ def run(arguments: list[str]) -> int:
         )  # typer's, of pydantic's wording
         error.show()
         if "--json" in arguments:
-            told = errors.TemplateError(error.format_message()).to_json()
-            told |= {"kind": "UsageError", "exit_code": errors.USAGE}
-            progress.show_json({"error": told})
+            failure = errors.TemplateError(error.format_message()).to_json()
+            failure |= {"kind": "UsageError", "exit_code": errors.USAGE}
+            progress.show_json({"error": failure})
         return errors.USAGE
 
 

@@ -6,19 +6,19 @@ from collections.abc import Mapping
 
 from builder.errors import SeveralFailuresError, TemplateError
 
-__all__ = ["raise_failures"]
+__all__ = ["failure_of"]
 
 
-def raise_failures(results: Mapping[str, object]) -> None:
-    """Raise what failed: the error itself if it is one, or the same for all; else all together."""
+def failure_of(results: Mapping[str, object]) -> TemplateError | None:
+    """What failed: the error itself if it is one, or the same for all; else all together."""
     failures = {name: e for name, e in results.items() if isinstance(e, TemplateError)}
     if not failures:
-        return
+        return None
     distinct = {str(error): error for error in failures.values()}
     if len(distinct) == 1:
-        raise next(iter(distinct.values()))
+        return next(iter(distinct.values()))
     several = SeveralFailuresError(failures)
     codes = {error.exit_code for error in failures.values()}
     if len(codes) == 1:
         several.exit_code = codes.pop()
-    raise several
+    return several

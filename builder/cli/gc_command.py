@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from typing import Annotated
 
 import typer
 
 from builder import operations
-from builder.cli import progress
 from builder.cli.confirmation import confirm
-from builder.cli.options import Json, ProjectFolder, Quiet, TargetName
+from builder.cli.options import TargetName, Yes
+from builder.cli.output import Output, Result, Table, size
 from builder.errors import (
     EngineUnavailableError,
     TargetUnavailableError,
@@ -24,15 +25,11 @@ from builder.system.events import Event, Reporter
 from builder.targets.adapters import connect, named
 from builder.targets.protocol import Cleaner
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(gc)
+__all__ = ["gc"]
 
 
 def gc(
+    *,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Say what would go, and stop.")
     ] = False,
@@ -52,100 +49,98 @@ def gc(
         list[str] | None,
         typer.Option(metavar="REGISTRY", help="A registry, or its folder, that is gone for good."),
     ] = None,
-    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+    yes: Yes = False,
     target: TargetName = None,
-    project: ProjectFolder = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+    project: Project,
+    output: Output,
+) -> Result:
     """Remove local environments, Docker images and cloud tags that nothing needs.
 
     Says first what would go, and asks. The registry keeps the record of every build. What another
     project's registry may need that is not there, or cannot be read, is kept and named.
     """
-    place = Project.find(project)
-    with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        cleaners = _cleaners(place, target, report)
-        found = operations.find_waste(
-            place,
+    with output.progress() as report:
+        cleaners = _cleaners(project, target, report)
+        items: Sequence[operations.Found] = operations.find_waste(
+            project,
             cleaners,
             Keep(newest=keep, steps=history),
             protect_days=protect_days,
             forget=forget or (),
         )
-    going = [one for one in found if not one.kept]
-    size = sum(one.waste.size or 0 for one in going)
-    if not as_json and not quiet:
-        _show(going)
-        for one in found:
-            if one.kept and dry_run:
-                progress.show_text(f"kept: {one.waste.kind} {one.waste.identity}: {one.kept}")
-        progress.show_text(
-            f"{counted(len(going), 'item')} on {', '.join(cleaners)} can be removed, up to"
-            f" {progress.size(size)}"
+    going = [item for item in items if not item.kept]
+    size_bytes = sum(item.waste.size or 0 for item in going)
+    places = ", ".join(cleaners)
+    if going:
+        output.text([_table(going)])
+    if dry_run:
+        output.text(_outcome(item) for item in items if item.kept)
+    output.text(
+        [
+            f"{counted(len(going), 'item')} on {places} can be removed, up to {size(size_bytes)}"
             if going
-            else f"nothing to remove on {', '.join(cleaners)}"
-        )
+            else f"nothing to remove on {places}"
+        ]
+    )
     if going and not dry_run and not yes:
         confirm(
             "Remove them?",
-            otherwise=f"{counted(len(going), 'item')} on {', '.join(cleaners)} would be removed",
+            otherwise=f"{counted(len(going), 'item')} on {places} would be removed",
             hint="`--yes` removes them without asking, `--dry-run` says which",
-            as_json=as_json,
+            as_json=output.as_json,
         )
-    removed: list[operations.Found] = []
     if not dry_run:
-
-        def tell(one: operations.Found) -> None:
-            if not as_json and not quiet:
-                what = f"{one.waste.kind} {one.waste.identity}"
-                progress.show_text(f"kept: {what}: {one.kept}" if one.kept else f"removed: {what}")
-
-        removed = list(operations.remove_waste(found, tell))
-    if as_json:
-        shown = removed or found
-        progress.show_json(
-            {"dry_run": dry_run, "size_bytes": size, "found": [one.to_json() for one in shown]}
-        )
+        items = operations.remove_waste(items, lambda item: output.text([_outcome(item)]))
+    return Result(
+        json={
+            "dry_run": dry_run,
+            "size_bytes": size_bytes,
+            "found": [item.to_json() for item in items],
+        }
+    )
 
 
-def _show(found: list[operations.Found]) -> None:
-    if found:
-        progress.table(
-            ["on", "what", "which", "size", "because"],
+def _table(going: Sequence[operations.Found]) -> Table:
+    return Table(
+        headings=["on", "what", "which", "size", "because"],
+        rows=[
             [
-                [
-                    one.place,
-                    one.waste.kind,
-                    one.waste.identity,
-                    "-" if one.waste.size is None else progress.size(one.waste.size),
-                    one.waste.why,
-                ]
-                for one in found
-            ],
-        )
+                item.place,
+                item.waste.kind,
+                item.waste.identity,
+                "-" if item.waste.size is None else size(item.waste.size),
+                item.waste.why,
+            ]
+            for item in going
+        ],
+    )
 
 
-def _cleaners(place: Project, name: str | None, report: Reporter) -> dict[str, Cleaner]:
+def _outcome(item: operations.Found) -> str:
+    name = f"{item.waste.kind} {item.waste.identity}"
+    return f"kept: {name}: {item.kept}" if item.kept else f"removed: {name}"
+
+
+def _cleaners(project: Project, name: str | None, report: Reporter) -> dict[str, Cleaner]:
     if name == "docker":
-        return {"docker": connect_engine(place.precheck)}
-    if asked := named(place, name):
+        return {"docker": connect_engine(project.precheck)}
+    if asked := named(project, name):
         settings, why = asked
         report(Event(kind="note", text=why))
-        return {settings.name: connect(settings, place, report=report)}
-    found: dict[str, Cleaner] = {}
+        return {settings.name: connect(settings, project, report=report)}
+    cleaners: dict[str, Cleaner] = {}
     # All targets of this machine keep their environments in one place.
-    machine = next(s for s in place.targets.values() if not s.has_account)
-    for settings in place.targets.values():
+    machine = next(s for s in project.targets.values() if not s.has_account)
+    for settings in project.targets.values():
         if settings.has_account and not os.environ.get(settings.api_key_env or "", "").strip():
             report(Event(kind="note", text=f"left out: {settings.name}, its key is not set"))
             continue
         if not settings.has_account and settings is not machine:
             continue
         with contextlib.suppress(TargetUnavailableError):
-            found[settings.name] = connect(settings, place, report=report)
+            cleaners[settings.name] = connect(settings, project, report=report)
     try:
-        found["docker"] = connect_engine(place.precheck)
+        cleaners["docker"] = connect_engine(project.precheck)
     except EngineUnavailableError as error:
         report(Event(kind="note", text=f"left out: {error.message}"))
-    return found
+    return cleaners

@@ -15,13 +15,12 @@ from typing import Annotated
 import typer
 
 from builder import spec
-from builder.cli import progress
-from builder.cli.options import Json, Quiet
+from builder.cli.output import Result
 from builder.errors import ProjectError, TemplateError, from_os_error
 from builder.spec.schemas import schemas
 from builder.system.files import atomic_write
 
-__all__ = ["default_name", "register"]
+__all__ = ["default_name", "init"]
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
 _IGNORED = (".builder", "/.builder", ".builder/", "/.builder/")
@@ -32,11 +31,6 @@ class Ci(enum.StrEnum):
     """The CI services for which there is a workflow."""
 
     github = "github"
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command()(init)
 
 
 def _name(value: str | None) -> str | None:
@@ -67,9 +61,7 @@ def init(
             help="Add a workflow that checks what is committed, and rebuilds by night.",
         ),
     ] = None,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+) -> Result:
     """Start a project that builds, or add a variant to one. Files that exist are kept."""
     root = (project or Path.cwd()).absolute()
     specs = [path for path in root.glob("*.toml") if path.name != "pyproject.toml"]
@@ -87,21 +79,16 @@ def init(
         if not exists:
             atomic_write(path, content.encode())
     (written if _ignore(root / ".gitignore") else kept).append(".gitignore")
-    if as_json:
-        progress.show_json({"name": name, "written": written, "kept": kept})
-    elif not quiet:
-        _show(written, kept, project)
-
-
-def _show(written: list[str], kept: list[str], project: Path | None) -> None:
-    for path in written:
-        progress.show_text(f"wrote {path}")
-    for path in kept:
-        progress.show_text(f"kept  {path}, which exists")
     where = f" --project {shlex.quote(str(project))}" if project else ""
-    progress.show_text("next:")
-    for command in ("plan", "build"):
-        progress.show_text(f"  template-builder {command}{where}")
+    return Result(
+        json={"name": name, "written": written, "kept": kept},
+        text=[
+            *(f"wrote {path}" for path in written),
+            *(f"kept  {path}, which exists" for path in kept),
+            "next:",
+            *(f"  template-builder {command}{where}" for command in ("plan", "build")),
+        ],
+    )
 
 
 def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, str], str | None]:

@@ -1,15 +1,55 @@
-"""From what a person calls a recorded template to its name in the registry."""
+"""From what a person calls a template, or an account, to what is meant."""
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from builder import registry, workflow
+from builder.cli import progress
 from builder.errors import SelectionError, UnknownTemplateError, near
-from builder.project import Project
+from builder.project import Project, TargetSettings
+from builder.system.events import Event, Reporter
+from builder.targets.adapters import choose_account
 
-__all__ = ["template_called", "templates_called"]
+__all__ = [
+    "account_named",
+    "open_registry",
+    "recorded_name",
+    "registry_in_use",
+    "template_called",
+    "templates_called",
+]
+
+
+def open_registry(project: Path | None) -> registry.Registry:
+    """The registry in use, or that of a project. Raises `RegistryError`."""
+    if project:
+        return workflow.read_registry(Project.find(project))
+    return registry.load(registry_in_use()).checked()
+
+
+def registry_in_use() -> str:
+    """Where the registry in use is; said to be the package's own where there is no nearer one."""
+    path = registry.find()
+    shipped = Path(registry.__file__).with_name("shipped.json")
+    if Path(path) == shipped and not os.environ.get("TEMPLATE_REGISTRY"):
+        progress.show_message(f"note: no registry.json here or above; the package's own: {path}")
+    return path
+
+
+def account_named(project: Project, target: str | None, report: Reporter) -> TargetSettings:
+    """The account on E2B that `target` or else TEMPLATE_TARGET names; `e2b` by default."""
+    settings, why = choose_account(project, target)
+    if why:
+        report(Event(kind="note", text=why))
+    return settings
+
+
+def recorded_name(project: Project, name: str) -> str:
+    """The one template that `name` means, as `template_called`, in the project's registry."""
+    return template_called(name, workflow.read_registry(project).templates, project.root)
 
 
 def template_called(name: str, known: Iterable[str], project: Path | None) -> str:
@@ -22,15 +62,15 @@ def template_called(name: str, known: Iterable[str], project: Path | None) -> st
     if name in known:
         return name
     head, at, build = name.partition("@")
-    found = workflow.template_names(head, known, _project(project))
-    if len(found) > 1:
-        listed = ", ".join(f"`{one}`" for one in found)
+    matches = workflow.template_names(head, known, _project(project))
+    if len(matches) > 1:
+        listed = ", ".join(f"`{match}`" for match in matches)
         raise SelectionError(
             f"`{head}` means several templates: {listed}", hint="this command takes one"
         )
-    if not found and workflow.is_glob(head):
+    if not matches and workflow.is_glob(head):
         raise SelectionError(f"no template matches `{head}`; there are: {_listed(known)}")
-    return f"{found[0]}{at}{build}" if found else name
+    return f"{matches[0]}{at}{build}" if matches else name
 
 
 def templates_called(
@@ -39,27 +79,29 @@ def templates_called(
     """The recorded templates that `names` mean. Raises `UnknownTemplateError` for all that mean
     none, with their near matches."""
     known = recorded.templates
-    found = {
+    matches = {
         name: [
-            one for one in workflow.template_names(name, known, _project(project)) if one in known
+            template
+            for template in workflow.template_names(name, known, _project(project))
+            if template in known
         ]
         for name in names
     }
-    unknown = [name for name, templates in found.items() if not templates]
+    unknown = [name for name, templates in matches.items() if not templates]
     if len(unknown) == 1 and not workflow.is_glob(unknown[0]):
         recorded.target_of(unknown[0])
     if unknown:
         hints = [
-            f"{' or '.join(f'`{match}`' for match in matches)} for `{name}`"
+            f"{' or '.join(f'`{template}`' for template in similar)} for `{name}`"
             for name in unknown
-            if (matches := near(name, known))
+            if (similar := near(name, known))
         ]
         raise UnknownTemplateError(
             f"no template is called or matches {' or '.join(f'`{name}`' for name in unknown)} in"
             f" {recorded.path}; there are: {_listed(known)}",
             hint=f"did you mean {', '.join(hints)}?" if hints else None,
         )
-    return {template for templates in found.values() for template in templates}
+    return {template for templates in matches.values() for template in templates}
 
 
 def _listed(known: Iterable[str]) -> str:

@@ -1,4 +1,4 @@
-"""The arguments that commands have in common."""
+"""The arguments that commands have in common: one name, one meaning."""
 
 from __future__ import annotations
 
@@ -8,15 +8,23 @@ from typing import Annotated
 
 import typer
 
+from builder.errors import SelectionError
+from builder.spec import secret_in
+
 __all__ = [
+    "Build",
     "Channel",
+    "Channels",
     "Frozen",
     "Json",
+    "Name",
     "Names",
     "ProjectFolder",
     "Quiet",
+    "Reason",
+    "RequiredReason",
     "TargetName",
-    "channel_name",
+    "Yes",
 ]
 
 # Channels are tags on E2B, and these are the characters of one.
@@ -25,31 +33,8 @@ _CHANNEL = re.compile(r"[a-z0-9_.-]{1,128}")
 _BUILD_TAG = re.compile(r"default|sha256-.*|.+\.[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _UUID = re.compile(r"[0-9a-f]{8}(-?[0-9a-f]{4}){3}-?[0-9a-f]{12}")
 
-Names = Annotated[
-    list[str] | None,
-    typer.Argument(
-        metavar="NAME", help="Template names, file stems, paths or globs; all by default."
-    ),
-]
-ProjectFolder = Annotated[
-    Path | None,
-    typer.Option("--project", metavar="DIR", help="The project; the nearest one by default."),
-]
-Quiet = Annotated[
-    bool, typer.Option("--quiet", "-q", help="Nothing but errors, and the data that is asked for.")
-]
-Json = Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")]
-Frozen = Annotated[
-    bool, typer.Option("--frozen", help="Use the committed locks; fail when they are stale.")
-]
-TargetName = Annotated[
-    str | None,
-    typer.Option("--target", metavar="T", help="Where: local, e2b, or a configured target."),
-]
 
-
-def channel_name(value: str) -> str:
-    """Check the name of a channel. Raises `typer.BadParameter`."""
+def _channel(value: str) -> str:
     if not _CHANNEL.fullmatch(value):
         raise typer.BadParameter(f"{value!r} is not the name of a channel: a-z, 0-9, -, _ and .")
     if _BUILD_TAG.fullmatch(value):
@@ -63,6 +48,65 @@ def channel_name(value: str) -> str:
     return value
 
 
-Channel = Annotated[
-    str, typer.Option("--channel", metavar="C", help="The channel.", callback=channel_name)
+def _no_secret(value: str | None) -> str | None:
+    if value:  # bytes that are not UTF-8, as of a Latin-1 terminal, become U+FFFD
+        value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+    if value and (kind := secret_in(value)):
+        raise SelectionError(
+            f"--reason holds {kind}, which everybody could read in the history",
+            hint="say it without; and make that secret void, if it is known to others",
+        )
+    return value
+
+
+Name = Annotated[str, typer.Argument(metavar="NAME", help="The template's name, or its file's.")]
+Names = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="NAME", help="Template names, file stems, paths or globs; all by default."
+    ),
 ]
+Build = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="REF",
+        help="A build: its ref, build ID or digest, the beginning of one, or a channel.",
+    ),
+]
+ProjectFolder = Annotated[
+    Path | None,
+    typer.Option("--project", metavar="DIR", help="The project; the nearest one by default."),
+]
+TargetName = Annotated[
+    str | None,
+    typer.Option("--target", metavar="T", help="Where: local, e2b, or a configured target."),
+]
+Channel = Annotated[
+    str, typer.Option("--channel", metavar="C", help="The channel.", callback=_channel)
+]
+Channels = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--channel",
+        metavar="C",
+        help="This channel alone; with NAME@REF, the channel and the build. May be repeated.",
+    ),
+]
+Reason = Annotated[
+    str | None,
+    typer.Option("--reason", metavar="TEXT", help="Why, for the history.", callback=_no_secret),
+]
+RequiredReason = Annotated[
+    str,
+    typer.Option(
+        "--reason", metavar="TEXT", help="Why; who resolves it is told.", callback=_no_secret
+    ),
+]
+Frozen = Annotated[
+    bool, typer.Option("--frozen", help="Use the committed locks; fail when they are stale.")
+]
+Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
+Quiet = Annotated[
+    bool, typer.Option("--quiet", "-q", help="Nothing but errors, and the data that is asked for.")
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")]

@@ -2,51 +2,47 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from collections.abc import Iterator, Sequence
+from typing import Annotated
 
 import typer
 
 from builder import workflow
-from builder.cli import progress
-from builder.cli.failures import raise_failures
-from builder.cli.options import Frozen, Json, Names, ProjectFolder, Quiet
+from builder.cli.failures import failure_of
+from builder.cli.options import Frozen, Names
+from builder.cli.output import Line, Result, Table, duration, size
 from builder.precheck import Checked
 from builder.project import Project
+from builder.system.events import Reporter
 from builder.verify import first_use_pairs
 from builder.workflow import BuildRequest, Context
 
-__all__ = ["register"]
-
-
-def register(app: typer.Typer) -> None:
-    """Add the command to the program."""
-    app.command(name="precheck")(precheck)
+__all__ = ["precheck"]
 
 
 def precheck(
     names: Names = None,
-    project: ProjectFolder = None,
+    *,
+    project: Project,
     frozen: Frozen = False,
     force: Annotated[
         bool, typer.Option("--force", help="Build and check although nothing changed.")
     ] = False,
-    quiet: Quiet = False,
-    as_json: Json = False,
-) -> None:
+    report: Reporter,
+) -> Result:
     """Build with Docker, start the image as a sandbox would be, and check it from inside."""
     request = BuildRequest(names=names or (), frozen=frozen, force=force)
-    with progress.reporting(quiet=quiet, as_json=as_json) as report:
-        context = Context(project=Project.find(project), report=report)
-        prepared = workflow.prepare(request, context, workflow.PRECHECK)
-    passed = list(prepared.checked.values())
-    if as_json:
-        progress.show_json([one.to_json() for one in passed])
-    elif not quiet:
-        _show(passed)
-    raise_failures(prepared.results)
+    context = Context(project=project, report=report)
+    prepared = workflow.prepare(request, context, workflow.PRECHECK)
+    images = list(prepared.checked.values())
+    return Result(
+        json=[image.to_json() for image in images],
+        text=_lines(images),
+        error=failure_of(prepared.results),
+    )
 
 
-def _show(passed: list[Checked]) -> None:
+def _lines(images: Sequence[Checked]) -> Iterator[Line]:
     headings = [
         "template",
         "result",
@@ -57,30 +53,30 @@ def _show(passed: list[Checked]) -> None:
         "ready",
         "first import",
     ]
-    progress.table(headings, [_row(one) for one in passed])
-    for one in passed:
-        for name, (before, after) in sorted(one.changed.items()):
-            progress.show_text(f"{one.name}: {name} of the base: {before} → {after or 'gone'}")
-        if one.byte_code > 0:
-            share = f"{progress.size(one.byte_code)} of {progress.size(one.size)}"
-            progress.show_text(f"{one.name}: byte code of the packages: {share}")
-        for line in one.broken:
-            progress.show_text(f"{one.name}: broken, and accepted: {line}")
-        for note in one.notes:
-            progress.show_text(f"{one.name}: note: {note}")
+    yield Table(headings=headings, rows=[_row(image) for image in images])
+    for image in images:
+        for name, (before, after) in sorted(image.changed.items()):
+            yield f"{image.name}: {name} of the base: {before} → {after or 'gone'}"
+        if image.byte_code > 0:
+            share = f"{size(image.byte_code)} of {size(image.size)}"
+            yield f"{image.name}: byte code of the packages: {share}"
+        for line in image.broken:
+            yield f"{image.name}: broken, and accepted: {line}"
+        for note in image.notes:
+            yield f"{image.name}: note: {note}"
 
 
-def _row(one: Checked) -> list[Any]:
-    first = [f"{level} {progress.duration(s)}" for level, s in first_use_pairs(one.first_use)]
-    levels = [level for level in ("none", "disk", "memory") if level in one.ready_seconds]
-    ready = [f"{level} {one.ready_seconds[level]:.1f} s" for level in levels]
+def _row(image: Checked) -> list[str]:
+    first = [f"{level} {duration(s)}" for level, s in first_use_pairs(image.first_use)]
+    levels = [level for level in ("none", "disk", "memory") if level in image.ready_seconds]
+    ready = [f"{level} {image.ready_seconds[level]:.1f} s" for level in levels]
     return [
-        one.name,
-        "unchanged" if one.reused else "good",
-        progress.size(one.size),
-        str(one.layers),
-        str(len(one.packages)),
-        f"{one.build_seconds:.1f} s",
+        image.name,
+        "unchanged" if image.reused else "good",
+        size(image.size),
+        str(image.layers),
+        str(len(image.packages)),
+        f"{image.build_seconds:.1f} s",
         ", ".join(ready),
         " → ".join(first) or "-",
     ]

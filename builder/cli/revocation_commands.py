@@ -1,0 +1,180 @@
+"""Commands that take builds out of use, and back into it: revoke, restore."""
+
+from __future__ import annotations
+
+import datetime as dt
+from collections.abc import Iterator, Sequence
+from typing import Annotated, Any
+
+import typer
+
+from builder import record, workflow
+from builder.cli.names import recorded_name
+from builder.cli.options import Build, Reason, RequiredReason, TargetName
+from builder.cli.output import Result
+from builder.errors import SelectionError
+from builder.project import Project
+from builder.registry import history
+from builder.registry.references import find_build
+from builder.system import provenance
+
+__all__ = ["restore", "revoke"]
+
+MaybeName = Annotated[
+    str | None,
+    typer.Argument(metavar="NAME", help="The template's name, or its file's, with a REF."),
+]
+Package = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--package", metavar="P", help="Every build with it: torch==2.14.0, 'torch<2.14'."
+    ),
+]
+Base = Annotated[
+    list[str] | None,
+    typer.Option("--base", metavar="DIGEST", help="Every build on this base image: sha256:…"),
+]
+Stage = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--stage", metavar="S", help="Every build with this parent stage: _torch@sha256:…"
+    ),
+]
+
+
+def revoke(
+    name: MaybeName = None,
+    build: Build = None,
+    *,
+    reason: RequiredReason,
+    package: Package = None,
+    base: Base = None,
+    stage: Stage = None,
+    at: Annotated[
+        str | None,
+        typer.Option("--at", metavar="TIME", help="From then on: 2026-12-01T12:00:00Z; at once."),
+    ] = None,
+    target: TargetName = None,
+    project: Project,
+) -> Result:
+    """Take a build out of use, or every build that contains something: it resolves no more."""
+    if not reason.strip():
+        raise SelectionError("--reason is empty", hint="say why: whoever resolves it is told")
+    by, moment = provenance.actor(project.root), _time(at) if at else None
+    rows: list[dict[str, Any]] = []
+    contained_nowhere: list[str] = []
+    for subject in _subjects(project, name, build, target, package, base, stage):
+        revoked = record.revoke(project.registry, subject, reason=reason, by=by, at=moment)
+        keys = ("name", "target", "ref", "as_of")
+        rows += [dict(zip(keys, values, strict=True)) for values in revoked]
+        if not revoked:
+            contained_nowhere.append(f"no build contains {subject}; none will be made that does")
+    channels = _channels_on(project, rows)
+    return Result(
+        json={"at": moment, "builds": rows, "channels": channels},
+        text=[*contained_nowhere, *_revoked_lines(rows, channels, moment)],
+    )
+
+
+def _revoked_lines(
+    rows: Sequence[dict[str, Any]], channels: Sequence[dict[str, str]], moment: str | None
+) -> Iterator[str]:
+    for row in rows:
+        yield f"revoked as of {row['as_of']}: {row['ref']} ({row['name']} on {row['target']})"
+        if moment and row["as_of"] != moment:
+            yield (
+                f"note: it was revoked before: that stands until `template-builder restore`,"
+                f" not {moment}"
+            )
+    as_of = {(row["name"], row["target"], row["ref"]): row["as_of"] for row in rows}
+    for channel in channels:
+        later = as_of[channel["name"], channel["target"], channel["ref"]] > history.now()
+        yield (
+            f"channel {channel['channel']} of {channel['name']} on {channel['target']} points at"
+            f" it, and {'will fail' if later else 'fails'}: `template-builder"
+            f" rollback {channel['name']} --channel {channel['channel']}` or a new build helps"
+        )
+
+
+def restore(
+    name: MaybeName = None,
+    build: Build = None,
+    *,
+    package: Package = None,
+    base: Base = None,
+    stage: Stage = None,
+    reason: Reason = None,
+    target: TargetName = None,
+    project: Project,
+) -> Result:
+    """Undo `revoke`, named in the same way."""
+    by = provenance.actor(project.root)
+    keys = ("name", "target", "ref", "still_revoked")
+    rows = [
+        dict(zip(keys, values, strict=True))
+        for subject in _subjects(project, name, build, target, package, base, stage)
+        for values in record.restore(project.registry, subject, reason=reason, by=by)
+    ]
+    lines = [
+        f"restored: {row['ref']} ({row['name']} on {row['target']})"
+        + (f", but still revoked: {row['still_revoked']}" if row["still_revoked"] else "")
+        for row in rows
+    ]
+    return Result(json={"builds": rows}, text=lines or ["restored; no build contains it"])
+
+
+def _subjects(
+    project: Project,
+    name: str | None,
+    build: str | None,
+    target: str | None,
+    package: list[str] | None,
+    base: list[str] | None,
+    stage: list[str] | None,
+) -> list[record.Content | tuple[str, str, str]]:
+    """What is revoked or restored: contents of builds, or the build that is named."""
+    kinds = (("package", package), ("base", base), ("stage", stage))
+    contents = [
+        record.Content.parse(kind, value) for kind, values in kinds for value in values or ()
+    ]
+    if bool(contents) == bool(name):
+        raise SelectionError(
+            "name a build, or what builds contain, not both" if name else "nothing is named",
+            hint="NAME REF, or --package, --base or --stage",
+        )
+    if name is None:
+        return list(contents)
+    if build is None:
+        raise SelectionError(
+            f"which build of `{name}`?",
+            hint=f"`template-builder show {name}` tells its builds; a channel's name means the one"
+            " that it points at",
+        )
+    recorded = workflow.read_registry(project)
+    subject = find_build(recorded, recorded_name(project, name), build, target=target)
+    return [(subject.name, subject.target, subject.ref)]
+
+
+def _channels_on(project: Project, rows: Sequence[dict[str, Any]]) -> list[dict[str, str]]:
+    templates = workflow.read_registry(project).templates
+    return [
+        {"name": row["name"], "target": row["target"], "channel": channel, "ref": ref}
+        for row in rows
+        for channel, ref in templates[row["name"]][row["target"]].get("channels", {}).items()
+        if ref == row["ref"]
+    ]
+
+
+def _time(text: str) -> str:
+    try:
+        moment = dt.datetime.fromisoformat(text)
+    except ValueError as error:
+        raise SelectionError(
+            f"{text!r} is not a time", hint="for instance 2026-12-01T12:00:00Z, or 2026-12-01"
+        ) from error
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=dt.UTC)
+    try:
+        return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    except (OverflowError, ValueError) as error:
+        raise SelectionError(f"{text!r} is out of the range of times") from error
