@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from builder.cli import progress
+from builder.cli.output import Output, Result, Table
 from builder.system.events import Event
 from builder.system.logs import Log, latest
 
@@ -28,7 +28,7 @@ EVENTS = [
 
 def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """Where nobody watches, every event but details is one line, with the time and the variant."""
-    with progress.reporting(quiet=False, as_json=False) as report:
+    with Output().progress() as report:
         for event in EVENTS:
             report(event)
     assert [line.replace("    0.0s ", "") for line in capsys.readouterr().err.splitlines()] == [
@@ -43,7 +43,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
     """For machines, every event is one JSON object on a line of its own, with its time in UTC."""
-    with progress.reporting(quiet=False, as_json=True) as report:
+    with Output(as_json=True).progress() as report:
         for event in EVENTS:
             report(event)
     lines = [json.loads(line) for line in capsys.readouterr().err.splitlines()]
@@ -56,7 +56,7 @@ def test_json_lines(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
     """--quiet leaves no progress at all."""
-    with progress.reporting(quiet=True, as_json=False) as report:
+    with Output(quiet=True).progress() as report:
         for event in EVENTS:
             report(event)
     assert capsys.readouterr() == ("", "")
@@ -64,16 +64,16 @@ def test_quiet_is_quiet(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table_without_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """Outside a terminal a table is aligned text without frames, colours or trailing space."""
-    progress.table(["name", "x"], [["a", "[red]1[/red]"], ["longer", ""]])
+    Output().text([Table(headings=["name", "x"], rows=[["a", "[red]1[/red]"], ["longer", ""]])])
     assert capsys.readouterr().out == "name    x\na       [red]1[/red]\nlonger\n"
 
 
 LIVE = """
 import sys, time
 sys.path.insert(0, sys.argv[1])
-from builder.cli import progress
+from builder.cli.output import Output, Table
 from builder.system.events import Event
-with progress.reporting(quiet=False, as_json=False) as report:
+with Output().progress() as report:
     report(Event(kind="note", text="target local: [asked] for"))
     report(Event(kind="step", variant="a", text="installing"))
     report(Event(kind="detail", variant="a", text="Downloading torch (900.0MiB)"))
@@ -82,7 +82,7 @@ with progress.reporting(quiet=False, as_json=False) as report:
     time.sleep(0.5)
     report(Event(kind="done", variant="a", text="built", seconds=1.0))
     time.sleep(0.3)
-progress.table(["name"], [["[b]a[/b]"]])
+Output().text([Table(headings=["name"], rows=[["[b]a[/b]"]])])
 """
 
 
@@ -130,10 +130,10 @@ def test_cells_are_exactly_the_text_on_a_terminal() -> None:
     code = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
-from builder.cli import progress
+from builder.cli.output import Output, Table
 from builder.system.events import Event
-progress.table(["a:key:b"], [[cell] for cell in {ODD!r}])
-with progress.reporting(quiet=False, as_json=False) as report:
+Output().text([Table(headings=["a:key:b"], rows=[[cell] for cell in {ODD!r}])])
+with Output().progress() as report:
     for text in {ODD!r}:
         report(Event(kind="note", text=text))
         report(Event(kind="step", variant=text, text=text))
@@ -152,12 +152,11 @@ def test_hidden_characters_are_visible_on_a_terminal() -> None:
     code = f"""
 import sys
 sys.path.insert(0, sys.argv[1])
-from builder.cli import progress
+from builder.cli.output import Output, Table
 from builder.system.events import Event
 evil = {EVIL!a}
-progress.table([evil], [[evil]])
-progress.show_text(evil)
-with progress.reporting(quiet=False, as_json=False) as report:
+Output().text([Table(headings=[evil], rows=[[evil]]), evil])
+with Output().progress() as report:
     report(Event(kind="note", text=evil))
     report(Event(kind="step", variant=evil, text=evil))
 """
@@ -170,15 +169,14 @@ with progress.reporting(quiet=False, as_json=False) as report:
 
 def test_hidden_characters_are_visible_elsewhere(capsys: pytest.CaptureFixture[str]) -> None:
     """In a file or a pipe they are escapes, too, in JSON those of JSON."""
-    progress.table(["reason"], [[EVIL]])
-    progress.show_text(EVIL)
-    with progress.reporting(quiet=False, as_json=False) as report:
+    Output().text([Table(headings=["reason"], rows=[[EVIL]]), EVIL])
+    with Output().progress() as report:
         report(Event(kind="note", text=EVIL))
     out, err = capsys.readouterr()
     assert (out, err) == (f"reason\n{SHOWN}\n{SHOWN}\n", f"{SHOWN}\n")
 
-    progress.show_json({EVIL: [EVIL, "ü€"]})
-    with progress.reporting(quiet=False, as_json=True) as report:
+    Output(as_json=True).show(Result(json={EVIL: [EVIL, "ü€"]}))
+    with Output(as_json=True).progress() as report:
         report(Event(kind="note", text=EVIL))
     out, err = capsys.readouterr()
     assert json.loads(out) == {EVIL: [EVIL, "ü€"]}

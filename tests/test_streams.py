@@ -19,13 +19,13 @@ PROGRAM = f"{shlex.quote(sys.executable)} -m builder"
 WORK = """
 import time
 from pathlib import Path
-from builder.cli import progress
+from builder.cli.output import Output
 from builder.cli import app, main
 from builder.system.events import Event
 
 @app.app.command()
 def work() -> None:
-    with progress.reporting(quiet=False, as_json=False) as report:
+    with Output().progress() as report:
         report(Event(kind="note", text="target local: asked for"))
         for number in range(20):
             report(Event(kind="step", variant="light", text=f"step {number}"))

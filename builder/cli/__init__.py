@@ -44,9 +44,9 @@ def main() -> NoReturn:
 
         code = run(sys.argv[1:])
     except errors.TemplateError as error:
-        code = _told(error)
+        code = _report(error)
     except (_Stopped, KeyboardInterrupt):
-        code = _told(
+        code = _report(
             errors.InterruptedRunError(
                 "interrupted; what was finished is recorded, and nothing half-made is left here",
                 hint="run the same command again: it goes on with what is there, on E2B, too",
@@ -54,7 +54,7 @@ def main() -> NoReturn:
         )
         _end_at_once(code)
     except OSError as error:
-        code = _told(errors.from_os_error(error, "the command"))
+        code = _report(errors.from_os_error(error, "the command"))
     finally:
         # What is done is done: a signal from here on would only spoil the exit code.
         _ignore_signals()
@@ -107,11 +107,10 @@ def _ignore_signals() -> None:
         signal.signal(number, signal.SIG_IGN)
 
 
-def _told(error: errors.TemplateError) -> int:
+def _report(error: errors.TemplateError) -> int:
     """Tell a failure to people, and to machines if they listen; the exit code for it."""
-    from builder.cli import progress
+    from builder.cli import output, progress
 
-    if "--json" in sys.argv and not progress.json_shown():
-        progress.show_json({"error": error.to_json()})
+    output.Output(as_json="--json" in sys.argv).show_failure(error.to_json())
     progress.show_message(f"error: {error}")
     return error.exit_code

@@ -15,7 +15,6 @@ from builder.cli import (
     init_command,
     inspect_commands,
     precheck_command,
-    progress,
     registry_commands,
     remove_command,
     repair_commands,
@@ -24,6 +23,7 @@ from builder.cli import (
     usage_command,
 )
 from builder.cli.command import add_command
+from builder.cli.output import Output
 
 __all__ = ["app", "run"]
 
@@ -84,13 +84,13 @@ def run(arguments: list[str]) -> int:
         if "--json" in arguments:
             failure = errors.TemplateError(error.format_message()).to_json()
             failure |= {"kind": "UsageError", "exit_code": errors.USAGE}
-            progress.show_json({"error": failure})
+            Output(as_json=True).show_failure(failure)
         return errors.USAGE
 
 
 def _version(asked: bool) -> None:
     if asked:
-        progress.show_text(f"template-builder {__version__}")
+        Output().text([f"template-builder {__version__}"])
         raise typer.Exit
 
 

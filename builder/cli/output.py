@@ -1,17 +1,23 @@
-"""What a command hands over, and how it is shown: as text, as tables or as JSON."""
+"""What a command hands over, and how it is shown on standard output: as text, tables or JSON.
+
+Whatever is shown has its hidden characters made visible.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import sys
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from builder.cli import progress
-from builder.cli.progress import duration, size
-from builder.errors import TemplateError
+from builder.errors import TemplateError, from_os_error
+from builder.errors.visible import one_line, visible
 from builder.system.events import Reporter
 
 __all__ = ["Document", "Line", "Output", "Result", "Table", "duration", "size"]
+
+_json_shown = False  # the process has one standard output
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,28 +68,83 @@ class Output:
     def text(self, lines: Iterable[Line]) -> None:
         """Show what is for people, while the command goes on."""
         if not self.as_json and not self.quiet:
-            _write(lines)
+            _show(lines)
 
     def show(self, result: Result) -> int:
         """Show a result; the exit code. Raises the result's error."""
         if self.as_json and result.json is not None:
-            progress.show_json(result.json)
+            _show_json(result.json)
         else:
-            _write(result.data)
+            _show(result.data)
             if not self.quiet:
-                _write(result.text)
+                _show(result.text)
             elif result.brief and not result.error:
                 progress.show_message(result.brief)
         if result.error:
             raise result.error
         return result.exit_code
 
+    def show_failure(self, error: Mapping[str, object]) -> None:
+        """Show machines what ended the command, unless they have its one JSON value already."""
+        if self.as_json and not _json_shown:
+            _show_json({"error": error})
 
-def _write(lines: Iterable[Line]) -> None:
+
+def size(count: int) -> str:
+    """Bytes for people: `48 MiB`, `1,234 MiB`."""
+    return f"{count / 2**20:,.0f} MiB"
+
+
+def duration(seconds: float) -> str:
+    """Seconds as people read them."""
+    if seconds >= 0.1:
+        return f"{seconds:.1f} s"
+    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+
+
+def _show(lines: Iterable[Line]) -> None:
     for line in lines:
         if isinstance(line, Table):
-            progress.table(line.headings, line.rows)
+            _show_table(line)
         elif isinstance(line, Document):
-            progress.show_document(line)
+            shown = visible(line)
+            _write(shown if shown.endswith("\n") or not shown else f"{shown}\n")
         else:
-            progress.show_text(line)
+            _write(f"{one_line(line)}\n")
+
+
+def _show_json(value: object) -> None:
+    global _json_shown  # noqa: PLW0603 - see there
+    _json_shown = True
+    _write(f"{progress.json_text(value, indent=2)}\n")
+
+
+def _show_table(table: Table) -> None:
+    """Drawn on a terminal, aligned columns elsewhere."""
+    headings = [one_line(heading) for heading in table.headings]
+    rows = [[one_line(cell) for cell in row] for row in table.rows]
+    if sys.stdout.isatty():
+        from rich import box
+        from rich.console import Console
+        from rich.table import Table as Drawn
+        from rich.text import Text
+
+        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
+        for heading in headings:
+            drawn.add_column(Text(heading), overflow="fold")
+        for row in rows:
+            drawn.add_row(*map(Text, row))
+        Console().print(drawn)
+        return
+    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+    for row in (headings, *rows):
+        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
+        _write(f"{'  '.join(padded).rstrip()}\n")
+
+
+def _write(text: str) -> None:
+    try:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+    except OSError as error:
+        raise from_os_error(error, "writing the output") from error

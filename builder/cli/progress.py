@@ -1,8 +1,7 @@
-"""What a person sees while the program works and when it is done. The only owner of rich.
+"""What a person sees on standard error while the program works: the only owner of it.
 
-Events go to standard error: a live display on a terminal, plain lines elsewhere, JSON lines on
-request. Tables are data and go to standard output. Whatever is shown passes through here, so that
-hidden characters in it are made visible in one place.
+A live display on a terminal, plain lines elsewhere, JSON lines on request. Whatever is shown has
+its hidden characters made visible.
 """
 
 from __future__ import annotations
@@ -14,26 +13,14 @@ import re
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from builder.errors import from_os_error
 from builder.errors.visible import HIDDEN, one_line, visible
 from builder.system.events import Event, Reporter, discard
 
-__all__ = [
-    "duration",
-    "interactive",
-    "json_shown",
-    "reporting",
-    "show_document",
-    "show_json",
-    "show_message",
-    "show_text",
-    "size",
-    "table",
-]
+__all__ = ["interactive", "json_text", "reporting", "show_message"]
 
 _HIDDEN_IN_JSON = re.compile(f"[{HIDDEN}]")
 
@@ -52,89 +39,20 @@ def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
         yield _Plain()
 
 
-_json_shown = False
-
-
-def json_shown() -> bool:
-    """Whether standard output holds its one JSON value already."""
-    return _json_shown
-
-
-def show_json(value: Any) -> None:
-    """Write a value to standard output as JSON."""
-    global _json_shown  # noqa: PLW0603 - the process has one standard output
-    _json_shown = True
-    show_document(_json(value, indent=2))
-
-
-def show_text(text: str) -> None:
-    """Write one line to standard output."""
-    _write(f"{one_line(text)}\n")
-
-
-def show_document(text: str) -> None:
-    """Write lines to standard output."""
-    shown = visible(text)
-    _write(shown if shown.endswith("\n") or not shown else f"{shown}\n")
-
-
-def show_message(text: str) -> None:
-    """Write lines for a person to standard error."""
-    sys.stderr.write(f"{visible(text)}\n")
-
-
-def table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
-    """Write a table to standard output: drawn on a terminal, aligned columns elsewhere."""
-    cells = [[one_line(cell) for cell in row] for row in rows]
-    if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table
-        from rich.text import Text
-
-        drawn = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in headings:
-            drawn.add_column(Text(one_line(heading)), overflow="fold")
-        for row in cells:
-            drawn.add_row(*map(Text, row))
-        Console().print(drawn)
-        return
-    lines = [[one_line(heading) for heading in headings], *cells]
-    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
-    for row in lines:
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        show_text("  ".join(padded).rstrip())
-
-
-def _write(text: str) -> None:
-    try:
-        sys.stdout.write(text)
-        sys.stdout.flush()
-    except OSError as error:
-        raise from_os_error(error, "writing the output") from error
-
-
-def _json(value: Any, *, indent: int | None = None) -> str:
-    """JSON in which no character is hidden."""
-    text = json.dumps(value, indent=indent, ensure_ascii=False)
-    return _HIDDEN_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text)
-
-
 def interactive() -> bool:
     """Whether a person sits there, who can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
-def size(count: int) -> str:
-    """Bytes for people: `48 MiB`, `1,234 MiB`."""
-    return f"{count / 2**20:,.0f} MiB"
+def show_message(text: str) -> None:
+    """Write lines for a person."""
+    sys.stderr.write(f"{visible(text)}\n")
 
 
-def duration(seconds: float) -> str:
-    """Seconds as people read them."""
-    if seconds >= 0.1:
-        return f"{seconds:.1f} s"
-    return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
+def json_text(value: object, *, indent: int | None = None) -> str:
+    """JSON in which no character is hidden."""
+    text = json.dumps(value, indent=indent, ensure_ascii=False)
+    return _HIDDEN_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
 
 def _json_line(event: Event) -> None:
@@ -146,7 +64,7 @@ def _json_line(event: Event) -> None:
     }
     if event.seconds is not None:
         fields["seconds"] = round(event.seconds, 3)
-    sys.stderr.write(_json(fields) + "\n")
+    sys.stderr.write(f"{json_text(fields)}\n")
 
 
 class _Plain:
@@ -241,7 +159,7 @@ def _downloads(row: _Row, line: str) -> str | None:
     if word == "Downloading":
         row.downloads.add(rest)
     elif word == "Downloaded":
-        row.downloads = {one for one in row.downloads if one.split(" ")[0] != rest}
+        row.downloads = {file for file in row.downloads if file.split(" ")[0] != rest}
     else:
         return None
     return f"downloading {', '.join(sorted(row.downloads))}" if row.downloads else "unpacking"
