@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Unpack
 
 import typer
 
 from builder import operations
 from builder.cli.names import account_named, recorded_name
-from builder.cli.options import Build, Channel, Name, Reason, TargetName
+from builder.cli.options import Build, Channel, ChannelOptions, Name, Reason, TargetName
 from builder.cli.output import Result
 from builder.errors import SelectionError
 from builder.project import Project
@@ -23,19 +23,13 @@ def promote(
     name: Name,
     build: Build = None,
     *,
-    channel: Channel = DEFAULT_CHANNEL,
-    target: TargetName = None,
-    reason: Reason = None,
     project: Project,
     report: Reporter,
+    **options: Unpack[ChannelOptions],
 ) -> Result:
     """Point a channel at a verified build: REF, or the newest one. Lifts a hold on the channel."""
     name = recorded_name(project, name)
-    return _moved(
-        operations.promote(
-            project, name, build, channel=channel, target=target, reason=reason, report=report
-        )
-    )
+    return _moved(operations.promote(project, name, build, report=report, **options))
 
 
 def rollback(
@@ -43,11 +37,9 @@ def rollback(
     build: Build = None,
     *,
     steps: Annotated[int, typer.Option(min=1, help="How many builds to go back.")] = 1,
-    channel: Channel = DEFAULT_CHANNEL,
-    target: TargetName = None,
-    reason: Reason = None,
     project: Project,
     report: Reporter,
+    **options: Unpack[ChannelOptions],
 ) -> Result:
     """Point a channel at a build that it pointed at before: one step back, more, or to REF.
 
@@ -56,31 +48,15 @@ def rollback(
     """
     if build is not None and steps != 1:
         raise SelectionError("REF and --steps both say how far to go back", hint="name one of them")
-    return _moved(
-        operations.rollback(
-            project,
-            recorded_name(project, name),
-            build,
-            steps=steps,
-            channel=channel,
-            target=target,
-            reason=reason,
-            report=report,
-        )
-    )
+    name = recorded_name(project, name)
+    return _moved(operations.rollback(project, name, build, steps=steps, report=report, **options))
 
 
-def unhold(
-    name: Name,
-    *,
-    channel: Channel = DEFAULT_CHANNEL,
-    target: TargetName = None,
-    reason: Reason = None,
-    project: Project,
-) -> Result:
+def unhold(name: Name, *, project: Project, **options: Unpack[ChannelOptions]) -> Result:
     """Let builds move a channel again after a rollback; it stays where it is until the next one."""
     name = recorded_name(project, name)
-    target, hold = operations.unhold(project, name, channel=channel, target=target, reason=reason)
+    target, hold = operations.unhold(project, name, **options)
+    channel = options["channel"]
     lifted = hold.to_json() if hold else None
     state = f"is no longer on hold (it was {hold})" if hold else "is not on hold"
     return Result(

@@ -2,26 +2,26 @@
 
 A command names what it needs by type, beside its own arguments: `Project` is the project of
 `--project`, `Reporter` the display of its progress, `Output` both and what else `--json` and
-`--quiet` decide. It returns a `Result`, which is shown here.
+`--quiet` decide. `**options: Unpack[…]` stands for options that commands share. It returns a
+`Result`, which is shown here.
 """
 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from typing import Any
+from typing import Any, get_args, get_type_hints
 
 import typer
 
-from builder.cli.options import Json, ProjectFolder, Quiet
+from builder.cli.options import Channel, Json, ProjectFolder, Quiet
 from builder.cli.output import Output, Result
 from builder.project import Project
+from builder.registry import DEFAULT_CHANNEL
 from builder.system.events import Reporter
 
 __all__ = ["add_command"]
-
-_SHARED = {"quiet": Quiet, "as_json": Json}
 
 
 def add_command(app: typer.Typer, command: Callable[..., Result], *, json: bool = True) -> None:
@@ -43,17 +43,7 @@ def add_command(app: typer.Typer, command: Callable[..., Result], *, json: bool 
             result = command(**arguments)
         return output.show(result)
 
-    parameters = [
-        parameter.replace(annotation=ProjectFolder, default=None)
-        if parameter.annotation is Project
-        else parameter
-        for parameter in signature.parameters.values()
-        if parameter.annotation not in (Output, Reporter)
-    ] + [
-        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=option, default=False)
-        for name, option in _SHARED.items()
-        if json or option is not Json
-    ]
+    parameters = list(_options(signature, json=json))
     run.__doc__ = command.__doc__
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
@@ -62,3 +52,26 @@ def add_command(app: typer.Typer, command: Callable[..., Result], *, json: bool 
         # Given, it is wrapped; taken from the docstring by typer, it is cut off at the line's end.
         short_help=(command.__doc__ or "").partition("\n\n")[0],
     )(run)
+
+
+def _options(signature: inspect.Signature, *, json: bool) -> Iterator[inspect.Parameter]:
+    """What typer makes options and arguments of."""
+    own = [p for p in signature.parameters.values() if p.annotation not in (Output, Reporter)]
+    for parameter in sorted(own, key=lambda p: p.annotation is Project):
+        if parameter.kind is parameter.VAR_KEYWORD:
+            (options,) = get_args(parameter.annotation)
+            for name, option in get_type_hints(options, include_extras=True).items():
+                yield _option(name, option, DEFAULT_CHANNEL if option == Channel else None)
+        elif parameter.annotation is Project:
+            yield _option(parameter.name, ProjectFolder, None)
+        else:
+            yield parameter.replace(kind=parameter.KEYWORD_ONLY)
+    yield _option("quiet", Quiet, default=False)
+    if json:
+        yield _option("as_json", Json, default=False)
+
+
+def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
+    return inspect.Parameter(
+        name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
+    )

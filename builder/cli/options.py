@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypedDict
 
 import typer
 
@@ -14,6 +14,7 @@ from builder.spec import secret_in
 __all__ = [
     "Build",
     "Channel",
+    "ChannelOptions",
     "Channels",
     "Frozen",
     "Json",
@@ -110,3 +111,11 @@ Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing but errors, and the data that is asked for.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="JSON for machines on standard output.")]
+
+
+class ChannelOptions(TypedDict):
+    """Which channel is changed, and why."""
+
+    channel: Channel
+    target: TargetName
+    reason: Reason
