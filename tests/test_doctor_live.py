@@ -29,7 +29,7 @@ from builder.errors import (
 )
 from builder.project import BUILT_IN_TARGETS
 from builder.system.events import Event, discard
-from builder.targets.e2b import calls
+from builder.targets.e2b import retries
 from builder.workflow import BuildRequest
 from tests.clouds import Place
 from tests.conftest import ROOT
@@ -109,7 +109,7 @@ def test_refusal_decides_one_line(
     """A call that E2B refuses decides the line that needs it, and the others are tried; an answer
     that is not E2B's ends the run, and what was seen before is told with that error."""
     monkeypatch.setattr(live, "_BEGIN_SECONDS", 0.3)
-    monkeypatch.setattr(calls, "pause", lambda _seconds: None)
+    monkeypatch.setattr(retries.Patience, "_seconds_before", lambda *_: 0.0)
     events: list[Event] = []
     with Server(SLOW) as server:
         lead(server)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
-from builder.errors import NetworkError, TemplateError
+from builder.errors import BuildError, NetworkError, TemplateError
 from builder.runtime import CodeExecutionPrimitive
-from builder.targets.e2b import api, calls
+from builder.targets.e2b import api, building, calls, retries
 from builder.targets.e2b import cloud as of_cloud
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.cloud import Cloud
@@ -30,7 +31,7 @@ CALLS: dict[str, tuple[str, Callable[[Cloud], Any]]] = {
     "removing": (r"DELETE /templates/tags", lambda cloud: cloud.remove_tags("a", ["c"])),
     "sandbox": (
         r"POST /v2/sandboxes",
-        lambda cloud: cloud.create_sandbox("a", seconds=1, metadata={}),
+        lambda cloud: asyncio.run(cloud.create_sandbox("a", seconds=1, metadata={})),
     ),
     "sandboxes": (r"GET /v2/sandboxes", lambda cloud: cloud.sandboxes({})),
 }
@@ -40,7 +41,7 @@ PAGE = "<html><body>Sign in</body></html>"
 @pytest.fixture
 def account(cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Account:
     """The account of the server; nobody waits between two attempts."""
-    monkeypatch.setattr(calls, "pause", lambda _seconds: None)
+    monkeypatch.setattr(retries.Patience, "_seconds_before", lambda *_: 0.0)
     return Account(api_key=cloud.key)
 
 
@@ -80,10 +81,10 @@ def test_refusal_of_another_server(cloud: Server, account: Account, call: str, c
 def test_redirect_tells_where_it_leads(cloud: Server, account: Account) -> None:
     """A redirect is not followed, and the error tells where it leads."""
     location = {"location": "https://there.test/"}
-    fault = Fault("GET /v2/templates", "status", code=301, body=PAGE, headers=location, times=1000)
+    fault = Fault("GET .*", "status", code=301, body=PAGE, headers=location, times=1000)
     cloud.front.faults.append(fault)
-    assert failure(account, lambda cloud: cloud.templates()).message == (
-        "listing templates failed: the answer is not one of E2B's API: 301: it leads to"
+    assert failure(account, lambda cloud: cloud.tags("a")).message == (
+        "asking for the tags of `a` failed: the answer is not one of E2B's API: 301: it leads to"
         " https://there.test/"
     )
 
@@ -116,14 +117,36 @@ def test_start_that_another_server_answers(place: Place, cloud: Server) -> None:
     assert [build.times_started for build in cloud.builds("four")] == [0, 1]
 
 
+def test_build_that_does_not_begin(
+    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While a build that was started does not begin, a line says so."""
+    for name, value in (("_QUIET_SECONDS", 0.0), ("_LONGEST_SECONDS", 0.5)):
+        monkeypatch.setattr(building, name, value)
+    cloud.front.faults.append(Fault("POST /v2/templates/.*", "status", code=202, body=""))
+    assert isinstance(place.build("four")["four"].error, BuildError)
+    texts = [event.text for event in place.events]
+    assert texts.count("E2B has not begun the build yet: waiting") == 1
+
+
+@pytest.mark.parametrize("call", [call for call in CALLS if call != "team"])
+def test_path_that_the_api_does_not_have(cloud: Server, account: Account, call: str) -> None:
+    """Below a wrong path nothing is missing, and nothing is done already."""
+    wrong = replace(account, api_url=f"{cloud.url}/api")
+    error = failure(wrong, CALLS[call][1])
+    assert type(error) is NetworkError
+    assert " failed: the answer is not one of E2B's API: 404: validation error: " in error.message
+    assert error.hint == f"is `{wrong.api_url}` its address? if it is, run the same command again"
+
+
 @pytest.mark.parametrize("call", ["tags", "templates"])
 def test_answer_without_an_end(
     place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """An answer that goes on and on is given up after a while, with a word before the next try."""
     place.build("four")
-    for name, value in (("_FAULT_SECONDS", 0.0), ("_LONGEST_FAULT_SECONDS", 2.0)):
-        monkeypatch.setattr(calls, name, value)
+    monkeypatch.setattr(retries, "_SLOW_SECONDS", 0.0)
+    monkeypatch.setattr(calls, "OF_BUILDS", replace(retries.OF_BUILDS, fault_seconds=2.0))
     for module in (api, of_cloud):
         monkeypatch.setattr(module, "SECONDS", 0.6)
     (template,) = cloud.state.templates

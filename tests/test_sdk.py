@@ -41,7 +41,6 @@ CALLS = {
     "Template.assign_tags": "target_name tags",
     "Template.from_image": "self image",
     "Template.get_build_status": "build_info *logs_offset",
-    "Template.get_tags": "template_id",
     "Template.to_json": "template",
     "TemplateBuilder.copy": "self src dest *user *mode",
     "TemplateBuilder.run_cmd": "self command *user",

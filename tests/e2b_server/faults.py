@@ -27,7 +27,7 @@ class Fault:
     request: str
     kind: Kind
     code: int = 500
-    body: str = ""
+    body: str | None = None
     seconds: float = 0.0
     headers: dict[str, str] = field(default_factory=dict)
     times: int = 1
@@ -68,8 +68,9 @@ class Faulty:
             await self._application(scope, receive, send)
         elif fault.kind == "status":
             injected = json.dumps({"code": fault.code, "message": "injected"})
+            body = injected if fault.body is None else fault.body
             await self._drain(receive)
-            await _answer(send, fault.code, (fault.body or injected).encode(), fault.headers)
+            await _answer(send, fault.code, body.encode(), fault.headers)
         elif fault.kind == "slow":
             await asyncio.sleep(fault.seconds)
             await self._application(scope, receive, send)

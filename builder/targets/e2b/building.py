@@ -246,7 +246,7 @@ class Building:
     def _follow(self, build: _CloudBuild, followed: Followed) -> BuildState | None:
         """Read the log until the build has ended, and then to the log's end; None when it was
         cancelled, as E2B does with a build when a newer one of its tag starts."""
-        offset, empty = 0, 0
+        offset, empty, begins = 0, 0, True
         moved = time.monotonic()
         deadline = time.monotonic() + _LONGEST_SECONDS
         while True:
@@ -267,6 +267,9 @@ class Building:
                 if self._replaced(build):
                     return None
                 moved = time.monotonic()
+            elif state.status == "waiting" and begins and time.monotonic() - moved > _QUIET_SECONDS:
+                begins = False
+                self._say("E2B has not begun the build yet: waiting")
             if time.monotonic() > deadline:
                 raise BuildError(
                     f"build {build.build_id} of `{self._name}` did not end within"

@@ -167,7 +167,8 @@ class Cloud:
 
         def get() -> dict[str, str] | None:
             try:
-                tags = e2b.Template.get_tags(name, **self._options)
+                # Unlike the SDK, this tells where a redirect leads.
+                tags = self._api.ask("GET", "templates", name, "tags")
             except e2b.TemplateException as error:
                 if is_absent(error):
                     return None
@@ -175,7 +176,7 @@ class Cloud:
                 if status_of(error) == 403 and self.template_id(name) is None:
                     return None
                 raise
-            return {tag.tag: tag.build_id for tag in tags}
+            return {tag["tag"]: tag["buildID"] for tag in tags}
 
         return self._call(f"asking for the tags of `{name}`", get)
 
