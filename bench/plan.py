@@ -44,5 +44,5 @@ def measure(options: Options) -> Result:
             ("`template-builder plan --frozen`", *spread(found["plan"]), ratio(value)),
             (f'`python -c "{_LIBRARIES}"`', *spread(found["imports"]), "1"),
         ),
-        targets=(Target(what="plan to imports", value=value, limit=2),),
+        targets=(Target(what="plan to imports", value=value, limit=1.8),),
     )

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 from typing import Annotated, Any
 
 import typer
+from typer.main import get_command_name
 
 from builder import __version__, errors
 from builder.cli import (
@@ -70,7 +72,7 @@ _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Raises what the command raises."""
     try:
-        return int(app(args=arguments, standalone_mode=False) or 0)
+        return int(_program_for(arguments)(args=arguments, standalone_mode=False) or 0)
     except SystemExit as end:
         # What typer makes of a broken pipe, which none of the standard streams raises.
         if isinstance(end.__context__, OSError):
@@ -86,6 +88,22 @@ def run(arguments: list[str]) -> int:
             failure |= {"kind": "UsageError", "exit_code": errors.USAGE}
             Output(as_json=True).show_failure(failure)
         return errors.USAGE
+
+
+def _program_for(arguments: list[str]) -> typer.Typer:
+    """The program, with the command alone that the first argument names: typer reads the signature
+    of each command that there is, which takes as long as many a command."""
+    named = [
+        command
+        for command in app.registered_commands
+        if command.callback
+        and (command.name or get_command_name(command.callback.__name__)) in arguments[:1]
+    ]
+    if not named:
+        return app
+    program = copy.copy(app)
+    program.registered_commands, program.registered_groups = named, []
+    return program
 
 
 def _version(asked: bool) -> None:

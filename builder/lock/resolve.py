@@ -19,7 +19,6 @@ from packaging.utils import canonicalize_name
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.lock.base_image import BaseImage, UnknownImageError, kept, resolve_digest
 from builder.lock.conflict import absent_packages, explain, missing_extra, not_found, unknown_image
-from builder.lock.download_size import download_size
 from builder.lock.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.spec import Stage, Variant
 from builder.system import processes, uv
@@ -220,6 +219,8 @@ def _lock_stage(
 
 def _size(lock: StageLock, floor: str) -> int | None:
     """What there is to download of a stage, as far as its index says; nothing is downloaded."""
+    from builder.lock.download_size import download_size
+
     with uv.private_folder() as private:
         requirements = private / "requirements.in"
         requirements.write_text(lock.text, encoding="utf-8")

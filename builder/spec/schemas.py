@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from builder.registry import model
 from builder.spec.models import json_schema
 
 __all__ = ["schemas"]
@@ -12,4 +11,6 @@ __all__ = ["schemas"]
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Schema name → JSON schema, each from the classes that read the format."""
+    from builder.registry import model
+
     return {"registry": model.schema(), "variant": json_schema()}

@@ -9,7 +9,7 @@ from collections.abc import Callable, Collection, Generator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from builder.flatten import Program
 from builder.plan import TargetState
@@ -18,7 +18,9 @@ from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Reporter
 from builder.system.logs import Log
-from builder.targets.journal import Journal
+
+if TYPE_CHECKING:
+    from builder.targets.journal import Journal
 
 __all__ = [
     "BuildInput",

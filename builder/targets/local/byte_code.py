@@ -12,7 +12,6 @@ import hashlib
 import os
 import py_compile
 import sys
-from concurrent.futures import ProcessPoolExecutor
 from importlib.util import MAGIC_NUMBER, cache_from_source
 
 __all__ = ["prune"]
@@ -31,6 +30,8 @@ def provide(packages: str, store: str) -> None:
         if not _linked(kept, cache_from_source(source))
     ]
     if missing:
+        from concurrent.futures import ProcessPoolExecutor
+
         with ProcessPoolExecutor() as pool:
             for _ in pool.map(_compile, missing, chunksize=_AT_A_TIME):
                 pass

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, from_os_error
 from builder.plan import TargetState
-from builder.sandbox.blocking import BlockingSession
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Kind, Reporter
@@ -183,6 +182,7 @@ class LocalTarget:
     def open(self, opening: Opening) -> Sandbox:
         """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own;
         one that is not asked to be warm is cold."""
+        from builder.sandbox.blocking import BlockingSession
         from builder.targets.local.kernel import KernelSandbox
         from builder.targets.local.session import LocalSession
 
@@ -203,6 +203,7 @@ class LocalTarget:
     def copies(self, opening: Opening) -> Generator[Sandbox, None, None]:
         """Two kernels, forked from one process that has imported the modules; none where no process
         can be forked."""
+        from builder.sandbox.blocking import BlockingSession
         from builder.targets.local.kernel import KernelSandbox
         from builder.targets.local.launch import CannotForkError, Zygote, forks
         from builder.targets.local.session import LocalSession
