@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import itertools
 from collections.abc import AsyncIterator, Mapping, Sequence
 from typing import Protocol
@@ -12,7 +11,6 @@ from builder.errors import PrecheckError, SandboxError
 from builder.sandbox.execution import Execution, Output
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
-from builder.targets.e2b import stream
 
 __all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]
 
@@ -107,6 +105,10 @@ class ServiceSandbox:
     def run(self, code: str, *, timeout: float) -> Execution:
         """Run code. Raises `InterpreterDiedError`, `SandboxError` when the service does not answer,
         `PrecheckError` when its answer is empty."""
+        import asyncio
+
+        from builder.targets.e2b import stream
+
         path = f"{_FOLDER}/code-{next(self._numbers)}.txt"
         self._machine.write(path, code.encode())
         words = ["python3", f"{_FOLDER}/code-client.py", self._origin, path, str(timeout)]
