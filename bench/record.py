@@ -88,6 +88,7 @@ def _round_trips(folder: Path, rounds: int) -> dict[str, list[float]]:
 
     from builder import registry
     from builder.record import update
+    from builder.registry.model import Contents
 
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
     server.start()
@@ -105,8 +106,12 @@ def _round_trips(folder: Path, rounds: int) -> dict[str, list[float]]:
     try:
         httpx.put(f"{endpoint}/bench").raise_for_status()
         text = (ROOT / "registry.json").read_text()
-        update(url, lambda data: data.update(json.loads(text)))
+        templates = registry.parse(text, url).templates
+        update(url, lambda recorded: recorded.templates.update(templates))
         store: Any = obstore.store.from_url("s3://bench", client_options={"allow_http": True})
+
+        def changed(recorded: Contents) -> None:
+            recorded.changes.append(str(time.time_ns()))
 
         def alone() -> None:
             got = store.get("registry.json")
@@ -114,7 +119,9 @@ def _round_trips(folder: Path, rounds: int) -> dict[str, list[float]]:
 
         sides: dict[str, Callable[[], object]] = {
             "obstore": alone,
-            "change": lambda: update(url, lambda data: data.update(count=time.time_ns())),
+            "change": lambda: update(
+                url, lambda recorded: recorded.changes.append(str(time.time_ns()))
+            ),
             "resolve": lambda: str(registry.resolve("tta-ml-minimal", target="e2b", path=url)),
         }
         return take_turns({name: _timed(side) for name, side in sides.items()}, rounds=rounds)

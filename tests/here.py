@@ -10,6 +10,7 @@ from typing import Any
 
 from builder.errors import TemplateError
 from builder.project import Project
+from builder.registry.model import Build
 from builder.render import Rendered
 from builder.system.events import discard
 from builder.system.logs import Log
@@ -33,8 +34,8 @@ def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
     target, name = LocalTarget(), rendered.variant.name
     with target.claimed(name):
         built = target.build(order_of(rendered, **options), report=discard, log=log)
-        fields = {"digest": built.digest}
-        target.publish(Publication(name=name, fields=fields, channel="stable"))
+        build = Build(digest=built.digest)
+        target.publish(Publication(name=name, build=build, channel="stable"))
     return built
 
 

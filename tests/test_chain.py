@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,22 +15,23 @@ from hypothesis import strategies as st
 from builder import record, registry
 from builder.operations.retention import Keep, needed
 from builder.registry import chain, history
+from builder.registry.model import Event
 from builder.registry.references import newest_usable
-from tests.test_channels import entry_of, made
+from tests.test_channels import entry_of, made, typed_entry_of
 from tests.test_integrity import edited, faults
 
 
-def chained(*actions: str, after: str = "") -> list[dict[str, Any]]:
+def chained(*actions: str, after: str = "") -> list[Event]:
     events = []
     for action in actions:
-        event: dict[str, Any] = {"action": action}
-        event["chain"] = after = chain.checksum(event, without="chain", after=after)
-        events.append(event)
+        event = Event(action=action)
+        after = chain.checksum(event.to_json(), without="chain", after=after)
+        events.append(replace(event, chain=after))
     return events
 
 
-def names(events: list[dict[str, Any]]) -> str:
-    return "".join(event["action"] for event in events)
+def names(events: list[Event]) -> str:
+    return "".join(event.action or "" for event in events)
 
 
 def with_clocks(monkeypatch: pytest.MonkeyPatch, folder: Path, *days: int) -> tuple[Path, Any]:
@@ -54,7 +56,7 @@ def test_two_sides_keep_their_own_order(data: st.DataObject) -> None:
     """However the events of two branches were mixed, each comes after its own predecessor, and a
     mix that a person chose, in which they do, stays as it is."""
     start = chained(*"ab")
-    ours, theirs = (chained(*side, after=start[-1]["chain"]) for side in ("cde", "xyz"))
+    ours, theirs = (chained(*side, after=start[-1].chain or "") for side in ("cde", "xyz"))
     mixed = data.draw(st.permutations([*ours, *theirs, *start]))
     ordered = names(chain.in_order(mixed))
     assert ordered.startswith("ab")
@@ -73,7 +75,7 @@ def test_event_that_is_there_twice_is_kept_once() -> None:
 def test_edited_event_stays_where_it_is() -> None:
     """An event that no longer follows from any other keeps its place, and so do the others."""
     events = chained(*"abcd")
-    events[1]["action"] = "B"
+    events[1] = replace(events[1], action="B")
     assert names(chain.in_order(events)) == "aBcd"
     assert names(chain.in_order([events[0], *events[2:]])) == "acd"
 
@@ -82,12 +84,12 @@ def test_newest_is_the_one_recorded_last(tmp_path: Path, monkeypatch: pytest.Mon
     """A build of a machine whose clock is ten days behind is the newest when it was recorded
     last: for `promote` and for what `gc` keeps."""
     path, refs = with_clocks(monkeypatch, tmp_path, 20, 10)
-    entry = entry_of(path)
-    times = [entry["builds"][ref]["built_at"] for ref in refs]
+    entry = typed_entry_of(path)
+    times = [entry.builds[ref].built_at for ref in refs]
     assert times == ["2026-11-20T00:00:00Z", "2026-11-10T00:00:00Z"]
     assert history.newest_first(entry) == refs[::-1]
     assert newest_usable(registry.load(path), "leaf", "local").ref == refs[1]
-    assert needed(entry | {"channels": {}}, Keep(newest=1, steps=0)) == {
+    assert needed(replace(entry, channels={}), Keep(newest=1, steps=0)) == {
         refs[1]: "among the newest 1"
     }
 

@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from builder.errors import BuildError, NetworkError, RevokedError, StorageError,
 from builder.project import Project
 from builder.record import store
 from builder.registry import history
+from builder.registry.model import Contents, Entry
 from builder.system.events import discard
 from builder.targets.local.place import MANIFEST
 from tests.clouds import Place
@@ -41,6 +43,10 @@ def made(folder: Path, *versions: str) -> tuple[Path, list[str]]:
 def entry_of(path: Path, name: str = "leaf", target: str = "local") -> dict[str, Any]:
     found: dict[str, Any] = json.loads(path.read_text())["templates"][name][target]
     return found
+
+
+def typed_entry_of(path: Path) -> Entry:
+    return Entry.from_json(entry_of(path))
 
 
 def two_builds(place: Place) -> tuple[str, str]:
@@ -141,7 +147,7 @@ def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
 def test_rollback_goes_further_back_each_time(tmp_path: Path, command: Command) -> None:
     """Two rollbacks go two builds back; a promotion in between starts a new way back."""
     path, refs = made(tmp_path, "1.0", "1.1", "1.2", "1.3")
-    entry = entry_of(path)
+    entry = typed_entry_of(path)
     assert history.timeline(entry, "stable") == refs
 
     def back(ref: str) -> None:
@@ -150,13 +156,13 @@ def test_rollback_goes_further_back_each_time(tmp_path: Path, command: Command) 
         )
 
     back(refs[2])
-    assert history.timeline(entry_of(path), "stable") == refs[:3]
+    assert history.timeline(typed_entry_of(path), "stable") == refs[:3]
     back(refs[1])
-    assert history.timeline(entry_of(path), "stable") == refs[:2]
+    assert history.timeline(typed_entry_of(path), "stable") == refs[:2]
     record.move(
         path, name="leaf", target="local", channel="stable", ref=refs[3], action="promote", by="x"
     )
-    assert history.timeline(entry_of(path), "stable") == [*refs[:2], refs[3]]
+    assert history.timeline(typed_entry_of(path), "stable") == [*refs[:2], refs[3]]
 
 
 def test_revoked_builds_are_passed_over_and_said(tmp_path: Path, local_cache: Path) -> None:
@@ -198,9 +204,12 @@ def test_a_channel_is_never_moved_to_what_is_revoked_or_unverified(tmp_path: Pat
             path, name="leaf", target="local", channel="c", ref=refs[0], action="promote", by="x"
         )
     assert path.read_bytes() == entry_before
-    record.update(
-        path, lambda data: data["templates"]["leaf"]["local"]["builds"][refs[1]].pop("verified")
-    )
+
+    def unverified(data: Contents) -> None:
+        builds = data.templates["leaf"]["local"].builds
+        builds[refs[1]] = replace(builds[refs[1]], verified=None)
+
+    record.update(path, unverified)
     with pytest.raises(UnknownBuildError, match="was never verified"):
         record.move(
             path, name="leaf", target="local", channel="c", ref=refs[1], action="promote", by="x"
@@ -242,12 +251,13 @@ def test_what_a_build_contains_revokes_it(
     content = record.Content.parse(kind, value)
     found = record.revoke(path, content, reason="a hole", by="x")
     assert sorted(versions[ref] for _, _, ref, _ in found) == hit
-    revoked = {r for r, f in entry_of(path)["builds"].items() if registry.revoked_because(f)}
+    builds = typed_entry_of(path).builds
+    revoked = {ref for ref, build in builds.items() if build.is_revoked}
     assert sorted(versions[ref] for ref in revoked) == hit
     restored = record.restore(path, content, by="x")
     assert {ref for _, _, ref, _ in restored} == revoked
-    assert not any(registry.revoked_because(f) for f in entry_of(path)["builds"].values())
-    assert not list(history.faults(json.loads(path.read_text())["templates"]))
+    assert not any(build.is_revoked for build in typed_entry_of(path).builds.values())
+    assert not list(history.faults(registry.load(path).templates))
 
 
 def test_revoked_parent_stage_revokes_its_children(tmp_path: Path) -> None:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from builder import record
 from builder.errors import VerifyError
+from builder.registry.model import Contents
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import ModelledSteps, Server
@@ -68,9 +70,14 @@ def test_build_of_an_earlier_version_is_verified_with_a_warning(
     (template,) = cloud.state.templates.values()
     template.builds[-1].machine = []
 
-    def older(data: dict[str, Any]) -> None:
-        entry = data["templates"]["one"]["e2b"]
-        del entry["builds"][entry["channels"]["stable"]]["inputs"]["files"]["reseed.py"]
+    def older(data: Contents) -> None:
+        entry = data.templates["one"]["e2b"]
+        build = entry.builds[entry.channels["stable"]]
+        files = {
+            path: value for path, value in build.inputs["files"].items() if path != "reseed.py"
+        }
+        older_build = replace(build, inputs={**build.inputs, "files": files})
+        entry.builds[entry.channels["stable"]] = older_build
 
     record.update(place.folder / "registry.json", older)
     done = command("verify", "one", "--target", "e2b", "--json", cwd=place.folder)

@@ -78,7 +78,7 @@ def test_four_templates_from_spec_to_running_code(
         assert data.machine[1]["ODD"] == ODD
         path = project.registry
         record = registry.lookup("tta-ml-minimal", target="e2b", path=path)
-        levels = record.fields["verified"]["seconds"]["first_use"]
+        levels = record.build.seconds.first_use
         assert set(levels) == {"disk", "memory"}
         assert set(record.packages) >= {"six", "attrs", "packaging", "tomli-w"}
         from e2b_code_interpreter import Sandbox

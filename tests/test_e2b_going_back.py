@@ -25,7 +25,7 @@ def revoke(place: Place, build_id: str) -> None:
 def builds(place: Place) -> list[str]:
     from builder.registry import load
 
-    return [*load(place.project().registry).templates["four"]["e2b"]["builds"]]
+    return [*load(place.project().registry).templates["four"]["e2b"].builds]
 
 
 @pytest.mark.parametrize("clone", [False, True], ids=["same machine", "clone"])

@@ -111,7 +111,7 @@ def test_main_job_needs_no_extra(
     built = run("-m", "builder", "build", "one", "--frozen", "--target", target, cwd=place.folder)
     assert built.returncode == 0, built.stderr
     entry = registry.load(place.folder / "registry.json").templates["one"][target]
-    assert all(fields["verified"]["checks"] for fields in entry["builds"].values())
+    assert all(build.is_verified for build in entry.builds.values())
     ran = run("-c", RUN, target, cwd=place.folder)
     assert (ran.stdout, ran.stderr, ran.returncode) == ("idna\n None\n", "", 0)
 

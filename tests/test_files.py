@@ -37,7 +37,7 @@ def test_registry_keeps_its_mode(tmp_path: Path, mode: int) -> None:
     path = tmp_path / "registry.json"
     path.write_text('{"version": 1, "templates": {}}')
     path.chmod(mode)
-    record.update(path, lambda data: data["templates"].update(a={}))
+    record.update(path, lambda data: data.templates.update(a={}))
     assert json.loads(path.read_text())["templates"] == {"a": {}}
     assert mode_of(path) == mode
 
@@ -48,7 +48,7 @@ def test_registry_behind_a_link_keeps_its_mode(tmp_path: Path) -> None:
     path.write_text('{"version": 1, "templates": {}}')
     path.chmod(0o600)
     link.symlink_to(path)
-    record.update(link, lambda data: data["templates"].update(a={}))
+    record.update(link, lambda data: data.templates.update(a={}))
     assert link.is_symlink()
     assert mode_of(path) == 0o600
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from builder import registry
 from builder.operations.retention import Keep, needed
+from builder.registry.model import Entry
 from builder.targets.local import leftovers
 from tests.conftest import Command
 from tests.engine import client
@@ -253,7 +254,7 @@ def test_the_last_good_build_is_always_needed(
     )
     recorded = [{"action": "build", "build": ref} for ref in order]
     entry = {"builds": builds, "channels": channels, "history": recorded}
-    kept = needed(entry, Keep(newest=newest, steps=steps))
+    kept = needed(Entry.from_json(entry), Keep(newest=newest, steps=steps))
     assert set(channels.values()) <= set(kept)
     good = [ref for ref, fields in builds.items() if "revoked" not in fields]
     if good:

@@ -56,7 +56,7 @@ def test_tags_of_builds_that_nothing_needs_go_on_e2b(
     assert all(tag.startswith("sha256-") for tag in gone)
     assert now["stable"] == now["default"] == before["stable"]
     path = place.folder / "registry.json"
-    assert len(registry.load(path).templates["four"]["e2b"]["builds"]) == 3
+    assert len(registry.load(path).templates["four"]["e2b"].builds) == 3
     assert "2 items on e2b can be removed" in done.stdout
 
 

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -10,13 +9,13 @@ from builder import operations, record, registry
 from builder.errors import BlockedError, UnknownChannelError
 from builder.plan import Plan, Situation, make_plan
 from builder.registry import history
-from builder.registry.holds import Hold, hold_of
+from builder.registry.model import Build, Contents, Hold
 from builder.system.events import discard
 from tests.clouds import Place
 from tests.conftest import BASE, Command
 from tests.e2b_server import Server
 from tests.samples import load, rendered_of, verified_of
-from tests.test_channels import LEAF, entry_of, made, two_builds
+from tests.test_channels import LEAF, entry_of, made, two_builds, typed_entry_of
 
 
 def rolled_back(path: Path, ref: str) -> None:
@@ -27,7 +26,7 @@ def rolled_back(path: Path, ref: str) -> None:
 
 
 def held(path: Path) -> Hold | None:
-    return hold_of(entry_of(path), "stable")
+    return typed_entry_of(path).holds.get("stable")
 
 
 def built(path: Path, version: str, *, release: bool = False) -> str:
@@ -43,7 +42,7 @@ def plan_of(path: Path, version: str, *, force: bool = False, release: bool = Fa
     known = [fields["digest"] for fields in entry_of(path)["builds"].values()]
     return make_plan(
         {"leaf": rendered},
-        json.loads(path.read_text())["templates"],
+        registry.load(path).templates,
         Situation(target="local", present=frozenset(known)),
         force=force,
         release=release,
@@ -133,7 +132,7 @@ def test_adoption_does_not_move_a_held_channel(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(BlockedError, match="channel `stable` of `leaf` is held since "):
         record.adopt(
-            path, name="leaf", target="local", ref="abc", fields={"template_id": "abc"},
+            path, name="leaf", target="local", ref="abc", build=Build(template_id="abc"),
             channel="stable", by="x",
         )  # fmt: skip
     assert path.read_bytes() == before
@@ -228,8 +227,8 @@ def test_repair_keeps_a_hold(tmp_path: Path) -> None:
     rolled_back(path, old)
     hold = held(path)
 
-    def edit(data: dict[str, Any]) -> None:
-        data["templates"]["leaf"]["local"]["channels"]["stable"] = new
+    def edit(data: Contents) -> None:
+        data.templates["leaf"]["local"].channels["stable"] = new
 
     record.update(path, edit)
     mended, left = record.repair(path, by="x")

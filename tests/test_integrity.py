@@ -12,6 +12,7 @@ import pytest
 from builder import record, registry
 from builder.errors import RegistryError
 from builder.registry import history
+from builder.registry.model import Build, Verified
 from tests.clouds import Place
 from tests.conftest import ROOT, Command
 from tests.e2b_server import Server
@@ -35,7 +36,7 @@ def test_what_this_program_writes_has_no_faults(tmp_path: Path) -> None:
     record.revoke(path, ("leaf", "local", refs[0]), reason="r", by="x")
     record.restore(path, ("leaf", "local", refs[0]), by="x")
     record.adopt(
-        path, name="a", target="e2b", ref="abc", fields={"template_id": "abc"}, channel="c", by="x"
+        path, name="a", target="e2b", ref="abc", build=Build(template_id="abc"), channel="c", by="x"
     )
     assert faults(path) == []
 
@@ -165,7 +166,7 @@ def test_two_branches_merge_where_they_differ(tmp_path: Path) -> None:
 
     def adopt(name: str, ref: str) -> None:
         record.adopt(
-            path, name=name, target="e2b", ref=ref, fields={"template_id": ref}, channel="stable",
+            path, name=name, target="e2b", ref=ref, build=Build(template_id=ref), channel="stable",
             by="x",
         )  # fmt: skip
 
@@ -269,9 +270,11 @@ def test_registry_is_put_back_from_the_cloud(place: Place, cloud: Server, comman
     assert {name: registry.resolve(name, path=path) for name in before} == before
     assert faults(path) == []
     one, four = registry.lookup("one", path=path), registry.lookup("four", path=path)
-    assert one.fields["verified"]["checks"] == ["import packaging", "import idna", "a sum"]
-    assert one.fields["inputs"]["packages"]
-    assert four.fields["verified"]["checks"] == ["a sandbox opens and lists its packages"]
+    assert one.build.verified == Verified(
+        checks=("import packaging", "import idna", "a sum"), seconds=one.build.seconds
+    )
+    assert one.build.inputs["packages"]
+    assert four.build.verified == Verified(checks=("a sandbox opens and lists its packages",))
     assert "iniconfig" in four.packages
     again = command("registry", "rebuild", "--target", "e2b", cwd=place.folder, **key)
     assert again.stdout == "nothing is missing that e2b has\n"

@@ -20,6 +20,7 @@ from builder.errors import (
     VerifyError,
 )
 from builder.project import Project
+from builder.registry.model import Entry
 from builder.render import Rendered
 from builder.system.events import discard
 from builder.system.logs import Log
@@ -141,7 +142,7 @@ def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
     moved = python.rename(python.with_name("python.moved"))
     try:
         assert place.find(light.digest) is None
-        query = StateQuery(rendered=light, recorded={}, channel="stable")
+        query = StateQuery(rendered=light, recorded=Entry(), channel="stable")
         assert not LocalTarget().look(query).present
         with pytest.raises(NotOnThisMachineError) as caught:
             LocalTarget().open(Opening(ref=ref, name="light"))
@@ -159,6 +160,7 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "import sys; sys.path.insert(0, sys.argv[1])\n"
         "from pathlib import Path\n"
         "from builder import workflow\n"
+        "from builder.registry.model import Build\n"
         "from builder.targets.protocol import BuildInput, Publication\n"
         "from builder.system.events import discard\n"
         "from builder.system.logs import Log\n"
@@ -171,8 +173,8 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
         "target, log = LocalTarget(), Log(Path(sys.argv[2]) / 'logs', target='local')\n"
         "with target.claimed('light'):\n"
         "    built = target.build(BuildInput(rendered=r, folder=Path()), report=discard, log=log)\n"
-        "    fields = {'digest': built.digest}\n"
-        "    target.publish(Publication(name='light', fields=fields, channel='stable'))\n"
+        "    build = Build(digest=built.digest)\n"
+        "    target.publish(Publication(name='light', build=build, channel='stable'))\n"
         "print(built.reused)\n"
     )
     project = tmp_path / "project"

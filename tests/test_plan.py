@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from builder import record, registry
 from builder.errors import LockConflictError
 from builder.plan import Plan, Situation, make_plan
+from builder.registry.model import Build, Entry
 from builder.render import Rendered
 from builder.spec import Variant
 from tests.conftest import BASE
@@ -15,10 +17,10 @@ from tests.samples import load, rendered_of, verified_of
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\npackages = ['idna']\n"
 ADOPTED = {
     "leaf": {
-        "e2b": {
-            "channels": {"stable": "abc"},
-            "builds": {"abc": {"template_id": "abc", "origin": "adopted"}},
-        }
+        "e2b": Entry(
+            channels={"stable": "abc"},
+            builds={"abc": Build(template_id="abc", origin="adopted")},
+        )
     }
 }
 
@@ -27,15 +29,26 @@ def leaf(tmp_path: Path, text: str = LEAF, base: str = BASE, **files: str) -> Va
     return load(tmp_path, _base=base, leaf=text, **files)["leaf"]
 
 
-def recorded(tmp_path: Path, *builds: Rendered) -> dict[str, Any]:
+def recorded(tmp_path: Path, *builds: Rendered) -> dict[str, dict[str, Entry]]:
     path = tmp_path / "registry.json"
     for rendered in builds:
         record.record(path, verified_of(rendered), rendered, by="a tester")
     return registry.load(path).templates
 
 
+def change(templates: dict[str, dict[str, Entry]], **fields: Any) -> None:
+    """Have the one build of `leaf` be recorded with other values."""
+    builds = templates["leaf"]["local"].builds
+    ((ref, build),) = builds.items()
+    builds[ref] = replace(build, **fields)
+
+
 def planned(
-    rendered: Rendered, templates: dict[str, Any], *, target: str = "local", **options: Any
+    rendered: Rendered,
+    templates: dict[str, dict[str, Entry]],
+    *,
+    target: str = "local",
+    **options: Any,
 ) -> Plan:
     present = options.pop("present", (rendered.digest,))
     situation = Situation(target=target, present=frozenset(present), **options.pop("situation", {}))
@@ -77,8 +90,7 @@ def test_base_image_that_is_not_pinned(tmp_path: Path) -> None:
     (variant,) = planned(rendered, {}, **keeps).variants
     assert variant.stale_base == f"{note}; E2B caches it by this name, {until}"
     templates = recorded(tmp_path, rendered)
-    (fields,) = templates["leaf"]["local"]["builds"].values()
-    fields["built_at"] = "2026-03-04T05:06:07+00:00"
+    change(templates, built_at="2026-03-04T05:06:07+00:00")
     (variant,) = planned(rendered, templates, **keeps).variants
     assert (variant.action, variant.forced) == ("build", True)
     assert [str(reason) for reason in variant.reasons] == ["nothing changed, but --refresh-base"]
@@ -111,8 +123,7 @@ def test_revoked(tmp_path: Path) -> None:
     """A revoked build is made anew although nothing else changed."""
     rendered = rendered_of(leaf(tmp_path))
     templates = recorded(tmp_path, rendered)
-    (build,) = templates["leaf"]["local"]["builds"].values()
-    build["revoked"] = "CVE"
+    change(templates, revoked="CVE")
     assert outcome(planned(rendered, templates)) == ("build", ["the build is revoked: CVE"])
 
 
@@ -152,9 +163,9 @@ def test_renderer_change(tmp_path: Path) -> None:
     """Other bytes from the same spec and lock are put down to the renderer, by file."""
     before = rendered_of(leaf(tmp_path))
     templates = recorded(tmp_path, before)
-    (build,) = templates["leaf"]["local"]["builds"].values()
-    build["digest"] = "sha256:older"
-    build["inputs"]["files"]["Dockerfile"] = "older"
+    (build,) = templates["leaf"]["local"].builds.values()
+    files = {**build.inputs["files"], "Dockerfile": "older"}
+    change(templates, digest="sha256:older", inputs={**build.inputs, "files": files})
     plan = planned(before, templates, present=())
     assert outcome(plan) == ("build", ["`Dockerfile` is rendered differently"])
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import pytest
 from builder import record, registry
 from builder.errors import RevokedError, StorageError
 from builder.record import publishing, store
+from builder.registry.model import Build, ContentRevocation, Contents
 from builder.targets.journal import Journal
 from tests.clouds import Place
 from tests.conftest import BASE
@@ -100,14 +101,17 @@ def test_publication_is_taken_back_when_another_writer_was_faster(
     verified = verified_of(rendered)
     moved: list[str] = []
 
-    def publish(_fields: Mapping[str, Any], _channel: str | None) -> Callable[[], None]:
+    def publish(_build: Build, _channel: str | None) -> Callable[[], None]:
         moved.append("there")
         return lambda: moved.append("back")
 
-    def overtaken(_location: Any, change: Callable[[dict[str, Any]], Any]) -> Any:
-        change(registry.empty("").data)
-        revoked = {"what": "package idna==1.0", "reason": "a hole", "at": "2026-01-01T00:00:00Z"}
-        return change(registry.empty("").data | {"revocations": [revoked]})
+    def overtaken(_location: Any, change: Callable[[Contents], Any]) -> Any:
+        change(registry.empty("").contents)
+        contents = registry.empty("").contents
+        contents.revocations.append(
+            ContentRevocation(what="package idna==1.0", reason="a hole", at="2026-01-01T00:00:00Z")
+        )
+        return change(contents)
 
     monkeypatch.setattr(publishing, "update", overtaken)
     with pytest.raises(RevokedError) as caught:

@@ -8,7 +8,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -16,6 +15,7 @@ from hypothesis import strategies as st
 
 from builder import record, registry
 from builder.errors import RegistryError, RegistryVersionError, StorageError
+from builder.registry.model import Build, Contents, Resources
 from builder.system.files import atomic_write, exclusive, remove_tree
 from tests.conftest import BASE
 from tests.samples import load, rendered_of, verified_of
@@ -29,13 +29,14 @@ WRITER = """
 import sys
 from pathlib import Path
 from builder.record import update
+from builder.registry.model import Build
 
 path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
 for number in range(count):
     def change(data):
-        entry = data["templates"].setdefault(name, {}).setdefault("local", {"channels": {}, "builds": {}})
-        entry["builds"][f"{name}:{number}"] = {"template_id": name}
-        entry["channels"]["stable"] = f"{name}:{number}"
+        entry = data.new_entry(name, "local")
+        entry.builds[f"{name}:{number}"] = Build(template_id=name)
+        entry.channels["stable"] = f"{name}:{number}"
     update(path, change)
     print(number, flush=True)
 """
@@ -58,10 +59,11 @@ def test_record_holds_what_was_built_and_verified(tmp_path: Path) -> None:
     found = registry.lookup("leaf", path=path)
     assert found.ref == f"local:leaf@{rendered.digest.replace(':', '-')}"
     assert found.digest == rendered.digest
-    assert found.fields["base_image"] == "localhost:1/python:3.13@sha256:" + "a" * 64
-    assert found.fields["resources"] == {"cpu": 2, "memory_mb": 1024}
-    assert found.fields["verified"]["checks"] == ["import idna"]
-    assert found.fields["inputs"]["packages"] == {"idna": "1.0"}
+    assert found.build.base_image == "localhost:1/python:3.13@sha256:" + "a" * 64
+    assert found.build.resources == Resources(cpu=2, memory_mb=1024)
+    assert found.build.verified
+    assert found.build.verified.checks == ("import idna",)
+    assert found.build.inputs["packages"] == {"idna": "1.0"}
 
 
 def test_unknown_fields_survive(tmp_path: Path) -> None:
@@ -83,7 +85,7 @@ def test_file_is_sorted_and_ends_in_a_newline(tmp_path: Path) -> None:
     """The file's text depends on its content alone, so that git merges it record by record."""
     path = tmp_path / "registry.json"
     for name in ("b", "a"):
-        record.update(path, lambda data, name=name: data["templates"].update({name: {}}))  # type: ignore[misc]
+        record.update(path, lambda data, name=name: data.templates.update({name: {}}))  # type: ignore[misc]
     assert path.read_text() == (
         '{\n  "templates": {\n    "a": {},\n    "b": {}\n  },\n  "version": 1\n}\n'
     )
@@ -100,18 +102,18 @@ def test_file_that_cannot_be_read_is_left_alone(
     path = tmp_path / "registry.json"
     path.write_text(text)
     with pytest.raises(error):
-        record.update(path, lambda data: data["templates"].update(x={}))
+        record.update(path, lambda data: data.templates.update(x={}))
     assert path.read_text() == text
 
 
 def test_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     """An exception between reading and writing leaves the file as it was."""
     path = tmp_path / "registry.json"
-    record.update(path, lambda data: data["templates"].update(a={}))
+    record.update(path, lambda data: data.templates.update(a={}))
     before = path.read_bytes()
 
-    def fail(data: dict[str, Any]) -> None:
-        data["templates"]["b"] = {}
+    def fail(data: Contents) -> None:
+        data.templates["b"] = {}
         raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
@@ -127,7 +129,7 @@ def test_many_processes_lose_nothing(tmp_path: Path) -> None:
     writers = [writer(path, f"t{number}", WRITES) for number in range(32)]
     assert [process.communicate()[0].count("\n") for process in writers] == [WRITES] * 32
     templates = registry.load(path).templates
-    assert {name: len(t["local"]["builds"]) for name, t in templates.items()} == {
+    assert {name: len(t["local"].builds) for name, t in templates.items()} == {
         f"t{number}": WRITES for number in range(32)
     }
 
@@ -145,7 +147,7 @@ def test_sigkill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
         process.send_signal(signal.SIGKILL)
         seen += process.communicate()[0].splitlines()
         finished = len([line for line in seen if line])
-        builds = registry.load(path).templates[f"t{round_number}"]["local"]["builds"]
+        builds = registry.load(path).templates[f"t{round_number}"]["local"].builds
         assert len(builds) >= finished
     left = [p.name for p in tmp_path.iterdir() if p.name.startswith(".registry.json.")]
     assert len(left) <= KILLS  # a temporary file may stay; it is not the registry
@@ -168,22 +170,16 @@ def test_any_order_of_writers_keeps_every_build(
     for name, target, number in steps:
         ref = f"{name}:{number}"
 
-        def change(
-            data: dict[str, Any], name: str = name, target: str = target, ref: str = ref
-        ) -> None:
-            entry = (
-                data["templates"]
-                .setdefault(name, {})
-                .setdefault(target, {"channels": {}, "builds": {}})
-            )
-            entry["builds"][ref] = {"template_id": name}
-            entry["channels"]["stable"] = ref
+        def change(data: Contents, name: str = name, target: str = target, ref: str = ref) -> None:
+            entry = data.new_entry(name, target)
+            entry.builds[ref] = Build(template_id=name)
+            entry.channels["stable"] = ref
 
         record.update(path, change)
         expected.setdefault((name, target), []).append(ref)
     for (name, target), refs in expected.items():
         assert registry.resolve(name, target=target, path=path) == refs[-1]
-        assert set(registry.load(path).templates[name][target]["builds"]) == set(refs)
+        assert set(registry.load(path).templates[name][target].builds) == set(refs)
 
 
 def test_atomic_write_replaces_in_one_step(tmp_path: Path) -> None:

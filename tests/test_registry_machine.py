@@ -25,6 +25,7 @@ from builder.operations.retention import Keep, needed
 from builder.project import Project
 from builder.record import store
 from builder.registry import history
+from builder.registry.model import Entry
 from builder.render import Rendered
 from builder.system import files
 from builder.system.events import discard
@@ -255,7 +256,7 @@ class Registry(RuleBasedStateMachine):
     def clean_up(self, newest: int, steps: int) -> None:
         for name in NAMES:
             entry = self.entry(name)
-            kept = needed(entry, Keep(newest=newest, steps=steps))
+            kept = needed(Entry.from_json(entry), Keep(newest=newest, steps=steps))
             assert set(entry.get("channels", {}).values()) <= set(kept)
             good = {ref for ref in entry.get("builds", {}) if self.usable(name, ref)}
             assert not good or good & set(kept)

@@ -55,7 +55,9 @@ ODD: dict[str, Any] = {
 )
 def test_what_is_read_is_written_as_it_was(data: dict[str, Any]) -> None:
     """Keys that no class names, nulls and empty tables come back byte for byte."""
-    assert dump(contents(data, path="x").to_json()) == dump(data)
+    assert dump(contents(data, path="x")) == (
+        json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    )
 
 
 def test_emptied_table_of_an_entry_stays() -> None:
@@ -103,7 +105,7 @@ def test_wrong_value_is_told_with_its_place(change: dict[str, Any], message: str
     top = change.keys() & {"changes", "revocations", "templates"}
     data = change if top else {"templates": {"t": {"e2b": change}}}
     with pytest.raises(RegistryError) as caught:
-        contents({"version": 1, **data}, path="x")
+        contents({"version": 1, "templates": {}, **data}, path="x")
     assert caught.value.message == f"x: {message}"
 
 
@@ -113,8 +115,9 @@ def test_recorded_build_is_looked_up_without_the_model(
 ) -> None:
     """A look-up of a build that fits to its checksum loads neither the model nor `dataclasses`;
     of one that was edited every value is checked."""
-    plain: dict[str, Any] = {"builds": {"r": {"template_id": "t"}}}
-    history.append(plain, action="adopt", by="x", build="r", channel="stable", to="r")
+    entry = Entry(builds={"r": Build(template_id="t")})
+    history.append(entry, action="adopt", by="x", build="r", channel="stable", to="r")
+    plain = entry.to_json()
     if edited:
         plain["builds"]["r"]["note"] = "by hand"
     path = tmp_path / "registry.json"
@@ -128,3 +131,20 @@ def test_recorded_build_is_looked_up_without_the_model(
         [sys.executable, "-S", "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.split() == [loaded, loaded]
+
+
+def test_event_of_a_removed_channel_says_where_it_pointed() -> None:
+    """An event that moves a channel has `from` and `to`, also where one of them is nothing."""
+    entry = Entry(channels={"stable": "r"})
+    history.append(entry, action="remove", by="x", channel="stable", to=None)
+    (event,) = entry.history
+    assert event.to_json() == {
+        "action": "remove",
+        "at": event.at,
+        "by": "x",
+        "channel": "stable",
+        "chain": event.chain,
+        "from": "r",
+        "to": None,
+    }
+    assert entry.channels == {}

@@ -14,6 +14,7 @@ import pytest
 from builder import record, registry
 from builder.errors import RegistryError
 from builder.registry import cached, files
+from builder.registry.model import contents
 from builder.registry.search import mark_of
 
 COUNT = 400
@@ -34,7 +35,8 @@ def path(tmp_path: Path) -> Path:
     path = tmp_path / "registry.json"
     templates = {f"t{number:03}": entry_of(f"ref{number}") for number in range(COUNT)}
     templates |= {"builds": entry_of("odd1"), "e2b": entry_of("odd2"), "stable": entry_of("odd3")}
-    record.update(path, lambda data: data["templates"].update(templates))
+    typed = contents({"version": 1, "templates": templates}, path="").templates
+    record.update(path, lambda recorded: recorded.templates.update(typed))
     assert path.stat().st_size >= files._LARGE_BYTES
     return path
 
@@ -72,7 +74,7 @@ def test_every_template_is_found_alone(
     templates = registry.load(path).templates
     monkeypatch.setattr(registry, "load", None)
     for name, targets in templates.items():
-        assert registry.resolve(name, path=path) == targets["e2b"]["channels"]["stable"]
+        assert registry.resolve(name, path=path) == targets["e2b"].channels["stable"]
 
 
 def before_another(text: str, block: str) -> str:
@@ -163,7 +165,7 @@ def test_application_reads_the_entries_it_needs(
     monkeypatch.setattr(cached, "load", None)
     for word in refs_and_names():
         entries = cached.about(word, str(path)).templates
-        holders = [name for name, targets in whole.items() if word in targets["e2b"]["builds"]]
+        holders = [name for name, targets in whole.items() if word in targets["e2b"].builds]
         assert set(entries) == {word} & set(whole) | set(holders)
         assert all(whole[name] == entry for name, entry in entries.items())
 
@@ -188,7 +190,7 @@ def test_oddly_written_registry_is_read_as_a_whole(
     path.write_text(change(path.read_text()))
     whole, entries = registry.load(path).templates, cached.about(word, str(path)).templates
     for name, targets in whole.items():
-        if name == word or word in targets["e2b"]["builds"]:
+        if name == word or word in targets["e2b"].builds:
             assert entries[name] == targets
 
 
@@ -200,5 +202,5 @@ def test_write_is_seen_at_once(path: Path) -> None:
     other.write_text(path.read_text().replace('"stable": "ref123"', '"stable": "ref124"', 1))
     os.utime(other, ns=(before.st_atime_ns, before.st_mtime_ns))
     other.replace(path)
-    channels = cached.about("t123", str(path)).templates["t123"]["e2b"]["channels"]
+    channels = cached.about("t123", str(path)).templates["t123"]["e2b"].channels
     assert (channels, path.stat().st_size) == ({"stable": "ref124"}, before.st_size)

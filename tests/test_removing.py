@@ -12,11 +12,12 @@ from builder.errors import NotBuiltError, RevokedError, SelectionError, StorageE
 from builder.project import Project
 from builder.record import store
 from builder.registry import history
+from builder.registry.model import Build
 from builder.system.events import discard
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Server
-from tests.test_channels import entry_of, made, two_builds
+from tests.test_channels import entry_of, made, two_builds, typed_entry_of
 
 
 def faultless(path: Path) -> bool:
@@ -90,7 +91,7 @@ def test_revoked_build_is_not_removed(tmp_path: Path, command: Command) -> None:
     path, (old, new) = made(tmp_path, "1.0", "1.1")
     for at in (None, "2999-01-01T00:00:00Z"):
         record.revoke(path, ("leaf", "local", old), reason="bad", by="x", at=at)
-        revoked = registry.revocation(entry_of(path)["builds"][old])
+        revoked = typed_entry_of(path).builds[old].revocation
         done = command("remove", f"leaf@{old}", "--yes", cwd=tmp_path)
         assert (done.returncode, done.stderr) == (
             5,
@@ -113,9 +114,9 @@ def test_lost_record_that_is_put_back_is_revoked_still(tmp_path: Path) -> None:
     data = json.loads(path.read_text())
     fields = data["templates"]["leaf"]["local"]["builds"].pop(ref)
     path.write_text(json.dumps(data))
-    kept = {key: value for key, value in fields.items() if not key.startswith("revo")}
+    kept = Build.from_json({k: v for k, v in fields.items() if not k.startswith("revo")})
     record.put_back(
-        path, name="leaf", target="local", ref=ref, fields=kept, channels=["stable"], by="x"
+        path, name="leaf", target="local", ref=ref, build=kept, channels=["stable"], by="x"
     )
     with pytest.raises(RevokedError, match="revoked: bad"):
         registry.resolve("leaf", path=path)
@@ -180,7 +181,7 @@ def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:
     """A template that is left on one target alone resolves there, without its being named."""
     path, (ref,) = made(tmp_path, "1.0")
     record.adopt(
-        path, name="leaf", target="e2b", ref="abc", fields={"template_id": "abc"},
+        path, name="leaf", target="e2b", ref="abc", build=Build(template_id="abc"),
         channel="stable", by="x",
     )  # fmt: skip
     assert registry.resolve("leaf", path=path) == "abc"

@@ -9,14 +9,15 @@ import pytest
 
 from builder import record, registry
 from builder.errors import RevokedError
+from builder.registry.model import Build, Contents
 from tests.conftest import Command
-from tests.test_channels import entry_of, made
+from tests.test_channels import entry_of, made, typed_entry_of
 
 PAST, EARLIER, LATER = "2020-01-01T00:00:00Z", "2090-01-01T00:00:00Z", "2099-01-01T00:00:00Z"
 
 
 def revoked_as_of(path: Path, ref: str) -> str | None:
-    return registry.revoked_as_of(entry_of(path)["builds"][ref])
+    return typed_entry_of(path).builds[ref].revoked_since
 
 
 @pytest.mark.parametrize("content", [None, "idna==1.0"], ids=["build", "package"])
@@ -70,8 +71,9 @@ def test_what_somebody_revoked_by_hand_stays_revoked(
     """A later `revoke` does not lift a revocation that was written into the file by hand."""
     path, (ref,) = made(tmp_path, "1.0")
 
-    def edit(data: dict[str, Any]) -> None:
-        data["templates"]["leaf"]["local"]["builds"][ref] |= by_hand
+    def edit(data: Contents) -> None:
+        builds = data.templates["leaf"]["local"].builds
+        builds[ref] = Build.from_json(builds[ref].to_json() | by_hand)
 
     record.update(path, edit)
     record.revoke(path, ("leaf", "local", ref), reason="worse", by="x", at=LATER)

@@ -15,6 +15,7 @@ import pytest
 from builder import record, registry
 from builder.errors import NetworkError, RegistryError, RevokedError
 from builder.registry import history
+from builder.registry.model import Build, Contents
 from builder.registry.object_store import StaleRegistryWarning
 from tests.conftest import Command
 from tests.object_store import Store
@@ -25,7 +26,13 @@ URL = "s3://bucket/team/registry.json"
 
 def adopt(name: str, ref: str) -> None:
     record.adopt(
-        URL, name=name, target="e2b", ref=ref, fields={"template_id": ref}, channel="stable", by="x"
+        URL,
+        name=name,
+        target="e2b",
+        ref=ref,
+        build=Build(template_id=ref),
+        channel="stable",
+        by="x",
     )
 
 
@@ -48,7 +55,7 @@ def test_registry_in_a_store_is_read_and_written(store: Store) -> None:
     assert registry.resolve("b", path=URL) == "def"
     text = store.text()
     assert text == json.dumps(json.loads(text), indent=2, sort_keys=True) + "\n"
-    assert not list(history.faults(json.loads(text)["templates"]))
+    assert not list(history.faults(registry.parse(text, URL).templates))
 
 
 def test_project_names_its_registry(
@@ -144,11 +151,11 @@ def test_overtaken_writer_starts_over(store: Store, tmp_path: Path) -> None:
     adopt("a", "abc")
     seen = []
 
-    def change(data: dict[str, Any]) -> None:
-        seen.append(sorted(data["templates"]))
+    def change(data: Contents) -> None:
+        seen.append(sorted(data.templates))
         if len(seen) == 1:  # another machine, which shares no lock with this one
             adopt_elsewhere("other", "def", tmp_path)
-        data["templates"]["mine"] = {}
+        data.templates["mine"] = {}
 
     record.update(URL, change)
     assert seen == [["a"], ["a", "other"]]
@@ -235,7 +242,7 @@ def test_change_whose_answer_was_lost_is_made_once(
     ONCE[name]()
     entry = json.loads(store.text())["templates"]["a"]["e2b"]
     assert [event["action"] for event in entry["history"][len(before) :]] == [name]
-    assert not list(history.faults(json.loads(store.text())["templates"]))
+    assert not list(history.faults(registry.parse(store.text(), URL).templates))
 
 
 def test_lost_answer_of_an_overtaken_change(

@@ -27,7 +27,7 @@ def rendered(folder: Path, base: str, leaf: str = LEAF) -> Rendered:
 def stage_of(path: Path, rendered: Rendered, stem: str = "_base") -> record.Content:
     """The stage as `show` tells it of the build of what was rendered."""
     ref = verified_of(rendered).built.ref
-    digest = registry.load(path).templates["leaf"]["local"]["builds"][ref]["stages"][stem]
+    digest = registry.load(path).templates["leaf"]["local"].builds[ref].stages[stem]
     return record.Content.parse("stage", f"{stem}@{digest}")
 
 
@@ -65,7 +65,7 @@ def test_words_about_a_stage_are_no_part_of_it(tmp_path: Path) -> None:
     described = BASE.replace("schema = 1\n", "schema = 1\ndescription = 'the base'  # for all\n")
     assert "description" in described
     contents = [record.contents_of(rendered(tmp_path, base)) for base in (BASE, described)]
-    assert contents[0]["stages"] == contents[1]["stages"]
+    assert contents[0].stages == contents[1].stages
 
 
 def with_first_digests(path: Path, ref: str) -> str:

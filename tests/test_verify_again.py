@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from builder import record, registry
+from builder.registry.model import Contents
 from tests.clouds import Place
 from tests.conftest import Command
 from tests.e2b_server import Server
@@ -42,8 +43,9 @@ def test_verify_checks_what_is_served(project: Path, command: Command) -> None:
     shown = command("verify", "light", "stable", cwd=project).stdout
     assert shown.startswith(f"light: 2 checks passed ({refs[0]})\n  import idna (")
 
-    def older(data: dict[str, Any]) -> None:
-        data["templates"]["light"]["local"]["builds"][refs[0]].pop("checks")
+    def older(data: Contents) -> None:
+        builds = data.templates["light"]["local"].builds
+        builds[refs[0]] = replace(builds[refs[0]], checks=None)
 
     record.update(project / "registry.json", older)
     assert checked("light") == (refs[0], ["import idna"], ["a name is encoded"])

@@ -55,7 +55,7 @@ def test_stages_that_are_left_out_leave_nothing(place: Place, cloud: Server) -> 
     prepared = prepare(BuildRequest(names=["four"], frozen=True), context, PLAN)
     (outcome,) = carry_out(prepared, context, EACH[:1]).outcomes
     (build,) = cloud.builds("four")
-    assert (outcome.action, outcome.fields) == ("built", None)
+    assert (outcome.action, outcome.build) == ("built", None)
     assert outcome.ref == f"{build.template_id}:{build.id}"
     assert "stable" not in cloud.tags("four")
     assert not Path(project.registry).exists()

@@ -14,6 +14,7 @@ from typing import get_args
 
 from builder import workflow
 from builder.project import Project
+from builder.registry.model import Build
 from builder.spec import WarmupLevel
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Publication
@@ -55,9 +56,9 @@ def _at(
 def _put_in_place(attempt: workflow.Attempt, context: workflow.Context) -> workflow.Attempt:
     """What publishing does on this target; nothing that is not verified is recorded."""
     assert attempt.built
-    fields = {"digest": attempt.built.digest}
+    build = Build(digest=attempt.built.digest)
     context.connected().publish(
-        Publication(name=attempt.planned.name, fields=fields, channel=attempt.request.channel)
+        Publication(name=attempt.planned.name, build=build, channel=attempt.request.channel)
     )
     return attempt
 

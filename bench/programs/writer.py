@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import sys
 import time
-from typing import Any
 
 from builder.record import update
+from builder.registry.model import Build, Contents
 
 
 def main() -> None:
@@ -17,10 +17,10 @@ def main() -> None:
     for number in range(count):
         ref = f"{name}:{number}"
 
-        def change(data: dict[str, Any], ref: str = ref) -> None:
-            entry = data["templates"].setdefault(name, {}).setdefault("e2b", {})
-            entry.setdefault("builds", {})[ref] = {"template_id": name, "origin": "built"}
-            entry.setdefault("channels", {})["stable"] = ref
+        def change(recorded: Contents, ref: str = ref) -> None:
+            entry = recorded.new_entry(name, "e2b")
+            entry.builds[ref] = Build(template_id=name)
+            entry.channels["stable"] = ref
 
         start = time.perf_counter()
         update(location, change)

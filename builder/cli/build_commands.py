@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -22,6 +22,7 @@ from builder.errors import (
 )
 from builder.project import PrecheckWhen, Project
 from builder.registry import DEFAULT_CHANNEL, Registry
+from builder.registry.model import Build
 from builder.registry.references import find_build
 from builder.system.events import Reporter
 from builder.targets.measures import measures_of, with_measures
@@ -220,7 +221,7 @@ def build(
             "target": done.plan.target,
             "outcomes": [
                 outcome.to_json()
-                | {"measured": measures_of(outcome.ref or "", outcome.fields or {})}
+                | {"measured": measures_of(outcome.ref or "", outcome.build or Build())}
                 for outcome in done.outcomes
             ],
         },
@@ -233,26 +234,25 @@ def build(
 
 
 def _row(outcome: workflow.Outcome) -> list[str]:
-    fields = with_measures(outcome.ref or "", outcome.fields or {})
+    build = with_measures(outcome.ref or "", outcome.build or Build())
     digest = (outcome.digest or "").removeprefix("sha256:")[:12] or "-"
     ref = outcome.ref or "-"
     if "@sha256-" in ref:
         ref = ref[: ref.index("@sha256-") + len("@sha256-") + 12] + "…"
-    size_bytes = fields.get("size_bytes")
     return [
         outcome.name,
         f"{outcome.action}, overtaken" if outcome.overtaken else outcome.action,
         ref,
         digest,
-        str(len(fields["packages"])) if "packages" in fields else "-",
-        size(size_bytes) if size_bytes is not None else "-",
+        "-" if build.is_adopted or not outcome.build else str(len(build.packages)),
+        size(build.size_bytes) if build.size_bytes is not None else "-",
         f"{outcome.seconds:.1f} s",
-        _first_import(fields),
+        _first_import(build),
     ]
 
 
-def _first_import(fields: Any) -> str:
-    levels = fields.get("verified", {}).get("seconds", {}).get("first_use", {})
+def _first_import(build: Build) -> str:
+    levels = build.seconds.first_use
     return " → ".join(f"{level} {duration(s)}" for level, s in first_use_pairs(levels)) or "-"
 
 

@@ -16,7 +16,7 @@ from builder.errors import SOMETHING_TO_DO, SelectionError, counted
 from builder.operations import compare
 from builder.project import Project
 from builder.registry import history
-from builder.registry.holds import hold_of
+from builder.registry.model import Build, Entry
 from builder.registry.references import find_build, split
 from builder.system.events import Reporter
 from builder.targets.measures import with_measures
@@ -50,88 +50,84 @@ def show(
         from builder.operations.sbom import bill_of_materials
 
         return Result(data=[Document(bill_of_materials(shown))])
-    fields = with_measures(shown.ref, shown.fields)
+    measured = with_measures(shown.ref, shown.build)
     return Result(
         json={
             "name": shown.name,
             "target": shown.target,
             "ref": shown.ref,
-            **fields,
-            "channels": entry.get("channels", {}),
-            "holds": entry.get("holds", {}),
-            "builds": sorted(entry.get("builds", {})),
-            "history": entry.get("history", []),
+            **measured.to_json(),
+            "channels": entry.channels,
+            "holds": {channel: hold.to_json() for channel, hold in entry.holds.items()},
+            "builds": sorted(entry.builds),
+            "history": [event.to_json() for event in entry.history],
         },
-        data=[*_build_lines(shown, fields, entry), *_builds(entry), *_history(entry)],
+        data=[*_build_lines(shown, measured, entry), *_builds(entry), *_history(entry)],
     )
 
 
-def _build_lines(
-    build: registry.Record, fields: dict[str, Any], entry: dict[str, Any]
-) -> Iterator[str]:
-    channels = [key for key, ref in sorted(entry.get("channels", {}).items()) if ref == build.ref]
+def _build_lines(record: registry.Record, build: Build, entry: Entry) -> Iterator[str]:
+    channels = [key for key, ref in sorted(entry.channels.items()) if ref == record.ref]
     suffix = f", channel {' and '.join(channels)}" if channels else ""
-    yield f"{build.name} on {build.target}{suffix}: {build.ref}"
-    if "revoked" in build.fields:
-        revocation = registry.revocation(build.fields)
-        yield revocation.replace("r", "R", 1) if build.revoked else f"To be {revocation}"
+    yield f"{record.name} on {record.target}{suffix}: {record.ref}"
+    if build.revoked is not None:
+        revocation = build.revocation
+        yield revocation.replace("r", "R", 1) if build.is_revoked else f"To be {revocation}"
     for channel in channels:
-        if hold := hold_of(entry, channel):
+        if hold := entry.holds.get(channel):
             yield f"Channel {channel} is {hold}"
-    yield from _lines({k: v for k, v in fields.items() if k not in _REST}, "  ")
-    if others := build.fields.get("other_packages"):
+    yield from _lines({k: v for k, v in build.to_json().items() if k not in _REST}, "  ")
+    if others := build.other_packages:
         source = (
             "the kernel and what shows results"
-            if build.is_local
+            if record.is_local
             else "the base image and code service"
         )
         packages = ", ".join(f"{package} {version}" for package, version in others.items())
         yield f"  of {source}: {packages}"
-    if steps := build.fields.get("steps"):
+    if steps := build.steps:
         yield f"  steps on E2B: {len(steps)}"
 
 
-def _builds(entry: dict[str, Any]) -> Iterator[Line]:
-    channels = entry.get("channels", {})
+def _builds(entry: Entry) -> Iterator[Line]:
     rows = []
     for ref in history.newest_first(entry):
-        fields = entry["builds"][ref]
-        pointing = " ".join(key for key, to in sorted(channels.items()) if to == ref)
-        rows.append([str(fields.get("built_at", "-")), _state(fields), pointing or "-", ref])
+        build = entry.builds[ref]
+        pointing = " ".join(key for key, to in sorted(entry.channels.items()) if to == ref)
+        rows.append([build.built_at or "-", _state(build), pointing or "-", ref])
     yield "builds, newest first:"
     yield Table(headings=["built at", "state", "channels", "ref"], rows=rows)
 
 
-def _history(entry: dict[str, Any]) -> Iterator[Line]:
-    if not entry.get("history"):
+def _history(entry: Entry) -> Iterator[Line]:
+    if not entry.history:
         return
     yield "history, newest first:"
     yield Table(
         headings=["at", "by", "action", "channel", "from", "to", "reason"],
         rows=[
             [
-                *(str(event.get(key) or "-") for key in ("at", "by", "action", "channel")),
-                _short(event.get("from")),
-                _short(event.get("to") or event.get("build")),
-                str(event.get("reason") or "-"),
+                *(text or "-" for text in (event.at, event.by, event.action, event.channel)),
+                _short(event.before),
+                _short(event.to or event.build),
+                event.reason or "-",
             ]
-            for event in entry["history"][::-1]
+            for event in entry.history[::-1]
         ],
     )
 
 
-def _state(fields: dict[str, Any]) -> str:
-    at = registry.revoked_as_of(fields)
+def _state(build: Build) -> str:
+    at = build.revoked_since
     as_of = f"revoked as of {at}" if at else "revoked"
-    if registry.revoked_because(fields):
+    if build.is_revoked:
         return as_of
-    origin = str(fields.get("origin", "built"))
-    return f"{origin}, to be {as_of}" if "revoked" in fields else origin
+    return build.origin if build.revoked is None else f"{build.origin}, to be {as_of}"
 
 
-def _short(ref: Any) -> str:
+def _short(ref: str | None) -> str:
     """A ref as far as it takes to tell it from others; commands take it like that, too."""
-    head, mark, digest = str(ref or "-").partition("@sha256-")
+    head, mark, digest = (ref or "-").partition("@sha256-")
     return f"{head}{mark}{digest[:12]}"
 
 
@@ -190,7 +186,7 @@ def diff(
             called = template_called(asked, recorded.templates, project)
             name, wanted = split(called, recorded)
             build = find_build(recorded, name, wanted, target=target)
-            sides.append(compare.side_of_build(build, with_measures(build.ref, build.fields)))
+            sides.append(compare.side_of_build(build, with_measures(build.ref, build.build)))
     labels = [side.label for side in sides]
     differences = compare.compare(*sides)
     table = Table(

@@ -19,7 +19,7 @@ from builder.errors import (
 )
 from builder.project import Project
 from builder.registry import history
-from builder.registry.holds import Hold, hold_of
+from builder.registry.model import Build, Entry, Hold
 from builder.system import logs as log_files
 
 __all__ = ["list_command", "logs", "resolve"]
@@ -40,7 +40,7 @@ def resolve(
     try:
         build = registry.lookup(name, target=target, channel=channel, path=path)
     except UnknownTemplateError:
-        called = template_called(name, registry.load(path).templates, project)
+        called = template_called(name, registry.load(path).names, project)
         if called == name:
             raise
         build = registry.lookup(called, target=target, channel=channel, path=path)
@@ -81,23 +81,22 @@ def list_command(names: Names = None, *, project: ProjectFolder = None) -> Resul
     )
 
 
-def _rows(name: str, target: str, entry: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _rows(name: str, target: str, entry: Entry) -> Iterator[dict[str, Any]]:
     # Builds that no channel points at, the newest of them, are there all the same.
     unpointed = [(None, ref) for ref in history.newest_first(entry)[:1]]
-    for channel, ref in sorted(entry.get("channels", {}).items()) or unpointed:
-        fields = entry.get("builds", {}).get(ref, {})
-        hold = hold_of(entry, channel) if channel else None
+    for channel, ref in sorted(entry.channels.items()) or unpointed:
+        build, hold = entry.builds.get(ref), entry.holds.get(channel) if channel else None
         yield {
             "name": name,
             "target": target,
             "channel": channel,
             "ref": ref,
-            "origin": fields.get("origin", "-"),
-            "built_at": fields.get("built_at"),
-            "state": _where(ref, fields),
-            "held": hold.to_json() if hold else None,
-            "revoked": fields.get("revoked"),
-            "revoked_as_of": registry.revoked_as_of(fields),
+            "origin": build.origin if build else "-",
+            "built_at": build and build.built_at,
+            "state": _where(ref, build),
+            "held": hold.described() if hold else None,
+            "revoked": build and build.revoked,
+            "revoked_as_of": build and build.revoked_since,
         }
 
 
@@ -110,8 +109,8 @@ def _state_cell(row: dict[str, Any]) -> str:
     return f"{state}; {Hold(**row['held'])}" if row["held"] else state
 
 
-def _where(ref: str, fields: dict[str, Any]) -> str:
-    if registry.revoked_because(fields):
+def _where(ref: str, build: Build | None) -> str:
+    if build and build.is_revoked:
         return "revoked"
     if not registry.is_local(ref):
         return "recorded"

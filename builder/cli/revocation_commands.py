@@ -160,7 +160,7 @@ def _channels_on(project: Project, rows: Sequence[dict[str, Any]]) -> list[dict[
     return [
         {"name": row["name"], "target": row["target"], "channel": channel, "ref": ref}
         for row in rows
-        for channel, ref in templates[row["name"]][row["target"]].get("channels", {}).items()
+        for channel, ref in templates[row["name"]][row["target"]].channels.items()
         if ref == row["ref"]
     ]
 

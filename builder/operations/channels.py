@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from builder import record, registry
@@ -19,7 +19,7 @@ from builder.errors import (
 )
 from builder.project import Project, TargetSettings, target_called
 from builder.registry import history
-from builder.registry.holds import Hold, hold_of
+from builder.registry.model import Build, Hold
 from builder.registry.references import find_build, newest_usable
 from builder.system import provenance
 from builder.system.events import Reporter
@@ -100,9 +100,9 @@ def rollback(
     found = read_registry(project)
     target = found.target_of(name, target)
     entry = found.entry(name, target)
-    present = entry.get("channels", {}).get(channel)
+    present = entry.channels.get(channel)
     earlier = [ref for ref in history.timeline(entry, channel)[:-1][::-1] if ref != present]
-    builds = entry.get("builds", {})
+    builds = entry.builds
     if wanted is not None:
         chosen = find_build(found, name, wanted, target=target)
         if chosen.ref not in earlier:
@@ -115,7 +115,7 @@ def rollback(
     passed: list[str] = []
     usable: list[str] = []
     for ref in earlier:
-        if ref not in builds or registry.revoked_because(builds[ref]):
+        if ref not in builds or builds[ref].is_revoked:
             passed.append(ref)
         elif ref not in usable:
             usable.append(ref)
@@ -131,7 +131,9 @@ def rollback(
             hint=f"`template-builder show {name} --target {target}` tells its history; `promote`"
             " takes any build",
         )
-    chosen = registry.Record(name=name, target=target, ref=usable[-1], fields=builds[usable[-1]])
+    chosen = registry.Record(
+        name=name, target=target, ref=usable[-1], fields=builds[usable[-1]].to_json()
+    )
     return _move(
         project,
         chosen,
@@ -151,12 +153,11 @@ def unhold(
     found = read_registry(project)
     target = found.target_of(name, target)
     entry = found.entry(name, target)
-    channels = entry.get("channels", {})
     # A merge may leave a hold on a channel that one side has removed.
-    if channel not in channels and not hold_of(entry, channel):
+    if channel not in entry.channels and channel not in entry.holds:
         raise UnknownChannelError(
             f"template `{name}` has no channel `{channel}` on target `{target}`",
-            hint=did_you_mean(channel, channels),
+            hint=did_you_mean(channel, entry.channels),
         )
     hold = record.unhold(
         project.registry,
@@ -200,15 +201,13 @@ def adopt(
             f"target `{target}` is this machine: what it has was built here",
             hint=f"`template-builder build {name} --target {target}` records it",
         )
-    before = read_registry(project).templates.get(name, {}).get(target, {}).get("channels", {})
+    before = read_registry(project).contents.entry(name, target).channels
     template_id, _, build_id = ref.partition(":")
-    fields: dict[str, Any] = {"template_id": template_id, "origin": "adopted"}
-    if build_id:
-        fields["build_id"] = build_id
+    build = Build(template_id=template_id, origin="adopted", build_id=build_id or None)
     note = None
     if unchecked:
         note = f"not checked: whether {target} has it is not known"
-        fields["note"] = "not checked against the cloud when it was adopted"
+        build = replace(build, note="not checked against the cloud when it was adopted")
     else:
         try:
             adapter = connect(settings, project, report=report)
@@ -218,8 +217,8 @@ def adopt(
                 hint=f"set `{settings.api_key_env}`, or record it as it is with --unchecked",
             ) from error
         assert adapter.inventory  # an account has one
-        fields |= adapter.inventory.examine(ref)
-        fields["checked_at"] = history.now()
+        found_id = adapter.inventory.examine(ref)
+        build = replace(build, template_id=found_id, checked_at=history.now())
         if not build_id:
             note = f"a bare ID follows the tag `default` there; {ref}:BUILD_ID pins one build"
     record.adopt(
@@ -227,7 +226,7 @@ def adopt(
         name=name,
         target=target,
         ref=ref,
-        fields=fields,
+        build=build,
         channel=channel,
         by=provenance.actor(project.root),
         reason=reason,
@@ -278,6 +277,5 @@ def _move(
 
 
 def _to_come(chosen: registry.Record) -> str | None:
-    if "revoked" not in chosen.fields:
-        return None
-    return f"this build is to be {registry.revocation(chosen.fields)}"
+    build = chosen.build
+    return None if build.revoked is None else f"this build is to be {build.revocation}"

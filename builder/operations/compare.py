@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from builder.flatten import Program
 from builder.plan import step_keys_of
 from builder.record import contents_of
 from builder.registry import Record
+from builder.registry.model import Build
 from builder.render import Rendered
 
 __all__ = ["Difference", "Side", "compare", "side_of_build", "side_of_spec"]
@@ -17,13 +17,13 @@ __all__ = ["Difference", "Side", "compare", "side_of_build", "side_of_spec"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One of the two: `label` is its name for people, `fields` what a record of it holds.
+    """One of the two: `label` is its name for people, `build` what a record of it holds.
 
     Of a spec nothing was measured, and its packages are those of its lock.
     """
 
     label: str
-    fields: Mapping[str, Any]
+    build: Build
     built: bool
 
 
@@ -42,16 +42,16 @@ class Difference:
         return {"kind": self.kind, "what": self.what, "old": self.old, "new": self.new}
 
 
-def side_of_build(found: Record, fields: Mapping[str, Any] | None = None) -> Side:
-    """A recorded build; `fields` are its record with more than that holds."""
-    return Side(label=found.ref, fields=found.fields if fields is None else fields, built=True)
+def side_of_build(record: Record, build: Build | None = None) -> Side:
+    """A recorded build; `build` is the same with more than its record holds."""
+    return Side(label=record.ref, build=build or record.build, built=True)
 
 
 def side_of_spec(rendered: Rendered, program: Program | None) -> Side:
     """The spec and lock as they are now; `program` is its steps on E2B."""
-    steps = list(step_keys_of(rendered, program)) if program else []
-    fields = contents_of(rendered) | {"steps": steps}
-    return Side(label=f"the spec of {rendered.variant.name}", fields=fields, built=False)
+    steps = step_keys_of(rendered, program) if program else ()
+    build = replace(contents_of(rendered), steps=steps)
+    return Side(label=f"the spec of {rendered.variant.name}", build=build, built=False)
 
 
 def compare(old: Side, new: Side) -> list[Difference]:
@@ -72,28 +72,26 @@ def _changes(
 
 
 def _base(side: Side, _other: Side) -> dict[str, str]:
-    base = side.fields.get("base_image")
-    return {"base image": str(base)} if base else {}
+    return {"base image": side.build.base_image} if side.build.base_image else {}
 
 
 def _packages(side: Side, other: Side) -> Mapping[str, str]:
     if not (side.built and other.built):  # a lock holds nothing of what else is in a sandbox
-        locked: Mapping[str, str] = side.fields.get("inputs", {}).get("packages", {})
-        return locked
-    return {**side.fields.get("other_packages", {}), **side.fields.get("packages", {})}
+        return side.build.inputs.get("packages", {})
+    return {**side.build.other_packages, **side.build.packages}
 
 
-def _env(side: Side, _other: Side) -> dict[str, str]:
-    return {key: str(value) for key, value in side.fields.get("env", {}).items()}
+def _env(side: Side, _other: Side) -> Mapping[str, str]:
+    return side.build.env
 
 
 def _spec(side: Side, _other: Side) -> dict[str, str]:
-    spec = side.fields.get("inputs", {}).get("spec", {})
+    spec = side.build.inputs.get("spec", {})
     return {key: value for key, value in spec.items() if not key.startswith("env.")}
 
 
 def _steps(side: Side, other: Side) -> dict[str, str]:
-    mine, theirs = side.fields.get("steps", []), other.fields.get("steps", [])
+    mine, theirs = side.build.steps, other.build.steps
     if not mine or not theirs or mine == theirs:
         return {}
     same = 0
@@ -103,7 +101,7 @@ def _steps(side: Side, other: Side) -> dict[str, str]:
 
 
 def _files(side: Side, _other: Side) -> dict[str, str]:
-    files = side.fields.get("inputs", {}).get("files", {})
+    files = side.build.inputs.get("files", {})
     return {path: f"sha256:{digest[:12]}" for path, digest in files.items()}
 
 
@@ -111,13 +109,16 @@ def _measures(side: Side, other: Side) -> dict[str, str]:
     if not (side.built and other.built):
         return {}
     found = {}
-    if size := side.fields.get("size_bytes"):
+    if size := side.build.size_bytes:
         found["size"] = f"{size / 2**20:.1f} MiB"
-    seconds = side.fields.get("verified", {}).get("seconds", {})
-    for key in ("build", "sandbox", "warm_sandbox"):
-        if isinstance(seconds.get(key), int | float):
-            found[f"seconds: {key.replace('_', ' ')}"] = f"{seconds[key]:.3f}"
-    for level, imports in seconds.get("first_use", {}).items():
+    seconds = side.build.seconds
+    times = {
+        "build": seconds.build,
+        "sandbox": seconds.sandbox,
+        "warm sandbox": seconds.warm_sandbox,
+    }
+    found |= {f"seconds: {key}": f"{time:.3f}" for key, time in times.items() if time is not None}
+    for level, imports in seconds.first_use.items():
         found[f"first use, {level}"] = f"{sum(imports.values()) * 1000:.1f} ms"
     return found
 

@@ -57,7 +57,7 @@ def find_waste(
         if any(_is_within(location, folder) for folder in forget):
             return {}
         try:
-            return _digests(registry.load(location).checked(), keep)
+            return _digests(registry.load(location), keep)
         except TemplateError:
             return None
 
@@ -105,9 +105,9 @@ def _is_within(location: str, folder: str) -> bool:
 def _digests(found: registry.Registry, keep: Keep) -> dict[str, str]:
     """Digest → why it is needed."""
     return {
-        entry["builds"][ref]["digest"]: why
+        digest: why
         for targets in found.templates.values()
         for entry in targets.values()
         for ref, why in needed(entry, keep).items()
-        if "digest" in entry["builds"][ref]
+        if (digest := entry.builds[ref].digest) is not None
     }

@@ -7,10 +7,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from builder import plan, registry, render
+from builder import plan, render
 from builder.errors import counted
 from builder.registry import history
-from builder.registry.holds import Hold, hold_of
+from builder.registry.model import Build, Entry, Hold
 from builder.workflow import Context, Prepared
 
 __all__ = ["Outdated", "outdated"]
@@ -37,7 +37,7 @@ class Outdated:
             "ref": self.ref,
             "age_days": None if self.age_days is None else round(self.age_days, 2),
             "outdated": bool(self.reasons),
-            "held": self.held.to_json() if self.held else None,
+            "held": self.held.described() if self.held else None,
             "reasons": [reason.to_json() for reason in self.reasons],
         }
 
@@ -53,14 +53,14 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
     for rendered in sorted(prepared.rendered, key=lambda one: one.variant.name):
         name = rendered.variant.name
         targets = templates.get(name, {})
-        entry = targets.get(target, {})
-        ref = entry.get("channels", {}).get(channel)
-        fields = entry.get("builds", {}).get(ref, {}) if ref else {}
-        age, held = _age_days(fields, context.clock()), hold_of(entry, channel)
+        entry = targets.get(target) or Entry()
+        current = entry.channel(channel)
+        ref, held, build = current.ref, current.hold, current.build or Build()
+        age = _age_days(build, context.clock())
         if ref is None:
             reasons: Sequence[plan.Reason] = [_missing(name, targets, target, channel)]
         else:
-            reasons = _reasons(rendered, fields)
+            reasons = _reasons(rendered, build)
         if age is not None and age > max_age_days:
             text = f"{counted(age, 'day')} old, and what the target adds to a build is as old"
             reasons = [*reasons, plan.Reason(kind="state", what=text)]
@@ -79,22 +79,21 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
     return findings
 
 
-def _recorded(rendered: render.Rendered, entry: dict[str, Any]) -> bool:
+def _recorded(rendered: render.Rendered, entry: Entry) -> bool:
     """Whether a build of this very spec and lock is recorded, and may be used."""
     return any(
-        fields.get("digest") == rendered.digest and not registry.revoked_because(fields)
-        for fields in entry.get("builds", {}).values()
+        build.digest == rendered.digest and not build.is_revoked for build in entry.builds.values()
     )
 
 
-def _missing(name: str, targets: Mapping[str, Any], target: str, channel: str) -> plan.Reason:
+def _missing(name: str, targets: Mapping[str, Entry], target: str, channel: str) -> plan.Reason:
     """Why there is no build to compare with."""
-    built = sorted(name for name, entry in targets.items() if entry.get("builds"))
+    built = sorted(name for name, entry in targets.items() if entry.builds)
     if target in built:
         text = f"never on channel {channel}"
         entry = targets[target]
         newest = history.newest_first(entry)[0]
-        if not entry.get("channels") and (why := history.overtaken_because(entry, newest)):
+        if not entry.channels and (why := history.overtaken_because(entry, newest)):
             text += (
                 f": {why}; `template-builder registry rebuild {name} --target {target}` records"
                 " that one"
@@ -106,21 +105,21 @@ def _missing(name: str, targets: Mapping[str, Any], target: str, channel: str) -
     return plan.Reason(kind="state", what=text)
 
 
-def _reasons(rendered: render.Rendered, fields: dict[str, Any]) -> Sequence[plan.Reason]:
+def _reasons(rendered: render.Rendered, build: Build) -> Sequence[plan.Reason]:
     reasons: list[plan.Reason] = []
-    if registry.revoked_because(fields):
-        text = f"the build is {registry.revocation(fields)}"
+    if build.is_revoked:
+        text = f"the build is {build.revocation}"
         reasons.append(plan.Reason(kind="state", what=text))
-    if fields.get("origin") == "adopted":
+    if build.is_adopted:
         return [*reasons, plan.Reason(kind="state", what="adopted, not built from this spec")]
-    if fields.get("digest") != rendered.digest:
-        reasons += plan.differences(fields, plan.inputs_of(rendered))
+    if build.digest != rendered.digest:
+        reasons += plan.differences(build, plan.inputs_of(rendered))
     return reasons
 
 
-def _age_days(fields: dict[str, Any], now: dt.datetime) -> float | None:
+def _age_days(build: Build, now: dt.datetime) -> float | None:
     try:
-        built = dt.datetime.fromisoformat(fields["built_at"])
+        built = dt.datetime.fromisoformat(build.built_at or "")
         return (now - built).total_seconds() / 86400
-    except (KeyError, ValueError, TypeError):
+    except (ValueError, TypeError):
         return None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import os
+from dataclasses import replace
 from typing import Any
 
 from builder import record, registry, render, verify
 from builder.errors import BuildError, RegistryError
 from builder.registry import history
+from builder.registry.model import Build, Verified, explicit
 from builder.system import provenance
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
@@ -42,19 +44,17 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
             )
         for one in target.inventory.tagged(name):
             entry = context.entry(name)
-            channels = entry.get("channels", {})
-            builds = entry.get("builds", {})
-            missing = [channel for channel in one.channels if channels.get(channel) not in builds]
-            if not one.channels or (one.ref in builds and not missing):
+            missing = [channel for channel in one.channels if not entry.channel(channel).build]
+            if not one.channels or (one.ref in entry.builds and not missing):
                 continue
             with target.claimed(name):
-                fields = _fields(context, rendered.get(name), name, one)
+                build = _build(context, rendered.get(name), name, one)
             record.put_back(
                 project.registry,
                 name=name,
                 target=target.name,
                 ref=one.ref,
-                fields=fields,
+                build=build,
                 channels=missing,
                 by=provenance.actor(project.root),
             )
@@ -73,9 +73,7 @@ def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:
     report(Event(kind="warning", text=f"{error.message}; it was moved to {aside}"))
 
 
-def _fields(
-    context: Context, known: render.Rendered | None, name: str, one: Tagged
-) -> dict[str, Any]:
+def _build(context: Context, known: render.Rendered | None, name: str, one: Tagged) -> Build:
     opener, report = context.connected(), context.report
     with Log(context.project.state / "logs" / name, target=opener.name, kind="rebuild") as log:
         log.line(f"putting back {one.ref}")
@@ -93,20 +91,21 @@ def _fields(
                 warnings=(_NOTE,),
             )
             verified = verify.verify(built, known, opener, report=report, log=log)
-            return record.fields_of(verified, known, {})
+            return record.build_of(verified, known, {})
         report(Event(kind="step", variant=name, text=f"asking a sandbox of {one.ref}"))
         sandbox = opener.open(Opening(ref=one.ref, name=name))
         with contextlib.closing(sandbox):
             packages = inventory(sandbox)
-    fields: dict[str, Any] = {
-        "template_id": one.template_id,
-        "build_id": one.build_id,
-        "origin": "built",
-        "packages": packages,
-        "verified": {"checks": ["a sandbox opens and lists its packages"]},
-        "warnings": [_NOTE, "the spec that it was built from is not known"],
-    }
-    return fields | ({"digest": one.digest} if one.digest else {})
+    build = explicit(
+        Build,
+        template_id=one.template_id,
+        build_id=one.build_id,
+        origin="built",
+        packages=packages,
+        verified=Verified(checks=("a sandbox opens and lists its packages",)),
+        warnings=(_NOTE, "the spec that it was built from is not known"),
+    )
+    return replace(build, digest=one.digest)
 
 
 _NOTE = "put back from what the target has; when it was built is not known"

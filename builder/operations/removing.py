@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,12 +52,12 @@ def removal_of(
     """
     recorded = read_registry(project)
     if wanted is not None:
-        build = find_build(recorded, name, wanted, target=target)
-        target, builds = build.target, (build.ref,)
+        found = find_build(recorded, name, wanted, target=target)
+        target, refs = found.target, [found.ref]
     else:
         target = recorded.target_of(name, target)
-        builds = () if channels else tuple(sorted(recorded.entry(name, target).get("builds", {})))
-    entry = recorded.entry(name, target)
+        refs = [] if channels else sorted(recorded.entry(name, target).builds)
+    entry, builds = recorded.entry(name, target), tuple(refs)
     record.check_removable(entry, name, target, builds, channels)
     return Removal(name=name, target=target, builds=builds, channels=tuple(dict.fromkeys(channels)))
 
@@ -71,13 +71,13 @@ def remove(
     """
     name = removal.name
     entry = read_registry(project).entry(name, removal.target)
-    records, pointing = entry.get("builds", {}), entry.get("channels", {})
     # What was adopted is somebody else's, tags and all.
-    builds = [fields for fields in map(records.get, removal.builds) if _is_built(fields)]
+    records = map(entry.builds.get, removal.builds)
+    builds = [build for build in records if build and build.origin == "built"]
     channels = {
-        channel: records[pointing[channel]]
+        channel: build
         for channel in removal.channels
-        if _is_built(records.get(pointing.get(channel)))
+        if (build := entry.channel(channel).build) and build.origin == "built"
     }
     inventory, note = None, None
     with contextlib.ExitStack() as stack:
@@ -106,10 +106,6 @@ def remove(
             except TemplateError as error:
                 note = _left(removal, error)
     return note
-
-
-def _is_built(fields: Mapping[str, Any] | None) -> bool:
-    return fields is not None and fields.get("origin", "built") == "built"
 
 
 def _left(removal: Removal, error: TemplateError) -> str:

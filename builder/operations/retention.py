@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
-from builder.registry import history, revoked_because
+from builder.registry import history
+from builder.registry.model import Entry
 
 __all__ = ["Keep", "needed"]
 
@@ -20,24 +19,24 @@ class Keep:
     steps: int
 
 
-def needed(entry: Mapping[str, Any], keep: Keep) -> dict[str, str]:
+def needed(entry: Entry, keep: Keep) -> dict[str, str]:
     """Ref → why it is needed, for the builds of one template on one target that are.
 
     What a channel points at, what it can be rolled back to, the newest ones, and the newest that
     may be used: so the last good build is always among them.
     """
-    builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
+    builds = entry.builds
     found: dict[str, str] = {}
-    for channel, ref in sorted(entry.get("channels", {}).items()):
+    for channel, ref in sorted(entry.channels.items()):
         found.setdefault(ref, f"channel {channel} points at it")
         earlier = [r for r in history.timeline(entry, channel)[:-1][::-1] if r in builds]
-        usable = [r for r in dict.fromkeys(earlier) if not revoked_because(builds[r])]
+        usable = [r for r in dict.fromkeys(earlier) if not builds[r].is_revoked]
         for step, back in enumerate(usable[: keep.steps], 1):
             found.setdefault(back, f"{step} back from channel {channel}")
     by_age = history.newest_first(entry)
     for ref in by_age[: keep.newest]:
         found.setdefault(ref, f"among the newest {keep.newest}")
-    good = [r for r in by_age if not revoked_because(builds[r])]
+    good = [r for r in by_age if not builds[r].is_revoked]
     for ref in good[:1]:
         found.setdefault(ref, "the last good build")
     return {ref: why for ref, why in found.items() if ref in builds}

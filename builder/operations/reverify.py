@@ -10,7 +10,7 @@ from builder.errors import TemplateError, VerifyError
 from builder.system import processes
 from builder.system.events import discard
 from builder.system.logs import Log
-from builder.targets.measures import measures_of
+from builder.targets.measures import with_measures
 from builder.targets.protocol import Built
 from builder.workflow import RENDER, BuildRequest, Context, prepare
 
@@ -48,7 +48,7 @@ def reverify(found: registry.Record, context: Context) -> Reverified:
     left_out = recalled.left_out
     if left_out and (rendered := _rendered(context, found)):
         promises, left_out = rendered, ()
-    seconds = measures_of(found.ref, found.fields).get("seconds", {})
+    build = with_measures(found.ref, found.build)
     built = Built(
         name=found.name,
         target=found.target,
@@ -56,10 +56,10 @@ def reverify(found: registry.Record, context: Context) -> Reverified:
         template_id=found.template_id,
         build_id=found.build_id or "",
         digest=found.digest or "",
-        seconds=seconds.get("build", 0.0),
+        seconds=build.seconds.build or 0.0,
         reused=True,
-        size=found.fields.get("size_bytes"),
-        cold=seconds.get("first_use", {}).get("cold", {}),
+        size=build.size_bytes,
+        cold=build.seconds.first_use.get("cold", {}),
     )
     with (
         Log(context.project.state / "logs" / found.name, target=found.target, kind="verify") as log,

@@ -9,12 +9,11 @@ from __future__ import annotations
 import datetime as dt
 import json
 import uuid
-from collections.abc import Mapping
-from typing import Any
 
 from builder import __version__
 from builder.errors import UnknownBuildError
 from builder.registry import Record
+from builder.registry.model import Build
 from builder.system.extras import needs
 
 with needs("sbom"):
@@ -33,8 +32,7 @@ def bill_of_materials(found: Record) -> str:
 
     Raises `UnknownBuildError` for a template that was adopted, of which nobody knows what is in it.
     """
-    fields = found.fields
-    if "packages" not in fields:
+    if "packages" not in found.fields:
         raise UnknownBuildError(
             f"what is in `{found.ref}` is not known: it was {found.origin}, and no sandbox of it"
             " was ever asked",
@@ -42,9 +40,10 @@ def bill_of_materials(found: Record) -> str:
             " it is known",
         )
     # Half a surrogate pair is no text that CycloneDX or a package URL could hold.
-    fields = json.loads(json.dumps(fields, ensure_ascii=False).encode("utf-8", "replace"))
-    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{found.ref} {fields.get('built_at')}"))
-    bom.metadata.timestamp = _moment(str(fields.get("built_at", "")))
+    text = json.dumps(dict(found.fields), ensure_ascii=False).encode("utf-8", "replace")
+    build = Build.from_json(json.loads(text))
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{found.ref} {build.built_at}"))
+    bom.metadata.timestamp = _moment(build.built_at or "")
     bom.metadata.tools.components.add(Component(name="template-builder", version=__version__))
     template = Component(
         name=found.name,
@@ -53,12 +52,12 @@ def bill_of_materials(found: Record) -> str:
         bom_ref=found.ref,
         properties=[
             Property(name=f"template-builder:{key}", value=str(value))
-            for key, value in _facts(found, fields).items()
+            for key, value in _facts(found, build).items()
         ],
     )
     bom.metadata.component = template
-    parts = [_base(str(fields.get("base_image", "")))]
-    for scope in ("packages", "other_packages"):
+    parts = [_base(build.base_image or "")]
+    for scope, packages in ((_LOCK, build.packages), (_BASE, build.other_packages)):
         parts += [
             Component(
                 name=name,
@@ -66,9 +65,9 @@ def bill_of_materials(found: Record) -> str:
                 type=ComponentType.LIBRARY,
                 bom_ref=f"pypi:{name}@{version}",
                 purl=PackageURL("pypi", name=name, version=version),
-                properties=[Property(name="template-builder:from", value=_FROM[scope])],
+                properties=[Property(name="template-builder:from", value=scope)],
             )
-            for name, version in sorted(fields.get(scope, {}).items())
+            for name, version in sorted(packages.items())
         ]
     bom.components.update(parts)
     bom.register_dependency(template, parts)
@@ -76,11 +75,11 @@ def bill_of_materials(found: Record) -> str:
     return outputter.output_as_string(indent=2)
 
 
-_FROM = {"packages": "lock", "other_packages": "base image or code service"}
+_LOCK, _BASE = "lock", "base image or code service"
 
 
-def _facts(found: Record, fields: Mapping[str, Any]) -> dict[str, object]:
-    provenance = fields.get("provenance", {})
+def _facts(found: Record, build: Build) -> dict[str, object]:
+    provenance = build.provenance.to_json() if build.provenance else {}
     facts = {"target": found.target, "ref": found.ref, "digest": found.digest, **provenance}
     return {key: value for key, value in facts.items() if value is not None}
 

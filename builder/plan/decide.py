@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
 
 from builder.errors import TemplateError
 from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import fetched_on, foretell, known_steps, program_of, step_keys_of
 from builder.plan.values import Action, Plan, PlannedVariant, Reason, Situation
-from builder.registry import DEFAULT_CHANNEL, revocation, revoked_because
+from builder.registry import DEFAULT_CHANNEL
 from builder.registry.history import overtaken
-from builder.registry.holds import Hold, hold_of
+from builder.registry.model import Build, Channel, Entry, Hold
 from builder.render import Rendered
 
 __all__ = ["make_plan"]
@@ -19,7 +18,7 @@ __all__ = ["make_plan"]
 
 def make_plan(
     variants: Mapping[str, Rendered | TemplateError],
-    templates: Mapping[str, Any],
+    templates: Mapping[str, Mapping[str, Entry]],
     situation: Situation,
     *,
     channel: str = DEFAULT_CHANNEL,
@@ -58,7 +57,7 @@ def make_plan(
 def _decide(
     name: str,
     found: Rendered | TemplateError,
-    templates: Mapping[str, Any],
+    templates: Mapping[str, Mapping[str, Entry]],
     situation: Situation,
     channel: str,
     *,
@@ -67,9 +66,9 @@ def _decide(
     release: bool,
     programs: bool,
 ) -> PlannedVariant:
-    entry: Mapping[str, Any] = templates.get(name, {}).get(situation.target, {})
-    ref = entry.get("channels", {}).get(channel)
-    held = hold_of(entry, channel)
+    entry = templates.get(name, {}).get(situation.target) or Entry()
+    now = entry.channel(channel)
+    ref, held = now.ref, now.hold
     if isinstance(found, TemplateError):
         why = (Reason(kind="state", what=found.message),)
         return PlannedVariant(
@@ -81,7 +80,7 @@ def _decide(
         since = fetched_on(found.lock.image.pinned, templates, situation.target)
         stale_base = found.lock.image.cached_by_name(since)
     option = "--force" if force else "--refresh-base" if refresh_base and stale_base else None
-    action, reasons, retag = _action(name, found, entry, situation, channel, option)
+    action, reasons, retag = _action(name, found, entry, now, situation, option)
     if held and not release:
         action, reasons, retag = _held(action, reasons, retag, ref, held, situation, name, channel)
     drift = situation.drift.get(name)
@@ -112,18 +111,16 @@ def _decide(
 def _action(
     name: str,
     found: Rendered,
-    entry: Mapping[str, Any],
+    entry: Entry,
+    channel: Channel,
     situation: Situation,
-    channel: str,
     force: str | None,
 ) -> tuple[Action, list[Reason], str | None]:
-    builds: Mapping[str, Mapping[str, Any]] = entry.get("builds", {})
-    ref = entry.get("channels", {}).get(channel)
-    current = builds.get(ref, {}) if ref else {}
-    unchanged = bool(ref) and current.get("digest") == found.digest
+    builds, ref, current = entry.builds, channel.ref, channel.build or Build()
+    unchanged = bool(ref) and current.digest == found.digest
     there = found.digest in situation.present
     drift = situation.drift.get(name)
-    if unchanged and there and not revoked_because(current) and name not in situation.blocked:
+    if unchanged and there and not current.is_revoked and name not in situation.blocked:
         if drift and drift.usable and not force:
             return "retag", [_state(drift.text)], ref
         return (
@@ -131,24 +128,24 @@ def _action(
             if force
             else ("skip", [_state("nothing changed")], None)
         )
-    reasons = _reasons(found, builds, channel, ref, current, situation, unchanged=unchanged)
+    reasons = _reasons(found, channel, current, situation, unbuilt=not builds, unchanged=unchanged)
     if name in situation.blocked:
         return "blocked", [_state(situation.blocked[name]), *reasons], None
     if situation.content_addressed:
-        for fields in builds.values():
-            if fields.get("digest") == found.digest and revoked_because(fields):
-                same = f"the build of this very spec and lock is {revocation(fields)}"
+        for build in builds.values():
+            if build.digest == found.digest and build.is_revoked:
+                same = f"the build of this very spec and lock is {build.revocation}"
                 hint = "change the spec, or `template-builder restore` it"
                 return "blocked", [_state(f"{same}; {hint}")], None
     if there and not force and (other := _made(name, found, builds, situation)):
-        if overtaken(entry, other, channel) and not revoked_because(current):
+        if overtaken(entry, other, channel.name) and not current.is_revoked:
             why = (
-                f"channel {channel} belongs to build {ref}, which was begun after {other}, that of"
-                f" this spec; `template-builder promote {name} {other} --channel {channel}"
-                f" --target {situation.target}` moves it all the same"
+                f"channel {channel.name} belongs to build {ref}, which was begun after {other},"
+                f" that of this spec; `template-builder promote {name} {other}"
+                f" --channel {channel.name} --target {situation.target}` moves it all the same"
             )
             return "skip", [_state(why)], other
-        moved = Reason(kind="spec", what=f"channel {channel}", old=ref, new=other)
+        moved = Reason(kind="spec", what=f"channel {channel.name}", old=ref, new=other)
         return "retag", [*reasons, moved], other
     return "build", reasons, None
 
@@ -156,14 +153,14 @@ def _action(
 def _made(
     name: str,
     found: Rendered,
-    builds: Mapping[str, Mapping[str, Any]],
+    builds: Mapping[str, Build],
     situation: Situation,
 ) -> str | None:
     """The recorded build of this very spec and lock, where it is there and may be used."""
     usable = situation.usable.get(name)
-    for ref, fields in builds.items():
-        there = usable is None or fields.get("build_id") in usable
-        if there and fields.get("digest") == found.digest and not revoked_because(fields):
+    for ref, build in builds.items():
+        there = usable is None or build.build_id in usable
+        if there and build.digest == found.digest and not build.is_revoked:
             return ref
     return None
 
@@ -191,21 +188,21 @@ def _held(
 
 def _reasons(
     found: Rendered,
-    builds: Mapping[str, Mapping[str, Any]],
-    channel: str,
-    ref: str | None,
-    current: Mapping[str, Any],
+    channel: Channel,
+    current: Build,
     situation: Situation,
     *,
+    unbuilt: bool,
     unchanged: bool,
 ) -> list[Reason]:
     target, drift = situation.target, situation.drift.get(found.variant.name)
-    if ref is None:
-        return [_state(f"never on channel {channel}" if builds else f"never built on {target}")]
-    if current.get("origin") == "adopted":
+    if channel.ref is None:
+        never = f"never built on {target}" if unbuilt else f"never on channel {channel.name}"
+        return [_state(never)]
+    if current.is_adopted:
         return [_state("adopted, not built from this spec")]
-    if revoked_because(current):
-        return [_state(f"the build is {revocation(current)}")]
+    if current.is_revoked:
+        return [_state(f"the build is {current.revocation}")]
     if drift and not drift.usable:
         return [_state(drift.text), *([] if unchanged else differences(current, inputs_of(found)))]
     if unchanged:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 from builder.plan.values import Reason
+from builder.registry.model import Build
 from builder.render import Rendered
 
 __all__ = ["differences", "inputs_of"]
@@ -54,11 +55,9 @@ def _short_hash(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()[:12]
 
 
-def differences(
-    recorded: Mapping[str, Any], new: Mapping[str, Mapping[str, str]]
-) -> Iterable[Reason]:
-    """Why a build differs: from the record of one, and the inputs of another."""
-    old = recorded.get("inputs", {})
+def differences(recorded: Build, new: Mapping[str, Mapping[str, str]]) -> Iterable[Reason]:
+    """Why a build differs: from one that is recorded, and the inputs of another."""
+    old = recorded.inputs
     kinds: Sequence[tuple[Literal["spec", "base", "package"], str]] = (
         ("spec", "spec"),
         ("base", "base"),

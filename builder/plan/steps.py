@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
 
 from builder.flatten import Program, flatten
 from builder.plan.values import PlannedVariant
+from builder.registry.model import Build, Entry
 from builder.render import Rendered
 
 __all__ = ["common_steps", "fetched_on", "foretell", "known_steps", "program_of", "step_keys_of"]
@@ -24,26 +24,29 @@ def common_steps(one: Sequence[str], other: Sequence[str]) -> int:
     return count
 
 
-def known_steps(templates: Mapping[str, Any], target: str) -> Iterable[Sequence[str]]:
+def known_steps(
+    templates: Mapping[str, Mapping[str, Entry]], target: str
+) -> Iterable[Sequence[str]]:
     """The steps of every build that the registry knows of on `target`."""
+    return (build.steps for build in _builds_on(target, templates))
+
+
+def _builds_on(target: str, templates: Mapping[str, Mapping[str, Entry]]) -> Iterator[Build]:
     for targets in templates.values():
-        for fields in targets.get(target, {}).get("builds", {}).values():
-            steps = fields.get("steps", [])
-            if isinstance(steps, list):
-                yield steps
+        if entry := targets.get(target):
+            yield from entry.builds.values()
 
 
-def fetched_on(image: str, templates: Mapping[str, Any], target: str) -> str | None:
+def fetched_on(image: str, templates: Mapping[str, Mapping[str, Entry]], target: str) -> str | None:
     """The day on which a base image was last fetched for a build that the registry knows of."""
     builds = [
-        fields
-        for targets in templates.values()
-        for fields in targets.get(target, {}).get("builds", {}).values()
-        if fields.get("base_image") == image and isinstance(fields.get("built_at"), str)
+        (build.built_at, build.base_fetched)
+        for build in _builds_on(target, templates)
+        if build.base_image == image and build.built_at is not None
     ]
-    fetched = [fields["built_at"] for fields in builds if fields.get("base_fetched") is True]
+    fetched = [built_at for built_at, base_fetched in builds if base_fetched]
     # Earlier versions did not record it: the first build fetched it, if none before it did.
-    days = fetched or sorted(fields["built_at"] for fields in builds)[:1]
+    days = fetched or sorted(built_at for built_at, _ in builds)[:1]
     return max(days).partition("T")[0] if days else None
 
 

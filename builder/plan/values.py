@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from builder.flatten import Program
-from builder.registry.holds import Hold
+from builder.registry.model import Hold
 
 __all__ = ["Action", "Drift", "Plan", "PlannedVariant", "Reason", "Situation", "TargetState"]
 
@@ -129,7 +129,7 @@ class PlannedVariant:
             "reasons": [reason.to_json() for reason in self.reasons],
             "digest": self.digest,
             "ref": self.ref,
-            "held": self.held.to_json() if self.held else None,
+            "held": self.held.described() if self.held else None,
             "stages": list(self.stages),
             "not_provided": list(self.unsupported),
             "notes": list(self.notes),

@@ -15,7 +15,7 @@ from builder.record.channels import (
     repair,
     unhold,
 )
-from builder.record.fields import Recalled, contents_of, fields_of, recalled
+from builder.record.fields import Recalled, build_of, contents_of, recalled
 from builder.record.publishing import Publish, following
 from builder.record.removing import check_removable, remove
 from builder.record.revoking import Content, check_contents, restore, revoke
@@ -27,10 +27,10 @@ __all__ = [
     "Recalled",
     "Recorded",
     "adopt",
+    "build_of",
     "check_contents",
     "check_removable",
     "contents_of",
-    "fields_of",
     "following",
     "move",
     "put_back",

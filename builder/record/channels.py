@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from builder import registry
@@ -14,12 +14,12 @@ from builder.errors import (
     RevokedError,
     UnknownBuildError,
 )
-from builder.record.fields import fields_of
+from builder.record.fields import build_of
 from builder.record.publishing import Publish, update_published
-from builder.record.revoking import check_contents, marks_of, settle
+from builder.record.revoking import check_contents, marks_of, settled
 from builder.record.store import update
 from builder.registry import chain, history
-from builder.registry.holds import Hold, hold_of
+from builder.registry.model import Build, Contents, Entry, Event, Hold
 from builder.render import Rendered
 from builder.targets.protocol import OvertakenError
 from builder.verify import Verified
@@ -37,10 +37,10 @@ __all__ = [
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """A build's record, and the hold that has kept the channel from following to it, or the newer
-    build that has, in words."""
+    """A build as it was recorded, and the hold that has kept the channel from following to it, or
+    the newer build that has, in words."""
 
-    fields: dict[str, Any]
+    build: Build
     hold: Hold | None = None
     overtaken: str | None = None
 
@@ -67,25 +67,23 @@ def record(
     then the registry and the target are as they were.
     """
     built = verified.built
-    fields = fields_of(verified, rendered, source or {})
+    made = build_of(verified, rendered, source or {})
 
-    def change(data: dict[str, Any], publishing: Publish) -> Recorded:
-        check_contents(data, fields, built.name)
-        entry = data["templates"].setdefault(built.name, {}).setdefault(built.target, {})
-        builds = entry.setdefault("builds", {})
-        known = builds.get(built.ref, {})
-        again = known.get("digest") == built.digest and bool(known.get("verified"))
-        found = known if again else known | fields
-        builds[built.ref] = found
-        check_usable(built.name, built.ref, found)
-        settle(found, marks_of(data, fields))
+    def change(contents: Contents, publishing: Publish) -> Recorded:
+        check_contents(contents, made, built.name)
+        entry = contents.new_entry(built.name, built.target)
+        known = entry.builds.get(built.ref, Build())
+        again = known.digest == built.digest and known.is_verified
+        build = known if again else merged(known, made)
+        check_usable(built.name, built.ref, build)
+        build = entry.builds[built.ref] = settled(build, marks_of(contents, made))
         lifted = release and lift(entry, channel)
-        there = entry.get("channels", {}).get(channel) == built.ref
-        hold = None if there else hold_of(entry, channel)
+        there = entry.channels.get(channel) == built.ref
+        hold = None if there else entry.holds.get(channel)
         moved = None if hold else channel
         overtaken = None
         try:
-            publishing(fields, moved)
+            publishing(made, moved)
         except OvertakenError as error:
             moved, overtaken = None, str(error)
         if not again or lifted or (moved and not there):
@@ -98,18 +96,21 @@ def record(
                 to=built.ref,
                 reason=overtaken,
             )
-        return Recorded(fields=dict(found) if again else fields, hold=hold, overtaken=overtaken)
+        return Recorded(
+            build=entry.builds[built.ref] if again else made, hold=hold, overtaken=overtaken
+        )
 
     return update_published(location, change, publish)
 
 
-def lift(entry: dict[str, Any], channel: str) -> bool:
+def merged(known: Build, made: Build) -> Build:
+    """What is known of a build, with all that a later record of it says."""
+    return Build.from_json(known.to_json() | made.to_json())
+
+
+def lift(entry: Entry, channel: str) -> bool:
     """Lift the hold on a channel, if there is one."""
-    holds = entry.get("holds", {})
-    lifted = holds.pop(channel, None) is not None
-    if lifted and not holds:
-        del entry["holds"]
-    return lifted
+    return entry.holds.pop(channel, None) is not None
 
 
 def unhold(
@@ -126,12 +127,11 @@ def unhold(
     Raises what `update` raises.
     """
 
-    def change(data: dict[str, Any]) -> Hold | None:
-        entry = data["templates"].get(name, {}).get(target, {})
-        hold = hold_of(entry, channel)
+    def change(contents: Contents) -> Hold | None:
+        entry = contents.entry(name, target)
+        hold = entry.holds.pop(channel, None)
         if hold:
-            lift(entry, channel)
-            to = entry.get("channels", {}).get(channel)
+            to = entry.channels.get(channel)
             history.append(entry, action="unhold", by=by, channel=channel, to=to, reason=reason)
         return hold
 
@@ -160,20 +160,19 @@ def move(
     `update` raises.
     """
 
-    def change(data: dict[str, Any], publishing: Publish) -> str | None:
-        entry = data["templates"].get(name, {}).get(target, {})
-        fields = entry.get("builds", {}).get(ref)
-        if fields is None:
+    def change(contents: Contents, publishing: Publish) -> str | None:
+        entry = contents.entry(name, target)
+        build = entry.builds.get(ref)
+        if build is None:
             raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}` any more")
-        check_usable(name, ref, fields)
-        before: str | None = entry.get("channels", {}).get(channel)
+        check_usable(name, ref, build)
+        before = entry.channels.get(channel)
         if not release and before != ref:
             check_not_held(entry, name, channel)
-        publishing(fields, channel)
+        publishing(build, channel)
         lifted = release and lift(entry, channel)
         if action == "rollback":
-            hold = {"at": history.now(), "by": by} | ({"reason": reason} if reason else {})
-            entry.setdefault("holds", {})[channel] = hold
+            entry.holds[channel] = Hold(at=history.now(), by=by, reason=reason or None)
         if before != ref or lifted:
             history.append(
                 entry, action=action, by=by, build=ref, channel=channel, to=ref, reason=reason
@@ -183,9 +182,9 @@ def move(
     return update_published(location, change, publish)
 
 
-def check_not_held(entry: Mapping[str, Any], name: str, channel: str) -> None:
+def check_not_held(entry: Entry, name: str, channel: str) -> None:
     """Raises `BlockedError` when a channel is on hold."""
-    if hold := hold_of(entry, channel):
+    if hold := entry.holds.get(channel):
         raise BlockedError(
             f"channel `{channel}` of `{name}` is {hold}",
             hint=f"`template-builder promote` moves it, `template-builder unhold {name}` lets"
@@ -193,14 +192,14 @@ def check_not_held(entry: Mapping[str, Any], name: str, channel: str) -> None:
         )
 
 
-def check_usable(name: str, ref: str, fields: Mapping[str, Any]) -> None:
+def check_usable(name: str, ref: str, build: Build) -> None:
     """Raises `RevokedError`, or `UnknownBuildError` for a build that nobody has verified."""
-    if registry.revoked_because(fields):
+    if build.is_revoked:
         raise RevokedError(
-            f"build `{ref}` of `{name}` is {registry.revocation(fields)}",
+            f"build `{ref}` of `{name}` is {build.revocation}",
             hint=f"`template-builder restore {name} {ref}` puts it back, if it is good again",
         )
-    if fields.get("origin", "built") != "adopted" and not fields.get("verified"):
+    if not (build.is_adopted or build.is_verified):
         raise UnknownBuildError(
             f"build `{ref}` of `{name}` was never verified: no channel may point at it",
             hint=f"`template-builder build {name}` makes and verifies one",
@@ -213,7 +212,7 @@ def adopt(
     name: str,
     target: str,
     ref: str,
-    fields: Mapping[str, Any],
+    build: Build,
     channel: str,
     by: str,
     reason: str | None = None,
@@ -223,20 +222,21 @@ def adopt(
     Raises `RevokedError` when it was recorded before, and revoked, and what `update` raises.
     """
 
-    def change(data: dict[str, Any]) -> None:
-        entry = data["templates"].setdefault(name, {}).setdefault(target, {})
-        builds = entry.setdefault("builds", {})
-        known = builds.get(ref, {})
-        if known.get("origin", "adopted") != "adopted":
+    def change(contents: Contents) -> None:
+        entry = contents.new_entry(name, target)
+        known = entry.builds.get(ref)
+        if known and not known.is_adopted:
             raise RegistryError(
                 f"`{ref}` is a build of `{name}` that was made here",
                 hint=f"`template-builder promote {name} {ref}` points a channel at it",
             )
-        check_usable(name, ref, {**known, "origin": "adopted"})
-        if entry.get("channels", {}).get(channel) != ref:
+        adopted = replace(build, origin="adopted")
+        if known:
+            check_usable(name, ref, known)
+            adopted = merged(replace(known, note=None), adopted)
+        if entry.channels.get(channel) != ref:
             check_not_held(entry, name, channel)
-        rest = {key: value for key, value in known.items() if key != "note"}
-        builds[ref] = rest | dict(fields) | {"origin": "adopted"}
+        entry.builds[ref] = adopted
         history.append(
             entry, action="adopt", by=by, build=ref, channel=channel, to=ref, reason=reason
         )
@@ -250,7 +250,7 @@ def put_back(
     name: str,
     target: str,
     ref: str,
-    fields: Mapping[str, Any],
+    build: Build,
     channels: Sequence[str],
     by: str,
 ) -> None:
@@ -259,14 +259,12 @@ def put_back(
     What its history says was revoked is revoked still. Raises what `update` raises.
     """
 
-    def change(data: dict[str, Any]) -> None:
-        entry = data["templates"].setdefault(name, {}).setdefault(target, {})
-        builds = entry.setdefault("builds", {})
-        if ref not in builds:
-            builds[ref] = dict(fields)
-            if why := _revoked_by_history(entry, ref):
-                builds[ref]["revoked"] = why
-        settle(builds[ref], marks_of(data, builds[ref]))
+    def change(contents: Contents) -> None:
+        entry = contents.new_entry(name, target)
+        known = entry.builds.get(ref)
+        if known is None:
+            known = replace(build, revoked=_revoked_by_history(entry, ref) or build.revoked)
+        entry.builds[ref] = settled(known, marks_of(contents, known))
         reason = f"put back from {target}"
         history.append(entry, action="repair", by=by, build=ref, reason=reason)
         for channel in channels:
@@ -286,77 +284,72 @@ def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], lis
     Raises what `update` raises.
     """
 
-    def change(data: dict[str, Any]) -> tuple[list[str], list[str]]:
+    def change(contents: Contents) -> tuple[list[str], list[str]]:
+        templates = contents.templates
         mended: list[str] = []
-        for fault in list(history.faults(data["templates"])):
+        for fault in list(history.faults(templates)):
             if fault.kind == "chain":
-                entry = data["templates"][fault.name][fault.target]
+                entry = templates[fault.name][fault.target]
                 _keep_merged_channels(entry, by)
                 history.rechain(entry)
                 mended.append(f"{fault}: put in the order of its chain")
         # Only now: which event is the last one of a channel may be another.
-        for fault in list(history.faults(data["templates"])):
-            entry = data["templates"][fault.name][fault.target]
-            if told := _mend(entry, fault, by):
-                mended.append(f"{fault}: {told}")
-        return mended, [str(fault) for fault in history.faults(data["templates"])]
+        for fault in list(history.faults(templates)):
+            entry = templates[fault.name][fault.target]
+            if outcome := _mend(entry, fault, by):
+                mended.append(f"{fault}: {outcome}")
+        return mended, [str(fault) for fault in history.faults(templates)]
 
     return update(location, change)
 
 
-def _keep_merged_channels(entry: dict[str, Any], by: str) -> None:
+def _keep_merged_channels(entry: Entry, by: str) -> None:
     """Tell the history where each channel points that is where one side of a merge moved it."""
-    builds, events = entry.get("builds", {}), list(entry.get("history", []))
-    last = {event.get("channel"): event.get("to") for event in chain.in_order(events)}
-    for channel, ref in list(entry.get("channels", {}).items()):
-        merged = last.get(channel) != ref and ref in chain.sides(events, channel)
-        if merged and ref in builds and not registry.revoked_because(builds[ref]):
+    events = list(entry.history)
+    last = {event.channel: event.to for event in chain.in_order(events)}
+    for channel, ref in list(entry.channels.items()):
+        from_merge = last.get(channel) != ref and ref in chain.sides(events, channel)
+        if from_merge and ref in entry.builds and not entry.builds[ref].is_revoked:
             history.append(
                 entry, action="repair", by=by, channel=channel, to=ref, reason="kept as merged"
             )
 
 
-def _revoked_by_history(entry: Mapping[str, Any], ref: str) -> str | None:
+def _events_of(entry: Entry, ref: str, *actions: str) -> list[Event]:
+    return [event for event in entry.history if event.build == ref and event.action in actions]
+
+
+def _revoked_by_history(entry: Entry, ref: str) -> str | None:
     """Why a build was revoked last, where nobody has restored it since."""
-    told = [
-        event
-        for event in entry.get("history", [])
-        if event.get("build") == ref and event.get("action") in ("revoke", "restore")
-    ]
-    revoked = bool(told) and told[-1]["action"] == "revoke"
-    return str(told[-1].get("reason", "revoked")) if revoked else None
+    *_, last = [None, *_events_of(entry, ref, "revoke", "restore")]
+    return (last.reason or "revoked") if last and last.action == "revoke" else None
 
 
-def _removed_by_history(entry: Mapping[str, Any], ref: str) -> bool:
+def _removed_by_history(entry: Entry, ref: str) -> bool:
     """Whether a build was removed, and neither recorded again since nor revoked."""
-    events = entry.get("history", [])
-    said = [event for event in events if event.get("build") == ref]
-    removals = [number for number, event in enumerate(said) if event.get("action") == "remove"]
-    if not removals or _revoked_by_history(entry, ref):
-        return False
-    return not any(event.get("action") in ("build", "adopt") for event in said[removals[-1] :])
+    *_, last = [None, *_events_of(entry, ref, "remove", "build", "adopt")]
+    removed = last is not None and last.action == "remove"
+    return removed and not _revoked_by_history(entry, ref)
 
 
-def _mend(entry: dict[str, Any], fault: history.Fault, by: str) -> str | None:
-    builds, channels = entry.get("builds", {}), entry.setdefault("channels", {})
-    ref = fault.subject
+def _mend(entry: Entry, fault: history.Fault, by: str) -> str | None:
+    builds, ref = entry.builds, fault.subject
     if fault.kind == "record":
-        if why := _revoked_by_history(entry, ref):
-            builds[ref].setdefault("revoked", why)
+        if not builds[ref].revoked and (why := _revoked_by_history(entry, ref)):
+            builds[ref] = replace(builds[ref], revoked=why)
         history.append(entry, action="repair", by=by, build=ref, reason="kept as it was found")
         return "kept as it is now"
     if fault.kind == "unknown":
-        fields = builds[ref]
-        if fields.get("origin", "built") != "adopted" and not fields.get("verified"):
+        if not (builds[ref].is_adopted or builds[ref].is_verified):
             return None
         history.append(entry, action="repair", by=by, build=ref, reason="kept as it was found")
         return "taken into the history"
     if fault.kind == "channel":
-        usable = [r for r in history.timeline({**entry, "channels": {}}, ref) if r in builds]
-        usable = [r for r in usable if not registry.revoked_because(builds[r])]
-        known = any(event.get("channel") == ref for event in entry.get("history", []))
+        before = history.timeline(replace(entry, channels={}), ref)
+        usable = [r for r in before if r in builds and not builds[r].is_revoked]
+        known = any(event.channel == ref for event in entry.history)
         # A channel from before there was a history is taken as it is.
-        to = (usable[-1] if usable else None) if known else channels.get(ref)
+        to = (usable[-1] if usable else None) if known else entry.channels.get(ref)
         if to is not None and to not in builds:
             to = None
         if to is None:

@@ -7,18 +7,20 @@ import hashlib
 import json
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from typing import Any, cast
 
 from builder import __version__
 from builder.plan import inputs_of
-from builder.registry import Record
+from builder.registry import Record, model
 from builder.registry.history import now
+from builder.registry.model import Build, explicit
 from builder.render import RESEED_FILE, Rendered
 from builder.spec import Check, Stage, Variant
+from builder.spec.variant import WarmupLevel
 from builder.verify import Verified
 
-__all__ = ["Recalled", "contents_of", "fields_of", "first_stages_of", "recalled", "stages_of"]
+__all__ = ["Recalled", "build_of", "contents_of", "first_stages_of", "recalled", "stages_of"]
 
 # Between two requirements, not between the bounds or the extras of one.
 _SEPARATOR = re.compile(r", (?=[A-Za-z0-9])(?![^\[]*\])")
@@ -26,60 +28,68 @@ _CHECK = re.compile(r"[^:]+: verify '(.+)'")
 _ALGORITHM = 2  # of the stages' digests; recorded with them
 
 
-def fields_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a verified build; `source` says which commit its spec is from.
+def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> Build:
+    """A verified build as it is recorded; `source` says which commit its spec is from.
 
     Where the same build can be made on many machines, what this one has measured is not in it.
     """
     built, contents = verified.built, contents_of(rendered)
     measures = {} if built.one_of_many else verified.measures
-    seconds = measures.pop("seconds", None)
-    files = contents["inputs"]["files"]
-    locked = {path: hash_ for path, hash_ in files.items() if path.startswith("requirements/")}
-    return {
-        **contents,
-        "template_id": built.template_id,
-        "build_id": built.build_id,
-        "origin": "built",
-        "digest": built.digest,
-        "packages": dict(verified.packages),
-        "other_packages": dict(verified.other_packages),
-        **measures,
-        **({"steps": list(built.steps)} if built.steps else {}),
-        **({"base_fetched": True} if built.base_fetched else {}),
-        "built_at": now(),
-        "provenance": {
-            **source,
-            "renderer": f"template-builder {__version__}",
-            "lock": f"sha256:{_sha256(locked)}",
-        },
-        "verified": {
-            "checks": [check.name for check in verified.checks],
-            **({"seconds": seconds} if seconds else {}),
-        },
-        "warnings": [*rendered.lock.notes, *built.warnings, *verified.warnings],
+    seconds = measures.get("seconds")
+    checked = explicit(model.Verified, checks=tuple(check.name for check in verified.checks))
+    locked = {
+        path: digest
+        for path, digest in contents.inputs["files"].items()
+        if path.startswith("requirements/")
     }
+    made = explicit(
+        Build,
+        template_id=built.template_id,
+        build_id=built.build_id,
+        origin="built",
+        digest=built.digest,
+        packages=dict(verified.packages),
+        other_packages=dict(verified.other_packages),
+        built_at=now(),
+        provenance=model.Provenance.from_json(
+            {
+                **source,
+                "renderer": f"template-builder {__version__}",
+                "lock": f"sha256:{_sha256(locked)}",
+            }
+        ),
+        verified=replace(checked, seconds=seconds and model.Seconds.from_json(seconds)),
+        warnings=(*rendered.lock.notes, *built.warnings, *verified.warnings),
+    )
+    made = replace(
+        made,
+        size_bytes=measures.get("size_bytes"),
+        steps=built.steps,
+        base_fetched=built.base_fetched or None,
+    )
+    return Build.from_json(contents.to_json() | made.to_json())
 
 
-def contents_of(rendered: Rendered) -> dict[str, Any]:
+def contents_of(rendered: Rendered) -> Build:
     """What a build of it would be, as its record would say it; its packages are the lock's."""
     variant, lock, inputs = rendered.variant, rendered.lock, inputs_of(rendered)
-    return {
-        "digest": rendered.digest,
-        "base_image": lock.image.pinned,
-        "packages": lock.packages,
-        "stages": stages_of(rendered),
-        "stages_algorithm": _ALGORITHM,
-        "resources": {"cpu": variant.cpu, "memory_mb": variant.memory_mb},
-        "warmup": {"level": variant.level, "imports": list(variant.imports)},
-        "env": dict(variant.env),
-        "checks": [
-            {"source": stage.source, **dataclasses.asdict(check)}
+    return explicit(
+        Build,
+        digest=rendered.digest,
+        base_image=lock.image.pinned,
+        packages=lock.packages,
+        stages=stages_of(rendered),
+        stages_algorithm=_ALGORITHM,
+        resources=model.Resources(cpu=variant.cpu, memory_mb=variant.memory_mb),
+        warmup=explicit(model.Warmup, level=variant.level, imports=tuple(variant.imports)),
+        env=dict(variant.env),
+        checks=tuple(
+            explicit(model.Check, source=stage.source, **dataclasses.asdict(check))
             for stage in variant.stages
             for check in stage.checks
-        ],
-        "inputs": inputs,
-    }
+        ),
+        inputs=inputs,
+    )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,22 +108,16 @@ class Recalled:
 
 def recalled(found: Record) -> Recalled:
     """What was promised of a recorded build, in whatever form this program has recorded it."""
-    fields = found.fields
-    spec = fields.get("inputs", {}).get("spec", {})
+    build = found.build
+    spec = build.inputs.get("spec", {})
     stages = []
     for stem in spec.get("extends", "").split(" → "):
         text = spec.get(f"{stem}: python.packages", "")
         stages.append(_stage(stem, stem, requirements=tuple(filter(None, _SEPARATOR.split(text)))))
-    for known in fields.get("checks", []):
-        check = Check(
-            name=known["name"],
-            code=known["code"],
-            stdout=known.get("stdout"),
-            timeout=known["timeout"],
-        )
-        stages.append(_stage("", known["source"], checks=(check,)))
+    for known in build.checks or ():
+        check = Check(name=known.name, code=known.code, stdout=known.stdout, timeout=known.timeout)
+        stages.append(_stage("", known.source, checks=(check,)))
     named = [m[1] for key in spec if (m := _CHECK.fullmatch(key))]
-    warmup = fields.get("warmup", {})
     variant = Variant(
         name=found.name,
         stem="",
@@ -123,20 +127,20 @@ def recalled(found: Record) -> Recalled:
         image="",
         python="",
         python_floor="",
-        env=fields.get("env", {}),
+        env=build.env,
         command=(),
         ready_url=None,
         cpu=0,
         memory_mb=0,
         free_disk_mb=None,
-        level=warmup.get("level", "none"),
-        imports=tuple(warmup.get("imports", ())),
+        level=cast("WarmupLevel", build.warmup.level),
+        imports=build.warmup.imports,
     )
-    left_out = () if "checks" in fields else tuple(named)
+    left_out = tuple(named) if build.checks is None else ()
     return Recalled(
         variant=variant,
-        locked=fields.get("packages", {}),
-        reseeds=RESEED_FILE in fields.get("inputs", {}).get("files", {}),
+        locked=build.packages,
+        reseeds=RESEED_FILE in build.inputs.get("files", {}),
         left_out=left_out,
     )
 

@@ -3,49 +3,50 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Collection, Mapping
-from typing import Any, TypeVar
+from collections.abc import Callable, Collection
+from typing import TypeVar
 
 from builder.errors import TemplateError
 from builder.record.store import update
+from builder.registry.model import Build, Contents
 from builder.targets.protocol import Publication, Publisher
 
 __all__ = ["Publish", "TakeBack", "following", "update_published"]
 
 _T = TypeVar("_T")
 
-# Has a target's own channel (None is none) follow to a build, by its record; returns what takes
+# Has a target's own channel (None is none) follow to a build; returns what takes
 # that back, or None where there is nothing to take back.
 TakeBack = Callable[[], None]
-Publish = Callable[[Mapping[str, Any], "str | None"], "TakeBack | None"]
+Publish = Callable[[Build, "str | None"], "TakeBack | None"]
 
 
 def following(publisher: Publisher, name: str, *, over: Collection[str] | None) -> Publish:
     """Have a target follow to a build of `name`; `over` are the builds that give way though they
     are newer, None is all."""
 
-    def follow(fields: Mapping[str, Any], channel: str | None) -> TakeBack | None:
-        return publisher.publish(Publication(name=name, fields=fields, channel=channel, over=over))
+    def follow(build: Build, channel: str | None) -> TakeBack | None:
+        return publisher.publish(Publication(name=name, build=build, channel=channel, over=over))
 
     return follow
 
 
 def update_published(
     location: str | os.PathLike[str],
-    change: Callable[[dict[str, Any], Publish], _T],
+    change: Callable[[Contents, Publish], _T],
     publish: Publish | None,
 ) -> _T:
     """`update`, in which `change` has the target follow; when the registry cannot be written after
     that, what the target has moved is taken back."""
     take_back: list[TakeBack] = []
 
-    def publishing(fields: Mapping[str, Any], channel: str | None) -> None:
-        undo = publish(fields, channel) if publish else None
+    def publishing(build: Build, channel: str | None) -> None:
+        undo = publish(build, channel) if publish else None
         if undo:
             take_back.append(undo)
 
     try:
-        return update(location, lambda data: change(data, publishing))
+        return update(location, lambda contents: change(contents, publishing))
     except BaseException as error:
         failures = []
         for undo in reversed(take_back):  # several where other writers were faster

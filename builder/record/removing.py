@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
-from builder import registry
 from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError
 from builder.record.channels import lift
 from builder.record.revoking import is_revoked_itself
 from builder.record.store import update
 from builder.registry import history
+from builder.registry.model import Contents, Entry
 
 __all__ = ["check_removable", "remove"]
 
@@ -33,30 +32,29 @@ def remove(
     `UnknownChannelError` for what is not there, and what `update` raises; then nothing was removed.
     """
 
-    def change(data: dict[str, Any]) -> None:
-        entry = data["templates"].get(name, {}).get(target, {})
-        known = entry.get("channels", {})
+    def change(contents: Contents) -> None:
+        entry = contents.entry(name, target)
         for channel in channels:
-            if channel not in known:
+            if channel not in entry.channels:
                 raise UnknownChannelError(
                     f"template `{name}` has no channel `{channel}` on target `{target}`"
                 )
         for ref in builds:
-            if ref not in entry.get("builds", {}):
+            if ref not in entry.builds:
                 raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}`")
         check_removable(entry, name, target, builds, channels)
         for channel in channels:
             lift(entry, channel)
             history.append(entry, action="remove", by=by, channel=channel, to=None, reason=reason)
         for ref in builds:
-            del entry["builds"][ref]
+            del entry.builds[ref]
             history.append(entry, action="remove", by=by, build=ref, reason=reason)
 
     update(location, change)
 
 
 def check_removable(
-    entry: Mapping[str, Any],
+    entry: Entry,
     name: str,
     target: str,
     builds: Sequence[str],
@@ -65,8 +63,9 @@ def check_removable(
     """Raise `SelectionError` where a channel that stays points at one of `builds`, or one of them
     is revoked itself. `entry` is what is recorded of template `name` on `target`.
     """
-    known = entry.get("channels", {})
-    pointing = [c for c, ref in sorted(known.items()) if ref in builds and c not in channels]
+    pointing = [
+        c for c, ref in sorted(entry.channels.items()) if ref in builds and c not in channels
+    ]
     if pointing:
         named = " and ".join(f"`{channel}`" for channel in pointing)
         options = " ".join(f"--channel {channel}" for channel in pointing)
@@ -75,10 +74,10 @@ def check_removable(
             hint=f"`template-builder remove {name} {options}` removes the channel first",
         )
     for ref in builds:
-        fields = entry["builds"][ref]
-        if is_revoked_itself(fields):
+        build = entry.builds[ref]
+        if is_revoked_itself(build):
             raise SelectionError(
-                f"build `{ref}` of `{name}` on `{target}` is {registry.revocation(fields)};"
+                f"build `{ref}` of `{name}` on `{target}` is {build.revocation};"
                 " without its record, the same build could be made and used again",
                 hint="`template-builder gc` frees what it takes up; if it may be used again:"
                 f" `template-builder restore {name} {ref} --target {target}`",

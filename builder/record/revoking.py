@@ -6,8 +6,7 @@ import functools
 import os
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
@@ -16,7 +15,8 @@ from packaging.version import InvalidVersion, Version
 from builder.errors import RegistryError, RevokedError, SelectionError, UnknownBuildError
 from builder.record.fields import first_stages_of
 from builder.record.store import update
-from builder.registry import history, is_time, revocation, revoked_as_of, revoked_because
+from builder.registry import history, is_time
+from builder.registry.model import Build, ContentRevocation, Contents, Revocation
 
 __all__ = ["Content", "check_contents", "is_revoked_itself", "marks_of", "restore", "revoke"]
 
@@ -57,21 +57,20 @@ class Content:
                 )
         return cls(kind=kind, value=value)
 
-    def within(self, fields: Mapping[str, Any]) -> bool:
-        """Whether the build, of which `fields` is the record, contains it."""
+    def within(self, build: Build) -> bool:
+        """Whether the build contains it."""
         if self.kind == "base":
-            base = str(fields.get("base_image", ""))
+            base = build.base_image or ""
             return base == self.value or base.endswith(f"@{self.value}")
         if self.kind == "stage":
             stem, _, digest = self.value.partition("@")
-            digests = [fields.get("stages", {}), first_stages_of(fields.get("inputs", {}))]
+            digests = [build.stages, first_stages_of(build.inputs)]
             return any(stages.get(stem, "").startswith(digest) for stages in digests)
         wanted = _requirement(self.value)
-        known = {**fields.get("other_packages", {}), **fields.get("packages", {})}
-        for name, version in known.items():
+        for name, versions in {**build.other_packages, **build.packages}.items():
             if canonicalize_name(name) == canonicalize_name(wanted.name):
                 # A lock may have several, of which each machine takes the one for its Python.
-                return all(_meets(wanted, one) for one in str(version).split(" | "))
+                return all(_meets(wanted, version) for version in versions.split(" | "))
         return False
 
 
@@ -117,22 +116,22 @@ def revoke(
     """
     cause = str(what) if isinstance(what, Content) else _OWN
     # Without a time it has effect at once, also where another machine's clock is behind.
-    mark = {"reason": reason, "at": history.now(), "by": by} | ({"from": at} if at else {})
+    mark = Revocation(reason=reason, at=(now := history.now()), by=by, start=at or None)
 
-    def change(data: dict[str, Any]) -> list[tuple[str, str, str, str | None]]:
+    def change(contents: Contents) -> list[tuple[str, str, str, str | None]]:
         if isinstance(what, Content):
-            listed = data.get("revocations", [])
-            rest = [one for one in listed if one.get("what") != cause]
-            same = [one for one in listed if one.get("what") == cause]
-            data["revocations"] = [*rest, min([*same, {"what": cause, **mark}], key=_start)]
+            new = ContentRevocation(what=cause, reason=reason, at=now, by=by, start=mark.start)
+            listed = contents.revocations
+            rest = [other for other in listed if other.what != cause]
+            same = [other for other in listed if other.what == cause]
+            listed[:] = [*rest, min([*same, new], key=_start)]
         revoked = []
-        for name, target, ref in _meant(data["templates"], what):
-            entry = data["templates"][name][target]
-            fields = entry["builds"][ref]
-            settle(fields, {cause: mark})
-            told = f"{cause}: {reason}" if isinstance(what, Content) else reason
-            history.append(entry, action="revoke", by=by, build=ref, reason=told)
-            revoked.append((name, target, ref, revoked_as_of(fields)))
+        for name, target, ref in _meant(contents, what):
+            entry = contents.templates[name][target]
+            build = entry.builds[ref] = settled(entry.builds[ref], {cause: mark})
+            why = f"{cause}: {reason}" if isinstance(what, Content) else reason
+            history.append(entry, action="revoke", by=by, build=ref, reason=why)
+            revoked.append((name, target, ref, build.revoked_since))
         return revoked
 
     return update(location, change)
@@ -151,104 +150,92 @@ def restore(
     """
     cause = str(what) if isinstance(what, Content) else _OWN
 
-    def change(data: dict[str, Any]) -> list[tuple[str, str, str, str | None]]:
-        listed = data.get("revocations", [])
-        rest = [one for one in listed if one.get("what") != cause]
-        found = []
-        for name, target, ref in _meant(data["templates"], what):
-            entry = data["templates"][name][target]
-            fields = entry["builds"][ref]
-            marks = fields.get("revocations", {})
-            if not (is_revoked_itself(fields) if cause == _OWN else cause in marks):
+    def change(contents: Contents) -> list[tuple[str, str, str, str | None]]:
+        listed = contents.revocations
+        rest = [other for other in listed if other.what != cause]
+        restored = []
+        for name, target, ref in _meant(contents, what):
+            entry = contents.templates[name][target]
+            build = entry.builds[ref]
+            if not (is_revoked_itself(build) if cause == _OWN else cause in build.revocations):
                 continue
-            marks.pop(cause, None)
-            _settle(fields)
+            marks = {key: mark for key, mark in build.revocations.items() if key != cause}
+            build = entry.builds[ref] = _with_marks(build, marks)
             history.append(entry, action="restore", by=by, build=ref, reason=reason)
-            found.append((name, target, ref, fields.get("revoked")))
-        if not found and rest == listed:
+            restored.append((name, target, ref, build.revoked))
+        if not restored and rest == listed:
             if not isinstance(what, Content):
+                name, target, ref = what
+                content = ", ".join(contents.templates[name][target].builds[ref].revocations)
                 raise UnknownBuildError(
-                    f"the build `{what[2]}` is not revoked", hint=_rest(data["templates"], what)
+                    f"the build `{ref}` is not revoked",
+                    hint=f"it contains what is: {content}" if content else None,
                 )
-            known = ", ".join(f"`{one['what']}`" for one in listed) or "nothing of that kind"
+            known = ", ".join(f"`{other.what}`" for other in listed) or "nothing of that kind"
             raise UnknownBuildError(f"`{cause}` is not revoked; revoked is: {known}")
-        if rest != listed:
-            data["revocations"] = rest
-        return found
+        listed[:] = rest
+        return restored
 
     return update(location, change)
 
 
-def _rest(templates: Mapping[str, Any], what: tuple[str, str, str]) -> str | None:
-    name, target, ref = what
-    marks = templates[name][target]["builds"][ref].get("revocations", {})
-    return f"it contains what is: {', '.join(marks)}" if marks else None
-
-
-def is_revoked_itself(fields: Mapping[str, Any]) -> bool:
+def is_revoked_itself(build: Build) -> bool:
     """Whether a revocation is of this build, by a command or by hand, and not of a content: that
     is known from its record alone."""
-    marks = fields.get("revocations", {})
-    return _OWN in marks or bool(fields.get("revoked") and not marks)
+    return _OWN in build.revocations or bool(build.revoked and not build.revocations)
 
 
-def marks_of(data: Mapping[str, Any], fields: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+def marks_of(contents: Contents, build: Build) -> dict[str, Revocation]:
     """The revocations that a new build falls under: cause → reason, at, by."""
-    return {
-        one["what"]: {key: value for key, value in one.items() if key != "what"}
-        for one in data.get("revocations", [])
-        if _content(one["what"]).within(fields)
-    }
+    marks = {}
+    for listed in contents.revocations:
+        if _content(listed.what).within(build):
+            plain = {key: value for key, value in listed.to_json().items() if key != "what"}
+            marks[listed.what] = Revocation.from_json(plain)
+    return marks
 
 
-def check_contents(data: Mapping[str, Any], fields: Mapping[str, Any], name: str) -> None:
+def check_contents(contents: Contents, build: Build, name: str) -> None:
     """Raises `RevokedError` when a build contains what must not be used any more."""
-    for cause, mark in marks_of(data, fields).items():
-        fields_of_mark = {
-            "revoked": mark["reason"],
-            "revoked_at": mark.get("from"),
-            "revocations": {cause: mark},
-        }
-        if revoked_because(fields_of_mark):
+    for cause, mark in marks_of(contents, build).items():
+        marked = Build(revoked=mark.reason, revoked_at=mark.start, revocations={cause: mark})
+        if marked.is_revoked:
             raise RevokedError(
-                f"`{name}` contains {cause}, which is {revocation(fields_of_mark)}",
+                f"`{name}` contains {cause}, which is {marked.revocation}",
                 hint="exclude it in the spec, for instance with `!=` and its version, or run"
                 " `template-builder restore` for it",
             )
 
 
-def settle(fields: dict[str, Any], marks: Mapping[str, Mapping[str, Any]]) -> None:
-    """Put marks on a record; of two with the same cause, the earlier one stands."""
+def settled(build: Build, marks: Mapping[str, Revocation]) -> Build:
+    """The build with marks put on it; of two with the same cause, the earlier one stands."""
     if not marks:
-        return
-    known = dict(fields.get("revocations", {}))
-    if not known and "revoked" in fields:  # by hand
-        by_hand = {"reason": fields["revoked"]}
-        known[_OWN] = by_hand | ({"from": fields["revoked_at"]} if "revoked_at" in fields else {})
+        return build
+    known = dict(build.revocations)
+    if not known and build.revoked is not None:  # by hand
+        known[_OWN] = Revocation(reason=build.revoked, start=build.revoked_at)
     for cause, mark in marks.items():
         before = known.get(cause)
-        known[cause] = before if before and _start(before) <= _start(mark) else dict(mark)
-    fields["revocations"] = known
-    _settle(fields)
+        known[cause] = before if before and _start(before) <= _start(mark) else mark
+    return _with_marks(build, known)
 
 
-def _start(mark: Mapping[str, Any]) -> str:
+def _start(mark: Revocation) -> str:
     """When a mark begins to have effect, to be compared: what is no time has effect already."""
-    start = mark.get("from")
-    return str(start) if is_time(start) else ""
+    return mark.start if mark.start and is_time(mark.start) else ""
 
 
-def _settle(fields: dict[str, Any]) -> None:
+def _with_marks(build: Build, marks: Mapping[str, Revocation]) -> Build:
     """`revoked` and `revoked_at` are those of the first mark: what the read side looks at."""
-    marks = fields.get("revocations", {})
-    for key in ("revoked", "revoked_at", *(() if marks else ("revocations",))):
-        fields.pop(key, None)
     if not marks:
-        return
+        return replace(build, revoked=None, revoked_at=None, revocations={})
     cause, mark = min(marks.items(), key=lambda item: (_start(item[1]), item[0]))
-    fields["revoked"] = mark["reason"] if cause == _OWN else f"{cause}: {mark['reason']}"
-    if is_time(mark.get("from")):
-        fields["revoked_at"] = mark["from"]
+    return replace(
+        build,
+        revoked=mark.reason if cause == _OWN else f"{cause}: {mark.reason}",
+        revoked_at=_start(mark) or None,
+        revocations=marks,
+    )
 
 
 def _content(cause: str) -> Content:
@@ -264,16 +251,16 @@ def _content(cause: str) -> Content:
 
 
 def _meant(
-    templates: Mapping[str, Any], what: Content | tuple[str, str, str]
+    contents: Contents, what: Content | tuple[str, str, str]
 ) -> Iterator[tuple[str, str, str]]:
     if not isinstance(what, Content):
         name, target, ref = what
-        if ref not in templates.get(name, {}).get(target, {}).get("builds", {}):
+        if ref not in contents.entry(name, target).builds:
             raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}` any more")
         yield what
         return
-    for name, targets in sorted(templates.items()):
+    for name, targets in sorted(contents.templates.items()):
         for target, entry in sorted(targets.items()):
-            for ref, fields in sorted(entry.get("builds", {}).items()):
-                if what.within(fields):
+            for ref, build in sorted(entry.builds.items()):
+                if what.within(build):
                     yield name, target, ref

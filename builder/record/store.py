@@ -8,22 +8,22 @@ import os
 import secrets
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from builder import registry
 from builder.errors import StorageError
+from builder.registry.model import Contents
 from builder.registry.search import mark_of
 from builder.system.files import atomic_write, exclusive, ignored
 
 __all__ = ["dump", "leave_mark", "update"]
 
 _T = TypeVar("_T")
-_CHANGES = "changes"
 _REMEMBERED = 64  # as many as other writers may add while the author of one looks for it
 
 
-def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], _T]) -> _T:
-    """Apply `change` to the registry's data, read anew; returns what `change` returns.
+def update(location: str | os.PathLike[str], change: Callable[[Contents], _T]) -> _T:
+    """Apply `change` to the registry's contents, read anew; returns what `change` returns.
 
     `location` is a file's path or a URL. On an object store `change` may be called several times,
     each time with what other writers have left. The registry there lists the identities of the
@@ -35,17 +35,15 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
     results: list[_T] = []
 
     def changed(text: str | None) -> str:
-        found = (
-            registry.empty(location) if text is None else registry.parse(text, location).checked()
-        )
-        before = dump(found.data)
-        results[:] = [change(found.data)]
-        if text is not None and dump(found.data) == before:
+        found = registry.empty(location) if text is None else registry.parse(text, location)
+        contents = found.contents
+        before = dump(contents)
+        results[:] = [change(contents)]
+        if text is not None and dump(contents) == before:
             return text
         if shared:
-            recent = found.data.get(_CHANGES, [])
-            found.data[_CHANGES] = [*recent[1 - _REMEMBERED :], identity]
-        return dump(found.data)
+            contents.changes[:] = [*contents.changes[1 - _REMEMBERED :], identity]
+        return dump(contents)
 
     shared = registry.is_url(location)
     identity = secrets.token_hex(8)
@@ -53,7 +51,7 @@ def update(location: str | os.PathLike[str], change: Callable[[dict[str, Any]], 
         from builder.registry import object_store
 
         def is_applied(text: str) -> bool:
-            return identity in registry.parse(text, location).checked().data.get(_CHANGES, [])
+            return identity in registry.parse(text, location).contents.changes
 
         object_store.swap(location, changed, is_applied=is_applied)
         return results[0]
@@ -73,11 +71,11 @@ def leave_mark(path: Path, written: os.stat_result) -> None:
         atomic_write(Path(place), said.encode(), durable=False)
 
 
-def dump(data: dict[str, Any]) -> str:
+def dump(contents: Contents) -> str:
     """The registry as text: sorted, indented by two, a final newline; merges stay local.
 
     Half a surrogate pair, which programs that cut text off leave behind, stays the escape that it
     was: UTF-8 has no form for it.
     """
-    text = json.dumps(data, indent=2, sort_keys=True, ensure_ascii=False) + "\n"
+    text = json.dumps(contents.to_json(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace").decode()

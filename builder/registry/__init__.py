@@ -18,9 +18,6 @@ from builder.registry.values import (
     empty,
     is_local,
     is_time,
-    revocation,
-    revoked_as_of,
-    revoked_because,
 )
 
 __all__ = [
@@ -38,9 +35,6 @@ __all__ = [
     "parse",
     "read_text",
     "resolve",
-    "revocation",
-    "revoked_as_of",
-    "revoked_because",
 ]
 
 

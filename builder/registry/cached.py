@@ -54,14 +54,11 @@ def names_by_id() -> Mapping[str, str]:
 
 @lru_cache(maxsize=4)
 def _names(version: _Version) -> Mapping[str, str]:
-    names: dict[str, str] = {}
-    for name, targets in _loaded(version).templates.items():
-        for entry in targets.values() if isinstance(targets, dict) else ():
-            builds = entry.get("builds", {}) if isinstance(entry, dict) else {}
-            for fields in builds.values() if isinstance(builds, dict) else ():
-                if isinstance(fields, dict) and isinstance(fields.get("template_id"), str):
-                    names[fields["template_id"]] = name
-    return names
+    return {
+        template_id: record.name
+        for record in _loaded(version).records()
+        if isinstance(template_id := record.fields.get("template_id"), str)
+    }
 
 
 @lru_cache(maxsize=64)

@@ -11,8 +11,10 @@ import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
-if False:  # for type checkers; importing typing costs as much as all that a look-up needs
+if False:  # for type checkers: a look-up does without typing and the model
     from typing import Any
+
+    from builder.registry.model import Event
 
 __all__ = ["checksum", "in_order", "sides"]
 
@@ -33,12 +35,14 @@ def _hashed(after: str, text: str) -> str:
     return f"sha256:{hashlib.sha256(f'{after}{text}'.encode()).hexdigest()}"
 
 
-def in_order(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+def in_order(events: Iterable[Event]) -> list[Event]:
     """The events, each once, each after the one that it was chained to.
 
     Where that leaves a choice, they stay in the order in which they are given.
     """
-    distinct = list({json.dumps(event, sort_keys=True): event for event in events}.values())
+    distinct = list(
+        {json.dumps(event.to_json(), sort_keys=True): event for event in events}.values()
+    )
     followers: dict[int, list[int]] = {}
     ready: list[tuple[bool, int]] = []
     for number, previous in enumerate(_predecessors(distinct)):
@@ -56,7 +60,7 @@ def in_order(events: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
     return ordered
 
 
-def sides(events: Sequence[Mapping[str, Any]], channel: str) -> set[str]:
+def sides(events: Sequence[Event], channel: str) -> set[str]:
     """Where each side of a merge says that `channel` points; empty where nothing was merged."""
     predecessors = _predecessors(events)
     followers: dict[int, int] = {}
@@ -69,8 +73,8 @@ def sides(events: Sequence[Mapping[str, Any]], channel: str) -> set[str]:
             continue  # edited or unconnected, or not the last of its side
         to, merged, at = None, False, number
         while True:
-            if to is None and events[at].get("channel") == channel:
-                to = events[at].get("to")
+            if to is None and events[at].channel == channel:
+                to = events[at].to
             before = predecessors[at]
             if before is None:
                 break
@@ -78,25 +82,25 @@ def sides(events: Sequence[Mapping[str, Any]], channel: str) -> set[str]:
             if before == _START:
                 break
             at = before
-        if merged and isinstance(to, str):
+        if merged and to is not None:
             pointed.add(to)
     return pointed
 
 
-def _predecessors(events: Sequence[Mapping[str, Any]]) -> list[int | None]:
+def _predecessors(events: Sequence[Event]) -> list[int | None]:
     """For each event the number of the one that it was chained to, `_START` for a first one, and
     None where there is no such event."""
     by_chain: dict[str, int] = {"": _START}
     for number, event in enumerate(events):
-        by_chain.setdefault(str(event.get("chain", "")), number)
-    found: list[int | None] = []
+        by_chain.setdefault(event.chain or "", number)
+    numbers: list[int | None] = []
     near = ""
     for event in events:
-        chain, text = str(event.get("chain", "")), _text(event, "chain")
+        chain, text = event.chain or "", _text(event.to_json(), "chain")
         # Nearly always it is the one before it: only what is out of place is looked for.
         after = next(
             (before for before in (near, *by_chain) if _hashed(before, text) == chain), None
         )
-        found.append(None if after is None else by_chain[after])
+        numbers.append(None if after is None else by_chain[after])
         near = chain
-    return found
+    return numbers

@@ -2,18 +2,18 @@
 
 Each event carries the SHA-256 of itself and of the event before it; each record carries that of its
 own content, which the event that made it repeats. What was edited by hand, lost, or merged from two
-branches does not fit then. Pure: it reads and changes plain values, and writes no file.
+branches does not fit then. Pure: it reads and changes what is in memory, and writes no file.
 """
 
 from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 from builder.registry import chain
 from builder.registry.chain import checksum
+from builder.registry.model import Build, Entry, Event
 
 __all__ = [
     "Fault",
@@ -38,7 +38,7 @@ def now() -> str:
 
 
 def append(
-    entry: dict[str, Any],
+    entry: Entry,
     *,
     action: str,
     by: str,
@@ -47,103 +47,110 @@ def append(
     to: str | None = None,
     reason: str | None = None,
 ) -> None:
-    """Add an event to the history of `entry` (a template's part of the registry for one target).
+    """Add an event to the history of `entry`.
 
     `build` is whose record the event made, changed or removed: its checksum is made anew. With
     `channel`, that is pointed at `to`, or removed where `to` is None.
     """
-    event: dict[str, Any] = {"action": action, "at": now(), "by": by}
-    if reason:
-        event["reason"] = reason
-    if build is not None:
-        event["build"] = build
-        if fields := entry["builds"].get(build):
-            event["record"] = fields["checksum"] = checksum(fields)
+    record = entry.builds.get(build) if build is not None else None
+    if build is not None and record:
+        record = replace(record, checksum=checksum(record.to_json()))
+        entry.builds[build] = record
+    event = Event(
+        action=action,
+        at=now(),
+        by=by,
+        reason=reason or None,
+        build=build,
+        record=record.checksum if record else None,
+    )
     if channel is not None:
-        channels = entry.setdefault("channels", {})
-        event |= {"channel": channel, "from": channels.pop(channel, None), "to": to}
+        before = entry.channels.pop(channel, None)
+        # Both are written, also where it pointed at nothing.
+        rest = {"from": None, "to": None}
+        event = replace(event, channel=channel, before=before, to=to, rest=rest)
         if to is not None:
-            channels[channel] = to
-    events: list[dict[str, Any]] = entry.setdefault("history", [])
-    before = str(events[-1].get("chain", "")) if events else ""
-    event["chain"] = checksum(event, without="chain", after=before)
-    events.append(event)
+            entry.channels[channel] = to
+    after = entry.history[-1].chain or "" if entry.history else ""
+    entry.history.append(_chained(event, after))
 
 
-def rechain(entry: dict[str, Any]) -> None:
+def rechain(entry: Entry) -> None:
     """Put the events of `entry` in the order of their chain, each once, and chain them anew."""
-    events = chain.in_order(entry.get("history", []))
     before = ""
+    events = chain.in_order(entry.history)
+    entry.history.clear()
     for event in events:
-        event["chain"] = before = checksum(event, without="chain", after=before)
-    entry["history"] = events
+        entry.history.append(_chained(event, before))
+        before = entry.history[-1].chain or ""
 
 
-def build_ids(entry: Mapping[str, Any]) -> set[str]:
+def _chained(event: Event, after: str) -> Event:
+    return replace(event, chain=checksum(event.to_json(), without="chain", after=after))
+
+
+def build_ids(entry: Entry) -> set[str]:
     """The IDs of all builds that are recorded on a target, or were."""
-    refs = (str(event.get("build", "")) for event in entry.get("history", []))
-    recorded = (str(fields.get("build_id", "")) for fields in entry.get("builds", {}).values())
+    refs = (event.build or "" for event in entry.history)
+    recorded = (build.build_id or "" for build in entry.builds.values())
     return {*recorded, *(ref.partition(":")[2] for ref in refs)} - {""}
 
 
-def overtaken(entry: Mapping[str, Any], ref: str, channel: str) -> bool:
+def overtaken(entry: Entry, ref: str, channel: str) -> bool:
     """Whether `channel` is on a build that was begun after `ref`, which did not get it therefore.
 
     That is said by the reason why it was recorded without a channel.
     """
-    present, reason = entry.get("channels", {}).get(channel), overtaken_because(entry, ref)
+    present, reason = entry.channels.get(channel), overtaken_because(entry, ref)
     order = newest_first(entry)
     if present not in order or ref not in order or reason is None:
         return False
     return present.partition(":")[2] in reason or order.index(present) < order.index(ref)
 
 
-def overtaken_because(entry: Mapping[str, Any], ref: str) -> str | None:
+def overtaken_because(entry: Entry, ref: str) -> str | None:
     """Why a build got no channel when it was recorded, where a newer one had it."""
-    for event in reversed(entry.get("history", [])):
-        if (event.get("action"), event.get("build")) == ("build", ref):
-            return None if "channel" in event else event.get("reason")
+    for event in reversed(entry.history):
+        if (event.action, event.build) == ("build", ref):
+            return event.reason if event.channel is None else None
     return None
 
 
-def timeline(entry: Mapping[str, Any], channel: str) -> list[str]:
+def timeline(entry: Entry, channel: str) -> list[str]:
     """The builds that `channel` has pointed at, oldest first, the present one last.
 
     What a rollback has gone back over is not among them: a second one goes further back.
     """
     steps: list[str] = []
-    for event in entry.get("history", []):
-        if event.get("channel") != channel:
+    for event in entry.history:
+        if event.channel != channel:
             continue
-        to, before = event.get("to"), event.get("from")
-        if not steps and isinstance(before, str):
-            steps.append(before)  # recorded before there was a history
-        if to is None:
+        if not steps and event.before is not None:
+            steps.append(event.before)  # recorded before there was a history
+        if event.to is None:
             continue
-        if event.get("action") == "rollback" and to in steps:
-            del steps[len(steps) - steps[::-1].index(to) :]
-        elif not steps or steps[-1] != to:
-            steps.append(to)
-    present = entry.get("channels", {}).get(channel)
-    if isinstance(present, str) and (not steps or steps[-1] != present):
+        if event.action == "rollback" and event.to in steps:
+            del steps[len(steps) - steps[::-1].index(event.to) :]
+        elif not steps or steps[-1] != event.to:
+            steps.append(event.to)
+    present = entry.channels.get(channel)
+    if present is not None and (not steps or steps[-1] != present):
         steps.append(present)
     return steps
 
 
-def newest_first(entry: Mapping[str, Any]) -> list[str]:
+def newest_first(entry: Entry) -> list[str]:
     """The refs of all builds, the one recorded last first. What history does not know is oldest.
 
     The order is that of the history alone: the clocks of the machines that build may differ.
     """
-    builds: Mapping[str, Any] = entry.get("builds", {})
-    recorded: dict[str, int] = {}
-    for number, event in enumerate(entry.get("history", [])):
-        ref = event.get("build")
-        if event.get("action") in _RECORDING:
-            recorded[ref] = number
+    recorded: dict[str | None, int] = {}
+    for number, event in enumerate(entry.history):
+        if event.action in _RECORDING:
+            recorded[event.build] = number
         else:  # whatever is said of a build says that it was there
-            recorded.setdefault(ref, number)
-    return sorted(builds, key=lambda ref: (recorded.get(ref, -1), ref), reverse=True)
+            recorded.setdefault(event.build, number)
+    return sorted(entry.builds, key=lambda ref: (recorded.get(ref, -1), ref), reverse=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -161,7 +168,7 @@ class Fault:
         return f"`{self.name}` on `{self.target}`: {self.text}"
 
 
-def faults(templates: Mapping[str, Any]) -> Iterator[Fault]:
+def faults(templates: Mapping[str, Mapping[str, Entry]]) -> Iterator[Fault]:
     """Every place where the registry does not fit to its own history."""
     for name, targets in sorted(templates.items()):
         for target, entry in sorted(targets.items()):
@@ -169,56 +176,52 @@ def faults(templates: Mapping[str, Any]) -> Iterator[Fault]:
                 yield Fault(name=name, target=target, kind=kind, subject=subject, text=text)
 
 
-def _faults(entry: Mapping[str, Any]) -> Iterator[tuple[str, str, str]]:
-    builds: Mapping[str, Any] = entry.get("builds", {})
-    channels: Mapping[str, Any] = entry.get("channels", {})
-    events: list[Mapping[str, Any]] = entry.get("history", [])
-    pointed: dict[str, Mapping[str, Any]] = {}
-    recorded: dict[str, Mapping[str, Any]] = {}
+def _faults(entry: Entry) -> Iterator[tuple[str, str, str]]:
+    pointed: dict[str, Event] = {}
+    recorded: dict[str, Event] = {}
     before = ""
-    for number, event in enumerate(events, 1):
-        if event.get("chain") != checksum(event, without="chain", after=before):
+    for number, event in enumerate(entry.history, 1):
+        if event.chain != checksum(event.to_json(), without="chain", after=before):
             text = f"event {number} of its history ({_told(event)}) does not follow from the one"
             yield "chain", str(number), f"{text} before it: edited, lost, or merged from two sides"
-        before = str(event.get("chain", ""))
-        if isinstance(event.get("channel"), str):
-            pointed[event["channel"]] = event
-        if isinstance(event.get("build"), str):
-            recorded[event["build"]] = event
-    yield from _records(builds, recorded)
-    for channel in sorted({*channels, *pointed}):
-        now_at = channels.get(channel)
-        event = pointed.get(channel, {})
-        if now_at is not None and now_at not in builds:
+        before = event.chain or ""
+        if event.channel is not None:
+            pointed[event.channel] = event
+        if event.build is not None:
+            recorded[event.build] = event
+    yield from _records(entry.builds, recorded)
+    for channel in sorted({*entry.channels, *pointed}):
+        now_at, moved = entry.channels.get(channel), pointed.get(channel)
+        to = moved.to if moved else None
+        if now_at is not None and now_at not in entry.builds:
             yield "channel", channel, f"channel `{channel}` points at `{now_at}`, which is no build"
-        elif now_at != event.get("to"):
-            said = f"its history says {_quoted(event.get('to'))}"
-            said += f" ({_told(event)})" if event else ""
-            yield "channel", channel, f"channel `{channel}` points at {_quoted(now_at)}; {said}"
+        elif now_at != to:
+            history = f"its history says {_quoted(to)}" + (f" ({_told(moved)})" if moved else "")
+            text = f"channel `{channel}` points at {_quoted(now_at)}; {history}"
+            yield "channel", channel, text
 
 
 def _records(
-    builds: Mapping[str, Any], recorded: Mapping[str, Mapping[str, Any]]
+    builds: Mapping[str, Build], recorded: Mapping[str, Event]
 ) -> Iterator[tuple[str, str, str]]:
     for ref in sorted({*builds, *recorded}):
-        fields, event = builds.get(ref), recorded.get(ref)
-        if fields is None:
-            if event and event.get("action") == "remove":
-                continue
-            yield "lost", ref, f"the record of build `{ref}` is gone ({_told(event or {})})"
-        elif event is None:
+        build, event = builds.get(ref), recorded.get(ref)
+        if event is None:
             yield "unknown", ref, f"its history does not know build `{ref}`"
-        elif checksum(fields) != fields.get("checksum"):
+        elif build is None:
+            if event.action != "remove":
+                yield "lost", ref, f"the record of build `{ref}` is gone ({_told(event)})"
+        elif checksum(build.to_json()) != build.checksum:
             text = f"the record of build `{ref}` is not what was recorded: its checksum differs"
             yield "record", ref, f"{text} ({_told(event)})"
-        elif fields["checksum"] != event.get("record"):
+        elif build.checksum != event.record:
             text = f"the record of build `{ref}` has another checksum than its history says"
             yield "record", ref, f"{text} ({_told(event)})"
 
 
-def _told(event: Mapping[str, Any]) -> str:
-    return f"{event.get('action')} at {event.get('at')} by {event.get('by')}"
+def _told(event: Event) -> str:
+    return f"{event.action} at {event.at} by {event.by}"
 
 
-def _quoted(ref: Any) -> str:
+def _quoted(ref: str | None) -> str:
     return "nothing" if ref is None else f"`{ref}`"

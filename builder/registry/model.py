@@ -8,7 +8,7 @@ long as what it looks up is as it was recorded.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from typing import Any
 
 from builder.errors import RegistryError
@@ -64,6 +64,10 @@ class Hold(Table):
 
     def __str__(self) -> str:
         return f"held since {self.at} by {self.by}" + (f": {self.reason}" if self.reason else "")
+
+    def described(self) -> dict[str, str | None]:
+        """The hold as plain values, for output."""
+        return {"at": self.at, "by": self.by, "reason": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -272,10 +276,10 @@ class Entry(Table):
 class Contents(Table):
     """Template name → target → channels and builds."""
 
-    version: int = key(default=VERSION, expected=True, schema={"const": VERSION})
+    version: int = key(default=MISSING, expected=True, schema={"const": VERSION})
     changes: list[str] = key("in an object store: identities of the latest changes", default=list)
     revocations: list[ContentRevocation] = key("what no build may contain", default=list)
-    templates: dict[str, dict[str, Entry]] = key(default=dict, expected=True)
+    templates: dict[str, dict[str, Entry]]
 
     def entry(self, name: str, target: str) -> Entry:
         """What is recorded of a template on one target: nothing where it is not there."""

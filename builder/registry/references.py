@@ -4,16 +4,8 @@ from __future__ import annotations
 
 from builder.errors import UnknownBuildError, UnknownTemplateError, did_you_mean
 from builder.registry.history import newest_first
-from builder.registry.values import (
-    DEFAULT_CHANNEL,
-    Record,
-    Registry,
-    no_channel_hint,
-    revoked_because,
-)
-
-if False:  # for type checkers; importing typing costs as much as all the rest
-    from typing import Any
+from builder.registry.model import Build
+from builder.registry.values import DEFAULT_CHANNEL, Record, Registry, no_channel_hint
 
 __all__ = ["find_build", "newest_usable", "split"]
 
@@ -28,7 +20,7 @@ def split(reference: str, found: Registry) -> tuple[str, str | None]:
     if at and name in found.templates:
         return name, wanted
     for known, targets in found.templates.items():
-        if any(reference in entry.get("builds", {}) for entry in targets.values()):
+        if any(reference in entry.builds for entry in targets.values()):
             return known, reference
     raise UnknownTemplateError(
         f"`{reference}` is neither a template nor a build in {found.path}",
@@ -47,46 +39,46 @@ def find_build(
     """
     targets = found.templates.get(name, {})
     if wanted and target is None:
-        holders = [key for key, entry in targets.items() if wanted in entry.get("builds", {})]
+        holders = [key for key, entry in targets.items() if wanted in entry.builds]
         target = holders[0] if len(holders) == 1 else None
     target = found.target_of(name, target)
     entry = found.entry(name, target)
-    builds: dict[str, Any] = entry.get("builds", {})
+    builds = entry.builds
     wanted = wanted or DEFAULT_CHANNEL
-    ref = wanted if wanted in builds else entry.get("channels", {}).get(wanted)
+    ref = wanted if wanted in builds else entry.channels.get(wanted)
     if ref in builds:
-        return Record(name=name, target=target, ref=ref, fields=builds[ref])
+        return Record(name=name, target=target, ref=ref, fields=builds[ref].to_json())
     matches = [
         ref
-        for ref, fields in builds.items()
-        if len(wanted) >= _SHORTEST and any(one.startswith(wanted) for one in _names(ref, fields))
+        for ref, build in builds.items()
+        if len(wanted) >= _SHORTEST
+        and any(known.startswith(wanted) for known in _names(ref, build))
     ]
     if len(matches) == 1:
-        return Record(name=name, target=target, ref=matches[0], fields=builds[matches[0]])
+        return Record(name=name, target=target, ref=matches[0], fields=builds[matches[0]].to_json())
     known = ", ".join(f"`{ref}`" for ref in sorted(matches or builds)) or "none"
     raise UnknownBuildError(
         f"`{wanted}` means several builds of `{name}` on `{target}`: {known}"
         if matches
         else f"`{name}` has no build or channel `{wanted}` on `{target}`; its builds: {known}",
-        hint=did_you_mean(wanted, [*entry.get("channels", {}), *builds])
-        or no_channel_hint(name, target, builds, entry.get("channels", {})),
+        hint=did_you_mean(wanted, [*entry.channels, *builds])
+        or no_channel_hint(name, target, builds, entry.channels),
     )
 
 
 def newest_usable(found: Registry, name: str, target: str) -> Record:
     """The build of `name` made last that may be used. Raises `UnknownBuildError`."""
     entry = found.entry(name, target)
-    builds: dict[str, Any] = entry.get("builds", {})
+    builds = entry.builds
     for ref in newest_first(entry):
-        if builds[ref].get("verified") and not revoked_because(builds[ref]):
-            return Record(name=name, target=target, ref=ref, fields=builds[ref])
+        if builds[ref].is_verified and not builds[ref].is_revoked:
+            return Record(name=name, target=target, ref=ref, fields=builds[ref].to_json())
     raise UnknownBuildError(
         f"`{name}` has no build on `{target}` that is verified and not revoked",
         hint=f"`template-builder build {name} --target {target}` makes one",
     )
 
 
-def _names(ref: str, fields: dict[str, Any]) -> list[str]:
-    digest = str(fields.get("digest", ""))
-    named = [ref, str(fields.get("build_id", "")), digest, digest.partition(":")[2]]
-    return [one for one in named if one]
+def _names(ref: str, build: Build) -> list[str]:
+    digest = build.digest or ""
+    return [name for name in (ref, build.build_id, digest, digest.partition(":")[2]) if name]

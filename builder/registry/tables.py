@@ -110,6 +110,7 @@ class _Shape:
     kind: type
     read: Callable[[Any], Any]
     schema: Mapping[str, Any]
+    changed_in_place: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -132,7 +133,7 @@ class _Column:
     @property
     def stays(self) -> bool:
         """Whether it is written still when all that was in it is taken out."""
-        return self.shape.kind is list or (self.shape.kind is dict and self.expected)
+        return self.shape.changed_in_place and (self.shape.kind is list or self.expected)
 
 
 def _read_columns(kind: type) -> dict[str, _Column]:
@@ -161,14 +162,25 @@ def _shape(hint: Any) -> _Shape:
     origin, inner = get_origin(hint), [part for part in get_args(hint) if part is not type(None)]
     if origin in (Union, types.UnionType):
         return _shape(inner[0])
+    changed = origin in (dict, list)
     if origin in (dict, Mapping):
         item = _shape(inner[1])
         each = {"type": "object", "additionalProperties": dict(item.schema)}
-        return _Shape(kind=dict, read=lambda table: _read_each(table, item), schema=each)
+        return _Shape(
+            kind=dict,
+            read=lambda table: _read_each(table, item),
+            schema=each,
+            changed_in_place=changed,
+        )
     if origin in (list, tuple):
         item, made = _shape(inner[0]), origin
         many = {"type": "array", "items": dict(item.schema)}
-        return _Shape(kind=list, read=lambda items: made(_read_many(items, item)), schema=many)
+        return _Shape(
+            kind=list,
+            read=lambda items: made(_read_many(items, item)),
+            schema=many,
+            changed_in_place=changed,
+        )
     if issubclass(hint, Table):
         return _Shape(kind=dict, read=hint.from_json, schema=table_schema(hint))
     return _Shape(

@@ -15,9 +15,10 @@ from builder.errors import (
 )
 
 if False:  # for type checkers; importing typing costs as much as all the rest
+    from collections.abc import Iterable, Iterator, Mapping
     from typing import Any
 
-    from builder.registry.model import Contents
+    from builder.registry.model import Build, Contents, Entry
 
 __all__ = [
     "DEFAULT_CHANNEL",
@@ -29,9 +30,6 @@ __all__ = [
     "is_local",
     "is_time",
     "no_channel_hint",
-    "revocation",
-    "revoked_as_of",
-    "revoked_because",
 ]
 
 VERSION = 1
@@ -42,19 +40,32 @@ class Record:
     """One build of one template on one target, as it was recorded; read-only.
 
     `ref` is what a sandbox is created from. `fields` holds everything recorded, unknown fields
-    included; the properties are the ones an application asks for.
+    included, and `build` the same with types; the other properties are what an application asks
+    for.
     """
 
-    __slots__ = ("fields", "name", "ref", "target")
+    __slots__ = ("_fields", "name", "ref", "target")
 
     def __init__(self, *, name: str, target: str, ref: str, fields: dict[str, Any]) -> None:
         self.name = name
         self.target = target
         self.ref = ref
-        self.fields = fields
+        self._fields = fields
 
     def __repr__(self) -> str:
         return f"Record(name={self.name!r}, target={self.target!r}, ref={self.ref!r})"
+
+    @property
+    def fields(self) -> Mapping[str, object]:
+        """What was recorded, as the file has it."""
+        return self._fields
+
+    @property
+    def build(self) -> Build:
+        """What was recorded, with types."""
+        from builder.registry.model import Build
+
+        return Build.from_json(self._fields)
 
     @property
     def is_local(self) -> bool:
@@ -64,38 +75,55 @@ class Record:
     @property
     def template_id(self) -> str:
         """The template's ID on its target."""
-        found: str = self.fields.get("template_id", self.ref.partition(":")[0])
+        found: str = self._fields.get("template_id", self.ref.partition(":")[0])
         return found
 
     @property
     def build_id(self) -> str | None:
         """The immutable build's ID, or None for an adopted template."""
-        return self.fields.get("build_id")
+        return self._fields.get("build_id")
 
     @property
     def digest(self) -> str | None:
         """`sha256:…` of what was built, or None for an adopted template."""
-        return self.fields.get("digest")
+        return self._fields.get("digest")
 
     @property
     def origin(self) -> str:
         """`built` by this program from a spec, or `adopted` by hand."""
-        found: str = self.fields.get("origin", "built")
+        found: str = self._fields.get("origin", "built")
         return found
 
     @property
     def packages(self) -> dict[str, str]:
         """Distribution name to version, as found inside the verified sandbox."""
-        found: dict[str, str] = self.fields.get("packages", {})
+        found: dict[str, str] = self._fields.get("packages", {})
+        return found
+
+    @property
+    def level(self) -> str:
+        """How warm its sandboxes are: `none`, `disk` or `memory`."""
+        found: str = self._fields.get("warmup", {}).get("level", "none")
+        return found
+
+    @property
+    def imports(self) -> tuple[str, ...]:
+        """What is imported in its sandboxes already, or at once."""
+        return tuple(self._fields.get("warmup", {}).get("imports", ()))
+
+    @property
+    def env(self) -> dict[str, str]:
+        """The variables that its sandboxes have."""
+        found: dict[str, str] = self._fields.get("env", {})
         return found
 
     @property
     def revoked(self) -> str | None:
         """Why the build must not be used any more, or None."""
-        return revoked_because(self.fields)
+        return _revoked_because(self._fields)
 
 
-def revoked_because(fields: Any) -> str | None:
+def _revoked_because(fields: Any) -> str | None:
     """Why a build, of which `fields` is the record, must not be used any more; None when it may."""
     return in_effect(fields.get("revoked"), fields.get("revoked_at"))
 
@@ -104,24 +132,6 @@ def in_effect(reason: str | None, at: Any) -> str | None:
     """The reason of a revocation, unless it has no effect yet: `at` (UTC) is still to come."""
     now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time()))
     return None if reason and is_time(at) and at > now else reason
-
-
-def revoked_as_of(fields: Any) -> str | None:
-    """Since when, or from when on, a build is revoked (UTC); None where that is not recorded."""
-    at: str | None = fields.get("revoked_at")
-    if at is not None:
-        return at
-    # Without a date of its own, a revocation has had effect since somebody made it.
-    marks = fields.get("revocations", {}).values()
-    made = [mark["at"] for mark in marks if "at" in mark and "from" not in mark]
-    return min(made, default=None)
-
-
-def revocation(fields: Any) -> str:
-    """What is said of a build with a revocation, in effect or still to come:
-    `revoked as of 2026-11-23T07:49:55Z: leaks memory`."""
-    at = revoked_as_of(fields)
-    return f"revoked{f' as of {at}' if at else ''}: {fields['revoked']}"
 
 
 def is_time(text: Any) -> bool:
@@ -138,10 +148,10 @@ def is_local(ref: str) -> bool:
 class Registry:
     """The parsed file: looked up in as it is, worked with by its typed `contents`."""
 
-    __slots__ = ("_contents", "data", "path")
+    __slots__ = ("_contents", "_data", "path")
 
     def __init__(self, data: dict[str, Any], path: str) -> None:
-        self.data = data
+        self._data = data
         self.path = path
         self._contents: Contents | None = None
 
@@ -151,14 +161,29 @@ class Registry:
         if self._contents is None:
             from builder.registry.model import contents
 
-            self._contents = contents(self.data, path=self.path)
+            self._contents = contents(self._data, path=self.path)
         return self._contents
 
     @property
-    def templates(self) -> dict[str, Any]:
-        """Name → target → {"channels": {channel: ref}, "builds": {ref: fields}}."""
-        found: dict[str, Any] = self.data["templates"]
+    def templates(self) -> dict[str, dict[str, Entry]]:
+        """Name → target → what is recorded of it there. Raises what `contents` raises."""
+        return self.contents.templates
+
+    @property
+    def names(self) -> Iterable[str]:
+        """The names of the templates."""
+        found: dict[str, Any] = self._data["templates"]
         return found
+
+    def records(self, *, ref: str | None = None, target: str | None = None) -> Iterator[Record]:
+        """The builds as they are, unchecked: all, or those called `ref` or on `target` alone."""
+        for name, targets in self._data["templates"].items():
+            for key, entry in targets.items() if isinstance(targets, dict) else ():
+                builds = entry.get("builds") if isinstance(entry, dict) else None
+                if target in (None, key) and isinstance(builds, dict):
+                    for known in builds if ref is None else (ref,):
+                        if isinstance(fields := builds.get(known), dict):
+                            yield Record(name=name, target=key, ref=known, fields=fields)
 
     def lookup(
         self, name: str, *, target: str | None = None, channel: str = DEFAULT_CHANNEL
@@ -179,7 +204,7 @@ class Registry:
                 entry = {**entry, "builds": alone, "history": []}
             from builder.registry.model import contents
 
-            contents({"templates": {name: {target: entry}}}, path=self.path)
+            contents({"version": VERSION, "templates": {name: {target: entry}}}, path=self.path)
         if channel not in channels:
             known = ", ".join(f"`{c}`" for c in sorted(channels)) or "none"
             raise UnknownChannelError(
@@ -199,12 +224,12 @@ class Registry:
         record = Record(name=name, target=target, ref=ref, fields=fields)
         if record.revoked:
             others = sorted(
-                r for r, f in builds.items() if isinstance(f, dict) and not revoked_because(f)
+                r for r, f in builds.items() if isinstance(f, dict) and not _revoked_because(f)
             )
             usable = ", ".join(f"`{r}`" for r in others) or "none"
             raise RevokedError(
                 f"build `{ref}` of template `{name}` on target `{target}` is"
-                f" {revocation(fields)}; builds that may be used: {usable}",
+                f" {record.build.revocation}; builds that may be used: {usable}",
                 hint=f"`template-builder rollback {name} --target {target}{_named(channel)}`"
                 " goes back to one that may be used; a changed spec makes a new one",
             )
@@ -230,20 +255,19 @@ class Registry:
             )
         return target
 
-    def entry(self, name: str, target: str | None = None) -> dict[str, Any]:
-        """What is recorded of a template on one target: its channels, builds and history."""
+    def entry(self, name: str, target: str | None = None) -> Entry:
+        """What is recorded of a template on the target that is meant: see `lookup`."""
         target = self.target_of(name, target)
-        entry: dict[str, Any] = self._targets(name)[target]
-        return entry
+        return self.templates[name][target]
 
     def _targets(self, name: str) -> dict[str, dict[str, Any]]:
-        if name not in self.templates:
+        templates = self._data["templates"]
+        if name not in templates:
             raise UnknownTemplateError(
-                f"no template `{name}` in {self.path}, which has {_count(self.templates)}",
-                hint=did_you_mean(name, self.templates)
-                or "`template-builder list` shows what there is",
+                f"no template `{name}` in {self.path}, which has {_count(templates)}",
+                hint=did_you_mean(name, templates) or "`template-builder list` shows what there is",
             )
-        targets = self.templates[name]
+        targets: Any = templates[name]
         if not isinstance(targets, dict) or not all(isinstance(t, dict) for t in targets.values()):
             raise RegistryError(
                 f"{self.path}: the entry of template `{name}` is not a table of targets",
@@ -252,10 +276,7 @@ class Registry:
         return targets
 
     def checked(self) -> Registry:
-        """The registry itself, after a check of every entry: for commands that work with all of it.
-
-        Raises `RegistryError` naming the first value of a type that it cannot be.
-        """
+        """The registry itself, after a check of all that it holds: see `contents`."""
         _ = self.contents
         return self
 
@@ -287,7 +308,7 @@ def _is_as_recorded(entry: dict[str, Any], channel: str) -> bool:
 
 
 def no_channel_hint(
-    name: str, target: str, builds: dict[str, Any], channels: dict[str, Any]
+    name: str, target: str, builds: Mapping[str, object], channels: Mapping[str, object]
 ) -> str | None:
     """How a template gets a channel where it has builds, and none of its own: none was promoted, or
     another machine has published a newer one."""

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 from builder import registry
 from builder.errors import (
@@ -71,27 +69,26 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
     if not registry.is_url(location):
         location = os.path.abspath(location)
     known = about(asked, location)
-    if asked in known.templates:
+    if asked in known.names:
         record = _lookup(known, asked, name, channel)
     else:
         _check_ref(known, asked, name)
         if local:
             raise UnknownTemplateError(
                 f"there is no template `{asked}` in {known.path}",
-                hint=did_you_mean(asked, loaded(location).templates)
+                hint=did_you_mean(asked, loaded(location).names)
                 or "on target `local` only templates of the registry can be used",
             )
         return Template(ref=asked, target=name, local=False, registry=location, account=owner)
-    warmup: Mapping[str, Any] = record.fields.get("warmup", {})
     return Template(
         ref=record.ref,
         target=name,
         local=local,
         registry=location,
         name=asked,
-        level=warmup.get("level", "none"),
-        imports=tuple(warmup.get("imports", ())),
-        env=tuple(sorted(record.fields.get("env", {}).items())),
+        level=record.level,
+        imports=record.imports,
+        env=tuple(sorted(record.env.items())),
         account=owner,
     )
 
@@ -104,7 +101,7 @@ def check_not_revoked(template: Template) -> None:
 
 def near_names(template: Template) -> str | None:
     """A hint at names of its registry that a template's ref may have meant."""
-    return did_you_mean(template.ref, loaded(template.registry).templates)
+    return did_you_mean(template.ref, loaded(template.registry).names)
 
 
 class MissingTemplateError(UnknownTemplateError, ValueError):
@@ -116,7 +113,7 @@ def _lookup(known: registry.Registry, name: str, target: str, channel: str) -> r
         return known.lookup(name, target=target, channel=channel)
     except NotBuiltError as error:
         for other, entry in sorted(known.templates[name].items()):
-            if other != target and any(map(registry.is_local, entry.get("channels", {}).values())):
+            if other != target and any(map(registry.is_local, entry.channels.values())):
                 raise NotBuiltError(
                     error.message,
                     hint=f'it is built for this machine: target="{other}" runs code there, which is'
@@ -127,10 +124,9 @@ def _lookup(known: registry.Registry, name: str, target: str, channel: str) -> r
 
 def _check_ref(known: registry.Registry, ref: str, target: str) -> None:
     """A build that is named by its ref is not used either when it was revoked."""
-    for name, targets in known.templates.items():
-        fields = targets.get(target, {}).get("builds", {}).get(ref)
-        if fields and registry.revoked_because(fields):
+    for record in known.records(ref=ref, target=target):
+        if record.revoked:
             raise RevokedError(
-                f"build `{ref}` of `{name}` is {registry.revocation(fields)}",
-                hint=f"`template-builder list` shows what else there is of `{name}`",
+                f"build `{ref}` of `{record.name}` is {record.build.revocation}",
+                hint=f"`template-builder list` shows what else there is of `{record.name}`",
             )

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from builder import registry
 from builder.errors import StorageError
+from builder.registry.model import Build, Seconds, Verified
 from builder.targets.local import place
 from builder.targets.protocol import Built
 
@@ -21,24 +23,25 @@ def keep_measures(built: Built, measures: Mapping[str, Any]) -> None:
             place.keep_measures(built.folder, {**measures, "notes": list(built.notes)})
 
 
-def measures_of(ref: str, fields: Mapping[str, Any]) -> dict[str, Any]:
+def measures_of(ref: str, build: Build) -> dict[str, Any]:
     """What was measured of a recorded build: as its record has it, or, of an environment of this
     machine, what is kept beside that."""
-    seconds = fields.get("verified", {}).get("seconds")
-    recorded = {"size_bytes": fields.get("size_bytes"), "seconds": seconds}
+    seconds = build.verified.seconds if build.verified else None
+    recorded = {"size_bytes": build.size_bytes, "seconds": seconds and seconds.to_json()}
     measures = {key: value for key, value in recorded.items() if value is not None}
     if registry.is_local(ref):
         measures |= place.measures(place.digest_of(ref))
     return measures
 
 
-def with_measures(ref: str, fields: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of a build with what was measured of it in its places."""
-    measures = measures_of(ref, fields)
-    seconds, notes = measures.pop("seconds", None), measures.pop("notes", [])
-    merged = {**fields, **measures}
-    if seconds:
-        merged["verified"] = {**fields.get("verified", {}), "seconds": seconds}
-    if notes:
-        merged["warnings"] = list(dict.fromkeys([*fields.get("warnings", ()), *notes]))
-    return merged
+def with_measures(ref: str, build: Build) -> Build:
+    """A recorded build with what was measured of it in its places."""
+    measures = measures_of(ref, build)
+    if seconds := measures.get("seconds"):
+        verified = replace(build.verified or Verified(), seconds=Seconds.from_json(seconds))
+        build = replace(build, verified=verified)
+    return replace(
+        build,
+        size_bytes=measures.get("size_bytes"),
+        warnings=tuple(dict.fromkeys([*build.warnings, *measures.get("notes", [])])),
+    )

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from builder.flatten import Program
 from builder.plan import TargetState
+from builder.registry.model import Build, Entry
 from builder.render import Rendered
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
@@ -52,7 +53,7 @@ class StateQuery:
     the registry, `channel` the one that builds would move."""
 
     rendered: Rendered
-    recorded: Mapping[str, Any]
+    recorded: Entry
     channel: str
 
 
@@ -129,14 +130,14 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """The verified build of template `name` that is to be published; `fields` is its record.
+    """The verified build of template `name` that is to be published.
 
     `channel` is the target's own that is to point at it, None for none. `over` are the IDs of
     builds that give way though they are newer; None is all.
     """
 
     name: str
-    fields: Mapping[str, Any]
+    build: Build
     channel: str | None
     over: Collection[str] | None = frozenset()
 
@@ -174,7 +175,7 @@ class Needs:
     builds), `of` the need for a digest in a registry ("" is the project's own), if there is one.
     What was used or made within the last `protect_seconds` is needed, too."""
 
-    templates: Mapping[str, Any]
+    templates: Mapping[str, Entry]
     of: Callable[[str, str], Need | None]
     protect_seconds: float
 
@@ -277,8 +278,8 @@ class Opener(Claims, Protocol):
 class Inventory(Protocol):
     """What a target itself can tell of the templates that it has, by their tags."""
 
-    def examine(self, ref: str) -> dict[str, Any]:
-        """Look for a template that was not built here, `ID` or `ID:build`; what to record of it.
+    def examine(self, ref: str) -> str:
+        """Look for a template that was not built here, `ID` or `ID:build`; its ID.
 
         Raises `BuildError` when there is none that sandboxes can be created from.
         """
@@ -291,12 +292,12 @@ class Inventory(Protocol):
     def withdraw(
         self,
         name: str,
-        builds: Sequence[Mapping[str, Any]],
+        builds: Sequence[Build],
         *,
-        channels: Mapping[str, Mapping[str, Any]],
+        channels: Mapping[str, Build],
     ) -> str | None:
-        """Let go of what `publish` has moved to `builds`, by their records, and of `channels`, by
-        the records of what they pointed at; returns what a person should know of what stays."""
+        """Let go of what `publish` has moved to `builds`, and of `channels`, with what they pointed
+        at; returns what a person should know of what stays."""
         ...
 
 

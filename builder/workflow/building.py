@@ -11,7 +11,6 @@ from functools import partial
 from builder.errors import VerifyError
 from builder.record import following
 from builder.record import record as record_build
-from builder.registry import revoked_because
 from builder.registry.history import build_ids
 from builder.render import write_files
 from builder.system import processes, provenance
@@ -83,9 +82,9 @@ def forget(target: Builder, name: str, build_id: str) -> None:
 
 def _revoked(name: str, context: Context) -> frozenset[str]:
     """The IDs of builds of `name` that must not be taken instead of a new one."""
-    builds = context.entry(name).get("builds", {}).values()
+    builds = context.entry(name).builds.values()
     return frozenset(
-        fields["build_id"] for fields in builds if revoked_because(fields) and "build_id" in fields
+        build.build_id for build in builds if build.is_revoked and build.build_id is not None
     )
 
 

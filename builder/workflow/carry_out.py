@@ -8,9 +8,8 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
-from typing import Any
 
-from builder import record, registry, render
+from builder import record, render
 from builder.errors import (
     BlockedError,
     BuildError,
@@ -23,6 +22,7 @@ from builder.errors import (
 from builder.plan import PlannedVariant
 from builder.plan.schedule import Schedule
 from builder.registry import history
+from builder.registry.model import Build, Entry
 from builder.system import processes, provenance
 from builder.system.events import Event
 from builder.system.files import ignored
@@ -159,8 +159,8 @@ class _Run:
                 return made or self._built(planned, rendered)
             ref = planned.retag or planned.ref
             assert ref is not None
-            fields = self._still_recorded(planned, ref, entry)
-            forget(target, name, fields.get("build_id", ""))  # a run was killed before it
+            build = self._still_recorded(planned, ref, entry)
+            forget(target, name, build.build_id or "")  # a run was killed before it
             if planned.action == "retag":
                 return self._retagged(planned, ref, entry)
             if self.request.release and planned.held:
@@ -173,9 +173,9 @@ class _Run:
                 )
             if ref == planned.ref or planned.held:
                 held = planned.held if ref != planned.ref else None
-                return Outcome(name=name, action="skipped", ref=ref, fields=fields, held=held)
+                return Outcome(name=name, action="skipped", ref=ref, build=build, held=held)
             why = f"`{ref}` does not get the channel: {planned.reasons[0]}"
-            return Outcome(name=name, action="skipped", ref=ref, fields=fields, overtaken=why)
+            return Outcome(name=name, action="skipped", ref=ref, build=build, overtaken=why)
 
     def _built(self, planned: PlannedVariant, rendered: render.Rendered) -> Outcome:
         name, state = planned.name, self.context.project.state
@@ -195,15 +195,15 @@ class _Run:
             name=name,
             action="built",
             ref=attempt.built.ref if attempt.built else None,
-            fields=recorded.fields if recorded else None,
+            build=recorded.build if recorded else None,
             held=recorded.hold if recorded else None,
             overtaken=recorded.overtaken if recorded else None,
         )
 
-    def _retagged(self, planned: PlannedVariant, ref: str, entry: Mapping[str, Any]) -> Outcome:
+    def _retagged(self, planned: PlannedVariant, ref: str, entry: Entry) -> Outcome:
         """Point the channel at a build that is recorded already."""
         name, project, target = planned.name, self.context.project, self.context.connected()
-        fields = entry["builds"][ref]
+        build = entry.builds[ref]
         # Whatever this registry knows was there before the plan was made.
         known = history.build_ids(entry)
         try:
@@ -221,35 +221,30 @@ class _Run:
             )
         except OvertakenError as error:
             text = f"`{ref}` was not moved to: {error}"
-            return Outcome(name=name, action="skipped", ref=ref, fields=fields, overtaken=text)
-        return Outcome(name=name, action="retagged", ref=ref, fields=fields)
+            return Outcome(name=name, action="skipped", ref=ref, build=build, overtaken=text)
+        return Outcome(name=name, action="retagged", ref=ref, build=build)
 
-    def _still_recorded(
-        self, planned: PlannedVariant, ref: str, entry: Mapping[str, Any]
-    ) -> Mapping[str, Any]:
-        """The record of `ref`, which the plan was made with. Raises `BuildError`."""
-        fields: Mapping[str, Any] = entry.get("builds", {}).get(ref, {})
+    def _still_recorded(self, planned: PlannedVariant, ref: str, entry: Entry) -> Build:
+        """The build `ref`, which the plan was made with. Raises `BuildError`."""
+        build = entry.builds.get(ref, Build())
         if (
-            entry.get("channels", {}).get(self.request.channel) != planned.ref
-            or (fields.get("digest") != planned.digest and ref != planned.ref)
-            or registry.revoked_because(fields)
+            entry.channels.get(self.request.channel) != planned.ref
+            or (build.digest != planned.digest and ref != planned.ref)
+            or build.is_revoked
         ):
             raise BuildError(
                 f"what {os.path.basename(self.context.project.registry)} says of `{planned.name}`"
                 " has changed since the plan was made",
                 hint="run the same command again",
             )
-        return fields
+        return build
 
-    def _built_meanwhile(self, planned: PlannedVariant, entry: Mapping[str, Any]) -> Outcome | None:
+    def _built_meanwhile(self, planned: PlannedVariant, entry: Entry) -> Outcome | None:
         """What another process has recorded of the same digest since the plan was made."""
-        ref = entry.get("channels", {}).get(self.request.channel)
-        fields = entry.get("builds", {}).get(ref, {})
-        if (
-            planned.forced
-            or ref == planned.ref
-            or fields.get("digest") != planned.digest
-            or registry.revoked_because(fields)
-        ):
+        channel = entry.channel(self.request.channel)
+        build = channel.usable
+        if planned.forced or channel.ref == planned.ref or not build:
             return None
-        return Outcome(name=planned.name, action="skipped", ref=ref, fields=fields)
+        if build.digest != planned.digest:
+            return None
+        return Outcome(name=planned.name, action="skipped", ref=channel.ref, build=build)

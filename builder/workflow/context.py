@@ -7,11 +7,11 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
 
 from builder import registry
 from builder.errors import TargetUnavailableError
 from builder.project import Project, TargetSettings
+from builder.registry.model import Entry
 from builder.registry.object_store import NoRegistryError
 from builder.system.events import Event, Reporter, discard
 from builder.targets.adapters import choose, connect
@@ -107,9 +107,6 @@ class Context:
             raise self.target
         return self.target
 
-    def entry(self, name: str) -> dict[str, Any]:
-        """What the registry has of template `name` on the target now: channels and builds."""
-        entry: dict[str, Any] = (
-            self.registry.now().templates.get(name, {}).get(self.target_name, {})
-        )
-        return entry
+    def entry(self, name: str) -> Entry:
+        """What the registry has of template `name` on the target now."""
+        return self.registry.now().contents.entry(name, self.target_name)

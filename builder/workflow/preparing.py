@@ -229,10 +229,10 @@ def _fallbacks(rendered: Sequence[Rendered]) -> dict[str, str]:
 def _situation(
     target: Builder, prepared: Prepared, recorded: Registry, unaccepted: Mapping[str, str]
 ) -> Situation:
-    rendered, templates = prepared.rendered, recorded.templates
+    rendered = prepared.rendered
 
     def look(one: Rendered) -> TargetState:
-        entry = templates.get(one.variant.name, {}).get(target.name, {})
+        entry = recorded.contents.entry(one.variant.name, target.name)
         channel = prepared.request.channel
         return target.look(StateQuery(rendered=one, recorded=entry, channel=channel))
 
@@ -263,10 +263,10 @@ def _situation(
 
 def _contains_revoked(recorded: Registry, rendered: Rendered) -> str | None:
     """Why what the lock holds must not be built."""
-    if not recorded.data.get("revocations"):
+    if not recorded.contents.revocations:
         return None
     try:
-        check_contents(recorded.data, contents_of(rendered), rendered.variant.name)
+        check_contents(recorded.contents, contents_of(rendered), rendered.variant.name)
     except RevokedError as error:
         return f"{error.message}; {error.hint}"
     return None

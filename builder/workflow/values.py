@@ -14,7 +14,7 @@ from builder.precheck import Checked, Engine
 from builder.project import PrecheckWhen
 from builder.record import Publish, Recorded
 from builder.registry import DEFAULT_CHANNEL
-from builder.registry.holds import Hold
+from builder.registry.model import Build, Hold
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.system.logs import Log
@@ -102,7 +102,7 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How one variant ended: `fields` is its record, `error` why there is none, `held` and
+    """How one variant ended: `build` is what is recorded, `error` why nothing is, `held` and
     `overtaken` why the channel does not point at it."""
 
     name: str
@@ -110,7 +110,7 @@ class Outcome:
     ref: str | None = None
     digest: str | None = None
     seconds: float = 0.0
-    fields: Mapping[str, Any] | None = None
+    build: Build | None = None
     held: Hold | None = None
     overtaken: str | None = None
     error: TemplateError | None = None
@@ -123,9 +123,9 @@ class Outcome:
             "ref": self.ref,
             "digest": self.digest,
             "seconds": round(self.seconds, 3),
-            "held": self.held.to_json() if self.held else None,
+            "held": self.held.described() if self.held else None,
             "overtaken": self.overtaken,
-            "record": dict(self.fields) if self.fields else None,
+            "record": self.build.to_json() if self.build else None,
             "error": self.error.to_json() if self.error else None,
         }
 

@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from builder.errors.visible import one_line
 from builder.precheck import connect_engine
 from builder.project import PrecheckSettings, Project, TargetSettings
 from builder.registry import history
+from builder.registry.model import Contents
 from builder.system import provenance, uv
 from builder.system.files import cache_folder
 
@@ -151,7 +152,7 @@ def _project(place: Project) -> Iterator[Finding]:
     if not faults:
         return
     committed = _committed(place)
-    texts = [_precisely(fault, found.templates, committed) for fault in faults]
+    texts = [_precisely(fault, found.contents, committed) for fault in faults]
     places = counted(len(texts), "place")
     broken = RegistryError(
         "\n  ".join(
@@ -166,35 +167,33 @@ def _project(place: Project) -> Iterator[Finding]:
         yield Finding(state="no", what="registry", found=text, error=broken)
 
 
-def _committed(place: Project) -> Mapping[str, Any]:
-    """The templates of the registry as git has it; empty where it has none."""
+def _committed(place: Project) -> Contents | None:
+    """The registry as git has it; None where it has none."""
     if registry.is_url(place.registry):
-        return {}
+        return None
     text = provenance.committed(Path(place.registry))
     try:
-        return registry.parse(text, place.registry).checked().templates if text else {}
+        return registry.parse(text, place.registry).contents if text else None
     except TemplateError:
-        return {}
+        return None
 
 
-def _precisely(
-    fault: history.Fault, templates: Mapping[str, Any], committed: Mapping[str, Any]
-) -> str:
+def _precisely(fault: history.Fault, recorded: Contents, committed: Contents | None) -> str:
     """The fault, with the keys that were edited where the committed record tells them."""
-    if fault.kind != "record":
+    if fault.kind != "record" or committed is None:
         return str(fault)
 
-    def record_of(found: Mapping[str, Any]) -> Any:
-        entry = found.get(fault.name, {}).get(fault.target, {})
-        return entry.get("builds", {}).get(fault.subject, {})
+    def record_of(contents: Contents) -> dict[str, Any]:
+        build = contents.entry(fault.name, fault.target).builds.get(fault.subject)
+        return build.to_json() if build else {}
 
     before = record_of(committed)
     if not before or history.checksum(before) != before.get("checksum"):
         return str(fault)
-    old, new = _flat(before), _flat(record_of(templates))
+    old, new = _flat(before), _flat(record_of(recorded))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    told = [f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:_TOLD]]
-    return f"{fault}; since the last commit: {', '.join(told)}" if told else str(fault)
+    edits = [f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:_TOLD]]
+    return f"{fault}; since the last commit: {', '.join(edits)}" if edits else str(fault)
 
 
 def _flat(value: Any, path: str = "") -> dict[str, str]:

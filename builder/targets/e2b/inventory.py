@@ -5,10 +5,10 @@ from __future__ import annotations
 import datetime as dt
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
 
 from builder.errors import BuildError, TargetUnavailableError
 from builder.registry import DEFAULT_CHANNEL
+from builder.registry.model import Build, Entry
 from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.protocol import Needs, Tagged, Unused
@@ -36,7 +36,7 @@ class Inventory:
         self.name = name
         self._cloud = cloud
 
-    def examine(self, ref: str) -> dict[str, Any]:
+    def examine(self, ref: str) -> str:
         """Look for a template of the account, by its ID (or name) and a build of it."""
         asked, _, build_id = ref.partition(":")
         tags = self._cloud.tags(asked)
@@ -64,7 +64,7 @@ class Inventory:
         status = self._cloud.state(template_id, wanted, 0).status
         if status != "ready":
             raise BuildError(f"the build {wanted} of `{asked}` is not ready: {status}")
-        return {"template_id": template_id}
+        return template_id
 
     def tagged(self, name: str) -> list[Tagged]:
         """The finished builds of template `name`, with the channels that lead to them."""
@@ -91,16 +91,14 @@ class Inventory:
             )
         return tagged
 
-    def template(
-        self, name: str, builds: Iterable[Mapping[str, Any]]
-    ) -> tuple[str, dict[str, str]] | None:
+    def template(self, name: str, builds: Iterable[Build]) -> tuple[str, dict[str, str]] | None:
         """The ID and the tags of template `name`; None where it is not there.
 
-        Raises `TargetUnavailableError` where `builds`, by their records, are of one that another
-        account has, and `BuildError` where the key may not see all of it.
+        Raises `TargetUnavailableError` where `builds` are of one that another account has, and
+        `BuildError` where the key may not see all of it.
         """
         tags, own = self._cloud.tags(name), self._cloud.template_id(name)
-        made = {build.get("template_id") for build in builds if build.get("origin") != "adopted"}
+        made = {build.template_id for build in builds if not build.is_adopted}
         for recorded in sorted(map(str, made - {own, None})):
             if self._cloud.is_of_another_account(recorded):
                 raise TargetUnavailableError(
@@ -126,17 +124,17 @@ class Inventory:
     def withdraw(
         self,
         name: str,
-        builds: Sequence[Mapping[str, Any]],
+        builds: Sequence[Build],
         *,
-        channels: Mapping[str, Mapping[str, Any]],
+        channels: Mapping[str, Build],
     ) -> str | None:
         """Remove the tags of `channels`, and those of the digests of `builds`."""
         template = self.template(name, [*builds, *channels.values()])
         if template is None:
             return f"there is no template `{name}` on {self.name} any more, and no tag of it"
         _, before = template
-        ours = {channel: fields.get("build_id") for channel, fields in channels.items()}
-        ours |= {digest_tag(str(one.get("digest"))): one.get("build_id") for one in builds}
+        ours = {channel: build.build_id for channel, build in channels.items()}
+        ours |= {digest_tag(str(build.digest)): build.build_id for build in builds}
         ours |= {claim_of(channel, str(build_id)): build_id for channel, build_id in ours.items()}
         kept = [tag for tag, build_id in ours.items() if before.get(tag) not in (None, build_id)]
         notes = [f"`{tag}` on {self.name} stays: it is on build {before[tag]}" for tag in kept]
@@ -176,17 +174,15 @@ class Cleaning:
                 waste += [template] if template.identity not in busy else []
                 continue
             made = {
-                build.get("build_id"): build
-                for build in entry.get("builds", {}).values()
-                if build.get("origin", "built") == "built"
+                build.build_id: build for build in entry.builds.values() if build.origin == "built"
             }
             for tag, build_id in tags.items():
                 digest = tag.replace("-", ":", 1)
                 record = made.get(build_id)
-                if record is None or digest_tag(str(record.get("digest"))) != tag:
+                if record is None or digest_tag(str(record.digest)) != tag:
                     continue  # not made here, or not a tag of ours
-                young = _seconds(record.get("built_at")) > limit
-                if young or record["template_id"] in busy or needs.of("", digest):
+                young = _seconds(record.built_at) > limit
+                if young or record.template_id in busy or needs.of("", digest):
                     continue
                 waste.append(
                     Unused(
@@ -201,18 +197,18 @@ class Cleaning:
         return waste
 
     def _given_up(
-        self, name: str, entry: Mapping[str, Any], tags: Mapping[str, str], limit: float
+        self, name: str, entry: Entry, tags: Mapping[str, str], limit: float
     ) -> Unused | None:
         """The template, where all of it was built here, or failed, and nothing of it is in the
         registry."""
-        events = entry.get("history", [])
-        built = [str(one.get("build")) for one in events if one.get("action") == "build"]
+        events = entry.history
+        built = [str(event.build) for event in events if event.action == "build"]
         template_ids = {ref.partition(":")[0] for ref in built}
         builds = {ref.partition(":")[2] for ref in built}
-        if entry.get("builds") or entry.get("channels"):
+        if entry.builds or entry.channels:
             return None
-        adopted = any(one.get("action") == "adopt" for one in events)
-        if adopted or len(template_ids) != 1 or _seconds(events[-1].get("at")) > limit:
+        adopted = any(event.action == "adopt" for event in events)
+        if adopted or len(template_ids) != 1 or _seconds(events[-1].at) > limit:
             return None
         (template_id,) = template_ids
         if not all(self._failed(template_id, other) for other in {*tags.values()} - builds):
@@ -250,11 +246,11 @@ class Cleaning:
             return False
 
 
-def _seconds(moment: Any) -> float:
+def _seconds(moment: str | None) -> float:
     """Seconds since the epoch; of what cannot be read, so many that it counts as new."""
     try:
-        return dt.datetime.fromisoformat(moment).timestamp()
-    except (TypeError, ValueError):
+        return dt.datetime.fromisoformat(moment or "").timestamp()
+    except ValueError:
         return float("inf")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError
 from builder.plan import Drift, TargetState
-from builder.registry import history, revoked_because
+from builder.registry import history
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Reporter, discard
@@ -76,17 +76,17 @@ class E2BTarget(Cleaning):
         registry points at."""
         rendered, entry, channel = query.rendered, query.recorded, query.channel
         name = rendered.variant.name
-        recorded = entry.get("builds", {}).get(entry.get("channels", {}).get(channel), {})
-        wanted = None if revoked_because(recorded) else recorded.get("build_id")
-        template = self.inventory.template(name, entry.get("builds", {}).values())
+        current = entry.channel(channel).usable
+        wanted = current.build_id if current else None
+        template = self.inventory.template(name, entry.builds.values())
         if template is None:
             gone = f"the template `{name}` is gone from {self.name}"
             return TargetState(
                 present=False, drift=Drift(text=gone, usable=False) if wanted else None
             )
         template_id, tags = template
-        builds = [build for build in entry.get("builds", {}).values() if not revoked_because(build)]
-        same = {build.get("build_id") for build in builds if build.get("digest") == rendered.digest}
+        builds = [build for build in entry.builds.values() if not build.is_revoked]
+        same = {build.build_id for build in builds if build.digest == rendered.digest}
         same.add(tags.get(digest_tag(rendered.digest)))
         usable = frozenset(
             build_id
@@ -196,18 +196,19 @@ class E2BTarget(Cleaning):
 
     def publish(self, publication: Publication) -> Callable[[], None] | None:
         """Move the tags of the channel to a verified build, which keeps that of its digest."""
-        fields = publication.fields
+        build = publication.build
         if not publication.channel:
             return None
-        digest = fields.get("digest")
+        assert build.template_id
+        assert build.build_id
         return promote(
             self._cloud,
             # An adopted one may be called otherwise.
-            publication.name if digest else fields["template_id"],
-            fields["template_id"],
-            fields["build_id"],
+            publication.name if build.digest else build.template_id,
+            build.template_id,
+            build.build_id,
             publication.channel,
-            also=[digest_tag(digest)] if digest else [],
+            also=[digest_tag(build.digest)] if build.digest else [],
             over=publication.over,
         )
 

@@ -76,7 +76,7 @@ class LocalTarget:
         """Put a new environment in the place of the one before. Nothing else to move: the
         registry's channel is the only one. But it must not point at an environment that is gone."""
         name: str = publication.name
-        digest: str = publication.fields["digest"]
+        digest = str(publication.build.digest)
         made = self._made.get(digest)
         if (place.read(made) if made else place.find(digest)) is None:
             raise BuildError(
