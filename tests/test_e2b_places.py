@@ -161,6 +161,8 @@ def test_key_that_no_request_can_carry(project: Path, command: Command, key: str
         assert found.returncode == TargetUnavailableError.exit_code, found.stderr
         assert told in found.stderr
         assert "e2b_" not in found.stdout + found.stderr
+    swept = command("gc", "--dry-run", cwd=project, E2B_API_KEY=key)
+    assert f"left out: {told}" in swept.stderr
 
 
 def test_domain_with_certificates_of_its_own(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import os
 from collections.abc import Sequence
 from typing import Annotated
@@ -137,8 +136,10 @@ def _cleaners(project: Project, name: str | None, report: Reporter) -> dict[str,
             continue
         if not settings.has_account and settings is not machine:
             continue
-        with contextlib.suppress(TargetUnavailableError):
+        try:
             cleaners[settings.name] = connect(settings, project, report=report)
+        except TargetUnavailableError as error:
+            report(Event(kind="note", text=f"left out: {error.message}"))
     try:
         cleaners["docker"] = connect_engine(project.precheck)
     except EngineUnavailableError as error:
