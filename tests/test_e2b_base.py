@@ -10,7 +10,7 @@ NOTE = (
     "base image `localhost:1/python:3.13` is not pinned to a digest: its registry did not answer;"
     " the tag is kept; E2B caches it by this name"
 )
-UNTIL = "until `template-builder build --refresh-base` fetches it anew"
+UNTIL = "until `template-builder build --refresh-base --target e2b` fetches it anew"
 
 
 def test_base_that_is_not_pinned_is_said_and_refreshed(
@@ -28,6 +28,11 @@ def test_base_that_is_not_pinned_is_said_and_refreshed(
     assert "base_fetched" not in place.recorded("three")
     done = command("plan", "four", "--frozen", "--target", "e2b", cwd=place.folder)
     assert f"note: {since}\n" in done.stdout
+    for frozen in (["--frozen"], []):  # nothing is built, and it is said all the same, once
+        done = command("build", "four", *frozen, "--target", "e2b", cwd=place.folder)
+        assert "skipped" in done.stdout, done.stderr
+        assert f"warning: {since}\n" in done.stderr
+        assert done.stderr.count("is not pinned to a digest") == 1
     refresh = ("build", "four", "--refresh-base", "--frozen", "--target")
     done = command(*refresh, "e2b", cwd=place.folder)
     assert done.returncode == 0, done.stderr

@@ -35,7 +35,16 @@ def collected(command: Command, place: Place, cloud: Server, *options: str) -> l
     done = command("gc", "--yes", "--json", *FEW, *options, cwd=place.folder, **cloud.environment)
     assert done.returncode == 0, done.stderr
     found: list[dict[str, Any]] = json.loads(done.stdout)["found"]
-    return found
+    return [one for one in found if not one["kept"]]
+
+
+def kept(command: Command, place: Place, cloud: Server, *options: str) -> str:
+    """Why the one thing that nothing needs is kept, as it is told."""
+    arguments = ("gc", "--yes", *FEW, *options)
+    done = command(*arguments, cwd=place.folder, **cloud.environment)
+    assert done.returncode == 0, done.stderr
+    (line,) = [line for line in done.stdout.splitlines() if line.startswith("kept: ")]
+    return line.partition("`four`: ")[2]
 
 
 def test_tags_of_builds_that_nothing_needs_go_on_e2b(
@@ -119,8 +128,12 @@ def test_template_that_the_registry_gave_up_is_deleted(
     assert set(cloud.tags("four")) == {"kept", "default"}
     now = ("--protect-days", "0")
     assert collected(command, place, cloud) == []
+    assert kept(command, place, cloud) == (
+        "the registry has given it up in the days that are protected"
+    )
     sandbox = e2b.Sandbox.create("four")
     assert collected(command, place, cloud, *now) == []
+    assert kept(command, place, cloud, *now) == "a sandbox of it runs, or is paused"
     adapter = adapter_of(place)
     sandbox.kill()
     (waste,) = adapter.unused(unneeded(place))
@@ -133,6 +146,7 @@ def test_template_that_the_registry_gave_up_is_deleted(
     (template,) = [one for one in cloud.state.templates.values() if one.name == "four"]
     theirs = e2b.Template.build(e2b.Template().from_image("x"), "four", tags=["theirs"])
     assert collected(command, place, cloud, *now) == []
+    assert kept(command, place, cloud, *now) == "it has a build that this registry has never had"
     theirs_now = template.build(theirs.build_id)
     assert theirs_now
     theirs_now.become("error")

@@ -199,14 +199,17 @@ def test_hold_from_the_command_line(project: Path, command: Command) -> None:
     told = run("rollback", "light", "--reason", "slower")
     assert told.splitlines()[1] == (
         "it is on hold: builds do not move it until `template-builder unhold light --channel"
-        " stable`, `build --release` or `promote`"
+        " stable --target local`, `build --release` or `promote`"
     )
     (row,) = json.loads(run("list", "--json"))
     why = f"held since {row['held']['at']} by {row['held']['by']}: slower"
     assert f"  here; {why}  " in run("list")
     assert f"\nChannel stable is {why}\n" in run("show", "light")
     assert f"channel stable is {why}" in run("plan", "light", "--frozen", "--exit-code")
-    assert f"channel stable of light is {why}; it does not point at" in run("build", "light")
+    assert (
+        f"channel stable of light is {why}; it does not point at this build until `template-builder"
+        " promote light --channel stable --target local` or `build --release`\n"
+    ) in run("build", "light")
     assert "light     held   0 days  nothing would change" in run("outdated", "light")
     assert run("resolve", "light").strip() == row["ref"]
     assert run("unhold", "light") == (

@@ -206,7 +206,10 @@ def test_verify_names_what_was_changed(project: Path, tmp_path: Path, command: C
     assert "error: the build of `light` on `local` was changed since it was made:" in lines
     assert len(set(named) & set(lines)) == 5
     assert "  and 1 more" in lines
-    assert lines[-1] == "hint: `template-builder build light --force` makes the environment anew"
+    assert (
+        lines[-1]
+        == "hint: `template-builder build light --force --target local` makes the environment anew"
+    )
     assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
     assert command("verify", "light", cwd=project, **cache).returncode == 0
     spec = project / "variants" / "light.toml"

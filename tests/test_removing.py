@@ -40,7 +40,7 @@ def test_build_channel_and_template_are_removed(tmp_path: Path, command: Command
 
     assert remove(f"leaf@{new}", code=5) == (
         "error: channel `stable` of `leaf` on `local` points at what is to be removed\n\n"
-        "hint: `template-builder remove leaf --channel stable` removes the channel first\n"
+        "hint: `template-builder remove leaf --channel stable --target local` removes the channel first\n"
     )
     assert remove("leaf", code=5).startswith("error: channel `stable` of `leaf` on `local` points")
     assert remove(f"leaf@{old}", "--reason", "old") == f"removed: build {old} of leaf on local\n"

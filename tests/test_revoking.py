@@ -92,7 +92,7 @@ def test_when_is_told_everywhere(tmp_path: Path, command: Command) -> None:
         f"revoked as of {EARLIER}: {new} (leaf on local)\n"
         f"note: it was revoked before: that stands until `template-builder restore`, not {LATER}\n"
         "channel stable of leaf on local points at it, and will fail: `template-builder rollback"
-        " leaf --channel stable` or a new build helps\n"
+        " leaf --channel stable --target local` or a new build helps\n"
     )
     assert f"to be revoked as of {EARLIER}: soon" in command("list", cwd=tmp_path).stdout
     assert f"\nTo be revoked as of {EARLIER}: soon\n" in command("show", "leaf").stdout

@@ -110,7 +110,7 @@ def _lines(moved: operations.Moved) -> Iterator[str]:
     if moved.held:
         yield (
             f"it is on hold: builds do not move it until `template-builder unhold {moved.name}"
-            f" --channel {moved.channel}`, `build --release` or `promote`"
+            f" --channel {moved.channel} --target {moved.target}`, `build --release` or `promote`"
         )
     for ref in moved.passed_over:
         yield f"passed over, since it is revoked or gone: {ref}"

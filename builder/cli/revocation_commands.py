@@ -92,7 +92,8 @@ def _revoked_lines(
         yield (
             f"channel {channel['channel']} of {channel['name']} on {channel['target']} points at"
             f" it, and {'will fail' if later else 'fails'}: `template-builder"
-            f" rollback {channel['name']} --channel {channel['channel']}` or a new build helps"
+            f" rollback {channel['name']} --channel {channel['channel']} --target"
+            f" {channel['target']}` or a new build helps"
         )
 
 

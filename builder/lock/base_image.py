@@ -51,16 +51,16 @@ class BaseImage:
     digest: str | None
     note: str | None = None
 
-    def cached_by_name(self, since: str | None = None) -> str | None:
-        """What it means on E2B that the image is not pinned, if it is not: `since` is the day on
-        which E2B fetched it."""
+    def cached_by_name(self, target: str, since: str | None = None) -> str | None:
+        """What it means on a `target` on E2B that the image is not pinned, if it is not: `since` is
+        the day on which E2B fetched it."""
         if self.digest is not None:
             return None
         note = self.note or f"base image `{self.reference}` is not pinned to a digest"
         state = f" as it was on {since}, " if since else ", "
         return (
             f"{note}; E2B caches it by this name{state}until `template-builder build"
-            " --refresh-base` fetches it anew"
+            f" --refresh-base --target {target}` fetches it anew"
         )
 
     @property

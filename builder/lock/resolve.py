@@ -101,12 +101,14 @@ def lock_latest(
     folder: Path,
     report: Reporter,
     has_image: Callable[[str], bool] = lambda _: False,
+    bases_told: bool = False,
 ) -> dict[str, Lock | TemplateError]:
     """Resolve every variant anew, to the latest that its specs allow.
 
     Stages that variants share are resolved once, independent ones side by side. `folder` is the
     variants folder, for the lines that errors name; `has_image` says whether this machine has an
-    image that its registry does not give. The result maps a variant's name to its lock, or to why
+    image that its registry does not give. Which base images are not pinned is reported, unless the
+    plan tells it (`bases_told`). The result maps a variant's name to its lock, or to why
     there is none (`LockConflictError`, `NetworkError`, `SpecError`); one failing variant does not
     stop the others.
     """
@@ -132,7 +134,7 @@ def lock_latest(
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
-    _report_notes(locks, report)
+    _report_notes(locks, report, bases_told=bases_told)
     return locks
 
 
@@ -154,12 +156,16 @@ def _lock_stages(
     return done
 
 
-def _report_notes(locks: Mapping[str, Lock | TemplateError], report: Reporter) -> None:
+def _report_notes(
+    locks: Mapping[str, Lock | TemplateError], report: Reporter, *, bases_told: bool
+) -> None:
     """Report each note once, for its variant where only one of several has it."""
     notes: dict[str, list[str]] = {}
     for name, lock in locks.items():
-        for note in lock.notes if isinstance(lock, Lock) else ():
-            notes.setdefault(note, []).append(name)
+        if isinstance(lock, Lock):
+            for note in lock.notes:
+                if not (bases_told and note == lock.image.note):
+                    notes.setdefault(note, []).append(name)
     for note, names in notes.items():
         variant = names[0] if len(names) == 1 < len(locks) else None
         report(Event(kind="warning", variant=variant, text=note))

@@ -71,7 +71,7 @@ def reverify(found: registry.Record, context: Context) -> Reverified:
         except VerifyError as error:
             # It passed once: the environment was damaged since, or the checks depend on more.
             if opener.changes and _rendered(context, found):
-                again = f"`template-builder build {found.name} --force`"
+                again = f"`template-builder build {found.name} --force --target {found.target}`"
                 error.hint = f"{again} makes the environment anew"
             raise
     return Reverified(found=found, verified=verified, left_out=left_out)

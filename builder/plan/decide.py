@@ -78,7 +78,7 @@ def _decide(
     stale_base = None
     if situation.steps_cached:
         since = fetched_on(found.lock.image.pinned, templates, situation.target)
-        stale_base = found.lock.image.cached_by_name(since)
+        stale_base = found.lock.image.cached_by_name(situation.target, since)
     option = "--force" if force else "--refresh-base" if refresh_base and stale_base else None
     action, reasons, retag = _action(name, found, entry, now, situation, option)
     if held and not release:

@@ -75,7 +75,7 @@ def record(
         known = entry.builds.get(built.ref, Build())
         again = known.digest == built.digest and known.is_verified
         build = known if again else merged(known, made)
-        check_usable(built.name, built.ref, build)
+        check_usable(built.name, built.ref, build, built.target)
         build = entry.builds[built.ref] = settled(build, marks_of(contents, made))
         lifted = release and lift(entry, channel)
         there = entry.channels.get(channel) == built.ref
@@ -165,10 +165,10 @@ def move(
         build = entry.builds.get(ref)
         if build is None:
             raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}` any more")
-        check_usable(name, ref, build)
+        check_usable(name, ref, build, target)
         before = entry.channels.get(channel)
         if not release and before != ref:
-            check_not_held(entry, name, channel)
+            check_not_held(entry, name, channel, target)
         publishing(build, channel)
         lifted = release and lift(entry, channel)
         if action == "rollback":
@@ -182,27 +182,28 @@ def move(
     return update_published(location, change, publish)
 
 
-def check_not_held(entry: Entry, name: str, channel: str) -> None:
+def check_not_held(entry: Entry, name: str, channel: str, target: str) -> None:
     """Raises `BlockedError` when a channel is on hold."""
     if hold := entry.holds.get(channel):
         raise BlockedError(
             f"channel `{channel}` of `{name}` is {hold}",
-            hint=f"`template-builder promote` moves it, `template-builder unhold {name}` lets"
-            " builds move it again",
+            hint=f"`template-builder promote` moves it, `template-builder unhold {name} --channel"
+            f" {channel} --target {target}` lets builds move it again",
         )
 
 
-def check_usable(name: str, ref: str, build: Build) -> None:
+def check_usable(name: str, ref: str, build: Build, target: str) -> None:
     """Raises `RevokedError`, or `UnknownBuildError` for a build that nobody has verified."""
     if build.is_revoked:
         raise RevokedError(
             f"build `{ref}` of `{name}` is {build.revocation}",
-            hint=f"`template-builder restore {name} {ref}` puts it back, if it is good again",
+            hint=f"`template-builder restore {name} {ref} --target {target}` puts it back, if it is"
+            " good again",
         )
     if not (build.is_adopted or build.is_verified):
         raise UnknownBuildError(
             f"build `{ref}` of `{name}` was never verified: no channel may point at it",
-            hint=f"`template-builder build {name}` makes and verifies one",
+            hint=f"`template-builder build {name} --target {target}` makes and verifies one",
         )
 
 
@@ -232,10 +233,10 @@ def adopt(
             )
         adopted = replace(build, origin="adopted")
         if known:
-            check_usable(name, ref, known)
+            check_usable(name, ref, known, target)
             adopted = merged(replace(known, note=None), adopted)
         if entry.channels.get(channel) != ref:
-            check_not_held(entry, name, channel)
+            check_not_held(entry, name, channel, target)
         entry.builds[ref] = adopted
         history.append(
             entry, action="adopt", by=by, build=ref, channel=channel, to=ref, reason=reason

@@ -71,7 +71,8 @@ def check_removable(
         options = " ".join(f"--channel {channel}" for channel in pointing)
         raise SelectionError(
             f"channel {named} of `{name}` on `{target}` points at what is to be removed",
-            hint=f"`template-builder remove {name} {options}` removes the channel first",
+            hint=f"`template-builder remove {name} {options} --target {target}` removes the channel"
+            " first",
         )
     for ref in builds:
         build = entry.builds[ref]

@@ -116,7 +116,8 @@ def verify(
         raise VerifyError(
             f"the build of `{built.name}` on `{built.target}` was changed since it was made:\n"
             + _listed(changed),
-            hint=f"`template-builder build {built.name} --force` makes it anew from the spec",
+            hint=f"`template-builder build {built.name} --force --target {built.target}` makes it"
+            " anew from the spec",
         )
     first_use: dict[str, Mapping[str, float]] = {"cold": built.cold} if built.cold else {}
     warm_seconds = None

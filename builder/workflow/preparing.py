@@ -66,6 +66,8 @@ def lock(prepared: Prepared, context: Context) -> Prepared:
             folder=project.variants,
             report=context.report,
             has_image=lambda reference: _engine_has(project, reference),
+            bases_told=not isinstance(context.target, TargetUnavailableError)
+            and context.target.steps_cached,
         )
     return replace(prepared, locks=locks)
 
@@ -205,7 +207,7 @@ def _tell_of_bases(planned: Plan, refresh_base: bool, context: Context) -> None:
     """Warn of what the target keeps of base images that are not pinned to a digest."""
     users: dict[str, list[str]] = {}
     for variant in planned.variants:
-        if variant.action == "build" and variant.stale_base:
+        if variant.action != "blocked" and variant.stale_base:
             users.setdefault(variant.stale_base, []).append(variant.name)
     for text, names in users.items():
         only = names[0] if len(names) == 1 < len(planned.variants) else None

@@ -149,7 +149,7 @@ class BuildReport:
         return [
             f"channel {channel} of {outcome.name} is {outcome.held}; it does not point at"
             f" this build until `template-builder promote {outcome.name}"
-            f" --channel {channel}` or `build --release`"
+            f" --channel {channel} --target {self.plan.target}` or `build --release`"
             for outcome in self.outcomes
             if outcome.held
         ]

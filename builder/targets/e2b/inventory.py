@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from builder.errors import BuildError, TargetUnavailableError
 from builder.registry import DEFAULT_CHANNEL
@@ -170,8 +170,8 @@ class Cleaning:
         waste = []
         for name, entry in needs.templates.items():
             tags = self._cloud.tags(name) or {}
-            if template := self._given_up(name, entry, tags, limit):
-                waste += [template] if template.identity not in busy else []
+            if template := self._given_up(name, entry, tags, busy, limit):
+                waste.append(template)
                 continue
             made = {
                 build.build_id: build for build in entry.builds.values() if build.origin == "built"
@@ -197,31 +197,37 @@ class Cleaning:
         return waste
 
     def _given_up(
-        self, name: str, entry: Entry, tags: Mapping[str, str], limit: float
+        self, name: str, entry: Entry, tags: Mapping[str, str], busy: Collection[str], limit: float
     ) -> Unused | None:
-        """The template, where all of it was built here, or failed, and nothing of it is in the
-        registry."""
+        """The template, where it was built here, is there still, and nothing of it is in the
+        registry; or why it is kept."""
         events = entry.history
         built = [str(event.build) for event in events if event.action == "build"]
-        template_ids = {ref.partition(":")[0] for ref in built}
+        if entry.builds or entry.channels or not built:
+            return None
         builds = {ref.partition(":")[2] for ref in built}
-        if entry.builds or entry.channels:
-            return None
-        adopted = any(event.action == "adopt" for event in events)
-        if adopted or len(template_ids) != 1 or _seconds(events[-1].at) > limit:
-            return None
-        (template_id,) = template_ids
-        if not all(self._failed(template_id, other) for other in {*tags.values()} - builds):
-            return None
+        template_id = built[-1].partition(":")[0]
         listed = [one for one in self._cloud.templates() if one.template_id == template_id]
-        if not listed or listed[0].used.timestamp() > limit:
+        if not listed:
             return None
+        kept = None
+        if any(event.action == "adopt" for event in events):
+            kept = "the registry has had it as adopted, too"
+        elif _seconds(events[-1].at) > limit:
+            kept = "the registry has given it up in the days that are protected"
+        elif template_id in busy:
+            kept = "a sandbox of it runs, or is paused"
+        elif listed[0].used.timestamp() > limit:
+            kept = "it was used in the days that are protected"
+        elif not all(self._failed(template_id, other) for other in {*tags.values()} - builds):
+            kept = "it has a build that this registry has never had"
         return Unused(
             kind="template",
             identity=template_id,
             subject=name,
             size=None,
             why="the registry has no build and no channel of it any more",
+            kept=kept and f"`{name}`: {kept}",
         )
 
     def remove(self, waste: Unused) -> str | None:

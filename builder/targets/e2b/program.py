@@ -16,9 +16,18 @@ from builder.spec.positions import Positions
 from builder.targets.e2b.service import SERVICE_PORT, SPOILING
 from builder.targets.protocol import BuildInput
 
-__all__ = ["cannot_be_checked", "instruction", "not_provided", "origin", "template_of"]
+__all__ = [
+    "cannot_be_checked",
+    "instruction",
+    "not_provided",
+    "origin",
+    "template_of",
+    "unknown_service",
+]
 
 _SHOWN_CHARACTERS = 120
+# What starts the code interpreter in E2B's image.
+_START_UP = "/.jupyter/start-up.sh"
 # Whose content E2B opens to everybody before it starts what is to run.
 _OPENED = ("/usr/local", "/code")
 
@@ -48,12 +57,25 @@ def cannot_be_checked(variant: Variant) -> str | None:
     local = url.hostname in ("localhost", "127.0.0.1", "::1")
     if (url.scheme, local, url.port) == ("http", True, SERVICE_PORT):
         return None
+    place = _place_of_service(variant, "ready-url")
     return (
-        f"`service.ready-url` is {variant.ready_url}"
-        f" ({_place_of_service(variant)}), which is not the code interpreter: a sandbox on E2B runs"
-        f" code through one on port {SERVICE_PORT} of its own, as"
+        f"`service.ready-url` is {variant.ready_url} ({place}), which is not the code interpreter:"
+        f" a sandbox on E2B runs code through one on port {SERVICE_PORT} of its own, as"
         f" http://localhost:{SERVICE_PORT}/health"
     )
+
+
+def unknown_service(variant: Variant) -> tuple[str, ...]:
+    """What is not known before a build of a service that is not started as in E2B's image."""
+    if not variant.command or any(word.endswith(_START_UP) for word in variant.command):
+        return ()
+    place = _place_of_service(variant, "command")
+    line = (
+        f"a check before the build that `service.command` ({place}) starts a code interpreter: it"
+        f" is not the start-up of E2B's image, /root{_START_UP}, and the build is of no use where"
+        f" nothing runs code on port {SERVICE_PORT}"
+    )
+    return (line,)
 
 
 def not_provided(variant: Variant) -> tuple[str, ...]:
@@ -83,9 +105,9 @@ def _place_of_variable(variant: Variant, name: str) -> str:
     return _place_in(stage, ("env", name))
 
 
-def _place_of_service(variant: Variant) -> str:
-    """Where the variant's chain says the ready address, the last one of it."""
-    key = ("service", "ready-url")
+def _place_of_service(variant: Variant, name: str) -> str:
+    """Where the variant's chain says the command or the ready address, the last one of it."""
+    key = ("service", name)
     places = [_place_in(stage, key) for stage in reversed(variant.stages)]
     return next((place for place in places if ":" in place), places[0])
 

@@ -18,7 +18,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building, digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_of
-from builder.targets.e2b.program import cannot_be_checked, not_provided
+from builder.targets.e2b.program import cannot_be_checked, not_provided, unknown_service
 from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import open_sandbox
 from builder.targets.journal import Entry, Journal
@@ -130,7 +130,7 @@ class E2BTarget(Cleaning):
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """What an error did not say already when its steps were made."""
-        return not_provided(variant)
+        return (*not_provided(variant), *unknown_service(variant))
 
     def blocked(self, variant: Variant) -> str | None:
         """Where a sandbox has no code interpreter, nothing could be checked in it."""
@@ -191,7 +191,8 @@ class E2BTarget(Cleaning):
         except BuildError as error:
             raise NotOnThisMachineError(
                 f"no sandbox of `{ref}` can be created on {self.name}: {error.message}",
-                hint="is the build still there? `template-builder plan` tells",
+                hint="is the build still there?"
+                f" `template-builder plan {name} --target {self.name}` tells",
             ) from error
 
     def publish(self, publication: Publication) -> Callable[[], None] | None:
