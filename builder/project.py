@@ -77,8 +77,8 @@ class PrecheckWhen(enum.StrEnum):
     """When `build` pre-checks; `auto`: where an engine answers and is able to, and the target
     builds from the Dockerfile."""
 
-    always = "always"
     auto = "auto"
+    always = "always"
     never = "never"
 
 

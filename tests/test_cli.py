@@ -126,12 +126,12 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
         (
             ["plan", "lihgt"],
             5,
-            "error: no variant is called `lihgt`; there are: light, other\n\nhint: did you mean `light`?\n",
+            "target local: E2B_API_KEY is not set\nerror: no variant is called `lihgt`; there are: light, other\n\nhint: did you mean `light`?\n",
         ),
         (
             ["plan", "variants/_base.toml"],
             5,
-            "error: `variants/_base.toml` is a shared stage and never built alone\n",
+            "target local: E2B_API_KEY is not set\nerror: `variants/_base.toml` is a shared stage and never built alone\n",
         ),
         (
             ["plan", "--target", "lcoal"],
