@@ -21,7 +21,7 @@ from builder.errors import (
     TemplateError,
 )
 from builder.targets.e2b.account import Account
-from builder.targets.e2b.failures import is_foreign, kind_of, words_of
+from builder.targets.e2b.failures import is_foreign, kind_of, says_no_address, words_of
 from builder.targets.e2b.retries import OF_BUILDS, Patience
 
 __all__ = ["Calls"]
@@ -99,6 +99,8 @@ class Calls:
                 hint="wait for other builds to end, or ask E2B for a higher limit",
             )
         if kind == "fault":
+            if says_no_address(error):
+                said += f" ({self._account.origin})"
             return NetworkError(
                 f"{doing} failed: {said}",
                 hint="run the same command again: it takes up what was begun",

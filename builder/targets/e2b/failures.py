@@ -18,6 +18,7 @@ __all__ = [
     "is_absent",
     "is_foreign",
     "kind_of",
+    "says_no_address",
     "status_of",
     "words_of",
 ]
@@ -94,6 +95,11 @@ def is_foreign(error: BaseException) -> bool:
 def is_absent(error: BaseException) -> bool:
     """Whether E2B says that there is no such thing."""
     return status_of(error) == 404 and not is_foreign(error)
+
+
+def says_no_address(error: BaseException) -> bool:
+    """Whether a connection could not be made, and the failure does not say where to."""
+    return isinstance(error, httpx.ConnectError)
 
 
 def words_of(error: BaseException) -> str:
