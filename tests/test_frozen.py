@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import SpecError, TemplateError
+from builder.lock.pins import missing_from
 from builder.project import Project
 from builder.render import Rendered, drift, write
 from tests.here import results_of
@@ -165,6 +166,12 @@ def check(project: Project) -> None:
     assert isinstance(frozen, Rendered), frozen
     assert frozen.digest == locked.digest
     drift([frozen], project.generated, all_variants=True)
+
+
+def test_marker_of_an_extra_asks_for_nothing() -> None:
+    """A requirement for an extra, even one of an empty name, need not be in the lock."""
+    wanted = ["idna; extra == ''", "six; extra == 'socks'", "attrs; extra != 'socks'"]
+    assert list(missing_from([], wanted, "3.11")) == wanted[2:]
 
 
 @settings(

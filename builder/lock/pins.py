@@ -68,7 +68,10 @@ def missing_from(
 
 def _can_hold(requirement: Requirement, python_floor: str) -> bool:
     marker = requirement.marker
-    return marker is None or any(marker.evaluate(e) for e in environments(python_floor))
+    # A variant is installed without any extra, which to packaging is the extra of an empty name.
+    return marker is None or any(
+        marker.evaluate(e | {"extra": "\0"}) for e in environments(python_floor)
+    )
 
 
 @functools.cache

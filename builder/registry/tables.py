@@ -85,12 +85,14 @@ class Table:
 
     def to_json(self) -> dict[str, Any]:
         """The table as plain values: as it was read, but for what was changed since."""
-        table = dict(self.rest)
+        table: dict[str, Any] = {}
         for key, column in _columns(type(self)).items():
             value = getattr(self, column.name)
             if value != column.default:
                 table[key] = _plain(value)
-        return table
+            elif key in self.rest:
+                table[key] = self.rest[key]
+        return table | {key: value for key, value in self.rest.items() if key not in table}
 
 
 def explicit(kind: Callable[_P, _T], *args: _P.args, **values: _P.kwargs) -> _T:
