@@ -18,18 +18,6 @@ from urllib.parse import urlsplit
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
 from builder.system.settings import Settings, read_settings
 
-__all__ = [
-    "PrecheckSettings",
-    "PrecheckWhen",
-    "Project",
-    "TargetKind",
-    "TargetSettings",
-    "address_error",
-    "domain_error",
-    "target_called",
-    "target_here",
-]
-
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
 _TARGET_NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 TARGET_KEYS = ("api-key-env", "api-url", "domain", "kind", "sandbox-url")

@@ -10,6 +10,7 @@ import pytest
 from builder import record, registry
 from builder.errors import SelectionError
 from builder.registry import history
+from builder.registry.chain import checksum
 from tests.conftest import Command
 from tests.test_channels import entry_of, made
 from tests.test_gc import environment
@@ -23,7 +24,7 @@ def with_half_a_pair(path: Path) -> None:
     data = json.loads(path.read_text())
     for fields in data["templates"]["leaf"]["local"]["builds"].values():
         fields["warnings"] = [HALF]
-        fields["checksum"] = history.checksum(fields)
+        fields["checksum"] = checksum(fields)
     path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
 
 

@@ -12,6 +12,7 @@ import pytest
 from builder import record, registry
 from builder.errors import RegistryError
 from builder.registry import history
+from builder.registry.chain import checksum
 from builder.registry.model import Build, Verified
 from tests.clouds import Place
 from tests.conftest import ROOT, Command
@@ -54,9 +55,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a record with a checksum made anew": (
         lambda entry: [
-            fields.update(
-                digest="sha256:0", checksum=history.checksum(fields | {"digest": "sha256:0"})
-            )
+            fields.update(digest="sha256:0", checksum=checksum(fields | {"digest": "sha256:0"}))
             for fields in entry["builds"].values()
         ],
         "has another checksum than its history says",

@@ -11,7 +11,8 @@ import pytest
 from builder.errors import RegistryError
 from builder.record.store import dump
 from builder.registry import history
-from builder.registry.model import Build, Check, Entry, Warmup, contents, explicit
+from builder.registry.model import Build, Check, Entry, Warmup, contents
+from builder.registry.tables import explicit
 from tests.conftest import ROOT
 
 ODD: dict[str, Any] = {

@@ -13,7 +13,7 @@ import pytest
 from builder import record, registry
 from builder.cli import app
 from builder.errors import RegistryError, TemplateError
-from builder.registry import history
+from builder.registry.chain import checksum
 from tests.conftest import BASE
 from tests.samples import load, rendered_of, verified_of
 
@@ -60,7 +60,7 @@ def a_registry(folder: Path) -> dict[str, Any]:
     for number, ref in enumerate(sorted(entry["builds"]), 1):
         fields = entry["builds"].pop(ref)
         fields |= {"build_id": f"{number}" * 8, "steps": ["a"], "warnings": ["w"]}
-        fields["checksum"] = history.checksum(fields)
+        fields["checksum"] = checksum(fields)
         entry["builds"][f"{number}" * 8] = fields
         entry["channels"] |= {"stable": f"{number}" * 8, "next": f"{number}" * 8}
     entry["holds"] = {"next": {"at": "2026-01-01T00:00:00Z", "by": "x", "reason": "r"}}

@@ -27,8 +27,6 @@ from builder.cli import (
 from builder.cli.command import add_command
 from builder.cli.output import Output
 
-__all__ = ["app", "run"]
-
 app = typer.Typer(
     name="template-builder",
     no_args_is_help=True,

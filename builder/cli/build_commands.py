@@ -29,8 +29,6 @@ from builder.targets.measures import measures_of, with_measures
 from builder.verify import first_use_pairs
 from builder.workflow import BuildRequest, Context
 
-__all__ = ["build", "plan_command", "verify"]
-
 Force = Annotated[bool, typer.Option("--force", help="Build although nothing changed.")]
 
 

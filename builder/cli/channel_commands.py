@@ -16,8 +16,6 @@ from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL
 from builder.system.events import Reporter
 
-__all__ = ["adopt", "promote", "rollback", "unhold"]
-
 
 def promote(
     name: Name,

@@ -21,8 +21,6 @@ from builder.project import Project
 from builder.registry import DEFAULT_CHANNEL
 from builder.system.events import Reporter
 
-__all__ = ["add_command"]
-
 
 def add_command(app: typer.Typer, command: Callable[..., Result], *, json: bool = True) -> None:
     """Add `command` to the program under its own name, with `--quiet` and `--json`."""

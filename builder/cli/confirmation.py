@@ -7,8 +7,6 @@ import typer
 from builder.cli import progress
 from builder.errors import UnconfirmedError
 
-__all__ = ["confirm"]
-
 
 def confirm(question: str, *, otherwise: str, hint: str, as_json: bool) -> None:
     """Ask the person at the terminal. A no ends the command with exit code 1, and so does the end

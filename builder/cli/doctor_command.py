@@ -15,8 +15,6 @@ from builder.project import Project, TargetSettings
 from builder.system.events import Event
 from builder.targets.adapters import choose_account, connect
 
-__all__ = ["doctor"]
-
 
 def doctor(
     *,

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 
 from builder.errors import SeveralFailuresError, TemplateError
 
-__all__ = ["failure_of"]
-
 
 def failure_of(results: Mapping[str, object]) -> TemplateError | None:
     """What failed: the error itself if it is one, or the same for all; else all together."""

@@ -24,8 +24,6 @@ from builder.system.events import Event, Reporter
 from builder.targets.adapters import connect, named
 from builder.targets.protocol import Cleaner
 
-__all__ = ["gc"]
-
 
 def gc(
     *,

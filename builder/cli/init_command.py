@@ -20,8 +20,6 @@ from builder.errors import ProjectError, TemplateError, from_os_error
 from builder.spec.schemas import schemas
 from builder.system.files import atomic_write
 
-__all__ = ["default_name", "init"]
-
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")
 _IGNORED = (".builder", "/.builder", ".builder/", "/.builder/")
 _WORKFLOW = Path(".github", "workflows", "templates.yml")

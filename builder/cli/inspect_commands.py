@@ -22,8 +22,6 @@ from builder.system.events import Reporter
 from builder.targets.measures import with_measures
 from builder.workflow import BuildRequest, Context
 
-__all__ = ["diff", "outdated", "show"]
-
 _SPEC = "spec"
 _REST = ("checks", "inputs", "steps", "other_packages", "revocations")
 

@@ -13,15 +13,6 @@ from builder.project import Project, TargetSettings
 from builder.system.events import Event, Reporter
 from builder.targets.adapters import choose_account
 
-__all__ = [
-    "account_named",
-    "open_registry",
-    "recorded_name",
-    "registry_in_use",
-    "template_called",
-    "templates_called",
-]
-
 
 def open_registry(project: Path | None) -> registry.Registry:
     """The registry in use, or that of a project. Raises `RegistryError`."""

@@ -11,23 +11,6 @@ import typer
 from builder.errors import SelectionError
 from builder.spec import secret_in
 
-__all__ = [
-    "Build",
-    "Channel",
-    "ChannelOptions",
-    "Channels",
-    "Frozen",
-    "Json",
-    "Name",
-    "Names",
-    "ProjectFolder",
-    "Quiet",
-    "Reason",
-    "RequiredReason",
-    "TargetName",
-    "Yes",
-]
-
 # Channels are tags on E2B, and these are the characters of one.
 _CHANNEL = re.compile(r"[a-z0-9_.-]{1,128}")
 # `default`, the tags of digests, and those by which builds claim a channel.

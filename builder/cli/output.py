@@ -15,8 +15,6 @@ from builder.errors import TemplateError, from_os_error
 from builder.errors.visible import one_line, visible
 from builder.system.events import Reporter
 
-__all__ = ["Document", "Line", "Output", "Result", "Table", "duration", "size"]
-
 _json_shown = False  # the process has one standard output
 
 

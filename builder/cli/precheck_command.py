@@ -17,8 +17,6 @@ from builder.system.events import Reporter
 from builder.verify import first_use_pairs
 from builder.workflow import BuildRequest, Context
 
-__all__ = ["precheck"]
-
 
 def precheck(
     names: Names = None,

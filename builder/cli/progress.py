@@ -20,8 +20,6 @@ from typing import Any
 from builder.errors.visible import HIDDEN, one_line, visible
 from builder.system.events import Event, Reporter, discard
 
-__all__ = ["interactive", "json_text", "reporting", "show_message"]
-
 _HIDDEN_IN_JSON = re.compile(f"[{HIDDEN}]")
 
 

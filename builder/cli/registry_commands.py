@@ -22,8 +22,6 @@ from builder.registry import history
 from builder.registry.model import Build, Entry, Hold
 from builder.system import logs as log_files
 
-__all__ = ["list_command", "logs", "resolve"]
-
 
 def resolve(
     name: Name,

@@ -13,8 +13,6 @@ from builder.cli.options import Channels, Reason, TargetName, Yes
 from builder.cli.output import Output, Result
 from builder.project import Project
 
-__all__ = ["remove"]
-
 
 def remove(
     name: Annotated[

@@ -14,8 +14,6 @@ from builder.system.events import Reporter
 from builder.targets.adapters import connect
 from builder.workflow import BuildRequest, Context
 
-__all__ = ["rebuild", "repair"]
-
 
 def repair(*, project: Project) -> Result:
     """Make the registry fit to its history again, after a hand edit or a merge."""

@@ -18,8 +18,6 @@ from builder.registry import history
 from builder.registry.references import find_build
 from builder.system import provenance
 
-__all__ = ["restore", "revoke"]
-
 MaybeName = Annotated[
     str | None,
     typer.Argument(metavar="NAME", help="The template's name, or its file's, with a REF."),

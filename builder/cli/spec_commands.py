@@ -20,8 +20,6 @@ from builder.system.events import Reporter
 from builder.system.files import atomic_write
 from builder.workflow import BuildRequest, Context
 
-__all__ = ["lock", "render_command", "schema", "validate"]
-
 
 def validate(names: Names = None, *, project: Project) -> Result:
     """Check the specs, offline; report every mistake of every file."""

@@ -12,8 +12,6 @@ import select
 import sys
 from typing import Any
 
-__all__ = ["tolerate_lost_readers"]
-
 
 class _Stream(io.FileIO):
     """A descriptor whose writes succeed, to nowhere, once one of them has failed."""

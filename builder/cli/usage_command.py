@@ -14,8 +14,6 @@ from builder.cli.output import Result, Table
 from builder.errors import SelectionError
 from builder.project import Project
 
-__all__ = ["usage"]
-
 Price = Annotated[
     float | None,
     typer.Option(metavar="USD", min=0, max=1e6, help="US dollars; E2B's list price by default."),

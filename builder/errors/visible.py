@@ -12,8 +12,6 @@ import re
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
 
-__all__ = ["HIDDEN", "one_line", "visible"]
-
 # Control characters, line and paragraph separators, bidirectional marks, lone surrogates, the
 # byte order mark, and the invisible characters that spell ASCII (tags).
 HIDDEN = (

@@ -25,8 +25,6 @@ from builder.flatten.program import BaseConfig, Metadata, Program, Step
 from builder.flatten.runs import RunSteps
 from builder.flatten.stages import Report, Scope, StageText, chain_of, flags_of
 
-__all__ = ["flatten"]
-
 # The account and folder that a sandbox has where no step says otherwise.
 E2B_USER = "user"
 E2B_WORKDIR = "/home/user"

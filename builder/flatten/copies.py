@@ -20,8 +20,6 @@ from builder.flatten.program import Step
 from builder.flatten.runs import RunSteps
 from builder.flatten.stages import Report, Scope
 
-__all__ = ["ALWAYS_THERE", "PLAIN_PATH", "CopySteps", "parents_of"]
-
 # E2B gives every machine its account, and that account's home.
 ALWAYS_THERE = frozenset({"/", "/home", "/home/user"})
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")

@@ -9,8 +9,6 @@ from e2b_dockerfile_utils import DockerfileInstruction
 
 from builder.flatten.stages import Report, flags_of
 
-__all__ = ["METADATA", "check_add", "check_flags"]
-
 _REMOTE = re.compile(r"[a-z][a-z0-9+.-]*:|git@", re.IGNORECASE)
 _LOST_FLAGS = {
     "RUN": {

@@ -6,8 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
-__all__ = ["BaseConfig", "Metadata", "Program", "Step", "StepKind"]
-
 StepKind = Literal["COPY", "RUN", "ENV", "WORKDIR", "USER"]
 
 

@@ -11,8 +11,6 @@ from builder.flatten import shell
 from builder.flatten.program import Step
 from builder.flatten.stages import Report
 
-__all__ = ["RunSteps"]
-
 # One argument of a Linux process holds 128 KiB.
 _LONGEST_COMMAND = 100_000
 

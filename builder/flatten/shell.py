@@ -6,15 +6,6 @@ import functools
 import shlex
 from collections.abc import Mapping, Sequence
 
-__all__ = [
-    "command_line",
-    "env_literal",
-    "exports",
-    "make_folders",
-    "script_file",
-    "write_file",
-]
-
 
 def env_literal(value: str) -> str:
     """`value`, so that E2B's evaluation of an ENV value gives it back unchanged: E2B escapes what a

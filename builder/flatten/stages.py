@@ -16,8 +16,6 @@ from e2b_dockerfile_utils import (
 from builder.errors import Problem
 from builder.system.documents import MAX_DEPTH, has_deep_brackets
 
-__all__ = ["Report", "Scope", "StageText", "chain_of", "flags_of", "instruction_lines"]
-
 # What means something to the lexer; words without it, and most are, need none.
 _LEXED = re.compile(r"[\"'$<`\\]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")

@@ -16,8 +16,6 @@ from builder.system.documents import parse_json
 if TYPE_CHECKING:
     import httpx
 
-__all__ = ["BaseImage", "UnknownImageError", "kept", "resolve_digest"]
-
 _TIMEOUT_SECONDS = 10.0
 _ACCEPT = (
     "application/vnd.oci.image.index.v1+json,"

@@ -15,8 +15,6 @@ from builder.spec import Variant
 from builder.system.documents import parse_toml
 from builder.system.regular_file import read_regular
 
-__all__ = ["read_committed"]
-
 _DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _BACKEND = re.compile(r"[a-z0-9.]+")
 _LARGEST_BYTES = 16 << 20

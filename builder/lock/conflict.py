@@ -17,8 +17,6 @@ from builder.errors import LockConflictError, Problem, SpecError, did_you_mean
 from builder.spec import Stage, Variant, place_of
 from builder.system.documents import parse_toml
 
-__all__ = ["absent_packages", "explain", "missing_extra", "not_found", "unknown_image"]
-
 _COMMON_IMAGES = ("debian", "e2bdev/code-interpreter", "python", "ubuntu")
 _EXTRA = re.compile(r"The package `([^=`]+)==([^`]+)` does not have an extra named `([^`]+)`")
 _BACKENDS = re.compile(r"'--torch-backend.*?possible values: ([^\]]+)\]", re.DOTALL)

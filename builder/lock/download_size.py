@@ -14,8 +14,6 @@ from packaging.tags import compatible_tags, cpython_tags
 from builder.lock.pins import environments
 from builder.system.documents import parse_toml
 
-__all__ = ["download_size"]
-
 _MANYLINUX = [
     *(f"manylinux_2_{minor}_x86_64" for minor in range(60, 4, -1)),
     *(f"manylinux{name}_x86_64" for name in ("2014", "2010", "1")),

@@ -12,8 +12,6 @@ from collections.abc import Iterable, Iterator, Sequence
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-__all__ = ["entries", "environments", "is_lock_text", "missing_from", "parse_pins"]
-
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; (.+?))?(?: \\)?$", re.MULTILINE)
 _LOCKED_TEXT = re.compile(
     r"(?:[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+(?: ; [^\x00-\x1f\x7f-\x9f\u2028\u2029]+?)?"

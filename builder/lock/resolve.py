@@ -24,8 +24,6 @@ from builder.spec import Stage, Variant
 from builder.system import processes, uv
 from builder.system.events import Event, Reporter
 
-__all__ = ["Lock", "StageLock", "lock_latest"]
-
 _JOBS = 8
 _MOST_ABSENT = 20
 

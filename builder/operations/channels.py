@@ -26,8 +26,6 @@ from builder.system.events import Reporter
 from builder.targets.adapters import connect
 from builder.workflow import read_registry
 
-__all__ = ["Moved", "adopt", "promote", "rollback", "unhold"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moved:

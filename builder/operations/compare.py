@@ -12,8 +12,6 @@ from builder.registry import Record
 from builder.registry.model import Build
 from builder.render import Rendered
 
-__all__ = ["Difference", "Side", "compare", "side_of_build", "side_of_spec"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:

@@ -17,8 +17,6 @@ from builder.project import Project
 from builder.targets.protocol import Cleaner, Need, Needs, Unused
 from builder.workflow import read_registry
 
-__all__ = ["Found", "find_waste", "remove_waste"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Found:

@@ -13,8 +13,6 @@ from builder.registry import history
 from builder.registry.model import Build, Entry, Hold
 from builder.workflow import Context, Prepared
 
-__all__ = ["Outdated", "outdated"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outdated:

@@ -10,15 +10,14 @@ from typing import Any
 from builder import record, registry, render, verify
 from builder.errors import BuildError, RegistryError
 from builder.registry import history
-from builder.registry.model import Build, Verified, explicit
+from builder.registry.model import Build, Verified
+from builder.registry.tables import explicit
 from builder.system import provenance
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
 from builder.targets.protocol import Built, Opening, Tagged
 from builder.verify.checks import inventory
 from builder.workflow import Context, Prepared
-
-__all__ = ["rebuild"]
 
 
 def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:

@@ -16,8 +16,6 @@ from builder.system.events import Reporter
 from builder.targets.adapters import connect
 from builder.workflow import read_registry
 
-__all__ = ["Removal", "removal_of", "remove"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Removal:

@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from builder.registry import history
 from builder.registry.model import Entry
 
-__all__ = ["Keep", "needed"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keep:

@@ -14,8 +14,6 @@ from builder.targets.measures import with_measures
 from builder.targets.protocol import Built
 from builder.workflow import RENDER, BuildRequest, Context, prepare
 
-__all__ = ["Reverified", "reverify"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reverified:

@@ -24,8 +24,6 @@ with needs("sbom"):
     from cyclonedx.schema import OutputFormat, SchemaVersion
     from packageurl import PackageURL
 
-__all__ = ["bill_of_materials"]
-
 
 def bill_of_materials(found: Record) -> str:
     """CycloneDX 1.6 in JSON; the same bytes for the same record.

@@ -13,8 +13,6 @@ from builder.registry.history import overtaken
 from builder.registry.model import Build, Channel, Entry, Hold
 from builder.render import Rendered
 
-__all__ = ["make_plan"]
-
 
 def make_plan(
     variants: Mapping[str, Rendered | TemplateError],

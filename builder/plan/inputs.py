@@ -10,8 +10,6 @@ from builder.plan.values import Reason
 from builder.registry.model import Build
 from builder.render import Rendered
 
-__all__ = ["differences", "inputs_of"]
-
 
 def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
     """What a build is made of, flat, so that two builds can be compared key by key.

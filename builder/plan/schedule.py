@@ -16,8 +16,6 @@ from builder.plan import common_steps
 from builder.system.events import Event, Reporter, discard
 from builder.system.processes import check_not_stopped
 
-__all__ = ["Schedule"]
-
 _CHECK_SECONDS = 0.5
 
 

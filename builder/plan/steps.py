@@ -11,8 +11,6 @@ from builder.plan.values import PlannedVariant
 from builder.registry.model import Build, Entry
 from builder.render import Rendered
 
-__all__ = ["common_steps", "fetched_on", "foretell", "known_steps", "program_of", "step_keys_of"]
-
 
 def common_steps(one: Sequence[str], other: Sequence[str]) -> int:
     """How many first steps are the same; a step is given by its key."""

@@ -9,8 +9,6 @@ from typing import Any, Literal
 from builder.flatten import Program
 from builder.registry.model import Hold
 
-__all__ = ["Action", "Drift", "Plan", "PlannedVariant", "Reason", "Situation", "TargetState"]
-
 Action = Literal["build", "skip", "retag", "blocked"]
 
 

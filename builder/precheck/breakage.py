@@ -24,18 +24,6 @@ from builder.system.documents import parse_json
 from builder.system.files import atomic_write
 from builder.verify.checks import MODULES_OF, inventory
 
-__all__ = [
-    "Base",
-    "Broken",
-    "accepted_in_vain",
-    "byte_code",
-    "keep",
-    "kept",
-    "look_into",
-    "refuse",
-    "what_broke",
-]
-
 _TIMEOUT_SECONDS = 3600
 _MODULE_SECONDS = 300
 _INCOMPATIBLE = ", "  # "a 1 has requirement b<2, but you have b 2.", "a 1 requires b, which is…"

@@ -37,8 +37,6 @@ from builder.verify.checks import (
     same_in_forks,
 )
 
-__all__ = ["Checked", "Engine", "Image", "known_good", "precheck"]
-
 _POLL_SECONDS = 0.2
 _WARMUP_FAILED = 3  # of `warmup.py ready`
 _LEVELS: tuple[WarmupLevel, ...] = ("none", "disk", "memory")

@@ -19,8 +19,6 @@ import requests
 
 from builder.errors import EngineUnavailableError
 
-__all__ = ["connect"]
-
 _LOOK_SECONDS = 10.0
 
 

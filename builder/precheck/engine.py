@@ -39,8 +39,6 @@ from builder.system.logs import Log
 from builder.system.regular_file import read_regular
 from builder.targets.protocol import Needs, Unused
 
-__all__ = ["DockerEngine"]
-
 _OWNER = "template-builder.owner"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")

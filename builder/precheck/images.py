@@ -10,8 +10,6 @@ import docker.errors
 from builder.errors import counted
 from builder.targets.protocol import Needs, Unused
 
-__all__ = ["DIGEST", "SUBJECT", "remove_image", "unused_images"]
-
 SUBJECT = "template-builder.precheck"
 DIGEST = "template-builder.digest"
 

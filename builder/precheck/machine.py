@@ -11,8 +11,6 @@ import docker.errors
 
 from builder.errors import PrecheckError
 
-__all__ = ["DockerMachine", "packed"]
-
 
 class DockerMachine:
     """A started container."""

@@ -12,8 +12,6 @@ from builder.sandbox.execution import Execution, Output
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 
-__all__ = ["InterpreterSandbox", "Machine", "ServiceSandbox", "open_sandbox"]
-
 _MARGIN_SECONDS = 15.0
 _KILLED = 137  # 128 + SIGKILL
 _TIMED_OUT = 4

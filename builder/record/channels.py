@@ -24,16 +24,6 @@ from builder.render import Rendered
 from builder.targets.protocol import OvertakenError
 from builder.verify import Verified
 
-__all__ = [
-    "Recorded",
-    "adopt",
-    "move",
-    "put_back",
-    "record",
-    "repair",
-    "unhold",
-]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:

@@ -14,13 +14,12 @@ from builder import __version__
 from builder.plan import inputs_of
 from builder.registry import Record, model
 from builder.registry.history import now
-from builder.registry.model import Build, explicit
+from builder.registry.model import Build
+from builder.registry.tables import explicit
 from builder.render import RESEED_FILE, Rendered
 from builder.spec import Check, Stage, Variant
 from builder.spec.variant import WarmupLevel
 from builder.verify import Verified
-
-__all__ = ["Recalled", "build_of", "contents_of", "first_stages_of", "recalled", "stages_of"]
 
 # Between two requirements, not between the bounds or the extras of one.
 _SEPARATOR = re.compile(r", (?=[A-Za-z0-9])(?![^\[]*\])")

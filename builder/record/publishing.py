@@ -11,8 +11,6 @@ from builder.record.store import update
 from builder.registry.model import Build, Contents
 from builder.targets.protocol import Publication, Publisher
 
-__all__ = ["Publish", "TakeBack", "following", "update_published"]
-
 _T = TypeVar("_T")
 
 # Has a target's own channel (None is none) follow to a build; returns what takes

@@ -12,8 +12,6 @@ from builder.record.store import update
 from builder.registry import history
 from builder.registry.model import Contents, Entry
 
-__all__ = ["check_removable", "remove"]
-
 
 def remove(
     location: str | os.PathLike[str],

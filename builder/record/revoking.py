@@ -18,8 +18,6 @@ from builder.record.store import update
 from builder.registry import history, is_time
 from builder.registry.model import Build, ContentRevocation, Contents, Revocation
 
-__all__ = ["Content", "check_contents", "is_revoked_itself", "marks_of", "restore", "revoke"]
-
 _OWN = "build"
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
 _UNREADABLE = "`revocations` of the registry holds {0!r}, which is nothing that a build contains"

@@ -16,8 +16,6 @@ from builder.registry.model import Contents
 from builder.registry.search import mark_of
 from builder.system.files import atomic_write, exclusive, ignored
 
-__all__ = ["dump", "leave_mark", "update"]
-
 _T = TypeVar("_T")
 _REMEMBERED = 64  # as many as other writers may add while the author of one looks for it
 

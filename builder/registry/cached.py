@@ -12,8 +12,6 @@ from builder.registry.files import find, is_large, is_url, load, parse_entry
 from builder.registry.search import entries_with, entry_of
 from builder.registry.values import VERSION, Registry
 
-__all__ = ["about", "loaded", "names_by_id"]
-
 # Of a registry in an object store, what was read that long ago is good enough to open a sandbox.
 _SHARED_SECONDS = 30.0
 _Version = tuple[str, int, int, int]

@@ -16,8 +16,6 @@ if False:  # for type checkers: a look-up does without typing and the model
 
     from builder.registry.model import Event
 
-__all__ = ["checksum", "in_order", "sides"]
-
 _START = -1
 
 

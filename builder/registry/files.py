@@ -12,8 +12,6 @@ from builder.system.regular_file import read_regular
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
 
-__all__ = ["find", "is_url", "load", "load_only", "parse", "read_text"]
-
 FILE_NAME = "registry.json"
 # From that size on, one template is searched for in the text, rather than all of them parsed.
 _LARGE_BYTES = 1 << 18

@@ -15,20 +15,6 @@ from builder.registry import chain
 from builder.registry.chain import checksum
 from builder.registry.model import Build, Entry, Event
 
-__all__ = [
-    "Fault",
-    "append",
-    "build_ids",
-    "checksum",
-    "faults",
-    "newest_first",
-    "now",
-    "overtaken",
-    "overtaken_because",
-    "rechain",
-    "timeline",
-]
-
 _RECORDING = ("adopt", "build")
 
 

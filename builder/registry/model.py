@@ -12,28 +12,8 @@ from dataclasses import MISSING, dataclass
 from typing import Any
 
 from builder.errors import RegistryError
-from builder.registry.tables import Table, WrongValueError, explicit, key, table_schema
+from builder.registry.tables import Table, WrongValueError, key, table_schema
 from builder.registry.values import VERSION, in_effect
-
-__all__ = [
-    "Build",
-    "Channel",
-    "Check",
-    "ContentRevocation",
-    "Contents",
-    "Entry",
-    "Event",
-    "Hold",
-    "Provenance",
-    "Resources",
-    "Revocation",
-    "Seconds",
-    "Verified",
-    "Warmup",
-    "contents",
-    "explicit",
-    "schema",
-]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -27,8 +27,6 @@ from builder.system.documents import parse_json
 from builder.system.extras import needs
 from builder.system.files import atomic_write, cache_folder, exclusive
 
-__all__ = ["NoRegistryError", "StaleRegistryWarning", "age_in_words", "read", "swap"]
-
 _VARIABLES = ("AWS_", "AZURE_", "GOOGLE_")
 _SCHEMES = ("s3", "gs", "az", "abfs", "abfss")
 _OVERTAKEN_SECONDS = 120.0

@@ -7,8 +7,6 @@ from builder.registry.history import newest_first
 from builder.registry.model import Build
 from builder.registry.values import DEFAULT_CHANNEL, Record, Registry, no_channel_hint
 
-__all__ = ["find_build", "newest_usable", "split"]
-
 _SHORTEST = 6
 
 

@@ -23,8 +23,6 @@ from builder.system.documents import parse_json
 if False:  # for type checkers; importing typing costs as much as all the rest
     from collections.abc import Iterator
 
-__all__ = ["entries_with", "entry_of", "mark_of"]
-
 _TEMPLATES = b'\n  "templates": {\n'
 _KEY = b'\n    "'
 _NEXT_KEY = re.compile(_KEY)  # on texts of this kind four times as fast as `find`

@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
-__all__ = ["Table", "WrongValueError", "explicit", "key", "table_schema"]
-
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 

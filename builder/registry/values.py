@@ -20,18 +20,6 @@ if False:  # for type checkers; importing typing costs as much as all the rest
 
     from builder.registry.model import Build, Contents, Entry
 
-__all__ = [
-    "DEFAULT_CHANNEL",
-    "VERSION",
-    "Record",
-    "Registry",
-    "empty",
-    "in_effect",
-    "is_local",
-    "is_time",
-    "no_channel_hint",
-]
-
 VERSION = 1
 DEFAULT_CHANNEL = "stable"
 

@@ -24,8 +24,6 @@ from builder.render.template_toml import template_toml
 from builder.spec import Stage, Variant
 from builder.system.files import cache_folder
 
-__all__ = ["RESEED_FILE", "GeneratedFile", "Rendered", "render"]
-
 RESEED_FILE = "reseed.py"
 
 

@@ -13,8 +13,6 @@ from builder.errors import RenderDriftError, StorageError, from_os_error
 from builder.render.dockerfile import Rendered
 from builder.system.files import atomic_write, exclusive, ignored, remove_tree
 
-__all__ = ["check_place", "drift", "prune", "write", "write_files"]
-
 
 def write(variants: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
     """Bring `generated/` in line, touching only what differs.

@@ -10,8 +10,6 @@ import tomli_w
 from builder.lock import Lock
 from builder.spec import Stage, Variant
 
-__all__ = ["template_toml"]
-
 
 def template_toml(variant: Variant, lock: Lock) -> str:
     """The text of `template.toml`."""

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from builder.runtime.files import Files
     from builder.runtime.primitive import CodeExecutionPrimitive, E2BPrimitive
-    from builder.runtime.values import CodeInput, CodeOutput, Result
+    from builder.runtime.values import CodeInput, CodeOutput
+    from builder.sandbox.execution import Result
     from builder.sandbox.files import FileEntry
     from builder.webhooks.client import E2BWebhookPrimitive
     from builder.webhooks.events import Event
@@ -42,7 +43,7 @@ _PLACES = {
     "FileEntry": "sandbox.files",
     "Files": "runtime.files",
     "Ledger": "webhooks.ledger",
-    "Result": "runtime.values",
+    "Result": "sandbox.execution",
     "WebhookReceiver": "webhooks.receiver",
 }
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib
 from typing import Any
 
-__all__ = ["composed"]
-
 _BASES = ("tta_dev_primitives.core.base", "ttadev.primitives.core.base")
 
 

@@ -22,8 +22,6 @@ from builder.errors import NoSandboxFileError, SandboxFileError, TemplateError, 
 from builder.sandbox.files import FileEntry, Incoming, SandboxFiles, normal_path, shown
 from builder.system.tasks import run_to_completion
 
-__all__ = ["FileData", "FilePath", "Files", "put"]
-
 _CHUNK_BYTES = 1 << 18
 
 FilePath = str | os.PathLike[str]

@@ -22,8 +22,6 @@ from builder.runtime.template import Template
 from builder.sandbox.session import Session
 from builder.system import telemetry
 
-__all__ = ["Pool", "pool_of"]
-
 _logger = logging.getLogger(__name__)
 _CHECK_SECONDS = 10.0
 _OPENING_AT_A_TIME = 4

@@ -23,8 +23,6 @@ from builder.sandbox.files import FileEntry, SandboxFiles
 from builder.sandbox.session import Session
 from builder.system import telemetry
 
-__all__ = ["CodeExecutionPrimitive", "E2BPrimitive"]
-
 _logger = logging.getLogger(__name__)
 Readiness = Literal["wait", "warmup", "background"]
 _READINESS = ("wait", "warmup", "background")

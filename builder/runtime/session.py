@@ -16,8 +16,6 @@ from builder.sandbox.session import Session
 from builder.system import telemetry
 from builder.system.tasks import run_to_completion
 
-__all__ = ["changed_files", "end", "execute", "open_session"]
-
 _logger = logging.getLogger(__name__)
 _KEPT_CHARACTERS = 10_000
 _LISTING_SECONDS = 10.0

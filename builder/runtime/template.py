@@ -16,8 +16,6 @@ from builder.project import target_here
 from builder.registry.cached import about, loaded
 from builder.targets.e2b.account import Account, account_of
 
-__all__ = ["Template", "check_not_revoked", "find", "near_names"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:

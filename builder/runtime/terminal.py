@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import re
 
-__all__ = ["shown_lines"]
-
 _CONTROL = re.compile(
     r"\x1b\[([0-9;?]*)([@-~])"  # of the cursor, of what is erased, and colours
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles and links

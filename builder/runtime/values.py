@@ -11,8 +11,6 @@ from builder.runtime.terminal import shown_lines
 from builder.sandbox.execution import Execution, Result, seconds_in_words
 from builder.sandbox.files import FileEntry, normal_path
 
-__all__ = ["LONGEST_SECONDS", "CodeInput", "CodeOutput", "Result", "checked", "output_of"]
-
 
 class CodeInput(TypedDict, total=False):
     """`code` is required; `timeout` is in seconds; `env_vars` are there for this execution.

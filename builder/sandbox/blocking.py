@@ -12,8 +12,6 @@ from builder.sandbox.execution import Execution
 from builder.sandbox.session import Session
 from builder.system.processes import when_stopped
 
-__all__ = ["BlockingSession"]
-
 _T = TypeVar("_T")
 SessionT = TypeVar("SessionT", bound=Session)
 

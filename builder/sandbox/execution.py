@@ -9,17 +9,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = [
-    "WARM_SECONDS",
-    "Cut",
-    "Execution",
-    "Output",
-    "Result",
-    "plain",
-    "seconds_in_words",
-    "warm_up_code",
-]
-
 WARM_SECONDS = 600.0
 _RESULTS_TO_A_STREAM = 16
 _RESULT_OVERHEAD = 64  # so that results of nothing come to an end, too

@@ -14,20 +14,6 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-__all__ = [
-    "LEVELS",
-    "WORKING_FOLDER",
-    "Changes",
-    "FileEntry",
-    "Incoming",
-    "Listing",
-    "SandboxFiles",
-    "below",
-    "normal_path",
-    "shown",
-    "watched",
-]
-
 # The folder that code starts in. The local target has another place for it.
 WORKING_FOLDER = "/home/user"
 # How many levels of folders are searched for changes, the working folder included.

@@ -8,8 +8,6 @@ from typing import Protocol
 from builder.sandbox.execution import Execution
 from builder.sandbox.files import SandboxFiles
 
-__all__ = ["Sandbox", "Session"]
-
 
 class Session(Protocol):
     """A sandbox that runs; one caller at a time. The targets provide it."""

@@ -16,8 +16,6 @@ from builder.spec.spec_file import SpecFile
 from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
 from builder.spec.wording import NO_SECRETS
 
-__all__ = ["stage_of", "variant_of"]
-
 # What says nothing of what a stage makes, or is its parents' own.
 _DESCRIBING = {"schema_version", "name", "description", "extends"}
 _MAX_TEXT_BYTES = 1 << 20

@@ -21,8 +21,6 @@ from builder.spec.variant import Stage, Variant
 from builder.spec.wording import NO_SECRETS, worded
 from builder.system.documents import NestingError, parse_toml
 
-__all__ = ["Source", "Specs", "load_specs", "load_variants", "place_of"]
-
 # The name of a stage, too, which begins with a letter; a shared one gets a prefix there.
 _STEM = re.compile(r"_[a-z0-9][a-z0-9_-]*|[a-z][a-z0-9_-]*")
 # More digits than Python is willing to read as a number.

@@ -26,8 +26,6 @@ from pydantic import (
     StrictStr,
 )
 
-__all__ = ["TABLES", "VariantFile", "json_schema", "python_floor"]
-
 SCHEMA_VERSION = 1
 _MINORS = range(8, 30)
 

@@ -13,8 +13,6 @@ from typing import Any
 import tree_sitter
 import tree_sitter_toml
 
-__all__ = ["Positions"]
-
 Path = tuple[str | int, ...]
 
 

@@ -6,8 +6,6 @@ from typing import Any
 
 from builder.spec.models import json_schema
 
-__all__ = ["schemas"]
-
 
 def schemas() -> dict[str, dict[str, Any]]:
     """Schema name → JSON schema, each from the classes that read the format."""

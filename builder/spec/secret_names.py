@@ -5,8 +5,6 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-__all__ = ["assigned", "names_a_secret"]
-
 # The last word of the name of a secret, also where the word before runs into it: `PGPASSWORD`.
 _ENDINGS = (
     "password", "passwd", "passphrase", "passcode", "secret", "credential", "credentials", "token",

@@ -9,8 +9,6 @@ from typing import Any
 
 from builder.spec.secret_names import assigned, names_a_secret
 
-__all__ = ["secret_in", "secrets_of"]
-
 # Every part is bounded, or ends the search: a hostile text takes no longer than any other.
 # The shapes that the services themselves document, so that their scanners find them.
 _SHAPES = {

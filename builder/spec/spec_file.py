@@ -11,8 +11,6 @@ from builder.errors import Problem
 from builder.spec.models import VariantFile
 from builder.spec.wording import dotted
 
-__all__ = ["SpecFile", "positions"]
-
 
 @dataclass(kw_only=True)
 class SpecFile:

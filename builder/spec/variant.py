@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-__all__ = ["Check", "FileEntry", "Stage", "Variant", "WarmupLevel"]
-
 WarmupLevel = Literal["none", "disk", "memory"]
 
 

@@ -12,8 +12,6 @@ from pydantic import BaseModel
 from builder.errors import did_you_mean
 from builder.spec.models import VariantFile
 
-__all__ = ["NO_SECRETS", "dotted", "worded"]
-
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN = 200
 NO_SECRETS = (

@@ -14,8 +14,6 @@ if False:  # for type checkers; importing typing costs as much as all the rest
     from collections.abc import Callable
     from typing import Any
 
-__all__ = ["MAX_DEPTH", "NestingError", "has_deep_brackets", "parse_json", "parse_toml"]
-
 MAX_DEPTH = 100
 _OUTSIDE = bytes(byte for byte in range(256) if byte not in b'[]{}"')
 _JSON_STRING = re.compile(rb'"[^"]*"')

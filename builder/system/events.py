@@ -11,8 +11,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["Event", "Kind", "Reporter", "discard"]
-
 Kind = Literal["note", "warning", "step", "detail", "done", "failed"]
 
 

@@ -12,8 +12,6 @@ from builder.errors import MissingExtraError
 if False:  # for type checkers; importing typing costs as much as all the rest
     from collections.abc import Iterator
 
-__all__ = ["needs"]
-
 
 @contextlib.contextmanager
 def needs(extra: str | None = None) -> Iterator[None]:

@@ -20,8 +20,6 @@ import platformdirs
 
 from builder.errors import StorageError, from_os_error
 
-__all__ = ["atomic_write", "cache_folder", "exclusive", "ignored", "is_locked", "remove_tree"]
-
 _CHECK_SECONDS = 0.5
 
 

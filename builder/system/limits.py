@@ -15,8 +15,6 @@ from collections.abc import Iterator
 
 from builder.errors import SandboxError
 
-__all__ = ["limit_error", "named", "room"]
-
 # What each sandbox takes of this process, as measured.
 _DESCRIPTORS = 18
 _SPARE_DESCRIPTORS = 6

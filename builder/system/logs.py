@@ -11,8 +11,6 @@ from typing import TextIO
 
 from builder.errors import TemplateError, from_os_error
 
-__all__ = ["Log", "latest"]
-
 _KEPT = 20
 
 

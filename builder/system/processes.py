@@ -18,16 +18,6 @@ from typing import Any
 from builder.errors import InterruptedRunError
 from builder.system import guard
 
-__all__ = [
-    "check_not_stopped",
-    "interruptible",
-    "let_go",
-    "pause",
-    "started",
-    "stopped",
-    "when_stopped",
-]
-
 _running: set[subprocess.Popen[Any]] = set()
 _callbacks: list[Callable[[], None]] = []
 _lock = threading.Lock()

@@ -12,8 +12,6 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-__all__ = ["actor", "committed", "source"]
-
 _SECONDS = 20
 # Who started a run of a CI service, of whom git there knows nothing.
 _ACTORS = ("GITHUB_ACTOR", "GITLAB_USER_LOGIN", "BUILDKITE_BUILD_CREATOR", "CIRCLE_USERNAME")

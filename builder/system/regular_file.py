@@ -9,8 +9,6 @@ import errno
 import os
 import stat
 
-__all__ = ["read_regular"]
-
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
     """All bytes of a regular file of at most `limit` bytes; a link to one is fine.

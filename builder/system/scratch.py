@@ -16,8 +16,6 @@ from pathlib import Path
 
 from builder.system.files import is_locked, remove_tree
 
-__all__ = ["Scratch"]
-
 _PREFIX = "template-builder-"
 _UNNAMED_SECONDS = 3600.0
 

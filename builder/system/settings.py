@@ -18,8 +18,6 @@ from builder.system.regular_file import read_regular
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
 
-__all__ = ["Settings", "may_have_settings", "read_settings"]
-
 KEYS = ("accept-fallback", "precheck", "registry", "targets")
 _TOOL = ("tool", "template-builder")
 _LARGEST_BYTES = 1 << 20

@@ -7,8 +7,6 @@ import contextlib
 from collections.abc import Awaitable
 from typing import TypeVar
 
-__all__ = ["run_to_completion"]
-
 _T = TypeVar("_T")
 
 

@@ -13,8 +13,6 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from opentelemetry import metrics, trace
 
-__all__ = ["Measured", "count", "measured"]
-
 _NAME = "template-builder"
 # From handing out what is ready to a first import: the API's own bounds are for milliseconds.
 _BOUNDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)

@@ -18,8 +18,6 @@ from builder.errors import InterruptedRunError, NetworkError, StorageError, Temp
 from builder.system import processes, uv_settings
 from builder.system.scratch import Scratch
 
-__all__ = ["UvError", "private_folder", "run"]
-
 # From uv's (reqwest's, the operating system's) own wording.
 _NETWORK = re.compile(
     r"Failed to fetch|error sending request|client error \(Connect\)|dns error|"

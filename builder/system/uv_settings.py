@@ -17,8 +17,6 @@ import tomli_w
 from builder.errors import ProjectError
 from builder.system.documents import parse_toml
 
-__all__ = ["configuration", "refused", "variables"]
-
 _KEPT_VARIABLES = re.compile(
     r"""UV_(?:
     INDEX | DEFAULT_INDEX | INDEX_URL | EXTRA_INDEX_URL | FIND_LINKS | NO_INDEX | INDEX_STRATEGY

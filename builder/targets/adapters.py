@@ -17,8 +17,6 @@ from builder.project import (
 from builder.system.events import Reporter, discard
 from builder.targets.protocol import Target
 
-__all__ = ["choose", "choose_account", "connect", "named"]
-
 
 def choose(
     project: Project, name: str | None, environment: Mapping[str, str] = os.environ

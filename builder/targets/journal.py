@@ -24,8 +24,6 @@ from builder.system.files import atomic_write, exclusive
 from builder.system.processes import check_not_stopped
 from builder.system.regular_file import read_regular
 
-__all__ = ["Entry", "Journal"]
-
 _LONGEST_BYTES = 1 << 16
 _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 

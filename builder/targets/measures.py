@@ -13,8 +13,6 @@ from builder.registry.model import Build, Seconds, Verified
 from builder.targets.local import place
 from builder.targets.protocol import Built
 
-__all__ = ["keep_measures", "measures_of", "with_measures"]
-
 
 def keep_measures(built: Built, measures: Mapping[str, Any]) -> None:
     """Keep beside a verified build of this machine what was measured of it."""

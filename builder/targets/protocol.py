@@ -23,25 +23,6 @@ from builder.system.logs import Log
 if TYPE_CHECKING:
     from builder.targets.journal import Journal
 
-__all__ = [
-    "BuildInput",
-    "Builder",
-    "Built",
-    "Cleaner",
-    "Inventory",
-    "Need",
-    "Needs",
-    "Opener",
-    "Opening",
-    "OvertakenError",
-    "Publication",
-    "Publisher",
-    "StateQuery",
-    "Tagged",
-    "Target",
-    "Unused",
-]
-
 
 def _nobody(_steps: int) -> None:
     """Nobody waits for the first steps."""

@@ -20,19 +20,6 @@ from builder.sandbox.session import Sandbox
 from builder.spec import Check, Stage, Variant, place_of
 from builder.system.documents import parse_json
 
-__all__ = [
-    "MODULES_OF",
-    "NOT_WARMED",
-    "CheckResult",
-    "Draws",
-    "draws",
-    "first_use_seconds",
-    "inventory",
-    "run_checks",
-    "same_draws",
-    "same_in_forks",
-]
-
 NOT_WARMED = (
     "the random numbers of two sandboxes cannot be compared: the interpreter that runs code was"
     " not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts first?"

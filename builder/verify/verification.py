@@ -30,8 +30,6 @@ from builder.verify.checks import (
     same_draws,
 )
 
-__all__ = ["Promises", "Verified", "first_use_pairs", "verify"]
-
 _LISTED = 5
 _UNCHECKED = "nothing was checked: the spec has no Python packages and no [[verify]]"
 _NOT_COMPARED = (

@@ -21,8 +21,6 @@ from builder.webhooks.ledger import Ledger
 if TYPE_CHECKING:
     from builder.webhooks.receiver import WebhookReceiver
 
-__all__ = ["E2BWebhookPrimitive", "Webhook"]
-
 _PATH = "/events/webhooks"
 _SECONDS = 30.0
 _ATTEMPTS = 3

@@ -15,8 +15,6 @@ from typing import Any
 from builder.errors import did_you_mean
 from builder.system.documents import parse_json
 
-__all__ = ["EVENTS", "Event", "InvalidEventError", "full_name", "parse", "signature", "signed"]
-
 _PREFIX = "sandbox.lifecycle."
 EVENTS = tuple(
     f"{_PREFIX}{name}"

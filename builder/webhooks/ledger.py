@@ -15,8 +15,6 @@ from builder.errors import StorageError
 if TYPE_CHECKING:
     from builder.webhooks.events import Event
 
-__all__ = ["GIB_SECOND", "VCPU_SECOND", "Ledger", "Usage"]
-
 # US dollars, by E2B's documentation ("How do I calculate the price of a sandbox?"), August 2026.
 VCPU_SECOND = 0.000014
 GIB_SECOND = 0.0000045

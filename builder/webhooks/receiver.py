@@ -23,8 +23,6 @@ with needs("webhooks"):
     from starlette.routing import Route
     from starlette.types import ExceptionHandler, Receive, Scope, Send
 
-__all__ = ["WebhookReceiver"]
-
 _logger = logging.getLogger(__name__)
 _LONGEST_BODY = 1 << 20
 _REMEMBERED = 10_000

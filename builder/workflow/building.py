@@ -20,8 +20,6 @@ from builder.verify import verify as verify_build
 from builder.workflow.context import Context
 from builder.workflow.values import Attempt
 
-__all__ = ["build", "forget", "publish", "record", "verify"]
-
 
 def build(attempt: Attempt, context: Context) -> Attempt:
     """Make the build, or find it made, when it is its turn. Raises `BuildError` and its kin."""

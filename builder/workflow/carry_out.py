@@ -33,8 +33,6 @@ from builder.workflow.context import Context
 from builder.workflow.sequence import EACH, execute, prepare
 from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome, Prepared
 
-__all__ = ["build_all", "carry_out"]
-
 # What is left of an interrupted run after that are requests that nobody answers.
 _CLEAN_UP_SECONDS = 20.0
 

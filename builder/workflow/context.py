@@ -17,8 +17,6 @@ from builder.system.events import Event, Reporter, discard
 from builder.targets.adapters import choose, connect
 from builder.targets.protocol import Target
 
-__all__ = ["Context", "Recorded", "read_registry"]
-
 
 def read_registry(project: Project) -> registry.Registry:
     """The project's registry; empty where there is none yet. Raises `RegistryError`."""

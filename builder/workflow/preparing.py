@@ -36,8 +36,6 @@ from builder.workflow.context import Context
 from builder.workflow.selection import variants_called
 from builder.workflow.values import Prepared
 
-__all__ = ["lock", "plan", "precheck", "reach_engine", "render", "select", "write"]
-
 _LOOKS_AT_A_TIME = 8
 # What is wrong with the engine, and nothing about the template: it cannot pull, its disk is full.
 _OF_THE_ENGINE = (EngineUnavailableError, NetworkError, StorageError)

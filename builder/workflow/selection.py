@@ -11,8 +11,6 @@ from builder import spec
 from builder.errors import SelectionError, SpecError, near
 from builder.project import Project
 
-__all__ = ["is_glob", "template_names", "variants_called"]
-
 
 class LeftOutWarning(UserWarning):
     """Specs with mistakes that the variants named on the command line do not need."""

@@ -13,8 +13,6 @@ from builder.workflow.context import Context
 from builder.workflow.preparing import lock, plan, precheck, reach_engine, render, select, write
 from builder.workflow.values import BuildRequest, Prepared
 
-__all__ = ["EACH", "PLAN", "PRECHECK", "PREPARE", "RENDER", "execute", "prepare"]
-
 _V = TypeVar("_V")
 
 # All variants at once.

@@ -21,8 +21,6 @@ from builder.system.logs import Log
 from builder.targets.protocol import Built
 from builder.verify import Verified
 
-__all__ = ["Attempt", "BuildReport", "BuildRequest", "Outcome", "Prepared"]
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:

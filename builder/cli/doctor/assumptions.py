@@ -9,19 +9,6 @@ import json
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-__all__ = [
-    "AFTERWARDS",
-    "ASSUMPTIONS",
-    "ENDLESS",
-    "ENV",
-    "FILES",
-    "OUTPUT",
-    "SUM",
-    "WARM_MODULE",
-    "inspection",
-    "verdicts",
-]
-
 ASSUMPTIONS = {
     "build": "a spec becomes a template that is built, verified, tagged and recorded",
     "tags": "a published build has the tags of its digest and its channel, and `default`",

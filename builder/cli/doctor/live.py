@@ -52,8 +52,6 @@ from builder.system.scratch import Scratch
 from builder.targets.e2b.building import digest_tag
 from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND
 
-__all__ = ["Checked", "cost", "try_out"]
-
 _CHANNEL = "trial"
 _SANDBOXES = 12
 _CODE_SECONDS = 60.0

@@ -25,11 +25,10 @@ from builder.errors.visible import one_line
 from builder.precheck import connect_engine
 from builder.project import PrecheckSettings, Project, TargetSettings
 from builder.registry import history
+from builder.registry.chain import checksum
 from builder.registry.model import Contents
 from builder.system import provenance, uv
 from builder.system.files import cache_folder
-
-__all__ = ["Finding", "examine"]
 
 _LOW_SPACE_BYTES = 8 << 30
 _TOLD = 20
@@ -188,7 +187,7 @@ def _precisely(fault: history.Fault, recorded: Contents, committed: Contents | N
         return build.to_json() if build else {}
 
     before = record_of(committed)
-    if not before or history.checksum(before) != before.get("checksum"):
+    if not before or checksum(before) != before.get("checksum"):
         return str(fault)
     old, new = _flat(before), _flat(record_of(recorded))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]

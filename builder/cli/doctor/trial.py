@@ -28,19 +28,6 @@ from builder.targets.e2b.sandbox import open_sandbox
 from builder.targets.e2b.target import E2BTarget
 from builder.targets.protocol import BuildInput
 
-__all__ = [
-    "BASE",
-    "CPU",
-    "MEMORY_MB",
-    "POLL_SECONDS",
-    "PREFIX",
-    "SANDBOX_SECONDS",
-    "Made",
-    "Throwaway",
-    "Trial",
-    "refusal",
-]
-
 PREFIX = "template-builder-doctor-"
 CPU, MEMORY_MB = 2, 1024
 SANDBOX_SECONDS = 900

@@ -13,8 +13,6 @@ from typing import Any
 from builder.errors import TargetUnavailableError
 from builder.project import TargetSettings, address_error, domain_error
 
-__all__ = ["Account", "account_of"]
-
 _LAST_SECONDS = 0.05
 _KEYS = ("E2B_API_KEY", "E2B_KEY")
 _VARIABLES = {

@@ -24,8 +24,6 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.certificates import certificates
 from builder.targets.e2b.failures import ForeignAnswerError, LimitedError
 
-__all__ = ["SECONDS", "Api"]
-
 SECONDS = 30.0
 _UPLOAD_SECONDS = 3600.0
 _LONGEST_WAIT_SECONDS = 60

@@ -22,8 +22,6 @@ from builder.targets.e2b.program import instruction, not_provided, origin, templ
 from builder.targets.journal import Entry, Journal
 from builder.targets.protocol import BuildInput, Built
 
-__all__ = ["Building", "digest_tag"]
-
 _POLL_SECONDS = 0.2
 # E2B ends a build after an hour.
 _LONGEST_SECONDS = 75 * 60.0

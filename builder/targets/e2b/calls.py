@@ -24,8 +24,6 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.failures import is_foreign, kind_of, says_no_address, words_of
 from builder.targets.e2b.retries import OF_BUILDS, Patience
 
-__all__ = ["Calls"]
-
 _T = TypeVar("_T")
 
 

@@ -7,8 +7,6 @@ import ssl
 
 import httpx
 
-__all__ = ["certificates"]
-
 
 @functools.cache
 def certificates() -> ssl.SSLContext:

@@ -18,8 +18,6 @@ from builder.targets.e2b.calls import Calls
 from builder.targets.e2b.creation import Creation
 from builder.targets.e2b.failures import is_absent, status_of
 
-__all__ = ["BuildState", "Cloud", "Identified", "Listed"]
-
 _T = TypeVar("_T")
 Identified = Callable[[str, str], None]
 

@@ -23,8 +23,6 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.failures import UnsettledError, kind_of, status_of
 from builder.targets.e2b.retries import OF_APPLICATIONS, Patience
 
-__all__ = ["Creation"]
-
 _logger = logging.getLogger(__name__)
 _MARK = "template-builder-session"
 _LONGEST = re.compile(r"Timeout cannot be greater than (\d+) hours?")

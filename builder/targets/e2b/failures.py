@@ -11,18 +11,6 @@ import httpx
 
 from builder.errors import TemplateError
 
-__all__ = [
-    "ForeignAnswerError",
-    "LimitedError",
-    "UnsettledError",
-    "is_absent",
-    "is_foreign",
-    "kind_of",
-    "says_no_address",
-    "status_of",
-    "words_of",
-]
-
 _STATUS = re.compile(r"(\d{3})\b")
 _BYTES = re.compile(r"(\d{3}): (b(['\"]).*\3)", re.DOTALL)
 _LONGEST_TEXT = 500

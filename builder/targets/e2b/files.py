@@ -36,8 +36,6 @@ from builder.sandbox.files import (
 from builder.system.tasks import run_to_completion
 from builder.targets.e2b.failures import kind_of
 
-__all__ = ["CloudFiles"]
-
 _logger = logging.getLogger(__name__)
 _MOST_ENTRIES = 5000
 

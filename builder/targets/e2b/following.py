@@ -12,8 +12,6 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-__all__ = ["Followed"]
-
 _STEP = re.compile(
     r"(?P<cached>CACHED )?\[builder (?P<step>\d+)/(?P<steps>\d+)\] (?P<rest>.*)", re.DOTALL
 )

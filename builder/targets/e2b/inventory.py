@@ -13,16 +13,6 @@ from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.protocol import Needs, Tagged, Unused
 
-__all__ = [
-    "DEFAULT_TAG",
-    "Cleaning",
-    "Inventory",
-    "claim_of",
-    "claims_on",
-    "is_digest_tag",
-    "tags_of",
-]
-
 DEFAULT_TAG = "default"
 _DIGEST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
 _CLAIM = re.compile(r"(?P<channel>.+)\.(?P<build>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")

@@ -16,15 +16,6 @@ from builder.spec.positions import Positions
 from builder.targets.e2b.service import SERVICE_PORT, SPOILING
 from builder.targets.protocol import BuildInput
 
-__all__ = [
-    "cannot_be_checked",
-    "instruction",
-    "not_provided",
-    "origin",
-    "template_of",
-    "unknown_service",
-]
-
 _SHOWN_CHARACTERS = 120
 # What starts the code interpreter in E2B's image.
 _START_UP = "/.jupyter/start-up.sh"

@@ -17,8 +17,6 @@ from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import DEFAULT_TAG, claim_of, claims_on, is_digest_tag, tags_of
 from builder.targets.protocol import OvertakenError
 
-__all__ = ["promote"]
-
 
 def promote(
     cloud: Cloud,

@@ -11,8 +11,6 @@ import tenacity
 from builder.system.processes import pause
 from builder.targets.e2b.failures import LimitedError, kind_of
 
-__all__ = ["OF_APPLICATIONS", "OF_BUILDS", "Patience"]
-
 _T = TypeVar("_T")
 _SLOW_SECONDS = 6.0
 

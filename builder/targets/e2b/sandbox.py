@@ -16,8 +16,6 @@ from builder.system.tasks import run_to_completion
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.session import CloudSession
 
-__all__ = ["open_sandbox"]
-
 _LIFE_SECONDS = 900
 _MARGIN_SECONDS = 120
 

@@ -25,8 +25,6 @@ from builder.sandbox.execution import Execution, Output
 from builder.targets.e2b import stream
 from builder.targets.e2b.certificates import certificates
 
-__all__ = ["SERVICE_PORT", "SPOILING", "CodeService"]
-
 SPOILING = "'\"\\\n\r"  # in a variable's value: the service makes other code of it than is meant
 
 SERVICE_PORT = 49999

@@ -27,8 +27,6 @@ from builder.targets.e2b.files import CloudFiles
 from builder.targets.e2b.retries import OF_APPLICATIONS
 from builder.targets.e2b.service import CodeService
 
-__all__ = ["CloudSession"]
-
 _logger = logging.getLogger(__name__)
 _KILL_SECONDS = 20.0
 

@@ -18,8 +18,6 @@ from builder.errors import InterpreterDiedError, SandboxGoneError
 from builder.sandbox.execution import Cut, Output
 from builder.system.documents import parse_json
 
-__all__ = ["read"]
-
 _MIME = {
     "text": "text/plain", "html": "text/html", "markdown": "text/markdown", "svg": "image/svg+xml",
     "png": "image/png", "jpeg": "image/jpeg", "pdf": "application/pdf", "latex": "text/latex",

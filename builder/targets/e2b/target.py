@@ -24,8 +24,6 @@ from builder.targets.e2b.sandbox import open_sandbox
 from builder.targets.journal import Entry, Journal
 from builder.targets.protocol import BuildInput, Built, Opening, Publication, StateQuery
 
-__all__ = ["E2BTarget"]
-
 _METADATA = "template-builder"
 
 

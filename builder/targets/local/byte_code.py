@@ -14,8 +14,6 @@ import py_compile
 import sys
 from importlib.util import MAGIC_NUMBER, cache_from_source
 
-__all__ = ["prune"]
-
 _AT_A_TIME = 32
 
 

@@ -48,8 +48,6 @@ from builder.targets.local.place import (
 )
 from builder.targets.local.sealed import seal
 
-__all__ = ["activate", "claimed", "make"]
-
 _AT_FDCWD, _EXCHANGE = -100, 2  # linux/fs.h
 _WARMUP_TIMEOUT_SECONDS = 1800
 # What packages need to show charts and tables, and do not depend on. E2B's code service has it.

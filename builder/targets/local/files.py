@@ -35,8 +35,6 @@ from builder.sandbox.files import (
 from builder.system.tasks import run_to_completion
 from builder.targets.local.kernel_host import STABLE_HOME
 
-__all__ = ["LocalFiles"]
-
 _Kind = Literal["file", "folder", "link"]
 _logger = logging.getLogger(__name__)
 _CHUNK_BYTES = 1 << 18

@@ -11,8 +11,6 @@ from packaging.specifiers import SpecifierSet
 from builder.errors import TemplateError
 from builder.system import uv
 
-__all__ = ["choose"]
-
 
 @functools.cache
 def choose(specifier: str) -> str | None:

@@ -42,8 +42,6 @@ from builder.targets.local.layer import make_layer
 from builder.targets.local.place import sandbox_variables
 from builder.targets.local.streams import Streams
 
-__all__ = ["KernelSandbox"]
-
 _START_SECONDS = 120.0
 _INTERRUPT_SECONDS = 5.0
 _INTERRUPTS = 2

@@ -30,17 +30,6 @@ from builder.system.scratch import Scratch
 from builder.targets.local import kernel_host
 from builder.targets.local.place import held, sandbox_variables
 
-__all__ = [
-    "CannotForkError",
-    "Launched",
-    "Zygote",
-    "forks",
-    "last_lines",
-    "launch",
-    "short_folder",
-    "zygote_of",
-]
-
 _CLOSE_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
 _LONGEST_FOLDER = 54

@@ -12,8 +12,6 @@ from pathlib import Path
 
 from builder.targets.local.place import packages_of
 
-__all__ = ["make_layer"]
-
 # Programs of the host, which are further down on the search path, would change the host. Pip is
 # always that of the sandbox's interpreter, if it has one.
 _PIP = """\

@@ -29,8 +29,6 @@ from builder.targets.local.place import (
 )
 from builder.targets.protocol import Need, Needs, Unused
 
-__all__ = ["note_need", "remove", "remove_unused", "sweep", "unused"]
-
 _PREFIX = "sha256-"
 _GOING = ".making-"
 _DIGEST = re.compile(r"sha256-[^-]+")

@@ -22,28 +22,6 @@ from builder.errors import NotOnThisMachineError
 from builder.system.documents import parse_json
 from builder.system.files import atomic_write, cache_folder
 
-__all__ = [
-    "MADE",
-    "MANIFEST",
-    "USED",
-    "Environment",
-    "byte_code_folder",
-    "digest_of",
-    "find",
-    "find_build",
-    "folder_of",
-    "held",
-    "keep_measures",
-    "lock_of",
-    "measures",
-    "opened",
-    "packages_of",
-    "place_of",
-    "placed_since",
-    "read",
-    "sandbox_variables",
-]
-
 MANIFEST = "environment.json"
 USED = "used"
 MADE = "made-"

@@ -15,8 +15,6 @@ from pathlib import Path
 from builder.system.documents import parse_json
 from builder.system.files import atomic_write
 
-__all__ = ["changes", "seal"]
-
 _LIST = "files.json"
 _WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
 # How a script of uv finds its interpreter: beside the script itself, which is the environment's, or

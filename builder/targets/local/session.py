@@ -22,8 +22,6 @@ from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import CannotForkError, forks, zygote_of
 
-__all__ = ["LocalSession"]
-
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 _not_forked: set[Path] = set()

@@ -24,8 +24,6 @@ from pathlib import Path
 
 from builder.sandbox.execution import Output
 
-__all__ = ["Streams"]
-
 _PART_BYTES = 1 << 16
 # Reading each line as soon as it is there would cost its writer more than the line does.
 _PAUSE_SECONDS = 0.002

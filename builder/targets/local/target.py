@@ -35,8 +35,6 @@ from builder.targets.protocol import (
 if TYPE_CHECKING:
     from builder.targets.local.kernel import KernelSandbox
 
-__all__ = ["LocalTarget"]
-
 
 class LocalTarget:
     """Builder, sandbox opener and publisher of this machine."""

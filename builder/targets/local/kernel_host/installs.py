@@ -11,8 +11,6 @@ import sys
 from collections import deque
 from typing import Any
 
-__all__ = ["enter", "watch"]
-
 _INSTALLS = re.compile(
     r"(?<![^\s/;&|(])(?:easy_install|(?:pip[\d.]*|uv|pipx|conda|mamba|micromamba)\s[^;&|\n]*?"
     r"\b(?:install|uninstall|add|remove|sync|update|upgrade))\b.*"

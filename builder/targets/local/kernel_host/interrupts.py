@@ -11,8 +11,6 @@ from typing import Any, Optional
 
 from IPython.core.interactiveshell import InteractiveShell
 
-__all__ = ["Interrupts"]
-
 # Whether code runs, and the task that it runs in if it is asynchronous.
 _State = tuple[bool, Optional["asyncio.Task[Any]"]]
 _NOTHING_RUNS: _State = (False, None)

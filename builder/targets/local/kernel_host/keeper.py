@@ -13,8 +13,6 @@ from typing import Any, BinaryIO
 
 from . import HOME_DESCRIPTOR
 
-__all__ = ["fork", "keep"]
-
 _REQUEST_BYTES = 1 << 20
 
 

@@ -10,8 +10,6 @@ from typing import Any
 from . import installs
 from .output import Messages, connect_streams, restore_streams
 
-__all__ = ["run_kernel"]
-
 _WAITING = 16  # messages
 
 

@@ -17,14 +17,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-__all__ = [
-    "Messages",
-    "connect_streams",
-    "open_text_streams",
-    "restore_streams",
-    "usable_streams",
-]
-
 _STREAMS = ((1, "stdout"), (2, "stderr"))
 _HEARD = ("status", "execute_result", "display_data", "update_display_data", "error")
 _RESULTS_TO_A_STREAM = 16  # as in builder.sandbox.execution

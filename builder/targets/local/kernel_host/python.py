@@ -23,8 +23,6 @@ from .interrupts import Interrupts
 from .output import usable_streams
 from .tracebacks import message_of, rendered
 
-__all__ = ["PythonKernel", "hide_host", "run_loop"]
-
 
 def hide_host() -> None:
     """Leave nothing of this program in what tells code how its interpreter was started."""

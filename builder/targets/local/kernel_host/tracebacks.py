@@ -11,8 +11,6 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-__all__ = ["message_of", "rendered"]
-
 _FIRST_FRAMES, _LAST_FRAMES = 10, 30
 _LINE = 500
 _TEXT = 1_000_000

@@ -23,8 +23,6 @@ from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed
 from .keeper import fork, keep
 from .kernel import run_kernel
 
-__all__ = ["preload", "run_zygote"]
-
 _TEMPLATE = f"{sys.prefix}/template"  # a kernel will have another prefix
 
 
