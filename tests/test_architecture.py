@@ -17,7 +17,7 @@ TESTS = sorted((ROOT / "tests").rglob("*.py"))
 # Third party → the only places that may import it.
 OWNERS = {
     "cyclonedx": {"operations/sbom.py"},
-    "docker": {f"precheck/{name}.py" for name in ("connection", "engine", "images", "machine")},
+    "docker": {f"precheck/{name}.py" for name in ("connection", "engine", "machine")},
     "e2b": {
         f"targets/e2b/{name}.py"
         for name in (

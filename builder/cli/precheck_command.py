@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -34,7 +35,7 @@ def precheck(
     prepared = workflow.prepare(request, context, workflow.PRECHECK)
     images = list(prepared.checked.values())
     return Result(
-        json=[image.to_json() for image in images],
+        json=[asdict(image) for image in images],
         text=_lines(images),
         error=failure_of(prepared.results),
     )

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING
 
 from builder.errors import PrecheckError, VerifyError
 from builder.precheck import breakage, machine_sandbox
@@ -37,6 +37,9 @@ from builder.verify.checks import (
     same_in_forks,
 )
 
+if TYPE_CHECKING:
+    from builder.precheck.engine import DockerEngine
+
 _POLL_SECONDS = 0.2
 _WARMUP_FAILED = 3  # of `warmup.py ready`
 _LEVELS: tuple[WarmupLevel, ...] = ("none", "disk", "memory")
@@ -52,35 +55,6 @@ class Image:
     env: Mapping[str, str]
     user: str
     workdir: str
-
-
-class Engine(Protocol):
-    """What is asked of a container engine; see `builder.precheck.engine`."""
-
-    identity: str
-    cpus: int
-
-    def image(self, reference: str) -> Image:
-        """An image by name, fetched where it is not there."""
-        ...
-
-    def has_image(self, identity: str) -> bool:
-        """Whether an image is still there."""
-        ...
-
-    def build(self, rendered: Rendered, *, tag: str, report: Reporter, log: Log) -> Image:
-        """Build the rendered context under the variant's memory limit."""
-        ...
-
-    def remove_image(self, image: Image) -> None:
-        """Remove an image's name, and keep its layers."""
-        ...
-
-    def started(
-        self, image: Image, *, cpu: int, memory_mb: int, idle: bool = False
-    ) -> AbstractContextManager[Machine]:
-        """A machine for the time of the block; `idle` instead of its CMD."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -114,13 +88,9 @@ class Checked:
     notes: tuple[str, ...] = ()
     reused: bool = field(default=False, compare=False)
 
-    def to_json(self) -> dict[str, Any]:
-        """Everything found, as plain values."""
-        return dataclasses.asdict(self)
-
 
 def known_good(
-    folder: Path, rendered: Rendered, engine: Engine, settings: PrecheckSettings
+    folder: Path, rendered: Rendered, engine: DockerEngine, settings: PrecheckSettings
 ) -> Checked | None:
     """The last good pre-check of the same digest, engine and settings, if its image is there."""
     try:
@@ -135,7 +105,7 @@ def known_good(
 
 def precheck(
     rendered: Rendered,
-    engine: Engine,
+    engine: DockerEngine,
     *,
     folder: Path,
     settings: PrecheckSettings,
@@ -153,7 +123,7 @@ def precheck(
     checked = _Run(
         rendered=rendered, engine=engine, folder=folder, settings=settings, report=report, log=log
     ).check()
-    kept = {"key": _key(rendered, engine, settings), "checked": checked.to_json()}
+    kept = {"key": _key(rendered, engine, settings), "checked": dataclasses.asdict(checked)}
     text = json.dumps(kept, indent=2, sort_keys=True) + "\n"
     atomic_write(folder / f"{checked.name}.json", text.encode())
     return checked
@@ -164,7 +134,7 @@ class _Run:
     """One pre-check of what was rendered."""
 
     rendered: Rendered
-    engine: Engine
+    engine: DockerEngine
     folder: Path
     settings: PrecheckSettings
     report: Reporter
@@ -300,13 +270,13 @@ class _Run:
             self.engine.remove_image(image)
 
 
-def _key(rendered: Rendered, engine: Engine, settings: PrecheckSettings) -> str:
+def _key(rendered: Rendered, engine: DockerEngine, settings: PrecheckSettings) -> str:
     accepted = rendered.variant.accept_broken
     inputs = f"{rendered.digest}\0{engine.identity}\0{settings!r}\0{accepted!r}"
     return hashlib.sha256(inputs.encode()).hexdigest()
 
 
-def _notes(engine: Engine, variant: Variant) -> tuple[str, ...]:
+def _notes(engine: DockerEngine, variant: Variant) -> tuple[str, ...]:
     if variant.cpu <= engine.cpus:
         return ()
     return (f"checked with {engine.cpus} CPUs, which is all the engine has, not {variant.cpu}",)

@@ -11,6 +11,7 @@ import io
 import os
 import re
 import socket
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,10 +27,10 @@ from builder.errors import (
     ProjectError,
     StorageError,
     TemplateError,
+    counted,
 )
 from builder.precheck import Image
 from builder.precheck.connection import connect
-from builder.precheck.images import DIGEST, SUBJECT, remove_image, unused_images
 from builder.precheck.machine import DockerMachine, packed
 from builder.precheck.machine_sandbox import Machine
 from builder.project import PrecheckSettings
@@ -40,6 +41,8 @@ from builder.system.regular_file import read_regular
 from builder.targets.protocol import Needs, Unused
 
 _OWNER = "template-builder.owner"
+_SUBJECT = "template-builder.precheck"
+_DIGEST = "template-builder.digest"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LARGEST_BUNDLE = 16 << 20
@@ -78,15 +81,39 @@ class DockerEngine:
                 with contextlib.suppress(docker.errors.APIError):
                     container.remove(force=True, v=True)
         with contextlib.suppress(docker.errors.APIError):
-            self._client.images.prune(filters={"dangling": True, "label": SUBJECT})
+            self._client.images.prune(filters={"dangling": True, "label": _SUBJECT})
 
     def unused(self, needs: Needs) -> list[Unused]:
-        """The images that earlier checks have left and nothing needs."""
-        return unused_images(self._client, needs)
+        """The images that earlier checks have left and nothing needs, largest first."""
+        unused = []
+        # A list of summaries: an image that goes meanwhile is not asked for again.
+        for image in self._client.api.images(filters={"label": _SUBJECT}):
+            age = time.time() - image["Created"]
+            digest = image["Labels"].get(_DIGEST)
+            if age < needs.protect_seconds or (digest and needs.of("", digest)):
+                continue
+            tags = [tag for tag in image["RepoTags"] or () if tag != "<none>:<none>"]
+            days = counted(age / 86400, "day")
+            unused.append(
+                Unused(
+                    kind="image",
+                    identity=tags[0] if tags else image["Id"][:19],
+                    subject=image["Id"],
+                    size=image["Size"],
+                    why=f"no channel needs what it was built from, {days} old",
+                )
+            )
+        return sorted(unused, key=lambda image: -(image.size or 0))
 
     def remove(self, waste: Unused) -> str | None:
-        """Remove one of them; why not, where it is in use."""
-        return remove_image(self._client, waste.subject)
+        """Remove one of them with its layers; why not, where it is in use."""
+        try:
+            self._client.images.remove(waste.subject, force=False)
+        except docker.errors.ImageNotFound:
+            return None
+        except docker.errors.APIError as error:
+            return str(error.explanation or error)
+        return None
 
     def has_image(self, identity: str) -> bool:
         """Whether an image is still there."""
@@ -124,7 +151,7 @@ class DockerEngine:
         for line in self._stream(
             packed(files),
             tag,
-            {SUBJECT: variant.name, DIGEST: rendered.digest},
+            {_SUBJECT: variant.name, _DIGEST: rendered.digest},
             variant.memory_mb << 20,
         ):
             if "error" in line:
@@ -223,7 +250,7 @@ class DockerEngine:
         text = f"FROM {base}\nCOPY ca.crt {_CERTIFICATES}\nENV {variables}\n"
         files = {"Dockerfile": (text.encode(), 0o644), "ca.crt": (content, 0o644)}
         tag = "template-builder/base-with-certificates"
-        for line in self._stream(packed(files), tag, {SUBJECT: "base"}, None):
+        for line in self._stream(packed(files), tag, {_SUBJECT: "base"}, None):
             if "error" in line:
                 raise PrecheckError(f"the certificates cannot be added: {line['error']}")
         return tag

@@ -26,20 +26,16 @@ class Machine(Protocol):
         self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
     ) -> tuple[int, str, str]:
         """Run a program: exit code (137 after `timeout` seconds), output, error output."""
-        ...
 
     def write(self, path: str, content: bytes) -> None:
         """Put a file into a folder that exists."""
-        ...
 
     def state(self) -> tuple[str, str]:
         """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
         and what was said last."""
-        ...
 
     def logs(self) -> str:
         """The last lines that its CMD wrote."""
-        ...
 
 
 # Runs in the machine, so that no port of it has to be reached from here, and passes on what E2B's

@@ -48,18 +48,15 @@ class Promises(Protocol):
     @property
     def variant(self) -> Variant:
         """What it is to do: its warm-up, its variables, its checks."""
-        ...
 
     @property
     def locked(self) -> Mapping[str, str]:
         """The distributions that it is to have."""
-        ...
 
     @property
     def reseeds(self) -> bool:
         """Whether its image gives each copy of the warm interpreter seeds of its own: not so at
         other levels than `memory`, nor in builds of earlier versions."""
-        ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

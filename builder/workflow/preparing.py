@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 from builder.errors import (
     EngineUnavailableError,
@@ -19,7 +20,7 @@ from builder.errors import (
 from builder.lock import lock_latest
 from builder.lock.committed import read_committed
 from builder.plan import Plan, Situation, TargetState, make_plan
-from builder.precheck import Checked, Engine, connect_engine
+from builder.precheck import Checked, connect_engine
 from builder.precheck import precheck as precheck_variant
 from builder.project import PrecheckWhen, Project
 from builder.record import check_contents, contents_of
@@ -35,6 +36,9 @@ from builder.targets.protocol import Builder, StateQuery
 from builder.workflow.context import Context
 from builder.workflow.selection import variants_called
 from builder.workflow.values import Prepared
+
+if TYPE_CHECKING:
+    from builder.precheck.engine import DockerEngine
 
 _LOOKS_AT_A_TIME = 8
 # What is wrong with the engine, and nothing about the template: it cannot pull, its disk is full.
@@ -185,7 +189,7 @@ def _engine_has(project: Project, reference: str) -> bool:
         return engine.has_image(reference)
 
 
-def _checked(rendered: Rendered, engine: Engine, context: Context, *, force: bool) -> Checked:
+def _checked(rendered: Rendered, engine: DockerEngine, context: Context, *, force: bool) -> Checked:
     state, name = context.project.state, rendered.variant.name
     with Log(state / "logs" / name, target="docker", kind="precheck") as log:
         checked = precheck_variant(

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import TemplateError
 from builder.lock import Lock
 from builder.plan import Plan, PlannedVariant
 from builder.plan.schedule import Schedule
-from builder.precheck import Checked, Engine
+from builder.precheck import Checked
 from builder.project import PrecheckWhen
 from builder.record import Publish, Recorded
 from builder.registry import DEFAULT_CHANNEL
@@ -20,6 +20,9 @@ from builder.spec import Variant
 from builder.system.logs import Log
 from builder.targets.protocol import Built
 from builder.verify import Verified
+
+if TYPE_CHECKING:
+    from builder.precheck.engine import DockerEngine
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -61,7 +64,7 @@ class Prepared:
     locks: Mapping[str, Lock | TemplateError] = field(default_factory=dict)
     results: Mapping[str, Rendered | TemplateError] = field(default_factory=dict)
     plan: Plan | None = None
-    engine: Engine | None = None
+    engine: DockerEngine | None = None
     checked: Mapping[str, Checked] = field(default_factory=dict)
 
     @property
