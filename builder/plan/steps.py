@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from builder.flatten import Program, flatten
@@ -22,17 +22,9 @@ def common_steps(one: Sequence[str], other: Sequence[str]) -> int:
     return count
 
 
-def known_steps(
-    templates: Mapping[str, Mapping[str, Entry]], target: str
-) -> Iterable[Sequence[str]]:
-    """The steps of every build that the registry knows of on `target`."""
-    return (build.steps for build in _builds_on(target, templates))
-
-
-def _builds_on(target: str, templates: Mapping[str, Mapping[str, Entry]]) -> Iterator[Build]:
-    for targets in templates.values():
-        if entry := targets.get(target):
-            yield from entry.builds.values()
+def _builds_on(target: str, templates: Mapping[str, Mapping[str, Entry]]) -> list[Build]:
+    entries = (targets[target] for targets in templates.values() if target in targets)
+    return [build for entry in entries for build in entry.builds.values()]
 
 
 def fetched_on(image: str, templates: Mapping[str, Mapping[str, Entry]], target: str) -> str | None:
@@ -49,39 +41,40 @@ def fetched_on(image: str, templates: Mapping[str, Mapping[str, Entry]], target:
 
 
 def foretell(
-    planned: Sequence[PlannedVariant], known: Sequence[Sequence[str]]
+    planned: Sequence[PlannedVariant], templates: Mapping[str, Mapping[str, Entry]], target: str
 ) -> list[PlannedVariant]:
     """Say for each variant to build which steps the cache will have when its turn comes."""
-    found: list[PlannedVariant] = []
-    for one in planned:
-        if one.action == "build":
-            before = 0
-            if not one.forced:
-                before = max((common_steps(one.step_keys, steps) for steps in known), default=0)
-            cached, by = before, None
-            for other in found:
-                shared = common_steps(one.step_keys, other.step_keys)
-                if other.action == "build" and shared > cached:
-                    cached, by = shared, other.name
-            one = replace(one, cached=cached, cached_before=before, cached_by=by)  # noqa: PLW2901
-        found.append(one)
-    return found
+    known = [build.steps for build in _builds_on(target, templates)]
+    earlier: list[PlannedVariant] = []
+    for variant in planned:
+        if variant.action != "build":
+            continue
+        keys, before = variant.step_keys, 0
+        if not variant.forced:
+            before = max((common_steps(keys, steps) for steps in known), default=0)
+        cached, by = before, None
+        for other in earlier:
+            if (shared := common_steps(keys, other.step_keys)) > cached:
+                cached, by = shared, other.name
+        earlier.append(replace(variant, cached=cached, cached_before=before, cached_by=by))
+    expected = {variant.name: variant for variant in earlier}
+    return [expected.get(variant.name, variant) for variant in planned]
 
 
-def program_of(found: Rendered) -> Program:
+def program_of(rendered: Rendered) -> Program:
     """The Program of what was rendered. Raises `FlattenError`."""
     return flatten(
-        found.content("Dockerfile").decode(),
-        file=f"generated/{found.variant.name}/Dockerfile",
-        files=[file.path for file in found.files],
+        rendered.content("Dockerfile").decode(),
+        file=f"generated/{rendered.variant.name}/Dockerfile",
+        files=[file.path for file in rendered.files],
     )
 
 
-def step_keys_of(found: Rendered, program: Program) -> tuple[str, ...]:
+def step_keys_of(rendered: Rendered, program: Program) -> tuple[str, ...]:
     """A key for each step, of what decides whether E2B has it in its cache but for those before."""
     keys = []
     for step in program.steps:
-        content = found.content(step.args[0]) if step.kind == "COPY" else b""
-        told = repr((program.base_image, step.kind, step.args, content))
-        keys.append(hashlib.sha256(told.encode()).hexdigest()[:12])
+        content = rendered.content(step.args[0]) if step.kind == "COPY" else b""
+        decisive = repr((program.base_image, step.kind, step.args, content))
+        keys.append(hashlib.sha256(decisive.encode()).hexdigest()[:12])
     return tuple(keys)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 from builder.flatten import Program
@@ -36,13 +36,7 @@ class Reason:
 
     def to_json(self) -> dict[str, str | None]:
         """The reason as plain values, with its sentence as `text`."""
-        return {
-            "kind": self.kind,
-            "what": self.what,
-            "old": self.old,
-            "new": self.new,
-            "text": str(self),
-        }
+        return {**asdict(self), "text": str(self)}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
