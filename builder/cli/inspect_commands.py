@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
 from typing import Annotated, Any
 
 import typer
@@ -195,7 +196,7 @@ def diff(
         json={
             "old": labels[0],
             "new": labels[1],
-            "differences": [difference.to_json() for difference in differences],
+            "differences": [asdict(difference) for difference in differences],
         },
         data=[table] if differences else [],
         text=[] if differences else [f"no difference between {' and '.join(labels)}"],

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Annotated
 
 import typer
@@ -48,6 +49,6 @@ def remove(
     with output.progress() as report:
         note = operations.remove(project, removal, reason=reason, report=report)
     return Result(
-        json={**removal.to_json(), "note": note},
+        json={**asdict(removal), "note": note},
         text=[f"removed: {item} {suffix}" for item in items] + ([f"note: {note}"] if note else []),
     )

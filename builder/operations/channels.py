@@ -244,6 +244,7 @@ def _move(
     report: Reporter,
     passed_over: tuple[str, ...] = (),
 ) -> Moved:
+    build = chosen.build
     with contextlib.ExitStack() as stack:
         publish = None
         if chosen.build_id:  # what was adopted by its bare ID has nothing that could be moved
@@ -270,10 +271,5 @@ def _move(
         ref=chosen.ref,
         passed_over=passed_over,
         held=action == "rollback",
-        note=_to_come(chosen),
+        note=None if build.revoked is None else f"this build is to be {build.revocation}",
     )
-
-
-def _to_come(chosen: registry.Record) -> str | None:
-    build = chosen.build
-    return None if build.revoked is None else f"this build is to be {build.revocation}"

@@ -35,10 +35,6 @@ class Difference:
     old: str | None
     new: str | None
 
-    def to_json(self) -> dict[str, str | None]:
-        """The difference as plain values."""
-        return {"kind": self.kind, "what": self.what, "old": self.old, "new": self.new}
-
 
 def side_of_build(record: Record, build: Build | None = None) -> Side:
     """A recorded build; `build` is the same with more than its record holds."""

@@ -62,7 +62,8 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
         if age is not None and age > max_age_days:
             text = f"{counted(age, 'day')} old, and what the target adds to a build is as old"
             reasons = [*reasons, plan.Reason(kind="state", what=text)]
-        if held and _recorded(rendered, entry):
+        usable = {b.digest for b in entry.builds.values() if not b.is_revoked}
+        if held and rendered.digest in usable:
             reasons = ()  # a rebuild would bring nothing that is not there
         findings.append(
             Outdated(
@@ -75,13 +76,6 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
             )
         )
     return findings
-
-
-def _recorded(rendered: render.Rendered, entry: Entry) -> bool:
-    """Whether a build of this very spec and lock is recorded, and may be used."""
-    return any(
-        build.digest == rendered.digest and not build.is_revoked for build in entry.builds.values()
-    )
 
 
 def _missing(name: str, targets: Mapping[str, Entry], target: str, channel: str) -> plan.Reason:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from builder import record
 from builder.errors import TargetUnavailableError, TemplateError
@@ -25,15 +24,6 @@ class Removal:
     target: str
     builds: tuple[str, ...]
     channels: tuple[str, ...]
-
-    def to_json(self) -> dict[str, Any]:
-        """The removal as plain values."""
-        return {
-            "name": self.name,
-            "target": self.target,
-            "builds": list(self.builds),
-            "channels": list(self.channels),
-        }
 
 
 def removal_of(

@@ -155,7 +155,8 @@ def verify(
             + "".join(f"\n  {built.target} does not provide {what}" for what in built.missing),
             hint=f"nothing was recorded; {log.shown_by} has the whole story",
         )
-    warnings = _warnings(results, drawn)
+    warnings: tuple[str, ...] = () if results else (_UNCHECKED,)
+    warnings += () if drawn is not None else (_NOT_COMPARED,)
     for text in warnings:
         log.line(f"warning: {text}")
         report(Event(kind="warning", variant=variant.name, text=text))
@@ -185,11 +186,6 @@ def _same_draws(
     step("drawing random numbers in another copy")
     again = next(map(draws, copies), None)
     return [_NO_COPY] if again is None else same_draws(drawn, again)
-
-
-def _warnings(results: Sequence[CheckResult], drawn: Draws | None) -> tuple[str, ...]:
-    unchecked = () if results else (_UNCHECKED,)
-    return unchecked if drawn is not None else (*unchecked, _NOT_COMPARED)
 
 
 def _wrong_versions(installed: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:
