@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,15 +101,17 @@ def commands_page() -> str:
         lines += ["| option | |", "|---|---|"]
         lines += [f"| {_flags(option)} | {option.help} |" for option in options]
         lines.append("")
-    lines += ["## Exit codes", "", "| code | |", "|---|---|", "| 0 | done |"]
+    lines += ["## Exit codes", "", "| code | |", "|---|---|"]
     rows = {
+        0: "Done",
+        errors.TemplateError.exit_code: "Something else that a person can act on",
         errors.SOMETHING_TO_DO: "`plan --exit-code`, `outdated`: there is something to do",
-        errors.USAGE: "the command line cannot be read",
+        errors.USAGE: "The command line cannot be read",
     }
-    for line in (errors.__doc__ or "").splitlines():
-        found = re.match(r"[│├└─ ]*(\w+Error)[^\d]*?(\d+)(?:\s+(.*))?$", line)
-        if found:
-            rows[int(found[2])] = found[3] or _meaning(found[1])
+    for kind in vars(errors).values():
+        if isinstance(kind, type) and issubclass(kind, errors.TemplateError):
+            meaning = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]
+            rows.setdefault(kind.exit_code, meaning.removesuffix("."))
     lines += [f"| {code} | {rows[code]} |" for code in sorted(rows)]
     return "\n".join(lines) + "\n"
 
@@ -120,15 +122,6 @@ def _commands(group: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
             yield from _commands(command, f"{name} ")
         else:
             yield f"{prefix}{name}", command
-
-
-def _meaning(name: str) -> str:
-    return {
-        "TemplateError": "something else that a person can act on",
-        "UnknownTemplateError": "the registry has no template of that name",
-        "UnknownChannelError": "the template has no such channel",
-        "RevokedError": "the build was revoked; no other is given instead",
-    }[name]
 
 
 def _arguments(command: Any) -> str:

@@ -1,48 +1,7 @@
 """Everything that can go wrong, in one tree; each leaf owns its exit code.
 
-This module words failures. It does not catch, log or print them.
-
-TemplateError                     1
-├── ProjectError                  3   no project, or bad settings in pyproject.toml
-├── SpecError                     4   a variant file says something it may not
-├── SelectionError                5   a name or file that no variant has
-├── UnconfirmedError              6   what cannot be undone needs a yes, and nobody can be asked
-├── MissingExtraError             7   what it needs is in an extra that is not installed
-├── LockConflictError            10   the requirements cannot all be met
-├── StaleLockError               11   --frozen, and the committed lock is not the spec's
-├── NetworkError                 12   an index, registry or service could not be reached
-├── RenderDriftError             13   generated/ is not what the specs say
-├── FlattenError                 14   a Dockerfile says what E2B cannot do
-├── PrecheckError                15   Docker cannot build or start what was rendered
-├── EngineUnavailableError       16   no Docker engine answers, or its client is not installed
-├── BuildError                   20   a target could not make what was planned
-│   ├── StepError                23   …because one of the steps failed there
-│   ├── LimitError               24   …because the account's limit was reached for too long
-│   └── CacheMissError           25   --require-cache, and a step was run that should be cached
-├── VerifyError                  21   what was made is not what was promised
-├── StorageError                 22   disk full, or a place that cannot be written
-├── TargetUnavailableError       30   the target is unknown, not there yet, or not usable here
-├── BlockedError                 31   the plan says why it cannot be built; or a channel is on hold
-├── NotOnThisMachineError        32   a local build that another machine has made
-├── SandboxError                 33   a sandbox did not start or went away
-│   ├── SandboxGoneError         34   …before it began to run what was asked
-│   └── InterpreterDiedError     35   …while it ran it: killed, out of memory, or ended by the code
-├── SandboxFileError             36   a file of a sandbox cannot be read or written
-│   └── NoSandboxFileError       37   …because there is none (FileNotFoundError)
-├── RegistryError                40   registry.json cannot be read
-│   └── RegistryVersionError     41   …because a newer version of this program wrote it
-├── TemplateLookupError (LookupError)
-│   ├── UnknownTemplateError     42
-│   ├── NotBuiltError            43   known, but not for that target
-│   ├── UnknownChannelError      44
-│   ├── RevokedError             45
-│   └── UnknownBuildError        46   the template has no such build, or none to go back to
-├── SeveralFailuresError         50   several variants failed, each in its own way
-├── AssumptionError              51   E2B behaves otherwise than this program assumes
-└── InterruptedRunError         130   Ctrl-C
-
-Two more codes are not failures of ours: 2 is `plan --exit-code` with something to do, 64 is a
-command line that cannot be read.
+This module words failures. It does not catch, log or print them. Two codes are not failures of
+ours: 2 is `plan --exit-code` with something to do, 64 is a command line that cannot be read.
 """
 
 from __future__ import annotations
@@ -61,6 +20,10 @@ class TemplateError(Exception):
 
     exit_code = 1
 
+    def __init_subclass__(cls, *, exit_code: int | None = None) -> None:
+        if exit_code is not None:
+            cls.exit_code = exit_code
+
     def __init__(self, message: str, *, hint: str | None = None) -> None:
         # An application prints what it catches, and parts of it come from files of other people.
         self.message = visible(message)
@@ -77,16 +40,12 @@ class TemplateError(Exception):
 
     def to_json(self) -> dict[str, object]:
         """The failure as plain values: `kind`, `message`, `hint`, `exit_code`."""
-        return {
-            "kind": type(self).__name__,
-            "message": self.message,
-            "hint": self.hint,
-            "exit_code": self.exit_code,
-        }
+        parts = {name: getattr(self, name) for name in ("message", "hint", "exit_code")}
+        return {"kind": type(self).__name__, **parts}
 
 
-class ProjectError(TemplateError):
-    exit_code = 3
+class ProjectError(TemplateError, exit_code=3):
+    """No project, or bad settings in pyproject.toml."""
 
 
 class Problem:
@@ -139,27 +98,29 @@ class _ProblemsError(TemplateError):
         return super().to_json() | {"problems": [p.to_json() for p in self.problems]}
 
 
-class SpecError(_ProblemsError):
-    exit_code = 4
+class SpecError(_ProblemsError, exit_code=4):
+    """A variant file says something it may not."""
+
     where = "in the variants"
 
 
-class SelectionError(TemplateError):
-    exit_code = 5
+class SelectionError(TemplateError, exit_code=5):
+    """A name or file that no variant has."""
 
 
-class UnconfirmedError(TemplateError):
-    exit_code = 6
+class UnconfirmedError(TemplateError, exit_code=6):
+    """What cannot be undone needs a yes, and nobody can be asked."""
 
 
-class MissingExtraError(TemplateError, ImportError):
-    exit_code = 7
+class MissingExtraError(TemplateError, ImportError, exit_code=7):
+    """What it needs is in an extra that is not installed."""
 
 
-class LockConflictError(TemplateError):
-    """`absent` are the packages that the index does not have, where that is why."""
+class LockConflictError(TemplateError, exit_code=10):
+    """The requirements cannot all be met.
 
-    exit_code = 10
+    `absent` are the packages that the index does not have, where that is why.
+    """
 
     def __init__(
         self, message: str, *, hint: str | None = None, absent: Iterable[str] = ()
@@ -168,104 +129,108 @@ class LockConflictError(TemplateError):
         self.absent = tuple(absent)
 
 
-class StaleLockError(TemplateError):
-    exit_code = 11
+class StaleLockError(TemplateError, exit_code=11):
+    """--frozen, and the committed lock is not the spec's."""
 
 
-class NetworkError(TemplateError):
-    exit_code = 12
+class NetworkError(TemplateError, exit_code=12):
+    """An index, registry or service could not be reached."""
 
 
-class RenderDriftError(TemplateError):
-    exit_code = 13
+class RenderDriftError(TemplateError, exit_code=13):
+    """generated/ is not what the specs say."""
 
 
-class FlattenError(_ProblemsError):
-    exit_code = 14
+class FlattenError(_ProblemsError, exit_code=14):
+    """A Dockerfile says what E2B cannot do."""
+
     where = "that E2B would not build as Docker does"
 
 
-class PrecheckError(TemplateError):
-    exit_code = 15
+class PrecheckError(TemplateError, exit_code=15):
+    """Docker cannot build or start what was rendered."""
 
 
-class EngineUnavailableError(TemplateError):
-    exit_code = 16
+class EngineUnavailableError(TemplateError, exit_code=16):
+    """No Docker engine answers, or its client is not installed."""
 
 
-class BuildError(TemplateError):
-    exit_code = 20
+class BuildError(TemplateError, exit_code=20):
+    """A target could not make what was planned."""
 
 
-class StepError(BuildError):
-    """`step` counts from 1; 0 is the base image, None what comes after the steps."""
+class StepError(BuildError, exit_code=23):
+    """…because one of the steps failed there.
 
-    exit_code = 23
+    `step` counts from 1; 0 is the base image, None what comes after the steps.
+    """
 
     def __init__(self, message: str, *, step: int | None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
         self.step = step
 
 
-class LimitError(BuildError):
-    exit_code = 24
+class LimitError(BuildError, exit_code=24):
+    """…because the account's limit was reached for too long."""
 
 
-class CacheMissError(BuildError):
-    exit_code = 25
+class CacheMissError(BuildError, exit_code=25):
+    """--require-cache, and a step was run that should be cached."""
 
 
-class VerifyError(TemplateError):
-    exit_code = 21
+class VerifyError(TemplateError, exit_code=21):
+    """What was made is not what was promised."""
 
 
-class StorageError(TemplateError):
-    exit_code = 22
+class StorageError(TemplateError, exit_code=22):
+    """Disk full, or a place that cannot be written."""
 
 
-class TargetUnavailableError(TemplateError):
-    exit_code = 30
+class TargetUnavailableError(TemplateError, exit_code=30):
+    """The target is unknown, not there yet, or not usable here."""
 
 
-class BlockedError(TemplateError):
-    exit_code = 31
+class BlockedError(TemplateError, exit_code=31):
+    """The plan says why it cannot be built; or a channel is on hold."""
 
 
-class NotOnThisMachineError(TemplateError):
-    exit_code = 32
+class NotOnThisMachineError(TemplateError, exit_code=32):
+    """A local build that another machine has made."""
 
 
-class SandboxError(TemplateError):
-    exit_code = 33
+class SandboxError(TemplateError, exit_code=33):
+    """A sandbox did not start or went away."""
 
 
-class SandboxGoneError(SandboxError):
-    exit_code = 34
+class SandboxGoneError(SandboxError, exit_code=34):
+    """…before it began to run what was asked."""
 
 
-class InterpreterDiedError(SandboxError):
-    """`seen` is the `Execution` of what the code gave before, `status` the interpreter's exit
-    status (negative for a signal), where they are known."""
+class InterpreterDiedError(SandboxError, exit_code=35):
+    """…while it ran it: killed, out of memory, or ended by the code.
 
-    exit_code = 35
+    `seen` is the `Execution` of what the code gave before, `status` the interpreter's exit
+    status (negative for a signal), where they are known.
+    """
+
     seen: object = None
     status: int | None = None
 
 
-class SandboxFileError(TemplateError):
-    exit_code = 36
+class SandboxFileError(TemplateError, exit_code=36):
+    """A file of a sandbox cannot be read or written."""
 
 
-class NoSandboxFileError(SandboxFileError, FileNotFoundError):
-    exit_code = 37
+class NoSandboxFileError(SandboxFileError, FileNotFoundError, exit_code=37):
+    """…because there is none (FileNotFoundError)."""
 
 
-class RegistryError(TemplateError):
-    exit_code = 40
+class RegistryError(TemplateError, exit_code=40):
+    """registry.json cannot be read."""
 
 
-class RegistryVersionError(RegistryError):
-    exit_code = 41
+class RegistryVersionError(RegistryError, exit_code=41):
+    """…because a newer version of this program wrote it."""
 
 
 class TemplateLookupError(TemplateError, LookupError):
@@ -278,34 +243,32 @@ class TemplateLookupError(TemplateError, LookupError):
         super().__init__(one_line(message), hint=hint and one_line(hint))
 
 
-class UnknownTemplateError(TemplateLookupError):
-    exit_code = 42
+class UnknownTemplateError(TemplateLookupError, exit_code=42):
+    """The registry has no template of that name."""
 
 
-class NotBuiltError(TemplateLookupError):
-    exit_code = 43
+class NotBuiltError(TemplateLookupError, exit_code=43):
+    """Known, but not for that target."""
 
 
-class UnknownChannelError(TemplateLookupError):
-    exit_code = 44
+class UnknownChannelError(TemplateLookupError, exit_code=44):
+    """The template has no such channel."""
 
 
-class RevokedError(TemplateLookupError):
-    exit_code = 45
+class RevokedError(TemplateLookupError, exit_code=45):
+    """The build was revoked; no other is given instead."""
 
 
-class UnknownBuildError(TemplateLookupError):
-    exit_code = 46
+class UnknownBuildError(TemplateLookupError, exit_code=46):
+    """The template has no such build, or none to go back to."""
 
 
-class AssumptionError(TemplateError):
-    exit_code = 51
+class AssumptionError(TemplateError, exit_code=51):
+    """E2B behaves otherwise than this program assumes."""
 
 
-class SeveralFailuresError(TemplateError):
-    """Variants that failed side by side, each with its own error."""
-
-    exit_code = 50
+class SeveralFailuresError(TemplateError, exit_code=50):
+    """Several variants failed, each in its own way."""
 
     def __init__(self, failures: Mapping[str, TemplateError]) -> None:
         self.failures = dict(failures)
@@ -327,8 +290,8 @@ def _paragraph(name: str, error: TemplateError) -> str:
     return f"{about(name, error.message)}{hint}"
 
 
-class InterruptedRunError(TemplateError):
-    exit_code = 130
+class InterruptedRunError(TemplateError, exit_code=130):
+    """Ctrl-C."""
 
 
 def from_os_error(error: OSError, doing: str) -> StorageError:
