@@ -117,7 +117,7 @@ def test_recorded_build_is_looked_up_without_the_model(
     """A look-up of a build that fits to its checksum loads neither the model nor `dataclasses`;
     of one that was edited every value is checked."""
     entry = Entry(builds={"r": Build(template_id="t")})
-    history.append(entry, action="adopt", by="x", build="r", channel="stable", to="r")
+    history.append(entry, "adopt", "x", build="r", channel="stable", to="r")
     plain = entry.to_json()
     if edited:
         plain["builds"]["r"]["note"] = "by hand"
@@ -137,7 +137,7 @@ def test_recorded_build_is_looked_up_without_the_model(
 def test_event_of_a_removed_channel_says_where_it_pointed() -> None:
     """An event that moves a channel has `from` and `to`, also where one of them is nothing."""
     entry = Entry(channels={"stable": "r"})
-    history.append(entry, action="remove", by="x", channel="stable", to=None)
+    history.append(entry, "remove", "x", channel="stable", to=None)
     (event,) = entry.history
     assert event.to_json() == {
         "action": "remove",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 StepKind = Literal["COPY", "RUN", "ENV", "WORKDIR", "USER"]
@@ -55,10 +55,6 @@ class Metadata:
     def __str__(self) -> str:
         return f"line {self.line}: {self.instruction}: {self.why}"
 
-    def to_json(self) -> dict[str, Any]:
-        """The instruction as plain values."""
-        return {"instruction": self.instruction, "line": self.line, "why": self.why}
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
@@ -82,16 +78,5 @@ class Program:
 
     def to_json(self) -> dict[str, Any]:
         """The program as plain values."""
-        return {
-            "base_image": self.base_image,
-            "steps": [step.to_json() for step in self.steps],
-            "start_command": self.start_command,
-            "ready_command": self.ready_command,
-            "env": dict(self.env),
-            "user": self.user,
-            "workdir": self.workdir,
-            "metadata": [one.to_json() for one in self.metadata],
-            "assumptions": list(self.assumptions),
-            "steps_before": self.steps_before,
-            "steps_after": len(self.steps),
-        }
+        steps = [step.to_json() for step in self.steps]
+        return asdict(self) | {"steps": steps, "steps_after": len(steps)}

@@ -78,13 +78,7 @@ def record(
             moved, overtaken = None, str(error)
         if not again or lifted or (moved and not there):
             history.append(
-                entry,
-                action="build",
-                by=by,
-                build=built.ref,
-                channel=moved,
-                to=built.ref,
-                reason=overtaken,
+                entry, "build", by, build=built.ref, channel=moved, to=built.ref, reason=overtaken
             )
         return Recorded(
             build=entry.builds[built.ref] if again else made, hold=hold, overtaken=overtaken
@@ -122,7 +116,7 @@ def unhold(
         hold = entry.holds.pop(channel, None)
         if hold:
             to = entry.channels.get(channel)
-            history.append(entry, action="unhold", by=by, channel=channel, to=to, reason=reason)
+            history.append(entry, "unhold", by, channel=channel, to=to, reason=reason)
         return hold
 
     return update(location, change)
@@ -164,9 +158,7 @@ def move(
         if action == "rollback":
             entry.holds[channel] = Hold(at=history.now(), by=by, reason=reason or None)
         if before != ref or lifted:
-            history.append(
-                entry, action=action, by=by, build=ref, channel=channel, to=ref, reason=reason
-            )
+            history.append(entry, action, by, build=ref, channel=channel, to=ref, reason=reason)
         return before
 
     return update_published(location, change, publish)
@@ -228,9 +220,7 @@ def adopt(
         if entry.channels.get(channel) != ref:
             check_not_held(entry, name, channel, target)
         entry.builds[ref] = adopted
-        history.append(
-            entry, action="adopt", by=by, build=ref, channel=channel, to=ref, reason=reason
-        )
+        history.append(entry, "adopt", by, build=ref, channel=channel, to=ref, reason=reason)
 
     update(location, change)
 
@@ -257,11 +247,9 @@ def put_back(
             known = replace(build, revoked=_revoked_by_history(entry, ref) or build.revoked)
         entry.builds[ref] = settled(known, marks_of(contents, known))
         reason = f"put back from {target}"
-        history.append(entry, action="repair", by=by, build=ref, reason=reason)
+        history.append(entry, "repair", by, build=ref, reason=reason)
         for channel in channels:
-            history.append(
-                entry, action="repair", by=by, build=ref, channel=channel, to=ref, reason=reason
-            )
+            history.append(entry, "repair", by, build=ref, channel=channel, to=ref, reason=reason)
 
     update(location, change)
 
@@ -301,9 +289,7 @@ def _keep_merged_channels(entry: Entry, by: str) -> None:
     for channel, ref in list(entry.channels.items()):
         from_merge = last.get(channel) != ref and ref in chain.sides(events, channel)
         if from_merge and ref in entry.builds and not entry.builds[ref].is_revoked:
-            history.append(
-                entry, action="repair", by=by, channel=channel, to=ref, reason="kept as merged"
-            )
+            history.append(entry, "repair", by, channel=channel, to=ref, reason="kept as merged")
 
 
 def _events_of(entry: Entry, ref: str, *actions: str) -> list[Event]:
@@ -328,12 +314,12 @@ def _mend(entry: Entry, fault: history.Fault, by: str) -> str | None:
     if fault.kind == "record":
         if not builds[ref].revoked and (why := _revoked_by_history(entry, ref)):
             builds[ref] = replace(builds[ref], revoked=why)
-        history.append(entry, action="repair", by=by, build=ref, reason="kept as it was found")
+        history.append(entry, "repair", by, build=ref, reason="kept as it was found")
         return "kept as it is now"
     if fault.kind == "unknown":
         if not (builds[ref].is_adopted or builds[ref].is_verified):
             return None
-        history.append(entry, action="repair", by=by, build=ref, reason="kept as it was found")
+        history.append(entry, "repair", by, build=ref, reason="kept as it was found")
         return "taken into the history"
     if fault.kind == "channel":
         before = history.timeline(replace(entry, channels={}), ref)
@@ -345,12 +331,10 @@ def _mend(entry: Entry, fault: history.Fault, by: str) -> str | None:
             to = None
         if to is None:
             lift(entry, ref)
-        history.append(
-            entry, action="repair", by=by, channel=ref, to=to, reason="did not fit to the history"
-        )
+        history.append(entry, "repair", by, channel=ref, to=to, reason="did not fit to the history")
         return f"now at `{to}`" if to else "removed"
     if fault.kind == "lost" and _removed_by_history(entry, ref):
         # On one side of a merge; the other has said something of it still.
-        history.append(entry, action="remove", by=by, build=ref, reason="removed before a merge")
+        history.append(entry, "remove", by, build=ref, reason="removed before a merge")
         return "removed, as its history says"
     return None

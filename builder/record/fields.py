@@ -112,10 +112,11 @@ def recalled(found: Record) -> Recalled:
     stages = []
     for stem in spec.get("extends", "").split(" → "):
         text = spec.get(f"{stem}: python.packages", "")
-        stages.append(_stage(stem, stem, requirements=tuple(filter(None, _SEPARATOR.split(text)))))
+        requirements = tuple(filter(None, _SEPARATOR.split(text)))
+        stages.append(Stage(stem=stem, source=stem, requirements=requirements))
     for known in build.checks or ():
         check = Check(name=known.name, code=known.code, stdout=known.stdout, timeout=known.timeout)
-        stages.append(_stage("", known.source, checks=(check,)))
+        stages.append(Stage(stem="", source=known.source, checks=(check,)))
     named = [m[1] for key in spec if (m := _CHECK.fullmatch(key))]
     variant = Variant(
         name=found.name,
@@ -141,22 +142,6 @@ def recalled(found: Record) -> Recalled:
         locked=build.packages,
         reseeds=RESEED_FILE in build.inputs.get("files", {}),
         left_out=left_out,
-    )
-
-
-def _stage(
-    stem: str, source: str, *, requirements: tuple[str, ...] = (), checks: tuple[Check, ...] = ()
-) -> Stage:
-    return Stage(
-        stem=stem,
-        source=source,
-        env={},
-        system=(),
-        requirements=requirements,
-        torch_backend=None,
-        files=(),
-        checks=checks,
-        declared="",
     )
 
 

@@ -43,10 +43,10 @@ def remove(
         check_removable(entry, name, target, builds, channels)
         for channel in channels:
             lift(entry, channel)
-            history.append(entry, action="remove", by=by, channel=channel, to=None, reason=reason)
+            history.append(entry, "remove", by, channel=channel, to=None, reason=reason)
         for ref in builds:
             del entry.builds[ref]
-            history.append(entry, action="remove", by=by, build=ref, reason=reason)
+            history.append(entry, "remove", by, build=ref, reason=reason)
 
     update(location, change)
 

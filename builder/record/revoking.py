@@ -128,7 +128,7 @@ def revoke(
             entry = contents.templates[name][target]
             build = entry.builds[ref] = settled(entry.builds[ref], {cause: mark})
             why = f"{cause}: {reason}" if isinstance(what, Content) else reason
-            history.append(entry, action="revoke", by=by, build=ref, reason=why)
+            history.append(entry, "revoke", by, build=ref, reason=why)
             revoked.append((name, target, ref, build.revoked_since))
         return revoked
 
@@ -159,7 +159,7 @@ def restore(
                 continue
             marks = {key: mark for key, mark in build.revocations.items() if key != cause}
             build = entry.builds[ref] = _with_marks(build, marks)
-            history.append(entry, action="restore", by=by, build=ref, reason=reason)
+            history.append(entry, "restore", by, build=ref, reason=reason)
             restored.append((name, target, ref, build.revoked))
         if not restored and rest == listed:
             if not isinstance(what, Content):

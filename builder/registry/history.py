@@ -25,9 +25,9 @@ def now() -> str:
 
 def append(
     entry: Entry,
-    *,
     action: str,
     by: str,
+    *,
     build: str | None = None,
     channel: str | None = None,
     to: str | None = None,

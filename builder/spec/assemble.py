@@ -43,10 +43,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         requirements=tuple(model.python.packages) if model.python else (),
         torch_backend=_merged(chain, "python", "torch_backend"),
         files=tuple(_files(folder, file)),
-        checks=tuple(
-            Check(name=v.name, code=v.code, stdout=v.stdout, timeout=v.timeout)
-            for v in model.verify
-        ),
+        checks=tuple(Check(**table.model_dump()) for table in model.verify),
         declared=json.dumps(
             model.model_dump(mode="json", exclude_unset=True, exclude=_DESCRIBING), sort_keys=True
         ),

@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 from pydantic import ValidationError
 
@@ -170,28 +170,28 @@ def _parse(file: SpecFile) -> None:
         document = parse_toml(file.text, max_depth=_MAX_DEPTH)
     except NestingError as error:
         # Neither the validator nor the search for places gets to the bottom of that.
-        line = column = 0
-        if error.offset is not None:
-            line = file.text.count("\n", 0, error.offset) + 1
-            column = error.offset - file.text.rfind("\n", 0, error.offset)
+        line, column = (0, 0) if error.offset is None else _place(file.text, error.offset)
         message = f"is nested deeper than {_MAX_DEPTH} levels"
-        file.problems.append(Problem(file.shown, message, line=line, column=column))
-        return
     except ValueError as error:
-        if too_long := _TOO_LONG_NUMBER.search(file.text):
-            line = file.text.count("\n", 0, too_long.start()) + 1
-            column = too_long.start() - file.text.rfind("\n", 0, too_long.start())
-            message = "is not valid TOML: a number of thousands of digits"
-            file.problems.append(Problem(file.shown, message, line=line, column=column))
-            return
-        place = re.search(r" \(at line (\d+), column (\d+)\)$", str(error))
-        lines = file.text.split("\n")
-        line, column = (int(place[1]), int(place[2])) if place else (len(lines), len(lines[-1]) + 1)
         message = re.sub(r" \(at .*\)$", "", str(error))
-        file.problems.append(
-            Problem(file.shown, f"is not valid TOML: {message}", line=line, column=column)
-        )
+        line, column = _place(file.text, len(file.text))
+        if too_long := _TOO_LONG_NUMBER.search(file.text):
+            line, column = _place(file.text, too_long.start())
+            message = "a number of thousands of digits"
+        elif place := re.search(r" \(at line (\d+), column (\d+)\)$", str(error)):
+            line, column = int(place[1]), int(place[2])
+        message = f"is not valid TOML: {message}"
+    else:
+        _validate(document, file)
         return
+    file.problems.append(Problem(file.shown, message, line=line, column=column))
+
+
+def _place(text: str, offset: int) -> tuple[int, int]:
+    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
+
+
+def _validate(document: Mapping[str, Any], file: SpecFile) -> None:
     # First: what checks them further would repeat the values in its messages.
     secrets = list(secrets_of(document))
     for key, kind in secrets:
@@ -204,10 +204,9 @@ def _parse(file: SpecFile) -> None:
     try:
         file.model = VariantFile.model_validate(document)
     except ValidationError as error:
-        for found in error.errors(include_url=False):
-            key = tuple(part for part in found["loc"] if part != "[key]")
-            message, hint = worded(found, key)
-            file.add(key, message, hint)
+        for mistake in error.errors(include_url=False):
+            key = tuple(part for part in mistake["loc"] if part != "[key]")
+            file.add(key, *worded(mistake, key))
 
 
 def _check_names(files: Iterable[SpecFile]) -> dict[str, list[Problem]]:

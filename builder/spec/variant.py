@@ -40,13 +40,13 @@ class Stage:
 
     stem: str
     source: str
-    env: Mapping[str, str]
-    system: tuple[str, ...]
-    requirements: tuple[str, ...]
-    torch_backend: str | None
-    files: tuple[FileEntry, ...]
-    checks: tuple[Check, ...]
-    declared: str
+    env: Mapping[str, str] = field(default_factory=dict)
+    system: tuple[str, ...] = ()
+    requirements: tuple[str, ...] = ()
+    torch_backend: str | None = None
+    files: tuple[FileEntry, ...] = ()
+    checks: tuple[Check, ...] = ()
+    declared: str = ""
     path: Path | None = field(default=None, compare=False)
 
 
