@@ -193,7 +193,6 @@ class Claims(Protocol):
     def claimed(self, name: str) -> AbstractContextManager[None]:
         """Keep others from working on the template `name`, for the `with` block, as far as the
         target needs that."""
-        ...
 
 
 class Builder(Claims, Protocol):
@@ -212,28 +211,22 @@ class Builder(Claims, Protocol):
     @property
     def journal(self) -> Journal | None:
         """The builds under way that outlive a run that is killed; None where none does."""
-        ...
 
     def look(self, query: StateQuery) -> TargetState:
         """What the target has of a variant."""
-        ...
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """What of the variant this target cannot provide, in words."""
-        ...
 
     def blocked(self, variant: Variant) -> str | None:
         """Why the variant cannot be built here at all, or None."""
-        ...
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build, or find it made, with the template claimed. Raises `BuildError` and its
         kin; then nothing is left but what the next run can use."""
-        ...
 
     def tidy(self) -> None:
         """Remove what runs that were killed have left behind."""
-        ...
 
 
 class Opener(Claims, Protocol):
@@ -241,19 +234,16 @@ class Opener(Claims, Protocol):
 
     def open(self, opening: Opening) -> Sandbox:
         """Open a sandbox. Raises `SandboxError`, `NotOnThisMachineError`."""
-        ...
 
     @property
     def changes(self) -> Callable[[str], Sequence[str]] | None:
         """What of a build (by its ref) is not as it was made, in words; None where nobody can
         change one. Raises `StorageError`."""
-        ...
 
     @property
     def copies(self) -> Callable[[Opening], Generator[Sandbox, None, None]] | None:
         """Two sandboxes, one after the other, whose interpreters are copies of the same warm one;
         fewer where there are no copies. None where all sandboxes of a build are copies of it."""
-        ...
 
 
 class Inventory(Protocol):
@@ -264,11 +254,9 @@ class Inventory(Protocol):
 
         Raises `BuildError` when there is none that sandboxes can be created from.
         """
-        ...
 
     def tagged(self, name: str) -> list[Tagged]:
         """The builds of template `name` that the target has and tags lead to."""
-        ...
 
     def withdraw(
         self,
@@ -279,7 +267,6 @@ class Inventory(Protocol):
     ) -> str | None:
         """Let go of what `publish` has moved to `builds`, and of `channels`, with what they pointed
         at; returns what a person should know of what stays."""
-        ...
 
 
 class Publisher(Claims, Protocol):
@@ -289,7 +276,6 @@ class Publisher(Claims, Protocol):
     def inventory(self) -> Inventory | None:
         """The templates as the target's own tags tell them; None where the registry alone has
         channels."""
-        ...
 
     def publish(self, publication: Publication) -> Callable[[], None] | None:
         """Publish a build; returns what takes that back, if there is something to take back.
@@ -297,7 +283,6 @@ class Publisher(Claims, Protocol):
         Raises `OvertakenError` where another newer one has the channel, `BuildError` and its kin;
         then all points where it pointed.
         """
-        ...
 
 
 class Cleaner(Protocol):
@@ -305,11 +290,9 @@ class Cleaner(Protocol):
 
     def unused(self, needs: Needs) -> list[Unused]:
         """What it keeps and nothing needs, largest first."""
-        ...
 
     def remove(self, waste: Unused) -> str | None:
         """Remove what `unused` has found; why not, where it has come into use."""
-        ...
 
 
 class Target(Builder, Opener, Publisher, Cleaner, Protocol):
@@ -320,4 +303,3 @@ class Target(Builder, Opener, Publisher, Cleaner, Protocol):
         """Ask the target for the account, and describe it; None where it needs none. Raises
         `TargetUnavailableError` for a key that is refused, `NetworkError`, `LimitError`,
         `BuildError`."""
-        ...
