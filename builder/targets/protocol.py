@@ -259,11 +259,7 @@ class Inventory(Protocol):
         """The builds of template `name` that the target has and tags lead to."""
 
     def withdraw(
-        self,
-        name: str,
-        builds: Sequence[Build],
-        *,
-        channels: Mapping[str, Build],
+        self, name: str, builds: Sequence[Build], *, channels: Mapping[str, Build]
     ) -> str | None:
         """Let go of what `publish` has moved to `builds`, and of `channels`, with what they pointed
         at; returns what a person should know of what stays."""

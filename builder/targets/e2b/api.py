@@ -22,7 +22,7 @@ import httpx
 
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.certificates import certificates
-from builder.targets.e2b.failures import ForeignAnswerError, LimitedError
+from builder.targets.e2b.failures import ForeignAnswerError, LimitedError, is_absent
 
 SECONDS = 30.0
 _UPLOAD_SECONDS = 3600.0
@@ -49,12 +49,19 @@ class Api:
         if _value(answer) is not None or answer.content:
             raise ForeignAnswerError(f"{answer.status_code}: {answer.text[:500]}")
 
-    def pages(self, *path: str, query: Mapping[str, Any] | None = None) -> Iterator[Any]:
+    def delete(self, *path: str, body: Any = None) -> None:
+        """Have something deleted; what is gone already is fine."""
+        try:
+            self.order("DELETE", *path, body=body)
+        except e2b.TemplateException as error:
+            if not is_absent(error):
+                raise
+
+    def pages(self, *path: str) -> Iterator[Any]:
         """Return the entries of a list that comes in pages."""
         token = None
         while True:
-            given = {**(query or {}), **({"nextToken": token} if token else {})}
-            answer = self._answer("GET", path, None, given)
+            answer = self._answer("GET", path, None, {"nextToken": token} if token else None)
             yield from _value(answer)
             token = answer.headers.get("x-next-token")
             if not token:

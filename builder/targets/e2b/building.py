@@ -97,7 +97,9 @@ class Building:
             state = self._follow(build, followed) if build else None
             if build is None or state is None:
                 overtaken = True
-                self._overtaken()
+                self._say("somebody else has asked for the same build since: following that one")
+                # Two that ask in turn cancel each other's; by chance, one comes to its end.
+                pause(random.uniform(*_YIELD_SECONDS))  # noqa: S311 - no secret
             elif state.status == "ready":
                 reused = build.state.status == "ready"
                 self._order.passed(len(self._program.steps))
@@ -119,12 +121,10 @@ class Building:
         entry, force = self._journal.read(self._name), self._order.force
         self._entry = entry if entry and entry.digest == self._digest else None
         if self._entry and (self._entry.forced or not force):
-            state = self._state_of_entry()
-            if state and state.status in ("building", "ready"):
-                taken_up = self._own_build(state)
-                if taken_up.build_id not in self._order.unwanted and not overtaken:
-                    self._say(f"taking up build {taken_up.build_id} of an earlier run")
-                    return taken_up
+            taken_up = self._own_build()
+            if taken_up and taken_up.build_id not in self._order.unwanted and not overtaken:
+                self._say(f"taking up build {taken_up.build_id} of an earlier run")
+                return taken_up
         if force and not overtaken:
             return None
         build = self._elsewhere()
@@ -186,9 +186,8 @@ class Building:
                 )
             except (BuildError, NetworkError) as error:
                 # It may have been started all the same: the answer alone got lost.
-                state = self._state_of_entry()
-                if state and state.status in ("building", "ready"):
-                    return self._own_build(state)
+                if build := self._own_build():
+                    return build
                 if isinstance(error, _OvertakenError) or self._is_overtaken():
                     return None
                 if attempt == _ATTEMPTS or isinstance(error, BuildError):
@@ -214,25 +213,17 @@ class Building:
         if self._is_overtaken():
             raise _OvertakenError(f"the build of `{self._name}` was overtaken before it began")
 
-    def _overtaken(self) -> None:
-        self._say("somebody else has asked for the same build since: following that one")
-        # Two that ask in turn cancel each other's build; by chance, one of them comes to its end.
-        pause(random.uniform(*_YIELD_SECONDS))  # noqa: S311 - no secret
-
-    def _state_of_entry(self) -> BuildState | None:
+    def _own_build(self) -> _CloudBuild | None:
+        """The build of the entry, where it is under way or finished."""
         entry = self._entry
         if entry is None or not entry.template_id or not entry.build_id:
             return None
         try:
-            return self._cloud.state(entry.template_id, entry.build_id, 0)
+            state = self._cloud.state(entry.template_id, entry.build_id, 0)
         except BuildError:
             return None
-
-    def _own_build(self, state: BuildState) -> _CloudBuild:
-        entry = self._entry
-        assert entry
-        assert entry.template_id
-        assert entry.build_id
+        if state.status not in ("building", "ready"):
+            return None
         return _CloudBuild(template_id=entry.template_id, build_id=entry.build_id, state=state)
 
     def _identified(self, template_id: str, build_id: str) -> None:

@@ -224,14 +224,7 @@ class Cloud:
 
     def delete_template(self, template_id: str) -> None:
         """Delete a template with all its builds; one that is gone already is fine."""
-
-        def delete() -> None:
-            try:
-                self._api.order("DELETE", "templates", template_id)
-            except e2b.TemplateException as error:
-                if not is_absent(error):
-                    raise
-
+        delete = partial(self._api.delete, "templates", template_id)
         self._call(f"deleting the template {template_id}", delete)
 
     def newest_builds(self, template_id: str) -> list[str]:
@@ -252,16 +245,9 @@ class Cloud:
 
     def remove_tags(self, name: str, tags: Sequence[str]) -> None:
         """Remove `tags` from a template; one that is gone already is fine."""
-
-        def remove() -> None:
-            try:
-                # The SDK takes whatever is no refusal for an answer of E2B's.
-                body = {"name": name, "tags": list(tags)}
-                self._api.order("DELETE", "templates", "tags", body=body)
-            except e2b.TemplateException as error:
-                if not is_absent(error):
-                    raise
-
+        # The SDK takes whatever is no refusal for an answer of E2B's.
+        body = {"name": name, "tags": list(tags)}
+        remove = partial(self._api.delete, "templates", "tags", body=body)
         self._call(f"removing the tags {', '.join(tags)} of `{name}`", remove)
 
     async def create_sandbox(
@@ -274,11 +260,12 @@ class Cloud:
 
     def sandboxes(self, metadata: Mapping[str, str]) -> list[str]:
         """The IDs of all sandboxes that carry `metadata`."""
-        return [one.sandbox_id for one in self._listed(e2b.SandboxQuery(metadata=dict(metadata)))]
+        query = e2b.SandboxQuery(metadata=dict(metadata))
+        return [sandbox.sandbox_id for sandbox in self._listed(query)]
 
     def running_templates(self) -> set[str]:
         """The IDs of the templates that sandboxes run of."""
-        return {one.template_id for one in self._listed(None)}
+        return {sandbox.template_id for sandbox in self._listed(None)}
 
     def _listed(self, query: e2b.SandboxQuery | None) -> list[Any]:
         def get() -> list[Any]:

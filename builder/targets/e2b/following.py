@@ -47,8 +47,8 @@ class Followed:
 
     def line(self, line: str) -> int | None:
         """Take one line; the number of the step that it is the first one of, or None."""
-        found = _STEP.match(line)
-        if found is None:
+        step = _STEP.match(line)
+        if step is None:
             if _BASE.match(line):
                 self.base_fetched = True
             if phase := _PHASE.match(line):
@@ -58,15 +58,15 @@ class Followed:
             elif not line.startswith(_ASIDE):
                 self.last.append(line)
             return None
-        number = int(found["step"])
-        if output := _OUTPUT.match(found["rest"]):
+        number = int(step["step"])
+        if output := _OUTPUT.match(step["rest"]):
             self.last.append(output["text"])
             return None
         if number in self.cached or number in self.ran:
-            self.last.append(found["rest"])
+            self.last.append(step["rest"])
             return None
         self.last.clear()
-        if found["cached"]:
+        if step["cached"]:
             self.cached.add(number)
             self.passed(number)
         else:

@@ -74,9 +74,7 @@ class Inventory:
                     template_id=template_id,
                     build_id=build_id,
                     digest=digests[0] if len(digests) == 1 else None,
-                    channels=tuple(
-                        sorted(channel for channel in channels if channel != DEFAULT_TAG)
-                    ),
+                    channels=tuple(sorted({*channels} - {DEFAULT_TAG})),
                 )
             )
         return tagged
@@ -112,11 +110,7 @@ class Inventory:
             return False
 
     def withdraw(
-        self,
-        name: str,
-        builds: Sequence[Build],
-        *,
-        channels: Mapping[str, Build],
+        self, name: str, builds: Sequence[Build], *, channels: Mapping[str, Build]
     ) -> str | None:
         """Remove the tags of `channels`, and those of the digests of `builds`."""
         template = self.template(name, [*builds, *channels.values()])
@@ -197,7 +191,7 @@ class Cleaning:
             return None
         builds = {ref.partition(":")[2] for ref in built}
         template_id = built[-1].partition(":")[0]
-        listed = [one for one in self._cloud.templates() if one.template_id == template_id]
+        listed = [item for item in self._cloud.templates() if item.template_id == template_id]
         if not listed:
             return None
         kept = None

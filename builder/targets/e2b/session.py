@@ -6,7 +6,8 @@ import asyncio
 import contextlib
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
+from typing import Any
 
 import e2b
 
@@ -81,20 +82,9 @@ class CloudSession:
         await self.service.wait_until_ready()
         self._reached("ready")
 
-    async def run(
-        self,
-        code: str,
-        *,
-        seconds: float,
-        language: str,
-        variables: Mapping[str, str],
-        limit: int | None,
-    ) -> Execution:
-        """Run code once. After `seconds` it is interrupted; an interpreter that does not
-        obey is restarted. Raises `SandboxError`; what had begun to run is never run again."""
-        return await self.service.run(
-            code, seconds=seconds, language=language, variables=variables, limit=limit
-        )
+    async def run(self, code: str, *, seconds: float, **options: Any) -> Execution:
+        """Run code once, as `CodeService.run` does."""
+        return await self.service.run(code, seconds=seconds, **options)
 
     def usable(self) -> bool:
         """Whether nothing is known that keeps it from running code."""

@@ -96,15 +96,11 @@ class LocalFiles:
 
     async def entries(self, path: str) -> list[FileEntry]:
         """List what is in a folder."""
-        with self._place(path) as (parent, name), _worded(path):
-            folder = os.open(name, _FOLDER, dir_fd=parent)
-            try:
-                return [
-                    _entry(_joined(path, entry), status, kind)
-                    for entry, status, kind in _entries(folder)
-                ]
-            finally:
-                os.close(folder)
+        with _worded(path):
+            return [
+                _entry(_joined(path, name), status, kind)
+                for name, status, kind in self._entries_of(path, follow=True)
+            ]
 
     async def remove(self, path: str) -> None:
         """Remove a file, a link, or a folder and all in it."""
@@ -127,7 +123,7 @@ class LocalFiles:
             of_level: dict[str, tuple[FileEntry, object]] = {}
             for path in level:
                 with contextlib.suppress(OSError, SandboxFileError):  # it may be gone meanwhile
-                    for name, status, kind in self._entries_of(path):
+                    for name, status, kind in self._entries_of(path, follow=False):
                         count += 1
                         if count > _MOST_ENTRIES:
                             self._tell_once()
@@ -141,8 +137,10 @@ class LocalFiles:
             level = below_it
         return Listing(files=files, levels=LEVELS)
 
-    def _entries_of(self, path: str) -> Iterator[tuple[str, os.stat_result, _Kind]]:
-        with self._place(path, follow=False) as (parent, name):
+    def _entries_of(
+        self, path: str, *, follow: bool
+    ) -> Iterator[tuple[str, os.stat_result, _Kind]]:
+        with self._place(path, follow=follow) as (parent, name):
             folder = os.open(name, _FOLDER, dir_fd=parent)
             try:
                 yield from _entries(folder)

@@ -98,8 +98,10 @@ class KernelSandbox:
             full = isinstance(error, Exception) and _is_full(self._folder)
             self.close()
             if full:
-                told = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder.parent))
-                raise from_os_error(told, "starting the sandbox") from error
+                no_space = OSError(
+                    errno.ENOSPC, os.strerror(errno.ENOSPC), str(self._folder.parent)
+                )
+                raise from_os_error(no_space, "starting the sandbox") from error
             if isinstance(error, shutil.Error):
                 raise SandboxError(f"the sandbox's home cannot be made: {error}") from error
             if isinstance(error, OSError):
@@ -108,7 +110,7 @@ class KernelSandbox:
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
         shutil.copytree(environment / "home", self.home, symlinks=True)
-        connection, key = self._folder / "connection.json", _key()
+        connection, key = self._folder / "connection.json", secrets.token_hex(16).encode()
         write_connection_file(
             str(connection), transport="ipc", ip=str(self._folder / "socket"), key=key
         )
@@ -116,25 +118,18 @@ class KernelSandbox:
         layer = make_layer(self._folder, environment)
         variables = sandbox_variables(env, path=layer, home=self.home)
         variables["IPYTHONDIR"] = str(self._folder / "ipython")
-        self._launched = launch(
-            environment,
-            connection=connection,
-            folder=self._folder,
-            home=self.home,
-            variables=variables,
-            zygote=zygote,
-        )
+        self._launched = launch(environment, self._folder, variables, zygote)
         self._client.load_connection_file(str(connection))
         self._client.start_channels(stdin=False)
 
     def _warm_up(self, warm: Sequence[str]) -> None:
         if not warm:
             return
-        found = self.run(warm_up_code(warm), timeout=WARM_SECONDS, silent=True)
-        if found.error or found.timed_out:
+        imported = self.run(warm_up_code(warm), timeout=WARM_SECONDS, silent=True)
+        if imported.error or imported.timed_out:
             limit = f"they did not finish within {seconds_in_words(WARM_SECONDS)}"
             raise SandboxError(
-                f"the warm-up imports fail in the sandbox: {found.error or limit}",
+                f"the warm-up imports fail in the sandbox: {imported.error or limit}",
                 hint="correct `warmup.imports`",
             )
 
@@ -365,7 +360,3 @@ def _context(_process: int) -> zmq.Context[Any]:
     context = zmq.Context()
     context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
     return context
-
-
-def _key() -> bytes:
-    return secrets.token_hex(16).encode()

@@ -46,23 +46,18 @@ class Launched(Protocol):
 
     def interrupt(self) -> None:
         """Send SIGINT to the kernel and what it runs."""
-        ...
 
     def gone(self) -> bool:
         """Whether the kernel has ended."""
-        ...
 
     def status(self) -> int | None:
         """The exit status of a kernel that is gone, negative for a signal; None if unknown."""
-        ...
 
     def abort(self) -> None:
         """Kill the kernel; returns before it is dead."""
-        ...
 
     def end(self) -> None:
         """Kill the kernel and all that it has started, and wait for that."""
-        ...
 
 
 class _Guarded:
@@ -74,9 +69,9 @@ class _Guarded:
         arguments: Sequence[str],
         *,
         folder: Path,
-        home: Path,
         variables: Mapping[str, str],
     ) -> None:
+        """`folder` holds its working directory, `home`."""
         self._lock = threading.Lock()
         self._status: int | None = None
         self._held = contextlib.ExitStack()
@@ -90,7 +85,7 @@ class _Guarded:
                     folder=folder,
                     stdout=subprocess.PIPE,
                     stderr=subprocess.DEVNULL,
-                    cwd=home,
+                    cwd=folder / "home",
                     env=dict(variables),
                     pass_fds=inherited,
                 )
@@ -180,7 +175,6 @@ class Zygote:
                 environment,
                 ["zygote", str(self.folder), guard.__file__, *warm],
                 folder=self.folder,
-                home=home,
                 variables=variables,
             )
         except BaseException:
@@ -203,9 +197,7 @@ class Zygote:
             time.sleep(_POLL_SECONDS)
         return self._warm or (not self.alive() and self._process.was_killed())
 
-    def fork(
-        self, *, connection: Path, folder: Path, home: Path, variables: Mapping[str, str]
-    ) -> _Forked:
+    def fork(self, folder: Path, variables: Mapping[str, str]) -> _Forked:
         """A kernel that has everything in memory; waits for that. Raises `SandboxError`."""
         self._wait_until_warm()
         line = socket.socket(socket.AF_UNIX)
@@ -214,9 +206,9 @@ class Zygote:
             line.settimeout(_ANSWER_SECONDS)
             line.connect(str(self.folder / "zygote"))
             asked = {
-                "connection": str(connection),
+                "connection": str(folder / "connection.json"),
                 "folder": str(folder),
-                "home": str(home),
+                "home": str(folder / "home"),
                 "variables": dict(variables),
             }
             line.sendall(json.dumps(asked).encode() + b"\n")
@@ -341,20 +333,14 @@ def _close_zygotes() -> None:
 
 
 def launch(
-    environment: Path,
-    *,
-    connection: Path,
-    folder: Path,
-    home: Path,
-    variables: Mapping[str, str],
-    zygote: Zygote | None = None,
+    environment: Path, folder: Path, variables: Mapping[str, str], zygote: Zygote | None
 ) -> Launched:
-    """Start a kernel. Raises `SandboxError`, `OSError`."""
+    """Start a kernel whose `connection.json` and `home` are in `folder`. Raises `SandboxError`,
+    `OSError`."""
     if zygote:
-        return zygote.fork(connection=connection, folder=folder, home=home, variables=variables)
-    return _Guarded(
-        environment, ["kernel", str(connection)], folder=folder, home=home, variables=variables
-    )
+        return zygote.fork(folder, variables)
+    arguments = ["kernel", str(folder / "connection.json")]
+    return _Guarded(environment, arguments, folder=folder, variables=variables)
 
 
 def last_lines(log: Path) -> str:
