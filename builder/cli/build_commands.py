@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
-from typing import Annotated
+from typing import Annotated, TypedDict, Unpack
 
 import typer
 
@@ -136,14 +136,12 @@ def _step_lines(planned: plan.Plan) -> Iterator[str]:
         yield f"no step on E2B: {line}"
 
 
-def build(
-    names: Names = None,
-    *,
-    project: Project,
-    target: TargetName = None,
-    channel: Channel = DEFAULT_CHANNEL,
-    frozen: Frozen = False,
-    force: Force = False,
+class BuildOptions(TypedDict):
+    """What `build` takes beside names and a target: the fields of a `BuildRequest`."""
+
+    channel: Channel
+    frozen: Frozen
+    force: Force
     refresh_base: Annotated[
         bool,
         typer.Option(
@@ -151,29 +149,29 @@ def build(
             help="Have E2B fetch base images anew that are not pinned to a digest, and build on"
             " them although nothing changed.",
         ),
-    ] = False,
+    ]
     release: Annotated[
         bool, typer.Option("--release", help="Move a channel that is on hold, and lift that.")
-    ] = False,
+    ]
     jobs: Annotated[
         int | None,
         typer.Option(
             "--jobs", "-j", min=1, max=64, help="Builds at a time; what the target takes if unset."
         ),
-    ] = None,
+    ]
     require_cache: Annotated[
         bool,
         typer.Option(
             "--require-cache", help="Fail when E2B runs a step that the plan says is cached."
         ),
-    ] = False,
+    ]
     accept_fallback: Annotated[
         bool,
         typer.Option(
             "--accept-fallback",
             help="Build on E2B although PyTorch is not from the index that the spec asks for.",
         ),
-    ] = False,
+    ]
     precheck: Annotated[
         PrecheckWhen | None,
         typer.Option(
@@ -181,28 +179,25 @@ def build(
             metavar="[auto|always|never]",
             help="Whether to build and check with Docker first; as in pyproject.toml by default.",
         ),
-    ] = None,
+    ]
+
+
+def build(
+    names: Names = None,
+    *,
+    project: Project,
+    target: TargetName = None,
     report: Reporter,
+    **options: Unpack[BuildOptions],
 ) -> Result:
     """Lock, render, build, verify in a real sandbox, and record."""
-    if require_cache and (force or refresh_base):
-        option = "--force" if force else "--refresh-base"
+    if options["require_cache"] and (options["force"] or options["refresh_base"]):
+        option = "--force" if options["force"] else "--refresh-base"
         raise SelectionError(
             f"{option} runs steps anew, and --require-cache fails when they are",
             hint="leave one of them out",
         )
-    request = BuildRequest(
-        names=names or (),
-        channel=channel,
-        frozen=frozen,
-        force=force,
-        refresh_base=refresh_base,
-        release=release,
-        jobs=jobs,
-        require_cache=require_cache,
-        accept_fallback=accept_fallback,
-        precheck=precheck,
-    )
+    request = BuildRequest(names=names or (), **options)
     done = workflow.build_all(request, Context.choose(project, target, report=report))
     headings = [
         "template",

@@ -59,7 +59,8 @@ def _options(signature: inspect.Signature, *, json: bool) -> Iterator[inspect.Pa
         if parameter.kind is parameter.VAR_KEYWORD:
             (options,) = get_args(parameter.annotation)
             for name, option in get_type_hints(options, include_extras=True).items():
-                yield _option(name, option, DEFAULT_CHANNEL if option == Channel else None)
+                off = False if get_args(option)[0] is bool else None
+                yield _option(name, option, DEFAULT_CHANNEL if option == Channel else off)
         elif parameter.annotation is Project:
             yield _option(parameter.name, ProjectFolder, None)
         else:
