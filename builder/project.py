@@ -224,16 +224,14 @@ def _precheck(settings: Settings, root: Path) -> PrecheckSettings:
     settings.check_keys(entry, table, PRECHECK_KEYS)
     when, arguments = entry.get("when", "auto"), entry.get("build-args", {})
     if when not in (choices := tuple(choice.value for choice in PrecheckWhen)):
-        message = f"`when` is {when!r}, expected one of {choices}"
-        raise settings.error(table, message, key="when")
+        raise settings.wrong_value(table, "when", when, f"one of {choices}")
     settings.check_keys(arguments, f"{table}.build-args")
     texts = {k: v for k, v in entry.items() if k in ("network", "ca-bundle")}
     _check_texts(settings, texts, table)
     _check_texts(settings, arguments, f"{table}.build-args")
     bundle, ready = entry.get("ca-bundle"), entry.get("ready-seconds", 600)
     if type(ready) is not int or ready < 1:
-        message = f"`ready-seconds` is {ready!r}, expected a whole number"
-        raise settings.error(table, message, key="ready-seconds")
+        raise settings.wrong_value(table, "ready-seconds", ready, "a whole number")
     return PrecheckSettings(
         when=PrecheckWhen(when),
         network=entry.get("network"),
@@ -260,8 +258,7 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
     settings.check_keys(entry, table, TARGET_KEYS)
     kind = entry.get("kind")
     if kind not in TARGET_KINDS:
-        message = f"`kind` is {kind!r}, expected one of {TARGET_KINDS}"
-        raise settings.error(table, message, key="kind")
+        raise settings.wrong_value(table, "kind", kind, f"one of {TARGET_KINDS}")
     if name in BUILT_IN_TARGETS and kind != BUILT_IN_TARGETS[name].kind:
         raise settings.error(
             table,
@@ -293,11 +290,11 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
 def _check_texts(settings: Settings, entry: Mapping[str, Any], table: str) -> None:
     for key, value in entry.items():
         if not isinstance(value, str):
-            raise settings.error(table, f"`{key}` is {value!r}, expected a string", key=key)
+            raise settings.wrong_value(table, key, value, "a string")
 
 
 def _switch(settings: Settings, key: str) -> bool:
     value = settings.table.get(key, False)
     if not isinstance(value, bool):
-        raise settings.error("", f"`{key}` is {value!r}, expected true or false", key=key)
+        raise settings.wrong_value("", key, value, "true or false")
     return value

@@ -23,7 +23,7 @@ _ACCEPT = (
     "application/vnd.oci.image.manifest.v1+json,"
     "application/vnd.docker.distribution.manifest.v2+json"
 )
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
+DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NEEDS_CREDENTIALS = "does not exist in its registry, or needs credentials"
 # By which a registry says so itself; a filter that answers in its place does not.
 _DENIED = {"DENIED", "UNAUTHORIZED", "NAME_UNKNOWN", "MANIFEST_UNKNOWN"}
@@ -103,7 +103,7 @@ def resolve_digest(reference: str) -> BaseImage:
     # Not only its own: httpx passes on what a proxy scheme or a certificate file runs into.
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):
         return kept(reference, "its registry did not answer")
-    if not _DIGEST.fullmatch(digest):
+    if not DIGEST.fullmatch(digest):
         return kept(reference, "its registry gave no digest")
     return BaseImage(reference=reference, digest=digest)
 

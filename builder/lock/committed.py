@@ -9,13 +9,12 @@ from typing import Any
 
 from builder.errors import StaleLockError, TemplateError
 from builder.lock import Lock, StageLock
-from builder.lock.base_image import BaseImage
+from builder.lock.base_image import DIGEST, BaseImage
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
 from builder.spec import Variant
 from builder.system.documents import parse_toml
 from builder.system.regular_file import read_regular
 
-_DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _BACKEND = re.compile(r"[a-z0-9.]+")
 _LARGEST_BYTES = 16 << 20
 
@@ -100,7 +99,7 @@ def _body(path: Path) -> str:
 def _check_shape(lock: Lock) -> None:
     """What was edited by hand or merged badly must not reach a Dockerfile. Raises `ValueError`."""
     image = lock.image
-    if image.digest is not None and not _DIGEST.fullmatch(image.digest):
+    if image.digest is not None and not DIGEST.fullmatch(image.digest):
         raise ValueError(f"`lock.digest` is {image.digest!r}")
     if image.note is not None and not (isinstance(image.note, str) and image.note.isprintable()):
         raise ValueError("`lock.note` is not one line of text")

@@ -120,19 +120,10 @@ def recalled(found: Record) -> Recalled:
     named = [m[1] for key in spec if (m := _CHECK.fullmatch(key))]
     variant = Variant(
         name=found.name,
-        stem="",
-        source="",
-        description="",
         stages=tuple(stages),
-        image="",
-        python="",
-        python_floor="",
         env=build.env,
-        command=(),
-        ready_url=None,
         cpu=0,
         memory_mb=0,
-        free_disk_mb=None,
         level=cast("WarmupLevel", build.warmup.level),
         imports=build.warmup.imports,
     )

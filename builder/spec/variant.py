@@ -55,19 +55,19 @@ class Variant:
     """One buildable template: its chain of stages, root first, and what was merged down it."""
 
     name: str
-    stem: str
-    source: str
-    description: str
+    stem: str = ""
+    source: str = ""
+    description: str = ""
     stages: tuple[Stage, ...]
-    image: str
-    python: str
-    python_floor: str
+    image: str = ""
+    python: str = ""
+    python_floor: str = ""
     env: Mapping[str, str]
-    command: tuple[str, ...]
-    ready_url: str | None
+    command: tuple[str, ...] = ()
+    ready_url: str | None = None
     cpu: int
     memory_mb: int
-    free_disk_mb: int | None
+    free_disk_mb: int | None = None
     level: WarmupLevel
     imports: tuple[str, ...]
     reseed: str = ""

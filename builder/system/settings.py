@@ -43,7 +43,7 @@ class Settings:
         """Where the registry is kept: a path, or the URL of an object. Raises `ProjectError`."""
         named = self.table.get("registry")
         if named is not None and (not isinstance(named, str) or not named or "\0" in named):
-            raise self.error("", f"`registry` is {named!r}, expected a string", key="registry")
+            raise self.wrong_value("", "registry", named, "a string")
         return named
 
     def check_keys(self, entry: Any, table: str, known: tuple[str, ...] = ()) -> None:
@@ -54,6 +54,10 @@ class Settings:
             if key not in known:
                 hint = did_you_mean(key, known)
                 raise self.error(table, f"unknown key `{key}`", key=key, hint=hint)
+
+    def wrong_value(self, table: str, key: str, value: object, expected: str) -> ProjectError:
+        """The error for a value at `key` that is not what is `expected`."""
+        return self.error(table, f"`{key}` is {value!r}, expected {expected}", key=key)
 
     def error(
         self, table: str, message: str, *, key: str | None = None, hint: str | None = None
