@@ -18,18 +18,26 @@ _DIGEST_TAG = re.compile(r"sha256-[0-9a-f]{64}")
 _CLAIM = re.compile(r"(?P<channel>.+)\.(?P<build>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12})")
 
 
-class Inventory:
-    """The templates of one account, as their tags tell them."""
-
+class _OfAccount:
     def __init__(self, *, name: str, cloud: Cloud) -> None:
         """`name` is what the target is called."""
-        self.name = name
-        self._cloud = cloud
+        self.name, self.cloud = name, cloud
+
+    def _status(self, template_id: str, build_id: str) -> str | None:
+        """The status of a build; None where E2B does not know it."""
+        try:
+            return self.cloud.state(template_id, build_id, 0).status
+        except BuildError:
+            return None
+
+
+class Inventory(_OfAccount):
+    """The templates of one account, as their tags tell them."""
 
     def examine(self, ref: str) -> str:
         """Look for a template of the account, by its ID (or name) and a build of it."""
         asked, _, build_id = ref.partition(":")
-        tags = self._cloud.tags(asked)
+        tags = self.cloud.tags(asked)
         if tags is None:
             raise BuildError(
                 f"there is no template `{asked}` on {self.name}, or it is another account's",
@@ -50,17 +58,17 @@ class Inventory:
                     or "it has none"
                 ),
             )
-        template_id = self._cloud.template_id(asked) or asked
-        status = self._cloud.state(template_id, wanted, 0).status
+        template_id = self.cloud.template_id(asked) or asked
+        status = self.cloud.state(template_id, wanted, 0).status
         if status != "ready":
             raise BuildError(f"the build {wanted} of `{asked}` is not ready: {status}")
         return template_id
 
     def tagged(self, name: str) -> list[Tagged]:
         """The finished builds of template `name`, with the channels that lead to them."""
-        template_id = self._cloud.template_id(name)
+        template_id = self.cloud.template_id(name)
         builds: dict[str, list[str]] = {}
-        for tag, build_id in (self._cloud.tags(name) or {}).items():
+        for tag, build_id in (self.cloud.tags(name) or {}).items():
             builds.setdefault(build_id, []).append(tag)
         tagged = []
         for build_id, tags in sorted(builds.items()):
@@ -85,10 +93,10 @@ class Inventory:
         Raises `TargetUnavailableError` where `builds` are of one that another account has, and
         `BuildError` where the key may not see all of it.
         """
-        tags, own = self._cloud.tags(name), self._cloud.template_id(name)
+        tags, own = self.cloud.tags(name), self.cloud.template_id(name)
         made = {build.template_id for build in builds if not build.is_adopted}
         for recorded in sorted(map(str, made - {own, None})):
-            if self._cloud.is_of_another_account(recorded):
+            if self.cloud.is_of_another_account(recorded):
                 raise TargetUnavailableError(
                     f"the template `{name}` ({recorded}) that is recorded for {self.name} belongs"
                     " to another account than the key",
@@ -104,10 +112,7 @@ class Inventory:
 
     def usable(self, template_id: str, build_id: str) -> bool:
         """Whether a build is there and ready."""
-        try:
-            return self._cloud.state(template_id, build_id, 0).status == "ready"
-        except BuildError:
-            return False
+        return self._status(template_id, build_id) == "ready"
 
     def withdraw(
         self, name: str, builds: Sequence[Build], *, channels: Mapping[str, Build]
@@ -123,7 +128,7 @@ class Inventory:
         kept = [tag for tag, build_id in ours.items() if before.get(tag) not in (None, build_id)]
         notes = [f"`{tag}` on {self.name} stays: it is on build {before[tag]}" for tag in kept]
         if tags := sorted(tag for tag in ours if tag in before and tag not in kept):
-            self._cloud.remove_tags(name, tags)
+            self.cloud.remove_tags(name, tags)
         if DEFAULT_CHANNEL in channels and DEFAULT_TAG in before:
             notes.append(
                 f"`{DEFAULT_TAG}` on {self.name} stays on build {before[DEFAULT_TAG]}: E2B removes"
@@ -133,27 +138,17 @@ class Inventory:
         return "; ".join(notes) or None
 
 
-class Cleaning:
+class Cleaning(_OfAccount):
     """What an account keeps and nothing needs."""
-
-    def __init__(self, *, name: str, cloud: Cloud) -> None:
-        """`name` is what the target is called."""
-        self.name = name
-        self._cloud = cloud
-
-    @property
-    def cloud(self) -> Cloud:
-        """The account's API."""
-        return self._cloud
 
     def unused(self, needs: Needs) -> list[Unused]:
         """The tags of builds that nothing needs, since E2B has no call that deletes one build; and
         the templates that the registry has given up, of which it deletes all builds."""
-        busy = self._cloud.running_templates()
+        busy = self.cloud.running_templates()
         limit = dt.datetime.now(dt.UTC).timestamp() - needs.protect_seconds
         waste = []
         for name, entry in needs.templates.items():
-            tags = self._cloud.tags(name) or {}
+            tags = self.cloud.tags(name) or {}
             if template := self._given_up(name, entry, tags, busy, limit):
                 waste.append(template)
                 continue
@@ -191,7 +186,7 @@ class Cleaning:
             return None
         builds = {ref.partition(":")[2] for ref in built}
         template_id = built[-1].partition(":")[0]
-        listed = [item for item in self._cloud.templates() if item.template_id == template_id]
+        listed = [item for item in self.cloud.templates() if item.template_id == template_id]
         if not listed:
             return None
         kept = None
@@ -203,7 +198,9 @@ class Cleaning:
             kept = "a sandbox of it runs, or is paused"
         elif listed[0].used.timestamp() > limit:
             kept = "it was used in the days that are protected"
-        elif not all(self._failed(template_id, other) for other in {*tags.values()} - builds):
+        elif any(
+            self._status(template_id, other) != "error" for other in {*tags.values()} - builds
+        ):
             kept = "it has a build that this registry has never had"
         return Unused(
             kind="template",
@@ -218,22 +215,16 @@ class Cleaning:
         """Remove a tag that is still on its build, or a template."""
         if waste.kind == "template":
             try:
-                self._cloud.delete_template(waste.identity)
+                self.cloud.delete_template(waste.identity)
             except BuildError as error:  # a sandbox of it runs, or is paused
                 return error.message
             return None
         name, _, tag = waste.identity.partition(":")
-        now = (self._cloud.tags(name) or {}).get(tag)
+        now = (self.cloud.tags(name) or {}).get(tag)
         if now not in (None, waste.subject):
             return f"it is on build {now} now"
-        self._cloud.remove_tags(name, [tag])
+        self.cloud.remove_tags(name, [tag])
         return None
-
-    def _failed(self, template_id: str, build_id: str) -> bool:
-        try:
-            return self._cloud.state(template_id, build_id, 0).status == "error"
-        except BuildError:
-            return False
 
 
 def _seconds(moment: str | None) -> float:

@@ -60,7 +60,7 @@ class E2BTarget(Cleaning):
 
     def account(self) -> str:
         """That the key is accepted, and the team that it belongs to where its templates say so."""
-        team = self._cloud.team()
+        team = self.cloud.team()
         return f"the key is accepted{f', team {team}' if team else ''}"
 
     def tidy(self) -> None:
@@ -157,7 +157,7 @@ class E2BTarget(Cleaning):
         building = Building(
             order,
             target=self.name,
-            cloud=self._cloud.telling(
+            cloud=self.cloud.telling(
                 lambda why: report(Event(kind="detail", variant=name, text=why))
             ),
             journal=self.journal,
@@ -181,7 +181,7 @@ class E2BTarget(Cleaning):
 
         try:
             return open_sandbox(
-                self._cloud, ref, metadata=self._metadata(name), cold=opening.cold, warn=warn
+                self.cloud, ref, metadata=self._metadata(name), cold=opening.cold, warn=warn
             )
         except NetworkError:
             self._unended.add(name)  # it may have been created: the answer alone got lost
@@ -201,7 +201,7 @@ class E2BTarget(Cleaning):
         assert build.template_id
         assert build.build_id
         return promote(
-            self._cloud,
+            self.cloud,
             # An adopted one may be called otherwise.
             publication.name if build.digest else build.template_id,
             build.template_id,
@@ -220,8 +220,8 @@ class E2BTarget(Cleaning):
         if entry is None or not entry.verifying:
             return
         try:
-            for sandbox_id in self._cloud.sandboxes(self._metadata(name)):
-                self._cloud.kill_sandbox(sandbox_id)
+            for sandbox_id in self.cloud.sandboxes(self._metadata(name)):
+                self.cloud.kill_sandbox(sandbox_id)
         except (BuildError, NetworkError) as error:
             self._warn(
                 f"a sandbox that an earlier run opened for `{name}` may be left: {error.message};"
