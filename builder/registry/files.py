@@ -95,27 +95,23 @@ def parse(text: str, path: str) -> Registry:
                 f"{path}:{line}: a merge in git has left its marks here",
                 hint="resolve the conflict, then run `template-builder doctor`",
             ) from error
-        raise RegistryError(
-            f"{path} is not a registry: {error}",
-            hint="restore the file from git; a run never leaves it half written",
-        ) from error
+        raise _no_registry(path, error, "; a run never leaves it half written") from error
     if not isinstance(data, dict) or not isinstance(data.get("templates"), dict):
-        raise RegistryError(
-            f"{path} is not a registry: expected an object with `version` and `templates`",
-            hint="restore the file from git",
-        )
+        raise _no_registry(path, "expected an object with `version` and `templates`")
     version = data.get("version")
     if isinstance(version, bool) or not isinstance(version, int) or version < 1:
-        raise RegistryError(
-            f"{path} is not a registry: `version` is {version!r}, expected {VERSION}",
-            hint="restore the file from git",
-        )
+        raise _no_registry(path, f"`version` is {version!r}, expected {VERSION}")
     if version > VERSION:
         raise RegistryVersionError(
             f"{path} has version {version}; this program reads up to version {VERSION}",
             hint="upgrade template-builder",
         )
     return Registry(data, path)
+
+
+def _no_registry(path: str, why: object, more: str = "") -> RegistryError:
+    hint = f"restore the file from git{more}"
+    return RegistryError(f"{path} is not a registry: {why}", hint=hint)
 
 
 class _TwiceError(ValueError):
@@ -151,9 +147,7 @@ def read_text(path: str) -> str:
     try:
         return read_regular(path, _LARGEST_BYTES).decode()
     except UnicodeDecodeError as error:
-        raise RegistryError(
-            f"{path} is not a registry: {error}", hint="restore the file from git"
-        ) from error
+        raise _no_registry(path, error) from error
     except OSError as error:
         raise RegistryError(
             f"{path} cannot be read: {error.strerror}",

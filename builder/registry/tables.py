@@ -103,7 +103,7 @@ def explicit(kind: Callable[_P, _T], *args: _P.args, **values: _P.kwargs) -> _T:
     return made
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
+@dataclass(frozen=True, slots=True)
 class _Shape:
     """A type of values: what JSON has for it, how it is read, and what the schema says of it."""
 
@@ -166,26 +166,14 @@ def _shape(hint: Any) -> _Shape:
     if origin in (dict, Mapping):
         item = _shape(inner[1])
         each = {"type": "object", "additionalProperties": dict(item.schema)}
-        return _Shape(
-            kind=dict,
-            read=lambda table: _read_each(table, item),
-            schema=each,
-            changed_in_place=changed,
-        )
+        return _Shape(dict, lambda table: _read_each(table, item), each, changed)
     if origin in (list, tuple):
         item, made = _shape(inner[0]), origin
         many = {"type": "array", "items": dict(item.schema)}
-        return _Shape(
-            kind=list,
-            read=lambda items: made(_read_many(items, item)),
-            schema=many,
-            changed_in_place=changed,
-        )
+        return _Shape(list, lambda items: made(_read_many(items, item)), many, changed)
     if issubclass(hint, Table):
-        return _Shape(kind=dict, read=hint.from_json, schema=table_schema(hint))
-    return _Shape(
-        kind=hint, read=lambda value: _checked(value, hint), schema={"type": _SCALARS[hint]}
-    )
+        return _Shape(dict, hint.from_json, table_schema(hint))
+    return _Shape(hint, lambda value: _checked(value, hint), {"type": _SCALARS[hint]})
 
 
 def table_schema(kind: type[Table]) -> dict[str, Any]:
