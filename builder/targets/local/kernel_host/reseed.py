@@ -16,6 +16,8 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
+__all__ = ["FAILS", "draws", "keep", "reseed", "reseed_at_first_execution"]
+
 FAILS = "`warmup.reseed` fails in the sandbox"
 _NAME = "_template_reseed"  # under which the code of a check finds this module
 _CHUNK = 50_000
