@@ -59,6 +59,12 @@ def two_builds(place: Place) -> tuple[str, str]:
     return old, new
 
 
+def promote(place: Place, ref: str) -> None:
+    operations.promote(
+        place.project(), "four", ref, channel="stable", target="e2b", reason=None, report=discard
+    )
+
+
 def test_rollback_on_e2b_moves_its_tags_too(place: Place, cloud: Server) -> None:
     """After a rollback the registry, the channel's tag and `default` all mean the older build."""
     old, new = two_builds(place)
@@ -82,15 +88,7 @@ def test_promotion_that_e2b_refuses_leaves_everything(place: Place, cloud: Serve
     before = path.read_bytes()
     cloud.front.faults.append(Fault("POST /templates/tags", "status", code=500, times=99))
     with pytest.raises(NetworkError, match="moving the tags"):
-        operations.promote(
-            place.project(),
-            "four",
-            old,
-            channel="stable",
-            target="e2b",
-            reason=None,
-            report=discard,
-        )
+        promote(place, old)
     cloud.front.faults.clear()
     assert path.read_bytes() == before
     assert cloud.tags("four")["default"] == new.partition(":")[2]
@@ -107,15 +105,7 @@ def test_promotion_that_cannot_be_written_puts_the_tags_back(
 
     monkeypatch.setattr(store, "atomic_write", full)
     with pytest.raises(StorageError, match="the disk is full"):
-        operations.promote(
-            place.project(),
-            "four",
-            old,
-            channel="stable",
-            target="e2b",
-            reason=None,
-            report=discard,
-        )
+        promote(place, old)
     assert cloud.tags("four")["default"] == cloud.tags("four")["stable"] == new.partition(":")[2]
     assert registry.resolve("four", path=place.folder / "registry.json") == new
 

@@ -33,7 +33,7 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
     except RegistryError as error:
         _put_aside(project.registry, error, context.report)
         recorded = context.registry.now()
-    rendered = {one.variant.name: one for one in prepared.rendered}
+    rendered = {rendering.variant.name: rendering for rendering in prepared.rendered}
     done = []
     for name in sorted({*(variant.name for variant in prepared.variants), *recorded.templates}):
         if target.inventory is None:
@@ -41,23 +41,25 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
                 f"`{name}` cannot be put back from this machine, which has no channels",
                 hint=f"`template-builder build {name} --target {target.name}` records it again",
             )
-        for one in target.inventory.tagged(name):
+        for tagged in target.inventory.tagged(name):
             entry = context.entry(name)
-            missing = [channel for channel in one.channels if not entry.channel(channel).build]
-            if not one.channels or (one.ref in entry.builds and not missing):
+            missing = [channel for channel in tagged.channels if not entry.channel(channel).build]
+            if not tagged.channels or (tagged.ref in entry.builds and not missing):
                 continue
             with target.claimed(name):
-                build = _build(context, rendered.get(name), name, one)
+                build = _build(context, rendered.get(name), name, tagged)
             record.put_back(
                 project.registry,
                 name=name,
                 target=target.name,
-                ref=one.ref,
+                ref=tagged.ref,
                 build=build,
                 channels=missing,
                 by=provenance.actor(project.root),
             )
-            done.append({"name": name, "target": target.name, "ref": one.ref, "channels": missing})
+            done.append(
+                {"name": name, "target": target.name, "ref": tagged.ref, "channels": missing}
+            )
     return done
 
 
@@ -72,17 +74,17 @@ def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:
     report(Event(kind="warning", text=f"{error.message}; it was moved to {aside}"))
 
 
-def _build(context: Context, known: render.Rendered | None, name: str, one: Tagged) -> Build:
+def _build(context: Context, known: render.Rendered | None, name: str, tagged: Tagged) -> Build:
     opener, report = context.connected(), context.report
     with Log(context.project.state / "logs" / name, target=opener.name, kind="rebuild") as log:
-        log.line(f"putting back {one.ref}")
-        if known and known.digest == one.digest:
+        log.line(f"putting back {tagged.ref}")
+        if known and known.digest == tagged.digest:
             built = Built(
                 name=name,
                 target=opener.name,
-                ref=one.ref,
-                template_id=one.template_id,
-                build_id=one.build_id,
+                ref=tagged.ref,
+                template_id=tagged.template_id,
+                build_id=tagged.build_id,
                 digest=known.digest,
                 seconds=0.0,
                 reused=True,
@@ -91,20 +93,20 @@ def _build(context: Context, known: render.Rendered | None, name: str, one: Tagg
             )
             verified = verify.verify(built, known, opener, report=report, log=log)
             return record.build_of(verified, known, {})
-        report(Event(kind="step", variant=name, text=f"asking a sandbox of {one.ref}"))
-        sandbox = opener.open(Opening(ref=one.ref, name=name))
+        report(Event(kind="step", variant=name, text=f"asking a sandbox of {tagged.ref}"))
+        sandbox = opener.open(Opening(ref=tagged.ref, name=name))
         with contextlib.closing(sandbox):
             packages = inventory(sandbox)
     build = explicit(
         Build,
-        template_id=one.template_id,
-        build_id=one.build_id,
+        template_id=tagged.template_id,
+        build_id=tagged.build_id,
         origin="built",
         packages=packages,
         verified=Verified(checks=("a sandbox opens and lists its packages",)),
         warnings=(_NOTE, "the spec that it was built from is not known"),
     )
-    return replace(build, digest=one.digest)
+    return replace(build, digest=tagged.digest)
 
 
 _NOTE = "put back from what the target has; when it was built is not known"

@@ -40,8 +40,8 @@ def removal_of(
     """
     recorded = read_registry(project)
     if wanted is not None:
-        found = find_build(recorded, name, wanted, target=target)
-        target, refs = found.target, [found.ref]
+        build_meant = find_build(recorded, name, wanted, target=target)
+        target, refs = build_meant.target, [build_meant.ref]
     else:
         target = recorded.target_of(name, target)
         refs = [] if channels else sorted(recorded.entry(name, target).builds)

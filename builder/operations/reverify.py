@@ -82,4 +82,6 @@ def _rendered(context: Context, found: registry.Record) -> render.Rendered | Non
         prepared = prepare(request, replace(context, report=discard), RENDER)
     except TemplateError:
         return None
-    return next((one for one in prepared.rendered if one.digest == found.digest), None)
+    return next(
+        (rendering for rendering in prepared.rendered if rendering.digest == found.digest), None
+    )

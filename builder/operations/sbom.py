@@ -25,32 +25,32 @@ with needs("sbom"):
     from packageurl import PackageURL
 
 
-def bill_of_materials(found: Record) -> str:
+def bill_of_materials(record: Record) -> str:
     """CycloneDX 1.6 in JSON; the same bytes for the same record.
 
     Raises `UnknownBuildError` for a template that was adopted, of which nobody knows what is in it.
     """
-    if "packages" not in found.fields:
+    if "packages" not in record.fields:
         raise UnknownBuildError(
-            f"what is in `{found.ref}` is not known: it was {found.origin}, and no sandbox of it"
+            f"what is in `{record.ref}` is not known: it was {record.origin}, and no sandbox of it"
             " was ever asked",
-            hint=f"`template-builder build {found.name} --target {found.target}` makes one of which"
-            " it is known",
+            hint=f"`template-builder build {record.name} --target {record.target}` makes one of"
+            " which it is known",
         )
     # Half a surrogate pair is no text that CycloneDX or a package URL could hold.
-    text = json.dumps(dict(found.fields), ensure_ascii=False).encode("utf-8", "replace")
+    text = json.dumps(dict(record.fields), ensure_ascii=False).encode("utf-8", "replace")
     build = Build.from_json(json.loads(text))
-    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{found.ref} {build.built_at}"))
+    bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{record.ref} {build.built_at}"))
     bom.metadata.timestamp = _moment(build.built_at or "")
     bom.metadata.tools.components.add(Component(name="template-builder", version=__version__))
     template = Component(
-        name=found.name,
-        version=found.build_id or found.ref,
+        name=record.name,
+        version=record.build_id or record.ref,
         type=ComponentType.CONTAINER,
-        bom_ref=found.ref,
+        bom_ref=record.ref,
         properties=[
             Property(name=f"template-builder:{key}", value=str(value))
-            for key, value in _facts(found, build).items()
+            for key, value in _facts(record, build).items()
         ],
     )
     bom.metadata.component = template
@@ -76,9 +76,9 @@ def bill_of_materials(found: Record) -> str:
 _LOCK, _BASE = "lock", "base image or code service"
 
 
-def _facts(found: Record, build: Build) -> dict[str, object]:
+def _facts(record: Record, build: Build) -> dict[str, object]:
     provenance = build.provenance.to_json() if build.provenance else {}
-    facts = {"target": found.target, "ref": found.ref, "digest": found.digest, **provenance}
+    facts = {"target": record.target, "ref": record.ref, "digest": record.digest, **provenance}
     return {key: value for key, value in facts.items() if value is not None}
 
 

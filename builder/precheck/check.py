@@ -191,7 +191,7 @@ class _Run:
                 for name, version in base.packages.items()
                 if packages.get(name) != version
             },
-            broken=tuple(one.text for one in broken),
+            broken=tuple(line.text for line in broken),
             checks=tuple(check.name for check in checks),
             ready_seconds={level: ready for level, (ready, _) in measured.items()},
             first_use={level: use for level, (_, use) in measured.items() if use is not None},

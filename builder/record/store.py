@@ -33,8 +33,8 @@ def update(location: str | os.PathLike[str], change: Callable[[Contents], _T]) -
     results: list[_T] = []
 
     def changed(text: str | None) -> str:
-        found = registry.empty(location) if text is None else registry.parse(text, location)
-        contents = found.contents
+        current = registry.empty(location) if text is None else registry.parse(text, location)
+        contents = current.contents
         before = dump(contents)
         results[:] = [change(contents)]
         if text is not None and dump(contents) == before:

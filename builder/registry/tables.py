@@ -181,10 +181,10 @@ def table_schema(kind: type[Table]) -> dict[str, Any]:
     listed = {key: column for key, column in _columns(kind).items() if column.listed}
     properties = {}
     for key, column in listed.items():
-        told = dict(column.schema or column.shape.schema)
+        schema = dict(column.schema or column.shape.schema)
         if column.nullable and not column.schema:
-            told["type"] = [told["type"], "null"]
-        properties[key] = told | ({"description": column.about} if column.about else {})
+            schema["type"] = [schema["type"], "null"]
+        properties[key] = schema | ({"description": column.about} if column.about else {})
     required = [key for key, column in listed.items() if column.expected]
     return {
         "type": "object",

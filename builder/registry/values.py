@@ -63,8 +63,8 @@ class Record:
     @property
     def template_id(self) -> str:
         """The template's ID on its target."""
-        found: str = self._fields.get("template_id", self.ref.partition(":")[0])
-        return found
+        template_id: str = self._fields.get("template_id", self.ref.partition(":")[0])
+        return template_id
 
     @property
     def build_id(self) -> str | None:
@@ -79,20 +79,20 @@ class Record:
     @property
     def origin(self) -> str:
         """`built` by this program from a spec, or `adopted` by hand."""
-        found: str = self._fields.get("origin", "built")
-        return found
+        origin: str = self._fields.get("origin", "built")
+        return origin
 
     @property
     def packages(self) -> dict[str, str]:
         """Distribution name to version, as found inside the verified sandbox."""
-        found: dict[str, str] = self._fields.get("packages", {})
-        return found
+        packages: dict[str, str] = self._fields.get("packages", {})
+        return packages
 
     @property
     def level(self) -> str:
         """How warm its sandboxes are: `none`, `disk` or `memory`."""
-        found: str = self._fields.get("warmup", {}).get("level", "none")
-        return found
+        level: str = self._fields.get("warmup", {}).get("level", "none")
+        return level
 
     @property
     def imports(self) -> tuple[str, ...]:
@@ -102,8 +102,8 @@ class Record:
     @property
     def env(self) -> dict[str, str]:
         """The variables that its sandboxes have."""
-        found: dict[str, str] = self._fields.get("env", {})
-        return found
+        variables: dict[str, str] = self._fields.get("env", {})
+        return variables
 
     @property
     def revoked(self) -> str | None:
@@ -160,8 +160,8 @@ class Registry:
     @property
     def names(self) -> Iterable[str]:
         """The names of the templates."""
-        found: dict[str, Any] = self._data["templates"]
-        return found
+        templates: dict[str, Any] = self._data["templates"]
+        return templates
 
     def records(self, *, ref: str | None = None, target: str | None = None) -> Iterator[Record]:
         """The builds as they are, unchecked: all, or those called `ref` or on `target` alone."""

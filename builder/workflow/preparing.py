@@ -104,7 +104,9 @@ def plan(prepared: Prepared, context: Context) -> Prepared:
     recorded = context.registry.now()
     accepted = request.accept_fallback or context.project.accept_fallback
     if isinstance(context.target, TargetUnavailableError):
-        blocked = {one.variant.name: context.target.message for one in prepared.rendered}
+        blocked = {
+            rendering.variant.name: context.target.message for rendering in prepared.rendered
+        }
         situation = Situation(target=settings.name, blocked=blocked)
     else:
         accepted = accepted or context.target.this_machine
@@ -136,7 +138,7 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
         _tell_of_bases(planned, prepared.request.refresh_base, context)
         when = prepared.request.precheck or context.project.precheck.when
         to_build = {variant.name for variant in planned.variants if variant.action == "build"}
-        wanted = [one for one in wanted if one.variant.name in to_build]
+        wanted = [rendering for rendering in wanted if rendering.variant.name in to_build]
         if not to_build or when is PrecheckWhen.never:
             return prepared
         if when is PrecheckWhen.auto and not context.connected().steps_cached:
@@ -157,18 +159,20 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
     ignored(context.project.state)
     checked: dict[str, Checked] = {}
     failed: dict[str, TemplateError] = {}
-    for one in wanted:
+    for rendering in wanted:
         try:
-            checked[one.variant.name] = _checked(one, prepared.engine, context, force=force)
+            checked[rendering.variant.name] = _checked(
+                rendering, prepared.engine, context, force=force
+            )
         except TemplateError as error:
             if not (tolerated and isinstance(error, _OF_THE_ENGINE)):
-                failed[one.variant.name] = error
+                failed[rendering.variant.name] = error
                 text = error.headline
-                context.report(Event(kind="failed", variant=one.variant.name, text=text))
+                context.report(Event(kind="failed", variant=rendering.variant.name, text=text))
                 continue
             first, *others = error.message.splitlines()
             text = f"not pre-checked with Docker: {': '.join([first, *others[:1]])}"
-            context.report(Event(kind="warning", variant=one.variant.name, text=text))
+            context.report(Event(kind="warning", variant=rendering.variant.name, text=text))
     return replace(prepared, results={**prepared.results, **failed}, checked=checked)
 
 
@@ -222,11 +226,13 @@ def _tell_of_bases(planned: Plan, refresh_base: bool, context: Context) -> None:
 def _fallbacks(rendered: Sequence[Rendered]) -> dict[str, str]:
     """Variant → what a build of its lock costs that the spec did not ask for."""
     return {
-        one.variant.name: "; ".join(f"{text}: {cost}" for text, cost in one.lock.fallbacks)
+        rendering.variant.name: "; ".join(
+            f"{text}: {cost}" for text, cost in rendering.lock.fallbacks
+        )
         + "; run `template-builder lock` where that index can be reached, or accept it with"
         " `build --accept-fallback` or `accept-fallback = true` in [tool.template-builder]"
-        for one in rendered
-        if one.lock.fallbacks
+        for rendering in rendered
+        if rendering.lock.fallbacks
     }
 
 
@@ -235,10 +241,10 @@ def _situation(
 ) -> Situation:
     rendered = prepared.rendered
 
-    def look(one: Rendered) -> TargetState:
-        entry = recorded.contents.entry(one.variant.name, target.name)
+    def look(rendering: Rendered) -> TargetState:
+        entry = recorded.contents.entry(rendering.variant.name, target.name)
         channel = prepared.request.channel
-        return target.look(StateQuery(rendered=one, recorded=entry, channel=channel))
+        return target.look(StateQuery(rendered=rendering, recorded=entry, channel=channel))
 
     pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
     try:
@@ -246,17 +252,24 @@ def _situation(
             seen = list(pool.map(look, rendered))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    states = {one.variant.name: state for one, state in zip(rendered, seen, strict=True)}
+    states = {
+        rendering.variant.name: state for rendering, state in zip(rendered, seen, strict=True)
+    }
     reasons = {
-        one.variant.name: target.blocked(one.variant) or _contains_revoked(recorded, one)
-        for one in rendered
+        rendering.variant.name: target.blocked(rendering.variant)
+        or _contains_revoked(recorded, rendering)
+        for rendering in rendered
     }
     return Situation(
         target=target.name,
-        present=frozenset(one.digest for one in rendered if states[one.variant.name].present),
+        present=frozenset(
+            rendering.digest for rendering in rendered if states[rendering.variant.name].present
+        ),
         drift={name: state.drift for name, state in states.items() if state.drift},
         usable={name: state.usable for name, state in states.items() if state.usable is not None},
-        unsupported={one.variant.name: target.unsupported(one.variant) for one in rendered},
+        unsupported={
+            rendering.variant.name: target.unsupported(rendering.variant) for rendering in rendered
+        },
         blocked={name: reason for name, reason in reasons.items() if reason},
         unaccepted=unaccepted,
         steps_cached=target.steps_cached,

@@ -80,7 +80,9 @@ class Prepared:
     @property
     def notes(self) -> tuple[str, ...]:
         """What should be known of the locks, each note once."""
-        return tuple(dict.fromkeys(note for one in self.rendered for note in one.lock.notes))
+        return tuple(
+            dict.fromkeys(note for rendering in self.rendered for note in rendering.lock.notes)
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

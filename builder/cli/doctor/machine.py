@@ -141,22 +141,22 @@ def _account(settings: TargetSettings, place: Project) -> str:
 def _project(place: Project) -> Iterator[Finding]:
     yield _tried("variants", lambda: f"{len(workflow.variants_called(place, []))} valid")
     try:
-        found = workflow.read_registry(place)
+        recorded = workflow.read_registry(place)
     except TemplateError as error:
         yield Finding(state="no", what="registry", found=error.message, error=error)
         return
-    faults = list(history.faults(found.templates))
-    told = f"{counted(len(found.templates), 'template')} in {found.path}"
-    yield Finding(state="ok", what="registry", found=told)
+    faults = list(history.faults(recorded.templates))
+    size = f"{counted(len(recorded.templates), 'template')} in {recorded.path}"
+    yield Finding(state="ok", what="registry", found=size)
     if not faults:
         return
     committed = _committed(place)
-    texts = [_precisely(fault, found.contents, committed) for fault in faults]
+    texts = [_precisely(fault, recorded.contents, committed) for fault in faults]
     places = counted(len(texts), "place")
     broken = RegistryError(
         "\n  ".join(
             [
-                f"{found.path} was changed by something else than this program, in {places}:",
+                f"{recorded.path} was changed by something else than this program, in {places}:",
                 *map(one_line, texts[:_TOLD]),
             ]
         ),

@@ -78,29 +78,29 @@ class Calls:
         return text.replace(self._account.api_key, f"<{self._key_variable}>")
 
     def _translated(self, error: Exception, doing: str) -> TemplateError:
-        said = self.redacted(words_of(error))
+        reason = self.redacted(words_of(error))
         if isinstance(error, e2b.FileUploadException):
             # The address of an upload is signed: who has it can write there.
-            said = re.sub(r"(https?://[^/\s']+)[^\s']*", r"\1/…", said.splitlines()[0])
+            reason = re.sub(r"(https?://[^/\s']+)[^\s']*", r"\1/…", reason.splitlines()[0])
         if isinstance(error, e2b.AuthenticationException):
             return TargetUnavailableError(
-                f"E2B refused the key in `{self._key_variable}`: {said}",
+                f"E2B refused the key in `{self._key_variable}`: {reason}",
                 hint=f"set `{self._key_variable}` to a key of the account",
             )
         if is_foreign(error):
             hint = f"is `{self._account.origin}` its address? if it is, run the same command again"
-            return NetworkError(f"{doing} failed: {said}", hint=hint)
+            return NetworkError(f"{doing} failed: {reason}", hint=hint)
         kind = kind_of(error)
         if kind == "limit":
             return LimitError(
-                f"{doing} was refused for too long: {said}",
+                f"{doing} was refused for too long: {reason}",
                 hint="wait for other builds to end, or ask E2B for a higher limit",
             )
         if kind == "fault":
             if says_no_address(error):
-                said += f" ({self._account.origin})"
+                reason += f" ({self._account.origin})"
             return NetworkError(
-                f"{doing} failed: {said}",
+                f"{doing} failed: {reason}",
                 hint="run the same command again: it takes up what was begun",
             )
-        return BuildError(f"{doing} was refused: {said}")
+        return BuildError(f"{doing} was refused: {reason}")

@@ -98,5 +98,5 @@ def words_of(error: BaseException) -> str:
         text = f"{written[1]}: {content}" if content else written[1]
     if not is_foreign(error):
         return text or type(error).__name__
-    said = f": {text}" if status_of(error) else ""
-    return f"the answer is not one of E2B's API{said}"
+    answer = f": {text}" if status_of(error) else ""
+    return f"the answer is not one of E2B's API{answer}"

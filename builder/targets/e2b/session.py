@@ -128,19 +128,19 @@ def _translated(error: Exception, ref: str, account: Account) -> TemplateError:
         return error
     if reached := limit_error(error):
         return reached
-    said = words_of(error).replace(account.api_key, "<the key>")
+    reason = words_of(error).replace(account.api_key, "<the key>")
     if isinstance(error, e2b.AuthenticationException):
-        return TargetUnavailableError(f"E2B refused the key of target `{account.target}`: {said}")
-    if isinstance(error, e2b.NotFoundException) or said.startswith("404"):
-        return UnknownTemplateError(f"target `{account.target}` has no template `{ref}`: {said}")
+        return TargetUnavailableError(f"E2B refused the key of target `{account.target}`: {reason}")
+    if isinstance(error, e2b.NotFoundException) or reason.startswith("404"):
+        return UnknownTemplateError(f"target `{account.target}` has no template `{ref}`: {reason}")
     kind = kind_of(error)
     if kind == "limit":
         return LimitError(
             f"creating a sandbox of `{ref}` was refused for"
-            f" {OF_APPLICATIONS.limit_seconds:.0f} seconds: {said}",
+            f" {OF_APPLICATIONS.limit_seconds:.0f} seconds: {reason}",
             hint="end sandboxes that are not needed, or ask E2B for a higher limit",
         )
     if kind == "fault":
         hint = f"is `{account.origin}` the address of its API?" if is_foreign(error) else None
-        return NetworkError(f"creating a sandbox of `{ref}` failed: {said}", hint=hint)
-    return SandboxError(f"creating a sandbox of `{ref}` was refused: {said}")
+        return NetworkError(f"creating a sandbox of `{ref}` failed: {reason}", hint=hint)
+    return SandboxError(f"creating a sandbox of `{ref}` was refused: {reason}")
