@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,9 @@ from builder import registry
 from builder.project import Project
 from builder.targets.adapters import connect
 from builder.workflow import PLAN, BuildRequest, Context, Prepared, carry_out, execute
+from tests import engine
 from tests.e2b_server import DockerSteps, Server
+from tests.e2b_server.sandboxes import ContainerService
 from tests.test_e2b_recovery import until
 from tests.test_same_machine import lightened
 
@@ -99,3 +102,24 @@ def _up(sandbox: Any) -> bool:
     except Exception:  # noqa: BLE001 - a port that is not open, in whatever words
         return False
     return True
+
+
+@pytest.mark.docker
+def test_a_code_service_whose_first_kernel_is_late_starts_again() -> None:
+    """A container of the stand-in whose code service ended for good starts it again, so that a busy
+    machine is not mistaken for a template without one."""
+    image = engine.base_image()
+    marker = "/tmp/failed-once"
+    command = (
+        f"if ! test -e {marker}; then touch {marker}; echo 'Application startup failed.';"
+        " exec sleep infinity; fi; exec /root/.jupyter/start-up.sh"
+    )
+    build: Any = SimpleNamespace(
+        machine=(image, {}, "root", "/"), start=(command, "curl -sf localhost:49999/health", None)
+    )
+    service = ContainerService(build)
+    try:
+        until(service.ready, 60)
+        assert [context["language"] for context in service.contexts()] == ["python"]
+    finally:
+        service.close()

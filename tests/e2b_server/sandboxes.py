@@ -193,15 +193,16 @@ class ContainerService:
         )
         self._build = build
         self._ready = False
+        self._restarts = 0
 
     def ready(self) -> bool:
         if self._ready:
             return True
-        self._container.reload()
-        if self._container.status == "exited" and b"startup failed" in self._container.logs():
+        if self._container.logs().count(b"startup failed") > self._restarts:
             # E2B copies the memory of a service that is up. Here each starts anew, and on a busy
             # machine its first kernel may be too late for it.
-            self._container.start()
+            self._restarts += 1
+            self._container.restart(timeout=0)
             return False
         found: Any = self._container.exec_run(
             ["/bin/bash", "-l", "-c", self._ready_command], user=self._build.machine[2]
