@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import nox
 
@@ -12,11 +15,14 @@ nox.options.sessions = ["lint", "types", "tests"]
 SIDE_BY_SIDE = ["--numprocesses=4"]  # tests wait more than they compute
 SDK_TESTS = [f"tests/test_{name}.py" for name in ("sdk", "e2b", "e2b_places", "e2b_files")]
 PROJECT = nox.project.load_toml("pyproject.toml")
+TOOLS = "requirements-dev.txt"
 
 
 def install(session: nox.Session, *groups: str) -> None:
-    """Install the project, editable, with its extras, and the dependency groups named."""
-    session.install("--editable", ".[all]", *nox.project.dependency_groups(PROJECT, *groups))
+    """Install the project, editable, with its extras, and the dependency groups named: the tools in
+    their pinned versions, the project's own dependencies in the newest that it admits."""
+    dependencies = nox.project.dependency_groups(PROJECT, *groups)
+    session.install("--editable", ".[all]", *dependencies, "--constraint", TOOLS)
 
 
 @nox.session
@@ -126,3 +132,63 @@ def bench(session: nox.Session) -> None:
     """Measure; `-- --write` puts the tables into docs/benchmarks.md."""
     install(session, "tests")
     session.run("python", "-m", "bench", *session.posargs)
+
+
+@nox.session
+def wheel(session: nox.Session) -> None:
+    """Build dist/, install the wheel into an empty environment, resolve, build and run with it."""
+    session.install("build")
+    shutil.rmtree("dist", ignore_errors=True)
+    session.run("python", "-m", "build", silent=True)
+    (built,) = (path.resolve() for path in Path("dist").glob("*.whl"))
+    resolve = (
+        "from builder import registry; print(registry.resolve('tta-ml-minimal', target='e2b'))"
+    )
+    execute = (
+        "import asyncio\n"
+        "from builder.runtime import CodeExecutionPrimitive as Primitive\n"
+        "async def main():\n"
+        "    async with Primitive(template_id='trial', target='local') as executor:\n"
+        "        result = await executor.execute({'code': 'import six; print(six.PY3)'})\n"
+        "        assert result['output'] == 'True\\n', result\n"
+        "asyncio.run(main())\n"
+    )
+    with tempfile.TemporaryDirectory() as folder, session.chdir(folder):
+        environment = str(Path(folder, "environment"))
+        session.run("python", "-m", "venv", environment)
+        python = f"{environment}/bin/python"
+        pip = [python, "-m", "pip", "install", "--quiet"]
+        session.run(*pip, "--no-deps", str(built), external=True)
+        session.run(python, "-c", resolve, external=True)
+        session.run(*pip, str(built), external=True)
+        program = f"{environment}/bin/template-builder"
+        session.run(program, "init", "trial", external=True)
+        spec = Path("variants", "trial.toml")
+        spec.write_text(
+            'schema = 1\nname = "trial"\nextends = "_base"\n[python]\npackages = ["six"]\n'
+        )
+        session.run(program, "build", "--target", "local", external=True)
+        session.run(python, "-c", execute, external=True)
+
+
+@nox.session
+def pin(session: nox.Session) -> None:
+    """Pin the newest development tools in requirements-dev.txt."""
+    session.install("uv")
+
+    def resolved(*groups: str) -> list[str]:
+        named = [option for group in groups for option in ("--group", group)]
+        options = ["--all-extras", "--universal", "--python-version=3.11", "--upgrade"]
+        plain = ["--no-header", "--no-annotate", "--quiet"]
+        command = ["uv", "pip", "compile", "pyproject.toml", *options, *plain, *named]
+        return str(session.run(*command, silent=True)).splitlines()
+
+    # The project's own dependencies stay free: the tests run with the newest that it admits.
+    free = {line.partition("==")[0] for line in resolved()}
+    tools = [
+        line
+        for line in resolved(*PROJECT["dependency-groups"])
+        if line.partition("==")[0] not in free
+    ]
+    header = "# The development tools. Written by `nox -s pin`.\n"
+    Path(TOOLS).write_text(header + "\n".join(tools) + "\n")
