@@ -13,7 +13,7 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 SIDE_BY_SIDE = ["--numprocesses=4"]  # tests wait more than they compute
-SDK_TESTS = [f"tests/test_{name}.py" for name in ("sdk", "e2b", "e2b_places", "e2b_files")]
+SDK_TESTS = [f"tests/server/test_{name}.py" for name in ("sdk", "e2b", "e2b_places", "e2b_files")]
 PROJECT = nox.project.load_toml("pyproject.toml")
 TOOLS = "requirements-dev.txt"
 
@@ -93,7 +93,7 @@ def fuzz(session: nox.Session) -> None:
     budget = os.environ.get("TEMPLATE_FUZZ_EXAMPLES", "20000")
     session.run(
         "pytest",
-        "tests/test_fuzz.py",
+        "tests/unit/test_fuzz.py",
         "--numprocesses=auto",
         "--timeout=0",
         *session.posargs,

@@ -25,7 +25,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.program import template_of
 from builder.targets.e2b.target import E2BTarget
 from builder.targets.protocol import BuildInput
-from tests.e2b_server import ModelledSteps, Server
+from tests.support.e2b_server import ModelledSteps, Server
 
 __all__ = ["measure"]
 

@@ -26,7 +26,7 @@ def connect() -> DockerEngine:
     except EngineUnavailableError as error:
         raise ChildError(f"{error.message}: leave out `image` and `precheck`") from error
     if not engine.has_image(BASE):
-        command = ["bash", str(ROOT / "tests" / "base_image" / "make.sh"), BASE]
+        command = ["bash", str(ROOT / "tests" / "support" / "base_image" / "make.sh"), BASE]
         if subprocess.run(command, check=False).returncode:
             raise ChildError(f"{BASE} cannot be made")
     return engine

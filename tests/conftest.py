@@ -18,7 +18,7 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-pytest_plugins = ["tests.clouds", "tests.object_store"]
+pytest_plugins = ["tests.support.clouds", "tests.support.object_store"]
 
 ROOT = Path(__file__).parent.parent
 BASE = """

@@ -1,0 +1,1 @@
+"""Tests with real parts: uv and an index, kernels, a Docker engine, whole commands."""

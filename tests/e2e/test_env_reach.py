@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Command
+from tests.e2e.test_precheck import CERTIFICATES, LEAF, SERVICE
+from tests.support import engine
+
+pytestmark = [pytest.mark.docker, pytest.mark.network]
+
+# A command of `user` as E2B runs it: a login shell that has what the sandbox was created with alone.
+COMMAND = """
+import os, subprocess
+def command(line, **variables):
+    given = [f"{name}={value}" for name, value in variables.items()]
+    words = ["runuser", "-u", "user", "--", "env", "-i", "HOME=/home/user", *given]
+    done = subprocess.run([*words, "/bin/bash", "-l", "-c", line], capture_output=True, text=True)
+    return (done.stdout + done.stderr).strip()
+"""
+
+
+@pytest.fixture
+def prechecked(write: Callable[..., Path], command: Command) -> Callable[..., None]:
+    """Pre-check a variant on the base image, whose checks must hold."""
+
+    def run(leaf: str, *, env: str, **files: str) -> None:
+        image = engine.base_image()
+        base = f'schema = 1\n[base]\nimage = "{image}"\npython = ">=3.11"\n{SERVICE}{env}'
+        folder = write(_base=base, light=LEAF + leaf).parent
+        for name, text in files.items():
+            (folder / "variants" / f"{name}.py").write_text(text)
+        if CERTIFICATES.exists():
+            settings = f'[tool.template-builder.precheck]\nca-bundle = "{CERTIFICATES}"\n'
+            (folder / "pyproject.toml").write_text(settings)
+        done = command("precheck", cwd=folder)
+        assert done.returncode == 0, done.stderr
+
+    return run
+
+
+def check(name: str, code: str, stdout: str) -> str:
+    values = (f"{key} = {json.dumps(value)}\n" for key, value in
+              (("name", name), ("code", COMMAND + code), ("stdout", stdout)))  # fmt: skip
+    return "[[verify]]\n" + "".join(values)
+
+
+def test_variables_of_a_template_reach_every_process(prechecked: Callable[..., None]) -> None:
+    """A template's variables are, to the character, in code, in the commands of `user` and below
+    sudo, the leaf's before its parent's; what a sandbox was created with goes before both."""
+    odd = 'it\'s "quoted" $HOME `id` \\n  ${X}\\'
+    look = 'python3 -c \'import os; print([os.environ[n] for n in ("BOTH", "ODD", "BASE")])\''
+    ours, given = ["leaf", odd, "base"], ["given", "", "base"]
+    prechecked(
+        f'[env]\nBOTH = "leaf"\nODD = {json.dumps(odd)}\nPATH = "/opt/leaf/bin:/usr/local/bin:/usr/sbin:/usr/bin"\n'
+        + check("code", "print([os.environ[n] for n in ('BOTH', 'ODD', 'BASE')])", repr(ours))
+        + check("command", f"print(command({look!r}))", repr(ours))
+        + check("sudo", f"print(command('sudo ' + {look!r}))", repr(ours))
+        + check("given", f"print(command({look!r}, BOTH='given', ODD=''))", repr(given))
+        + check("both", f"print(command('sudo ' + {look!r}, BOTH='given', ODD=''))", repr(given))
+        + check(
+            "path",
+            "print(command('echo $PATH'))",
+            "/opt/leaf/bin:/usr/local/bin:/usr/sbin:/usr/bin",
+        ),
+        env='[env]\nBOTH = "base"\nBASE = "base"\nPATH = "/opt/base/bin:/usr/local/bin:/usr/sbin:/usr/bin"\n',
+    )
+
+
+# A hub of one repository: each revision has one file, which holds the revision's name.
+HUB = """
+import http.server, threading, hashlib
+class Hub(http.server.BaseHTTPRequestHandler):
+    def do_HEAD(self):
+        revision = self.path.split("/")[4]
+        commit = hashlib.sha1(revision.encode()).hexdigest()
+        self.send_response(200)
+        self.send_header("ETag", f'"{commit}"')
+        self.send_header("X-Repo-Commit", commit)
+        self.send_header("Content-Length", str(len(revision)))
+        self.end_headers()
+        return revision.encode()
+    def do_GET(self):
+        self.wfile.write(self.do_HEAD())
+    def log_message(self, *arguments):
+        pass
+hub = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+threading.Thread(target=hub.serve_forever, daemon=True).start()
+os.environ["HF_ENDPOINT"] = endpoint = f"http://127.0.0.1:{hub.server_port}"
+from huggingface_hub import hf_hub_download
+def as_root(repository, revision):
+    return open(hf_hub_download(repository, "file", revision=revision)).read()
+def as_user(repository, revision):
+    code = "from huggingface_hub import hf_hub_download as get; import sys;"
+    code += "print(open(get(*sys.argv[1:3], revision=sys.argv[3])).read())"
+    words = f"python3 -W ignore -c '{code}' {repository} file {revision}"
+    return command(words, HF_ENDPOINT=endpoint)
+"""
+
+
+@pytest.mark.parametrize("level", ["none", "disk"])
+def test_caches_are_shared_by_root_and_user(prechecked: Callable[..., None], level: str) -> None:
+    """huggingface_hub writes one cache as root, which code runs as, and as `user`: whoever of them
+    was there first, the other reads what is there and adds to it."""
+    variants = (ROOT / "variants" / "_base.toml").read_text()
+    env = variants[variants.index("[env]") : variants.index("[service]")]
+    script = (
+        "print(as_root('a/root', 'one'), as_user('a/root', 'one'), as_user('a/root', 'two'))\n"
+        "print(as_user('a/user', 'one'), as_root('a/user', 'one'), as_root('a/user', 'two'))\n"
+        "print(as_user('a/user', 'two'), as_user('a/user', 'three'), sorted({os.stat(x).st_uid"
+        " for x, *_ in os.walk(os.environ['HF_HOME'])}))"
+    )
+    prechecked(
+        '[python]\npackages = ["huggingface_hub"]\n'
+        f'[warmup]\nlevel = "{level}"\nimports = ["huggingface_hub"]\n'
+        + check("one cache", HUB + script, "one one two\none one two\ntwo three [0, 1000]"),
+        env=env,
+    )

@@ -1,0 +1,146 @@
+from __future__ import annotations
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import textwrap
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT, Command
+from tests.e2e.test_docs import blocks
+from tests.server.test_webhooks import Account, account
+
+__all__ = ["account"]
+
+pytestmark = pytest.mark.network
+EXAMPLES = ROOT / "examples"
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """The variables of a project in which the template of the examples is built."""
+    import shutil
+
+    project = tmp_path_factory.mktemp("examples")
+    for name in ("variants", "generated"):
+        shutil.copytree(ROOT / name, project / name)
+    variables = os.environ | {
+        "TEMPLATE_BUILDER_CACHE_DIR": str(project / "cache"),
+        "TEMPLATE_REGISTRY": str(project / "registry.json"),
+        "TEMPLATE_TARGET": "local",
+        "PYTHONPATH": str(ROOT),
+    }
+    command = [sys.executable, "-m", "builder", "build", "tta-data-minimal", "--frozen"]
+    command += ["--target", "local"]
+    subprocess.run(command, check=True, cwd=project, env=variables, capture_output=True)
+    return variables
+
+
+def run(name: str, variables: dict[str, str], *arguments: str) -> str:
+    found = subprocess.run(
+        [sys.executable, str(EXAMPLES / name), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=variables,
+    )
+    assert found.returncode == 0, found.stderr
+    return found.stdout
+
+
+def promised(name: str) -> str:
+    """What an example says that it prints: the indented lines at the end of its docstring."""
+    said = ast.get_docstring(ast.parse((EXAMPLES / name).read_text()), clean=True) or ""
+    return textwrap.dedent(said.partition("Prints:\n\n")[2]).strip()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "ml_validation.py",
+        "agent_tool.py",
+        "iterative_refinement.py",
+        "csv_to_chart.py",
+    ],
+)
+def test_example_prints_what_it_says(name: str, data: dict[str, str]) -> None:
+    """An example prints exactly what its head promises."""
+    assert promised(name)
+    assert run(name, data).strip() == promised(name)
+
+
+def test_performance_prints_a_table(data: dict[str, str]) -> None:
+    """The table of the performance example has a row of seconds for each way."""
+    lines = run("performance.py", data, "--without-pip").splitlines()
+    rows = [re.split(r"\s{2,}", line.strip())[0] for line in lines[1:]]
+    assert rows == [
+        "template, first sandbox", "template, each further one", "template, from the pool"
+    ]  # fmt: skip
+    totals = [float(line.split()[-2]) for line in lines[1:]]
+    assert totals[2] < totals[0]
+
+
+@pytest.mark.parametrize("page", ["README.md", "docs/running-code.md", "docs/files.md"])
+def test_code_of_the_pages_runs(page: str, data: dict[str, str]) -> None:
+    """Every piece of Python that runs code in a template does what it says."""
+    found = [text for kind, text in blocks(ROOT / page) if kind == "python"]
+    found = [text for text in found if "CodeExecutionPrimitive" in text]
+    assert found
+    for text in found:
+        ended = subprocess.run(
+            [sys.executable, "-c", text], capture_output=True, text=True, check=False, env=data
+        )
+        assert ended.returncode == 0, ended.stderr
+
+
+def test_page_about_webhooks(account: Account, tmp_path: Path, command: Command) -> None:
+    """The receiver of the page takes a delivery, its registration is E2B's to keep, and its command
+    shows the usage."""
+    receiver, registration = [
+        text for kind, text in blocks(ROOT / "docs" / "webhooks.md") if kind == "python"
+    ]
+    (tmp_path / "app.py").write_text(receiver)
+    deliver = (
+        "import json, app\n"
+        "from tests.server.test_webhooks import PAYLOAD, delivered\n"
+        "import tests.server.test_webhooks as t; t.SECRET = 'shh'\n"
+        "print(delivered(app.receiver, PAYLOAD).json())"
+    )
+    variables = os.environ | {
+        "E2B_WEBHOOK_SECRET": "shh", "PYTHONPATH": str(ROOT), "TEMPLATE_REGISTRY": str(ROOT / "registry.json")
+    }  # fmt: skip
+    for text, said in (
+        (deliver, "tta-ml-minimal 600.0\n{'status': 'accepted'}\n"),
+        (registration, "w0\n"),
+    ):
+        found = subprocess.run(
+            [sys.executable, "-c", text],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=tmp_path,
+            env=variables,
+        )
+        assert found.stdout == said, found.stderr
+    assert account.hooks["w0"]["signatureSecret"] == "shh"
+    (tmp_path / "variants").mkdir()
+    (shell,) = [text for kind, text in blocks(ROOT / "docs" / "webhooks.md") if kind == "sh"]
+    for line in shell.splitlines():
+        shown = command(*line.split()[1:])
+        assert shown.returncode == 0, shown.stderr
+    assert command("usage").stdout.count("tta-ml-minimal") == 1
+
+
+def test_every_example_is_run() -> None:
+    """No example is left out."""
+    assert {path.name for path in Path(EXAMPLES).glob("*.py")} == {
+        "agent_tool.py",
+        "csv_to_chart.py",
+        "iterative_refinement.py",
+        "ml_validation.py",
+        "performance.py",
+    }

@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder import errors
+from tests.conftest import ROOT, Command
+from tests.support import engine
+
+pytestmark = [pytest.mark.docker, pytest.mark.network]
+OWNED: dict[str, Any] = {"label": "template-builder.owner"}
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+SERVICE = """
+    [service]
+    command = ["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]
+    ready-url = "http://localhost:49999/health"
+"""
+LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n'
+
+
+@pytest.fixture
+def made(write: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a project with one variant on the base image; the text of the leaf is given."""
+
+    def write_project(leaf: str, *, base: str = "", ready: int = 60) -> Path:
+        image = engine.base_image()
+        text = f'schema = 1\n[base]\nimage = "{image}"\npython = ">=3.11"\n{base}'
+        folder = write(_base=text, light=LEAF + leaf).parent
+        settings = f'[tool.template-builder.precheck]\nnetwork = "host"\nready-seconds = {ready}\n'
+        if CERTIFICATES.exists():
+            settings += f'ca-bundle = "{CERTIFICATES}"\n'
+        (folder / "pyproject.toml").write_text(settings)
+        return folder
+
+    return write_project
+
+
+@pytest.fixture(autouse=True)
+def _nothing_is_left() -> Iterator[None]:
+    yield
+    assert engine.client().containers.list(all=True, filters=OWNED) == []
+
+
+def failed(found: subprocess.CompletedProcess[str], kind: type[errors.TemplateError]) -> str:
+    """The error that a command ended with."""
+    assert found.returncode == kind.exit_code, found.stderr
+    assert str(ROOT / "builder") not in found.stderr  # no traceback of ours
+    return found.stderr[found.stderr.index("error: ") :]
+
+
+def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Command) -> None:
+    """The image is built, started, checked from inside at every warm-up level, and not built again
+    while nothing changes."""
+    project = made(
+        '[python]\npackages = ["idna", "six"]\n'
+        '[warmup]\nlevel = "memory"\nimports = ["idna", "sqlite3", "xml.dom.minidom"]\n'
+        '[[files]]\nsource = "note"\ntarget = "/opt/note"\nmode = "0600"\n'
+        '[[verify]]\nname = "the service has the environment"\n'
+        "code = \"import os; print(os.environ['GREETING'], oct(os.stat('/opt/note').st_mode))\"\n"
+        'stdout = "hello 0o100600"\n',
+        base=SERVICE + '[env]\nGREETING = "hello"\n',
+    )
+    (project / "variants" / "note").write_text("a note")
+    done = command("precheck", "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    (found,) = json.loads(done.stdout)
+    assert found["packages"]["idna"]
+    assert found["system_packages"]["sudo"]
+    assert found["env"]["GREETING"] == "hello"
+    assert (found["user"], found["workdir"]) == ("user", "/home/user")
+    assert found["broken"] == []
+    assert found["checks"] == ["import idna", "import six", "the service has the environment"]
+    assert set(found["ready_seconds"]) == {"none", "disk", "memory"}
+    totals = {level: sum(seconds.values()) for level, seconds in found["first_use"].items()}
+    assert totals["memory"] < 0.05
+    assert totals["memory"] < totals["disk"]
+    again = command("precheck", "--frozen", cwd=project)
+    assert again.returncode == 0, again.stderr
+    assert "step" not in again.stderr
+    assert again.stdout.splitlines()[1].split()[:2] == ["light", "unchanged"]
+    assert ".precheck.log" in command("logs", "light", "--path", cwd=project).stdout
+
+
+def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -> None:
+    """An interpreter that `base.python` excludes stops the build before the slow steps."""
+    project = made("", base="")
+    spec = project / "variants" / "_base.toml"
+    spec.write_text(spec.read_text().replace(">=3.11", ">=3.28"))
+    said = failed(command("precheck", cwd=project), errors.PrecheckError)
+    assert said.startswith("error: base.python: the image has Python 3.")
+    assert ", expected >=3.28\ngenerated/light/Dockerfile:\n" in said
+    assert ">   16 | RUN python3 -c " in said
+    assert said.endswith("hint: correct `base.python`, or take another `base.image`\n")
+
+
+def test_settings_of_the_base_image_change_no_install(
+    made: Callable[..., Path], command: Command, tmp_path: Path
+) -> None:
+    """A `uv.toml` in the base image changes neither what is installed nor where."""
+    project = made('[python]\npackages = ["idna"]\n')
+    hostile = r'override-dependencies = ["idna==3.4"]\n[pip]\ntarget = "/elsewhere"\n'
+    (tmp_path / "Dockerfile").write_text(
+        f"FROM {engine.base_image()}\nUSER root\n"
+        f"RUN mkdir -p /etc/uv && printf '{hostile}' | tee /etc/uv/uv.toml >/uv.toml\n"
+    )
+    engine.client().images.build(path=str(tmp_path), tag=f"{engine.LABEL}:settings")
+    spec = project / "variants" / "_base.toml"
+    spec.write_text(spec.read_text().replace(engine.base_image(), f"{engine.LABEL}:settings"))
+    try:
+        done = command("precheck", "--json", cwd=project)
+    finally:
+        command("gc", "--protect-days", "0", "--yes", cwd=project)
+        engine.client().images.remove(f"{engine.LABEL}:settings", force=True)
+    assert done.returncode == 0, done.stderr
+    assert json.loads(done.stdout)[0]["checks"] == ["import idna"]
+
+
+def test_step_that_fails(made: Callable[..., Path], command: Command) -> None:
+    """A step that fails is told with its lines, what it said, and the place of the log."""
+    project = made(
+        '[warmup]\nlevel = "disk"\nimports = ["broken"]\n'
+        '[[files]]\nsource = "broken.py"\ntarget = "/usr/local/lib/python3.13/site-packages/broken.py"\n'
+    )
+    (project / "variants" / "broken.py").write_text("raise ValueError('out of order')\n")
+    said = failed(command("precheck", cwd=project), errors.PrecheckError)
+    assert "failed with code 1\ngenerated/light/Dockerfile:\n" in said
+    assert "| RUN python3 /opt/template/warmup.py" in said
+    assert "ValueError: out of order\nlog: " in said
+
+
+def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Command) -> None:
+    """A step that is killed for memory says so, and names the limit."""
+    project = made(
+        '[resources]\nmemory-mb = 256\n[warmup]\nlevel = "disk"\nimports = ["greedy"]\n'
+        '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n'
+    )
+    (project / "variants" / "greedy.py").write_text(
+        "x = bytearray(2 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1\n"
+    )
+    said = failed(command("precheck", cwd=project), errors.PrecheckError)
+    assert "was killed: it needed more than the 256 MiB of the variant\n" in said
+    assert said.endswith("hint: raise `resources.memory-mb`, or have the step need less\n")
+
+
+def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -> None:
+    """A step that finds no space says that the engine's disk is full."""
+    project = made(
+        '[warmup]\nlevel = "disk"\nimports = ["greedy"]\n'
+        '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n'
+    )
+    # The one file system of a build's container that is small; the whole disk is other tests', too.
+    source = "with open('/dev/shm/full', 'wb') as file:\n    file.write(bytes(128 << 20))\n"
+    (project / "variants" / "greedy.py").write_text(source)
+    said = failed(command("precheck", cwd=project), errors.StorageError)
+    assert said.startswith("error: the disk is full: the engine needed more space in step ")
+    assert said.endswith("where the engine keeps images: `docker system df` shows it\n")
+
+
+@pytest.mark.parametrize(
+    ("service", "message"),
+    [
+        (
+            ["python3", "-c", "x = ' ' * (2 << 30)"],
+            "the service of `light` was killed: it needed more than the 256 MiB of the variant",
+        ),
+        (
+            ["sh", "-c", "echo no service here; exit 3"],
+            "the service of `light` ended before it was ready: exit code 3\nno service here",
+        ),
+        (
+            ["sh", "-c", "echo no port is open; exec sleep 1000"],
+            "[Errno 111] Connection refused>\nthe service says: no port is open\n\nhint: ",
+        ),
+    ],
+)
+def test_service_that_does_not_come_up(
+    made: Callable[..., Path], command: Command, service: list[str], message: str
+) -> None:
+    """A service that is killed, ends, or never answers is told for what it is."""
+    base = f"[service]\ncommand = {json.dumps(service)}\nready-url = 'http://localhost:49998/'\n"
+    project = made("[resources]\nmemory-mb = 256\n", base=base, ready=8)
+    assert message in failed(command("precheck", cwd=project), errors.PrecheckError)
+
+
+def test_check_that_differs(made: Callable[..., Path], command: Command) -> None:
+    """A check that fails inside is told with both sides, in a machine without a service, too."""
+    project = made("[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n")
+    said = failed(command("precheck", cwd=project), errors.VerifyError)
+    assert "error: `light` builds with Docker but is not what it promises:\n" in said
+    assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\nlog: " in said
+    assert not (project / ".builder" / "precheck" / "light.json").exists()
+
+
+def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> None:
+    """A package of the base that an upgrade breaks is an error, unless it is accepted by name; what
+    changed is shown."""
+    project = made('[python]\npackages = ["pygments==2.3.1"]\n')
+    said = failed(command("precheck", cwd=project), errors.PrecheckError)
+    assert said.startswith("error: installing the packages of `light` broke what the base image")
+    assert "  ipython 9." in said
+    assert said.endswith('[python] accept-broken = ["ipython", "ipython-pygments-lexers"]\n')
+    spec = project / "variants" / "light.toml"
+    spec.write_text(spec.read_text() + 'accept-broken = ["IPython", "ipython_pygments_lexers"]\n')
+    found = command("precheck", cwd=project)
+    assert found.returncode == 0, found.stderr
+    assert "light: broken, and accepted: ipython 9." in found.stdout
+    assert "light: pygments of the base: 2." in found.stdout
+
+
+def test_image_that_cannot_be_had(made: Callable[..., Path], command: Command) -> None:
+    """A base image that is nowhere is told by name."""
+    project = made("")
+    spec = project / "variants" / "_base.toml"
+    spec.write_text(spec.read_text().replace(engine.base_image(), "localhost:1/nothing:here"))
+    (project / "pyproject.toml").unlink()
+    said = failed(command("precheck", cwd=project), errors.NetworkError)
+    assert said.startswith(
+        "error: the base image localhost:1/nothing:here is not on the engine and cannot be pulled\n"
+    )
+
+
+@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
+def test_stopped_in_the_middle(
+    made: Callable[..., Path], command: Command, tmp_path: Path, sent: signal.Signals
+) -> None:
+    """Ctrl-C leaves nothing running; what SIGKILL leaves is gone after the next run."""
+    base = "[service]\ncommand = ['sleep', '1000']\nready-url = 'http://localhost:49998/'\n"
+    project = made("", base=base, ready=300)
+    running = subprocess.Popen(
+        [sys.executable, "-m", "builder", "precheck"],
+        cwd=project,
+        stderr=subprocess.DEVNULL,
+        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "cache")},
+    )
+    deadline = time.monotonic() + 120
+    while not engine.client().containers.list(filters=OWNED | {"status": "running"}):
+        assert running.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    running.send_signal(sent)
+    assert running.wait(timeout=60) in (errors.InterruptedRunError.exit_code, -signal.SIGKILL)
+    if sent is signal.SIGKILL:
+        (project / "variants" / "_base.toml").write_text("broken after the tidying")
+        command("precheck", cwd=project)
+        left: Any = engine.client().containers.list(all=True, filters=OWNED)
+        assert left != []  # the specs were refused first
+        made("[[verify]]\nname = 'x'\ncode = 'pass'\n")
+        assert command("precheck", cwd=project).returncode == 0
+
+
+def test_build_pre_checks_where_it_is_told_to(made: Callable[..., Path], command: Command) -> None:
+    """`build --precheck always` builds nothing of what fails with Docker; `auto` says why not."""
+    project = made("[[verify]]\nname = 'root'\ncode = 'open(\"/root/.bashrc\")'\n")
+    said = command("build", "--precheck", "always", cwd=project)
+    assert failed(said, errors.VerifyError).startswith("error: `light` builds with Docker but")
+    assert not (project / "registry.json").exists()
+    found = command("build", cwd=project)
+    assert found.returncode in (0, errors.VerifyError.exit_code)
+    assert (
+        "not pre-checked with Docker: this target does not build from the Dockerfile;"
+        " --precheck always does it anyway\n" in found.stderr
+    )
+
+
+def test_generators_that_stay_the_same(made: Callable[..., Path], command: Command) -> None:
+    """A generator that would draw the same numbers in every sandbox fails the pre-check, by its
+    name, and one that is seeded with a constant at import does not."""
+    project = made(
+        '[warmup]\nlevel = "memory"\nimports = ["seeded"]\n'
+        'reseed = "import seeded; seeded.again.seed(1)"\n'
+        '[[files]]\nsource = "seeded.py"\ntarget = "/usr/local/lib/python3.13/site-packages/seeded.py"\n',
+        base=SERVICE,
+    )
+    text = "import random\nonce, again = random.Random(1), random.Random(1)\n"
+    (project / "variants" / "seeded.py").write_text(text)
+    said = failed(command("precheck", cwd=project), errors.VerifyError)
+    assert said.splitlines()[1:2] == [
+        "  the random number generator `seeded.again` draws the same numbers in every sandbox: give"
+        " it a new seed in `warmup.reseed`"
+    ]
+    assert "seeded.once" not in said

@@ -1,0 +1,302 @@
+"""Code that breaks what runs it, arguments that make no sense, and races."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.errors import RevokedError, SandboxError, TargetUnavailableError
+from builder.runtime import CodeExecutionPrimitive, CodeOutput
+from tests.server.test_e2b_odd_moments import revoke
+from tests.server.test_runtime_faults import executed, one
+from tests.support.clouds import Place
+from tests.support.e2b_server import Fault, Server
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture
+def here(place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Primitives of the template `one` on this machine."""
+    place.build("one", target="local")
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+
+    def make(**options: Any) -> CodeExecutionPrimitive:
+        return CodeExecutionPrimitive(template_id="one", target="local", **options)
+
+    return make
+
+
+async def each(primitive: CodeExecutionPrimitive, *codes: str) -> list[CodeOutput | str]:
+    found: list[CodeOutput | str] = []
+    async with primitive as executor:
+        for code in codes:
+            try:
+                found.append(await executor.execute({"code": code}))
+            except SandboxError as error:
+                found.append(error.message)
+    return found
+
+
+def test_code_that_did_not_run_is_no_success(here: Any, tmp_path: Path) -> None:
+    """A kernel that was put out of order and answers nothing is an error, and is replaced."""
+    mark = tmp_path / "mark"
+    breaking = "get_ipython().kernel.shell = None"
+    _, *broken, last = asyncio.run(
+        each(here(), breaking, f"open({str(mark)!r}, 'w')", "print(1)", "print(1)")
+    )
+    assert any(isinstance(one, str) and "did not say how the code ended" in one for one in broken)
+    assert not isinstance(last, str)
+    assert last["output"] == "1\n"
+    for one_of in broken:
+        assert isinstance(one_of, str) or one_of["output"] == "1\n" or mark.exists()
+
+
+def test_half_characters_break_nothing(here: Any) -> None:
+    """Text that no file could hold is shown with a mark in its place, as output and as an error."""
+    good, bad = asyncio.run(
+        each(here(), "print('good'); print('\\ud800')", "raise ValueError('\\ud800')")
+    )
+    assert not isinstance(good, str)
+    assert not isinstance(bad, str)
+    assert good["output"] == "good\n?\n"
+    assert (bad["success"], bad["error"]) == (False, "ValueError: ?")
+
+
+def test_interpreter_that_ends_well_is_a_success(here: Any, tmp_path: Path) -> None:
+    """After `os._exit(0)` the session is lost, which is told, and is no error; the next code runs
+    once, in another."""
+    mark = tmp_path / "mark"
+    ended, after = asyncio.run(
+        each(
+            here(),
+            "x = 1; import os; os._exit(0)",
+            f"open({str(mark)!r}, 'a').write('x'); print('x' in globals())",
+        )
+    )
+    assert not isinstance(ended, str)
+    assert not isinstance(after, str)
+    assert (ended["success"], ended["error"], ended["session_lost"]) == (True, None, True)
+    assert after["output"] == "False\n"
+    assert mark.read_text() == "x"
+
+
+def test_many_descriptors_are_no_obstacle(here: Any) -> None:
+    """An application with more than 1,024 open files can open sandboxes and run code."""
+    import resource
+
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (min(4096, hard), hard))
+    held = [os.open(os.devnull, os.O_RDONLY) for _ in range(1100)]
+    try:
+        (found,) = asyncio.run(each(here(), "print(1)"))
+    finally:
+        for descriptor in held:
+            os.close(descriptor)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert not isinstance(found, str)
+    assert found["output"] == "1\n"
+
+
+def test_long_error_is_still_an_error(ready: Server) -> None:
+    """An exception whose message is beyond every limit fails the code, and its name is told."""
+    (found,) = executed(one(max_output=1000), "raise ValueError('z' * 3_000_000)")
+    assert not found["success"]
+    assert (found["error"] or "").startswith("ValueError: zzz")
+    assert found["left_out"] > 1_000_000
+
+
+def test_error_that_was_cut_says_so(here: Any) -> None:
+    """Of a long message the beginning and the end are kept, and the rest is counted."""
+    (found,) = asyncio.run(each(here(max_output=1000), "raise ValueError('z' * 50_000)"))
+    assert not isinstance(found, str)
+    assert "characters left out" in (found["error"] or "")
+    assert found["left_out"] > 40_000
+
+
+def test_large_results_are_told(here: Any) -> None:
+    """A picture, a table or a value beyond the limit leaves a line that says what it was."""
+    big, many = asyncio.run(
+        each(
+            here(max_output=1000),
+            "from IPython.display import JSON, display; display(JSON({'a': 'x' * 100_000}))",
+            "for _ in range(2000): display({}, raw=True)",
+        )
+    )
+    assert not isinstance(big, str)
+    assert not isinstance(many, str)
+    (result,) = big["results"]
+    assert "application/json of 100" in json.dumps(dict(result.data)) or result.text
+    assert big["left_out"] > 100_000
+    assert len(many["results"]) < 300
+
+
+def test_sandbox_outlives_what_runs_in_it(ready: Server) -> None:
+    """Code that may take longer than its sandbox lives gets another one, pooled or not."""
+    for options in ({"session_max_age": 10.0}, {"session_max_age": 10.0, "pool_size": 1}):
+
+        async def run(options: Any = options) -> tuple[float, float]:
+            async with one(**options) as executor:
+                await executor.execute({"code": "1"})
+                first = max(sandbox.ends for sandbox in ready.running.values())
+                await executor.execute({"code": "1", "timeout": 2000})
+                return first, max(sandbox.ends for sandbox in ready.running.values())
+
+        first, second = asyncio.run(run())
+        assert second - first > 1500, options
+
+
+def test_one_primitive_in_two_threads_is_refused(here: Any) -> None:
+    """Use in another event loop at the same time is an error in words; nobody waits for ever."""
+    primitive, errors = here(), []
+
+    def run() -> None:
+        try:
+            asyncio.run(primitive.execute({"code": "import time; time.sleep(.5)"}))
+        except RuntimeError as error:
+            errors.append(str(error))
+
+    threads = [threading.Thread(target=run) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads)
+    assert errors
+    assert set(errors) == {
+        "this CodeExecutionPrimitive is in use in another event loop: give each thread one of its"
+        " own"
+    }
+    asyncio.run(primitive.cleanup())
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "told"),
+    [
+        ({"pool_size": 1.5}, TypeError, "pool_size is float, expected a whole number"),
+        ({"pool_size": "2"}, TypeError, "pool_size is str, expected a whole number"),
+        ({"max_output": None}, TypeError, "max_output is NoneType, expected a whole number"),
+        ({"max_output": 0}, ValueError, "max_output is 0, expected 1 or more"),
+        ({"default_timeout": float("inf")}, ValueError, "default_timeout is inf, expected more than 0, 604800 at most"),
+        ({"default_timeout": "30"}, TypeError, "default_timeout is str, expected seconds"),
+        ({"session_max_age": float("nan")}, ValueError, "session_max_age is nan, expected more than 0, 604800 at most"),
+        ({"template_id": 3}, TypeError, "template_id is int, expected text"),
+        ({"target": 3}, TypeError, "target is int, expected text"),
+        ({"api_key": "e2b_é"}, TargetUnavailableError, "the key for target `e2b` holds characters that no key has"),
+        ({"api_key": "e2b\nX"}, TargetUnavailableError, "the key for target `e2b` holds characters that no key has"),
+    ],
+)  # fmt: skip
+def test_argument_that_makes_no_sense(options: Any, kind: type[Exception], told: str) -> None:
+    """Wrong arguments are told when the primitive is made."""
+    with pytest.raises(kind) as caught:
+        CodeExecutionPrimitive(**{"template_id": "abc", "api_key": "e2b_x"} | options)
+    assert str(caught.value).partition("\n")[0] == told
+
+
+@pytest.mark.parametrize(
+    ("given", "kind", "told"),
+    [
+        ("print(1)", TypeError, "input_data is str, expected a table such as"),
+        (None, TypeError, "input_data is NoneType, expected a table such as"),
+        ({3: 4, "code": "1"}, ValueError, "input_data has an unknown key 3"),
+        ({"code": "1", "timeout": float("inf")}, ValueError, "input_data['timeout'] is inf"),
+        ({"code": "1", "timeout": 10**400}, ValueError, "input_data['timeout'] is 1000"),
+        ({"code": "'\ud800'"}, ValueError, "input_data['code'] holds half of a character"),
+        ({"code": "1", "env_vars": {"A": "\udce9"}}, ValueError, "holds half of a character"),
+    ],
+)
+def test_input_that_makes_no_sense(given: Any, kind: type[Exception], told: str) -> None:
+    """Wrong input is told before a sandbox is opened for it."""
+    primitive = CodeExecutionPrimitive(template_id="abc", api_key="e2b_x")
+    with pytest.raises(kind) as caught:
+        asyncio.run(primitive.execute(given))
+    assert told in str(caught.value)
+
+
+def test_unknown_language_keeps_the_session(ready: Server) -> None:
+    """A language that the service does not run is a `ValueError`; what was defined is kept."""
+
+    async def run() -> CodeOutput:
+        async with one() as executor:
+            await executor.execute({"code": "x = 1"})
+            ready.front.faults.append(Fault("POST /execute", "status", code=500))
+            with pytest.raises(ValueError, match="does not run 'klingon'"):
+                await executor.execute({"code": "1", "language": "klingon"})
+            return await executor.execute({"code": "print(x)"})
+
+    assert asyncio.run(run())["output"] == "1\n"
+
+
+def test_pool_does_not_wait_for_old_failures(ready: Server) -> None:
+    """After failures ahead of need, who asks is served as soon as sandboxes can be opened."""
+
+    async def run() -> float:
+        fault = Fault("POST /v2/sandboxes", "status", code=400, times=50)
+        ready.front.faults.append(fault)
+        with pytest.raises(Exception, match="400"):
+            async with one(pool_size=3):
+                pass
+        await asyncio.sleep(4)
+        ready.front.faults.clear()
+        start = time.monotonic()
+        async with one(pool_size=3) as executor:
+            await executor.execute({"code": "1"})
+        return time.monotonic() - start
+
+    assert asyncio.run(run()) < 6
+
+
+def test_cleaning_up_while_a_sandbox_is_opened_leaves_none(ready: Server) -> None:
+    """Whoever waits for the sandbox is told; the sandbox ends."""
+
+    async def run(readiness: Any) -> None:
+        executor = one(readiness=readiness)
+        if readiness == "background":
+            await executor.__aenter__()
+        waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
+        await asyncio.sleep(0.02)
+        await executor.cleanup()
+        with pytest.raises(SandboxError, match="cleaned up while its sandbox was being opened"):
+            await waiting
+
+    for readiness in ("wait", "background"):
+        asyncio.run(run(readiness))
+        assert ready.running == {}
+
+
+def test_cancelled_wait_for_a_background_opening_leaves_none(ready: Server) -> None:
+    """A call that is cancelled in any moment of an opening leaves no sandbox after the clean-up."""
+
+    async def run(delay: float) -> None:
+        async with one(readiness="background") as executor:
+            waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
+            await asyncio.sleep(delay)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    for number in range(20):
+        asyncio.run(run(0.01 * number))
+    assert ready.running == {}
+
+
+def test_revoked_build_is_not_handed_out_by_a_pool(ready: Server, place: Place) -> None:
+    """A build that is revoked while sandboxes of it are ready is not handed out any more."""
+
+    async def run() -> None:
+        async with one(pool_size=1) as executor:
+            await executor.execute({"code": "1"})
+            await asyncio.sleep(1)
+            revoke(place, "one")
+            async with one_more.session():
+                pass
+
+    one_more = one(pool_size=1)
+    with pytest.raises(RevokedError):
+        asyncio.run(run())

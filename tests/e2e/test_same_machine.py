@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builder.flatten import flatten
+from builder.lock import Lock, lock_latest
+from builder.precheck.engine import DockerEngine
+from builder.project import PrecheckSettings
+from builder.render import Rendered, render
+from builder.spec import load_variants
+from builder.system.events import discard
+from builder.system.logs import Log
+from tests.conftest import ROOT
+from tests.e2e.test_flatten_engine import config_of
+from tests.support import engine
+
+# The product's own chains, with packages that are small.
+LIGHT = {"torch": "six", "torchvision": "idna", "transformers": "attrs", "spacy": "toolz"}
+LIGHT |= {"opencv-python-headless": "iniconfig", "scikit-learn": "pluggy", "matplotlib": "cycler"}
+LIGHT |= {"pandas": "tomli-w", "numpy": "packaging", "pillow": "certifi"}
+
+
+def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendered]:
+    """The variants of this repository on the test's base image, rendered with small packages."""
+    image = engine.base_image()
+    texts = {}
+    for path in (ROOT / "variants").glob("*.toml"):
+        text = path.read_text().replace("e2bdev/code-interpreter:latest", image)
+        for name, small in LIGHT.items():
+            text = re.sub(rf'"{name}"', f'"{small}"', text)
+        text = re.sub(r"imports = \[[^]]*\]", 'imports = ["sqlite3"]', text)
+        text = re.sub(r"torch-backend.*\n", "", text)
+        # The network of the place where tests run may need its own certificates.
+        text = text.replace("[env]", '[env]\nSSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt"')
+        texts[path.stem] = text.partition("[[verify]]")[0] + files.get(path.stem, "")
+    folder = write(**texts)
+    (folder / "tool.sh").write_text("#!/bin/sh\n")
+    variants = load_variants(folder)
+    locks = lock_latest(variants, folder=folder, report=discard)
+    rendered = []
+    for variant in variants:
+        lock = locks[variant.name]
+        assert isinstance(lock, Lock), lock
+        rendered.append(render(variant, lock))
+    return rendered
+
+
+@pytest.mark.docker
+@pytest.mark.network
+def test_the_four_templates_are_the_same_machine(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """For the four variants, on small packages, Docker's image and E2B's steps agree: every path,
+    mode, owner and content, the environment, user, folder, and what a sandbox starts."""
+    entry = '[[files]]\nsource = "tool.sh"\ntarget = "/opt/tools/tool"\nmode = "0755"\n'
+    settings = PrecheckSettings(network="host")
+    docker = DockerEngine(settings)
+    base = engine.base_image()
+    known = config_of(base)
+    for one in lightened(write, {"data": entry, "_torch": entry.replace("/opt/", "/home/user/")}):
+        context = tmp_path / one.variant.name
+        for file in one.files:
+            path = context / file.path
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(file.content)
+        start = engine.moment()
+        text = one.content("Dockerfile").decode()
+        program = flatten(text, files=[file.path for file in one.files])
+        with Log(tmp_path / "logs", target="test") as log:
+            image = docker.build(
+                one, tag=f"{engine.LABEL}/{one.variant.name}", report=discard, log=log
+            )
+        with (
+            engine.running(base, network="host") as ours,
+            engine.running(image.identity) as theirs,
+        ):
+            machine = engine.Machine(ours, known.env)
+            machine.carry_out(program, context)
+            found = engine.differences(engine.tree(theirs, start), engine.tree(ours, start))
+            assert found == []
+            assert machine.env == dict(image.env)
+            assert (machine.user, machine.workdir) == (image.user, image.workdir)
+            started = machine.bash(
+                f"python3() {{ printf '%s ' \"$@\"; }}; {program.start_command}".replace(
+                    "exec ", ""
+                ),
+                user=machine.user,
+                workdir=machine.workdir,
+                env=machine.env,
+            )
+            assert started == "/opt/template/warmup.py serve "
+        engine.client().images.remove(image.identity, force=True)
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "generated").iterdir()), ids=lambda f: f.name)
+def test_hadolint_finds_nothing(folder: Path) -> None:
+    """What we generate has no finding of hadolint but those that its settings explain."""
+    found = subprocess.run(
+        [
+            Path(sys.executable).parent / "hadolint",
+            "--config",
+            ROOT / ".hadolint.yaml",
+            folder / "Dockerfile",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr

@@ -1,0 +1,80 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from builder import errors
+from tests.conftest import Command
+from tests.e2e.test_precheck import CERTIFICATES, LEAF, SERVICE, failed
+from tests.support import engine
+
+pytestmark = [pytest.mark.docker, pytest.mark.network]
+PACKAGES = "/usr/local/lib/python3.13/site-packages"
+
+
+@pytest.fixture
+def project(write: Callable[..., Path]) -> Callable[..., Path]:
+    """Write a project whose one variant has the code service of the base image."""
+
+    def write_project(leaf: str, *, service: str = SERVICE, **modules: str) -> Path:
+        image = engine.base_image()
+        base = f'schema = 1\n[base]\nimage = "{image}"\npython = ">=3.11"\n{service}'
+        files = "".join(
+            f'[[files]]\nsource = "{name}.py"\ntarget = "{PACKAGES}/{name}.py"\n'
+            for name in modules
+        )
+        folder = write(_base=base, light=LEAF + leaf + files).parent
+        for name, text in modules.items():
+            (folder / "variants" / f"{name}.py").write_text(text)
+        settings = "[tool.template-builder.precheck]\nready-seconds = 90\n"
+        if CERTIFICATES.exists():
+            settings += f'ca-bundle = "{CERTIFICATES}"\n'
+        (folder / "pyproject.toml").write_text(settings)
+        return folder
+
+    return write_project
+
+
+def test_import_of_25_seconds_comes_up_warm(project: Callable[..., Path], command: Command) -> None:
+    """A module whose import takes longer than the service waits for an interpreter is warm in a
+    sandbox, and the service is up."""
+    # It is slow in the interpreter that is warmed alone: the other levels need not wait for it.
+    slow = "import os, time\nif os.path.exists('/tmp/template-warmup/progress.json'):\n    time.sleep(25)\n"
+    folder = project('[warmup]\nlevel = "memory"\nimports = ["slow", "sqlite3"]\n', slow=slow)
+    done = command("precheck", "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (checked,) = json.loads(done.stdout)
+    assert checked["ready_seconds"]["memory"] > 25
+    assert checked["first_use"]["memory"]["slow"] < 0.05
+
+
+def test_warm_up_that_fails_in_the_service(project: Callable[..., Path], command: Command) -> None:
+    """A module that cannot be imported in the service's interpreter ends the pre-check at once."""
+    broken = "import sys\nif 'IPython' in sys.modules:\n    raise ValueError('not in a kernel')\n"
+    folder = project('[warmup]\nlevel = "memory"\nimports = ["broken"]\n', broken=broken)
+    message = failed(command("precheck", cwd=folder), errors.PrecheckError)
+    assert message == (
+        "error: the interpreter of `light` cannot be warmed: `warmup.imports` of"
+        " variants/light.toml: importing broken failed: ValueError: not in a kernel\n"
+        "\n"
+        "hint: correct `warmup.imports`, or add the package that is missing\n"
+    )
+
+
+def test_service_that_is_not_told_where_it_runs(
+    project: Callable[..., Path], command: Command
+) -> None:
+    """A service that does not get E2B_LOCAL runs no code in a container; the error says so, and
+    blames nothing of the warm-up."""
+    service = SERVICE.replace('"--preserve-env=E2B_LOCAL", ', "")
+    folder = project('[warmup]\nlevel = "disk"\nimports = ["sqlite3"]\n', service=service)
+    message = failed(command("precheck", cwd=folder), errors.PrecheckError)
+    assert message == (
+        "error: the code service answers with an empty stream: it did not run the code\n"
+        "\n"
+        "hint: outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
+        " `service.command`: have that pass it on, as `sudo --preserve-env=E2B_LOCAL` does\n"
+    )

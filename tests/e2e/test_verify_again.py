@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from builder import record, registry
+from builder.registry.model import Contents
+from tests.conftest import Command
+from tests.support.clouds import Place
+from tests.support.e2b_server import Server
+from tests.support.here import unseal
+
+
+@pytest.mark.network
+def test_verify_checks_what_is_served(project: Path, command: Command) -> None:
+    """`verify` runs the checks that a build was made with: of the channel's build after a rollback,
+    of any other by its ref, its beginning, or NAME@REF; what a record does not have is named."""
+    spec = project / "variants" / "light.toml"
+    refs = []
+    for stdout in ("xn--strae-oqa", "other"):
+        built = command("build", "light", "--json", cwd=project)
+        assert built.returncode == 0, built.stderr
+        refs.append(json.loads(built.stdout)["outcomes"][0]["ref"])
+        text = spec.read_text().replace("a name is encoded", "another check")
+        spec.write_text(text.replace("xn--strae-oqa", stdout))
+    assert command("rollback", "light", cwd=project).returncode == 0
+
+    def checked(*arguments: str) -> tuple[str, list[str], list[str]]:
+        done = command("verify", *arguments, "--json", cwd=project)
+        assert done.returncode == 0, done.stderr
+        (told,) = json.loads(done.stdout).values()
+        return told["ref"], told["checks"], told["left_out"]
+
+    old: tuple[str, list[str], list[str]] = (refs[0], ["import idna", "a name is encoded"], [])
+    new: tuple[str, list[str], list[str]] = (refs[1], ["import idna", "another check"], [])
+    assert checked("light") == old
+    assert checked("light", refs[1]) == new
+    assert checked(f"light@{refs[1].rpartition('-')[2][:12]}") == new
+    shown = command("verify", "light", "stable", cwd=project).stdout
+    assert shown.startswith(f"light: 2 checks passed ({refs[0]})\n  import idna (")
+
+    def older(data: Contents) -> None:
+        builds = data.templates["light"]["local"].builds
+        builds[refs[0]] = replace(builds[refs[0]], checks=None)
+
+    record.update(project / "registry.json", older)
+    assert checked("light") == (refs[0], ["import idna"], ["a name is encoded"])
+    assert "not run, since its record does not have it: a name is encoded" in (
+        command("verify", "light", cwd=project).stdout
+    )
+    for arguments, code, said in (
+        (("light", "nothing"), 46, "`light` has no build or channel `nothing` on `local`"),
+        (("ligth",), 42, "no template `ligth`"),
+        (("other",), 42, "no template `other`"),
+    ):
+        done = command("verify", *arguments, cwd=project)
+        assert (done.returncode, said in done.stderr) == (code, True), done.stderr
+
+
+@pytest.mark.network
+def test_damaged_environment_can_be_made_anew(
+    project: Path, tmp_path: Path, command: Command
+) -> None:
+    """`verify` of an environment that lacks a package says how to make it anew, and that does."""
+    cache = {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "own")}
+    assert command("build", "light", cwd=project, **cache).returncode == 0
+    (package,) = (tmp_path / "own" / "environments").glob("sha256-*/lib/python3*/*-packages/idna")
+    unseal(package.parent)
+    shutil.rmtree(package)
+    damaged = command("verify", "light", cwd=project, **cache)
+    assert damaged.returncode == 21
+    assert damaged.stderr.endswith(
+        "hint: `template-builder build light --force --target local` makes the environment anew\n"
+    )
+    assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
+    assert command("verify", "light", cwd=project, **cache).returncode == 0
+
+
+def test_adopted_build_has_nothing_to_check(place: Place, cloud: Server, command: Command) -> None:
+    """Of an adopted template a sandbox is opened, and it is said that there was nothing to check."""
+    ref = place.build("four")["four"].ref
+    assert command("adopt", "mine", ref, cwd=place.folder).returncode == 0
+    done = command("verify", "mine", "--target", "e2b", cwd=place.folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == (
+        f"mine: 0 checks passed ({ref})\n"
+        "  nothing to check is recorded: a sandbox starts and lists its packages\n"
+    )
+    assert cloud.running == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "requirements"),
+    [
+        ("idna, six", ("idna", "six")),
+        ("pandas >=2, <3, six", ("pandas >=2, <3", "six")),
+        ("uvicorn[standard, extra]>=1, idna; python_version < '3.12'",
+         ("uvicorn[standard, extra]>=1", "idna; python_version < '3.12'")),
+        ("", ()),
+    ],
+)  # fmt: skip
+def test_requirements_are_read_from_a_record(text: str, requirements: tuple[str, ...]) -> None:
+    """The requirements of a recorded spec come out one by one, bounds and extras whole."""
+    spec = {"extends": "leaf", "leaf: python.packages": text}
+    fields = {"inputs": {"spec": spec | {"leaf: verify 'a b'": "0123"}}}
+    found = record.recalled(registry.Record(name="x", target="local", ref="r", fields=fields))
+    assert found.variant.requirements == requirements
+    assert found.left_out == ("a b",)

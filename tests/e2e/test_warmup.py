@@ -1,0 +1,197 @@
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.project import Project
+from builder.render import Rendered
+from builder.system.logs import Log
+from builder.targets.local import place
+from tests.conftest import BASE
+from tests.support.here import build_here, results_of
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture
+def port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@pytest.fixture
+def image(
+    write: Callable[..., Path], local_cache: Path, tmp_path: Path, port: int
+) -> Iterator[Image]:
+    """What a memory-level image would hold: an interpreter with IPython, and warmup.py."""
+    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
+    folder = write(
+        _base=BASE,
+        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"
+        "[warmup]\nlevel = 'memory'\nimports = ['idna']\n"
+        f"[service]\ncommand = {command!r}\nready-url = 'http://127.0.0.1:{port}/'\n",
+    )
+    project = Project.find(folder.parent)
+    (rendered,) = results_of(project).values()
+    assert isinstance(rendered, Rendered)
+    with Log(tmp_path / "logs", target="local") as log:
+        build_here(rendered, log)
+    found = place.find(rendered.digest)
+    assert found
+    script = tmp_path / "warmup.py"
+    text = rendered.content("warmup.py").decode()
+    # The one change: a folder of this test instead of the one that an image has to itself.
+    script.write_text(text.replace("/tmp/template-warmup", str(tmp_path / "state")))
+    made = Image(python=found.path / "bin" / "python", script=script, home=tmp_path / "home")
+    made.home.mkdir()
+    (tmp_path / "reseed.py").write_bytes(rendered.content("reseed.py"))
+    yield made
+    made.stop()
+
+
+class Image:
+    """The parts of an image that warm-up is about."""
+
+    def __init__(self, *, python: Path, script: Path, home: Path) -> None:
+        self.python, self.script, self.home = python, script, home
+        self.service: subprocess.Popen[bytes] | None = None
+
+    def run(self, *words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run(
+            [self.python, *words],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=self.home,
+            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin"},
+        )
+
+    def serve(self) -> None:
+        self.service = subprocess.Popen(
+            [self.python, self.script, "serve"],
+            cwd=self.home,
+            env={"HOME": str(self.home), "PATH": "/usr/bin:/bin"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+
+    def stop(self) -> None:
+        if self.service:
+            self.service.kill()
+            self.service.wait()
+
+    def warm(self, *, first: str = "%cd ~") -> list[str]:
+        """Start an interpreter as the service does: of `idna` and the names that warmup.py has,
+        those that its second execution sees."""
+        look = "import sys; print(*({'idna'} & {*sys.modules}), *({'warm', 'progress'} & {*dir()}))"
+        lines = f"--InteractiveShellApp.exec_lines={[first]!r}"
+        done = self.run("-m", "IPython", "--no-banner", lines, "-c", look)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout.splitlines()[-1].split()
+
+    def ready(self) -> subprocess.CompletedProcess[str]:
+        return self.run(str(self.script), "ready")
+
+    def has_begun(self) -> bool:
+        """Wait until `serve` has made what the first interpreter looks for."""
+        deadline = time.monotonic() + 20
+        while time.monotonic() < deadline:
+            if (self.script.parent / "state" / "todo").exists():
+                return True
+            time.sleep(0.1)
+        return False
+
+
+def test_first_interpreter_alone_is_warmed(image: Image) -> None:
+    """The first interpreter of the service imports, later ones do not, and no name is left."""
+    assert image.run(str(image.script), "install").returncode == 0
+    image.serve()
+    assert image.has_begun()
+    assert [image.warm() for _ in range(3)] == [["idna"], [], []]
+
+
+def test_interpreter_answers_before_it_is_warmed(image: Image) -> None:
+    """An interpreter imports nothing at its start, which its first execution sees, nor before that
+    execution has ended."""
+    image.run(str(image.script), "install")
+    image.serve()
+    assert image.has_begun()
+    first = "import sys; open('first', 'w').write(str('idna' in sys.modules))"
+    assert image.warm(first=first) == ["idna"]
+    assert (image.home / "first").read_text() == "False"
+
+
+def test_ready_means_up_and_warm(image: Image) -> None:
+    """The ready check fails before the service has an interpreter, before that is warm, and where
+    the service does not answer."""
+    image.run(str(image.script), "install")
+    cold = "ready: no interpreter of the service has begun to warm up\n"
+    assert (image.ready().returncode, image.ready().stderr) == (1, cold)
+    image.serve()
+    assert image.has_begun()
+    assert (image.ready().returncode, image.ready().stderr) == (1, cold)
+    assert image.warm() == ["idna"]
+    assert (image.ready().returncode, image.ready().stderr) == (0, "")
+    image.stop()
+    refused = image.ready()
+    assert refused.returncode == 1
+    assert refused.stderr.startswith("ready: ")
+
+
+def test_restart_warms_again(image: Image) -> None:
+    """A service that is started again is not ready until its new first interpreter is warm."""
+    image.run(str(image.script), "install")
+    image.serve()
+    assert image.has_begun()
+    assert image.warm() == ["idna"]
+    image.stop()
+    image.serve()
+    assert image.has_begun()
+    assert image.ready().returncode == 1
+    assert image.warm() == ["idna"]
+    assert image.ready().returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (
+            "raise ValueError('out of order')",
+            "importing odd failed: ValueError: out of order",
+        ),
+        ("raise SystemExit(7)", "importing odd failed: SystemExit: 7"),
+        ("import os; os._exit(1)", "importing odd ended the interpreter"),
+    ],
+)
+def test_failed_warm_up_is_never_ready(image: Image, module: str, message: str) -> None:
+    """A module that cannot be imported keeps the sandbox from being ready, with a status of its
+    own: the ready check names the module, what it raised, and where the spec asks for it."""
+    (image.home / "odd.py").write_text(module)
+    image.script.write_text(image.script.read_text().replace('["idna"]', '["json", "odd"]'))
+    image.run(str(image.script), "install")
+    image.serve()
+    assert image.has_begun()
+    lines = "--InteractiveShellApp.exec_lines=['%cd ~']"
+    image.run("-m", "IPython", "--no-banner", lines, "-c", "pass")
+    found = image.ready()
+    assert found.stderr == f"`warmup.imports` of variants/light.toml: {message}\n"
+    assert found.returncode == 3
+
+
+def test_interpreter_outside_the_service_is_left_alone(image: Image) -> None:
+    """Where nobody serves, an interpreter starts as if there were no warm-up."""
+    image.run(str(image.script), "install")
+    assert image.warm() == []
+
+
+def test_unknown_task_is_refused(image: Image) -> None:
+    """A task that warmup.py does not have is answered with those that it has."""
+    found = image.run(str(image.script), "dusk")
+    assert (found.returncode, found.stderr) == (1, "usage: warmup.py disk|install|serve|ready\n")

@@ -1,0 +1,308 @@
+"""What a forked sandbox shares with others, and what it does not."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import time
+import types
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from builder.runtime import CodeExecutionPrimitive
+from builder.targets.local import launch, session
+from tests.conftest import ROOT
+from tests.support.clouds import Place
+from tests.support.here import put_module
+
+pytestmark = [
+    pytest.mark.network,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks sandboxes"),
+]
+ODD = "import os\nHOME = os.path.expanduser('~')\nCACHE = os.environ['HF_HOME']\n"
+THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
+
+
+@pytest.fixture
+def built(place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+    return place
+
+
+def build(place: Place, extra: str = "") -> None:
+    """The template `one` with a module of its own among what is warm."""
+    place.edit("one", lambda text: f'{text}[env]\nHF_HOME = "/root/.cache/hf"\n{extra}')
+    assert place.build("one", target="local")["one"].error is None
+
+
+def with_module(place: Place, name: str, text: str) -> None:
+    """Put a module into the environment of `one`, and have it imported at warm-up."""
+    # An environment that no other test uses: it is changed.
+    build(place, f'OF = "{secrets.token_hex(4)}"\n')
+    digest = place.recorded("one", "local")["build_id"]
+    environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest
+    put_module(environment, name, text)
+    path = place.folder / "registry.json"
+    path.write_text(path.read_text().replace('"idna"\n', f'"idna",\n              "{name}"\n'))
+
+
+def one(**options: Any) -> CodeExecutionPrimitive:
+    return CodeExecutionPrimitive(template_id="one", target="local", **options)
+
+
+def printed(*codes: str) -> list[list[str]]:
+    """What each code prints in two sandboxes that are open at once."""
+
+    async def run() -> list[list[str]]:
+        async with one() as first, one() as second:
+            return [
+                [(await executor.execute({"code": code}))["output"] for executor in (first, second)]
+                for code in codes
+            ]
+
+    return asyncio.run(run())
+
+
+def test_paths_kept_at_import_lead_to_the_own_home(built: Place) -> None:
+    """What a module keeps of its home while it is imported is each sandbox's own home."""
+    with_module(built, "odd_home", ODD)
+    homes, kept, *_ = printed(
+        "import os; print(os.environ['HOME'])",
+        "import odd_home, os; print(os.path.realpath(odd_home.HOME))",
+    )
+    assert homes == kept
+    assert homes[0] != homes[1]
+    written = printed(
+        "import odd_home as odd, os; os.makedirs(odd.CACHE, exist_ok=True)\n"
+        "print(os.listdir(odd.CACHE)); open(odd.CACHE + '/x', 'w')",
+        "print(os.listdir(os.environ['HF_HOME']))",
+    )
+    assert written == [["[]\n", "[]\n"], ["['x']\n", "['x']\n"]]
+
+
+def test_modules_are_there_already(built: Place) -> None:
+    """A forked sandbox has the warm-up's modules, and nothing else of a name."""
+    build(built)
+    ((found, _),) = printed("import sys; print('idna' in sys.modules, 'idna' in globals())")
+    assert found == "True False\n"
+
+
+def test_imports_that_leave_threads_are_not_forked(
+    built: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where imports leave threads running, each sandbox imports for itself, and that is said."""
+    monkeypatch.setattr(session, "_not_forked", set())
+    with_module(built, "odd_threads", THREADS)
+    with caplog.at_level(logging.WARNING):
+        ((found, _),) = printed("import sys; print('odd_threads' in sys.modules)")
+    assert found == "True\n"
+    assert (
+        "each sandbox of one imports for itself: the warm-up imports leave threads" in caplog.text
+    )
+
+
+def test_zygote_that_was_killed_is_replaced(built: Place) -> None:
+    """When the guard of the process that forks is killed, that goes with it, its sandboxes end, and
+    the next one has a new one."""
+    build(built)
+    folders: list[str] = []
+
+    async def run() -> str:
+        async with one() as executor:
+            await executor.execute({"code": "1"})
+        for zygote in launch._zygotes.values():
+            folders.append(str(zygote.folder))
+            zygote._process._guard.send_signal(signal.SIGKILL)
+        async with one() as executor:
+            return (await executor.execute({"code": "print(1)"}))["output"]
+
+    assert asyncio.run(run()) == "1\n"
+    assert folders
+    deadline = time.monotonic() + 15
+    while (left := [f for f in folders if zygotes(f)]) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left == []
+
+
+def zygotes(folder: str) -> list[str]:
+    """The processes that fork kernels for this folder."""
+    found = []
+    for path in Path("/proc").glob("[0-9]*/cmdline"):
+        with contextlib.suppress(OSError):
+            if f"\0zygote\0{folder}\0" in path.read_bytes().decode(errors="replace"):
+                found.append(path.parent.name)
+    return found
+
+
+def children(pid: int) -> list[int]:
+    return [int(p) for p in os.listdir("/proc") if p.isdigit() and parent(p) == pid]
+
+
+def runs(pid: int) -> bool:
+    """Whether a process is there, and is not dead already."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except OSError:
+        return False
+    return stat.rpartition(")")[2].split()[0] != "Z"
+
+
+class Deadly(socket.socket):
+    """A connection to a zygote that is killed at one moment of it."""
+
+    moment = ""
+    times = 0
+
+    def connect(self, address: Any) -> None:
+        (zygote,) = (z for z in launch._zygotes.values() if address == f"{z.folder}/zygote")
+        (child,) = children(zygote._process._guard.pid)
+        self.guard = zygote._process._guard.pid
+        if self.moment == "looked at":
+            self.kill(child)
+        elif self.moment == "connected":
+            os.kill(child, signal.SIGSTOP)  # so that nobody takes the connection up
+        super().connect(address)
+        if self.moment == "connected":
+            self.kill(child)
+
+    def recv(self, size: int, flags: int = 0) -> bytes:
+        answer = super().recv(size, flags)
+        if self.moment == "answered":
+            self.kill(self.guard)
+        return answer
+
+    def kill(self, pid: int) -> None:
+        if Deadly.times:
+            Deadly.times -= 1
+            os.kill(pid, signal.SIGKILL)
+            while runs(pid):
+                time.sleep(0.01)
+        elif self.moment == "connected":
+            os.kill(pid, signal.SIGCONT)
+
+
+@pytest.mark.parametrize("moment", ["looked at", "connected", "answered"])
+@pytest.mark.parametrize("times", [1, 2])
+def test_zygote_that_dies_at_any_moment_is_replaced(
+    built: Place, moment: str, times: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A sandbox is opened although the process that forks it dies after it was looked at, before it
+    has taken up the connection, or right after its answer, once or twice."""
+    build(built)
+    deadly = types.SimpleNamespace(socket=Deadly, AF_UNIX=socket.AF_UNIX, SHUT_WR=socket.SHUT_WR)
+
+    async def run() -> str:
+        async with one():
+            pass
+        monkeypatch.setattr(Deadly, "moment", moment)
+        monkeypatch.setattr(Deadly, "times", times)
+        monkeypatch.setattr(launch, "socket", deadly)
+        async with one() as executor:
+            return (await executor.execute({"code": "print(1)"}))["output"]
+
+    assert asyncio.run(run()) == "1\n"
+    assert Deadly.times == 0
+
+
+def test_zygote_that_is_killed_while_it_imports_is_replaced(built: Place, tmp_path: Path) -> None:
+    """A sandbox is opened although the process that would fork it is killed while it imports."""
+    begun = tmp_path / "begun"
+    slow = f"import pathlib, time\nbegun = pathlib.Path({str(begun)!r})\n"
+    with_module(
+        built, "odd_once", f"{slow}if not begun.exists():\n    begun.touch(); time.sleep(600)\n"
+    )
+
+    async def run() -> str:
+        opening = asyncio.create_task(once("print(1)"))
+        while not begun.exists():
+            await asyncio.sleep(0.01)
+        for zygote in launch._zygotes.values():
+            if not (zygote.folder / "zygote").exists() and zygote.alive():
+                os.kill(children(zygote._process._guard.pid)[0], signal.SIGKILL)
+        return await opening
+
+    async def once(code: str) -> str:
+        async with one() as executor:
+            return (await executor.execute({"code": code}))["output"]
+
+    assert asyncio.run(run()) == "1\n"
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM])
+def test_nothing_survives_the_application(
+    built: Place, number: signal.Signals, tmp_path: Path
+) -> None:
+    """An application that is killed leaves no process and no folder, pool or not."""
+    build(built)
+    program = (
+        "import asyncio, os\n"
+        "from builder.runtime import CodeExecutionPrimitive\n"
+        "async def main():\n"
+        "    async with CodeExecutionPrimitive(template_id='one', target='local', pool_size=2) as e:\n"
+        "        r = await e.execute({'code': 'import os, subprocess; p = subprocess.Popen("
+        '["setsid", "sleep", "1000"]); print(os.getcwd(), os.getpid(), p.pid)\'})\n'
+        "        print(r['output'], flush=True)\n"
+        "        await asyncio.sleep(1000)\n"
+        "asyncio.run(main())\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=ROOT
+    )
+    assert process.stdout
+    folder, *pids = process.stdout.readline().split()
+    process.send_signal(number)
+    process.wait()
+    process.stdout.close()
+    deadline = time.monotonic() + 15
+    left: Callable[[], list[str]] = lambda: [p for p in pids if Path(f"/proc/{p}").exists()]  # noqa: E731
+    while (left() or Path(folder).parents[1].exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert left() == []
+    assert not Path(folder).parents[1].exists()
+
+
+def test_many_sandboxes_leave_nothing(built: Place) -> None:
+    """Forty sandboxes one after another, and twenty at once, leave no process and no descriptor."""
+    build(built)
+
+    def now() -> tuple[int, int]:
+        below = [p for p in os.listdir("/proc") if p.isdigit() and parent(p) == os.getpid()]
+        return len(os.listdir("/proc/self/fd")), len(below)
+
+    async def run() -> list[tuple[int, int]]:
+        found = []
+        for number in range(40):
+            async with one() as executor:
+                await executor.execute({"code": "1"})
+            if number in (9, 39):
+                found.append(now())
+
+        async def once() -> None:
+            async with one() as executor:
+                await executor.execute({"code": "1"})
+
+        await asyncio.gather(*(once() for _ in range(20)))
+        found.append(now())
+        return found
+
+    before, sequential, concurrent = asyncio.run(run())
+    assert sequential <= before
+    assert concurrent <= before
+
+
+def parent(pid: str) -> int:
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
+    except OSError:
+        return 0
+    return int(stat.rpartition(")")[2].split()[1])

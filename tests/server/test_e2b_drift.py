@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from builder import registry
+from tests.conftest import ROOT, Command
+from tests.support.clouds import Place
+from tests.support.e2b_server import Server
+
+
+def reasons(place: Place, name: str) -> tuple[str, list[str]]:
+    """What the plan would do with a variant, and why."""
+    (planned,) = place.planned(name).variants
+    return planned.action, [str(reason) for reason in planned.reasons]
+
+
+def test_template_that_is_gone_is_built_again(place: Place, cloud: Server) -> None:
+    """A template that somebody has deleted is told as gone, and built anew."""
+    place.build("four")
+    cloud.state.templates.clear()
+    assert reasons(place, "four") == ("build", ["the template `four` is gone from e2b"])
+    assert place.build("four")["four"].action == "built"
+    assert reasons(place, "four") == ("skip", ["nothing changed"])
+
+
+def test_build_that_is_not_ready_is_built_again(place: Place, cloud: Server) -> None:
+    """A recorded build that is not ready on E2B is told by its ID, and another one made."""
+    place.build("four")
+    (build,) = cloud.builds("four")
+    build.become("error")
+    expected = f"build {build.id} on e2b is gone or not ready"
+    assert reasons(place, "four") == ("build", [expected])
+    assert place.build("four")["four"].action == "built"
+    assert place.recorded("four")["build_id"] == cloud.builds("four")[1].id
+
+
+@pytest.mark.parametrize("tag", ["default", "stable"])
+def test_tag_that_was_moved_by_hand_is_moved_back(place: Place, cloud: Server, tag: str) -> None:
+    """A tag on another build than the registry says is told with both, and moved back."""
+    place.build("four")
+    good = place.recorded("four")["build_id"]
+    place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
+    place.build("four", channel="canary")
+    (template,) = cloud.state.templates.values()
+    other = cloud.tags("four")["canary"]
+    template.tags.append((tag, other, template.tags[-1][2]))
+    place.edit("four", lambda text: text.replace('[env]\nA = "1"\n', ""))
+    assert reasons(place, "four") == (
+        "retag",
+        [
+            f"the tag `{tag}` on e2b is on build {other}, the registry says {good}: it was moved by"
+            " hand, or by another registry"
+        ],
+    )
+    builds = len(cloud.builds("four"))
+    assert place.build("four")["four"].action == "retagged"
+    assert cloud.tags("four")["default"] == cloud.tags("four")["stable"] == good
+    assert len(cloud.builds("four")) == builds
+    assert reasons(place, "four") == ("skip", ["nothing changed"])
+
+
+def test_tag_that_was_removed_is_put_back(place: Place, cloud: Server) -> None:
+    """A tag that is not there any more is told as gone, and put back without a build."""
+    place.build("four")
+    (template,) = cloud.state.templates.values()
+    template.tags = [entry for entry in template.tags if entry[0] != "default"]
+    action, (reason,) = reasons(place, "four")
+    assert action == "retag"
+    assert reason.startswith("the tag `default` on e2b is gone, the registry says ")
+    assert place.build("four")["four"].action == "retagged"
+    assert "default" in cloud.tags("four")
+
+
+def test_going_back_to_an_earlier_spec_builds_nothing(place: Place, cloud: Server) -> None:
+    """A spec that was built before is published again from that build, tags and all."""
+    place.build("four")
+    first = place.recorded("four")["build_id"]
+    place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
+    place.build("four")
+    assert cloud.tags("four")["stable"] != first
+    place.edit("four", lambda text: text.replace('[env]\nA = "1"\n', ""))
+    assert place.build("four")["four"].action == "retagged"
+    assert cloud.tags("four")["stable"] == cloud.tags("four")["default"] == first
+    assert place.recorded("four")["build_id"] == first
+
+
+def test_build_of_another_machine_is_taken(place: Place, cloud: Server) -> None:
+    """What another machine has built and this registry does not hold is verified and recorded
+    here, and not built again."""
+    place.build("four")
+    (place.folder / "registry.json").unlink()
+    assert reasons(place, "four") == ("build", ["never built on e2b"])
+    assert place.build("four")["four"].action == "built"
+    assert len(cloud.builds("four")) == 1
+    assert place.recorded("four")["build_id"] == cloud.builds("four")[0].id
+
+
+def test_adopted_template_shows_as_not_of_this_spec(
+    tmp_path: Path, cloud: Server, command: Command
+) -> None:
+    """The plan of this repository says that its adopted template was not built from the spec, and
+    would build it and the others."""
+    for name in ("variants", "generated"):
+        shutil.copytree(ROOT / name, tmp_path / name)
+    shutil.copy(ROOT / "registry.json", tmp_path)
+    # The committed locks may be those of a machine that PyTorch's own index was out of reach of.
+    (tmp_path / "pyproject.toml").write_text("[tool.template-builder]\naccept-fallback = true\n")
+    found = command("plan", "--frozen", "--target", "e2b", "--json", cwd=tmp_path)
+    assert found.returncode == 0, found.stderr
+    planned = {one["name"]: one for one in json.loads(found.stdout)["variants"]}
+    assert {one["action"] for one in planned.values()} == {"build"}
+    ml = planned["tta-ml-minimal"]
+    assert ml["ref"] == "3xmp0rmfztawhlpysu4v"
+    assert [reason["text"] for reason in ml["reasons"]] == ["adopted, not built from this spec"]
+    assert (planned["tta-vision-minimal"]["cached_steps"], planned["tta-vision-minimal"]["cached_by"]) == (
+        5,
+        "tta-ml-minimal",
+    )  # fmt: skip
+
+
+def test_what_was_built_is_what_code_resolves(place: Place, cloud: Server) -> None:
+    """The registry gives the ref of exactly the build that was verified, and it opens."""
+    place.build("four")
+    path = place.folder / "registry.json"
+    ref = registry.resolve("four", path=path)
+    (build,) = cloud.builds("four")
+    assert ref == f"{build.template_id}:{build.id}"
+    from e2b_code_interpreter import Sandbox
+
+    sandbox = Sandbox.create(ref)
+    try:
+        assert sandbox.run_code("print(6 * 7)").logs.stdout == ["42\n"]
+    finally:
+        sandbox.kill()
+
+
+def test_verify_runs_the_checks_of_the_recorded_build(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """`verify` opens sandboxes of the recorded build itself, even where its digest has a newer
+    one, builds nothing, and leaves nothing running."""
+    place.build("one")
+    first = place.recorded("one")["build_id"]
+    asked = len(cloud.front.requests)
+    found = command("verify", "one", "--target", "e2b", cwd=place.folder)
+    assert found.returncode == 0, found.stderr
+    assert "one: 3 checks passed" in found.stdout
+    posts = {r for r in cloud.front.requests[asked:] if r.startswith("POST")}
+    assert posts == {"POST /v2/sandboxes", "POST /contexts", "POST /execute"}
+    assert cloud.running == {}
+    assert [build.id for build in cloud.builds("one")] == [first]
+    assert list((place.folder / ".builder" / "journal").rglob("*.json")) == []

@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx
+import pytest
+
+from builder.errors import BuildError, StepError
+from builder.targets.e2b import building
+from tests.server.test_e2b_recovery import until
+from tests.support.clouds import Place
+from tests.support.e2b_server import Fault, ModelledSteps, Server
+from tests.support.e2b_server.state import Build
+
+INTERNAL = "An internal error occurred. Please try again or contact support with the build ID."
+
+
+def call(server: Server, method: str, path: str, json: Any = None) -> Any:
+    """A call of another machine of the same account."""
+    headers = {"X-API-Key": server.key}
+    answer = httpx.request(method, f"{server.url}{path}", json=json, headers=headers)
+    answer.raise_for_status()
+    return answer.json() if answer.content else None
+
+
+def asked(server: Server, build: Build) -> str:
+    """Ask for another build of the digest of `build`; its ID."""
+    (template,) = server.state.templates.values()
+    (tag,) = template.tags_of(build.id)
+    body = {"name": template.name, "tags": [tag]}
+    build_id: str = call(server, "POST", "/v3/templates", body)["buildID"]
+    return build_id
+
+
+def begun(server: Server, build: Build, build_id: str, steps: Any) -> None:
+    path = f"/v2/templates/{build.template_id}/builds/{build_id}"
+    call(server, "POST", path, {"fromImage": "localhost:1/python:3.13", "steps": steps})
+
+
+@contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """What another machine does during the `with` block."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised in the test
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    yield
+    thread.join()
+    assert failures == []
+
+
+@pytest.mark.parametrize("stale", [False, True], ids=["status is told", "status is stale"])
+def test_running_build_that_is_overtaken(
+    place: Place, lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch, stale: bool
+) -> None:
+    """Where somebody else's build of the same digest cancels the one that runs, that one is taken,
+    whether E2B's cache of the status says so or not."""
+    monkeypatch.setattr(building, "_QUIET_SECONDS", 0.5)
+    with Server(ModelledSteps(seconds=lambda _: 0.3)) as server:
+        lead(server)
+        server.state.poll_seconds = 3600 if stale else 0.2
+
+        def overtake() -> None:
+            until(lambda: server.builds("four") and len(server.builds("four")[0].log) > 4)
+            (first,) = server.builds("four")
+            begun(server, first, asked(server, first), first.request["steps"])
+
+        with meanwhile(overtake):
+            outcome = place.build("four")["four"]
+        assert outcome.error is None, outcome.error
+        first, second = server.builds("four")
+        assert first.canceled.is_set()
+        assert [first.times_started, second.times_started] == [1, 1]
+        assert place.recorded("four")["build_id"] == second.id
+        texts = [event.text for event in place.events]
+        assert "somebody else has asked for the same build since: following that one" in texts
+
+
+def test_waiting_build_that_is_overtaken(place: Place, lead: Callable[[Server], Server]) -> None:
+    """A build that is overtaken before it begins is not started, which would cancel the newer one,
+    though E2B's cache says that it waits."""
+    with Server(ModelledSteps(seconds=lambda _: 0.2)) as server:
+        lead(server)
+        server.front.faults.append(Fault("PUT /upload/.*", "slow", seconds=1.0))
+
+        def overtake() -> None:
+            until(lambda: server.front.faults[0].happened)
+            (first,) = server.builds("four")
+            path = f"/templates/{first.template_id}/builds/{first.id}/status"
+            assert call(server, "GET", path)["status"] == "waiting"
+            begun(server, first, asked(server, first), [{"type": "RUN", "args": ["slow"]}] * 9)
+
+        with meanwhile(overtake):
+            outcome = place.build("four")["four"]
+        assert outcome.error is None, outcome.error
+        first, second = server.builds("four")
+        assert (first.times_started, second.times_started) == (0, 1)
+        assert second.status == "ready"
+        assert place.recorded("four")["build_id"] == second.id
+
+
+def test_build_that_was_cancelled_for_nobody(
+    place: Place, lead: Callable[[Server], Server]
+) -> None:
+    """A build that E2B cancelled though no other one has its place is asked for again."""
+    with Server() as server:
+        lead(server)
+        server.state.failures.append(("1", None, "build was cancelled"))
+        assert place.build("four")["four"].error is None
+        assert [build.status for build in server.builds("four")] == ["error", "ready"]
+
+
+@pytest.mark.parametrize(
+    ("phase", "step", "message", "kind", "told"),
+    [
+        ("base", "base", "no such image", StepError, "the base image failed on e2b: FROM localhost:1/python:3.13"),
+        ("resize-disk", "resize-disk", "no room", StepError, "enlarging the disk, after the steps, failed on e2b"),
+        ("finalize", "finalize", "start command failed", StepError, "what comes after the steps failed on e2b: start command: "),
+        ("optimize", "optimize", "no pages", StepError, "optimizing the snapshot, after the steps, failed on e2b"),
+        ("2", None, "build timed out", BuildError, "the build failed on e2b, at step 2 of "),
+        ("base", "", "build timed out", BuildError, "the build failed on e2b, at the base image"),
+    ],
+)  # fmt: skip
+def test_phase_that_fails(
+    place: Place, cloud: Server, phase: str, step: str | None, message: str, kind: type, told: str
+) -> None:
+    """What fails on E2B besides the steps is named, and not taken for a step."""
+    cloud.state.failures.append((phase, step, message))
+    error = place.build("four")["four"].error
+    assert error
+    assert type(error) is kind, error
+    assert error.message.startswith(told), error.message
+    assert f"\n  E2B says: {message}" in error.message
+    assert "Build failed" not in error.message
+    assert len(cloud.builds("four")) == 1
+
+
+@pytest.mark.parametrize("times", [1, 2])
+def test_error_of_its_own_is_met_again_once(place: Place, cloud: Server, times: int) -> None:
+    """After an internal error of E2B's the build is asked for once more, not more often."""
+    cloud.state.failures += [("2", None, INTERNAL)] * times
+    error = place.build("four")["four"].error
+    builds = cloud.builds("four")
+    assert len(builds) == 2
+    texts = [event.text for event in place.events]
+    assert "E2B met an error of its own: asking once more" in texts
+    if times == 1:
+        assert error is None
+        return
+    assert type(error) is BuildError
+    assert error.message.startswith("the build failed on e2b, at step 2 of ")
+    assert error.hint == f"E2B's support can look into build {builds[1].id}; later, run it again"

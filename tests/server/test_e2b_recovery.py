@@ -1,0 +1,241 @@
+from __future__ import annotations
+
+import datetime as dt
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+
+import pytest
+
+from builder.errors import InterruptedRunError
+from builder.targets.journal import Journal
+from tests.support.clouds import NAMES, Place
+from tests.support.e2b_server import Fault, ModelledSteps, Server
+
+KILLS = int(os.environ.get("TEMPLATE_TEST_KILLS", "5"))
+OPTIONS = {"build": ["--frozen", "--precheck", "never"], "plan": ["--frozen", "--target", "e2b"]}
+
+
+def started(place: Place, *arguments: str, command: str = "build") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "builder", command, *OPTIONS[command], *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=place.folder,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """Wait for a run that must succeed; what it said."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+def once(server: Server, *places: Place) -> None:
+    """Every variant is built, published and recorded once, and nothing is left behind."""
+    for name in NAMES:
+        begun = [build for build in server.builds(name) if build.times_started]
+        assert [build.status for build in begun] == ["ready"], name
+        for place in places:
+            record = place.recorded(name)
+            assert record["build_id"] == begun[0].id
+        tags = server.tags(name)
+        assert tags["default"] == tags["stable"] == begun[0].id
+    assert server.running == {}
+    assert server.problems == []
+    assert len(server.state.executed) == len(set(server.state.executed))
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_killed_run_is_taken_up(place: Place, lead: Callable[[Server], Server]) -> None:
+    """After SIGKILL while a build runs, the next run follows that very build, from the first line
+    of its log, and publishes it."""
+    with Server(ModelledSteps(seconds=lambda _: 0.3)) as server:
+        lead(server)
+        process = started(place, "four")
+        until(lambda: server.builds("four") and len(server.builds("four")[0].log) > 3)
+        process.kill()
+        process.communicate()
+        (build,) = server.builds("four")
+        entry = Journal(place.folder / ".builder" / "journal", target="e2b").read("four")
+        assert entry
+        assert (entry.template_id, entry.build_id) == (build.template_id, build.id)
+        said = finished(started(place, "four"))
+        assert f"four: taking up build {build.id} of an earlier run" in said
+        assert len(server.builds("four")) == 1
+        assert place.recorded("four")["build_id"] == build.id
+        times = [dt.datetime.fromisoformat(entry["timestamp"]) for entry in build.log]
+        whole = (times[-1] - times[0]).total_seconds()
+        assert place.recorded("four")["verified"]["seconds"]["build"] == round(whole, 3)
+        for entry_of_log in build.log:
+            assert entry_of_log["message"].splitlines()[0] in place.log("four")
+        assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()
+
+
+def test_kill_after_recording_leaves_no_entry(
+    place: Place, lead: Callable[[Server], Server]
+) -> None:
+    """A run that was killed between recording a build and forgetting it leaves an entry; the next
+    run, which has nothing to build, forgets it."""
+    with Server() as server:
+        lead(server)
+        finished(started(place, "four"))
+        record = place.recorded("four")
+        journal = Journal(place.folder / ".builder" / "journal", target="e2b")
+        entry = journal.begin("four", record["digest"])
+        journal.write(
+            replace(entry, template_id=record["template_id"], build_id=record["build_id"])
+        )
+        finished(started(place, "four"))
+        assert journal.names() == []
+        assert len(server.builds("four")) == 1
+
+
+def test_killed_run_leaves_no_sandbox(place: Place, lead: Callable[[Server], Server]) -> None:
+    """A sandbox of a run that was killed is ended by the next run, whatever that one builds."""
+    with Server(ready_after=3600) as server:
+        lead(server)
+        process = started(place, "four")
+        until(lambda: server.running)
+        process.kill()
+        process.communicate()
+        (left,) = server.running
+        server.ready_after = 0
+        finished(started(place, "three"))
+        assert server.running == {}
+        assert left in server.ended
+        finished(started(place, "four"))
+        assert len(server.builds("four")) == 1
+
+
+def test_what_was_abandoned_is_not_published(
+    place: Place, lead: Callable[[Server], Server]
+) -> None:
+    """A build whose spec has changed since its run was killed ends by itself, and gets no tag."""
+    with Server(ModelledSteps(seconds=lambda _: 0.2)) as server:
+        lead(server)
+        process = started(place, "four")
+        until(lambda: server.builds("four") and server.builds("four")[0].log)
+        process.kill()
+        process.communicate()
+        (abandoned,) = server.builds("four")
+        place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
+        finished(started(place, "four"))
+        until(lambda: abandoned.status == "ready")
+        assert abandoned.id not in (server.tags("four")["default"], server.tags("four")["stable"])
+        assert place.recorded("four")["build_id"] == server.tags("four")["default"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("moment", ["building", "verifying"])
+def test_interrupted_run_is_taken_up(
+    place: Place, lead: Callable[[Server], Server], number: signal.Signals, moment: str
+) -> None:
+    """Ctrl-C ends a run at once, with no sandbox left; the next run goes on with the builds."""
+    with Server(ModelledSteps(seconds=lambda _: 0.2)) as server:
+        lead(server)
+        if moment == "verifying":
+            server.ready_after = 3600
+        process = started(place)
+        until(lambda: server.running if moment == "verifying" else server.state.executed)
+        time.sleep(0.3)
+        process.send_signal(number)
+        asked = time.monotonic()
+        _, said = process.communicate(timeout=60)
+        assert time.monotonic() - asked < 5
+        assert process.returncode == InterruptedRunError.exit_code, said
+        assert (
+            "hint: run the same command again: it goes on with what is there, on E2B, too" in said
+        )
+        assert server.running == {}
+        server.ready_after = 0
+        finished(started(place))
+        once(server, place)
+
+
+def test_two_processes_build_once(place: Place, lead: Callable[[Server], Server]) -> None:
+    """Two runs in one project at once build every variant once, and both succeed."""
+    with Server(ModelledSteps(seconds=lambda _: 0.1)) as server:
+        lead(server)
+        said = [finished(process) for process in [started(place), started(place)]]
+        once(server, place)
+        assert any("another process builds it: waiting" in text for text in said)
+
+
+def test_two_machines_build_once(
+    places: Callable[[str], Place], lead: Callable[[Server], Server]
+) -> None:
+    """Two machines that know nothing of each other but the account build every digest once."""
+    one, other = places("one"), places("other")
+    with Server(ModelledSteps(seconds=lambda _: 0.3)) as server:
+        lead(server)
+        first = started(one)
+        until(lambda: server.state.executed)
+        second = started(other)
+        finished(first)
+        said = finished(second)
+        once(server, one, other)
+        assert "of the same digest is" in said
+
+
+def test_machines_that_begin_in_the_same_moment(
+    places: Callable[[str], Place], lead: Callable[[Server], Server]
+) -> None:
+    """Where two ask for one digest at once, E2B keeps the later: both follow it, none fails."""
+    one, other = places("one"), places("other")
+    with Server(ModelledSteps(seconds=lambda _: 0.3)) as server:
+        lead(server)
+        # Both look before either has asked.
+        server.front.faults += [
+            Fault("POST /v3/templates", "slow", seconds=0.5, times=2),
+        ]
+        for process in [started(one, "four"), started(other, "four")]:
+            finished(process)
+        ready = [build.id for build in server.builds("four") if build.status == "ready"]
+        assert len(ready) == 1
+        assert [place.recorded("four")["build_id"] for place in (one, other)] == ready * 2
+        assert server.problems == []
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+def test_kill_at_any_moment(
+    places: Callable[[str], Place], lead: Callable[[Server], Server]
+) -> None:
+    """Whenever a build of four variants is killed, after the next run every variant has exactly
+    one build, published and recorded, and no sandbox lives on."""
+    seed = random.randrange(1 << 32)
+    chance = random.Random(seed)
+    longest = 4.0
+    for number in range(KILLS):
+        place = places(f"place{number}")
+        with Server(ModelledSteps(seconds=lambda _: 0.02)) as server:
+            lead(server)
+            process = started(place)
+            moment = chance.uniform(0.3, longest)
+            time.sleep(moment)
+            process.kill()
+            process.communicate()
+            finished(started(place))
+            try:
+                once(server, place)
+            except AssertionError as error:
+                raise AssertionError(f"killed after {moment:.3f} s, seed {seed}") from error
+            assert set(json.loads((place.folder / "registry.json").read_text())["templates"]) == {
+                *NAMES
+            }
+            assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()

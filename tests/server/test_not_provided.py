@@ -1,0 +1,152 @@
+"""What a target cannot provide, and what was not checked, where builds are shown and recorded."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import Command
+from tests.support.clouds import Place
+from tests.support.e2b_server import Server
+
+pytestmark = pytest.mark.network
+TO = ("--target", "local")
+WANTS = (
+    'schema = 1\nname = "wants"\nextends = "_base"\n'
+    '[system]\npackages = ["graphviz"]\n'
+    '[[files]]\nsource = "wants.toml"\ntarget = "/opt/wants.toml"\n'
+)
+CHECK = '[[verify]]\nname = "dot"\ncode = "import os; assert os.path.exists(\'/opt/wants.toml\')"\n'
+LACKING = [
+    "not provided by local: Debian packages of variants/wants.toml: graphviz",
+    "not provided by local: files at absolute paths of variants/wants.toml: /opt/wants.toml",
+    "not provided by local: the base image localhost:1/python:3.13 and its service: Python comes"
+    " from this machine",
+    "not provided by local: limits: 2 CPUs and 1024 MiB are not enforced, and it is no security"
+    " boundary",
+]
+UNCHECKED = "nothing was checked: the spec has no Python packages and no [[verify]]"
+
+
+@pytest.fixture
+def folder(place: Place) -> Path:
+    (place.folder / "variants" / "wants.toml").write_text(WANTS)
+    return place.folder
+
+
+def test_what_is_not_provided_is_in_the_output_the_record_and_show(
+    folder: Path, command: Command
+) -> None:
+    """A local build tells what it does not provide, and that nothing was checked, as it is built, in
+    its record, and in `show`."""
+    done = command("build", "wants", *TO, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stderr.splitlines() if line.startswith("{")]
+    warned = [event["text"] for event in events if event["kind"] == "warning"]
+    assert {*LACKING[:2], UNCHECKED} <= set(warned)
+    assert set(LACKING[2:]) <= {event["text"] for event in events if event["kind"] == "note"}
+    (outcome,) = json.loads(done.stdout)["outcomes"]
+    assert outcome["record"]["warnings"][-5:] == [*LACKING, UNCHECKED]
+    shown = command("show", "wants", *TO, cwd=folder).stdout
+    for line in (*LACKING, UNCHECKED):
+        assert line in shown
+
+
+def test_check_that_fails_for_want_of_it_says_so(folder: Path, command: Command) -> None:
+    """When a check fails, the error names what the spec asks for and the target does not provide."""
+    (folder / "variants" / "wants.toml").write_text(WANTS + CHECK)
+    done = command("build", "wants", *TO, cwd=folder)
+    assert done.returncode == 21
+    assert (
+        "  local does not provide Debian packages of variants/wants.toml: graphviz\n"
+        "  local does not provide files at absolute paths of variants/wants.toml: /opt/wants.toml\n"
+    ) in done.stderr
+
+
+def test_variables_that_the_code_service_spoils_are_named(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """For E2B, `plan`, `build` and the record name each variable whose value its code service
+    cannot make code of, with the line that sets it; others are not named."""
+    values = 'PLAIN = "$HOME `id` %s"\nQUOTE = "it\'s"\nSLASH = "C:\\\\new"\n'
+    place.edit("four", lambda text: f"{text}[env]\n{values}")
+    place.edit("_base", lambda text: text.replace("[service]", '[env]\nQUOTE = "\'"\n[service]'))
+    rest = (
+        " to programs that run code by E2B's SDK alone: the code service makes code of the value, and"
+        " a quote or backslash in it spoils the first execution in a sandbox"
+    )
+    wanted = [
+        f"not provided by e2b: `env.{name}` (variants/four.toml:{line}){rest}"
+        for name, line in (("QUOTE", 8), ("SLASH", 9))
+    ]
+    shown = command("plan", "four", "--target", "e2b", "--frozen", cwd=place.folder)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("not provided")]
+    assert [line for line in lines if "service.command" not in line] == wanted, shown.stderr
+    assert place.build("four")["four"].error is None
+    assert [text for text in place.warnings() if "env." in text] == wanted
+    texts = [event.text for event in place.events]
+    (begun,) = [number for number, text in enumerate(texts) if text.endswith(" is begun")]
+    assert texts.index(wanted[1]) < begun
+    assert place.recorded("four")["warnings"][-2:] == wanted
+
+
+def test_modes_that_e2b_changes_are_named(place: Place, cloud: Server, command: Command) -> None:
+    """For E2B, `plan` and the record name each file whose mode E2B changes when a build ends, with
+    its line; what it gives to `user` belongs to `user` everywhere."""
+    (place.folder / "variants" / "tool").write_text("")
+    targets = ("/usr/local/bin/tool", "/code/tool", "/home/user/tool", "/opt/tool")
+    files = "".join(f'[[files]]\nsource = "tool"\ntarget = "{target}"\n' for target in targets)
+    open_to_all = '[[files]]\nsource = "tool"\ntarget = "/code/open"\nmode = "0777"\n'
+    place.edit("four", lambda text: text + files + open_to_all)
+    wanted = [
+        f"not provided by e2b: mode 0644 of {target} (variants/four.toml:{line}): E2B gives"
+        f" everything below {folder} mode 0777 at the end of a build"
+        for target, line, folder in (
+            ("/usr/local/bin/tool", 8, "/usr/local"),
+            ("/code/tool", 11, "/code"),
+        )
+    ]
+    shown = command("plan", "four", "--target", "e2b", "--frozen", cwd=place.folder)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("not provided")]
+    assert [line for line in lines if "service.command" not in line] == wanted, shown.stderr
+    assert place.build("four")["four"].error is None
+    assert place.recorded("four")["warnings"][-2:] == wanted
+    owners = {
+        step["args"][1]: step["args"][2]
+        for step in cloud.builds("four")[0].request["steps"]
+        if step["type"] == "COPY" and step["args"][0].startswith("files/")
+    }
+    assert owners == {
+        target: "user:user" if "/home" in target else "root:root"
+        for target in (*targets, "/code/open")
+    }
+
+
+@pytest.mark.parametrize(
+    ("command_line", "known"),
+    [
+        ('["sleep", "infinity"]', False),
+        ('["streamlit", "run", "app.py", "--server.port", "49999"]', False),
+        ('["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]', True),
+    ],
+)
+def test_service_that_nobody_knows_is_named(
+    place: Place, cloud: Server, command: Command, command_line: str, known: bool
+) -> None:
+    """For E2B, `plan` says that it cannot know whether a command other than that of E2B's image
+    starts a code interpreter, with the line of the command."""
+    place.edit("_base", lambda text: text.replace('["serve"]', command_line))
+    shown = command("plan", "four", "--target", "e2b", "--frozen", cwd=place.folder)
+    lines = [line for line in shown.stdout.splitlines() if line.startswith("not provided")]
+    assert lines == (
+        []
+        if known
+        else [
+            "not provided by e2b: a check before the build that `service.command`"
+            " (variants/_base.toml:6) starts a code interpreter: it is not the start-up of E2B's"
+            " image, /root/.jupyter/start-up.sh, and the build is of no use where nothing runs code"
+            " on port 49999"
+        ]
+    )

@@ -1,0 +1,221 @@
+"""The calls for sandboxes: those of the control plane, and those of their code service."""
+
+from __future__ import annotations
+
+import datetime as dt
+import json
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qsl
+
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from tests.support.e2b_server import envd
+from tests.support.e2b_server.sandboxes import ContainerService, Running
+from tests.support.e2b_server.state import ApiError, Team, new_id
+from tests.support.e2b_server.steps import DockerSteps
+from tests.support.e2b_server.wire import Handler, page
+
+if TYPE_CHECKING:
+    from tests.support.e2b_server.server import Server
+
+
+class SandboxCalls:
+    """The calls for sandboxes."""
+
+    def __init__(self, server: Server) -> None:
+        self.server = server
+        self._by_key: dict[str, Running] = {}
+        self._bodies: dict[str, bytes] = {}
+
+    def routes(self) -> list[tuple[str, str, Handler]]:
+        """Method, path, and what answers it."""
+        return [
+            ("POST", "/v2/sandboxes", self._create_sandbox),
+            ("POST", "/sandboxes", self._create_sandbox),
+            ("GET", "/v2/sandboxes", self._list_sandboxes),
+            ("GET", "/sandboxes/{sandbox}", self._get_sandbox),
+            ("DELETE", "/sandboxes/{sandbox}", self._kill_sandbox),
+            ("POST", "/sandboxes/{sandbox}/timeout", self._sandbox_timeout),
+            ("GET", "/health", self._health),
+            ("GET", "/contexts", self._contexts),
+            ("POST", "/contexts", self._create_context),
+            ("POST", "/contexts/{context}/restart", self._restart_context),
+            ("POST", "/api/kernels/{context}/interrupt", self._interrupt_kernel),
+            ("POST", "/execute", self._execute),
+        ]
+
+    def _create_sandbox(self, request: Request, body: bytes) -> Response:
+        team = self.server.team_of(request)
+        asked = json.loads(body)
+        key = request.headers.get("idempotency-key")
+        with self.server.state.lock:
+            if key and self._bodies.setdefault(key, body) != body:
+                raise ApiError(422, "the idempotency key was used with another request")
+            template, build = self.server.state.resolve(team, asked["templateID"])
+            seconds = asked.get("timeout", 15)
+            if seconds <= 0:
+                raise ApiError(400, "Timeout must be greater than 0")
+            if seconds > team.sandbox_hours * 3600:
+                raise ApiError(400, f"Timeout cannot be greater than {team.sandbox_hours} hours")
+            if key and key in self._by_key:
+                return self._sandbox_answer(self._by_key[key])
+            most = team.sandboxes_at_a_time
+            if sum(one.team is team for one in self._alive()) >= most:
+                raise ApiError(
+                    429,
+                    f"you have reached the maximum number of concurrent E2B sandboxes ({most}). If"
+                    " you need more, please visit 'https://e2b.dev/docs/billing'",
+                )
+            template.spawned.append(self.server.now())
+            sandbox = Running(
+                id="i" + new_id(),
+                team=team,
+                template=template,
+                build=build,
+                metadata=asked.get("metadata") or {},
+                started=self.server.now(),
+                ends=time.monotonic() + seconds,
+                ready_at=time.monotonic() + self.server.ready_after,
+                zygote=self.server.zygote,
+            )
+            if isinstance(self.server.steps, DockerSteps):
+                sandbox.service = ContainerService(build)
+            self.server.running[sandbox.id] = sandbox
+            self.server.created += 1
+            if key:
+                self._by_key[key] = sandbox
+        return self._sandbox_answer(sandbox)
+
+    def _sandbox_answer(self, sandbox: Running) -> Response:
+        told = {
+            "templateID": sandbox.template.id,
+            "sandboxID": sandbox.id,
+            "clientID": "6532622b",
+            "envdVersion": self.server.envd_version,
+            "envdAccessToken": sandbox.token,
+            "alias": sandbox.template.name,
+        }
+        return JSONResponse(told, status_code=201)
+
+    def _list_sandboxes(self, request: Request, _body: bytes) -> Response:
+        team, query = self.server.team_of(request), request.query_params
+        wanted = dict(parse_qsl(query.get("metadata", "")))
+        told: list[dict[str, Any]] = []
+        if "running" in query.get("state", "running,paused").split(","):
+            told = [
+                self._listed(one)
+                for one in self._alive()
+                if one.team is team and wanted.items() <= one.metadata.items()
+            ]
+        told.sort(key=lambda one: one["startedAt"], reverse=query.get("order") != "asc")
+        return page(request, told)
+
+    def _listed(self, one: Running) -> dict[str, Any]:
+        end = self.server.now() + dt.timedelta(seconds=one.ends - time.monotonic())
+        return {
+            "templateID": one.template.id,
+            "sandboxID": one.id,
+            "clientID": "6532622b",
+            "startedAt": one.started.isoformat(),
+            "endAt": end.isoformat(),
+            "cpuCount": one.build.cpu,
+            "memoryMB": one.build.memory_mb,
+            "diskSizeMB": 1024,
+            "state": "running",
+            "envdVersion": self.server.envd_version,
+            "alias": one.template.name,
+            "metadata": one.metadata,
+        }
+
+    def _alive(self) -> list[Running]:
+        with self.server.state.lock:
+            for one in list(self.server.running.values()):
+                if one.ends < time.monotonic():
+                    self.server.end(one)
+            return list(self.server.running.values())
+
+    def _sandbox(self, sandbox_id: str | None, team: Team | None = None) -> Running:
+        for one in self._alive():
+            if one.id == sandbox_id and team in (None, one.team):
+                return one
+        message = f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it"
+        raise ApiError(404, message)
+
+    def _of_team(self, request: Request) -> Running:
+        return self._sandbox(request.path_params["sandbox"], self.server.team_of(request))
+
+    def _get_sandbox(self, request: Request, _body: bytes) -> Response:
+        return JSONResponse(self._listed(self._of_team(request)))
+
+    def _kill_sandbox(self, request: Request, _body: bytes) -> Response:
+        self.server.end(self._of_team(request))
+        return Response(status_code=204)
+
+    def _sandbox_timeout(self, request: Request, body: bytes) -> Response:
+        sandbox = self._of_team(request)
+        lived = (self.server.now() - sandbox.started).total_seconds()
+        left = sandbox.team.sandbox_hours * 3600 - lived
+        sandbox.ends = time.monotonic() + min(json.loads(body)["timeout"], left)
+        return Response(status_code=204)
+
+    def _reached(self, request: Request, port: int, *, secured: bool = True) -> Running:
+        sandbox_id, asked_port = _addressed(request)
+        try:
+            sandbox = self._sandbox(sandbox_id)
+        except ApiError as error:
+            raise ApiError(502, "The sandbox was not found") from error
+        if asked_port != str(port):
+            raise ApiError(502, "The sandbox is running but port is not open")
+        if secured and request.headers.get("x-access-token") != sandbox.token:
+            raise ApiError(401, "unauthorized access, please provide a valid access token")
+        return sandbox
+
+    def _in_sandbox(self, request: Request, port: int = 49999) -> Any:
+        return self._reached(request, port, secured=False).use()
+
+    def machine(self, request: Request) -> envd.Machine:
+        return self._reached(request, envd.PORT).machine
+
+    def _health(self, request: Request, _body: bytes) -> Response:
+        if _addressed(request)[1] == "49999":
+            self._in_sandbox(request)
+            return JSONResponse("OK")
+        self._reached(request, envd.PORT, secured=False)
+        return Response(status_code=204)
+
+    def _restart_context(self, request: Request, _body: bytes) -> Response:
+        self._in_sandbox(request).restart(request.path_params["context"])
+        return JSONResponse(None)
+
+    def _interrupt_kernel(self, request: Request, _body: bytes) -> Response:
+        if not self.server.jupyter_is_reached:
+            raise ApiError(502, "The sandbox is running but port is not open")
+        self._in_sandbox(request, 8888).interrupt(request.path_params["context"])
+        return Response(status_code=204)
+
+    def _contexts(self, request: Request, _body: bytes) -> Response:
+        return JSONResponse(self._in_sandbox(request).contexts())
+
+    def _create_context(self, request: Request, body: bytes) -> Response:
+        return JSONResponse(self._in_sandbox(request).create(json.loads(body)))
+
+    def _execute(self, request: Request, body: bytes) -> Response:
+        # The service asks envd for the sandbox's variables, with the token of the request.
+        service = self._reached(request, 49999).use()
+        return self._answer_of_execution(service.execute(json.loads(body)))
+
+    def _answer_of_execution(self, events: Iterator[bytes] | AsyncIterator[bytes]) -> Response:
+        return StreamingResponse(events, media_type="application/json")
+
+
+def _addressed(request: Request) -> tuple[str | None, str | None]:
+    """The sandbox and the port that a request is for. The first label of its host says it, except
+    of hosts that all sandboxes share."""
+    label, _, domain = (request.url.hostname or "").partition(".")
+    port, dash, sandbox = label.partition("-")
+    if dash and domain:
+        return sandbox, port
+    return request.headers.get("e2b-sandbox-id"), request.headers.get("e2b-sandbox-port")

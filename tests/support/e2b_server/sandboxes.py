@@ -1,0 +1,290 @@
+"""Sandboxes whose code service runs code in real Jupyter kernels, here or in a container."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import datetime as dt
+import json
+import tempfile
+import threading
+import time
+import urllib.error
+import urllib.request
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from jupyter_core.utils import ensure_event_loop
+
+from tests.support.base_image.contexts import Context
+from tests.support.e2b_server.envd import Machine
+from tests.support.e2b_server.state import ApiError, Build, Team, Template
+from tests.support.e2b_server.steps import extract
+from tests.support.e2b_server.zygote import Zygote
+
+SERVICE_PORT = 49999
+
+
+class Service(Protocol):
+    """The code service of one sandbox."""
+
+    def contexts(self) -> list[dict[str, Any]]: ...
+
+    def create(self, asked: dict[str, Any]) -> dict[str, Any]: ...
+
+    def execute(self, asked: dict[str, Any]) -> Iterator[bytes] | AsyncIterator[bytes]: ...
+
+    def restart(self, context: str) -> None: ...
+
+    def interrupt(self, context: str) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class _Confined:
+    """A context in a thread of its own, whose event loop ends with it."""
+
+    def __init__(self, start: Callable[..., Any], home: str) -> None:
+        self._thread = ThreadPoolExecutor(max_workers=1)
+        made: Any = Context
+        try:
+            self._context = self._thread.submit(made, "python", home, start).result()
+        except BaseException:
+            self._thread.submit(lambda: ensure_event_loop().close())
+            self._thread.shutdown()
+            raise
+        self.public: dict[str, Any] = self._context.public()
+
+    async def execute(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        loop = asyncio.get_running_loop()
+        events: asyncio.Queue[bytes | None] = asyncio.Queue()
+        left = threading.Event()
+
+        def put(event: bytes | None) -> None:
+            with contextlib.suppress(RuntimeError):  # the server has ended meanwhile
+                loop.call_soon_threadsafe(events.put_nowait, event)
+
+        def run() -> None:
+            try:
+                variables = asked.get("env_vars")
+                for event in self._context.execute(asked["code"], variables, left.is_set):
+                    put(json.dumps(event).encode() + b"\n")
+            finally:
+                put(None)
+
+        self._thread.submit(run)
+        try:
+            while (event := await events.get()) is not None:
+                yield event
+        finally:
+            left.set()
+
+    def interrupt(self) -> None:
+        self._context.manager.interrupt_kernel()
+
+    def close(self) -> None:
+        self._context.end()
+        self._thread.submit(self._end)
+        self._thread.shutdown()
+
+    def _end(self) -> None:
+        try:
+            self._context.close()
+        finally:
+            ensure_event_loop().close()
+
+
+class KernelService:
+    """Kernels of this machine's own interpreter, the first one warm, if the copied files say so."""
+
+    def __init__(self, zygote: Zygote, home: str, archives: Sequence[bytes]) -> None:
+        self._start, self._home = zygote.start, home
+        self._contexts: dict[str, _Confined] = {}
+        self._lock = threading.Lock()
+        self._closed = False
+        self._template = tempfile.TemporaryDirectory(prefix="template-")
+        folder = Path(self._template.name)
+        for archive in archives:
+            extract(archive, folder)
+        warm = (folder / "reseed.py").exists()
+        self._new(self._warmed(folder / "warmup.py") if warm else self._start)
+
+    def _warmed(self, script: Path) -> Callable[..., Any]:
+        # The one change: a folder of this sandbox instead of the one that an image has to itself.
+        state = script.parent / "state"
+        state.mkdir()
+        (state / "todo").touch()
+        script.write_text(script.read_text().replace("/tmp/template-warmup", str(state)))
+
+        def start(*, cwd: str) -> Any:
+            kernel, client = self._start(cwd=cwd)
+            code = f"__import__('runpy').run_path({str(script)!r}, run_name='template_warmup')"
+            client.execute(code, silent=True)
+            return kernel, client
+
+        return start
+
+    def _new(self, start: Callable[..., Any] | None = None) -> dict[str, Any]:
+        with self._lock:
+            if self._closed:
+                raise ApiError(502, "The sandbox was not found")
+            made = _Confined(start or self._start, self._home)
+            self._contexts[made.public["id"]] = made
+            return made.public
+
+    def contexts(self) -> list[dict[str, Any]]:
+        return [context.public for context in self._contexts.values()]
+
+    def create(self, asked: dict[str, Any]) -> dict[str, Any]:
+        return self._new()
+
+    def execute(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+        if asked.get("context_id") and asked.get("language"):
+            raise ApiError(400, "Only one of context_id or language can be provided")
+        if asked.get("language") not in (None, "python"):
+            raise ApiError(500, f"no kernel for {asked['language']}")
+        context = self._contexts.get(asked.get("context_id") or next(iter(self._contexts)))
+        if context is None:
+            raise ApiError(404, "context not found")
+        return context.execute(asked)
+
+    def restart(self, context: str) -> None:
+        with self._lock:
+            if context not in self._contexts:
+                raise ApiError(404, "context not found")
+            self._contexts[context].close()
+            self._contexts[context] = _Confined(self._start, self._home)
+            self._contexts[context].public["id"] = context
+
+    def interrupt(self, context: str) -> None:
+        self._contexts[context].interrupt()
+
+    def close(self) -> None:
+        with self._lock:
+            self._closed = True
+            for context in self._contexts.values():
+                context.close()
+            self._template.cleanup()
+
+
+class ContainerService:
+    """The code service in a container made from a build."""
+
+    def __init__(self, build: Build) -> None:
+        from tests.support import engine
+
+        image, env, user, workdir = build.machine
+        assert build.start
+        start, self._ready_command, _ = build.start
+        self._container = engine.client().containers.run(
+            image,
+            ["/bin/bash", "-l", "-c", start],
+            entrypoint=[],
+            user=user,
+            working_dir=workdir,
+            # No envd is in the container that the service could ask for a sandbox's variables.
+            environment=env | {"E2B_LOCAL": "true"},
+            detach=True,
+            labels={engine.LABEL: ""},
+        )
+        self._build = build
+        self._ready = False
+        self._restarts = 0
+
+    def ready(self) -> bool:
+        if self._ready:
+            return True
+        if self._container.logs().count(b"startup failed") > self._restarts:
+            # E2B copies the memory of a service that is up. Here each starts anew, and on a busy
+            # machine its first kernel may be too late for it.
+            self._restarts += 1
+            self._container.restart(timeout=0)
+            return False
+        found: Any = self._container.exec_run(
+            ["/bin/bash", "-l", "-c", self._ready_command], user=self._build.machine[2]
+        )
+        self._ready = found.exit_code == 0
+        return self._ready
+
+    @property
+    def _origin(self) -> str:
+        self._container.reload()  # it may have started again, with another address
+        address = next(iter(self._container.attrs["NetworkSettings"]["Networks"].values()))
+        return f"http://{address['IPAddress']}:{SERVICE_PORT}"
+
+    def _ask(self, method: str, path: str, body: Any = None) -> Any:
+        data = None if body is None else json.dumps(body).encode()
+        asked = urllib.request.Request(  # noqa: S310 - the container's own address
+            self._origin + path, data, {"Content-Type": "application/json"}, method=method
+        )
+        try:
+            return urllib.request.urlopen(asked, timeout=120)  # noqa: S310
+        except urllib.error.HTTPError as error:
+            raise ApiError(error.code, error.reason) from error
+        except OSError as error:
+            raise ApiError(502, "The sandbox is running but port is not open") from error
+
+    def contexts(self) -> list[dict[str, Any]]:
+        with self._ask("GET", "/contexts") as answer:
+            found: list[dict[str, Any]] = json.load(answer)
+            return found
+
+    def create(self, asked: dict[str, Any]) -> dict[str, Any]:
+        with self._ask("POST", "/contexts", asked) as answer:
+            found: dict[str, Any] = json.load(answer)
+            return found
+
+    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
+        with self._ask("POST", "/execute", asked) as answer:
+            yield from answer
+
+    def restart(self, context: str) -> None:
+        raise ApiError(404, "the service in the tests' image restarts nothing")
+
+    interrupt = restart
+
+    def close(self) -> None:
+        self._container.remove(force=True)
+
+
+@dataclass
+class Running:
+    """A sandbox that runs."""
+
+    id: str
+    team: Team
+    template: Template
+    build: Build
+    metadata: dict[str, str]
+    started: dt.datetime
+    ends: float
+    ready_at: float
+    zygote: Zygote
+    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    service: Service | None = None
+    machine: Machine = field(default_factory=Machine)
+    closed: bool = False
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def close(self) -> None:
+        """End what runs in it; nothing can be started in it any more."""
+        with self.lock:
+            self.closed = True
+            if self.service:
+                self.service.close()
+            self.machine.close()
+
+    def use(self) -> Service:
+        """Its code service, which is not up at once."""
+        with self.lock:
+            if self.closed or time.monotonic() < self.ready_at:
+                raise ApiError(502, "The sandbox is running but port is not open")
+            if self.service is None:
+                self.service = KernelService(self.zygote, self.machine.home, self.build.machine)
+            if isinstance(self.service, ContainerService) and not self.service.ready():
+                raise ApiError(502, "The sandbox is running but port is not open")
+            return self.service

@@ -1,0 +1,170 @@
+"""Carrying builds out: steps whose time is modelled, or steps run for real in Docker."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import tarfile
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Protocol
+
+from builder.flatten import Program, Step
+from tests.support.e2b_server.state import Build
+
+
+class StepError(Exception):
+    """A step that went wrong; its text is the reason."""
+
+
+class Steps(Protocol):
+    """How the steps of builds are carried out. A layer is whatever the next step starts from."""
+
+    def base(self, image: str) -> Any: ...
+
+    def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any: ...
+
+    def finish(self, layer: Any, build: Build, tell: Any) -> Any: ...
+
+
+def _nothing_fails(_step: dict[str, Any]) -> str | None:
+    return None
+
+
+@dataclass
+class ModelledSteps:
+    """Steps that take a time and do nothing; a layer is the archives that were copied into it.
+    `fails` says of a step why it fails."""
+
+    seconds: Callable[[dict[str, Any]], float] = lambda _step: 0.0
+    base_seconds: float = 0.0
+    final_seconds: float = 0.0
+    fails: Callable[[dict[str, Any]], str | None] = _nothing_fails
+    lines: int = 1
+
+    def base(self, image: str) -> Any:
+        time.sleep(self.base_seconds)
+        return []
+
+    def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any:
+        time.sleep(self.seconds(step))
+        for number in range(self.lines):
+            tell(f"[stdout]: line {number} of {step['type']}")
+        if why := self.fails(step):
+            tell("[stderr]: it went wrong")
+            raise StepError(why)
+        return [*layer, files] if files else layer
+
+    def finish(self, layer: Any, build: Build, tell: Any) -> Any:
+        time.sleep(self.final_seconds)
+        return layer
+
+
+@dataclass
+class DockerSteps:
+    """Steps run in containers, each result an image, as `tests.support.engine` plays E2B's way of it."""
+
+    network: str = "host"
+    made: list[str] = field(default_factory=list)
+    lock: threading.Lock = field(default_factory=threading.Lock)
+
+    def base(self, image: str) -> Any:
+        from tests.e2e.test_flatten_engine import config_of
+
+        return image, dict(config_of(image).env), "user", None
+
+    def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any:
+        from tests.support import engine
+
+        image, env, user, workdir = layer
+        kind: Any = step["type"]
+        args = [*step["args"]]
+        if kind == "RUN" and len(args) == 1:
+            args.append("")
+        with engine.running(image, network=self.network) as container:
+            if kind == "RUN" and args[1] and container.exec_run(["id", "-u", args[1]]).exit_code:
+                refused = f"unauthenticated: invalid username: '{args[1]}'"
+                raise StepError(f"command failed: {refused}")
+            machine = engine.Machine(container, env)
+            machine.user, machine.workdir_set = user, workdir
+            program = Program(
+                base_image=image,
+                steps=(Step(kind=kind, args=tuple(args), stage="", lines=(0, 0)),),
+                start_command=None,
+                ready_command=None,
+                env={},
+                user=user,
+                workdir=machine.workdir,
+                metadata=(),
+                assumptions=(),
+                steps_before=1,
+            )
+            with unpacked(files) as context:
+                try:
+                    machine.carry_out(program, context)
+                except AssertionError as error:
+                    raise StepError(f"exit status 1: {error}") from error
+            for text in machine.log:
+                for line in text.splitlines():
+                    tell(f"[stdout]: {line}")
+            made = container.commit()
+        with self.lock:
+            self.made.append(str(made.id))
+        return made.id, dict(machine.env), machine.user, machine.workdir_set
+
+    def finish(self, layer: Any, build: Build, tell: Any) -> Any:
+        from tests.support import engine
+
+        image, env, user, workdir = layer
+        with engine.running(image, network=self.network) as container:
+            machine = engine.Machine(container, env)
+            machine.user, machine.workdir_set = user, workdir
+            machine.finalize()
+            made = container.commit()
+        with self.lock:
+            self.made.append(str(made.id))
+        return made.id, env, user, machine.workdir
+
+    def remove(self) -> None:
+        from tests.support import engine
+
+        for image in reversed(self.made):
+            with contextlib.suppress(Exception):
+                engine.client().images.remove(image, force=True)
+
+
+def evaluation(value: str) -> str:
+    """Return the command by which E2B's builder evaluates an ENV value, as root in a login shell
+    that has none of the template's variables."""
+    for special in ("\\", '"', "`", "$("):
+        value = value.replace(special, f"\\{special}")
+    return f'printf "%s" "{value}"'
+
+
+def extract(archive: bytes, folder: Path) -> None:
+    """Unpack what was uploaded."""
+    with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
+        # An attribute, since Python 3.11.2 has no argument for it.
+        tar.extraction_filter = getattr(tarfile, "tar_filter", None)
+        tar.extractall(folder)  # noqa: S202 - archives of this program's own
+
+
+@contextlib.contextmanager
+def unpacked(files: bytes | None) -> Any:
+    """The folder that an upload holds."""
+    import tempfile
+
+    with tempfile.TemporaryDirectory() as folder:
+        if files is not None:
+            extract(files, Path(folder))
+        yield Path(folder)
+
+
+def chained(parent: str, step: dict[str, Any]) -> str:
+    """The key of a step's layer: its parent's, its kind, its arguments, its files."""
+    told = [parent, step["type"], " ".join(step.get("args", [])), step.get("filesHash", "")]
+    return hashlib.sha256("\n".join(told).encode()).hexdigest()

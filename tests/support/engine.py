@@ -1,0 +1,284 @@
+"""A Docker engine for tests, and E2B's way to carry out steps, played on it.
+
+What E2B does for each kind of step was read from its published sources (github.com/e2b-dev/infra,
+`packages/orchestrator/pkg/template/build/commands`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import glob
+import hashlib
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import tarfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import docker
+import pytest
+from docker.models.containers import Container
+
+from builder.errors import EngineUnavailableError
+from builder.flatten import Program
+from builder.precheck.connection import connect
+from tests.support.e2b_server.steps import evaluation
+
+SOURCES = Path(__file__).parent / "base_image"
+LABEL = "template-builder-test"
+REQUIRED = "docker" in os.environ.get("TEMPLATE_TEST_REQUIRE", "")
+
+
+@functools.cache
+def client() -> docker.DockerClient:
+    """The engine. Skips the test where there is none, unless TEMPLATE_TEST_REQUIRE says docker."""
+    try:
+        connected, _ = connect(timeout=600)
+    except EngineUnavailableError as error:
+        if REQUIRED:
+            raise
+        pytest.skip(error.message)
+    return connected
+
+
+@functools.cache
+def base_image() -> str:
+    """The image that tests build on, made by `make.sh` where it is not there yet.
+
+    Its tag is a hash of all that it is made from, so that no older one is taken for it.
+    """
+    if image := os.environ.get("TEMPLATE_TEST_BASE_IMAGE"):
+        return image
+    sources = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.is_file()]
+    tag = hashlib.sha256(b"\0".join(sources)).hexdigest()[:12]
+    image = f"template-test/code-interpreter:{tag}"
+    with contextlib.suppress(docker.errors.ImageNotFound):
+        client().images.get(image)
+        return image
+    if not shutil.which("mmdebstrap") and not REQUIRED:
+        pytest.skip("mmdebstrap is not installed, which makes the base image")
+    made = subprocess.run(
+        ["bash", SOURCES / "make.sh", image],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert made.returncode == 0, made.stderr
+    return image
+
+
+@functools.cache
+def buildkit() -> str:
+    """A `docker` that builds with BuildKit: that of Docker 20.10 does, newer ones with buildx."""
+    for folder in os.get_exec_path():
+        found = Path(folder) / "docker"
+        if found.exists():
+            version = subprocess.run(
+                [found, "--version"], capture_output=True, text=True, check=True
+            )
+            plugin = subprocess.run([found, "buildx", "version"], capture_output=True, check=False)
+            if "version 20.10" in version.stdout or plugin.returncode == 0:
+                return str(found)
+    pytest.skip("no docker command here builds with BuildKit")
+
+
+def build(folder: Path, *, network: str = "none") -> str:
+    """Build the Dockerfile of `folder` with BuildKit; the image's ID."""
+    found = subprocess.run(
+        [buildkit(), "build", "--quiet", "--network", network, "--label", LABEL, str(folder)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"DOCKER_BUILDKIT": "1"},
+    )
+    assert found.returncode == 0, found.stderr + (folder / "Dockerfile").read_text()
+    return found.stdout.strip()
+
+
+@contextlib.contextmanager
+def running(
+    image: str, *, network: str = "none", tmpfs: Mapping[str, str] | None = None
+) -> Iterator[Container]:
+    """A container of an image that does nothing; `tmpfs` is path → options of a mount."""
+    container = client().containers.run(
+        image,
+        ["infinity"],
+        entrypoint="sleep",
+        user="root",
+        working_dir="/",
+        detach=True,
+        network_mode=network,
+        tmpfs=dict(tmpfs or {}),
+        labels={LABEL: ""},
+    )
+    try:
+        yield container
+    finally:
+        container.remove(force=True)
+
+
+# What E2B gives to a shell, and appends to a PATH of the template's own.
+_PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+
+
+def home_of(user: str) -> str:
+    """The home of an account."""
+    return "/root" if user == "root" else f"/home/{user}"
+
+
+class Machine:
+    """A container in which steps run as E2B runs them."""
+
+    def __init__(self, container: Container, base_env: Mapping[str, str]) -> None:
+        self.container = container
+        self.env = dict(base_env)
+        self.user = "user"
+        self.workdir_set: str | None = None
+        self.log: list[str] = []
+
+    @property
+    def workdir(self) -> str:
+        """Where commands run: the home of the user of the moment, until a step says otherwise."""
+        return self.workdir_set or home_of(self.user)
+
+    def carry_out(self, program: Program, context: Path) -> None:
+        """Every step in turn."""
+        for step in program.steps:
+            getattr(self, f"_{step.kind.lower()}")(step.args, context)
+
+    def bash(
+        self, command: str, *, user: str, workdir: str | None = None, env: Mapping[str, str]
+    ) -> str:
+        """Run a command in a login shell that has `env` alone; its standard output."""
+        home = home_of(user)
+        variables = {"PATH": _PATH, "HOME": home, "USER": user, "LOGNAME": user} | dict(env)
+        if "PATH" in env:
+            variables["PATH"] += f":{_PATH}"
+        pairs = [f"{name}={value}" for name, value in variables.items()]
+        shell = ("timeout", "60", "/bin/bash", "-l", "-c")
+        found: Any = self.container.exec_run(
+            # Unlike the engine, E2B does not make a folder that is missing.
+            ["/usr/bin/env", "-i", f"--chdir={workdir or home}", *pairs, *shell, command],
+            user=user,
+            demux=True,
+        )
+        out, err = (part.decode() if part else "" for part in found.output)
+        assert found.exit_code == 0, f"{command}\n{out}{err}"
+        return out
+
+    def _run(self, args: Sequence[str], context: Path) -> None:
+        user = args[1] or self.user
+        self.log.append(self.bash(args[0], user=user, workdir=self.workdir_set, env=self.env))
+
+    def _env(self, args: Sequence[str], context: Path) -> None:
+        for name, value in zip(args[::2], args[1::2], strict=True):
+            self.env[name] = self.bash(evaluation(value), user="root", env={})
+
+    def _workdir(self, args: Sequence[str], context: Path) -> None:
+        made = f"""
+            new="{args[0]}"
+            while [ ! -d "$(dirname "$new")" ]; do new=$(dirname "$new"); done
+            [ -d "{args[0]}" ] || {{ mkdir -p "{args[0]}" && chown -R {self.user}: "$new"; }}
+        """
+        self.bash(made, user="root", env=self.env)
+        self.workdir_set = self.bash(f'cd "{args[0]}" && pwd', user="root", env={}).strip()
+
+    def _user(self, args: Sequence[str], context: Path) -> None:
+        made = f"id -u {args[0]} || useradd --create-home --shell /bin/bash {args[0]}"
+        self.bash(made, user="root", env=self.env)
+        self.user = self.bash(f'printf "{args[0]}"', user="root", env={})
+
+    def _copy(self, args: Sequence[str], context: Path) -> None:
+        source, target, owner, mode = args
+        place = f"/var/tmp/{hashlib.sha256(source.encode()).hexdigest()}"
+        archive = io.BytesIO()
+        with tarfile.open(fileobj=archive, mode="w") as tar:
+            for name in glob.glob(source, root_dir=context, include_hidden=True):
+                tar.add(context / name, arcname=name)
+        self.container.exec_run(["mkdir", "-p", f"{place}/unpack"])
+        self.container.put_archive(f"{place}/unpack", archive.getvalue())
+        # What has no wildcard in it; the rest was expanded by the SDK.
+        parts = source.split("/")
+        plain = "/".join(itertools.takewhile(lambda part: not re.search(r"[*?\[{]", part), parts))
+        script = f"""
+            target="{target}"; source="{os.path.normpath(f"{place}/unpack/{plain}")}"
+            cd "{self.workdir}" || exit
+            case "$target" in /*) ;; *) target="$(pwd)/$target";; esac
+            cd "$(dirname "$source")" || exit
+            entry="$(basename "$source")"
+            chown -hR "{owner}" "$entry" || exit
+            [ -z "{mode}" ] || [ -L "$entry" ] || chmod -R "{mode}" "$entry" || exit
+            if [ -d "$entry" ] && [ ! -L "$entry" ]; then
+                mkdir -p "$target" || exit
+                tar -C "$entry" -cf - . \
+                    | tar -C "$target" --keep-directory-symlink --no-overwrite-dir -xf -
+                exit
+            fi
+            case "$target" in */) mkdir -p "$target";; *) mkdir -p "$(dirname "$target")";; esac
+            mv "$entry" "$target"
+        """
+        self.bash(f"set -o pipefail\n{script}", user="root", workdir=self.workdir, env=self.env)
+        self.container.exec_run(["rm", "-rf", place])
+
+    def finalize(self) -> None:
+        """What E2B does after the last step, before it starts what is to run."""
+        made = "id -u user || useradd --create-home --shell /bin/bash user"
+        opened = "chown -R user:user /home/user && chmod -R 777 /usr/local"
+        self.bash(f"{made}; mkdir -p /code && {opened} /code", user="root", env={})
+
+
+# Everything below / but what an engine or a clock puts there; hashes of what is newer than `since`.
+_WALK = """
+import hashlib, json, os, stat, sys
+since, skipped = float(sys.argv[1]), tuple(sys.argv[2:])
+found = {}
+for folder, folders, files in os.walk("/"):
+    paths = [os.path.join(folder, name) for name in (*folders, *files)]
+    folders[:] = [n for n in folders if not os.path.join(folder, n).startswith(skipped)]
+    for path in paths:
+        if path.startswith(skipped):
+            continue
+        s = os.lstat(path)
+        entry = [stat.S_IFMT(s.st_mode), s.st_mode & 0o7777, s.st_uid, s.st_gid]
+        if stat.S_ISLNK(s.st_mode):
+            entry = [entry[0], *entry[2:], os.readlink(path)]
+        elif stat.S_ISREG(s.st_mode) and s.st_ctime > since and not path.endswith(".pyc"):
+            entry.append(hashlib.sha256(open(path, "rb").read()).hexdigest())
+        found[path] = entry
+print(json.dumps(found))
+"""
+_SKIPPED = (
+    "/proc", "/sys", "/dev", "/run", "/tmp/", "/.dockerenv", "/etc/hostname", "/etc/hosts",
+    "/etc/resolv.conf", "/etc/mtab", "/var/log", "/var/cache", "/var/lib/apt", "/var/lib/dpkg",
+)  # fmt: skip
+
+
+def tree(container: Container, since: float) -> dict[str, list[Any]]:
+    """Path → type, mode, owner, group and content of everything in a container."""
+    found: Any = container.exec_run(["python3", "-c", _WALK, str(since), *_SKIPPED], user="root")
+    assert found.exit_code == 0, found.output
+    parsed: dict[str, list[Any]] = json.loads(found.output)
+    return parsed
+
+
+def differences(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) -> list[str]:
+    """What is not the same in two trees; a hash that only one side took is not compared."""
+    found = []
+    for path in sorted({*one, *other}):
+        a, b = one.get(path), other.get(path)
+        if a is None or b is None or a[:4] != b[:4] or (len(a) == len(b) and a != b):
+            found.append(f"{path}: {a} / {b}")
+    return found
+
+
+def moment() -> float:
+    """Now, a second ago, for clocks that are not fine."""
+    return time.time() - 1

@@ -1,0 +1,53 @@
+"""Parts of the sequence, run in this process: up to what is rendered, and builds of `local` that
+are put in place, but not verified."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from builder.errors import TemplateError
+from builder.project import Project
+from builder.registry.model import Build
+from builder.render import Rendered
+from builder.system.events import discard
+from builder.system.logs import Log
+from builder.targets.local import sealed
+from builder.targets.local.target import LocalTarget
+from builder.targets.protocol import Built, Publication
+from builder.workflow import RENDER, BuildRequest, Context, prepare
+from tests.support.samples import order_of
+
+__all__ = ["build_here", "put_module", "results_of", "unseal"]
+
+
+def results_of(project: Project, *, frozen: bool = False) -> Mapping[str, Rendered | TemplateError]:
+    """Lock and render all variants of a project; what became of each."""
+    request, context = BuildRequest(frozen=frozen), Context(project=project)
+    return prepare(request, context, RENDER).results
+
+
+def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
+    """Make the environment of what was rendered, and have it serve; `options` are the order's."""
+    target, name = LocalTarget(), rendered.variant.name
+    with target.claimed(name):
+        built = target.build(order_of(rendered, **options), report=discard, log=log)
+        build = Build(digest=built.digest)
+        target.publish(Publication(name=name, build=build, channel="stable"))
+    return built
+
+
+def put_module(environment: Path, name: str, text: str) -> None:
+    """Have an environment hold one more module, as if it had been built with that."""
+    unseal(environment)
+    (folder,) = environment.glob("lib/python*/site-packages")
+    (folder / f"{name}.py").write_text(text)
+    sealed.seal(environment)
+
+
+def unseal(environment: Path) -> None:
+    """Let an ordinary user change an environment, too."""
+    for folder, _, _ in os.walk(environment):
+        os.chmod(folder, 0o755)  # noqa: S103 - of a folder of a test

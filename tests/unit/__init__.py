@@ -1,0 +1,1 @@
+"""Tests that need neither a network, an engine nor a kernel."""

@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import e2b
+import pytest
+
+from builder import operations, record, registry
+from builder.errors import NotBuiltError, RevokedError, SelectionError, StorageError
+from builder.project import Project
+from builder.record import store
+from builder.registry import history
+from builder.registry.model import Build
+from builder.system.events import discard
+from tests.conftest import Command
+from tests.server.test_channels import entry_of, made, two_builds, typed_entry_of
+from tests.support.clouds import Place
+from tests.support.e2b_server import Server
+
+
+def faultless(path: Path) -> bool:
+    """Whether `doctor` accepts the registry, and `repair` has nothing to do."""
+    templates = registry.load(path).checked().templates
+    return not list(history.faults(templates)) and record.repair(path, by="x") == ([], [])
+
+
+def test_build_channel_and_template_are_removed(tmp_path: Path, command: Command) -> None:
+    """A build, a channel and then all of a template go; the history has all of it, and `doctor`
+    and `repair` find nothing wrong."""
+    path, (old, new) = made(tmp_path, "1.0", "1.1")
+    before = len(entry_of(path)["history"])
+
+    def remove(*arguments: str, code: int = 0) -> str:
+        done = command("remove", *arguments, "--yes", cwd=tmp_path)
+        assert done.returncode == code, done.stderr
+        assert faultless(path)
+        return done.stdout or done.stderr
+
+    assert remove(f"leaf@{new}", code=5) == (
+        "error: channel `stable` of `leaf` on `local` points at what is to be removed\n\n"
+        "hint: `template-builder remove leaf --channel stable --target local` removes the channel first\n"
+    )
+    assert remove("leaf", code=5).startswith("error: channel `stable` of `leaf` on `local` points")
+    assert remove(f"leaf@{old}", "--reason", "old") == f"removed: build {old} of leaf on local\n"
+    assert list(entry_of(path)["builds"]) == [new]
+    assert registry.resolve("leaf", path=path) == new
+    event = entry_of(path)["history"][-1]
+    assert (event["action"], event["build"], event["reason"]) == ("remove", old, "old")
+    assert remove("leaf", "--channel", "stable") == "removed: channel stable of leaf on local\n"
+    assert remove("leaf") == f"removed: build {new} of leaf on local\n"
+    assert (entry_of(path)["builds"], entry_of(path)["channels"]) == ({}, {})
+    assert len(entry_of(path)["history"]) == before + 3
+    with pytest.raises(
+        NotBuiltError, match="`leaf` is not built for target `local`; it is built for no"
+    ):
+        registry.resolve("leaf", target="local", path=path)
+    made(tmp_path, "1.1")
+    assert registry.resolve("leaf", path=path) == new
+    assert faultless(path)
+    told = remove(f"leaf@{new}", "--channel", "stable")
+    assert (
+        told == f"removed: channel stable of leaf on local\nremoved: build {new} of leaf on local\n"
+    )
+
+
+def test_removal_asks(tmp_path: Path, command: Command) -> None:
+    """Without a terminal and without --yes nothing is removed, and the error says what would be."""
+    path, (old, _) = made(tmp_path, "1.0", "1.1")
+    before = path.read_bytes()
+    for arguments in ([], ["--json"]):
+        done = command("remove", f"leaf@{old}", *arguments, cwd=tmp_path)
+        assert done.returncode == 6
+        assert done.stderr == (
+            f"error: build {old} of leaf on local would be removed, and there is nobody to ask\n\n"
+            "hint: `--yes` removes it without asking\n"
+        )
+    # What cannot be removed is said before anybody is asked.
+    needed = command("remove", "leaf", cwd=tmp_path)
+    assert needed.returncode == 5
+    assert "channel `stable` of `leaf` on `local` points at what is to be removed" in needed.stderr
+    for wrong, code in ((("leaf@nothing",), 46), (("laef",), 42), (("leaf", "--channel", "x"), 44)):
+        assert command("remove", *wrong, "--yes", cwd=tmp_path).returncode == code
+    assert path.read_bytes() == before
+
+
+def test_revoked_build_is_not_removed(tmp_path: Path, command: Command) -> None:
+    """A revoked build stays, also where it is to be revoked later only: the same could be built
+    again, and nothing would say what was wrong with it. Restored, it can be removed."""
+    path, (old, new) = made(tmp_path, "1.0", "1.1")
+    for at in (None, "2999-01-01T00:00:00Z"):
+        record.revoke(path, ("leaf", "local", old), reason="bad", by="x", at=at)
+        revoked = typed_entry_of(path).builds[old].revocation
+        done = command("remove", f"leaf@{old}", "--yes", cwd=tmp_path)
+        assert (done.returncode, done.stderr) == (
+            5,
+            f"error: build `{old}` of `leaf` on `local` is {revoked}; without its record, the same"
+            " build could be made and used again\n\nhint: `template-builder gc` frees what it takes"
+            f" up; if it may be used again: `template-builder restore leaf {old} --target local`\n",
+        )
+        assert command("restore", "leaf", old, "--target", "local", cwd=tmp_path).returncode == 0
+    record.revoke(path, record.Content.parse("package", "idna==1.0"), reason="a hole", by="x")
+    record.remove(path, name="leaf", target="local", builds=[old], channels=[], by="x")
+    with pytest.raises(RevokedError, match="a hole"):
+        made(tmp_path, "1.0")
+    assert list(entry_of(path)["builds"]) == [new]
+
+
+def test_lost_record_that_is_put_back_is_revoked_still(tmp_path: Path) -> None:
+    """A record that was lost, and that its history says was revoked, is put back as revoked."""
+    path, (ref,) = made(tmp_path, "1.0")
+    record.revoke(path, ("leaf", "local", ref), reason="bad", by="x")
+    data = json.loads(path.read_text())
+    fields = data["templates"]["leaf"]["local"]["builds"].pop(ref)
+    path.write_text(json.dumps(data))
+    kept = Build.from_json({k: v for k, v in fields.items() if not k.startswith("revo")})
+    record.put_back(
+        path, name="leaf", target="local", ref=ref, build=kept, channels=["stable"], by="x"
+    )
+    with pytest.raises(RevokedError, match="revoked: bad"):
+        registry.resolve("leaf", path=path)
+    record.restore(path, ("leaf", "local", ref), by="x")
+    assert registry.resolve("leaf", path=path) == ref
+
+
+def test_merge_of_a_removal_is_repaired(tmp_path: Path) -> None:
+    """Where one side of a merge has removed a build and its channel, and the other has used and
+    held them, one repair makes the registry fit, and the hold that is left can be lifted."""
+    path, (old, new) = made(tmp_path, "1.0", "1.1")
+    how: dict[str, Any] = {"name": "leaf", "target": "local", "by": "x"}
+    common = path.read_text()
+    record.remove(path, builds=[new], channels=["stable"], **how)
+    merged = json.loads(path.read_text())
+    path.write_text(common)
+    record.move(path, channel="beta", ref=new, action="promote", **how)
+    record.move(path, channel="stable", ref=old, action="rollback", **how)
+    entry, other = merged["templates"]["leaf"]["local"], entry_of(path)
+    known = [event["chain"] for event in entry["history"]]
+    entry["history"] += [event for event in other["history"] if event["chain"] not in known]
+    entry["holds"] = other["holds"]
+    path.write_text(json.dumps(merged))
+    mended, left = record.repair(path, by="x")
+    assert left == []
+    gone = [text for text in mended if text.endswith(": removed, as its history says")]
+    assert len(gone) == 1
+    assert f"the record of build `{new}` is gone" in gone[0]
+    assert faultless(path)
+    assert entry_of(path)["channels"] == {"stable": old}
+    record.remove(path, builds=[], channels=["stable"], **how)
+    data = json.loads(path.read_text())
+    data["templates"]["leaf"]["local"]["holds"] = other["holds"]
+    path.write_text(json.dumps(data))
+    (tmp_path / "variants").mkdir(exist_ok=True)
+    _, hold = operations.unhold(
+        Project.find(tmp_path), "leaf", channel="stable", target="local", reason=None
+    )
+    assert hold is not None
+    assert "holds" not in entry_of(path)
+    assert faultless(path)
+
+
+def test_removal_and_revocation_merged_lose_no_revocation(tmp_path: Path) -> None:
+    """A build that one side of a merge has removed and the other revoked is not taken for removed:
+    its record is missing, which `doctor` says."""
+    path, (old, _) = made(tmp_path, "1.0", "1.1")
+    common = path.read_text()
+    record.revoke(path, ("leaf", "local", old), reason="bad", by="x")
+    revoked = entry_of(path)["history"][-1]
+    path.write_text(common)
+    record.remove(path, name="leaf", target="local", builds=[old], channels=[], by="x")
+    data = json.loads(path.read_text())
+    data["templates"]["leaf"]["local"]["history"].append(revoked)
+    path.write_text(json.dumps(data))
+    for _ in range(2):
+        _, left = record.repair(path, by="x")
+        assert [f"the record of build `{old}` is gone" in text for text in left] == [True]
+
+
+def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:
+    """A template that is left on one target alone resolves there, without its being named."""
+    path, (ref,) = made(tmp_path, "1.0")
+    record.adopt(
+        path, name="leaf", target="e2b", ref="abc", build=Build(template_id="abc"),
+        channel="stable", by="x",
+    )  # fmt: skip
+    assert registry.resolve("leaf", path=path) == "abc"
+    record.remove(path, name="leaf", target="e2b", builds=["abc"], channels=["stable"], by="x")
+    assert registry.resolve("leaf", path=path) == ref
+
+
+def removed(place: Place, *, builds: tuple[str, ...] = (), channels: tuple[str, ...] = ()) -> Any:
+    removal = operations.Removal(name="four", target="e2b", builds=builds, channels=channels)
+    return operations.remove(place.project(), removal, reason=None, report=discard)
+
+
+def test_tags_on_e2b_go_with_what_is_removed(
+    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A channel's tag and a build's digest tag are removed with them. They stay when the registry
+    cannot be written, and, which is said, where the key is missing; so does what E2B does not remove,
+    and a tag that is on another build now."""
+    old, new = two_builds(place)
+    place.build("four", channel="canary")
+    before = cloud.tags("four")
+
+    def full(*_: Any, **__: Any) -> None:
+        raise StorageError("the disk is full")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "atomic_write", full)
+        with pytest.raises(StorageError, match=r"the disk is full$"):
+            removed(place, builds=(old,), channels=("canary",))
+    assert cloud.tags("four") == before
+    with pytest.raises(SelectionError):
+        removed(place, builds=(new,))
+    assert cloud.tags("four") == before
+    assert removed(place, builds=(old,), channels=("canary",)) is None
+    gone = {tag for tag, build in before.items() if build == old.partition(":")[2]}
+    gone |= {tag for tag in before if tag.startswith("canary")}
+    assert cloud.tags("four") == {tag: b for tag, b in before.items() if tag not in gone}
+    assert faultless(place.folder / "registry.json")
+    place.build("four", channel="canary")
+    other = old.partition(":")[2]
+    e2b.Template.assign_tags(f"four:{other}", "canary")
+    assert removed(place, channels=("canary",)) == f"`canary` on e2b stays: it is on build {other}"
+    assert cloud.tags("four")["canary"] == other
+    place.build("four", channel="canary")
+    monkeypatch.setenv("E2B_API_KEY", "")
+    assert removed(place, channels=("canary",)) == (
+        "its tags on e2b are left as they are: target `e2b` needs an account: `E2B_API_KEY` is not"
+        " set"
+    )
+    monkeypatch.setenv("E2B_API_KEY", cloud.key)
+    latest = new.partition(":")[2]
+    assert removed(place, channels=("stable",)) == (
+        f"`default` on e2b stays on build {latest}: E2B removes it with the template alone, as"
+        " `template-builder gc` does once the registry has nothing of it"
+    )
+    assert "stable" not in cloud.tags("four")
+    assert cloud.tags("four")["default"] == latest
+    entry = json.loads((place.folder / "registry.json").read_text())["templates"]["four"]["e2b"]
+    assert entry["channels"] == {}
