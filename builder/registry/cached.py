@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import time
 from collections.abc import Mapping
@@ -9,7 +10,7 @@ from functools import lru_cache
 
 from builder.errors import TemplateError
 from builder.registry.files import find, is_large, is_url, load, parse_entry
-from builder.registry.search import entries_with, entry_of
+from builder.registry.search import build_of, entries_with, entry_of
 from builder.registry.values import VERSION, Registry
 
 # Of a registry in an object store, what was read that long ago is good enough to open a sandbox.
@@ -29,6 +30,14 @@ def about(word: str, location: str) -> Registry:
     raises.
     """
     return _about(word, _version(location))
+
+
+def about_build(ref: str, location: str, *, name: str, target: str) -> Registry:
+    """The registry with what it says of one build of template `name`, at least.
+
+    Raises what `loaded` raises.
+    """
+    return _about_build(ref, name, target, _version(location))
 
 
 def _version(path: str) -> _Version:
@@ -72,6 +81,16 @@ def _about(word: str, version: _Version) -> Registry:
     except (OSError, ValueError):
         pass  # reading all of it says what is wrong
     return _loaded(version)
+
+
+@lru_cache(maxsize=64)
+def _about_build(ref: str, name: str, target: str, version: _Version) -> Registry:
+    path = version[0]
+    with contextlib.suppress(OSError, ValueError):
+        if is_large(path) and (text := build_of(name, target, ref, path)):
+            entry = {"builds": {ref: parse_entry(text)}}
+            return Registry({"version": VERSION, "templates": {name: {target: entry}}}, path)
+    return _about(name, version)
 
 
 _entry = lru_cache(maxsize=64)(parse_entry)  # most writes are about other templates

@@ -49,6 +49,28 @@ def entry_of(name: str, path: str) -> bytes | None:
         return b"{\n" + text[at:end]
 
 
+def build_of(name: str, target: str, ref: str, path: str) -> bytes | None:
+    """Return the JSON of one build of a template; None where only reading more of the file tells.
+
+    Raises `OSError` and `ValueError` where the file is not what this program writes.
+    """
+    with _opened(path) as (text, as_written):
+        place = _place_of(name, text) if as_written else None
+        for key, indent in ((target, 6), (ref, 10)):
+            place = place and _table_in(place, key, indent, text)
+        return place and b"{\n" + text[place[0] : place[1]]
+
+
+def _table_in(
+    place: tuple[int, int], key: str, indent: int, text: mmap.mmap
+) -> tuple[int, int] | None:
+    """The inside of the table with this key and indent, its closing brace included."""
+    begin, close = b"\n%*s%s: {\n" % (indent, b"", _quoted(key)), b"\n%*s}" % (indent, b"")
+    start = text.find(begin, place[0] - 1, place[1])
+    end = text.find(close, start, place[1])
+    return None if start < 0 or end < 0 else (start + len(begin), end + len(close))
+
+
 def entries_with(ref: str, path: str) -> dict[str, bytes] | None:
     """The JSON of each entry that may hold a build `ref`, by the name of its template; None where
     only reading all of the file tells.

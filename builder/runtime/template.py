@@ -13,7 +13,7 @@ from builder.errors import (
     did_you_mean,
 )
 from builder.project import target_here
-from builder.registry.cached import about, loaded
+from builder.registry.cached import about, about_build, loaded
 from builder.targets.e2b.account import Account, account_of
 
 
@@ -93,8 +93,12 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
 
 def check_not_revoked(template: Template) -> None:
     """Raises `RevokedError` when the build was revoked since it was found."""
-    known = about(template.name or template.ref, template.registry)
-    _check_ref(known, template.ref, template.target)
+    ref, target, location = template.ref, template.target, template.registry
+    if template.name:
+        known = about_build(ref, location, name=template.name, target=target)
+    else:
+        known = about(ref, location)
+    _check_ref(known, ref, target)
 
 
 def near_names(template: Template) -> str | None:

@@ -170,6 +170,24 @@ def test_application_reads_the_entries_it_needs(
         assert all(whole[name] == entry for name, entry in entries.items())
 
 
+@pytest.mark.parametrize("change", [lambda _path: None, elsewhere])
+def test_application_reads_the_build_it_checks(
+    path: Path, change: Callable[[Path], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a large registry, the one build that is checked before a sandbox is handed out is what
+    the whole file says of it; of a target or build that it does not have, there is nothing."""
+    change(path)
+    whole = registry.load(path).templates
+    monkeypatch.setattr(cached, "load", None)
+
+    def read(ref: str, target: str) -> list[Any]:
+        known = cached.about_build(ref, str(path), name="t123", target=target)
+        return [each.build for each in known.records(ref=ref, target=target)]
+
+    assert read("ref123", "e2b") == [whole["t123"]["e2b"].builds["ref123"]]
+    assert (read("ref123", "local"), read("ref124", "e2b"), read("p7", "e2b")) == ([], [], [])
+
+
 ODD: dict[str, Callable[[str], str]] = {
     "on few lines": lambda text: json.dumps(json.loads(text)),
     "a ref with an escape": lambda text: text.replace('"ref123"', '"re\\u0066123"'),
