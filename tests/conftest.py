@@ -7,7 +7,6 @@ import functools
 import os
 import shutil
 import subprocess
-import sys
 import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -17,6 +16,8 @@ import filelock
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
+
+from tests.support.program import run_program
 
 pytest_plugins = ["tests.support.clouds", "tests.support.object_store"]
 
@@ -165,13 +166,7 @@ def command(tmp_path: Path, cache: Path) -> Command:
     def run(
         *arguments: object, cwd: Path | None = None, **variables: str
     ) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-m", "builder", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            check=False,
-            cwd=cwd or tmp_path,
-            env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)} | variables,
-        )
+        environment = os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)} | variables
+        return run_program([*map(str, arguments)], cwd=cwd or tmp_path, env=environment)
 
     return run
