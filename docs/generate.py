@@ -11,7 +11,7 @@ from typing import Any
 import typer.main
 
 from builder import errors
-from builder.cli.app import app
+from builder.cli.app import program
 from builder.spec.schemas import schemas
 
 DOCS = Path(__file__).parent
@@ -95,7 +95,7 @@ def commands_page() -> str:
         *_TARGET,
         "",
     ]
-    for name, command in _commands(typer.main.get_command(app)):
+    for name, command in _commands(typer.main.get_command(program())):
         lines += [f"## `template-builder {name}{_arguments(command)}`", "", command.help, ""]
         options = [option for option in command.params if option.param_type_name == "option"]
         lines += ["| option | |", "|---|---|"]

@@ -2,67 +2,45 @@
 
 from __future__ import annotations
 
-import copy
+import importlib
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
-from typer.main import get_command_name
 
 from builder import __version__, errors
-from builder.cli import (
-    build_commands,
-    channel_commands,
-    doctor_command,
-    gc_command,
-    init_command,
-    inspect_commands,
-    precheck_command,
-    registry_commands,
-    remove_command,
-    repair_commands,
-    revocation_commands,
-    spec_commands,
-    usage_command,
-)
 from builder.cli.command import add_command
 from builder.cli.output import Output
 
-app = typer.Typer(
-    name="template-builder",
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    rich_markup_mode=None,
+# In the order of the program's help: the module of this package, and the function in it.
+_COMMANDS = (
+    ("init_command", "init"),
+    ("spec_commands", "validate"),
+    ("spec_commands", "lock"),
+    ("spec_commands", "render_command"),
+    ("spec_commands", "schema"),
+    ("precheck_command", "precheck"),
+    ("plan_command", "plan_command"),
+    ("build_command", "build"),
+    ("verify_command", "verify"),
+    ("registry_commands", "resolve"),
+    ("registry_commands", "list_command"),
+    ("registry_commands", "logs"),
+    ("usage_command", "usage"),
+    ("doctor_command", "doctor"),
+    ("inspect_commands", "show"),
+    ("inspect_commands", "diff"),
+    ("inspect_commands", "outdated"),
+    ("channel_commands", "promote"),
+    ("channel_commands", "rollback"),
+    ("channel_commands", "unhold"),
+    ("revocation_commands", "revoke"),
+    ("revocation_commands", "restore"),
+    ("channel_commands", "adopt"),
+    ("remove_command", "remove"),
+    ("gc_command", "gc"),
 )
-add_command(app, init_command.init)
-add_command(app, spec_commands.validate)
-add_command(app, spec_commands.lock)
-add_command(app, spec_commands.render_command)
-add_command(app, spec_commands.schema)
-add_command(app, precheck_command.precheck)
-add_command(app, build_commands.plan_command)
-add_command(app, build_commands.build)
-add_command(app, build_commands.verify)
-add_command(app, registry_commands.resolve)
-add_command(app, registry_commands.list_command)
-add_command(app, registry_commands.logs, json=False)
-add_command(app, usage_command.usage)
-add_command(app, doctor_command.doctor)
-add_command(app, inspect_commands.show)
-add_command(app, inspect_commands.diff)
-add_command(app, inspect_commands.outdated)
-add_command(app, channel_commands.promote)
-add_command(app, channel_commands.rollback)
-add_command(app, channel_commands.unhold)
-add_command(app, revocation_commands.revoke)
-add_command(app, revocation_commands.restore)
-add_command(app, channel_commands.adopt)
-add_command(app, remove_command.remove)
-add_command(app, gc_command.gc)
-registry_group = typer.Typer(no_args_is_help=True, help="Mend the registry itself.")
-add_command(registry_group, repair_commands.repair)
-add_command(registry_group, repair_commands.rebuild)
-app.add_typer(registry_group, name="registry")
+_REGISTRY_COMMANDS = (("repair_commands", "repair"), ("repair_commands", "rebuild"))
 
 _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
@@ -70,7 +48,7 @@ _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == 
 def run(arguments: list[str]) -> int:
     """Run a command; its exit code. Raises what the command raises."""
     try:
-        return int(_program_for(arguments)(args=arguments, standalone_mode=False) or 0)
+        return int(program(*arguments[:1])(args=arguments, standalone_mode=False) or 0)
     except SystemExit as end:
         # What typer makes of a broken pipe, which none of the standard streams raises.
         if isinstance(end.__context__, OSError):
@@ -88,20 +66,34 @@ def run(arguments: list[str]) -> int:
         return errors.USAGE
 
 
-def _program_for(arguments: list[str]) -> typer.Typer:
-    """The program, with the command alone that the first argument names: typer reads the signature
-    of each command that there is, which takes as long as many a command."""
-    named = [
-        command
-        for command in app.registered_commands
-        if command.callback
-        and (command.name or get_command_name(command.callback.__name__)) in arguments[:1]
-    ]
-    if not named:
-        return app
-    program = copy.copy(app)
-    program.registered_commands, program.registered_groups = named, []
-    return program
+def program(first: str | None = None) -> typer.Typer:
+    """Return the program; with that command alone where `first` names one, since loading them all
+    takes as long as many a command."""
+    app = typer.Typer(
+        name="template-builder",
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        rich_markup_mode=None,
+    )
+    app.callback()(_root)
+    commands = [command for command in _COMMANDS if _name(command[1]) == first]
+    _add(app, commands or _COMMANDS)
+    if not commands:
+        group = typer.Typer(no_args_is_help=True, help="Mend the registry itself.")
+        _add(group, _REGISTRY_COMMANDS)
+        app.add_typer(group, name="registry")
+    return app
+
+
+def _add(app: typer.Typer, commands: Iterable[tuple[str, str]]) -> None:
+    for module, function in commands:
+        command = getattr(importlib.import_module(f"{__package__}.{module}"), function)
+        add_command(app, command, name=_name(function), json=function != "logs")
+
+
+def _name(function: str) -> str:
+    return function.removesuffix("_command")
 
 
 def _version(asked: bool) -> None:
@@ -110,7 +102,6 @@ def _version(asked: bool) -> None:
         raise typer.Exit
 
 
-@app.callback()
 def _root(
     version: Annotated[
         bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version.")

@@ -22,22 +22,22 @@ from builder.registry import DEFAULT_CHANNEL
 from builder.system.events import Reporter
 
 
-def add_command(app: typer.Typer, command: Callable[..., Result], *, json: bool = True) -> None:
-    """Add `command` to the program under its own name, with `--quiet` and `--json`."""
+def add_command(app: typer.Typer, command: Callable[..., Result], *, name: str, json: bool) -> None:
+    """Add `command` to the program, with `--quiet`, and `--json` if it has such a form."""
     signature = inspect.signature(command, eval_str=True)
-    kinds = {name: parameter.annotation for name, parameter in signature.parameters.items()}
+    kinds = {key: parameter.annotation for key, parameter in signature.parameters.items()}
 
     def run(*, quiet: bool, as_json: bool = False, **arguments: Any) -> int:
         output = Output(quiet=quiet, as_json=as_json)
-        for name, kind in kinds.items():
+        for argument, kind in kinds.items():
             if kind is Project:
-                arguments[name] = Project.find(arguments[name])
+                arguments[argument] = Project.find(arguments[argument])
             elif kind is Output:
-                arguments[name] = output
+                arguments[argument] = output
         with ExitStack() as stack:
-            for name, kind in kinds.items():
+            for argument, kind in kinds.items():
                 if kind == Reporter:
-                    arguments[name] = stack.enter_context(output.progress())
+                    arguments[argument] = stack.enter_context(output.progress())
             result = command(**arguments)
         return output.show(result)
 
@@ -46,7 +46,7 @@ def add_command(app: typer.Typer, command: Callable[..., Result], *, json: bool 
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(
-        name=command.__name__.removesuffix("_command"),
+        name=name,
         # Given, it is wrapped; taken from the docstring by typer, it is cut off at the line's end.
         short_help=(command.__doc__ or "").partition("\n\n")[0],
     )(run)

@@ -9,7 +9,6 @@ from typing import Annotated, TypedDict
 import typer
 
 from builder.errors import SelectionError
-from builder.spec import secret_in
 
 # Channels are tags on E2B, and these are the characters of one.
 _CHANNEL = re.compile(r"[a-z0-9_.-]{1,128}")
@@ -33,6 +32,8 @@ def _channel(value: str) -> str:
 
 
 def _no_secret(value: str | None) -> str | None:
+    from builder.spec import secret_in
+
     if value:  # bytes that are not UTF-8, as of a Latin-1 terminal, become U+FFFD
         value = value.encode("utf-8", "surrogateescape").decode("utf-8", "replace")
     if value and (kind := secret_in(value)):
@@ -89,6 +90,7 @@ RequiredReason = Annotated[
 Frozen = Annotated[
     bool, typer.Option("--frozen", help="Use the committed locks; fail when they are stale.")
 ]
+Force = Annotated[bool, typer.Option("--force", help="Build although nothing changed.")]
 Yes = Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")]
 Quiet = Annotated[
     bool, typer.Option("--quiet", "-q", help="Nothing but errors, and the data that is asked for.")

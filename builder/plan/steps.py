@@ -5,11 +5,14 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from builder.flatten import Program, flatten
 from builder.plan.values import PlannedVariant
 from builder.registry.model import Build, Entry
 from builder.render import Rendered
+
+if TYPE_CHECKING:
+    from builder.flatten import Program
 
 
 def common_steps(one: Sequence[str], other: Sequence[str]) -> int:
@@ -63,6 +66,8 @@ def foretell(
 
 def program_of(rendered: Rendered) -> Program:
     """The Program of what was rendered. Raises `FlattenError`."""
+    from builder.flatten import flatten  # only where a target builds by its own steps
+
     return flatten(
         rendered.content("Dockerfile").decode(),
         file=f"generated/{rendered.variant.name}/Dockerfile",

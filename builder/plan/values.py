@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from builder.flatten import Program
 from builder.registry.model import Hold
+
+if TYPE_CHECKING:
+    from builder.flatten import Program
 
 Action = Literal["build", "skip", "retag", "blocked"]
 

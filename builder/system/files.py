@@ -16,8 +16,6 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import platformdirs
-
 from builder.errors import StorageError, from_os_error
 
 _CHECK_SECONDS = 0.5
@@ -31,6 +29,8 @@ def cache_folder() -> Path:
     """
     if named := os.environ.get("TEMPLATE_BUILDER_CACHE_DIR"):
         return Path(named).absolute()
+    import platformdirs  # for those alone that it decides for
+
     with contextlib.suppress(RuntimeError):
         folder = platformdirs.user_cache_path("template-builder")
         if folder.is_absolute():  # older versions of platformdirs leave the `~` in it

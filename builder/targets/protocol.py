@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from builder.flatten import Program
 from builder.plan import TargetState
 from builder.registry.model import Build, Entry
 from builder.render import Rendered
@@ -21,6 +20,7 @@ from builder.system.events import Reporter
 from builder.system.logs import Log
 
 if TYPE_CHECKING:
+    from builder.flatten import Program
     from builder.targets.journal import Journal
 
 

@@ -1,6 +1,7 @@
 """The stages that each variant goes through under its claim: build, verify, publish, record.
 
-In this order, so that what fails is found before it is seen by anybody.
+In this order, so that what fails is found before it is seen by anybody. What a stage works with is
+loaded in it: a plan, which shows the sequence, does not run it.
 """
 
 from __future__ import annotations
@@ -9,14 +10,11 @@ from dataclasses import replace
 from functools import partial
 
 from builder.errors import VerifyError
-from builder.record import following
-from builder.record import record as record_build
 from builder.registry.history import build_ids
 from builder.render import write_files
 from builder.system import processes, provenance
 from builder.targets.measures import keep_measures
 from builder.targets.protocol import Builder, BuildInput
-from builder.verify import verify as verify_build
 from builder.workflow.context import Context
 from builder.workflow.values import Attempt
 
@@ -47,6 +45,8 @@ def build(attempt: Attempt, context: Context) -> Attempt:
 
 def verify(attempt: Attempt, context: Context) -> Attempt:
     """Check the build in real sandboxes of it. Raises `VerifyError`, `SandboxError`."""
+    from builder.verify import verify as verify_build
+
     built, target = attempt.built, context.connected()
     assert built
     try:
@@ -67,6 +67,8 @@ def publish(attempt: Attempt, context: Context) -> Attempt:
     Where to is known only once the registry is locked, which may have been changed since: so
     `record` does it, as a part of its one change, and takes it back when that fails.
     """
+    from builder.record import following
+
     name = attempt.planned.name
     over = _revoked(name, context)
     return replace(attempt, publish=following(context.connected(), name, over=over))
@@ -89,6 +91,8 @@ def _revoked(name: str, context: Context) -> frozenset[str]:
 def record(attempt: Attempt, context: Context) -> Attempt:
     """Add the verified build to the registry, and point the channel at it. Raises `RevokedError`,
     `RegistryError`, `StorageError`, and what publishing raises."""
+    from builder.record import record as record_build
+
     built, root = attempt.built, context.project.root
     assert built
     assert attempt.verified

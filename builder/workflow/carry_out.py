@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
 
-from builder import record, render
+from builder import render
 from builder.errors import (
     BlockedError,
     BuildError,
@@ -145,6 +145,8 @@ class _Run:
         )
 
     def _attempt(self, planned: PlannedVariant, rendered: render.Rendered) -> Outcome:
+        from builder import record
+
         name = planned.name
         if planned.action == "blocked":
             raise BlockedError(about(name, str(planned.reasons[0])))
@@ -200,6 +202,8 @@ class _Run:
 
     def _retagged(self, planned: PlannedVariant, ref: str, entry: Entry) -> Outcome:
         """Point the channel at a build that is recorded already."""
+        from builder import record
+
         name, project, target = planned.name, self.context.project, self.context.connected()
         build = entry.builds[ref]
         # Whatever this registry knows was there before the plan was made.

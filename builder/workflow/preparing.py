@@ -17,13 +17,9 @@ from builder.errors import (
     TargetUnavailableError,
     TemplateError,
 )
-from builder.lock import lock_latest
 from builder.lock.committed import read_committed
 from builder.plan import Plan, Situation, TargetState, make_plan
-from builder.precheck import Checked, connect_engine
-from builder.precheck import precheck as precheck_variant
 from builder.project import PrecheckWhen, Project
-from builder.record import check_contents, contents_of
 from builder.registry import Registry
 from builder.render import Rendered
 from builder.render import render as render_variant
@@ -38,6 +34,7 @@ from builder.workflow.selection import variants_called
 from builder.workflow.values import Prepared
 
 if TYPE_CHECKING:
+    from builder.precheck import Checked
     from builder.precheck.engine import DockerEngine
 
 _LOOKS_AT_A_TIME = 8
@@ -62,6 +59,8 @@ def lock(prepared: Prepared, context: Context) -> Prepared:
             text = f"{stale[variant.name].headline}; locking it now"
             context.report(Event(kind="note", text=text))
     if wanted:
+        from builder.lock.resolve import lock_latest
+
         context.report(Event(kind="step", text="resolving the latest packages"))
         locks |= lock_latest(
             wanted,
@@ -178,6 +177,8 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
 
 def reach_engine(prepared: Prepared, context: Context) -> Prepared:
     """The Docker engine that pre-checks. Raises `EngineUnavailableError`."""
+    from builder.precheck import connect_engine
+
     engine = connect_engine(context.project.precheck)
     engine.tidy()
     return replace(prepared, engine=engine)
@@ -185,6 +186,8 @@ def reach_engine(prepared: Prepared, context: Context) -> Prepared:
 
 def _engine_has(project: Project, reference: str) -> bool:
     """Whether the Docker engine of this machine, where one answers, has an image."""
+    from builder.precheck import connect_engine
+
     try:
         engine = connect_engine(project.precheck)
     except EngineUnavailableError:
@@ -194,6 +197,8 @@ def _engine_has(project: Project, reference: str) -> bool:
 
 
 def _checked(rendered: Rendered, engine: DockerEngine, context: Context, *, force: bool) -> Checked:
+    from builder.precheck import precheck as precheck_variant
+
     state, name = context.project.state, rendered.variant.name
     with Log(state / "logs" / name, target="docker", kind="precheck") as log:
         checked = precheck_variant(
@@ -282,6 +287,8 @@ def _contains_revoked(recorded: Registry, rendered: Rendered) -> str | None:
     """Why what the lock holds must not be built."""
     if not recorded.contents.revocations:
         return None
+    from builder.record import check_contents, contents_of
+
     try:
         check_contents(recorded.contents, contents_of(rendered), rendered.variant.name)
     except RevokedError as error:

@@ -7,22 +7,22 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import TemplateError
-from builder.lock import Lock
-from builder.plan import Plan, PlannedVariant
-from builder.plan.schedule import Schedule
-from builder.precheck import Checked
-from builder.project import PrecheckWhen
-from builder.record import Publish, Recorded
 from builder.registry import DEFAULT_CHANNEL
-from builder.registry.model import Build, Hold
 from builder.render import Rendered
-from builder.spec import Variant
-from builder.system.logs import Log
-from builder.targets.protocol import Built
-from builder.verify import Verified
 
 if TYPE_CHECKING:
+    from builder.lock import Lock
+    from builder.plan import Plan, PlannedVariant
+    from builder.plan.schedule import Schedule
+    from builder.precheck import Checked
     from builder.precheck.engine import DockerEngine
+    from builder.project import PrecheckWhen
+    from builder.record import Publish, Recorded
+    from builder.registry.model import Build, Hold
+    from builder.spec import Variant
+    from builder.system.logs import Log
+    from builder.targets.protocol import Built
+    from builder.verify import Verified
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

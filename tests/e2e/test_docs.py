@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 from builder import registry
-from builder.cli.app import app
+from builder.cli.app import program
 from tests.conftest import ROOT
 from tests.support import engine
 from tests.support.clouds import FILES
@@ -198,7 +198,7 @@ def test_sessions_that_are_named_exist(run: Run) -> None:
 
 def test_commands_that_are_named_exist() -> None:
     """Every `template-builder` command line on a page has a command and options that exist."""
-    known = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+    known = typer.main.get_command(program()).commands  # type: ignore[attr-defined]
     for page in PAGES:
         for line in re.findall(r"template-builder ((?!\[)[^`|\n]*)", page.read_text()):
             words = [word for word in shlex.split(line, comments=True) if not word.startswith("[")]
@@ -216,7 +216,7 @@ def test_commands_that_are_named_exist() -> None:
 def test_every_command_is_documented() -> None:
     """The page of commands has a section for every command there is."""
     page = (ROOT / "docs" / "commands.md").read_text()
-    for name in typer.main.get_command(app).commands:  # type: ignore[attr-defined]
+    for name in typer.main.get_command(program()).commands:  # type: ignore[attr-defined]
         assert f"\n## `template-builder {name}" in page
 
 

@@ -23,7 +23,6 @@ from builder.cli.output import Output
 from builder.cli import app, main
 from builder.system.events import Event
 
-@app.app.command()
 def work() -> None:
     with Output().progress() as report:
         report(Event(kind="note", text="target local: asked for"))
@@ -32,6 +31,9 @@ def work() -> None:
             time.sleep(0.1)
     Path("done").touch()
 
+program = app.program()
+program.command()(work)
+app.program = lambda _first: program
 main()
 """
 

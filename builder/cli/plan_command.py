@@ -1,0 +1,123 @@
+"""The command that says what a build would do: plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Annotated
+
+import typer
+
+from builder import plan, workflow
+from builder.cli.failures import failure_of
+from builder.cli.options import Channel, Force, Frozen, Names, TargetName
+from builder.cli.output import Line, Output, Result, Table
+from builder.errors import SOMETHING_TO_DO, BlockedError
+from builder.project import Project
+from builder.registry import DEFAULT_CHANNEL
+from builder.system.events import Reporter
+from builder.workflow import BuildRequest, Context
+
+
+def plan_command(
+    names: Names = None,
+    *,
+    project: Project,
+    target: TargetName = None,
+    channel: Channel = DEFAULT_CHANNEL,
+    frozen: Frozen = False,
+    force: Force = False,
+    exit_code: Annotated[
+        bool,
+        typer.Option(
+            "--exit-code",
+            help="End with 0 when there is nothing to do, 2 when there is, 31 when a variant is"
+            " blocked, whatever there is to do for others.",
+        ),
+    ] = False,
+    report: Reporter,
+    output: Output,
+) -> Result:
+    """Say what `build` would do with each variant, and why; do nothing."""
+    request = BuildRequest(
+        names=names or (),
+        channel=channel,
+        frozen=frozen,
+        force=force,
+        steps=True if output.as_json else False if output.quiet else None,
+    )
+    context = Context.choose(project, target, report=report)
+    prepared = workflow.prepare(request, context, workflow.PLAN)
+    planned = prepared.plan
+    assert planned
+    result = Result(json=planned.to_json(), text=_plan_lines(planned))
+    if not exit_code:
+        return replace(result, error=failure_of(prepared.results))
+    if planned.blocked:
+        blocked = BlockedError(
+            f"{len(planned.blocked)} of {len(planned.variants)} variants cannot be built on"
+            f" {planned.target}:\n"
+            + "\n".join(f"  {name}: {why}" for name, why in planned.blocked.items())
+        )
+        return replace(result, error=blocked)
+    if planned.something_to_do:
+        to_do = [v for v in planned.variants if v.action != "skip"]
+        brief = f"to do: {', '.join(f'{v.action} {v.name} ({v.reasons[0]})' for v in to_do)}"
+        return replace(result, brief=brief, exit_code=SOMETHING_TO_DO)
+    return result
+
+
+def _plan_lines(planned: plan.Plan) -> Iterator[Line]:
+    rows = []
+    for variant in planned.variants:
+        first, *others = [str(reason) for reason in variant.reasons]
+        digest = variant.digest.removeprefix("sha256:")[:12] if variant.digest else "-"
+        line, *rest = [line for line in first.splitlines() if line.strip()]
+        if variant.digest is None:  # an error, which ends the command and says the rest
+            line, rest = line.removesuffix(":"), []
+        rows.append([variant.name, variant.action, digest, line])
+        rows += [["", "", "", reason] for reason in [*rest, *others]]
+    yield Table(headings=["template", "action", "digest", "because"], rows=rows)
+    for stage, names in planned.shared.items():
+        yield f"shared: {stage} by {', '.join(names)}"
+    yield from _step_lines(planned)
+    unsupported = {
+        line: [v.name for v in planned.variants if line in v.unsupported]
+        for v in planned.variants
+        for line in v.unsupported
+    }
+    for line, variants in unsupported.items():
+        only = "" if len(variants) == len(planned.variants) else f" ({', '.join(variants)})"
+        yield f"not provided by {planned.target}: {line}{only}"
+    notes = (n for v in planned.variants for n in (v.stale_base, *v.notes) if n)
+    for note in dict.fromkeys(notes):
+        yield f"note: {note}"
+
+
+def _step_lines(planned: plan.Plan) -> Iterator[str]:
+    """What E2B would run, what of it once for several, and what is no step of it."""
+    programs = {v.name: v.program for v in planned.variants if v.program}
+    for name, program in programs.items():
+        yield (
+            f"steps on E2B: {name}: {len(program.steps)},"
+            f" instead of {program.steps_before} line by line"
+        )
+    for count, names in planned.shared_steps:
+        yield f"shared steps: the first {count} by {', '.join(names)}"
+    for variant in planned.variants:
+        if variant.cached:
+            owner = f"`{variant.cached_by}`" if variant.cached_by else "an earlier build"
+            yield (
+                f"from the cache: the first {variant.cached} of {len(variant.step_keys)} steps of"
+                f" {variant.name}, those of {owner}"
+            )
+    unsent = (
+        line
+        for program in programs.values()
+        for line in (
+            *(f"{m.instruction}: {m.why}" for m in program.metadata),
+            *(f"taken for granted {assumption}" for assumption in program.assumptions),
+        )
+    )
+    for line in dict.fromkeys(unsent):
+        yield f"no step on E2B: {line}"
