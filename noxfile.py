@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 from pathlib import Path
@@ -54,8 +53,15 @@ def render(session: nox.Session) -> None:
 
 
 @nox.session
+def unit(session: nox.Session) -> None:
+    """Run the tests that need no network, engine or kernel; arguments go to pytest."""
+    install(session, "tests")
+    session.run("pytest", "tests/unit", *(session.posargs or SIDE_BY_SIDE))
+
+
+@nox.session
 def tests(session: nox.Session) -> None:
-    """Run the tests; arguments go to pytest."""
+    """Run all tests but the long ones, which `soak` has; arguments go to pytest."""
     install(session, "tests")
     session.run("pytest", *(session.posargs or SIDE_BY_SIDE))
 
@@ -87,18 +93,11 @@ def coverage(session: nox.Session) -> None:
 
 
 @nox.session
-def fuzz(session: nox.Session) -> None:
-    """Feed every parser inputs that nobody would write; TEMPLATE_FUZZ_EXAMPLES of each kind."""
+def soak(session: nox.Session) -> None:
+    """Run the long proofs, and 40 times as much of what is tried at random; takes hours."""
     install(session, "tests")
-    budget = os.environ.get("TEMPLATE_FUZZ_EXAMPLES", "20000")
-    session.run(
-        "pytest",
-        "tests/unit/test_fuzz.py",
-        "--numprocesses=auto",
-        "--timeout=0",
-        *session.posargs,
-        env={"TEMPLATE_FUZZ_EXAMPLES": budget},
-    )
+    long = ["-m", "soak or chance", "--rounds=40", "--timeout=0"]
+    session.run("pytest", *long, *(session.posargs or SIDE_BY_SIDE))
 
 
 @nox.session

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 from pathlib import Path
@@ -15,7 +14,7 @@ from builder.project import PrecheckSettings
 
 __all__ = ["BASE", "connect", "project"]
 
-BASE = os.environ.get("TEMPLATE_TEST_BASE_IMAGE", "template-test/code-interpreter:latest")
+BASE = "template-test/code-interpreter:latest"
 _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 

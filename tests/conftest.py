@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import functools
 import os
-import shutil
 import subprocess
 import textwrap
 from collections.abc import Callable, Iterator
@@ -19,7 +18,7 @@ from xdist.scheduler import LoadScopeScheduling
 
 from tests.support.program import run_program
 
-pytest_plugins = ["tests.support.clouds", "tests.support.object_store"]
+pytest_plugins = ["tests.support.options", "tests.support.clouds", "tests.support.object_store"]
 
 ROOT = Path(__file__).parent.parent
 BASE = """
@@ -49,7 +48,7 @@ OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['s
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
-    items.sort(key=lambda item: item.get_closest_marker("full") is None)
+    items.sort(key=lambda item: item.get_closest_marker("soak") is None)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -80,15 +79,6 @@ def with_docker(path: str) -> tuple[bool, frozenset[str]]:
         and any("mark.docker" in ast.unparse(each) for each in node.decorator_list)
     ]
     return any("mark.docker" in mark for mark in marks), frozenset(marked)
-
-
-def pytest_runtest_setup(item: pytest.Item) -> None:
-    """Skip a test whose programs are not here, unless TEMPLATE_TEST_REQUIRE names them."""
-    programs = [name for mark in item.iter_markers("needs") for name in mark.args]
-    for name in (name for name in programs if not shutil.which(name)):
-        if name in os.environ.get("TEMPLATE_TEST_REQUIRE", "").split(","):
-            pytest.fail(f"{name} is not installed")
-        pytest.skip(f"{name} is not installed")
 
 
 @pytest.fixture(autouse=True)

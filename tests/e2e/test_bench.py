@@ -12,7 +12,6 @@ from bench.result import Result
 from tests.conftest import ROOT
 
 
-@pytest.mark.exhaustive
 @pytest.mark.network
 def test_benchmarks_run_and_print_their_tables() -> None:
     """Benchmarks run by their names, and print ratios beside their targets."""

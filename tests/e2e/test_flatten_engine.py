@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -9,9 +8,9 @@ from hypothesis import strategies as st
 
 from builder.flatten import BaseConfig, flatten
 from tests.support import chains, engine
+from tests.support.options import rounds
 
 pytestmark = pytest.mark.docker
-EXAMPLES = int(os.environ.get("TEMPLATE_TEST_CHAINS", "25"))
 
 
 def config_of(image: str) -> BaseConfig:
@@ -67,8 +66,9 @@ def context(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.chance
 @settings(
-    max_examples=EXAMPLES,
+    max_examples=rounds(10),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller example costs many builds
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

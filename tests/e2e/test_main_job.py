@@ -38,7 +38,7 @@ def clone(tmp_path: Path) -> Iterator[Path]:
 
 @pytest.mark.needs("git")
 @pytest.mark.network
-@pytest.mark.full
+@pytest.mark.soak
 @pytest.mark.timeout(1500)
 def test_first_command_of_the_readme(clone: Path, tmp_path: Path) -> None:
     """From a clone and a Python with pip alone, the README's first command builds, verifies and

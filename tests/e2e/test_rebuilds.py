@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import os
 import random
 import shutil
 import signal
@@ -21,9 +20,10 @@ from builder.targets.local import launch, leftovers
 from builder.targets.local import place as places_here
 from tests.conftest import Command
 from tests.support.clouds import Place
+from tests.support.options import rounds
 
 pytestmark = pytest.mark.network
-REBUILDS = int(os.environ.get("TEMPLATE_TEST_REBUILDS", "3"))
+REBUILDS = rounds(1)
 OPENINGS_A_REBUILD = 25
 BUILD = ("build", "one", "--frozen", "--target", "local")
 
@@ -161,7 +161,7 @@ def test_killed_rebuild_changes_nothing(built: Place) -> None:
     """After SIGKILL at any moment of a rebuild an environment serves, and the next sweep leaves
     that one alone."""
     chance = random.Random(5)
-    for _ in range(max(3, REBUILDS)):
+    for _ in range(REBUILDS + 2):
         running = subprocess.Popen(
             [sys.executable, "-m", "builder", *BUILD, "--force"],
             stdout=subprocess.DEVNULL,

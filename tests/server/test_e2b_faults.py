@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable
 
 import pytest
@@ -11,6 +10,7 @@ from builder.targets.e2b import retries
 from tests.server.test_e2b_recovery import until
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
+from tests.support.options import rounds
 
 # Every call that building one variant makes.
 CALLS = {
@@ -35,11 +35,9 @@ FAULTS = {
     "slow body": Fault("", "slow body"),
     "truncated": Fault("", "truncated"),
 }
-# One run with the fault at every call costs CI less than a run a call; both were tried.
+# One run with the fault at every call takes less time than a run a call, which `soak` has.
 GROUPS = (
-    {name: {name: call} for name, call in CALLS.items()}
-    if os.environ.get("TEMPLATE_TEST_FAULTS") == "each"
-    else {"every call": CALLS}
+    {name: {name: call} for name, call in CALLS.items()} if rounds(1) > 1 else {"every call": CALLS}
 )
 
 
@@ -55,6 +53,7 @@ def forget(place: Place, server: Server) -> None:
     assert server.problems == []
 
 
+@pytest.mark.chance
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("group", GROUPS)
 def test_fault_passes(place: Place, cloud: Server, group: str, fault: str) -> None:
@@ -145,7 +144,6 @@ def test_clocks_may_differ(place: Place, lead: Callable[[Server], Server], hours
         forget(place, server)
 
 
-@pytest.mark.exhaustive
 @pytest.mark.parametrize(
     ("call", "fault", "kind", "told"),
     [

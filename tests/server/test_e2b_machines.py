@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
 import random
 import subprocess
 import sys
@@ -20,12 +19,13 @@ from builder.targets.e2b.promotion import promote
 from builder.targets.protocol import OvertakenError
 from tests.server.test_e2b_newest import variable
 from tests.server.test_e2b_recovery import OPTIONS
+from tests.support import options
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.e2b_server.state import ApiError, State, Team
 
-RACES = int(os.environ.get("TEMPLATE_TEST_RACES", "20"))
-FLEETS = int(os.environ.get("TEMPLATE_TEST_FLEETS", "1"))
+RACES = options.rounds(5)
+FLEETS = options.rounds(1)
 DELAYS = (0.0, 0.0, 0.001, 0.02)
 OFFSET = """
 import datetime as dt, sys
@@ -147,12 +147,12 @@ def race(count: int, chance: random.Random) -> None:
     assert f"published {newest}" in ends
 
 
-@pytest.mark.exhaustive
+@pytest.mark.chance
 @pytest.mark.parametrize("count", [2, 3, 8])
 def test_newest_has_the_channel_however_calls_interleave(count: int) -> None:
     """Whatever the order in which the calls of machines reach E2B, and whichever of them die on the
     way and start again, the channel ends on the newest build, and each of the others is told."""
-    seed = random.randrange(1 << 32)
+    seed = options.seed()
     chance = random.Random(seed)
     for number in range(RACES):
         try:
@@ -262,14 +262,14 @@ def ended(server: Server, runners: list[Runner]) -> None:
     assert server.problems == []
 
 
-@pytest.mark.exhaustive
+@pytest.mark.chance
 @pytest.mark.timeout(7200)
 def test_fleets(
     tmp_path: Path, places: Callable[[str], Place], lead: Callable[[Server], Server]
 ) -> None:
     """Machines with wrong clocks that begin at any moment, are killed and begin again, with one
     registry or one each, leave the channel on the newest verified build, and no build unsaid."""
-    seed = int(os.environ.get("TEMPLATE_TEST_SEED", random.randrange(1 << 32)))
+    seed = options.seed()
     chance = random.Random(seed)
     for number in range(FLEETS):
         count = (3, 2, 8)[number % 3]

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import datetime as dt
 import json
-import os
 import random
 import signal
 import subprocess
@@ -17,8 +16,9 @@ from builder.errors import InterruptedRunError
 from builder.targets.journal import Journal
 from tests.support.clouds import NAMES, Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
+from tests.support.options import rounds
 
-KILLS = int(os.environ.get("TEMPLATE_TEST_KILLS", "5"))
+KILLS = rounds(5)
 OPTIONS = {"build": ["--frozen", "--precheck", "never"], "plan": ["--frozen", "--target", "e2b"]}
 
 
@@ -211,7 +211,7 @@ def test_machines_that_begin_in_the_same_moment(
         assert server.problems == []
 
 
-@pytest.mark.exhaustive
+@pytest.mark.chance
 @pytest.mark.timeout(3600)
 def test_kill_at_any_moment(
     places: Callable[[str], Place], lead: Callable[[Server], Server]

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -17,6 +16,7 @@ from builder.project import Project
 from builder.render import Rendered, drift, write
 from tests.support.here import results_of
 from tests.support.index_server import IndexServer, served, wheel
+from tests.support.options import rounds
 
 INDEXES = {
     "/simple": [
@@ -174,8 +174,9 @@ def test_marker_of_an_extra_asks_for_nothing() -> None:
     assert list(missing_from([], wanted, "3.11")) == wanted[2:]
 
 
+@pytest.mark.chance
 @settings(
-    max_examples=int(os.environ.get("TEMPLATE_TEST_LOCKS", "15")),
+    max_examples=rounds(15),
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
     print_blob=True,
 )

@@ -326,7 +326,6 @@ LIFE = [
 ]
 
 
-@pytest.mark.exhaustive
 @given(st.permutations(LIFE))
 def test_ledger_does_not_depend_on_the_order(order: list[dict[str, Any]]) -> None:
     """However deliveries are ordered and repeated, the ledger says the same."""

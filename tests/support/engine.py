@@ -30,20 +30,20 @@ from docker.models.containers import Container
 from builder.errors import EngineUnavailableError
 from builder.flatten import Program
 from builder.precheck.connection import connect
+from tests.support import options
 from tests.support.e2b_server.steps import evaluation
 
 SOURCES = Path(__file__).parent / "base_image"
 LABEL = "template-builder-test"
-REQUIRED = "docker" in os.environ.get("TEMPLATE_TEST_REQUIRE", "")
 
 
 @functools.cache
 def client() -> docker.DockerClient:
-    """The engine. Skips the test where there is none, unless TEMPLATE_TEST_REQUIRE says docker."""
+    """The engine. Skips the test where there is none, unless `--require` names docker."""
     try:
         connected, _ = connect(timeout=600)
     except EngineUnavailableError as error:
-        if REQUIRED:
+        if options.required("docker"):
             raise
         pytest.skip(error.message)
     return connected
@@ -55,7 +55,7 @@ def base_image() -> str:
 
     Its tag is a hash of all that it is made from, so that no older one is taken for it.
     """
-    if image := os.environ.get("TEMPLATE_TEST_BASE_IMAGE"):
+    if image := options.base():
         return image
     sources = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.is_file()]
     tag = hashlib.sha256(b"\0".join(sources)).hexdigest()[:12]
@@ -63,7 +63,7 @@ def base_image() -> str:
     with contextlib.suppress(docker.errors.ImageNotFound):
         client().images.get(image)
         return image
-    if not shutil.which("mmdebstrap") and not REQUIRED:
+    if not shutil.which("mmdebstrap") and not options.required("docker"):
         pytest.skip("mmdebstrap is not installed, which makes the base image")
     made = subprocess.run(
         ["bash", SOURCES / "make.sh", image],

@@ -1,11 +1,10 @@
-"""Inputs that nobody would write, made from ones that somebody did. `nox -s fuzz` takes its time."""
+"""Inputs that nobody would write, made from ones that somebody did."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import json
-import os
 import resource
 import tempfile
 from collections.abc import Iterator
@@ -33,10 +32,11 @@ from builder.targets.journal import Journal
 from tests.conftest import BASE, LIGHT, ROOT
 from tests.server.test_channels import made
 from tests.server.test_webhooks import PAYLOAD, SECRET, post
+from tests.support.options import rounds
 from tests.support.samples import lock_of
 
-pytestmark = pytest.mark.exhaustive
-EXAMPLES = int(os.environ.get("TEMPLATE_FUZZ_EXAMPLES", "60"))
+pytestmark = pytest.mark.soak
+EXAMPLES = rounds(500)
 # For one input: that is a hang. And for all of them together, on top of what was there before.
 SECONDS_EACH = 10_000
 MEMORY_BYTES = 4 << 30

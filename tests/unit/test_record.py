@@ -18,11 +18,12 @@ from builder.errors import RegistryError, RegistryVersionError, StorageError
 from builder.registry.model import Build, Contents, Resources
 from builder.system.files import atomic_write, exclusive, remove_tree
 from tests.conftest import BASE, ROOT
+from tests.support.options import rounds
 from tests.support.samples import load, rendered_of, verified_of
 
-# How often each of 32 processes writes, and how many writers are killed; 100 and 500 on request.
-WRITES = int(os.environ.get("TEMPLATE_TEST_WRITES", "10"))
-KILLS = int(os.environ.get("TEMPLATE_TEST_WRITERS_KILLED", "25"))
+# How often each of 32 processes writes, and how many writers are killed.
+WRITES = rounds(3)
+KILLS = rounds(13)
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\npackages = ['idna']\n"
 
 WRITER = """
@@ -122,7 +123,7 @@ def test_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [".builder", "registry.json"]
 
 
-@pytest.mark.exhaustive
+@pytest.mark.chance
 def test_many_processes_lose_nothing(tmp_path: Path) -> None:
     """32 processes that record at once leave every build of every one of them."""
     path = tmp_path / "registry.json"
@@ -134,7 +135,7 @@ def test_many_processes_lose_nothing(tmp_path: Path) -> None:
     }
 
 
-@pytest.mark.exhaustive
+@pytest.mark.chance
 def test_sigkill_at_any_moment_leaves_a_whole_file(tmp_path: Path) -> None:
     """A writer that is killed leaves a registry that reads, with all that it had finished."""
     path = tmp_path / "registry.json"

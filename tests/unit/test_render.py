@@ -227,7 +227,6 @@ def test_link_that_looks_like_an_old_variant_is_left_alone(tmp_path: Path) -> No
     assert elsewhere.stat().st_mode & 0o777 == 0o755
 
 
-@pytest.mark.exhaustive
 def test_writers_of_generated_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Several processes that render at once all succeed, round after round."""
     (tmp_path / "variants").mkdir()
