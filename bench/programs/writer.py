@@ -7,6 +7,7 @@ import sys
 import time
 
 from builder.record import update
+from builder.registry import Ref
 from builder.registry.model import Build, Contents
 
 
@@ -20,7 +21,7 @@ def main() -> None:
         def change(recorded: Contents, ref: str = ref) -> None:
             entry = recorded.new_entry(name, "e2b")
             entry.builds[ref] = Build(template_id=name)
-            entry.channels["stable"] = ref
+            entry.channels["stable"] = Ref(ref)
 
         start = time.perf_counter()
         update(location, change)

@@ -111,10 +111,8 @@ def build(
 
 def _row(outcome: workflow.Outcome) -> list[str]:
     build = with_measures(outcome.ref or "", outcome.build or Build())
-    digest = (outcome.digest or "").removeprefix("sha256:")[:12] or "-"
-    ref = outcome.ref or "-"
-    if "@sha256-" in ref:
-        ref = ref[: ref.index("@sha256-") + len("@sha256-") + 12] + "…"
+    digest = outcome.digest.short if outcome.digest else "-"
+    ref = outcome.ref.short if outcome.ref else "-"
     return [
         outcome.name,
         f"{outcome.action}, overtaken" if outcome.overtaken else outcome.action,

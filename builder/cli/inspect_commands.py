@@ -16,7 +16,7 @@ from builder.cli.output import Document, Line, Result, Table
 from builder.errors import SOMETHING_TO_DO, SelectionError, counted
 from builder.operations import compare
 from builder.project import Project
-from builder.registry import history
+from builder.registry import Ref, history
 from builder.registry.model import Build, Entry
 from builder.registry.references import find_build, split
 from builder.system.events import Reporter
@@ -79,7 +79,7 @@ def _build_lines(record: registry.Record, build: Build, entry: Entry) -> Iterato
     if others := build.other_packages:
         source = (
             "the kernel and what shows results"
-            if record.is_local
+            if record.ref.is_local
             else "the base image and code service"
         )
         packages = ", ".join(f"{package} {version}" for package, version in others.items())
@@ -124,10 +124,9 @@ def _state(build: Build) -> str:
     return build.origin if build.revoked is None else f"{build.origin}, to be {as_of}"
 
 
-def _short(ref: str | None) -> str:
+def _short(ref: Ref | None) -> str:
     """A ref as far as it takes to tell it from others; commands take it like that, too."""
-    head, mark, digest = (ref or "-").partition("@sha256-")
-    return f"{head}{mark}{digest[:12]}"
+    return ref.short if ref else "-"
 
 
 def _lines(value: dict[str, Any], indent: str) -> list[str]:

@@ -71,7 +71,7 @@ def _plan_lines(planned: plan.Plan) -> Iterator[Line]:
     rows = []
     for variant in planned.variants:
         first, *others = [str(reason) for reason in variant.reasons]
-        digest = variant.digest.removeprefix("sha256:")[:12] if variant.digest else "-"
+        digest = variant.digest.short if variant.digest else "-"
         line, *rest = [line for line in first.splitlines() if line.strip()]
         if variant.digest is None:  # an error, which ends the command and says the rest
             line, rest = line.removesuffix(":"), []

@@ -18,7 +18,7 @@ from builder.errors import (
     did_you_mean,
 )
 from builder.project import Project
-from builder.registry import history
+from builder.registry import Ref, history
 from builder.registry.model import Build, Entry, Hold
 from builder.system import logs as log_files
 
@@ -42,7 +42,7 @@ def resolve(
         if called == name:
             raise
         build = registry.lookup(called, target=target, channel=channel, path=path)
-    if build.is_local:
+    if build.ref.is_local:
         from builder.targets.local.place import find_build
 
         find_build(build.ref, name=build.name)
@@ -110,11 +110,11 @@ def _state_cell(row: dict[str, Any]) -> str:
 def _where(ref: str, build: Build | None) -> str:
     if build and build.is_revoked:
         return "revoked"
-    if not registry.is_local(ref):
+    if not Ref(ref).is_local:
         return "recorded"
     from builder.targets.local import place
 
-    return "here" if place.find(place.digest_of(ref)) else "not on this machine"
+    return "here" if place.find(Ref(ref).digest) else "not on this machine"
 
 
 def logs(

@@ -15,6 +15,7 @@ from builder.cli.output import Result
 from builder.errors import SelectionError
 from builder.project import Project
 from builder.registry import history
+from builder.registry.identity import utc
 from builder.registry.references import find_build
 from builder.system import provenance
 
@@ -174,6 +175,6 @@ def _time(text: str) -> str:
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)
     try:
-        return moment.astimezone(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return utc(moment.astimezone(dt.UTC).timestamp())
     except (OverflowError, ValueError) as error:
         raise SelectionError(f"{text!r} is out of the range of times") from error

@@ -40,8 +40,8 @@ def removal_of(
     """
     recorded = read_registry(project)
     if wanted is not None:
-        build_meant = find_build(recorded, name, wanted, target=target)
-        target, refs = build_meant.target, [build_meant.ref]
+        build = find_build(recorded, name, wanted, target=target)
+        target, refs = build.target, [str(build.ref)]
     else:
         target = recorded.target_of(name, target)
         refs = [] if channels else sorted(recorded.entry(name, target).builds)

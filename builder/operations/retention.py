@@ -32,9 +32,9 @@ def needed(entry: Entry, keep: Keep) -> dict[str, str]:
         for step, back in enumerate(usable[: keep.steps], 1):
             found.setdefault(back, f"{step} back from channel {channel}")
     by_age = history.newest_first(entry)
-    for ref in by_age[: keep.newest]:
-        found.setdefault(ref, f"among the newest {keep.newest}")
+    for recent in by_age[: keep.newest]:
+        found.setdefault(recent, f"among the newest {keep.newest}")
     good = [r for r in by_age if not builds[r].is_revoked]
-    for ref in good[:1]:
-        found.setdefault(ref, "the last good build")
+    for newest in good[:1]:
+        found.setdefault(newest, "the last good build")
     return {ref: why for ref, why in found.items() if ref in builds}

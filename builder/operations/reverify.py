@@ -7,6 +7,7 @@ from typing import Any
 
 from builder import record, registry, render, verify
 from builder.errors import TemplateError, VerifyError
+from builder.registry import Digest
 from builder.system import processes
 from builder.system.events import discard
 from builder.system.logs import Log
@@ -53,7 +54,7 @@ def reverify(found: registry.Record, context: Context) -> Reverified:
         ref=found.ref,
         template_id=found.template_id,
         build_id=found.build_id or "",
-        digest=found.digest or "",
+        digest=found.digest or Digest(),
         seconds=build.seconds.build or 0.0,
         reused=True,
         size=build.size_bytes,

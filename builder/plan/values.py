@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
+from builder.registry import Digest, Ref
 from builder.registry.model import Hold
 
 if TYPE_CHECKING:
@@ -100,8 +101,8 @@ class PlannedVariant:
     name: str
     action: Action
     reasons: tuple[Reason, ...]
-    digest: str | None
-    ref: str | None
+    digest: Digest | None
+    ref: Ref | None
     retag: str | None = None
     held: Hold | None = None
     stages: tuple[str, ...] = ()

@@ -14,6 +14,7 @@ from builder import __version__
 from builder.plan import inputs_of
 from builder.registry import Record, model
 from builder.registry.history import now
+from builder.registry.identity import Digest
 from builder.registry.model import Build
 from builder.registry.tables import explicit
 from builder.render import RESEED_FILE, Rendered
@@ -136,7 +137,7 @@ def recalled(found: Record) -> Recalled:
     )
 
 
-def stages_of(rendered: Rendered) -> dict[str, str]:
+def stages_of(rendered: Rendered) -> dict[str, Digest]:
     """Stage → `sha256:…` of all that it declares, its lock and files, its parents included.
 
     Builds that share a stage's digest share that stage.
@@ -147,11 +148,11 @@ def stages_of(rendered: Rendered) -> dict[str, str]:
         files = [(f.target, f.mode, hashlib.sha256(f.content).hexdigest()) for f in stage.files]
         lock = locks.get(f"requirements/{stage.stem}.txt", "")
         digest = _sha256([digest, stage.declared, files, lock])
-        stages[stage.stem] = f"sha256:{digest}"
+        stages[stage.stem] = Digest(f"sha256:{digest}")
     return stages
 
 
-def first_stages_of(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
+def first_stages_of(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Digest]:
     """The same by the first algorithm, which left out environment, service, resources and warm-up.
 
     Revocations from then still hold for builds of today.
@@ -164,7 +165,7 @@ def first_stages_of(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, str]:
         own = {key: value for key, value in spec.items() if key.startswith(starts)}
         lock = inputs.get("files", {}).get(f"requirements/{stem}.txt", "")
         digest = _sha256([digest, own, lock])
-        stages[stem] = f"sha256:{digest}"
+        stages[stem] = Digest(f"sha256:{digest}")
     return stages
 
 

@@ -15,7 +15,8 @@ from packaging.version import InvalidVersion, Version
 from builder.errors import RegistryError, RevokedError, SelectionError, UnknownBuildError
 from builder.record.fields import first_stages_of
 from builder.record.store import update
-from builder.registry import history, is_time
+from builder.registry import history
+from builder.registry.identity import is_time
 from builder.registry.model import Build, ContentRevocation, Contents, Revocation
 
 _OWN = "build"

@@ -10,25 +10,24 @@ from __future__ import annotations
 import os
 
 from builder.registry.files import find, is_url, load, load_only, parse, read_text
+from builder.registry.identity import Digest, Ref
 from builder.registry.values import (
     DEFAULT_CHANNEL,
     VERSION,
     Record,
     Registry,
     empty,
-    is_local,
-    is_time,
 )
 
 __all__ = [
     "DEFAULT_CHANNEL",
     "VERSION",
+    "Digest",
     "Record",
+    "Ref",
     "Registry",
     "empty",
     "find",
-    "is_local",
-    "is_time",
     "is_url",
     "load",
     "lookup",

@@ -7,20 +7,21 @@ branches does not fit then. Pure: it reads and changes what is in memory, and wr
 
 from __future__ import annotations
 
-import datetime as dt
+import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
 from builder.registry import chain
 from builder.registry.chain import checksum
+from builder.registry.identity import Ref, utc
 from builder.registry.model import Build, Entry, Event
 
 _RECORDING = ("adopt", "build")
 
 
 def now() -> str:
-    """The time in UTC, as it is written everywhere: `2026-11-23T07:49:55Z`."""
-    return dt.datetime.now(dt.UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    """Return the time as it is recorded."""
+    return utc(time.time())
 
 
 def append(
@@ -47,16 +48,17 @@ def append(
         at=now(),
         by=by,
         reason=reason or None,
-        build=build,
+        build=Ref(build) if build is not None else None,
         record=record.checksum if record else None,
     )
     if channel is not None:
         before = entry.channels.pop(channel, None)
         # Both are written, also where it pointed at nothing.
         rest = {"from": None, "to": None}
-        event = replace(event, channel=channel, before=before, to=to, rest=rest)
-        if to is not None:
-            entry.channels[channel] = to
+        ref = None if to is None else Ref(to)
+        event = replace(event, channel=channel, before=before, to=ref, rest=rest)
+        if ref is not None:
+            entry.channels[channel] = ref
     after = entry.history[-1].chain or "" if entry.history else ""
     entry.history.append(_chained(event, after))
 
@@ -77,9 +79,8 @@ def _chained(event: Event, after: str) -> Event:
 
 def build_ids(entry: Entry) -> set[str]:
     """The IDs of all builds that are recorded on a target, or were."""
-    refs = (event.build or "" for event in entry.history)
-    recorded = (build.build_id or "" for build in entry.builds.values())
-    return {*recorded, *(ref.partition(":")[2] for ref in refs)} - {""}
+    recorded = {build.build_id or "" for build in entry.builds.values()}
+    return (recorded | {event.build.build_id for event in entry.history if event.build}) - {""}
 
 
 def overtaken(entry: Entry, ref: str, channel: str) -> bool:
@@ -91,7 +92,7 @@ def overtaken(entry: Entry, ref: str, channel: str) -> bool:
     order = newest_first(entry)
     if present not in order or ref not in order or reason is None:
         return False
-    return present.partition(":")[2] in reason or order.index(present) < order.index(ref)
+    return present.build_id in reason or order.index(present) < order.index(ref)
 
 
 def overtaken_because(entry: Entry, ref: str) -> str | None:

@@ -12,6 +12,7 @@ from dataclasses import MISSING, dataclass
 from typing import Any
 
 from builder.errors import RegistryError
+from builder.registry.identity import Digest, Ref
 from builder.registry.tables import Table, WrongValueError, key, table_schema
 from builder.registry.values import VERSION, in_effect
 
@@ -112,7 +113,7 @@ class Build(Table):
     template_id: str | None = key(expected=True)
     build_id: str | None = key()
     origin: str = key(default="built", expected=True, schema={"enum": ["built", "adopted"]})
-    digest: str | None = key(schema={"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})
+    digest: Digest | None = key(schema={"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})
     base_image: str | None = key()
     packages: Mapping[str, str] = key(default=dict)
     built_at: str | None = key(schema={"type": "string", "format": "date-time"})
@@ -121,7 +122,7 @@ class Build(Table):
     )
     base_fetched: bool | None = key("that E2B did not have the base image in its cache")
     other_packages: Mapping[str, str] = key(default=dict)
-    stages: Mapping[str, str] = key(
+    stages: Mapping[str, Digest] = key(
         "stage → sha256:… of what it and its parents declare", default=dict
     )
     stages_algorithm: int | None = key(
@@ -208,9 +209,9 @@ class Event(Table):
     at: str | None = key(expected=True)
     by: str | None = key(expected=True)
     channel: str | None = key(nullable=True, schema={"type": "string"})
-    before: str | None = key(key="from", nullable=True)
-    to: str | None = key(nullable=True)
-    build: str | None = key()
+    before: Ref | None = key(key="from", nullable=True)
+    to: Ref | None = key(nullable=True)
+    build: Ref | None = key()
     record: str | None = key()
     reason: str | None = key()
     chain: str | None = key(expected=True)
@@ -222,7 +223,7 @@ class Channel:
     and the hold that it is on; None for what there is not."""
 
     name: str
-    ref: str | None
+    ref: Ref | None
     build: Build | None
     hold: Hold | None
 
@@ -236,7 +237,7 @@ class Channel:
 class Entry(Table):
     """What is recorded of a template on one target."""
 
-    channels: dict[str, str] = key(
+    channels: dict[str, Ref] = key(
         "channel → the ref of one of the builds", default=dict, expected=True
     )
     builds: dict[str, Build] = key(default=dict, expected=True)

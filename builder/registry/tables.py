@@ -173,6 +173,8 @@ def _shape(hint: Any) -> _Shape:
         return _Shape(list, lambda items: made(_read_many(items, item)), many, changed)
     if issubclass(hint, Table):
         return _Shape(dict, hint.from_json, table_schema(hint))
+    if issubclass(hint, str) and hint is not str:  # text with a form of its own
+        return _Shape(str, lambda value: hint(_checked(value, str)), {"type": "string"})
     return _Shape(hint, lambda value: _checked(value, hint), {"type": _SCALARS[hint]})
 
 
@@ -196,7 +198,7 @@ def table_schema(kind: type[Table]) -> dict[str, Any]:
 
 def _read_each(table: Any, item: _Shape) -> dict[str, Any]:
     _checked(table, dict)
-    if item.kind is str and all(type(value) is str for value in table.values()):
+    if item is _shape(str) and all(type(value) is str for value in table.values()):
         return dict(table)
     return {key: _at(key, item, value) for key, value in table.items()}
 

@@ -13,6 +13,7 @@ from builder.errors import (
     UnknownTemplateError,
     did_you_mean,
 )
+from builder.registry.identity import Digest, Ref, is_time, utc
 
 if False:  # for type checkers; importing typing costs as much as all the rest
     from collections.abc import Iterable, Iterator, Mapping
@@ -37,7 +38,7 @@ class Record:
     def __init__(self, *, name: str, target: str, ref: str, fields: dict[str, Any]) -> None:
         self.name = name
         self.target = target
-        self.ref = ref
+        self.ref = Ref(ref)
         self._fields = fields
 
     def __repr__(self) -> str:
@@ -56,14 +57,9 @@ class Record:
         return Build.from_json(self._fields)
 
     @property
-    def is_local(self) -> bool:
-        """Whether it is an environment of the machine that built it; see `is_local`."""
-        return is_local(self.ref)
-
-    @property
     def template_id(self) -> str:
         """The template's ID on its target."""
-        template_id: str = self._fields.get("template_id", self.ref.partition(":")[0])
+        template_id: str = self._fields.get("template_id", self.ref.template_id)
         return template_id
 
     @property
@@ -72,9 +68,10 @@ class Record:
         return self._fields.get("build_id")
 
     @property
-    def digest(self) -> str | None:
+    def digest(self) -> Digest | None:
         """`sha256:…` of what was built, or None for an adopted template."""
-        return self._fields.get("digest")
+        digest = self._fields.get("digest")
+        return digest and Digest(digest)
 
     @property
     def origin(self) -> str:
@@ -118,19 +115,7 @@ def _revoked_because(fields: Any) -> str | None:
 
 def in_effect(reason: str | None, at: Any) -> str | None:
     """The reason of a revocation, unless it has no effect yet: `at` (UTC) is still to come."""
-    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time()))
-    return None if reason and is_time(at) and at > now else reason
-
-
-def is_time(text: Any) -> bool:
-    """Whether `text` is a time as this program writes it, `2026-11-23T07:49:55Z`."""
-    return isinstance(text, str) and len(text) == 20 and text[10] == "T" and text[-1] == "Z"
-
-
-def is_local(ref: str) -> bool:
-    """Whether a ref is that of a target of kind `local`, whatever that is called: a build that each
-    machine has to make for itself."""
-    return ref.startswith("local:") and "@sha256-" in ref
+    return None if reason and is_time(at) and at > utc(time.time()) else reason
 
 
 class Registry:
@@ -303,7 +288,7 @@ def no_channel_hint(
     if channels or not builds:
         return None
     hint = f"`template-builder promote {name} --target {target}` points one at the newest build"
-    if all(map(is_local, builds)):
+    if all(Ref(ref).is_local for ref in builds):
         return hint
     return (
         f"`template-builder registry rebuild {name} --target {target}` records what another machine"

@@ -20,8 +20,10 @@ import jinja2
 from builder.errors import StorageError
 from builder.errors.visible import one_line
 from builder.lock import Lock
+from builder.registry import Digest
 from builder.render.template_toml import template_toml
 from builder.spec import Stage, Variant
+from builder.spec.variant import stage_name
 from builder.system.files import cache_folder
 
 RESEED_FILE = "reseed.py"
@@ -43,7 +45,7 @@ class Rendered:
     variant: Variant
     lock: Lock
     files: tuple[GeneratedFile, ...]
-    digest: str
+    digest: Digest
 
     @property
     def locked(self) -> Mapping[str, str]:
@@ -96,13 +98,13 @@ def render(variant: Variant, lock: Lock) -> Rendered:
     return Rendered(variant=variant, lock=lock, files=files, digest=_digest(variant, files))
 
 
-def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> str:
+def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> Digest:
     digest = hashlib.sha256()
     for file in files:
         digest.update(f"{file.path}\0{file.mode:o}\0{len(file.content)}\0".encode())
         digest.update(file.content)
     digest.update(f"cpu={variant.cpu}\0memory-mb={variant.memory_mb}\0".encode())
-    return f"sha256:{digest.hexdigest()}"
+    return Digest(f"sha256:{digest.hexdigest()}")
 
 
 @functools.cache
@@ -145,7 +147,7 @@ def _environment() -> jinja2.Environment:
         bytecode_cache=_bytecode_cache(),
     )
     environment.filters |= {
-        "stage_name": _stage_name,
+        "stage_name": stage_name,
         "env_pairs": _env_pairs,
         "shell": shlex.quote,
         "export_line": lambda pair: _export_line(*pair),
@@ -157,10 +159,6 @@ def _environment() -> jinja2.Environment:
         "python_check": _python_check,
     }
     return environment
-
-
-def _stage_name(stem: str) -> str:
-    return f"shared-{stem[1:]}" if stem.startswith("_") else stem
 
 
 def _env_pairs(env: Mapping[str, str]) -> str:

@@ -115,7 +115,7 @@ def _lookup(known: registry.Registry, name: str, target: str, channel: str) -> r
         return known.lookup(name, target=target, channel=channel)
     except NotBuiltError as error:
         for other, entry in sorted(known.templates[name].items()):
-            if other != target and any(map(registry.is_local, entry.channels.values())):
+            if other != target and any(ref.is_local for ref in entry.channels.values()):
                 raise NotBuiltError(
                     error.message,
                     hint=f'it is built for this machine: target="{other}" runs code there, which is'

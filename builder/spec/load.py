@@ -17,7 +17,7 @@ from builder.spec.assemble import stage_of, variant_of
 from builder.spec.models import VariantFile
 from builder.spec.secret_shapes import secrets_of
 from builder.spec.spec_file import SpecFile, positions
-from builder.spec.variant import Stage, Variant
+from builder.spec.variant import SHARED_PREFIX, Stage, Variant
 from builder.spec.wording import NO_SECRETS, worded
 from builder.system.documents import NestingError, parse_toml
 
@@ -30,7 +30,6 @@ _MAX_DEPTH = 20
 # The name of the last stage of every Dockerfile, the two names that Docker keeps for itself, and
 # the prefix that shared stages get.
 RESERVED_STEMS = ("template", "scratch", "context")
-SHARED_PREFIX = "shared-"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

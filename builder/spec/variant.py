@@ -8,6 +8,12 @@ from pathlib import Path
 from typing import Literal
 
 WarmupLevel = Literal["none", "disk", "memory"]
+SHARED_PREFIX = "shared-"
+
+
+def stage_name(stem: str) -> str:
+    """Return the name that the Dockerfile gives to the stage of a spec."""
+    return f"{SHARED_PREFIX}{stem[1:]}" if stem.startswith("_") else stem
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from builder import registry
 from builder.errors import StorageError
+from builder.registry import Ref
 from builder.registry.model import Build, Seconds, Verified
 from builder.targets.local import place
 from builder.targets.protocol import Built
@@ -27,8 +27,8 @@ def measures_of(ref: str, build: Build) -> dict[str, Any]:
     seconds = build.verified.seconds if build.verified else None
     recorded = {"size_bytes": build.size_bytes, "seconds": seconds and seconds.to_json()}
     measures = {key: value for key, value in recorded.items() if value is not None}
-    if registry.is_local(ref):
-        measures |= place.measures(place.digest_of(ref))
+    if Ref(ref).is_local:
+        measures |= place.measures(Ref(ref).digest)
     return measures
 
 

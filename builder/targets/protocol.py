@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from builder.plan import TargetState
+from builder.registry import Digest, Ref
 from builder.registry.model import Build, Entry
 from builder.render import Rendered
 from builder.sandbox.session import Sandbox
@@ -78,10 +79,10 @@ class Built:
 
     name: str
     target: str
-    ref: str
+    ref: Ref
     template_id: str
     build_id: str
-    digest: str
+    digest: Digest
     seconds: float
     reused: bool
     size: int | None
@@ -135,10 +136,10 @@ class Tagged:
     """A build that a target has, as its tags tell it: `digest` where one of them says it,
     `channels` those that lead to it."""
 
-    ref: str
+    ref: Ref
     template_id: str
     build_id: str
-    digest: str | None
+    digest: Digest | None
     channels: tuple[str, ...]
 
 

@@ -21,7 +21,7 @@ from builder.errors import (
 )
 from builder.plan import PlannedVariant
 from builder.plan.schedule import Schedule
-from builder.registry import history
+from builder.registry import Ref, history
 from builder.registry.model import Build, Entry
 from builder.system import processes, provenance
 from builder.system.events import Event
@@ -157,8 +157,9 @@ class _Run:
             if planned.action == "build":
                 made = self._built_meanwhile(planned, entry)
                 return made or self._built(planned, rendered)
-            ref = planned.retag or planned.ref
-            assert ref is not None
+            pointed = planned.retag or planned.ref
+            assert pointed is not None
+            ref = Ref(pointed)
             build = self._still_recorded(planned, ref, entry)
             forget(target, name, build.build_id or "")  # a run was killed before it
             if planned.action == "retag":
@@ -200,7 +201,7 @@ class _Run:
             overtaken=recorded.overtaken if recorded else None,
         )
 
-    def _retagged(self, planned: PlannedVariant, ref: str, entry: Entry) -> Outcome:
+    def _retagged(self, planned: PlannedVariant, ref: Ref, entry: Entry) -> Outcome:
         """Point the channel at a build that is recorded already."""
         from builder import record
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from builder.errors import TemplateError
-from builder.registry import DEFAULT_CHANNEL
+from builder.registry import DEFAULT_CHANNEL, Digest, Ref
 from builder.render import Rendered
 
 if TYPE_CHECKING:
@@ -110,8 +110,8 @@ class Outcome:
 
     name: str
     action: str
-    ref: str | None = None
-    digest: str | None = None
+    ref: Ref | None = None
+    digest: Digest | None = None
     seconds: float = 0.0
     build: Build | None = None
     held: Hold | None = None

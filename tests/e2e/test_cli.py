@@ -27,7 +27,7 @@ def test_the_main_job_end_to_end(project: Path, command: Command) -> None:
         r"template  result  ref +digest +packages  size +built in +first import", lines[0]
     )
     assert re.fullmatch(
-        r"light     built   local:light@sha256-[0-9a-f]{12}…  [0-9a-f]{12}  1         [\d,]+ MiB"
+        r"light     built   local:light@sha256-[0-9a-f]{12}  [0-9a-f]{12}  1         [\d,]+ MiB"
         r"  \d+\.\d s +cold [\d.]+ (s|ms) → disk [\d.]+ (s|ms|µs)",
         lines[1],
     )

@@ -28,6 +28,7 @@ from builder.errors import (
     UnconfirmedError,
 )
 from builder.project import BUILT_IN_TARGETS
+from builder.registry import Ref
 from builder.system.events import Event, discard
 from builder.targets.e2b import retries
 from builder.workflow import BuildRequest
@@ -90,7 +91,7 @@ def test_older_build_that_was_ready_before_it_was_overtaken(
     project = trial.Throwaway(root=tmp_path / "trial", targets={"e2b": settings})
     request = BuildRequest(names=["four"], frozen=True)
     (rendered,) = workflow.prepare(request, place._context("e2b"), workflow.RENDER).rendered
-    made = trial.Made(ref="x:y", build_id="y", rendered=rendered, cached="")
+    made = trial.Made(ref=Ref("x:y"), build_id="y", rendered=rendered, cached="")
     trying = live._Live(trial.Trial(project, settings, report=discard, base=BASE), discard)
     trying._overtake(made)
     assert {build.status for build in cloud.builds()} == {"ready"}

@@ -21,13 +21,14 @@ pytestmark = [
 
 OPEN = """
 import os, sys, time
+from builder.registry import Ref
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import zygote_of
 
 def opened():
     with place.opened(sys.argv[1], name="one") as path:
-        digest = place.digest_of(sys.argv[1])
+        digest = Ref(sys.argv[1]).digest
         zygote = zygote_of(path, digest=digest, warm=(), env={}) if FORKED else None
         return KernelSandbox(path, warm=(), env={}, zygote=zygote)
 

@@ -31,7 +31,7 @@ def made(folder: Path, *versions: str) -> tuple[Path, list[str]]:
     """A registry with a build for each version of the one package, the last one `stable`."""
     path = folder / "registry.json"
     variant = load(folder, _base=BASE, leaf=LEAF)["leaf"]
-    refs = []
+    refs: list[str] = []
     for version in versions:
         rendered = rendered_of(variant, version=version)
         verified = verified_of(rendered, packages={"idna": version}, other_packages={"pip": "9"})

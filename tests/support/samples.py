@@ -10,6 +10,7 @@ from typing import Any
 
 from builder.lock import Lock, StageLock
 from builder.lock.base_image import BaseImage
+from builder.registry import Ref
 from builder.render import Rendered, render
 from builder.spec import Variant, load_variants
 from builder.targets.protocol import BuildInput, Built
@@ -70,11 +71,11 @@ def order_of(rendered: Rendered, **options: Any) -> BuildInput:
 
 def verified_of(rendered: Rendered, *, target: str = "local", **changes: Any) -> Verified:
     """A verified build of what was rendered, with figures made up."""
-    name, build_id = rendered.variant.name, rendered.digest.replace(":", "-")
+    name, build_id = rendered.variant.name, rendered.digest.tag
     built = Built(
         name=name,
         target=target,
-        ref=f"{target}:{name}@{build_id}",
+        ref=Ref(f"{target}:{name}@{build_id}"),
         template_id=name,
         build_id=build_id,
         digest=rendered.digest,

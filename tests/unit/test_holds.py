@@ -8,7 +8,7 @@ import pytest
 from builder import operations, record, registry
 from builder.errors import BlockedError, UnknownChannelError
 from builder.plan import Plan, Situation, make_plan
-from builder.registry import history
+from builder.registry import Ref, history
 from builder.registry.model import Build, Contents, Hold
 from builder.system.events import discard
 from tests.conftest import BASE, Command
@@ -231,7 +231,7 @@ def test_repair_keeps_a_hold(tmp_path: Path) -> None:
     hold = held(path)
 
     def edit(data: Contents) -> None:
-        data.templates["leaf"]["local"].channels["stable"] = new
+        data.templates["leaf"]["local"].channels["stable"] = Ref(new)
 
     record.update(path, edit)
     mended, left = record.repair(path, by="x")

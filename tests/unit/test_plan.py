@@ -8,6 +8,7 @@ from typing import Any
 from builder import record, registry
 from builder.errors import LockConflictError
 from builder.plan import Plan, Situation, make_plan
+from builder.registry import Ref
 from builder.registry.model import Build, Entry
 from builder.render import Rendered
 from builder.spec import Variant
@@ -18,7 +19,7 @@ LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\npackages = ['idn
 ADOPTED = {
     "leaf": {
         "e2b": Entry(
-            channels={"stable": "abc"},
+            channels={"stable": Ref("abc")},
             builds={"abc": Build(template_id="abc", origin="adopted")},
         )
     }

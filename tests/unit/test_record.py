@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from builder import record, registry
 from builder.errors import RegistryError, RegistryVersionError, StorageError
+from builder.registry import Ref
 from builder.registry.model import Build, Contents, Resources
 from builder.system.files import atomic_write, exclusive, remove_tree
 from tests.conftest import BASE, ROOT
@@ -174,7 +175,7 @@ def test_any_order_of_writers_keeps_every_build(
         def change(data: Contents, name: str = name, target: str = target, ref: str = ref) -> None:
             entry = data.new_entry(name, target)
             entry.builds[ref] = Build(template_id=name)
-            entry.channels["stable"] = ref
+            entry.channels["stable"] = Ref(ref)
 
         record.update(path, change)
         expected.setdefault((name, target), []).append(ref)

@@ -10,7 +10,7 @@ import pytest
 
 from builder.errors import RegistryError
 from builder.record.store import dump
-from builder.registry import history
+from builder.registry import Ref, history
 from builder.registry.model import Build, Check, Entry, Warmup, contents
 from builder.registry.tables import explicit
 from tests.conftest import ROOT
@@ -136,7 +136,7 @@ def test_recorded_build_is_looked_up_without_the_model(
 
 def test_event_of_a_removed_channel_says_where_it_pointed() -> None:
     """An event that moves a channel has `from` and `to`, also where one of them is nothing."""
-    entry = Entry(channels={"stable": "r"})
+    entry = Entry(channels={"stable": Ref("r")})
     history.append(entry, "remove", "x", channel="stable", to=None)
     (event,) = entry.history
     assert event.to_json() == {

@@ -49,7 +49,6 @@ from builder.sandbox.session import Sandbox
 from builder.system import processes
 from builder.system.events import Event, Reporter, discard
 from builder.system.scratch import Scratch
-from builder.targets.e2b.building import digest_tag
 from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND
 
 _CHANNEL = "trial"
@@ -150,7 +149,7 @@ class _Live:
             used = self._trial.last_used(first)
         with self._deciding("tags"):
             tags = self._trial.tags()
-            wanted = {DEFAULT_CHANNEL, "default", digest_tag(first.rendered.digest)}
+            wanted = {DEFAULT_CHANNEL, "default", first.rendered.digest.tag}
             published = wanted <= {*tags} and {*tags.values()} == {first.build_id}
             self._note("tags", ", ".join(sorted(tags)), holds=published)
         self._say("looking at it from inside")
@@ -238,7 +237,7 @@ class _Live:
             default = self._trial.tags().get("default")
             self._note("default", f"`default` is on {default}", holds=default == first.build_id)
         with self._deciding("order"):
-            builds = self._cloud.newest_builds(first.ref.partition(":")[0])
+            builds = self._cloud.newest_builds(first.ref.template_id)
             ordered = builds == [second.build_id, first.build_id]
             self._note("order", ", ".join(builds), holds=ordered)
         refused = refusal(lambda: self._cloud.assign_tags(self._name, "no-such-tag", ["again"]))
@@ -291,7 +290,7 @@ class _Live:
         self._note("cancelled", seen, holds=ended)
 
     def _delete(self, first: Made) -> None:
-        template_id = first.ref.partition(":")[0]
+        template_id = first.ref.template_id
         with self._deciding("busy"), self._trial.sandbox():
             refused = refusal(lambda: self._cloud.delete_template(template_id))
             self._note("busy", refused or "it was deleted", holds=refused is not None)

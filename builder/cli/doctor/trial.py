@@ -18,6 +18,7 @@ from builder.cli.doctor.assumptions import ENV, FILES, SUM
 from builder.errors import BuildError, LimitError, NetworkError, TemplateError
 from builder.flatten import Step
 from builder.project import Project, TargetSettings
+from builder.registry import Ref
 from builder.render import Rendered
 from builder.sandbox.session import Sandbox
 from builder.system import processes
@@ -59,7 +60,7 @@ class Throwaway(Project):
 class Made:
     """A build of the template; `cached` says how many of its steps were to come from the cache."""
 
-    ref: str
+    ref: Ref
     build_id: str
     rendered: Rendered
     cached: str
@@ -122,10 +123,11 @@ class Trial:
         if outcome.error:
             raise outcome.error
         (rendered,) = prepared.rendered
+        assert outcome.ref
         steps = plan.program_of(rendered).steps
         return Made(
-            ref=str(outcome.ref),
-            build_id=str(outcome.ref).partition(":")[2],
+            ref=outcome.ref,
+            build_id=outcome.ref.build_id,
             rendered=rendered,
             cached=f"{planned.cached} of {len(steps)} steps",
         )
@@ -172,7 +174,7 @@ class Trial:
 
     def last_used(self, made: Made) -> dt.datetime:
         """When a sandbox of it was last created, as the list of templates says."""
-        template_id = made.ref.partition(":")[0]
+        template_id = made.ref.template_id
         used = {listed.template_id: listed.used for listed in self.cloud.templates()}
         return used.get(template_id, dt.datetime.min.replace(tzinfo=dt.UTC))
 

@@ -13,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
 from builder.errors import BuildError, CacheMissError, NetworkError, StepError, TemplateError
+from builder.registry import Ref
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
 from builder.system.processes import pause
@@ -41,11 +42,6 @@ _PHASES = {
     "resize-disk": "enlarging the disk, after the steps,",
     "optimize": "optimizing the snapshot, after the steps,",
 }
-
-
-def digest_tag(digest: str) -> str:
-    """The tag that a build of `digest` carries, and no other build."""
-    return digest.replace(":", "-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -138,7 +134,7 @@ class Building:
     def _tagged(self) -> str | None:
         """The build of the digest that was asked for last. E2B reads tags from its database, and
         the state of a build from a cache, which may be minutes old."""
-        return (self._cloud.tags(self._name) or {}).get(digest_tag(self._digest))
+        return (self._cloud.tags(self._name) or {}).get(self._digest.tag)
 
     def _elsewhere(self) -> _CloudBuild | None:
         """The build of the digest that was asked for last, unless it failed or does not begin."""
@@ -175,7 +171,7 @@ class Building:
                     template_of(order),
                     order.folder,
                     name=self._name,
-                    tag=digest_tag(self._digest),
+                    tag=self._digest.tag,
                     cpu=variant.cpu,
                     memory_mb=variant.memory_mb,
                     free_disk_mb=variant.free_disk_mb,
@@ -308,7 +304,7 @@ class Building:
         return Built(
             name=self._name,
             target=self._target,
-            ref=f"{build.template_id}:{build.build_id}",
+            ref=Ref(f"{build.template_id}:{build.build_id}"),
             template_id=build.template_id,
             build_id=build.build_id,
             digest=self._digest,

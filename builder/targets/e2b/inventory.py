@@ -7,9 +7,8 @@ import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from builder.errors import BuildError, TargetUnavailableError
-from builder.registry import DEFAULT_CHANNEL
+from builder.registry import DEFAULT_CHANNEL, Digest, Ref
 from builder.registry.model import Build, Entry
-from builder.targets.e2b.building import digest_tag
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.protocol import Needs, Tagged, Unused
 
@@ -74,11 +73,11 @@ class Inventory(_OfAccount):
         for build_id, tags in sorted(builds.items()):
             if template_id is None or not self.usable(template_id, build_id):
                 continue
-            digests = [tag.replace("-", ":", 1) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
+            digests = [Digest.from_tag(tag) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
             channels = [t for t in tags if not _DIGEST_TAG.fullmatch(t) and not _CLAIM.fullmatch(t)]
             tagged.append(
                 Tagged(
-                    ref=f"{template_id}:{build_id}",
+                    ref=Ref(f"{template_id}:{build_id}"),
                     template_id=template_id,
                     build_id=build_id,
                     digest=digests[0] if len(digests) == 1 else None,
@@ -123,7 +122,7 @@ class Inventory(_OfAccount):
             return f"there is no template `{name}` on {self.name} any more, and no tag of it"
         _, before = template
         ours = {channel: build.build_id for channel, build in channels.items()}
-        ours |= {digest_tag(str(build.digest)): build.build_id for build in builds}
+        ours |= {build.digest.tag: build.build_id for build in builds if build.digest}
         ours |= {claim_of(channel, str(build_id)): build_id for channel, build_id in ours.items()}
         kept = [tag for tag, build_id in ours.items() if before.get(tag) not in (None, build_id)]
         notes = [f"`{tag}` on {self.name} stays: it is on build {before[tag]}" for tag in kept]
@@ -156,12 +155,11 @@ class Cleaning(_OfAccount):
                 build.build_id: build for build in entry.builds.values() if build.origin == "built"
             }
             for tag, build_id in tags.items():
-                digest = tag.replace("-", ":", 1)
                 record = made.get(build_id)
-                if record is None or digest_tag(str(record.digest)) != tag:
+                if record is None or record.digest is None or record.digest.tag != tag:
                     continue  # not made here, or not a tag of ours
                 young = _seconds(record.built_at) > limit
-                if young or record.template_id in busy or needs.of("", digest):
+                if young or record.template_id in busy or needs.of("", record.digest):
                     continue
                 waste.append(
                     Unused(
@@ -181,11 +179,10 @@ class Cleaning(_OfAccount):
         """The template, where it was built here, is there still, and nothing of it is in the
         registry; or why it is kept."""
         events = entry.history
-        built = [str(event.build) for event in events if event.action == "build"]
+        built = [event.build for event in events if event.action == "build" and event.build]
         if entry.builds or entry.channels or not built:
             return None
-        builds = {ref.partition(":")[2] for ref in built}
-        template_id = built[-1].partition(":")[0]
+        builds, template_id = {ref.build_id for ref in built}, built[-1].template_id
         listed = [item for item in self.cloud.templates() if item.template_id == template_id]
         if not listed:
             return None

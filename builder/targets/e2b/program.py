@@ -13,6 +13,7 @@ import e2b
 from builder.flatten import Step
 from builder.spec import Stage, Variant, place_of
 from builder.spec.positions import Positions
+from builder.spec.variant import stage_name
 from builder.targets.e2b.service import SERVICE_PORT, SPOILING
 from builder.targets.protocol import BuildInput
 
@@ -152,7 +153,7 @@ def origin(order: BuildInput, number: int | None) -> list[str]:
     if number == 0:
         return [dockerfile, *_place(root, stages, ("base", "image"))]
     step = program.steps[number - 1]
-    names = {stage.stem.replace("_", "shared-", 1): i for i, stage in enumerate(stages, start=1)}
+    names = {stage_name(stage.stem): i for i, stage in enumerate(stages, start=1)}
     chain = stages[: names.get(step.stage, len(stages))]
     places = [f"{dockerfile}:{step.lines[0]} (stage {step.stage})"]
     for key in _keys(step, chain[-1]):

@@ -15,7 +15,7 @@ from builder.spec import Variant
 from builder.system.events import Event, Reporter, discard
 from builder.system.logs import Log
 from builder.targets.e2b.account import Account
-from builder.targets.e2b.building import Building, digest_tag
+from builder.targets.e2b.building import Building
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_of
 from builder.targets.e2b.program import cannot_be_checked, not_provided, unknown_service
@@ -85,7 +85,7 @@ class E2BTarget(Cleaning):
         template_id, tags = template
         builds = [build for build in entry.builds.values() if not build.is_revoked]
         same = {build.build_id for build in builds if build.digest == rendered.digest}
-        same.add(tags.get(digest_tag(rendered.digest)))
+        same.add(tags.get(rendered.digest.tag))
         usable = frozenset(
             build_id
             for build_id in {*same, wanted}
@@ -207,7 +207,7 @@ class E2BTarget(Cleaning):
             build.template_id,
             build.build_id,
             publication.channel,
-            also=[digest_tag(build.digest)] if build.digest else [],
+            also=[build.digest.tag] if build.digest else [],
             over=publication.over,
         )
 

@@ -13,6 +13,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from builder.errors import counted, from_os_error
+from builder.registry import Digest
 from builder.system.documents import parse_toml
 from builder.system.files import atomic_write, cache_folder, exclusive, is_locked, remove_tree
 from builder.targets.local import byte_code
@@ -47,7 +48,7 @@ def unused(own: str, needs: Needs) -> list[Unused]:
     that no build leads to."""
     waste = []
     for path in sorted((cache_folder() / "environments").glob(f"{_PREFIX}*")):
-        digest = path.name.replace("-", ":", 1)
+        digest = Digest.from_tag(path.name)
         folder = folder_of(digest)
         last = max((_mtime(folder / name) for name in (MANIFEST, USED)), default=0.0)
         whole = find(digest)
@@ -63,8 +64,8 @@ def unused(own: str, needs: Needs) -> list[Unused]:
         why = f"no channel needs it, {unused}" if whole else "not complete"
         kept = "; ".join(need.why for need in elsewhere) or None
         waste.append(_waste(digest, path, folder, why, kept))
-    for folder, digest in _strays():
-        with contextlib.suppress(BlockingIOError), exclusive(lock_of(digest), wait=False):
+    for folder, stray in _strays():
+        with contextlib.suppress(BlockingIOError), exclusive(lock_of(stray), wait=False):
             if not _in_use(folder):
                 waste.append(_waste(folder.name, folder, folder, "no build leads to it any more"))
     return sorted(waste, key=lambda entry: -(entry.size or 0))
@@ -136,7 +137,7 @@ def _strays() -> list[tuple[Path, str]]:
 def _digest_in(name: str) -> str:
     """The digest in the name of a folder of environments."""
     match = _DIGEST.search(name)
-    return match[0].replace("-", ":", 1) if match else name
+    return Digest.from_tag(match[0]) if match else name
 
 
 @contextlib.contextmanager

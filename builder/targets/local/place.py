@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import NotOnThisMachineError
+from builder.registry import Digest, Ref
 from builder.system.documents import parse_json
 from builder.system.files import atomic_write, cache_folder
 
@@ -50,7 +51,7 @@ class Environment:
 
 def place_of(digest: str) -> Path:
     """Where the environment of `digest` is looked for."""
-    return cache_folder() / "environments" / digest.replace(":", "-")
+    return cache_folder() / "environments" / Digest(digest).tag
 
 
 def packages_of(environment: Path) -> Path:
@@ -67,7 +68,7 @@ def byte_code_folder() -> Path:
 
 def lock_of(digest: str) -> Path:
     """The file whose lock is held by whoever makes or removes environments of `digest`."""
-    return cache_folder() / "locks" / f"{digest.replace(':', '-')}.lock"
+    return cache_folder() / "locks" / f"{Digest(digest).tag}.lock"
 
 
 def folder_of(digest: str) -> Path:
@@ -116,14 +117,9 @@ def measures(digest: str) -> dict[str, Any]:
     return measured if isinstance(measured, dict) else {}
 
 
-def digest_of(ref: str) -> str:
-    """The digest of the build `local:<name>@sha256-…`."""
-    return ref.rpartition("@")[2].replace("-", ":", 1)
-
-
 def find_build(ref: str, *, name: str) -> Environment:
     """The environment of the build `local:<name>@sha256-…`. Raises `NotOnThisMachineError`."""
-    environment = find(digest_of(ref))
+    environment = find(Ref(ref).digest)
     if environment is None:
         raise NotOnThisMachineError(
             f"the environment of `{ref}` is not on this machine",

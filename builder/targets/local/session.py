@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from builder.errors import SandboxError, TemplateError
+from builder.registry import Ref
 from builder.sandbox.execution import Execution
 from builder.system.limits import named, room
 from builder.system.tasks import run_to_completion
@@ -48,7 +49,7 @@ class LocalSession:
     ) -> LocalSession:
         """A sandbox of the build `ref` (`local:<name>@sha256-…`), its interpreter up and the
         modules of `warm` imported. Raises `NotOnThisMachineError`, `SandboxError`."""
-        digest = place.digest_of(ref)
+        digest = Ref(ref).digest
 
         def start(given_up: threading.Event) -> KernelSandbox:
             with room(), place.opened(ref, name=name) as path:

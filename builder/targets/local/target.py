@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, from_os_error
 from builder.plan import TargetState
+from builder.registry import Ref
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Kind, Reporter
@@ -122,7 +123,7 @@ class LocalTarget:
         """
         rendered = order.rendered
         made, reused = self._environment(order, report, log)
-        build_id = rendered.digest.replace(":", "-")
+        build_id = rendered.digest.tag
         name = rendered.variant.name
         unsupported, missing = self.unsupported(rendered.variant), _missing(rendered.variant)
         for line in unsupported:
@@ -132,7 +133,7 @@ class LocalTarget:
         return Built(
             name=name,
             target=self.name,
-            ref=f"local:{name}@{build_id}",
+            ref=Ref(f"local:{name}@{build_id}"),
             template_id=name,
             build_id=build_id,
             digest=rendered.digest,
@@ -192,7 +193,7 @@ class LocalTarget:
 
     def changes(self, ref: str) -> list[str]:
         """Which files of the build `local:<name>@sha256-…` are not as it was made with."""
-        digest = place.digest_of(ref)
+        digest = Ref(ref).digest
         try:
             return sealed.changes(self._made.get(digest) or place.folder_of(digest))
         except OSError as error:
@@ -226,7 +227,7 @@ class LocalTarget:
 
     def _opened(self, opening: Opening) -> AbstractContextManager[Path]:
         """The folder of a build for the `with` block; also of one that is not published yet."""
-        if made := self._made.get(place.digest_of(opening.ref)):
+        if made := self._made.get(Ref(opening.ref).digest):
             return contextlib.nullcontext(made)
         return place.opened(opening.ref, name=opening.name)
 

@@ -1,0 +1,67 @@
+"""Text with a form of its own: digests, refs and times. A look-up loads this module."""
+
+from __future__ import annotations
+
+import time
+
+
+class Digest(str):
+    """`sha256:…` of what a build consists of."""
+
+    __slots__ = ()
+
+    @classmethod
+    def from_tag(cls, tag: str) -> Digest:
+        """Return the digest that a tag, a folder or a build ID spells `sha256-…`."""
+        return cls(tag.replace("-", ":", 1))
+
+    @property
+    def tag(self) -> str:
+        """`sha256-…`, for tags and file names, which cannot hold a colon."""
+        return self.replace(":", "-", 1)
+
+    @property
+    def short(self) -> str:
+        """The first 12 digits, which tell it from others."""
+        return self.partition(":")[2][:12]
+
+
+class Ref(str):
+    """What a sandbox is created from: `template_id:build_id`, or `local:name@sha256-…`."""
+
+    __slots__ = ()
+
+    @property
+    def template_id(self) -> str:
+        """The part that names the template."""
+        return self.partition(":")[0]
+
+    @property
+    def build_id(self) -> str:
+        """The part that names the build; empty for a bare template ID."""
+        return self.partition(":")[2]
+
+    @property
+    def is_local(self) -> bool:
+        """Whether each machine makes this build for itself: its target has the kind `local`."""
+        return self.startswith("local:") and "@sha256-" in self
+
+    @property
+    def digest(self) -> Digest:
+        """The digest of a local build."""
+        return Digest.from_tag(self.rpartition("@")[2])
+
+    @property
+    def short(self) -> str:
+        """The ref, with the digest of a local build cut to what tells it from others."""
+        return f"{self.partition('@')[0]}@sha256-{self.digest.short}" if self.is_local else self
+
+
+def utc(seconds: float) -> str:
+    """Return a time (seconds since the epoch) as it is recorded: `2026-11-23T07:49:55Z`."""
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def is_time(text: object) -> bool:
+    """Return whether `text` is a time as `utc` writes it."""
+    return isinstance(text, str) and len(text) == 20 and text[10] == "T" and text[-1] == "Z"
