@@ -121,15 +121,17 @@ def types(session: nox.Session) -> None:
 
 @nox.session
 def docs(session: nox.Session) -> None:
-    """Write the reference pages anew from the program itself."""
-    install(session)
+    """Write the reference pages, then build the site into site/; a dead link fails."""
+    install(session, "docs")
     session.run("python", "docs/generate.py", *session.posargs)
+    session.run("zensical", "build", "--clean", "--strict")
+    session.run("python", "docs/check_links.py", "site")
 
 
 @nox.session
 def bench(session: nox.Session) -> None:
     """Measure; `-- --write` puts the tables into docs/benchmarks.md."""
-    install(session, "tests")
+    install(session, "tests", "bench")
     session.run("python", "-m", "bench", *session.posargs)
 
 

@@ -1,4 +1,4 @@
-"""Write docs/spec.md and docs/commands.md from the program itself; `--check` compares only."""
+"""Write the reference pages of docs/ from the program itself; `--check` compares only."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import typer.main
+from reference import examples_page, registry_page
 
 from builder import errors
 from builder.cli.app import program
@@ -141,7 +142,12 @@ def _flags(option: Any) -> str:
 
 def main() -> None:
     """Write the pages, or say which differ."""
-    pages = {"spec.md": spec_page(), "commands.md": commands_page()}
+    pages = {
+        "spec.md": spec_page(),
+        "commands.md": commands_page(),
+        "registry-file.md": registry_page(GENERATED),
+        "examples.md": examples_page(GENERATED),
+    }
     differing = []
     for name, text in pages.items():
         path = DOCS / name

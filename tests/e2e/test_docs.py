@@ -200,7 +200,12 @@ def test_commands_that_are_named_exist() -> None:
     """Every `template-builder` command line on a page has a command and options that exist."""
     known = typer.main.get_command(program()).commands  # type: ignore[attr-defined]
     for page in PAGES:
-        for line in re.findall(r"template-builder ((?!\[)[^`|\n]*)", page.read_text()):
+        inline = re.findall(r"`template-builder ((?!\[)[^`|\n]*)", page.read_text())
+        in_blocks = re.findall(
+            r"template-builder ((?!\[)[^`|\n]*)",
+            "".join(text for kind, text in blocks(page) if kind in {"sh", "yaml", ""}),
+        )
+        for line in (*inline, *in_blocks):
             words = [word for word in shlex.split(line, comments=True) if not word.startswith("[")]
             if not words or not re.fullmatch(r"[a-z]+", words[0]) or page.name == "CHANGELOG.md":
                 continue

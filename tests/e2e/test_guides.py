@@ -1,0 +1,188 @@
+"""The tutorial and the guides: every block runs, from top to bottom, in an empty folder."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import os
+import re
+import subprocess
+import sys
+import textwrap
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import yaml
+
+from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
+from tests.conftest import BASE, ROOT
+from tests.support import engine
+from tests.support.e2b_server import Server
+from tests.support.index_server import answers, wheel
+
+DOCS = ROOT / "docs"
+FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
+Blocks = list[tuple[str, str]]
+
+
+def blocks(page: str) -> Blocks:
+    """The language and text of each block of a page."""
+    text = (DOCS / page).read_text()
+    return re.findall(r"^```(\w*)\n(.*?)^```$", text, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture
+def walk(tmp_path: Path, cache: Path) -> Callable[..., str]:
+    """Follow a page in this test's folder: a block whose first line names a file is that file, one
+    of Python or the shell is run. `replace` is text for text; returns what was printed."""
+
+    def follow(page: str, replace: Mapping[str, str] = {}, **variables: str) -> str:
+        printed = []
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = os.environ | {"PATH": path, "TEMPLATE_BUILDER_CACHE_DIR": str(cache)}
+        for kind, written in blocks(page):
+            text = functools.reduce(lambda t, pair: t.replace(*pair), replace.items(), written)
+            if name := FILE.match(text):
+                plain = text[name.end() :] if kind == "text" else text
+                (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
+                (tmp_path / name[1]).write_text(plain)
+            elif kind in {"sh", "python"}:
+                run = ["bash", "-euc"] if kind == "sh" else [sys.executable, "-c"]
+                done = subprocess.run(
+                    [*run, text],
+                    capture_output=True,
+                    text=True,
+                    check=False,
+                    cwd=tmp_path,
+                    env=environment | variables,
+                )
+                assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
+                printed.append(done.stdout)
+        return "".join(printed)
+
+    return follow
+
+
+@pytest.mark.needs("git")
+@pytest.mark.network
+def test_tutorial(walk: Callable[..., str]) -> None:
+    """The tutorial leads from an empty folder to a sandbox with a package of one's own."""
+    printed = walk("tutorial.md")
+    assert "\ncake        4\n" in printed
+    assert "ZeroDivisionError: division by zero\n" in printed
+
+
+@pytest.mark.network
+def test_requirements(walk: Callable[..., str], tmp_path: Path) -> None:
+    """The program of the guide turns requirements into a spec that builds."""
+    walk("guides/requirements.md")
+    assert (tmp_path / "variants/reports.toml").read_text() == (
+        'schema = 1\nname = "reports"\nextends = "_base"\n\n[python]\npackages = [\n'
+        '    "python-dateutil==2.9.0.post0",\n    "tabulate>=0.9",\n'
+        '    "idna ; python_version < \\"4\\"",\n]\n'
+    )
+    assert (tmp_path / "registry.json").is_file()
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("page", ["dockerfile", "files"])
+def test_guides_that_render(page: str, walk: Callable[..., str]) -> None:
+    """What takes a virtual machine is checked and rendered."""
+    walk(f"guides/{page}.md")
+
+
+def test_cost(tmp_path: Path, walk: Callable[..., str]) -> None:
+    """The worked example computes what the page says, at the prices that `usage` takes."""
+    (tmp_path / "variants").mkdir()
+    Ledger(tmp_path / ".builder/usage.sqlite").usage()
+    page = (DOCS / "guides/cost.md").read_text()
+    printed = walk("guides/cost.md").splitlines()
+    assert f"prints `{printed[0]}`" in page
+    assert f"prints `{printed[1]}`" in page
+    assert f"| one virtual CPU | {VCPU_SECOND:f} | {VCPU_SECOND * 3600:.4f} |" in page
+    assert f"| one GiB of memory | {GIB_SECOND:.7f} | {GIB_SECOND * 3600:.4f} |" in page
+
+
+def test_e2b_account(tmp_path: Path, walk: Callable[..., str]) -> None:
+    """With a key that E2B accepts, `doctor` says so."""
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants/light.toml").write_text(f"name = 'light'\n{textwrap.dedent(BASE)}")
+    with Server() as server:
+        printed = walk("guides/e2b-account.md", **server.environment)
+    assert re.search(r"ok +target e2b", printed)
+
+
+@pytest.fixture
+def private_index() -> Iterator[str]:
+    """The address of an index with `acme-tools`, which wants a user and password for it."""
+    files = dict(answers({"/simple": [wheel("acme-tools", "1.0", acme_tools="")]}))
+    wanted = "Basic " + base64.b64encode(b"builder:s3cret").decode()
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            content = files.get(self.path, b"")
+            status = 200 if content else 404
+            if content and self.headers["Authorization"] != wanted:
+                status, content = 401, b""
+            self.send_response(status)
+            self.send_header("Content-Type", "text/html" if self.path.endswith("/") else "a/b")
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, *_arguments: object) -> None:
+            """Say nothing."""
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,))
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}"
+        server.shutdown()
+        thread.join()
+
+
+@pytest.mark.network
+def test_private_index(tmp_path: Path, walk: Callable[..., str], private_index: str) -> None:
+    """A package of an index with a password is locked and installed, and E2B is told of the index."""
+    walk("guides/private-index.md", {"https://packages.example.com": private_index})
+    lock = (tmp_path / "generated/tools/requirements/tools.txt").read_text()
+    assert "acme-tools==1.0" in lock
+    assert "127.0.0.1" not in lock
+    dockerfile = (tmp_path / "generated/tools/Dockerfile").read_text()
+    assert f'ENV UV_INDEX="{private_index}/simple"' in dockerfile
+
+
+@pytest.mark.docker
+@pytest.mark.network
+@pytest.mark.exhaustive
+def test_debian_packages(tmp_path: Path, walk: Callable[..., str]) -> None:
+    """A template with a Debian package passes its check in a container."""
+    (settings,) = [text for kind, text in blocks("docker.md") if kind == "toml"]
+    (tmp_path / "pyproject.toml").write_text(settings)
+    walk("guides/debian-packages.md", {"e2bdev/code-interpreter:latest": engine.base_image()})
+
+
+@pytest.mark.needs("git")
+@pytest.mark.network
+def test_github_actions(tmp_path: Path, walk: Callable[..., str]) -> None:
+    """The workflow is written, a candidate is published, and the job of the application runs."""
+    walk("guides/github-actions.md")
+    assert (
+        "rebuild"
+        in yaml.safe_load((tmp_path / ".github/workflows/templates.yml").read_text())["jobs"]
+    )
+    (job,) = [text for kind, text in blocks("guides/github-actions.md") if kind == "yaml"]
+    steps = yaml.safe_load(job)["jobs"]["tests"]["steps"]
+    commands = [step["run"] for step in steps if "run" in step][1:]
+    assert commands == ["template-builder build --frozen", "template-builder resolve tools"]
+
+
+@pytest.mark.network
+def test_gallery(tmp_path: Path, walk: Callable[..., str]) -> None:
+    """Every spec of the gallery is valid and can be locked, and the light ones are built."""
+    walk("guides/gallery.md")
+    specs = [path.stem for path in (tmp_path / "variants").glob("[!_]*.toml")]
+    assert sorted(path.name for path in (tmp_path / "generated").iterdir()) == sorted(specs)
