@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Annotated
 
 import typer
@@ -12,11 +12,7 @@ from builder import operations
 from builder.cli.confirmation import confirm
 from builder.cli.options import TargetName, Yes
 from builder.cli.output import Output, Result, Table, size
-from builder.errors import (
-    EngineUnavailableError,
-    TargetUnavailableError,
-    counted,
-)
+from builder.errors import EngineUnavailableError, TargetUnavailableError, counted
 from builder.operations.retention import Keep
 from builder.precheck import connect_engine
 from builder.project import Project
@@ -24,37 +20,40 @@ from builder.system.events import Event, Reporter
 from builder.targets.adapters import connect, named
 from builder.targets.protocol import Cleaner
 
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and stop.")]
+Newest = Annotated[
+    int, typer.Option(min=1, help="Keep this many of the newest builds of each template.")
+]
+Steps = Annotated[int, typer.Option(min=0, help="Keep this many earlier builds of each channel.")]
+Days = Annotated[
+    float, typer.Option(metavar="DAYS", min=0, help="Keep what was built or used within DAYS days.")
+]
+Forget = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="REGISTRY", help="Ignore this registry, or those in this folder: it is gone."
+    ),
+]
+
 
 def gc(
     *,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Say what would go, and stop.")
-    ] = False,
-    keep: Annotated[
-        int, typer.Option(min=1, help="Of each template, this many of the newest builds stay.")
-    ] = 3,
-    history: Annotated[
-        int, typer.Option(min=0, help="…and this many steps back from each channel.")
-    ] = 5,
-    protect_days: Annotated[
-        float,
-        typer.Option(
-            metavar="DAYS", min=0, help="…and what was made or used in the last DAYS days."
-        ),
-    ] = 7,
-    forget: Annotated[
-        list[str] | None,
-        typer.Option(metavar="REGISTRY", help="A registry, or its folder, that is gone for good."),
-    ] = None,
+    dry_run: DryRun = False,
+    keep: Newest = 3,
+    history: Steps = 5,
+    protect_days: Days = 7,
+    forget: Forget = None,
     yes: Yes = False,
     target: TargetName = None,
     project: Project,
     output: Output,
 ) -> Result:
-    """Remove local environments, Docker images and cloud tags that nothing needs.
+    """Remove local environments, Docker images and tags on E2B that nothing needs.
 
-    Says first what would go, and asks. The registry keeps the record of every build. What another
-    project's registry may need that is not there, or cannot be read, is kept and named.
+    Shows what would be removed, and asks first. The registry keeps the record of every build. What
+    the registry of another project may need is kept if that registry cannot be read.
+
+    Example: `template-builder gc --dry-run`
     """
     with output.progress() as report:
         cleaners = _cleaners(project, target, report)
@@ -65,42 +64,33 @@ def gc(
             protect_days=protect_days,
             forget=forget or (),
         )
-    going = [item for item in items if not item.kept]
-    size_bytes = sum(item.waste.size or 0 for item in going)
-    places = ", ".join(cleaners)
-    if going:
-        output.text([_table(going)])
-    if dry_run:
-        output.text(_outcome(item) for item in items if item.kept)
-    output.text(
-        [
-            f"{counted(len(going), 'item')} on {places} can be removed, up to {size(size_bytes)}"
-            if going
-            else f"nothing to remove on {places}"
-        ]
-    )
-    if going and not dry_run and not yes:
-        confirm(
-            "Remove them?",
-            otherwise=f"{counted(len(going), 'item')} on {places} would be removed",
-            hint="`--yes` removes them without asking, `--dry-run` says which",
-            as_json=output.as_json,
-        )
+    unused = [item for item in items if not item.kept]
+    size_bytes = sum(item.waste.size or 0 for item in unused)
+    _show(unused, [item for item in items if item.kept and dry_run], cleaners, size_bytes, output)
     if not dry_run:
+        if unused and not yes:
+            confirm(
+                "Remove them?",
+                otherwise=f"{counted(len(unused), 'item')} on {', '.join(cleaners)} would be"
+                " removed",
+                hint="`--yes` removes them without asking, `--dry-run` lists them",
+                as_json=output.as_json,
+            )
         items = operations.remove_waste(items, lambda item: output.text([_outcome(item)]))
-    return Result(
-        json={
-            "dry_run": dry_run,
-            "size_bytes": size_bytes,
-            "found": [item.to_json() for item in items],
-        }
-    )
+    found = [item.to_json() for item in items]
+    return Result(json={"dry_run": dry_run, "size_bytes": size_bytes, "found": found})
 
 
-def _table(going: Sequence[operations.Found]) -> Table:
-    return Table(
-        headings=["on", "what", "which", "size", "because"],
-        rows=[
+def _show(
+    unused: Sequence[operations.Found],
+    kept: Sequence[operations.Found],
+    places: Iterable[str],
+    size_bytes: int,
+    output: Output,
+) -> None:
+    on = f"on {', '.join(places)}"
+    if unused:
+        rows = [
             [
                 item.place,
                 item.waste.kind,
@@ -108,8 +98,17 @@ def _table(going: Sequence[operations.Found]) -> Table:
                 "-" if item.waste.size is None else size(item.waste.size),
                 item.waste.why,
             ]
-            for item in going
-        ],
+            for item in unused
+        ]
+        output.text([Table(headings=["on", "kind", "name", "size", "reason"], rows=rows)])
+    output.text(map(_outcome, kept))
+    count = counted(len(unused), "item")
+    output.text(
+        [
+            f"{count} {on} can be removed, up to {size(size_bytes)}"
+            if unused
+            else f"nothing to remove {on}"
+        ]
     )
 
 
@@ -121,12 +120,12 @@ def _outcome(item: operations.Found) -> str:
 def _cleaners(project: Project, name: str | None, report: Reporter) -> dict[str, Cleaner]:
     if name == "docker":
         return {"docker": connect_engine(project.precheck)}
-    if asked := named(project, name):
-        settings, why = asked
+    if choice := named(project, name):
+        settings, why = choice
         report(Event(kind="note", text=why))
         return {settings.name: connect(settings, project, report=report)}
     cleaners: dict[str, Cleaner] = {}
-    # All targets of this machine keep their environments in one place.
+    # All local targets keep their environments in one place.
     machine = next(s for s in project.targets.values() if not s.has_account)
     for settings in project.targets.values():
         if settings.has_account and not os.environ.get(settings.api_key_env or "", "").strip():

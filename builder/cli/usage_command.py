@@ -1,4 +1,4 @@
-"""The command that says what sandboxes were used and cost: usage."""
+"""The command that shows what sandboxes used and cost: usage."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ from builder.cli.output import Result, Table
 from builder.errors import SelectionError
 from builder.project import Project
 
+LedgerFile = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="FILE", help="The file that a webhook receiver writes; .builder/usage.sqlite."
+    ),
+]
+Days = Annotated[
+    float | None,
+    typer.Option(
+        metavar="DAYS", min=0, max=36_500, help="Count only the last DAYS days; all by default."
+    ),
+]
 Price = Annotated[
     float | None,
     typer.Option(metavar="USD", min=0, max=1e6, help="US dollars; E2B's list price by default."),
 ]
+_HEADINGS = ("template", "sandboxes", "running", "peak", "minutes", "US dollars")
 
 
 def usage(
     *,
-    ledger: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="The file that a receiver of webhooks writes; .builder/usage.sqlite.",
-        ),
-    ] = None,
-    days: Annotated[
-        float | None,
-        typer.Option(
-            metavar="DAYS",
-            min=0,
-            max=36_500,
-            help="Of the last DAYS days alone; of all by default.",
-        ),
-    ] = None,
+    ledger: LedgerFile = None,
+    days: Days = None,
     vcpu_hour: Price = None,
     gib_hour: Price = None,
     project: ProjectFolder = None,
 ) -> Result:
-    """Show what sandboxes were used and cost, by template, as E2B's webhooks have told."""
+    """Show what sandboxes on E2B used and cost, by template, as reported by E2B's webhooks.
+
+    Example: `template-builder usage --days 30`
+    """
     from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
 
     path = ledger or _ledger(project)
     if not path.exists():
         raise SelectionError(
             f"there is no ledger at {path}",
-            hint="a receiver of webhooks writes it: docs/webhooks.md; or name one with --ledger",
+            hint="a webhook receiver writes it: docs/webhooks.md; or name one with --ledger",
         )
-    since = dt.datetime.now(dt.UTC) - dt.timedelta(days=days) if days is not None else None
     templates = Ledger(path).usage(
-        since=since,
+        since=dt.datetime.now(dt.UTC) - dt.timedelta(days=days) if days is not None else None,
         vcpu_second=VCPU_SECOND if vcpu_hour is None else vcpu_hour / 3600,
         gib_second=GIB_SECOND if gib_hour is None else gib_hour / 3600,
     )
@@ -68,10 +69,9 @@ def usage(
         ]
         for used in templates
     ]
-    headings = ["template", "sandboxes", "running", "peak", "minutes", "US dollars"]
     return Result(
         json={"ledger": str(path), "templates": [asdict(used) for used in templates]},
-        data=[Table(headings=headings, rows=rows)],
+        data=[Table(headings=_HEADINGS, rows=rows)],
     )
 
 

@@ -85,57 +85,56 @@ def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
 def swap(
     url: str, change: Callable[[str | None], str], *, is_applied: Callable[[str], bool]
 ) -> None:
-    """Replace the registry by what `change` makes of it (of None where there is none yet).
+    """Replace the registry with what `change` makes of it (of None where there is none yet).
 
-    When another writer is faster, it is read and changed anew, and nothing of theirs is lost. A
-    store may apply a change whose answer is lost on the way: `is_applied` recognises the change in
-    a registry's text, so that it is made once. Raises `RegistryError`, `NetworkError`, and what
+    When another writer is faster, the registry is read and changed again, so no change is lost. A
+    store may apply a change although its answer is lost: `is_applied` recognises the change in a
+    registry's text, so that it is made once. Raises `RegistryError`, `NetworkError`, and what
     `change` raises; then nothing was written, unless the error says that this is not known.
     """
     with needs("store"):
         import obstore.exceptions as failures
         import tenacity
 
-    sent = False
-
-    def attempt() -> None:
-        nonlocal sent
-        with _translated(url):
-            try:
-                before: tuple[str, str, Any] | None = _fetch(url)
-            except FileNotFoundError:
-                before = None
-        if sent and before and is_applied(before[0]):
-            text, etag, _ = before
-        else:
-            text = change(before[0] if before else None)
-            if before and text == before[0]:
-                return  # nothing to write
-            sent = True
-            try:
-                with _translated(url):
-                    etag = _put(url, text, before)
-            except NetworkError as error:
-                text, etag = _look_again(url, is_applied, error)
-        _keep(url, _Kept(text=text, etag=etag, at=time.time()))
-
-    overtaken = tenacity.Retrying(
-        retry=tenacity.retry_if_exception_type(
-            (failures.PreconditionError, failures.AlreadyExistsError)
-        ),
+    overtaken = (failures.PreconditionError, failures.AlreadyExistsError)
+    attempts = tenacity.Retrying(
+        retry=tenacity.retry_if_exception_type(overtaken),
         wait=tenacity.wait_random_exponential(multiplier=0.02, max=1.0),
         stop=tenacity.stop_after_delay(_OVERTAKEN_SECONDS),
         reraise=True,
     )
-    # Writers of one machine stand in line, so that only machines overtake each other.
+    # Writers on one machine queue, so that only machines overtake each other.
     with exclusive(_cache_path(url).with_suffix(".lock")):
         try:
-            overtaken(attempt)
-        except (failures.PreconditionError, failures.AlreadyExistsError) as error:
+            for attempt in attempts:
+                with attempt:
+                    again = attempt.retry_state.attempt_number > 1
+                    _swap_once(url, change, is_applied, again=again)
+        except overtaken as error:
             raise RegistryError(
                 f"{url} was changed by others again and again for {_OVERTAKEN_SECONDS:.0f} seconds",
                 hint="run the same command again",
             ) from error
+
+
+def _swap_once(
+    url: str, change: Callable[[str | None], str], is_applied: Callable[[str], bool], *, again: bool
+) -> None:
+    before: tuple[str, str, Any] | None = None
+    with _translated(url), contextlib.suppress(FileNotFoundError):
+        before = _fetch(url)
+    if again and before and is_applied(before[0]):
+        text, etag, _ = before
+    else:
+        text = change(before[0] if before else None)
+        if before and text == before[0]:
+            return  # nothing to write
+        try:
+            with _translated(url):
+                etag = _put(url, text, before)
+        except NetworkError as error:
+            text, etag = _look_again(url, is_applied, error)
+    _keep(url, _Kept(text=text, etag=etag, at=time.time()))
 
 
 def _look_again(

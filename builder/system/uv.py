@@ -11,6 +11,7 @@ import re
 import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
 
@@ -82,26 +83,8 @@ def run(
     lines: list[str] = []
     with contextlib.ExitStack() as stack:
         folder = folder or stack.enter_context(private_folder())
-        settings = folder / "uv.toml"
-        settings.write_text(uv_settings.configuration(os.environ), encoding="utf-8")
-        process = stack.enter_context(
-            processes.started(
-                [binary(), "--config-file", str(settings), *arguments],
-                scratch=folder,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                encoding="utf-8",
-                errors="replace",
-                env={
-                    **uv_settings.variables(os.environ),
-                    "NO_COLOR": "1",
-                    "TMPDIR": str(folder),  # what uv leaves when it is killed goes with it
-                    **(environment or {}),
-                },
-            )
-        )
-        # Of a child with pipes, which these are, both are there.
+        process = stack.enter_context(_started(arguments, environment or {}, folder))
+        # A child with pipes has both.
         stdout, stderr = cast(IO[str], process.stdout), cast(IO[str], process.stderr)
         reader = threading.Thread(target=lambda: output.append(stdout.read()), daemon=True)
         reader.start()
@@ -119,40 +102,62 @@ def run(
     raise _translated("\n".join(lines) or f"uv ended with code {code} and no message", doing)
 
 
+def _started(
+    arguments: Sequence[str], environment: Mapping[str, str], folder: Path
+) -> AbstractContextManager[subprocess.Popen[str]]:
+    settings = folder / "uv.toml"
+    settings.write_text(uv_settings.configuration(os.environ), encoding="utf-8")
+    return processes.started(
+        [binary(), "--config-file", str(settings), *arguments],
+        scratch=folder,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={
+            **uv_settings.variables(os.environ),
+            "NO_COLOR": "1",
+            "TMPDIR": str(folder),  # what uv leaves when it is killed goes with it
+            **environment,
+        },
+    )
+
+
 def _translated(output: str, doing: str) -> TemplateError:
-    # What uv tells of its progress stands before the error.
-    said = output.strip().rpartition("\nerror: ")[2].removeprefix("error: ")
-    if _DISK_FULL.search(said):
+    # uv prints its progress before the error.
+    message = output.strip().rpartition("\nerror: ")[2].removeprefix("error: ")
+    if _DISK_FULL.search(message):
         return StorageError(
-            f"the disk is full: {doing} needed more space\n{said}",
+            f"the disk is full: {doing} needed more space\n{message}",
             hint="free some space and run the same command again; what is finished is kept",
         )
-    if error := uv_settings.refused(said, os.environ):
+    if error := uv_settings.refused(message, os.environ):
         return error
-    if refused := _REFUSED.search(said):
+    if refused := _REFUSED.search(message):
         code, url = refused["code"] or "403", refused["url"]
         return NetworkError(
-            f"the package index {url} refused access (HTTP {code}): {doing} failed\n{said}",
+            f"the package index {url} refused access (HTTP {code}): {doing} failed\n{message}",
             hint="give uv the credentials of that index (~/.netrc, `uv auth login`, or"
             " UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD), and check that they allow to"
             " read it",
         )
-    if page := _NO_INDEX_PAGE.search(said):
+    if page := _NO_INDEX_PAGE.search(message):
         return NetworkError(
             f"{page['missing'] or page['unexpected']} is not a page of a package index: {doing}"
-            f" failed\n{said}",
+            f" failed\n{message}",
             hint="check the URL of the index that uv is configured for; a login page or a filter"
             " may have answered in its place",
         )
-    if _NETWORK.search(said):
+    if _NETWORK.search(message):
         return NetworkError(
-            f"no network: {doing} could not reach a package index\n{said}",
+            f"no network: {doing} could not reach a package index\n{message}",
             hint="check the connection and run the same command again;"
             " with --frozen the committed locks are used and nothing is resolved",
         )
-    if _NOT_WRITABLE.search(said):
+    if _NOT_WRITABLE.search(message):
         return StorageError(
-            f"{doing} is not permitted to write\n{said}",
+            f"{doing} is not permitted to write\n{message}",
             hint="make the folder writable, or set UV_CACHE_DIR to one that is",
         )
-    return UvError(doing, said)
+    return UvError(doing, message)

@@ -95,7 +95,7 @@ def test_older_build_that_was_ready_before_it_was_overtaken(
     trying = live._Live(trial.Trial(project, settings, report=discard, base=BASE), discard)
     trying._overtake(made)
     assert {build.status for build in cloud.builds()} == {"ready"}
-    states = {one.key: (one.state, one.seen) for one in trying.checked()}
+    states = {one.key: (one.state, one.seen) for one in trying.results.in_order()}
     assert states["overtaken"][0] == "holds"
     assert states["cancelled"] == (
         "not checked",

@@ -106,15 +106,52 @@ def try_out(
         try:
             live.run()
         except TemplateError as error:
-            if isinstance(error, InterruptedRunError) or not live.has_seen_something:
+            if isinstance(error, InterruptedRunError) or not live.results:
                 raise
             ended = error
         finally:
             with processes.interruptible():  # its calls are to work after an interrupt, too
                 trial.clean_up()
-        return live.checked(), trial.left, ended
+        return live.results.in_order(), trial.left, ended
     finally:
         scratch.remove()
+
+
+class _Results(dict[str, Checked]):
+    """The assumptions that were checked, by key."""
+
+    def in_order(self) -> list[Checked]:
+        """Return every assumption, in the order of the list."""
+        return [self.get(key) or _unchecked(key, "a step before it failed") for key in ASSUMPTIONS]
+
+    def holds(self, key: str) -> bool:
+        """Return whether an assumption is known to hold."""
+        return key in self and self[key].state == "holds"
+
+    def note(self, key: str, seen: str, *, holds: bool = True) -> None:
+        """Add what was seen of an assumption."""
+        self[key] = Checked(key=key, state="holds" if holds else "differs", seen=seen)
+
+    def skip(self, *keys: str, why: str) -> None:
+        """Add assumptions that cannot be checked."""
+        self.update((key, _unchecked(key, why)) for key in keys)
+
+    @contextlib.contextmanager
+    def deciding(self, *keys: str) -> Iterator[None]:
+        """Those of `keys` that an error leaves open do not hold. Errors that say nothing about
+        them, such as a limit or a network that is down, are raised."""
+        try:
+            yield
+        except (BuildError, SandboxError, VerifyError) as error:
+            if isinstance(error, LimitError):
+                raise
+            for key in keys:
+                if key not in self:
+                    self.note(key, error.headline, holds=False)
+
+
+def _unchecked(key: str, why: str) -> Checked:
+    return Checked(key=key, state="not checked", seen=why)
 
 
 class _Live:
@@ -123,18 +160,8 @@ class _Live:
     def __init__(self, trial: Trial, report: Reporter) -> None:
         self._trial, self._report = trial, report
         self._cloud, self._name = trial.cloud, trial.name
-        self._checked: dict[str, Checked] = {}
-
-    @property
-    def has_seen_something(self) -> bool:
-        """Whether anything can be told of any assumption."""
-        return bool(self._checked)
-
-    def checked(self) -> list[Checked]:
-        """Every assumption, in the order of the list."""
-        seen = "what it needs was not there"
-        missing = {key: Checked(key=key, state="not checked", seen=seen) for key in ASSUMPTIONS}
-        return [self._checked.get(key, missing[key]) for key in ASSUMPTIONS]
+        self.results = _Results()
+        self._note, self._deciding = self.results.note, self.results.deciding
 
     def run(self) -> None:
         """Go through the list."""
@@ -142,7 +169,7 @@ class _Live:
         with self._deciding("build"):
             first = self._trial.build(DEFAULT_CHANNEL, WARM_MODULE)
             self._note("build", first.ref)
-        if self._checked["build"].state != "holds":
+        if not self.results.holds("build"):
             return
         used = None
         with self._deciding("used"):
@@ -223,15 +250,14 @@ class _Live:
             return str(runner.run(command).stdout)
         except Exception as error:  # noqa: BLE001 - the SDK's, of whatever kind
             seen = self._cloud.redacted(f"`commands.run` failed: {error}")
-            for key in ("login", "accounts"):
-                self._checked[key] = Checked(key=key, state="not checked", seen=seen)
+            self.results.skip("login", "accounts", why=seen)
             return None
 
     def _build_again(self, first: Made) -> None:
         with self._deciding("cache"):
             second = self._trial.build(_CHANNEL, WARM_MODULE, "wave")
             self._note("cache", second.cached, holds=not second.cached.startswith("0 "))
-        if self._checked["cache"].state != "holds":
+        if not self.results.holds("cache"):
             return
         with self._deciding("default"):
             default = self._trial.tags().get("default")
@@ -282,7 +308,7 @@ class _Live:
             processes.pause(POLL_SECONDS)
         if state.status == "ready":
             seen = "the older build was ready before it was overtaken"
-            self._checked["cancelled"] = Checked(key="cancelled", state="not checked", seen=seen)
+            self.results.skip("cancelled", why=seen)
             return
         named = any(word in state.message for word in ("cancel", "superseded"))
         seen = f"{state.status}: {state.message or 'no message'}, step {state.step}"
@@ -299,22 +325,6 @@ class _Live:
             left = self._cloud.tags(self._name) or self._cloud.template_id(self._name)
             seen = refused or (f"its name still means {left}" if left else "nothing has its name")
             self._note("deleted", seen, holds=not refused and not left)
-
-    @contextlib.contextmanager
-    def _deciding(self, *keys: str) -> Iterator[None]:
-        """Those of `keys` that an error leaves open do not hold. What says nothing of them, such as
-        a limit or a network that is down, is passed on."""
-        try:
-            yield
-        except (BuildError, SandboxError, VerifyError) as error:
-            if isinstance(error, LimitError):
-                raise
-            for key in keys:
-                if key not in self._checked:
-                    self._note(key, error.headline, holds=False)
-
-    def _note(self, key: str, seen: str, *, holds: bool = True) -> None:
-        self._checked[key] = Checked(key=key, state="holds" if holds else "differs", seen=seen)
 
     def _say(self, text: str) -> None:
         self._report(Event(kind="step", variant=self._name, text=text))
