@@ -16,9 +16,14 @@ import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from tests.support.program import run_program
+pytest.register_assert_rewrite("tests.support")
 
-pytest_plugins = ["tests.support.options", "tests.support.clouds", "tests.support.object_store"]
+from tests.support.program import run_program  # noqa: E402 - after what says how it is loaded
+
+pytest_plugins = [
+    f"tests.support.{name}"
+    for name in ("options", "clouds", "object_store", "sandboxes", "webhooks")
+]
 
 ROOT = Path(__file__).parent.parent
 BASE = """

@@ -161,6 +161,12 @@ def test_core_never_prints() -> None:
             ), path
 
 
+def test_no_test_module_imports_another() -> None:
+    """What more than one test module uses is in `tests/support`, and that imports no test."""
+    imported = re.compile(r"^(?:from|import) tests\.\S*test_", re.MULTILINE)
+    assert [path for path in TESTS if imported.search(path.read_text())] == []
+
+
 def test_tests_say_what_they_prove() -> None:
     """Every test has a docstring of one sentence."""
     for path in TESTS:

@@ -19,9 +19,7 @@ from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.session import LocalSession
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Opening
-from tests.e2e.test_local import light, log, ref
 
-__all__ = ["light", "log", "ref"]
 pytestmark = pytest.mark.network
 SLEEPS = "import pathlib, time; pathlib.Path(%r).touch(); time.sleep(300)\n"
 

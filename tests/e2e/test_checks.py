@@ -13,8 +13,8 @@ from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
 from builder.verify import verify
 from tests.conftest import BASE
-from tests.e2e.test_local import prepared
 from tests.support.here import build_here
+from tests.support.sandboxes import prepared
 
 
 @pytest.mark.network

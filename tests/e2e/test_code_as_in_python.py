@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import ast
-import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from builder.render import Rendered
 from builder.sandbox.execution import Execution
-from builder.targets.local import kernel_host, place
+from builder.targets.local import kernel_host
 from builder.targets.local.kernel import KernelSandbox
-from builder.targets.local.launch import zygote_of
-from tests.e2e.test_local import light, log, ref
+from tests.support.sandboxes import printed
 
-__all__ = ["light", "log", "ref"]
 pytestmark = pytest.mark.network
 HOST = str(Path(kernel_host.__path__[0]).parents[2])
-
-
-@pytest.fixture(params=["cold", "forked"])
-def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterator[KernelSandbox]:
-    """A sandbox whose kernel has started anew, and one whose kernel was forked."""
-    path = place.find_build(ref, name="light").path
-    zygote = None
-    if request.param == "forked":
-        if sys.platform != "linux":
-            pytest.skip("only Linux forks sandboxes")
-        # Which keeps the folder that it was imported in.
-        zygote = zygote_of(path, digest=light.digest, warm=["multiprocessing.process"], env={})
-    opened = KernelSandbox(path, warm=(), env={}, zygote=zygote)
-    yield opened
-    opened.close()
-
-
-def printed(sandbox: KernelSandbox, code: str) -> str:
-    execution = sandbox.run(code, timeout=60)
-    assert (execution.error, execution.stderr) == (None, "")
-    return execution.stdout
 
 
 def test_arguments_are_those_of_nobody(sandbox: KernelSandbox) -> None:

@@ -22,13 +22,10 @@ from tests.support import engine
 from tests.support.clouds import FILES
 from tests.support.e2b_server import Server
 from tests.support.object_store import Store
+from tests.support.pages import blocks
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
-
-
-def blocks(page: Path) -> list[tuple[str, str]]:
-    return re.findall(r"^```(\w*)\n(.*?)^```$", page.read_text(), re.MULTILINE | re.DOTALL)
 
 
 def commands(name: str) -> list[str]:

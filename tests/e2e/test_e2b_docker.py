@@ -12,11 +12,11 @@ from builder import registry
 from builder.project import Project
 from builder.targets.adapters import connect
 from builder.workflow import PLAN, BuildRequest, Context, Prepared, carry_out, execute
-from tests.e2e.test_same_machine import lightened
-from tests.server.test_e2b_recovery import until
 from tests.support import engine
 from tests.support.e2b_server import DockerSteps, Server
 from tests.support.e2b_server.sandboxes import ContainerService
+from tests.support.prechecks import lightened
+from tests.support.runs import until
 
 ODD = "$HOME ${HOME} $(id) `id` %s $"
 # What E2B's builder evaluates, and what it gives to `user` or opens when a build ends.

@@ -16,8 +16,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.server.test_e2b_server_rules import asking, built
 from tests.support import engine
+from tests.support.asking import asking, built
 from tests.support.e2b_server import DockerSteps, Server
 from tests.support.e2b_server.state import Build
 from tests.support.e2b_server.steps import StepError

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Command
-from tests.e2e.test_precheck import CERTIFICATES, LEAF, SERVICE
 from tests.support import engine
+from tests.support.prechecks import CERTIFICATES, LEAF, SERVICE
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 

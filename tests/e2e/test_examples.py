@@ -11,10 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Command
-from tests.e2e.test_docs import blocks
-from tests.server.test_webhooks import Account, account
-
-__all__ = ["account"]
+from tests.support.pages import blocks
+from tests.support.webhooks import Account
 
 pytestmark = pytest.mark.network
 EXAMPLES = ROOT / "examples"
@@ -106,8 +104,8 @@ def test_page_about_webhooks(account: Account, tmp_path: Path, command: Command)
     (tmp_path / "app.py").write_text(receiver)
     deliver = (
         "import json, app\n"
-        "from tests.server.test_webhooks import PAYLOAD, delivered\n"
-        "import tests.server.test_webhooks as t; t.SECRET = 'shh'\n"
+        "from tests.support.webhooks import PAYLOAD, delivered\n"
+        "import tests.support.webhooks as t; t.SECRET = 'shh'\n"
         "print(delivered(app.receiver, PAYLOAD).json())"
     )
     variables = os.environ | {

@@ -9,8 +9,8 @@ import pytest
 
 from builder.errors import SandboxFileError
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
-from tests.e2e.test_runtime_files import within
 from tests.support.clouds import Opened
+from tests.support.execution import within
 
 pytestmark = pytest.mark.network
 

@@ -10,9 +10,9 @@ import pytest
 
 from builder import registry
 from tests.conftest import ROOT
-from tests.server.test_channels import made
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
+from tests.support.records import made
 
 EXTRAS = ("docker", "sbom", "store", "telemetry", "webhooks")
 # What the extras bring, as it is imported.

@@ -6,22 +6,12 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
-from builder.flatten import BaseConfig, flatten
+from builder.flatten import flatten
 from tests.support import chains, engine
+from tests.support.engine import config_of
 from tests.support.options import rounds
 
 pytestmark = pytest.mark.docker
-
-
-def config_of(image: str) -> BaseConfig:
-    found = engine.client().images.get(image).attrs["Config"]
-    return BaseConfig(
-        env=dict(pair.split("=", 1) for pair in found["Env"] or ["PATH=" + PATH]),
-        user={"": "root", "0": "root"}.get(found["User"], found["User"]),
-        workdir=found["WorkingDir"].rstrip("/") or "/",
-        entrypoint=tuple(found["Entrypoint"] or ()),
-        command=tuple(found["Cmd"] or ()),
-    )
 
 
 PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"

@@ -12,8 +12,7 @@ from builder.errors import SelectionError
 from builder.registry import history
 from builder.registry.chain import checksum
 from tests.conftest import Command
-from tests.e2e.test_gc import environment
-from tests.server.test_channels import entry_of, made
+from tests.support.records import entry_of, environment, made
 
 LATIN_1 = "caf\udce9"  # how Python receives the byte E9 as an argument
 HALF = "cut off \ud83d"  # what is left of an emoji that was cut in two

@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
-from tests.e2e.test_local import gone
 from tests.support.clouds import Place
+from tests.support.sandboxes import gone
 
 pytestmark = [
     pytest.mark.network,

@@ -2,10 +2,7 @@ from __future__ import annotations
 
 import io
 import json
-import os
 import subprocess
-import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -18,20 +15,8 @@ from builder.operations.retention import Keep, needed
 from builder.registry.model import Entry
 from builder.targets.local import leftovers
 from tests.conftest import Command
-from tests.server.test_channels import made
 from tests.support.engine import client
-
-
-def environment(cache: Path, ref: str, *, days: float = 100.0) -> Path:
-    """An environment as a build leaves it, last used some days ago."""
-    folder = cache / "environments" / f"sha256-{ref.rpartition('-')[2]}"
-    (folder / "bin").mkdir(parents=True, exist_ok=True)
-    (folder / "bin" / "python").symlink_to(sys.executable)
-    manifest = folder / "environment.json"
-    manifest.write_text('{"python": "3", "ipykernel": "7", "seconds": 1, "size": 5, "cold": {}}')
-    then = time.time() - days * 86400
-    os.utime(manifest, (then, then))
-    return folder
+from tests.support.records import environment, made
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ import pytest
 
 from builder.flatten import flatten
 from tests.conftest import Command
-from tests.e2e.test_flatten_engine import config_of
 from tests.support import engine
+from tests.support.engine import config_of
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 

@@ -9,9 +9,8 @@ import pytest
 
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import Launched
-from tests.e2e.test_code_as_in_python import light, log, printed, ref, sandbox
+from tests.support.sandboxes import printed
 
-__all__ = ["light", "log", "ref", "sandbox"]
 pytestmark = pytest.mark.network
 BLOCKING = "import asyncio, time\nasync def block(): time.sleep(60)\n"
 DEEP = """

@@ -30,44 +30,10 @@ from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Opening, StateQuery
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
-from tests.support.here import build_here, results_of, unseal
+from tests.support.here import build_here, unseal
+from tests.support.sandboxes import LIGHT, alive, gone, prepared
 
 pytestmark = pytest.mark.network
-SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
-LIGHT = (
-    "schema = 1\nname = 'light'\nextends = '_base'\n"
-    "[python]\npackages = ['idna', 'python-dateutil', 'pyyaml; sys_platform != \"plan9\"']\n"
-    "[warmup]\nlevel = 'memory'\nimports = ['idna', 'dateutil.parser']\n"
-    "[env]\nHOUSE = '/root/.cache/house'\n" + SERVICE
-)
-
-
-def prepared(folder: Path) -> Rendered:
-    """Lock and render the only variant of a project, for real."""
-    project = Project.find(folder)
-    (found,) = results_of(project).values()
-    assert isinstance(found, Rendered)
-    return found
-
-
-@pytest.fixture(scope="module")
-def light(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
-    folder = tmp_path_factory.mktemp("light")
-    (folder / "variants").mkdir()
-    (folder / "variants" / "_base.toml").write_text(BASE.replace("    ", ""))
-    (folder / "variants" / "light.toml").write_text(LIGHT)
-    return prepared(folder)
-
-
-@pytest.fixture
-def log(tmp_path: Path) -> Iterator[Log]:
-    with Log(tmp_path / "logs", target="local") as log:
-        yield log
-
-
-@pytest.fixture
-def ref(light: Rendered, log: Log, local_cache: Path) -> str:
-    return build_here(light, log).ref
 
 
 @pytest.fixture
@@ -77,21 +43,6 @@ def sandbox(ref: str) -> Iterator[KernelSandbox]:
         opened = KernelSandbox(path, warm=(), env=variables)
     yield opened
     opened.close()
-
-
-def alive(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
-def gone(pid: int, seconds: float = 10) -> bool:
-    deadline = time.monotonic() + seconds
-    while alive(pid) and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return not alive(pid)
 
 
 def test_environment_holds_exactly_the_lock(

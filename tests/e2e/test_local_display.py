@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import BASE, Command
-from tests.e2e.test_local_output import ran
+from tests.support.execution import ran
 
 pytestmark = pytest.mark.network
 ONE = (

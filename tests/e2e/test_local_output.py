@@ -6,14 +6,14 @@ import asyncio
 import json
 import subprocess
 import sys
-from typing import Any
 
 import pytest
 
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
 from tests.conftest import ROOT
-from tests.e2e.test_zygote import build, with_module
 from tests.support.clouds import Place
+from tests.support.execution import ran
+from tests.support.sandboxes import build, with_module
 
 pytestmark = pytest.mark.network
 FORKED = sys.platform == "linux"
@@ -23,16 +23,6 @@ FORKED = sys.platform == "linux"
 def here(place: Place, local_cache: object, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     return place
-
-
-def ran(*codes: str, timeout: float = 60, **options: Any) -> list[CodeOutput]:
-    """Run codes in one sandbox of the template `one`."""
-
-    async def run() -> list[CodeOutput]:
-        async with CodeExecutionPrimitive(template_id="one", target="local", **options) as executor:
-            return [await executor.execute({"code": code, "timeout": timeout}) for code in codes]
-
-    return asyncio.run(run())
 
 
 WRITTEN = {

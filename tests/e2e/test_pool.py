@@ -12,10 +12,9 @@ import pytest
 
 from builder.errors import RevokedError
 from builder.runtime import CodeOutput
-from builder.runtime.pool import Pool
-from tests.e2e.test_runtime import ran
 from tests.support.clouds import Opened, Place
 from tests.support.e2b_server import Server
+from tests.support.execution import executed, full
 
 pytestmark = pytest.mark.network
 
@@ -23,7 +22,9 @@ pytestmark = pytest.mark.network
 @pytest.mark.parametrize("readiness", ["wait", "warmup", "background"])
 def test_every_readiness_runs_code(open_one: Opened, readiness: Any) -> None:
     """However it is opened, the first execution works, with the template's imports."""
-    (found,) = ran(open_one(readiness=readiness), "import idna; print(idna.encode('ä').decode())")
+    (found,) = executed(
+        open_one(readiness=readiness), "import idna; print(idna.encode('ä').decode())"
+    )
     assert found["output"] == "xn--4ca\n"
 
 
@@ -102,12 +103,6 @@ def test_cancelled_opening_leaves_nothing(open_one: Opened, cloud: Server) -> No
             assert cloud.running == {}
 
     asyncio.run(run())
-
-
-async def full(pool: Pool) -> None:
-    async with asyncio.timeout(60):
-        while pool.ready() < pool.size:
-            await asyncio.sleep(0.02)
 
 
 def test_pool_hands_out_refills_and_ends(open_one: Opened, cloud: Server, target: str) -> None:

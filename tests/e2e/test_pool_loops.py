@@ -14,9 +14,9 @@ import pytest
 
 from builder.runtime.pool import Pool
 from builder.targets.local import launch
-from tests.e2e.test_pool import full
 from tests.support.clouds import Opened
 from tests.support.e2b_server import Server
+from tests.support.execution import full
 
 pytestmark = pytest.mark.network
 

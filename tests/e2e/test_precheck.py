@@ -13,18 +13,12 @@ from typing import Any
 import pytest
 
 from builder import errors
-from tests.conftest import ROOT, Command
+from tests.conftest import Command
 from tests.support import engine
+from tests.support.prechecks import CERTIFICATES, LEAF, SERVICE, failed
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 OWNED: dict[str, Any] = {"label": "template-builder.owner"}
-CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-SERVICE = """
-    [service]
-    command = ["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]
-    ready-url = "http://localhost:49999/health"
-"""
-LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n'
 
 
 @pytest.fixture
@@ -48,13 +42,6 @@ def made(write: Callable[..., Path]) -> Callable[..., Path]:
 def _nothing_is_left() -> Iterator[None]:
     yield
     assert engine.client().containers.list(all=True, filters=OWNED) == []
-
-
-def failed(found: subprocess.CompletedProcess[str], kind: type[errors.TemplateError]) -> str:
-    """The error that a command ended with."""
-    assert found.returncode == kind.exit_code, found.stderr
-    assert str(ROOT / "builder") not in found.stderr  # no traceback of ours
-    return found.stderr[found.stderr.index("error: ") :]
 
 
 def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Command) -> None:

@@ -19,24 +19,17 @@ from builder.errors import (
 )
 from builder.runtime import CodeExecutionPrimitive, CodeOutput, E2BPrimitive
 from tests.conftest import ROOT
-from tests.server.test_e2b_odd_moments import revoke
 from tests.support.clouds import Opened, Place
 from tests.support.e2b_server import Server
+from tests.support.execution import executed
+from tests.support.runs import revoke
 
 pytestmark = pytest.mark.network
 
 
-def ran(primitive: CodeExecutionPrimitive, *codes: str, **options: Any) -> list[CodeOutput]:
-    async def run() -> list[CodeOutput]:
-        async with primitive as executor:
-            return [await executor.execute({"code": code, **options}) for code in codes]
-
-    return asyncio.run(run())
-
-
 def test_output_is_what_tta_dev_promises(open_one: Opened, target: str) -> None:
     """Output, error, time, success, logs and the sandbox's ID come back under their names."""
-    good, bad = ran(
+    good, bad = executed(
         open_one(), "import sys; print('out'); print('err', file=sys.stderr)", "print('a'); 1 / 0"
     )
     assert (good["output"], good["error"], good["success"]) == ("out\n", None, True)
@@ -52,7 +45,9 @@ def test_output_is_what_tta_dev_promises(open_one: Opened, target: str) -> None:
 
 def test_state_lasts_and_results_are_rich(open_one: Opened) -> None:
     """What one execution defines the next one finds; the value of the last line is a result."""
-    outputs = ran(open_one(), "x = 20", "x + 22", "from IPython.display import HTML; HTML('<b>b')")
+    outputs = executed(
+        open_one(), "x = 20", "x + 22", "from IPython.display import HTML; HTML('<b>b')"
+    )
     assert [(one.text, one.is_main) for one in outputs[1]["results"]] == [("42", True)]
     assert outputs[2]["results"][0].html == "<b>b"
     assert outputs[2]["results"][0].png is None
@@ -60,7 +55,7 @@ def test_state_lasts_and_results_are_rich(open_one: Opened) -> None:
 
 def test_time_out_keeps_the_session_and_says_so(open_one: Opened) -> None:
     """Code that takes too long is interrupted; what it and others have defined is still there."""
-    late, after = ran(
+    late, after = executed(
         open_one(), "x = 1\nprint('begun', flush=True)\nimport time\ntime.sleep(60)", "print(x)",
         timeout=1.5,
     )  # fmt: skip
@@ -90,13 +85,13 @@ def test_variables_are_for_one_execution(open_one: Opened) -> None:
 
 def test_output_is_bounded_and_says_so(open_one: Opened) -> None:
     """Of more output than asked for the beginning and the end are kept, and the rest is counted."""
-    (found,) = ran(open_one(max_output=1000), "for i in range(100_000): print(i)", timeout=60)
+    (found,) = executed(open_one(max_output=1000), "for i in range(100_000): print(i)", timeout=60)
     assert found["success"]
     assert found["output"].startswith("0\n1\n")
     assert found["output"].endswith("99998\n99999\n")
     assert found["left_out"] == 588_890 - 1000
     assert f"\n… {found['left_out']} characters left out …\n" in found["output"]
-    (found,) = ran(open_one(max_output=1000), "'x' * 5000")
+    (found,) = executed(open_one(max_output=1000), "'x' * 5000")
     (result,) = found["results"]
     assert "4002 characters left out" in (result.text or "")
     assert found["left_out"] == 4002
@@ -110,7 +105,7 @@ def test_logs_have_the_lines_of_a_terminal(open_one: Opened) -> None:
     """Of a progress bar the last state is among the lines, without colours; output is untouched."""
     bar = "\r  0%|    |\r 50%|\x1b[32m##  \x1b[0m|\r100%|####|\n"
     code = f"import sys; print({bar!r}, end='', file=sys.stderr); print({bar!r}, end='')"
-    (found,) = ran(open_one(), code)
+    (found,) = executed(open_one(), code)
     assert found["logs"] == ["[stdout] 100%|####|", "[stderr] 100%|####|"]
     assert found["output"] == bar
     assert found["notes"] == []
@@ -234,10 +229,10 @@ def test_what_is_e2bs_own_passes_through(
         "one:stable",
         f"{record['template_id']}:{record['build_id']}",
     ):
-        (found,) = ran(CodeExecutionPrimitive(template_id=own), "print(1)")
+        (found,) = executed(CodeExecutionPrimitive(template_id=own), "print(1)")
         assert found["output"] == "1\n"
     with pytest.raises(UnknownTemplateError) as caught:
-        ran(CodeExecutionPrimitive(template_id="tta-data-minimall"), "1")
+        executed(CodeExecutionPrimitive(template_id="tta-data-minimall"), "1")
     assert str(caught.value).startswith("target `e2b` has no template `tta-data-minimall`: 404")
     assert "\n\nhint: did you mean `tta-data-minimal`" in str(caught.value)
     assert cloud.running == {}
@@ -305,7 +300,7 @@ def test_spans_tell_what_was_done(open_one: Opened, target: str) -> None:
     exporter = InMemorySpanExporter()
     provider.add_span_processor(SimpleSpanProcessor(exporter))
     primitive = open_one()
-    ran(primitive, "print(1)", env_vars={"CANARY": "do-not-tell"})
+    executed(primitive, "print(1)", env_vars={"CANARY": "do-not-tell"})
     spans = {
         span.name: dict(span.attributes or {})
         for span in exporter.get_finished_spans()

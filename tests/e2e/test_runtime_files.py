@@ -6,28 +6,18 @@ import asyncio
 import io
 import os
 import zlib
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import pytest
 
 from builder.errors import NoSandboxFileError, SandboxFileError
 from builder.runtime import CodeExecutionPrimitive, FileEntry
 from tests.support.clouds import Opened
+from tests.support.execution import within
 
 pytestmark = pytest.mark.network
-_T = TypeVar("_T")
-
-
-def within(
-    primitive: CodeExecutionPrimitive, steps: Callable[[CodeExecutionPrimitive], Awaitable[_T]]
-) -> _T:
-    async def run() -> _T:
-        async with primitive as executor:
-            return await steps(executor)
-
-    return asyncio.run(run())
 
 
 async def output(executor: CodeExecutionPrimitive, code: str) -> str:

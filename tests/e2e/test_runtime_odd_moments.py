@@ -14,10 +14,10 @@ import pytest
 
 from builder.errors import RevokedError, SandboxError, TargetUnavailableError
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
-from tests.server.test_e2b_odd_moments import revoke
-from tests.server.test_runtime_faults import executed, one
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, Server
+from tests.support.execution import executed, one
+from tests.support.runs import revoke
 
 pytestmark = pytest.mark.network
 

@@ -14,8 +14,8 @@ from builder.errors import ProjectError, RegistryError, RevokedError
 from builder.project import Project
 from builder.runtime import CodeExecutionPrimitive
 from builder.system import documents, settings
-from tests.server.test_channels import made
 from tests.support.clouds import Place
+from tests.support.records import made
 
 
 @pytest.mark.network

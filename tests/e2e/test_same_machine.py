@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,46 +8,17 @@ from pathlib import Path
 import pytest
 
 from builder.flatten import flatten
-from builder.lock import Lock, lock_latest
 from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
-from builder.render import Rendered, render
-from builder.spec import load_variants
 from builder.system.events import discard
 from builder.system.logs import Log
 from tests.conftest import ROOT
-from tests.e2e.test_flatten_engine import config_of
 from tests.support import engine
+from tests.support.engine import config_of
+from tests.support.prechecks import LIGHT, lightened
 
-# The product's own chains, with packages that are small.
-LIGHT = {"torch": "six", "torchvision": "idna", "transformers": "attrs", "spacy": "toolz"}
 LIGHT |= {"opencv-python-headless": "iniconfig", "scikit-learn": "pluggy", "matplotlib": "cycler"}
 LIGHT |= {"pandas": "tomli-w", "numpy": "packaging", "pillow": "certifi"}
-
-
-def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendered]:
-    """The variants of this repository on the test's base image, rendered with small packages."""
-    image = engine.base_image()
-    texts = {}
-    for path in (ROOT / "variants").glob("*.toml"):
-        text = path.read_text().replace("e2bdev/code-interpreter:latest", image)
-        for name, small in LIGHT.items():
-            text = re.sub(rf'"{name}"', f'"{small}"', text)
-        text = re.sub(r"imports = \[[^]]*\]", 'imports = ["sqlite3"]', text)
-        text = re.sub(r"torch-backend.*\n", "", text)
-        # The network of the place where tests run may need its own certificates.
-        text = text.replace("[env]", '[env]\nSSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt"')
-        texts[path.stem] = text.partition("[[verify]]")[0] + files.get(path.stem, "")
-    folder = write(**texts)
-    (folder / "tool.sh").write_text("#!/bin/sh\n")
-    variants = load_variants(folder)
-    locks = lock_latest(variants, folder=folder, report=discard)
-    rendered = []
-    for variant in variants:
-        lock = locks[variant.name]
-        assert isinstance(lock, Lock), lock
-        rendered.append(render(variant, lock))
-    return rendered
 
 
 @pytest.mark.docker

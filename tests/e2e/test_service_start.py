@@ -8,8 +8,8 @@ import pytest
 
 from builder import errors
 from tests.conftest import Command
-from tests.e2e.test_precheck import CERTIFICATES, LEAF, SERVICE, failed
 from tests.support import engine
+from tests.support.prechecks import CERTIFICATES, LEAF, SERVICE, failed
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 PACKAGES = "/usr/local/lib/python3.13/site-packages"

@@ -5,9 +5,8 @@ from __future__ import annotations
 import pytest
 
 from builder.targets.local.kernel import KernelSandbox
-from tests.e2e.test_code_as_in_python import light, log, printed, ref, sandbox
+from tests.support.sandboxes import printed
 
-__all__ = ["light", "log", "ref", "sandbox"]
 pytestmark = pytest.mark.network
 ODD = "class Odd(Exception):\n    def __str__(self): {}\n"
 

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import secrets
 import signal
 import socket
 import subprocess
@@ -23,7 +22,7 @@ from builder.runtime import CodeExecutionPrimitive
 from builder.targets.local import launch, session
 from tests.conftest import ROOT
 from tests.support.clouds import Place
-from tests.support.here import put_module
+from tests.support.sandboxes import build, with_module
 
 pytestmark = [
     pytest.mark.network,
@@ -37,23 +36,6 @@ THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, dae
 def built(place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     return place
-
-
-def build(place: Place, extra: str = "") -> None:
-    """The template `one` with a module of its own among what is warm."""
-    place.edit("one", lambda text: f'{text}[env]\nHF_HOME = "/root/.cache/hf"\n{extra}')
-    assert place.build("one", target="local")["one"].error is None
-
-
-def with_module(place: Place, name: str, text: str) -> None:
-    """Put a module into the environment of `one`, and have it imported at warm-up."""
-    # An environment that no other test uses: it is changed.
-    build(place, f'OF = "{secrets.token_hex(4)}"\n')
-    digest = place.recorded("one", "local")["build_id"]
-    environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest
-    put_module(environment, name, text)
-    path = place.folder / "registry.json"
-    path.write_text(path.read_text().replace('"idna"\n', f'"idna",\n              "{name}"\n'))
 
 
 def one(**options: Any) -> CodeExecutionPrimitive:

@@ -15,48 +15,15 @@ from builder.errors import BuildError, NetworkError, RevokedError, StorageError,
 from builder.project import Project
 from builder.record import store
 from builder.registry import history
-from builder.registry.model import Contents, Entry
+from builder.registry.model import Contents
 from builder.system.events import discard
 from builder.targets.local.place import MANIFEST
-from tests.conftest import BASE, Command
+from tests.conftest import Command
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
 from tests.support.e2b_server.faults import Fault
-from tests.support.samples import load, rendered_of, verified_of
-
-LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\npackages = ['idna']\n"
-
-
-def made(folder: Path, *versions: str) -> tuple[Path, list[str]]:
-    """A registry with a build for each version of the one package, the last one `stable`."""
-    path = folder / "registry.json"
-    variant = load(folder, _base=BASE, leaf=LEAF)["leaf"]
-    refs: list[str] = []
-    for version in versions:
-        rendered = rendered_of(variant, version=version)
-        verified = verified_of(rendered, packages={"idna": version}, other_packages={"pip": "9"})
-        record.record(path, verified, rendered, by="a tester", source={"commit": "c0ffee"})
-        refs.append(verified.built.ref)
-    return path, refs
-
-
-def entry_of(path: Path, name: str = "leaf", target: str = "local") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())["templates"][name][target]
-    return found
-
-
-def typed_entry_of(path: Path) -> Entry:
-    return Entry.from_json(entry_of(path))
-
-
-def two_builds(place: Place) -> tuple[str, str]:
-    """The refs of an older and a newer build of `four` on E2B; the newer one is `stable`."""
-    old = place.build("four")["four"].ref
-    place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
-    new = place.build("four")["four"].ref
-    assert old
-    assert new
-    return old, new
+from tests.support.records import entry_of, made, typed_entry_of
+from tests.support.runs import two_builds
 
 
 def promote(place: Place, ref: str) -> None:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.server.test_channels import two_builds
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
+from tests.support.runs import two_builds
 
 
 def answered(folder: Path, answer: bytes, *arguments: str) -> tuple[int, str]:

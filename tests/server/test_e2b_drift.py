@@ -10,12 +10,7 @@ from builder import registry
 from tests.conftest import ROOT, Command
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
-
-
-def reasons(place: Place, name: str) -> tuple[str, list[str]]:
-    """What the plan would do with a variant, and why."""
-    (planned,) = place.planned(name).variants
-    return planned.action, [str(reason) for reason in planned.reasons]
+from tests.support.runs import reasons
 
 
 def test_template_that_is_gone_is_built_again(place: Place, cloud: Server) -> None:

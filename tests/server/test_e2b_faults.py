@@ -7,10 +7,10 @@ import pytest
 
 from builder.errors import BuildError, LimitError, NetworkError, StepError, VerifyError
 from builder.targets.e2b import retries
-from tests.server.test_e2b_recovery import until
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.options import rounds
+from tests.support.runs import until
 
 # Every call that building one variant makes.
 CALLS = {

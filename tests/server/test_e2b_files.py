@@ -15,11 +15,9 @@ import pytest
 from builder.errors import NetworkError, SandboxError, SandboxFileError, SandboxGoneError
 from builder.runtime import CodeExecutionPrimitive
 from tests.conftest import ROOT
-from tests.e2e.test_runtime_files import within
-from tests.server.test_runtime_faults import one
 from tests.support.e2b_server import Fault, Server
 from tests.support.e2b_server.envd import Machine
-from tests.unit.test_local_files import grown
+from tests.support.execution import grown, one, within
 
 pytestmark = pytest.mark.network
 LISTING = "POST /filesystem.Filesystem/ListDir"

@@ -10,10 +10,9 @@ import pytest
 from builder import operations, record
 from builder.system.events import discard
 from tests.conftest import Command
-from tests.server.test_e2b_drift import reasons
-from tests.server.test_e2b_newest import variable
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
+from tests.support.runs import reasons, variable
 
 
 def revoke(place: Place, build_id: str) -> None:

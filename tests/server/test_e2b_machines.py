@@ -17,12 +17,11 @@ import pytest
 from builder.errors import BuildError
 from builder.targets.e2b.promotion import promote
 from builder.targets.protocol import OvertakenError
-from tests.server.test_e2b_newest import variable
-from tests.server.test_e2b_recovery import OPTIONS
 from tests.support import options
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.e2b_server.state import ApiError, State, Team
+from tests.support.runs import OPTIONS, variable
 
 RACES = options.rounds(5)
 FLEETS = options.rounds(1)

@@ -13,17 +13,11 @@ from builder.system.events import discard
 from builder.targets.e2b import promotion
 from builder.workflow import BuildRequest
 from tests.conftest import Command
-from tests.server.test_e2b_overtaken import meanwhile
-from tests.server.test_e2b_recovery import until
 from tests.support.clouds import Place
 from tests.support.e2b_server import ModelledSteps, Server
+from tests.support.runs import meanwhile, until, variable
 
 Places = Callable[[str], Place]
-
-
-def variable(place: Place, value: str) -> None:
-    """Have the template `four` be another one by a variable."""
-    place.edit("four", lambda text: f'{text.partition("[env]")[0]}[env]\nA = "{value}"\n')
 
 
 class Slow(ModelledSteps):

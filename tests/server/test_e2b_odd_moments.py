@@ -22,23 +22,15 @@ from builder.errors import (
 from builder.targets.adapters import choose
 from builder.targets.journal import Journal
 from tests.conftest import Command
-from tests.server.test_e2b_recovery import finished, started, until
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.e2b_server.state import Team
+from tests.support.runs import finished, revoke, started, until
 
 
 def digest_tag(server: Server) -> str:
     (found,) = (tag for tag in server.tags("four") if tag.startswith("sha256-"))
     return found
-
-
-def revoke(place: Place, name: str) -> None:
-    path = place.folder / "registry.json"
-    registry = json.loads(path.read_text())
-    entry = registry["templates"][name]["e2b"]
-    entry["builds"][entry["channels"]["stable"]]["revoked"] = "a package with malware"
-    path.write_text(json.dumps(registry))
 
 
 def entry_path(place: Place) -> Any:

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -10,10 +8,10 @@ import pytest
 
 from builder.errors import BuildError, StepError
 from builder.targets.e2b import building
-from tests.server.test_e2b_recovery import until
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.e2b_server.state import Build
+from tests.support.runs import meanwhile, until
 
 INTERNAL = "An internal error occurred. Please try again or contact support with the build ID."
 
@@ -38,24 +36,6 @@ def asked(server: Server, build: Build) -> str:
 def begun(server: Server, build: Build, build_id: str, steps: Any) -> None:
     path = f"/v2/templates/{build.template_id}/builds/{build_id}"
     call(server, "POST", path, {"fromImage": "localhost:1/python:3.13", "steps": steps})
-
-
-@contextmanager
-def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """What another machine does during the `with` block."""
-    failures: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            act()
-        except BaseException as error:  # noqa: BLE001 - raised in the test
-            failures.append(error)
-
-    thread = threading.Thread(target=guarded)
-    thread.start()
-    yield
-    thread.join()
-    assert failures == []
 
 
 @pytest.mark.parametrize("stale", [False, True], ids=["status is told", "status is stale"])

@@ -4,8 +4,6 @@ import datetime as dt
 import json
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,48 +15,9 @@ from builder.targets.journal import Journal
 from tests.support.clouds import NAMES, Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.options import rounds
+from tests.support.runs import finished, once, started, until
 
 KILLS = rounds(5)
-OPTIONS = {"build": ["--frozen", "--precheck", "never"], "plan": ["--frozen", "--target", "e2b"]}
-
-
-def started(place: Place, *arguments: str, command: str = "build") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "builder", command, *OPTIONS[command], *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=place.folder,
-    )
-
-
-def finished(process: subprocess.Popen[str]) -> str:
-    """Wait for a run that must succeed; what it said."""
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    return said
-
-
-def once(server: Server, *places: Place) -> None:
-    """Every variant is built, published and recorded once, and nothing is left behind."""
-    for name in NAMES:
-        begun = [build for build in server.builds(name) if build.times_started]
-        assert [build.status for build in begun] == ["ready"], name
-        for place in places:
-            record = place.recorded(name)
-            assert record["build_id"] == begun[0].id
-        tags = server.tags(name)
-        assert tags["default"] == tags["stable"] == begun[0].id
-    assert server.running == {}
-    assert server.problems == []
-    assert len(server.state.executed) == len(set(server.state.executed))
-
-
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
 
 
 def test_killed_run_is_taken_up(place: Place, lead: Callable[[Server], Server]) -> None:

@@ -18,10 +18,10 @@ import pytest
 from e2b.api.client import models
 from e2b_code_interpreter import Sandbox
 
-from tests.server.test_e2b_recovery import until
 from tests.support.e2b_server import Fault, ModelledSteps, Server, description, zygote
 from tests.support.e2b_server.state import Team
 from tests.support.e2b_server.zygote import ForkedKernel
+from tests.support.runs import until
 
 
 def template(*commands: str) -> Any:

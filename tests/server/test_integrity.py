@@ -15,20 +15,9 @@ from builder.registry import history
 from builder.registry.chain import checksum
 from builder.registry.model import Build, Verified
 from tests.conftest import ROOT, Command
-from tests.server.test_channels import entry_of, made
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
-
-
-def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Edit the file as a person with an editor would: without this program's knowing."""
-    data = json.loads(path.read_text())
-    change(data["templates"]["leaf"]["local"])
-    path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
-
-
-def faults(path: Path) -> list[str]:
-    return [str(fault) for fault in history.faults(registry.load(path).templates)]
+from tests.support.records import edited, entry_of, faults, made
 
 
 def test_what_this_program_writes_has_no_faults(tmp_path: Path) -> None:

@@ -14,10 +14,10 @@ from builder.record import publishing, store
 from builder.registry.model import Build, ContentRevocation, Contents
 from builder.targets.journal import Journal
 from tests.conftest import BASE
-from tests.server.test_channels import LEAF
-from tests.server.test_e2b_recovery import finished, once, started
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
+from tests.support.records import LEAF
+from tests.support.runs import finished, once, started
 from tests.support.samples import load, rendered_of, verified_of
 
 KILLED_BEFORE_IT_WRITES = """

@@ -10,22 +10,11 @@ from typing import Any
 import pytest
 
 from builder.errors import NetworkError, SandboxError, TargetUnavailableError
-from builder.runtime import CodeExecutionPrimitive, CodeOutput
+from builder.runtime import CodeOutput
 from tests.support.e2b_server import Fault, Server
 from tests.support.e2b_server.sandbox_calls import SandboxCalls
 from tests.support.e2b_server.state import Team
-
-
-def one(**options: Any) -> CodeExecutionPrimitive:
-    return CodeExecutionPrimitive(template_id="one", **options)
-
-
-def executed(primitive: CodeExecutionPrimitive, *codes: str, **options: Any) -> list[CodeOutput]:
-    async def run() -> list[CodeOutput]:
-        async with primitive as executor:
-            return [await executor.execute({"code": code, **options}) for code in codes]
-
-    return asyncio.run(run())
+from tests.support.execution import executed, one
 
 
 @pytest.mark.parametrize(

@@ -19,7 +19,7 @@ from builder.registry.model import Build, Contents
 from builder.registry.object_store import StaleRegistryWarning
 from tests.conftest import ROOT, Command
 from tests.support.object_store import Store
-from tests.unit.test_record import WRITER, WRITES
+from tests.support.records import WRITER, WRITES
 
 URL = "s3://bucket/team/registry.json"
 

@@ -15,7 +15,7 @@ import pytest
 from builder.runtime import Event, Ledger, WebhookReceiver
 from builder.webhooks import ledger
 from builder.webhooks.events import signature
-from tests.server.test_webhooks import PAYLOAD, SECRET, delivered
+from tests.support.webhooks import PAYLOAD, SECRET, delivered
 
 
 class Place:

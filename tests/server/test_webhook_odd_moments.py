@@ -12,7 +12,7 @@ import pytest
 from builder.runtime import E2BWebhookPrimitive, WebhookReceiver
 from builder.webhooks.ledger import Ledger
 from tests.conftest import Command
-from tests.server.test_webhooks import PAYLOAD, SECRET, delivered, post
+from tests.support.webhooks import PAYLOAD, SECRET, delivered, post
 
 pytestmark = pytest.mark.network
 

@@ -28,7 +28,7 @@ import pytest
 from docker.models.containers import Container
 
 from builder.errors import EngineUnavailableError
-from builder.flatten import Program
+from builder.flatten import BaseConfig, Program
 from builder.precheck.connection import connect
 from tests.support import options
 from tests.support.e2b_server.steps import evaluation
@@ -282,3 +282,14 @@ def differences(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) ->
 def moment() -> float:
     """Now, a second ago, for clocks that are not fine."""
     return time.time() - 1
+
+
+def config_of(image: str) -> BaseConfig:
+    found = client().images.get(image).attrs["Config"]
+    return BaseConfig(
+        env=dict(pair.split("=", 1) for pair in found["Env"] or [f"PATH={_PATH}"]),
+        user={"": "root", "0": "root"}.get(found["User"], found["User"]),
+        workdir=found["WorkingDir"].rstrip("/") or "/",
+        entrypoint=tuple(found["Entrypoint"] or ()),
+        command=tuple(found["Cmd"] or ()),
+    )

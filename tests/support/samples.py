@@ -8,6 +8,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import pytest
+
+from builder.errors import SpecError
 from builder.lock import Lock, StageLock
 from builder.lock.base_image import BaseImage
 from builder.registry import Ref
@@ -91,3 +94,9 @@ def verified_of(rendered: Rendered, *, target: str = "local", **changes: Any) ->
         warm_sandbox_seconds=None,
     )
     return dataclasses.replace(verified, **changes)
+
+
+def problems(folder: Path) -> list[str]:
+    with pytest.raises(SpecError) as caught:
+        load_variants(folder)
+    return [str(problem) for problem in caught.value.problems]

@@ -17,8 +17,7 @@ from builder.operations.retention import Keep, needed
 from builder.registry import chain, history
 from builder.registry.model import Event
 from builder.registry.references import newest_usable
-from tests.server.test_channels import entry_of, made, typed_entry_of
-from tests.server.test_integrity import edited, faults
+from tests.support.records import edited, entry_of, faults, made, typed_entry_of
 
 
 def chained(*actions: str, after: str = "") -> list[Event]:

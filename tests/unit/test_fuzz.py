@@ -30,10 +30,10 @@ from builder.targets.e2b import stream
 from builder.targets.e2b.service import CodeService
 from builder.targets.journal import Journal
 from tests.conftest import BASE, LIGHT, ROOT
-from tests.server.test_channels import made
-from tests.server.test_webhooks import PAYLOAD, SECRET, post
 from tests.support.options import rounds
+from tests.support.records import made
 from tests.support.samples import lock_of
+from tests.support.webhooks import PAYLOAD, SECRET, post
 
 pytestmark = pytest.mark.soak
 EXAMPLES = rounds(500)

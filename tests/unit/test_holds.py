@@ -12,9 +12,10 @@ from builder.registry import Ref, history
 from builder.registry.model import Build, Contents, Hold
 from builder.system.events import discard
 from tests.conftest import BASE, Command
-from tests.server.test_channels import LEAF, entry_of, made, two_builds, typed_entry_of
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
+from tests.support.records import LEAF, entry_of, made, typed_entry_of
+from tests.support.runs import two_builds
 from tests.support.samples import load, rendered_of, verified_of
 
 

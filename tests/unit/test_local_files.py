@@ -9,7 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +19,7 @@ from builder.runtime.files import Files
 from builder.sandbox.files import SandboxFiles
 from builder.targets.local.files import LocalFiles
 from tests.conftest import ROOT
+from tests.support.execution import grown
 
 
 @pytest.fixture
@@ -237,44 +238,6 @@ def test_local_path_that_is_no_file(home: Path, tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe")
     with pytest.raises(OSError, match="it is not a regular file"):
         asyncio.run(files.download("a", tmp_path / "pipe"))
-
-
-COPY = """
-import asyncio, contextlib, pathlib, sys
-from builder.runtime.files import Files
-from builder.targets.local.files import LocalFiles
-
-def peak():
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
-
-home, folder = map(pathlib.Path, sys.argv[1:])
-inner = LocalFiles(home)
-
-@contextlib.asynccontextmanager
-async def opened():
-    yield inner
-
-async def main():
-    files = Files(opened)
-    for name in ("small", "large"):
-        await files.upload(folder / name)
-        await files.download(name, folder / "back")
-        print(peak())
-
-asyncio.run(main())
-"""
-
-
-def grown(home: Path, folder: Path, *, run: Callable[..., str]) -> int:
-    """By how many KiB the memory of a process grows when it copies 200 MB there and back."""
-    with open(folder / "large", "wb") as large:
-        large.truncate(200_000_000)
-        large.seek(150_000_000)
-        large.write(b"mark")
-    (folder / "small").write_bytes(b"x" * 5_000_000)
-    before, after = map(int, run(COPY, str(home), str(folder)).split())
-    return after - before
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")

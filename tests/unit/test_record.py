@@ -20,28 +20,11 @@ from builder.registry.model import Build, Contents, Resources
 from builder.system.files import atomic_write, exclusive, remove_tree
 from tests.conftest import BASE, ROOT
 from tests.support.options import rounds
+from tests.support.records import WRITER, WRITES
 from tests.support.samples import load, rendered_of, verified_of
 
-# How often each of 32 processes writes, and how many writers are killed.
-WRITES = rounds(3)
 KILLS = rounds(13)
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\npackages = ['idna']\n"
-
-WRITER = """
-import sys
-from pathlib import Path
-from builder.record import update
-from builder.registry.model import Build
-
-path, name, count = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3])
-for number in range(count):
-    def change(data):
-        entry = data.new_entry(name, "local")
-        entry.builds[f"{name}:{number}"] = Build(template_id=name)
-        entry.channels["stable"] = f"{name}:{number}"
-    update(path, change)
-    print(number, flush=True)
-"""
 
 
 def writer(path: Path, name: str, count: int) -> subprocess.Popen[str]:

@@ -30,8 +30,8 @@ from builder.render import Rendered
 from builder.system import files
 from builder.system.events import discard
 from tests.conftest import BASE
-from tests.e2e.test_gc import environment
 from tests.support.options import rounds
+from tests.support.records import environment
 from tests.support.samples import load, rendered_of, verified_of
 
 NAMES = ("one", "two")

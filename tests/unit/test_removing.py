@@ -15,9 +15,10 @@ from builder.registry import history
 from builder.registry.model import Build
 from builder.system.events import discard
 from tests.conftest import Command
-from tests.server.test_channels import entry_of, made, two_builds, typed_entry_of
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
+from tests.support.records import entry_of, made, typed_entry_of
+from tests.support.runs import two_builds
 
 
 def faultless(path: Path) -> bool:

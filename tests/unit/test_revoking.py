@@ -11,7 +11,7 @@ from builder import record, registry
 from builder.errors import RevokedError
 from builder.registry.model import Build, Contents
 from tests.conftest import Command
-from tests.server.test_channels import entry_of, made, typed_entry_of
+from tests.support.records import entry_of, made, typed_entry_of
 
 PAST, EARLIER, LATER = "2020-01-01T00:00:00Z", "2090-01-01T00:00:00Z", "2099-01-01T00:00:00Z"
 

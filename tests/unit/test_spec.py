@@ -18,15 +18,10 @@ from builder.spec.models import python_floor
 from builder.spec.positions import Positions
 from builder.spec.schemas import schemas
 from tests.conftest import BASE, ROOT
+from tests.support.samples import problems
 
 Write = Callable[..., Path]
 LEAF = 'schema = 1\nname = "leaf"\nextends = "_base"\n'
-
-
-def problems(folder: Path) -> list[str]:
-    with pytest.raises(SpecError) as caught:
-        load_variants(folder)
-    return [str(problem) for problem in caught.value.problems]
 
 
 def only(folder: Path) -> Variant:

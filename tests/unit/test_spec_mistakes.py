@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from builder.spec import load_variants, place_of
-from tests.unit.test_spec import problems
+from tests.support.samples import problems
 
 Write = Callable[..., Path]
 

@@ -73,7 +73,7 @@ class DockerSteps:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def base(self, image: str) -> Any:
-        from tests.e2e.test_flatten_engine import config_of
+        from tests.support.engine import config_of
 
         return image, dict(config_of(image).env), "user", None
 

@@ -1,0 +1,46 @@
+"""Requests to the server of the tests that no client makes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+
+from tests.support.e2b_server import Server
+from tests.support.runs import until
+
+Ask = Callable[..., httpx.Response]
+
+
+def asking(server: Server) -> Ask:
+    """Send a request with a team's key."""
+
+    def send(method: str, path: str, body: Any = None, *, key: str = server.key) -> httpx.Response:
+        headers = {"X-API-Key": key}
+        return httpx.request(method, server.url + path, json=body, headers=headers)
+
+    return send
+
+
+def requested(ask: Ask, name: str, **options: Any) -> Any:
+    answer = ask("POST", "/v3/templates", {"name": name, **options})
+    assert answer.status_code == 202, answer.text
+    return answer.json()
+
+
+def built(ask: Ask, name: str, *, start: dict[str, Any] | None = None, **options: Any) -> Any:
+    """Request a build, start it and wait until it has ended: the request's answer, with the last
+    status and all lines of the log."""
+    made = requested(ask, name, **options)
+    path = f"templates/{made['templateID']}/builds/{made['buildID']}"
+    begun = ask("POST", f"/v2/{path}", start or {"fromImage": "ubuntu:22.04", "steps": []})
+    assert begun.status_code == 202, begun.text
+
+    def ended() -> bool:
+        made["status"] = ask("GET", f"/{path}/status").json()
+        return made["status"]["status"] in ("ready", "error")
+
+    until(ended)
+    made["lines"] = [entry["message"] for entry in made["status"]["logEntries"]]
+    return made

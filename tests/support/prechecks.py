@@ -1,0 +1,64 @@
+"""Specs that are pre-checked on the Docker engine of the tests, and what that says."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+from builder import errors
+from builder.lock import Lock, lock_latest
+from builder.render import Rendered, render
+from builder.spec import load_variants
+from builder.system.events import discard
+from tests.conftest import ROOT
+from tests.support import engine
+
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+
+
+SERVICE = """
+    [service]
+    command = ["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]
+    ready-url = "http://localhost:49999/health"
+"""
+
+
+LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n'
+
+
+def failed(found: subprocess.CompletedProcess[str], kind: type[errors.TemplateError]) -> str:
+    """The error that a command ended with."""
+    assert found.returncode == kind.exit_code, found.stderr
+    assert str(ROOT / "builder") not in found.stderr  # no traceback of ours
+    return found.stderr[found.stderr.index("error: ") :]
+
+
+# The product's own chains, with packages that are small.
+LIGHT = {"torch": "six", "torchvision": "idna", "transformers": "attrs", "spacy": "toolz"}
+
+
+def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendered]:
+    """The variants of this repository on the test's base image, rendered with small packages."""
+    image = engine.base_image()
+    texts = {}
+    for path in (ROOT / "variants").glob("*.toml"):
+        text = path.read_text().replace("e2bdev/code-interpreter:latest", image)
+        for name, small in LIGHT.items():
+            text = re.sub(rf'"{name}"', f'"{small}"', text)
+        text = re.sub(r"imports = \[[^]]*\]", 'imports = ["sqlite3"]', text)
+        text = re.sub(r"torch-backend.*\n", "", text)
+        # The network of the place where tests run may need its own certificates.
+        text = text.replace("[env]", '[env]\nSSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt"')
+        texts[path.stem] = text.partition("[[verify]]")[0] + files.get(path.stem, "")
+    folder = write(**texts)
+    (folder / "tool.sh").write_text("#!/bin/sh\n")
+    variants = load_variants(folder)
+    locks = lock_latest(variants, folder=folder, report=discard)
+    rendered = []
+    for variant in variants:
+        lock = locks[variant.name]
+        assert isinstance(lock, Lock), lock
+        rendered.append(render(variant, lock))
+    return rendered

@@ -1,0 +1,102 @@
+"""Builds on the server of the tests: what runs, what is waited for, and what must be left."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from tests.support.clouds import NAMES, Place
+from tests.support.e2b_server import Server
+
+OPTIONS = {"build": ["--frozen", "--precheck", "never"], "plan": ["--frozen", "--target", "e2b"]}
+
+
+def started(place: Place, *arguments: str, command: str = "build") -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "builder", command, *OPTIONS[command], *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=place.folder,
+    )
+
+
+def finished(process: subprocess.Popen[str]) -> str:
+    """Wait for a run that must succeed; what it said."""
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    return said
+
+
+def once(server: Server, *places: Place) -> None:
+    """Every variant is built, published and recorded once, and nothing is left behind."""
+    for name in NAMES:
+        begun = [build for build in server.builds(name) if build.times_started]
+        assert [build.status for build in begun] == ["ready"], name
+        for place in places:
+            record = place.recorded(name)
+            assert record["build_id"] == begun[0].id
+        tags = server.tags(name)
+        assert tags["default"] == tags["stable"] == begun[0].id
+    assert server.running == {}
+    assert server.problems == []
+    assert len(server.state.executed) == len(set(server.state.executed))
+
+
+def until(condition: Callable[[], object], seconds: float = 30) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def meanwhile(act: Callable[[], None]) -> Iterator[None]:
+    """What another machine does during the `with` block."""
+    failures: list[BaseException] = []
+
+    def guarded() -> None:
+        try:
+            act()
+        except BaseException as error:  # noqa: BLE001 - raised in the test
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded)
+    thread.start()
+    yield
+    thread.join()
+    assert failures == []
+
+
+def variable(place: Place, value: str) -> None:
+    """Have the template `four` be another one by a variable."""
+    place.edit("four", lambda text: f'{text.partition("[env]")[0]}[env]\nA = "{value}"\n')
+
+
+def reasons(place: Place, name: str) -> tuple[str, list[str]]:
+    """What the plan would do with a variant, and why."""
+    (planned,) = place.planned(name).variants
+    return planned.action, [str(reason) for reason in planned.reasons]
+
+
+def revoke(place: Place, name: str) -> None:
+    path = place.folder / "registry.json"
+    registry = json.loads(path.read_text())
+    entry = registry["templates"][name]["e2b"]
+    entry["builds"][entry["channels"]["stable"]]["revoked"] = "a package with malware"
+    path.write_text(json.dumps(registry))
+
+
+def two_builds(place: Place) -> tuple[str, str]:
+    """The refs of an older and a newer build of `four` on E2B; the newer one is `stable`."""
+    old = place.build("four")["four"].ref
+    place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
+    new = place.build("four")["four"].ref
+    assert old
+    assert new
+    return old, new

@@ -1,0 +1,113 @@
+"""Environments and sandboxes of this machine."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.project import Project
+from builder.render import Rendered
+from builder.system.logs import Log
+from builder.targets.local import place
+from builder.targets.local.kernel import KernelSandbox
+from builder.targets.local.launch import zygote_of
+from tests.conftest import BASE
+from tests.support.clouds import Place
+from tests.support.here import build_here, put_module, results_of
+
+SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
+
+
+LIGHT = (
+    "schema = 1\nname = 'light'\nextends = '_base'\n"
+    "[python]\npackages = ['idna', 'python-dateutil', 'pyyaml; sys_platform != \"plan9\"']\n"
+    "[warmup]\nlevel = 'memory'\nimports = ['idna', 'dateutil.parser']\n"
+    "[env]\nHOUSE = '/root/.cache/house'\n" + SERVICE
+)
+
+
+def prepared(folder: Path) -> Rendered:
+    """Lock and render the only variant of a project, for real."""
+    project = Project.find(folder)
+    (found,) = results_of(project).values()
+    assert isinstance(found, Rendered)
+    return found
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    folder = tmp_path_factory.mktemp("light")
+    (folder / "variants").mkdir()
+    (folder / "variants" / "_base.toml").write_text(BASE.replace("    ", ""))
+    (folder / "variants" / "light.toml").write_text(LIGHT)
+    return prepared(folder)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with Log(tmp_path / "logs", target="local") as log:
+        yield log
+
+
+@pytest.fixture
+def ref(light: Rendered, log: Log, local_cache: Path) -> str:
+    return build_here(light, log).ref
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
+
+
+def gone(pid: int, seconds: float = 10) -> bool:
+    deadline = time.monotonic() + seconds
+    while alive(pid) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return not alive(pid)
+
+
+@pytest.fixture(params=["cold", "forked"])
+def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterator[KernelSandbox]:
+    """A sandbox whose kernel has started anew, and one whose kernel was forked."""
+    path = place.find_build(ref, name="light").path
+    zygote = None
+    if request.param == "forked":
+        if sys.platform != "linux":
+            pytest.skip("only Linux forks sandboxes")
+        # Which keeps the folder that it was imported in.
+        zygote = zygote_of(path, digest=light.digest, warm=["multiprocessing.process"], env={})
+    opened = KernelSandbox(path, warm=(), env={}, zygote=zygote)
+    yield opened
+    opened.close()
+
+
+def printed(sandbox: KernelSandbox, code: str) -> str:
+    execution = sandbox.run(code, timeout=60)
+    assert (execution.error, execution.stderr) == (None, "")
+    return execution.stdout
+
+
+def build(place: Place, extra: str = "") -> None:
+    """The template `one` with a module of its own among what is warm."""
+    place.edit("one", lambda text: f'{text}[env]\nHF_HOME = "/root/.cache/hf"\n{extra}')
+    assert place.build("one", target="local")["one"].error is None
+
+
+def with_module(place: Place, name: str, text: str) -> None:
+    """Put a module into the environment of `one`, and have it imported at warm-up."""
+    # An environment that no other test uses: it is changed.
+    build(place, f'OF = "{secrets.token_hex(4)}"\n')
+    digest = place.recorded("one", "local")["build_id"]
+    environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest
+    put_module(environment, name, text)
+    path = place.folder / "registry.json"
+    path.write_text(path.read_text().replace('"idna"\n', f'"idna",\n              "{name}"\n'))
