@@ -89,3 +89,16 @@ def test_forms_and_the_dev_container_can_be_parsed() -> None:
             assert form["name"]
             assert all(field["attributes"]["label"] for field in form["body"])
     assert json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())["image"]
+
+
+def test_contributing_explains_each_session_and_names_files_that_exist() -> None:
+    """CONTRIBUTING.md has a row for every session that proves something, and its walk leads through
+    modules of `builder/`."""
+    text = (ROOT / "CONTRIBUTING.md").read_text()
+    sessions = text.partition("## Sessions")[2].partition("\n## ")[0]
+    proving = {"lint", "types", "unit", "tests", "soak", "oldest_sdk", "coverage", "wheel", "docs", "bench"}  # fmt: skip
+    assert set(re.findall(r"^\| `(\w+)` \|", sessions, re.MULTILINE)) == proving
+    walk = text.partition("## One walk")[2].partition("\n## ")[0]
+    for name in re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", walk):
+        if name != "variants/":
+            assert (ROOT / "builder" / name).exists(), name
