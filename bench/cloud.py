@@ -141,9 +141,7 @@ def _measured(server: Server, build: Callable[[], object]) -> Measured:
 def _ours(project: Project, prepared: workflow.Prepared) -> Measured:
     with _server() as server:
         target = E2BTarget(
-            name="e2b",
-            account=Account(api_key=server.key),
-            key_variable="E2B_API_KEY",
+            Account(api_key=server.key),
             journal=project.state / "journal" / server.url.rpartition(":")[2],
         )
 

@@ -21,8 +21,8 @@ OWNERS = {
     "e2b": {
         f"targets/e2b/{name}.py"
         for name in (
-            *("api", "calls", "cloud", "creation", "failures", "files", "program"),
-            *("sandbox", "service", "session"),
+            *("api", "cloud", "connection", "creation", "failures", "files", "program"),
+            *("service", "session"),
         )
     },
     "e2b_dockerfile_utils": {
@@ -32,7 +32,8 @@ OWNERS = {
     "httpx": {
         "lock/base_image.py",
         "webhooks/client.py",
-        *(f"targets/e2b/{name}.py" for name in ("api", "certificates", "failures", "service")),
+        *(f"targets/e2b/{name}.py" for name in ("api", "certificates")),
+        *(f"targets/e2b/{name}.py" for name in ("connection", "failures", "service")),
     },
     "jinja2": {"render/dockerfile.py"},
     "jupyter_client": {"targets/local/kernel.py"},

@@ -1,1 +1,1 @@
-"""The places that build and run: an adapter and a sandbox each, loaded when asked for."""
+"""The places that build templates and run sandboxes, each with an adapter loaded on demand."""

@@ -1,4 +1,4 @@
-"""Which target is meant, and the adapter of it: the one place that knows the kinds of targets."""
+"""Choose a target and load its adapter. No other module knows the kinds of targets."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ from builder.targets.protocol import Target
 def choose(
     project: Project, name: str | None, environment: Mapping[str, str] = os.environ
 ) -> tuple[TargetSettings, str]:
-    """The target to use and the sentence that says why: the one `named`, `e2b` when its key is set,
-    else `local`. Raises `TargetUnavailableError`."""
-    if asked := named(project, name, environment):
-        return asked
+    """Return the target and the reason for it: the one `named`, else `e2b` if its key is set, else
+    `local`. Raises `TargetUnavailableError`."""
+    if choice := named(project, name, environment):
+        return choice
     cloud = project.targets["e2b"]
     if environment.get(cloud.api_key_env or "", "").strip():
         return cloud, f"target e2b: {cloud.api_key_env} is set{_where(cloud)}"
-    return project.targets["local"], f"target local: {cloud.api_key_env} is not set"
+    return project.targets["local"], f"target local: the default without {cloud.api_key_env}"
 
 
 def named(
     project: Project, name: str | None, environment: Mapping[str, str] = os.environ
 ) -> tuple[TargetSettings, str] | None:
-    """The target that `name` or else TEMPLATE_TARGET names, and the sentence that says which of the
-    two; None when neither does. Raises `TargetUnavailableError`."""
+    """Return the target that `name` or else TEMPLATE_TARGET names, and which of the two did; None
+    if neither does. Raises `TargetUnavailableError`."""
     if name is not None:
         settings = target_called(name, project.targets)
-        return settings, f"target {name}: asked for{_where(settings)}"
+        return settings, f"target {name}: requested{_where(settings)}"
     variable = environment.get("TEMPLATE_TARGET", "").strip()
     if not variable:
         return None
@@ -48,30 +48,30 @@ def named(
         raise TargetUnavailableError(
             f"TEMPLATE_TARGET is {variable!r}: {error.message}", hint=error.hint
         ) from error
-    return settings, f"target {variable}: TEMPLATE_TARGET names it{_where(settings)}"
+    return settings, f"target {variable}: set by TEMPLATE_TARGET{_where(settings)}"
 
 
 def choose_account(project: Project, name: str | None) -> tuple[TargetSettings, str | None]:
-    """The target that was `named`, with the sentence that says why, or else `e2b`."""
+    """Return the target that was `named`, with the reason for it, or else `e2b`."""
     return named(project, name) or (project.targets["e2b"], None)
 
 
 def _where(settings: TargetSettings) -> str:
-    """Where another place than E2B's own cloud is meant."""
+    """Return the address of a target that is not E2B's own cloud."""
     if not settings.has_account:
         return ""
     if place := settings.api_url or settings.domain:
         return f", at {place}"
     url = os.environ.get("E2B_API_URL")
-    if url and not address_error(url):  # which may hold a password
+    if url and not address_error(url):  # an invalid one may contain a password
         return f", and E2B_API_URL points it at {url}"
     domain = os.environ.get("E2B_DOMAIN")
     return f", at {domain}" if domain and not domain_error(domain) else ""
 
 
 def connect(settings: TargetSettings, project: Project, *, report: Reporter = discard) -> Target:
-    """The adapter of a target. Raises `TargetUnavailableError` when its key is not set, or when no
-    request can be made with what is."""
+    """Return the adapter of a target. Raises `TargetUnavailableError` if its key is missing or
+    malformed."""
     if settings.kind is TargetKind.LOCAL:
         from builder.targets.local.target import LocalTarget
 
@@ -81,15 +81,10 @@ def connect(settings: TargetSettings, project: Project, *, report: Reporter = di
     if not key:
         raise TargetUnavailableError(
             f"target `{settings.name}` needs an account: `{variable}` is not set",
-            hint=f"set `{variable}` to a key of it, or use `--target local`, which needs none",
+            hint=f"set `{variable}` to an API key, or use `--target local`, which needs none",
         )
     from builder.targets.e2b.account import Account
     from builder.targets.e2b.target import E2BTarget
 
-    return E2BTarget(
-        name=settings.name,
-        account=Account.of(settings, key),
-        key_variable=variable,
-        journal=project.state / "journal",
-        report=report,
-    )
+    account = Account.of(settings, key)
+    return E2BTarget(account, journal=project.state / "journal", report=report)

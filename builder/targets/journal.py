@@ -1,8 +1,7 @@
-"""Builds under way on another machine, on disk before anybody waits for them.
+"""The journal of builds that run on a target, written before anything waits for them.
 
-A run that was killed left its entry behind; the next one finds it and takes the build up again. An
-entry is a file of its own below `.builder/journal/<target>/`, held under a lock that dies with the
-process.
+If a run is killed, its entry remains; the next run finds it and resumes the build. Each entry is a
+file in `.builder/journal/<target>/`, held under a lock that ends with the process.
 """
 
 from __future__ import annotations
@@ -30,10 +29,10 @@ _Id = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$")]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry:
-    """One build that was begun: what it is of, and its IDs once they are known.
+    """A build that was started, with its IDs once they are known.
 
-    `verifying` says that sandboxes were, or were about to be, opened for it; `forced` that it was
-    to run every step anew, `expected_cached` how many first steps should have come from the cache.
+    `verifying` means that sandboxes of it may run, `forced` that it was to run every step again,
+    `expected_cached` how many first steps should come from the cache.
     """
 
     name: str
@@ -50,27 +49,27 @@ _ENTRY = TypeAdapter(Entry)
 
 
 class Journal:
-    """The entries of one target, by the names of their templates."""
+    """The entries of one target, by template name."""
 
     def __init__(self, folder: Path, *, target: str) -> None:
         self._folder = folder / target
 
     @property
     def owner(self) -> str:
-        """An ID of this project's journal, made once: what it opens elsewhere carries it."""
+        """Return the ID of this project's journal, which marks what the project opens elsewhere."""
         path = self._folder / ".owner"
         with exclusive(self._folder / ".owner.lock"):
             with contextlib.suppress(OSError, ValueError):
                 return str(uuid.UUID(path.read_text(encoding="ascii").strip()))
-            made = str(uuid.uuid4())
-            atomic_write(path, f"{made}\n".encode())
-            return made
+            owner = str(uuid.uuid4())
+            atomic_write(path, f"{owner}\n".encode())
+            return owner
 
     @contextlib.contextmanager
     def claimed(
         self, name: str, *, waiting: Callable[[], None] | None = None, wait: bool = True
     ) -> Iterator[None]:
-        """Hold the entry of `name` against other threads and processes; see `files.exclusive`."""
+        """Keep other threads and processes from the entry of `name`; see `files.exclusive`."""
         with exclusive(
             self._folder / f"{name}.lock", waiting=waiting, check=check_not_stopped, wait=wait
         ):
@@ -79,7 +78,7 @@ class Journal:
     def begin(
         self, name: str, digest: str, *, forced: bool = False, expected_cached: int = 0
     ) -> Entry:
-        """Write the entry of a build that is about to be asked for."""
+        """Write the entry of a build that is about to be requested."""
         entry = Entry(
             name=name,
             digest=digest,
@@ -90,13 +89,13 @@ class Journal:
         return self.write(entry)
 
     def write(self, entry: Entry) -> Entry:
-        """Write an entry, in one step. Raises `StorageError`."""
+        """Write an entry atomically. Raises `StorageError`."""
         text = json.dumps(dataclasses.asdict(entry), indent=2, sort_keys=True) + "\n"
         atomic_write(self._path(entry.name), text.encode())
         return entry
 
     def read(self, name: str) -> Entry | None:
-        """The entry of `name`; None where there is none, or none that can be read."""
+        """Return the entry of `name`, or None if it is missing or unreadable."""
         try:
             text = read_regular(self._path(name), _LONGEST_BYTES)
             entry = _ENTRY.validate_json(text, strict=True)
@@ -105,20 +104,20 @@ class Journal:
         return entry if entry.name == name else None
 
     def remove(self, name: str) -> None:
-        """Forget the entry of `name`: it was finished, or given up. Raises `StorageError`."""
+        """Remove the entry of `name`. Raises `StorageError`."""
         try:
             self._path(name).unlink(missing_ok=True)
         except OSError as error:
             raise from_os_error(error, "writing the journal") from error
 
     def forget(self, name: str, build_id: str) -> None:
-        """Remove the entry of `name` where it is that of a build, which no run is to take up."""
+        """Remove the entry of `name` if it is of this build, so that no run resumes it."""
         entry = self.read(name)
         if entry and entry.build_id == build_id:
             self.remove(name)
 
     def names(self) -> list[str]:
-        """The names that have an entry."""
+        """Return the names that have an entry."""
         return sorted(path.stem for path in self._folder.glob("*.json"))
 
     def _path(self, name: str) -> Path:

@@ -1,4 +1,4 @@
-"""What was measured of builds: in their records, or beside an environment of this machine."""
+"""Measurements of builds: in their records, or beside an environment on this machine."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from builder.targets.protocol import Built
 
 
 def keep_measures(built: Built, measures: Mapping[str, Any]) -> None:
-    """Keep beside a verified build of this machine what was measured of it."""
+    """Write the measurements of a verified build on this machine beside it."""
     if built.folder:
-        with contextlib.suppress(StorageError):  # an environment that is shared, and read-only
+        with contextlib.suppress(StorageError):  # a shared environment is read-only
             place.keep_measures(built.folder, {**measures, "notes": list(built.notes)})
 
 
 def measures_of(ref: str, build: Build) -> dict[str, Any]:
-    """What was measured of a recorded build: as its record has it, or, of an environment of this
-    machine, what is kept beside that."""
+    """Return the measurements of a recorded build, from its record or from beside its environment
+    on this machine."""
     seconds = build.verified.seconds if build.verified else None
     recorded = {"size_bytes": build.size_bytes, "seconds": seconds and seconds.to_json()}
     measures = {key: value for key, value in recorded.items() if value is not None}
@@ -33,7 +33,7 @@ def measures_of(ref: str, build: Build) -> dict[str, Any]:
 
 
 def with_measures(ref: str, build: Build) -> Build:
-    """A recorded build with what was measured of it in its places."""
+    """Return a recorded build with its measurements filled in."""
     measures = measures_of(ref, build)
     if seconds := measures.get("seconds"):
         verified = replace(build.verified or Verified(), seconds=Seconds.from_json(seconds))

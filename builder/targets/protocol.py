@@ -1,6 +1,6 @@
-"""The parts of a target, each after what it is for: building, opening, publishing, cleaning up.
+"""The parts of a target by purpose: building, opening, publishing and cleaning up.
 
-What a target lacks is a part that is None, or a property that says so.
+A part that a target lacks is None, or a property says so.
 """
 
 from __future__ import annotations
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 
 
 def _nobody(_steps: int) -> None:
-    """Nobody waits for the first steps."""
+    """Discard the number of steps that are over."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StateQuery:
-    """The variant that a target is asked about: `recorded` is the target's part of its template in
-    the registry, `channel` the one that builds would move."""
+    """A variant to look for on a target, with the target's part of its entry in the registry and
+    the channel that builds would move."""
 
     rendered: Rendered
     recorded: Entry
@@ -41,14 +41,13 @@ class StateQuery:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildInput:
-    """What is to be built.
+    """The input of a build.
 
-    For a target that builds in steps: `folder` holds what was rendered, as the context of the
-    build; `program` is them and `step_keys` their identities; the first `shared` were put into the
-    cache by another build of this run, the first `expected_cached` should come from there, and
-    with `require_cache` it is an error when they do not. `passed` is told how many first steps are
-    over. `unwanted` are the IDs of builds that must not be taken instead of a new one: they were
-    revoked.
+    `folder` contains the rendered files, as the build context. For a target that builds in steps,
+    `program` has the steps and `step_keys` their identities. Another build of this run put the
+    first `shared` steps into the cache; the first `expected_cached` should come from there, which
+    `require_cache` makes a condition. `passed` is called with how many steps are over. `unwanted`
+    are the IDs of revoked builds, which must not be used again.
     """
 
     rendered: Rendered
@@ -65,16 +64,14 @@ class BuildInput:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Built:
-    """One finished, not yet verified build.
+    """A finished build that is not verified yet.
 
-    `seconds` is what making it took; `reused` that it was there already, and then `seconds` is
-    what it took when it was made. `cold` is seconds by warm-up import, the first of all, where the
-    builder could measure that. `size` is in bytes, None where the target does not tell. `steps`
-    are the identities of the steps that it consists of, `cached` how many came from the cache,
-    `base_fetched` that the base image did not. `one_of_many` says that other machines make the
-    same build, each for itself: then `notes` are what is particular to this one's. `missing` is
-    what the spec asks for by name and the target does not provide. `folder` is where it is on this
-    machine; None where it is elsewhere.
+    `seconds` is how long it took, even if this run `reused` it. `cold` is the time of each module's
+    first import in seconds, if the builder could measure it. `size` is in bytes, None if unknown.
+    `steps` are the identities of its steps, `cached` how many came from the cache; `base_fetched`
+    means that the base image did not. If it is `one_of_many`, other machines make the same build
+    for themselves, and `notes` apply to this machine's only. `missing` is what the spec names and
+    the target does not provide. `folder` is where the build is on this machine, or None.
     """
 
     name: str
@@ -99,9 +96,11 @@ class Built:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Opening:
-    """The sandbox that is to be opened: of the build `ref` of template `name`, the modules of
-    `warm` imported already, with the variables of `env`. With `cold`, its interpreter has imported
-    nothing, even where the build keeps a warm one."""
+    """A sandbox to open, of the build `ref` of template `name`.
+
+    The modules of `warm` are imported and the variables of `env` are set. The interpreter of a
+    `cold` one has imported nothing, even if the build has a warm one.
+    """
 
     ref: str
     name: str
@@ -112,10 +111,9 @@ class Opening:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Publication:
-    """The verified build of template `name` that is to be published.
+    """A verified build of template `name` to publish on a channel of the target, if any.
 
-    `channel` is the target's own that is to point at it, None for none. `over` are the IDs of
-    builds that give way though they are newer; None is all.
+    The builds whose IDs are in `over` give way even if they are newer; None means all builds.
     """
 
     name: str
@@ -125,7 +123,7 @@ class Publication:
 
 
 class OvertakenError(Exception):
-    """A target's channel belongs to a newer build: nothing was moved."""
+    """A target's channel belongs to a newer build, so nothing was moved."""
 
     def __init__(self, channel: str, build_id: str | None) -> None:
         super().__init__(f"channel `{channel}` belongs to build {build_id}, which was begun later")
@@ -133,8 +131,7 @@ class OvertakenError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tagged:
-    """A build that a target has, as its tags tell it: `digest` where one of them says it,
-    `channels` those that lead to it."""
+    """A build on a target, by its tags: its digest, if they name one, and its channels."""
 
     ref: Ref
     template_id: str
@@ -145,7 +142,7 @@ class Tagged:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Need:
-    """Why something is needed by a registry; not `known` where the registry cannot be asked."""
+    """Why a registry needs something; not `known` if the registry cannot be read."""
 
     why: str
     known: bool = True
@@ -153,9 +150,12 @@ class Need:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Needs:
-    """What is needed of a target: `templates` is what the registry has of it (name → channels and
-    builds), `of` the need for a digest in a registry ("" is the project's own), if there is one.
-    What was used or made within the last `protect_seconds` is needed, too."""
+    """What is needed of a target.
+
+    `templates` are its entries in the registry, by name. `of` returns the need for a digest in a
+    registry ("" is the project's own), if any. Everything used or made within the last
+    `protect_seconds` is needed, too.
+    """
 
     templates: Mapping[str, Entry]
     of: Callable[[str, str], Need | None]
@@ -164,9 +164,11 @@ class Needs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Unused:
-    """Something that a target keeps and nothing needs: `identity` is the target's own name for it,
-    `size` in bytes (None where it is not told), `why` it is not needed. `kept` is why it stays all
-    the same: whether it is needed is not known."""
+    """Something that a target keeps and nothing needs.
+
+    `identity` is the target's name for it, `size` is in bytes (None if unknown), `why` is why it is
+    not needed. `kept` is why it stays all the same: it may be needed.
+    """
 
     kind: str
     identity: str
@@ -176,7 +178,7 @@ class Unused:
     kept: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """It as plain values."""
+        """Return the JSON form."""
         return {
             "kind": self.kind,
             "identity": self.identity,
@@ -187,21 +189,20 @@ class Unused:
 
 
 class Claims(Protocol):
-    """What building, opening and publishing have in common; `name` is what the target is called."""
+    """What building, opening and publishing have in common; `name` is the target's."""
 
     name: str
 
     def claimed(self, name: str) -> AbstractContextManager[None]:
-        """Keep others from working on the template `name`, for the `with` block, as far as the
-        target needs that."""
+        """Keep others from the template `name` during the `with` block, if the target needs it."""
 
 
 class Builder(Claims, Protocol):
-    """The part of a target that makes builds; `jobs` of them at a time are sensible.
+    """The part of a target that makes builds, sensibly up to `jobs` at a time.
 
-    With `steps_cached` it builds in steps, and keeps what each made for the next build. With
-    `content_addressed`, what has the same digest is the same build, with the same ref. With
-    `this_machine`, builds are files of this machine, which another one does not have.
+    With `steps_cached` it builds in steps and caches each. With `content_addressed`, the same
+    digest is the same build, with the same ref. With `this_machine`, builds are files on this
+    machine, which others do not have.
     """
 
     steps_cached: bool
@@ -211,23 +212,25 @@ class Builder(Claims, Protocol):
 
     @property
     def journal(self) -> Journal | None:
-        """The builds under way that outlive a run that is killed; None where none does."""
+        """The journal of running builds, or None if no build outlives its run."""
 
     def look(self, query: StateQuery) -> TargetState:
-        """What the target has of a variant."""
+        """Return what the target has of a variant."""
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
-        """What of the variant this target cannot provide, in words."""
+        """Return what of the variant this target cannot provide, in words."""
 
     def blocked(self, variant: Variant) -> str | None:
-        """Why the variant cannot be built here at all, or None."""
+        """Return why this target cannot build the variant at all, or None."""
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
-        """Make the build, or find it made, with the template claimed. Raises `BuildError` and its
-        kin; then nothing is left but what the next run can use."""
+        """Make the build, or find it, with the template claimed.
+
+        Raises `BuildError` and the like, leaving nothing but what the next run can use.
+        """
 
     def tidy(self) -> None:
-        """Remove what runs that were killed have left behind."""
+        """Remove what killed runs left."""
 
 
 class Opener(Claims, Protocol):
@@ -238,58 +241,57 @@ class Opener(Claims, Protocol):
 
     @property
     def changes(self) -> Callable[[str], Sequence[str]] | None:
-        """What of a build (by its ref) is not as it was made, in words; None where nobody can
-        change one. Raises `StorageError`."""
+        """Return what has changed in a build, by its ref, in words; None if builds cannot change.
+        Raises `StorageError`."""
 
     @property
     def copies(self) -> Callable[[Opening], Generator[Sandbox, None, None]] | None:
-        """Two sandboxes, one after the other, whose interpreters are copies of the same warm one;
-        fewer where there are no copies. None where all sandboxes of a build are copies of it."""
+        """Yield two sandboxes, one after the other, whose interpreters are copies of one warm one,
+        or fewer if there are none. None if all sandboxes of a build are copies."""
 
 
 class Inventory(Protocol):
-    """What a target itself can tell of the templates that it has, by their tags."""
+    """The templates on a target, by the tags that it keeps."""
 
     def examine(self, ref: str) -> str:
-        """Look for a template that was not built here, `ID` or `ID:build`; its ID.
+        """Return the ID of a template that was not built here, named by `ID` or `ID:build`.
 
-        Raises `BuildError` when there is none that sandboxes can be created from.
+        Raises `BuildError` if it cannot start sandboxes.
         """
 
     def tagged(self, name: str) -> list[Tagged]:
-        """The builds of template `name` that the target has and tags lead to."""
+        """Return the builds of template `name` on the target that have a tag."""
 
     def withdraw(
         self, name: str, builds: Sequence[Build], *, channels: Mapping[str, Build]
     ) -> str | None:
-        """Let go of what `publish` has moved to `builds`, and of `channels`, with what they pointed
-        at; returns what a person should know of what stays."""
+        """Remove what `publish` moved to `builds`, and `channels` from their builds; return a note
+        on what stays, if anything does."""
 
 
 class Publisher(Claims, Protocol):
-    """The part of a target that has applications find a verified build."""
+    """The part of a target that lets applications find a verified build."""
 
     @property
     def inventory(self) -> Inventory | None:
-        """The templates as the target's own tags tell them; None where the registry alone has
-        channels."""
+        """The templates by the target's own tags; None if only the registry has channels."""
 
     def publish(self, publication: Publication) -> Callable[[], None] | None:
-        """Publish a build; returns what takes that back, if there is something to take back.
+        """Publish a build; return a function that undoes it, if anything was done.
 
-        Raises `OvertakenError` where another newer one has the channel, `BuildError` and its kin;
-        then all points where it pointed.
+        Raises `OvertakenError` if a newer build has the channel, `BuildError` and the like, with
+        everything as it was.
         """
 
 
 class Cleaner(Protocol):
-    """What keeps what templates were built to: a target, or a Docker engine."""
+    """Something that keeps builds: a target, or a Docker engine."""
 
     def unused(self, needs: Needs) -> list[Unused]:
-        """What it keeps and nothing needs, largest first."""
+        """Return what it keeps and nothing needs, largest first."""
 
     def remove(self, waste: Unused) -> str | None:
-        """Remove what `unused` has found; why not, where it has come into use."""
+        """Remove something `unused`; return why not if it is in use again."""
 
 
 class Target(Builder, Opener, Publisher, Cleaner, Protocol):
@@ -297,6 +299,8 @@ class Target(Builder, Opener, Publisher, Cleaner, Protocol):
 
     @property
     def account(self) -> Callable[[], str] | None:
-        """Ask the target for the account, and describe it; None where it needs none. Raises
-        `TargetUnavailableError` for a key that is refused, `NetworkError`, `LimitError`,
-        `BuildError`."""
+        """Look up the account and return its description; None if the target needs none.
+
+        Raises `TargetUnavailableError` if the key is refused, `NetworkError`, `LimitError` and
+        `BuildError`.
+        """

@@ -21,7 +21,7 @@ def test_the_main_job_end_to_end(project: Path, command: Command) -> None:
     changed spec is built, because of that change, and the registry points at the new build."""
     built = command("build", cwd=project)
     assert built.returncode == 0, built.stderr
-    assert built.stderr.startswith("target local: E2B_API_KEY is not set\n")
+    assert built.stderr.startswith("target local: the default without E2B_API_KEY\n")
     lines = built.stdout.splitlines()
     assert re.fullmatch(
         r"template  result  ref +digest +packages  size +built in +first import", lines[0]
@@ -126,12 +126,12 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
         (
             ["plan", "lihgt"],
             5,
-            "target local: E2B_API_KEY is not set\nerror: no variant is called `lihgt`; there are: light, other\n\nhint: did you mean `light`?\n",
+            "target local: the default without E2B_API_KEY\nerror: no variant is called `lihgt`; there are: light, other\n\nhint: did you mean `light`?\n",
         ),
         (
             ["plan", "variants/_base.toml"],
             5,
-            "target local: E2B_API_KEY is not set\nerror: `variants/_base.toml` is a shared stage and never built alone\n",
+            "target local: the default without E2B_API_KEY\nerror: `variants/_base.toml` is a shared stage and never built alone\n",
         ),
         (
             ["plan", "--target", "lcoal"],
@@ -141,8 +141,8 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
         (
             ["build", "--target", "e2b"],
             30,
-            "target e2b: asked for\nerror: target `e2b` needs an account: `E2B_API_KEY` is not set"
-            "\n\nhint: set `E2B_API_KEY` to a key of it, or use `--target local`, which needs none\n",
+            "target e2b: requested\nerror: target `e2b` needs an account: `E2B_API_KEY` is not set"
+            "\n\nhint: set `E2B_API_KEY` to an API key, or use `--target local`, which needs none\n",
         ),
         (["build", "--frozen", "light"], 11, None),
         (["render", "--check"], 13, None),

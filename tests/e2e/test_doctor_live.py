@@ -127,7 +127,7 @@ def test_refusal_decides_one_line(
         assert states["source"] == "holds"
         assert states["left"] == "not checked"
         assert isinstance(ended, NetworkError)
-        assert ended.message.endswith("` failed: the answer is not one of E2B's API")
+        assert ended.message.endswith("` failed: the response is not from E2B's API")
         assert left == []
         assert server.state.templates == {}
         assert server.running == {}

@@ -25,7 +25,7 @@ from builder.system.events import Event
 
 def work() -> None:
     with Output().progress() as report:
-        report(Event(kind="note", text="target local: asked for"))
+        report(Event(kind="note", text="target local: requested"))
         for number in range(20):
             report(Event(kind="step", variant="light", text=f"step {number}"))
             time.sleep(0.1)

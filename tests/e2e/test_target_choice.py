@@ -15,16 +15,16 @@ KEY = {"E2B_API_KEY": "e2b_x"}
 @pytest.mark.parametrize(
     ("asked", "environment", "name", "why"),
     [
-        ("local", {"TEMPLATE_TARGET": "e2b", **KEY}, "local", "target local: asked for"),
+        ("local", {"TEMPLATE_TARGET": "e2b", **KEY}, "local", "target local: requested"),
         (
             None,
             {"TEMPLATE_TARGET": "local", **KEY},
             "local",
-            "target local: TEMPLATE_TARGET names it",
+            "target local: set by TEMPLATE_TARGET",
         ),
-        (None, {"TEMPLATE_TARGET": " e2b "}, "e2b", "target e2b: TEMPLATE_TARGET names it"),
+        (None, {"TEMPLATE_TARGET": " e2b "}, "e2b", "target e2b: set by TEMPLATE_TARGET"),
         (None, {"TEMPLATE_TARGET": "", **KEY}, "e2b", "target e2b: E2B_API_KEY is set"),
-        (None, {}, "local", "target local: E2B_API_KEY is not set"),
+        (None, {}, "local", "target local: the default without E2B_API_KEY"),
     ],
 )
 def test_target_is_chosen_by_one_rule(
@@ -49,7 +49,7 @@ def test_every_command_obeys_the_variable(project: Path, command: Command) -> No
     """Commands that build, look and clean up take the target that TEMPLATE_TARGET names."""
     cloud = {"TEMPLATE_TARGET": "e2b"}
     local = {"TEMPLATE_TARGET": "local", "E2B_API_KEY": "e2b_x"}
-    first = "target local: TEMPLATE_TARGET names it"
+    first = "target local: set by TEMPLATE_TARGET"
     command("lock", cwd=project)
     for arguments in (["build", "light", "--frozen"], ["plan"], ["verify", "light"], ["outdated"]):
         done = command(*arguments, cwd=project, **local)
@@ -57,7 +57,7 @@ def test_every_command_obeys_the_variable(project: Path, command: Command) -> No
         assert (
             command(*arguments, cwd=project, **cloud)
             .stderr.splitlines()[0]
-            .endswith("target e2b: TEMPLATE_TARGET names it")
+            .endswith("target e2b: set by TEMPLATE_TARGET")
         )
     for arguments in (["resolve", "light"], ["show", "light"], ["promote", "light"]):
         done = command(*arguments, cwd=project, **cloud)

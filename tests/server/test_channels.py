@@ -94,11 +94,11 @@ def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
     assert registry.resolve("mine", path=place.folder / "registry.json") == template_id
     assert adopt(ref).note is None
     assert registry.resolve("mine", path=place.folder / "registry.json") == ref
-    with pytest.raises(BuildError, match="there is no template `nothing0here` on e2b"):
+    with pytest.raises(BuildError, match="e2b has no template `nothing0here`"):
         adopt("nothing0here")
     with pytest.raises(BuildError, match="`stable` is a tag of") as caught:
         adopt(f"{template_id}:stable")
-    assert caught.value.hint == f"{template_id}:{build_id} is the build that it is on now"
+    assert caught.value.hint == f"name the build that has it now: {template_id}:{build_id}"
 
 
 def test_rollback_goes_further_back_each_time(tmp_path: Path, command: Command) -> None:

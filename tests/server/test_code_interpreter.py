@@ -23,8 +23,8 @@ from tests.support.e2b_server import Server
 from tests.support.samples import load
 
 WHY = (
-    "which is not the code interpreter: a sandbox on E2B runs code through one on port 49999 of its"
-    " own, as http://localhost:49999/health"
+    "which is not the code service: sandboxes on E2B run code through the one on their port 49999;"
+    " use http://localhost:49999/health"
 )
 
 
@@ -176,7 +176,7 @@ def test_precheck_of_an_answer_that_ends_early(answering: Callable[..., Executio
     with pytest.raises(SandboxError) as caught:
         answering(OUTPUT)
     assert caught.value.message == (
-        "the answer of the code service cannot be read: it ended before the code did"
+        "the answer of the code service cannot be read: it ended before the code"
     )
     with pytest.raises(PrecheckError, match="the code service answers with an empty stream"):
         answering()

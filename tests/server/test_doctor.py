@@ -56,7 +56,7 @@ def test_key_that_is_refused_is_an_error(
     monkeypatch.setenv("E2B_API_KEY", "e2b_canary")
     done = command("doctor", cwd=project)
     assert done.returncode == TargetUnavailableError.exit_code
-    words = "E2B refused the key in `E2B_API_KEY`: 401: Invalid API key"
+    words = "E2B refused the key of target `e2b`: 401: Invalid API key"
     assert re.search(rf"no +target e2b +E2B_API_KEY is set; {re.escape(words)}", done.stdout)
     assert f"error: {words}, please visit https://e2b.dev/docs/api-key" in done.stderr
     assert "\n\nhint: set `E2B_API_KEY` to a key of the account\n" in done.stderr
@@ -83,7 +83,7 @@ def test_every_target_is_asked_for_its_own_account(
     [
         (
             Fault("GET /v2/templates", "status", code=403, times=9),
-            "E2B refused the key in `E2B_API_KEY`: 403: ",
+            "E2B refused the key of target `e2b`: 403: ",
         ),
         (
             Fault("GET /v2/templates", "status", code=500, times=9),

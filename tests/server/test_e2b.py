@@ -154,7 +154,7 @@ def test_failed_step_is_told_with_its_places(
         "  E2B says: exit status 1\n"
         "  | line 0 of RUN\n"
         "  | it went wrong\n\n"
-        f"hint: `template-builder logs one` has the whole log of build {server.builds()[0].id}"
+        f"hint: `template-builder logs one` shows the whole log of build {server.builds()[0].id}"
     )
     assert not (place.folder / "registry.json").exists()
 
@@ -204,7 +204,7 @@ def test_step_that_should_be_cached(place: Place, cloud: Server) -> None:
     cloud.state.layers.clear()
     error = place.build("two", require_cache=True)["two"].error
     assert isinstance(error, CacheMissError)
-    told = "not from the cache, though it should have been: step 1, 2, 3, 4, 5"
+    told = "steps that should have come from the cache ran again: 1, 2, 3, 4, 5"
     assert error.message == f"`two` was built, but {told}"
     assert "default" not in cloud.tags("two")
     # The same build, taken up: it is still not what was asked for.
@@ -216,7 +216,7 @@ def test_step_that_should_be_cached(place: Place, cloud: Server) -> None:
     place.build("four")
     cloud.state.layers.clear()
     assert place.build("three")["three"].action == "built"
-    assert place.warnings() == ["not from the cache, though it should have been: step 1, 2, 3"]
+    assert place.warnings() == ["steps that should have come from the cache ran again: 1, 2, 3"]
     assert place.recorded("three")["warnings"][-1] == place.warnings()[0]
 
 
@@ -272,7 +272,7 @@ def test_domain_is_that_of_the_target(
     monkeypatch.setenv("STAGING_KEY", "canary")
     found = command("plan", "--frozen", "--target", "staging", cwd=place.folder)
     assert found.returncode == NetworkError.exit_code
-    assert found.stderr.startswith("target staging: asked for, at cluster.invalid\n")
+    assert found.stderr.startswith("target staging: requested, at cluster.invalid\n")
     assert "(https://api.cluster.invalid)\n" in found.stderr
     looked = command("doctor", cwd=place.folder)
     assert re.search(r"- +target e2b +E2B_API_KEY is not set; only this target", looked.stdout)
@@ -286,7 +286,7 @@ def test_key_that_is_refused(place: Place, cloud: Server, monkeypatch: pytest.Mo
     monkeypatch.setenv("E2B_API_KEY", "e2b_canary")
     with pytest.raises(TargetUnavailableError) as caught:
         place.build("four")
-    assert caught.value.message.startswith("E2B refused the key in `E2B_API_KEY`: 401: ")
+    assert caught.value.message.startswith("E2B refused the key of target `e2b`: 401: ")
     assert "canary" not in str(caught.value)
     # Each of the looks at one variant asks once: a wrong key does not become right.
     assert len(cloud.front.requests) == 1
@@ -310,8 +310,7 @@ def test_sandbox_that_cannot_be_ended_is_named(place: Place, cloud: Server) -> N
     (sandbox,) = cloud.running
     (warning,) = place.warnings()
     assert re.fullmatch(
-        rf"the sandbox {sandbox} could not be ended: ending the sandbox {sandbox} failed: .*;"
-        r" E2B ends it by itself within \d+ seconds",
+        rf"cannot end the sandbox {sandbox}: .*; E2B ends it within \d+ seconds",
         warning,
     )
 
@@ -365,7 +364,7 @@ def test_variant_without_a_service_is_blocked(place: Place, cloud: Server) -> No
     (planned,) = place.planned("four").variants
     assert planned.action == "blocked"
     assert str(planned.reasons[0]) == (
-        "it has no [service]: a sandbox on E2B runs code through its code service"
+        "it has no [service]: sandboxes on E2B run code through their code service"
     )
 
 

@@ -11,7 +11,7 @@ import pytest
 
 from builder.errors import BuildError, NetworkError, TemplateError
 from builder.runtime import CodeExecutionPrimitive
-from builder.targets.e2b import api, building, calls, retries
+from builder.targets.e2b import api, building, retries
 from builder.targets.e2b import cloud as of_cloud
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.cloud import Cloud
@@ -47,7 +47,7 @@ def account(cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Account:
 
 def failure(account: Account, call: Callable[[Cloud], Any]) -> TemplateError:
     with pytest.raises(TemplateError) as caught:
-        call(Cloud(account, key_variable="E2B_API_KEY"))
+        call(Cloud(account))
     return caught.value
 
 
@@ -60,8 +60,11 @@ def test_answer_of_another_server(cloud: Server, account: Account, call: str, bo
     cloud.front.faults.append(Fault(request, "status", code=200, body=body, times=1000))
     error = failure(account, made)
     assert type(error) is NetworkError
-    assert " failed: the answer is not one of E2B's API" in error.message
-    assert error.hint == f"is `{cloud.url}` its address? if it is, run the same command again"
+    assert " failed: the response is not from E2B's API" in error.message
+    assert (
+        error.hint
+        == f"is `{cloud.url}` the address of the API? if it is, run the same command again"
+    )
     assert cloud.front.requests.count(request) > 1 or "(" in request
 
 
@@ -74,7 +77,7 @@ def test_refusal_of_another_server(cloud: Server, account: Account, call: str, c
     cloud.front.faults.append(Fault(request, "status", code=code, body=PAGE, times=1000))
     error = failure(account, made)
     assert type(error) is NetworkError
-    assert " failed: the answer is not one of E2B's API" in error.message
+    assert " failed: the response is not from E2B's API" in error.message
     assert "b'" not in error.message
 
 
@@ -84,7 +87,7 @@ def test_redirect_tells_where_it_leads(cloud: Server, account: Account) -> None:
     fault = Fault("GET .*", "status", code=301, body=PAGE, headers=location, times=1000)
     cloud.front.faults.append(fault)
     assert failure(account, lambda cloud: cloud.tags("a")).message == (
-        "asking for the tags of `a` failed: the answer is not one of E2B's API: 301: it leads to"
+        "asking for the tags of `a` failed: the response is not from E2B's API: 301: it redirects to"
         " https://there.test/"
     )
 
@@ -104,8 +107,11 @@ def test_sandbox_of_another_server(
 
     with pytest.raises(NetworkError) as caught:
         asyncio.run(run())
-    assert caught.value.message.endswith(" failed: the answer is not one of E2B's API")
-    assert caught.value.hint == f"is `{ready.url}` the address of its API?"
+    assert caught.value.message.endswith(" failed: the response is not from E2B's API")
+    assert (
+        caught.value.hint
+        == f"is `{ready.url}` the address of the API? if it is, run the same command again"
+    )
 
 
 def test_start_that_another_server_answers(place: Place, cloud: Server) -> None:
@@ -126,7 +132,7 @@ def test_build_that_does_not_begin(
     cloud.front.faults.append(Fault("POST /v2/templates/.*", "status", code=202, body=""))
     assert isinstance(place.build("four")["four"].error, BuildError)
     texts = [event.text for event in place.events]
-    assert texts.count("E2B has not begun the build yet: waiting") == 1
+    assert texts.count("waiting for E2B to begin the build") == 1
 
 
 @pytest.mark.parametrize("call", [call for call in CALLS if call != "team"])
@@ -135,8 +141,11 @@ def test_path_that_the_api_does_not_have(cloud: Server, account: Account, call: 
     wrong = replace(account, api_url=f"{cloud.url}/api")
     error = failure(wrong, CALLS[call][1])
     assert type(error) is NetworkError
-    assert " failed: the answer is not one of E2B's API: 404: validation error: " in error.message
-    assert error.hint == f"is `{wrong.api_url}` its address? if it is, run the same command again"
+    assert " failed: the response is not from E2B's API: 404: validation error: " in error.message
+    assert (
+        error.hint
+        == f"is `{wrong.api_url}` the address of the API? if it is, run the same command again"
+    )
 
 
 @pytest.mark.parametrize("call", ["tags", "templates"])
@@ -146,7 +155,7 @@ def test_answer_without_an_end(
     """An answer that goes on and on is given up after a while, with a word before the next try."""
     place.build("four")
     monkeypatch.setattr(retries, "_SLOW_SECONDS", 0.0)
-    monkeypatch.setattr(calls, "OF_BUILDS", replace(retries.OF_BUILDS, fault_seconds=2.0))
+    monkeypatch.setattr(of_cloud, "OF_BUILDS", replace(retries.OF_BUILDS, fault_seconds=2.0))
     for module in (api, of_cloud):
         monkeypatch.setattr(module, "SECONDS", 0.6)
     (template,) = cloud.state.templates
@@ -156,7 +165,7 @@ def test_answer_without_an_end(
     told: list[str] = []
     account = Account(api_key=cloud.key)
     with pytest.raises(NetworkError) as caught:
-        made = Cloud(account, key_variable="K", waiting=told.append)
+        made = Cloud(account, waiting=told.append)
         made.tags(template) if call == "tags" else made.templates()
     assert "failed: " in caught.value.message
     assert {line.partition(": ")[0] for line in told} == {"waiting for E2B"}

@@ -72,6 +72,5 @@ def test_lifetime_beyond_the_tier(ready: Server, caplog: pytest.LogCaptureFixtur
     run_once(ready, session_max_age=7200)
     assert ready.front.requests.count(CREATE) == 3
     assert [record.getMessage() for record in caplog.records] == [
-        "E2B ends each sandbox of this account after 3600 seconds at the latest: one that was asked"
-        " for was to live for 7500"
+        "E2B ends every sandbox of this account within 3600 seconds, instead of the 7500 requested"
     ]

@@ -47,8 +47,8 @@ def test_tag_that_was_moved_by_hand_is_moved_back(place: Place, cloud: Server, t
     assert reasons(place, "four") == (
         "retag",
         [
-            f"the tag `{tag}` on e2b is on build {other}, the registry says {good}: it was moved by"
-            " hand, or by another registry"
+            f"the tag `{tag}` on e2b is on build {other}, but the registry names {good}: it was"
+            " moved by hand, or by another registry"
         ],
     )
     builds = len(cloud.builds("four"))
@@ -65,7 +65,7 @@ def test_tag_that_was_removed_is_put_back(place: Place, cloud: Server) -> None:
     template.tags = [entry for entry in template.tags if entry[0] != "default"]
     action, (reason,) = reasons(place, "four")
     assert action == "retag"
-    assert reason.startswith("the tag `default` on e2b is gone, the registry says ")
+    assert reason.startswith("the tag `default` on e2b is gone, but the registry names ")
     assert place.build("four")["four"].action == "retagged"
     assert "default" in cloud.tags("four")
 

@@ -147,10 +147,10 @@ def test_clocks_may_differ(place: Place, lead: Callable[[Server], Server], hours
 @pytest.mark.parametrize(
     ("call", "fault", "kind", "told"),
     [
-        ("request", Fault("", "status", code=500), NetworkError, "starting the build of `four` failed: 500: injected"),
-        ("request", Fault("", "status", code=400), BuildError, "starting the build of `four` was refused: 400: injected"),
-        ("upload", Fault("", "status", code=403), NetworkError, "starting the build of `four` failed: uploading `"),
-        ("start", Fault("", "status", code=503), NetworkError, "starting the build of `four` failed: 503: "),
+        ("request", Fault("", "status", code=500), NetworkError, "requesting a build of `four` failed: 500: injected"),
+        ("request", Fault("", "status", code=400), BuildError, "requesting a build of `four` was refused: 400: injected"),
+        ("upload", Fault("", "status", code=403), NetworkError, "uploading `"),
+        ("start", Fault("", "status", code=503), NetworkError, "starting build "),
         ("status", Fault("", "truncated"), NetworkError, "asking for the state of build "),
         ("create", Fault("", "status", code=500), NetworkError, "creating a sandbox of `"),
         ("publish", Fault("", "status", code=500), NetworkError, "moving the tags stable."),
@@ -178,13 +178,13 @@ def test_fault_that_stays(
 def test_limit_that_stays(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that is not lifted is waited for, and then told as what it is."""
     shorter = dataclasses.replace(retries.OF_BUILDS, limit_seconds=3.0)
-    monkeypatch.setattr("builder.targets.e2b.calls.OF_BUILDS", shorter)
+    monkeypatch.setattr("builder.targets.e2b.cloud.OF_BUILDS", shorter)
     cloud.front.faults.append(Fault(CALLS["request"], "status", code=429, times=1000))
     error = place.build("four")["four"].error
     assert isinstance(error, LimitError)
     assert str(error) == (
-        "starting the build of `four` was refused for too long: 429: injected\n\n"
-        "hint: wait for other builds to end, or ask E2B for a higher limit"
+        "requesting a build of `four` was refused for too long: 429: injected\n\n"
+        "hint: wait for builds and sandboxes to end, or ask E2B for a higher limit"
     )
 
 

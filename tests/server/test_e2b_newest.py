@@ -100,7 +100,7 @@ def test_newest_build_wins(places: Places, server: Server, channel: str, shared:
         assert (planned.action, [str(one) for one in planned.reasons]) == (
             "skip",
             [
-                f"the tag `{tag}` on e2b is on build {last}, which another machine has published"
+                f"the tag `{tag}` on e2b is on build {last}, which another machine published"
                 " and this registry does not know: `template-builder registry rebuild four --target"
                 " e2b` records it"
             ],

@@ -251,8 +251,8 @@ def test_leftover_that_cannot_be_listed_stops_nothing(place: Place, cloud: Serve
     cloud.front.faults.append(Fault("GET /v2/sandboxes", "status", code=403, times=1000))
     assert place.build("three")["three"].action == "built"
     (warning,) = place.warnings()
-    assert warning.startswith("a sandbox that an earlier run opened for `four` may be left: ")
-    assert warning.endswith("; the next run tries again")
+    assert warning.startswith("a sandbox that an earlier run opened for `four` may still run: ")
+    assert warning.endswith("; the next run tries again to end it")
     assert len(cloud.running) == 1
     cloud.front.faults.clear()
     place.build("three")

@@ -62,7 +62,7 @@ def test_running_build_that_is_overtaken(
         assert [first.times_started, second.times_started] == [1, 1]
         assert place.recorded("four")["build_id"] == second.id
         texts = [event.text for event in place.events]
-        assert "somebody else has asked for the same build since: following that one" in texts
+        assert "another machine started the same build: waiting for that one" in texts
 
 
 def test_waiting_build_that_is_overtaken(place: Place, lead: Callable[[Server], Server]) -> None:
@@ -104,7 +104,7 @@ def test_build_that_was_cancelled_for_nobody(
     [
         ("base", "base", "no such image", StepError, "the base image failed on e2b: FROM localhost:1/python:3.13"),
         ("resize-disk", "resize-disk", "no room", StepError, "enlarging the disk, after the steps, failed on e2b"),
-        ("finalize", "finalize", "start command failed", StepError, "what comes after the steps failed on e2b: start command: "),
+        ("finalize", "finalize", "start command failed", StepError, "the start command, after the steps, failed on e2b: start command: "),
         ("optimize", "optimize", "no pages", StepError, "optimizing the snapshot, after the steps, failed on e2b"),
         ("2", None, "build timed out", BuildError, "the build failed on e2b, at step 2 of "),
         ("base", "", "build timed out", BuildError, "the build failed on e2b, at the base image"),
@@ -132,10 +132,13 @@ def test_error_of_its_own_is_met_again_once(place: Place, cloud: Server, times: 
     builds = cloud.builds("four")
     assert len(builds) == 2
     texts = [event.text for event in place.events]
-    assert "E2B met an error of its own: asking once more" in texts
+    assert "E2B reported an internal error: trying once more" in texts
     if times == 1:
         assert error is None
         return
     assert type(error) is BuildError
     assert error.message.startswith("the build failed on e2b, at step 2 of ")
-    assert error.hint == f"E2B's support can look into build {builds[1].id}; later, run it again"
+    assert (
+        error.hint
+        == f"run the command again later, or ask E2B's support about build {builds[1].id}"
+    )

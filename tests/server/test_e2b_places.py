@@ -65,7 +65,7 @@ def test_two_places_in_one_process(
         hook = E2BWebhookPrimitive(target="second")
         assert vars(hook)["_origin"] == second.url
         planned = command("plan", "--frozen", "--target", "second", cwd=place.folder)
-        assert planned.stderr.startswith(f"target second: asked for, at {second.url}\n")
+        assert planned.stderr.startswith(f"target second: requested, at {second.url}\n")
         assert first.problems + second.problems == []
 
 

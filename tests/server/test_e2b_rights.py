@@ -37,7 +37,7 @@ def test_address_that_is_not_of_the_api(place: Place, cloud: Server, command: Co
         done = command(*arguments, "four", "--frozen", *TO, cwd=place.folder, **wrong)
         assert done.returncode == NetworkError.exit_code, done.stderr
         assert "no matching operation was found" in done.stderr
-        assert f"hint: is `{cloud.url}/api` its address?" in done.stderr
+        assert f"hint: is `{cloud.url}/api` the address of the API?" in done.stderr
     remove = ("remove", "four", *TO, "--channel", "stable", "--yes")
     done = command(*remove, cwd=place.folder, **wrong)
     assert done.returncode == 0, done.stderr
@@ -64,8 +64,8 @@ def test_key_of_another_account(
         done = command(*arguments, "four", "--frozen", *TO, cwd=place.folder, **key)
         assert done.returncode == TargetUnavailableError.exit_code, done.stderr
         assert (
-            f"error: the template `four` ({ours}) that is recorded for e2b belongs to another account"
-            " than the key\n" in done.stderr
+            f"error: the template `four` ({ours}) recorded for e2b belongs to another account than"
+            " the key\n" in done.stderr
         )
     assert (path.read_bytes(), len(teams.builds())) == (before, count)
     remove = ("remove", "four", *TO, "--channel", "stable", "--yes")
@@ -89,4 +89,4 @@ def test_template_that_is_gone_has_no_tags(place: Place, cloud: Server, command:
     place.build("four")
     cloud.state.templates.clear()
     done = command("remove", "four", *TO, "--channel", "stable", "--yes", cwd=place.folder)
-    assert "note: there is no template `four` on e2b any more, and no tag of it\n" in done.stdout
+    assert "note: the template `four` and its tags are gone from e2b\n" in done.stdout

@@ -90,7 +90,7 @@ def test_tag_that_moved_since_it_was_looked_at_stays(place: Place, cloud: Server
     name, _, tag = waste.identity.partition(":")
     assert cloud.tags(name)[tag] == waste.subject
     e2b.Template.assign_tags(f"{name}:{other.subject}", tag)
-    assert adapter.remove(waste) == f"it is on build {other.subject} now"
+    assert adapter.remove(waste) == f"it is now on build {other.subject}"
     assert cloud.tags(name)[tag] == other.subject
 
 
@@ -107,8 +107,8 @@ def test_build_without_a_tag_is_out_of_reach(place: Place, cloud: Server, comman
     found = collected(command, place, cloud, "--protect-days", "0")
     assert {one["subject"] for one in found} == {held.partition(":")[2]}
     assert [one["why"] for one in found] == [
-        "no channel needs its build, of which no sandbox can be created afterwards, unless another"
-        " tag is on it or was"
+        "no channel needs its build; without the tag no sandbox can be created of it, unless it has"
+        " or had another tag"
     ]
     with pytest.raises(e2b.SandboxException, match="404"):
         e2b.Sandbox.create(held)
@@ -128,12 +128,10 @@ def test_template_that_the_registry_gave_up_is_deleted(
     assert set(cloud.tags("four")) == {"kept", "default"}
     now = ("--protect-days", "0")
     assert collected(command, place, cloud) == []
-    assert kept(command, place, cloud) == (
-        "the registry has given it up in the days that are protected"
-    )
+    assert kept(command, place, cloud) == ("the registry gave it up within the protected days")
     sandbox = e2b.Sandbox.create("four")
     assert collected(command, place, cloud, *now) == []
-    assert kept(command, place, cloud, *now) == "a sandbox of it runs, or is paused"
+    assert kept(command, place, cloud, *now) == "one of its sandboxes is running or paused"
     adapter = adapter_of(place)
     sandbox.kill()
     (waste,) = adapter.unused(unneeded(place))
@@ -146,12 +144,12 @@ def test_template_that_the_registry_gave_up_is_deleted(
     (template,) = [one for one in cloud.state.templates.values() if one.name == "four"]
     theirs = e2b.Template.build(e2b.Template().from_image("x"), "four", tags=["theirs"])
     assert collected(command, place, cloud, *now) == []
-    assert kept(command, place, cloud, *now) == "it has a build that this registry has never had"
+    assert kept(command, place, cloud, *now) == "it has a build that this registry never had"
     theirs_now = template.build(theirs.build_id)
     assert theirs_now
     theirs_now.become("error")
     (gone,) = collected(command, place, cloud, *now)
     assert (gone["kind"], gone["identity"], gone["subject"]) == ("template", template.id, "four")
-    assert gone["why"] == "the registry has no build and no channel of it any more"
+    assert gone["why"] == "the registry has no build or channel of it any more"
     assert template.id not in cloud.state.templates
     assert collected(command, place, cloud, *now) == []

@@ -74,8 +74,8 @@ def test_variables_that_the_code_service_spoils_are_named(
     place.edit("four", lambda text: f"{text}[env]\n{values}")
     place.edit("_base", lambda text: text.replace("[service]", '[env]\nQUOTE = "\'"\n[service]'))
     rest = (
-        " to programs that run code by E2B's SDK alone: the code service makes code of the value, and"
-        " a quote or backslash in it spoils the first execution in a sandbox"
+        " to programs that run code with E2B's SDK alone: the code service turns the value into code,"
+        " and a quote or backslash in it breaks the first execution in a sandbox"
     )
     wanted = [
         f"not provided by e2b: `env.{name}` (variants/four.toml:{line}){rest}"
@@ -87,7 +87,7 @@ def test_variables_that_the_code_service_spoils_are_named(
     assert place.build("four")["four"].error is None
     assert [text for text in place.warnings() if "env." in text] == wanted
     texts = [event.text for event in place.events]
-    (begun,) = [number for number, text in enumerate(texts) if text.endswith(" is begun")]
+    (begun,) = [number for number, text in enumerate(texts) if text.endswith(" started")]
     assert texts.index(wanted[1]) < begun
     assert place.recorded("four")["warnings"][-2:] == wanted
 
@@ -145,8 +145,8 @@ def test_service_that_nobody_knows_is_named(
         if known
         else [
             "not provided by e2b: a check before the build that `service.command`"
-            " (variants/_base.toml:6) starts a code interpreter: it is not the start-up of E2B's"
-            " image, /root/.jupyter/start-up.sh, and the build is of no use where nothing runs code"
-            " on port 49999"
+            " (variants/_base.toml:6) starts a code service: it is not that of E2B's image,"
+            " /root/.jupyter/start-up.sh, and verification fails unless a code service listens on"
+            " port 49999"
         ]
     )

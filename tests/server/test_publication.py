@@ -65,7 +65,7 @@ def test_build_that_cannot_be_recorded_moves_no_tag(
     done = (
         "what it had moved on the target was moved back"
         if earlier
-        else f"`default`, which E2B does not remove, stays on {made.id}"
+        else f"`default` stays on {made.id}: E2B does not remove that tag"
     )
     assert outcome.error.message == f"the disk is full; nothing was recorded: {done}"
     assert (path.read_bytes() if path.exists() else None) == before

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import json
 import re
 import subprocess
 import sys
@@ -162,10 +163,10 @@ def test_files_are_sent_as_the_sdk_sends_them(tmp_path: Path, source: str) -> No
         e2b.Template.build_in_background(template, "a", **account.options)
         sent.append(dict(server.state.files))
         server.state.files.clear()
-        Cloud(account, key_variable="KEY").start(
-            template, tmp_path, name="b", tag="b", cpu=2, memory_mb=1024, free_disk_mb=None,
-            force=False, tell=lambda _: None, identified=lambda *_: None, uploaded=lambda: None,
-        )  # fmt: skip
+        own = Cloud(account)
+        template_id, _ = own.request_build("b", tag="b", cpu=2, memory_mb=1024)
+        (step,) = json.loads(e2b.Template.to_json(template))["steps"]
+        own.upload(template_id, tmp_path, source, step["filesHash"])
         sent.append(dict(server.state.files))
     theirs, ours = ({key: entries(data) for key, data in files.items()} for files in sent)
     assert ours == theirs != {}

@@ -27,7 +27,7 @@ from builder.render import render
 from builder.runtime import WebhookReceiver
 from builder.sandbox.execution import Output
 from builder.targets.e2b import stream
-from builder.targets.e2b.service import CodeService
+from builder.targets.e2b.connection import Connection
 from builder.targets.journal import Journal
 from tests.conftest import BASE, LIGHT, ROOT
 from tests.support.options import rounds
@@ -250,12 +250,12 @@ EVENTS = [
 ]
 
 
-class _NoService(CodeService):
-    """The part that reads what the code service answers."""
+class _Unconnected(Connection):
+    """The part that reads a response of the code service."""
 
     def __init__(self) -> None:
         """Without a sandbox."""
-        self._worded = str
+        self._worded, self._magic = str, ""
 
 
 @fuzzed
@@ -281,7 +281,7 @@ def test_any_answer_of_the_code_service_is_output_or_refused(
     async def read() -> None:
         output = Output(1000)
         try:
-            await _NoService()._read(httpx.Response(200, content=parts()), output)
+            await _Unconnected()._read(httpx.Response(200, content=parts()), output)
         except TemplateError:
             return
         execution = output.execution(0.0)

@@ -17,7 +17,7 @@ from builder.system.logs import Log, latest
 from tests.conftest import ROOT
 
 EVENTS = [
-    Event(kind="note", text="target local: asked for"),
+    Event(kind="note", text="target local: requested"),
     Event(kind="step", text="resolving"),
     Event(kind="warning", text="no digest"),
     Event(kind="step", variant="a", text="installing"),
@@ -33,7 +33,7 @@ def test_plain_lines(capsys: pytest.CaptureFixture[str]) -> None:
         for event in EVENTS:
             report(event)
     assert [line.replace("    0.0s ", "") for line in capsys.readouterr().err.splitlines()] == [
-        "target local: asked for",
+        "target local: requested",
         "resolving",
         "warning: no digest",
         "a: installing",

@@ -235,8 +235,8 @@ def test_tags_on_e2b_go_with_what_is_removed(
     monkeypatch.setenv("E2B_API_KEY", cloud.key)
     latest = new.partition(":")[2]
     assert removed(place, channels=("stable",)) == (
-        f"`default` on e2b stays on build {latest}: E2B removes it with the template alone, as"
-        " `template-builder gc` does once the registry has nothing of it"
+        f"`default` on e2b stays on build {latest}: E2B removes it only with the template, which"
+        " `template-builder gc` deletes once the registry has no build of it"
     )
     assert "stable" not in cloud.tags("four")
     assert cloud.tags("four")["default"] == latest

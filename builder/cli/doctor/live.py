@@ -213,7 +213,7 @@ class _Live:
             try:
                 left = runner.run(sandbox.get_info()).end_at - dt.datetime.now(dt.UTC)
             except Exception as error:
-                raise SandboxError(self._cloud.redacted(str(error))) from error
+                raise SandboxError(self._cloud.account.redacted(str(error))) from error
             seconds = left.total_seconds()
             self._note("lifetime", f"of {_LONG_SECONDS} seconds it lets it live {seconds:.0f}")
             marked = self._cloud.sandboxes(self._trial.mark)
@@ -249,7 +249,7 @@ class _Live:
         try:
             return str(runner.run(command).stdout)
         except Exception as error:  # noqa: BLE001 - the SDK's, of whatever kind
-            seen = self._cloud.redacted(f"`commands.run` failed: {error}")
+            seen = self._cloud.account.redacted(f"`commands.run` failed: {error}")
             self.results.skip("login", "accounts", why=seen)
             return None
 

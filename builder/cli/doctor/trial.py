@@ -24,7 +24,7 @@ from builder.sandbox.session import Sandbox
 from builder.system import processes
 from builder.system.events import Event, Reporter
 from builder.targets.adapters import connect
-from builder.targets.e2b.program import template_of
+from builder.targets.e2b.program import serialized
 from builder.targets.e2b.sandbox import open_sandbox
 from builder.targets.e2b.target import E2BTarget
 from builder.targets.protocol import BuildInput
@@ -153,20 +153,12 @@ class Trial:
             steps=(Step(kind="RUN", args=("sleep 60", ""), stage="", lines=(1, 1)),),
             start_command=None,
         )
-        root = self.project.root
-        return self.cloud.start(
-            template_of(BuildInput(rendered=made.rendered, folder=root, program=program)),
-            root,
-            name=self.name,
-            tag="overtaken",
-            cpu=CPU,
-            memory_mb=MEMORY_MB,
-            free_disk_mb=None,
-            force=False,
-            tell=lambda _line: None,
-            identified=lambda _template_id, _build_id: None,
-            uploaded=lambda: None,
+        order = BuildInput(rendered=made.rendered, folder=self.project.root, program=program)
+        template_id, build_id = self.cloud.request_build(
+            self.name, tag="overtaken", cpu=CPU, memory_mb=MEMORY_MB
         )
+        self.cloud.start_build(template_id, build_id, serialized(order))
+        return template_id, build_id
 
     def tags(self) -> Mapping[str, str]:
         """Tag → build ID."""

@@ -1,4 +1,4 @@
-"""An account of E2B: its key, and where its API and its sandboxes are. It loads no client."""
+"""An account on E2B: its key and its addresses. This module loads no client."""
 
 from __future__ import annotations
 
@@ -23,15 +23,19 @@ _VARIABLES = {
 
 
 class MissingKeyError(TargetUnavailableError, ValueError):
-    """The key of an account is not set, or is none."""
+    """The key of an account is missing or malformed."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Account:
-    """With a domain or addresses of its own it is there, whatever the variables of E2B's SDK say;
-    without, it is where they say, as it reads them."""
+    """An account on E2B.
+
+    A domain or addresses set here override the variables of E2B's SDK, which apply otherwise.
+    `key_variable` is the environment variable for the key.
+    """
 
     api_key: str = field(repr=False)
+    key_variable: str = _KEYS[0]
     target: str = "e2b"
     domain: str | None = None
     api_url: str | None = None
@@ -39,15 +43,18 @@ class Account:
 
     @classmethod
     def of(cls, settings: TargetSettings, api_key: str) -> Account:
-        """The account of a target. Raises `TargetUnavailableError` for a key, or an address in a
-        variable, that no request can be made with."""
+        """Return the account of a target.
+
+        Raises `TargetUnavailableError` for a malformed key, or address in a variable.
+        """
         if not re.fullmatch(r"[!-~]+", api_key.strip()):
             raise MissingKeyError(
-                f"the key for target `{settings.name}` holds characters that no key has",
-                hint="was it copied whole, and nothing else with it?",
+                f"the key for target `{settings.name}` contains characters that no key has",
+                hint="copy the whole key, and nothing else",
             )
         account = cls(
             api_key=api_key.strip(),
+            key_variable=settings.api_key_env or _KEYS[0],
             target=settings.name,
             domain=settings.domain,
             api_url=settings.api_url,
@@ -55,13 +62,13 @@ class Account:
         )
         for variable, check in _VARIABLES.items() if not account._has_place else ():
             value = os.environ.get(variable)
-            if value and (wrong := check(value)):
-                raise TargetUnavailableError(f"`{variable}` {wrong}")
+            if value and (problem := check(value)):
+                raise TargetUnavailableError(f"`{variable}` {problem}")
         return account
 
     @property
     def origin(self) -> str:
-        """The address of its API."""
+        """Return the address of the API."""
         if self._has_place:
             return self.api_url or f"https://api.{self.domain}"
         if url := os.environ.get("E2B_API_URL"):
@@ -72,21 +79,24 @@ class Account:
 
     @property
     def options(self) -> dict[str, Any]:
-        """The options of each call of the SDK. It is not to retry: the caller does, and knows for
-        how long; one within the other would multiply."""
+        """Return the options for every call of the SDK, with its own retries turned off."""
         places: dict[str, Any] = {}
         if self._has_place:
             places = {"domain": self.domain, "sandbox_url": self.sandbox_url, "debug": False}
             if self.api_url or os.environ.get("E2B_API_URL"):
                 places["api_url"] = self.origin
-        given = {name: value for name, value in places.items() if value is not None}
         _wait_at_exit()
-        return {"api_key": self.api_key, "retries": 0, **given}
+        options = {"api_key": self.api_key, "retries": 0, **places}
+        return {name: value for name, value in options.items() if value is not None}
 
     @property
     def sandboxes_by_domain(self) -> bool:
-        """Whether its sandboxes are at its domain, and a variable leads the SDK elsewhere."""
+        """Return True if sandboxes are at the domain, and a variable sends the SDK elsewhere."""
         return self._has_place and not self.sandbox_url and "E2B_SANDBOX_URL" in os.environ
+
+    def redacted(self, text: str) -> str:
+        """Return `text` without the key."""
+        return text.replace(self.api_key, f"<{self.key_variable}>")
 
     @property
     def _has_place(self) -> bool:
@@ -95,18 +105,22 @@ class Account:
 
 @functools.cache
 def _wait_at_exit() -> None:
-    """Give the SDK's threads a moment when the program ends. They run Python once more after a call
-    has returned, and a thread of theirs that meets the end of Python there aborts the process."""
+    """Give the SDK's threads a moment when the program ends.
+
+    They run Python once more after a call has returned; if Python ends meanwhile, the process
+    aborts.
+    """
     atexit.register(time.sleep, _LAST_SECONDS)
 
 
 def account_of(settings: TargetSettings, api_key: str | None) -> Account:
-    """The account of a target, by `api_key` or the variables that may hold one. Raises
-    `TargetUnavailableError` (also a `ValueError`) when there is no key, or no account at all."""
+    """Return the account of a target, with `api_key` or the key of a variable.
+
+    Raises `TargetUnavailableError` if the target has no account, and `MissingKeyError` without a
+    key.
+    """
     if not settings.has_account:
-        raise TargetUnavailableError(
-            f"target `{settings.name}` is this machine, and has no account"
-        )
+        raise TargetUnavailableError(f"target `{settings.name}` is this machine: it has no account")
     return Account.of(settings, _key(api_key, settings.api_key_env, settings.name))
 
 
@@ -118,6 +132,6 @@ def _key(given: str | None, variable: str | None, target: str) -> str:
     raise MissingKeyError(
         f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"
         f" {'is' if len(names) == 1 else 'are'} not set",
-        hint=f'set {names[0]} to a key of the account; target="local" runs code on this machine'
-        " and needs none, but is no security boundary",
+        hint=f'set {names[0]} to a key of the account; target="local" needs none: it runs code on'
+        " this machine, and is not a security boundary",
     )

@@ -1,12 +1,12 @@
-"""E2B's documented REST API, for what its SDK has no public function for.
+"""Client of E2B's documented REST API, for what its SDK has no public function for.
 
-Nothing is tried again here. A refusal is raised as the SDK raises its own: the status comes first
-in its text.
+It retries nothing. It raises a refusal as the SDK does: the text begins with the status.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import glob
 import tarfile
@@ -22,12 +22,19 @@ import httpx
 
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.certificates import certificates
-from builder.targets.e2b.failures import ForeignAnswerError, LimitedError, is_absent
+from builder.targets.e2b.failures import (
+    NO_ROUTE,
+    AbsentError,
+    ForbiddenError,
+    ForeignResponseError,
+    LimitedError,
+)
 
 SECONDS = 30.0
 _UPLOAD_SECONDS = 3600.0
 _LONGEST_WAIT_SECONDS = 60
-_REFUSALS = {401: e2b.AuthenticationException, 429: LimitedError, 503: e2b.ServiceBusyException}
+_NAMED = {401: e2b.AuthenticationException, 429: LimitedError, 503: e2b.ServiceBusyException}
+_REFUSALS = {**_NAMED, 403: ForbiddenError, 404: AbsentError}
 
 
 class Api:
@@ -39,48 +46,47 @@ class Api:
     def ask(
         self, method: str, *path: str, body: Any = None, query: Mapping[str, Any] | None = None
     ) -> Any:
-        """Return the value that E2B answers, None for no content. Each part of the path is one
-        segment of it, whatever it holds."""
-        return _value(self._answer(method, path, body, query))
+        """Return the value of E2B's response, None for no content.
+
+        Each part of the path is one segment, which is quoted. Raises `AbsentError` for a 404 and
+        `ForbiddenError` for a 403.
+        """
+        return _value(self._send(method, path, body, query))
 
     def order(self, method: str, *path: str, body: Any = None) -> None:
-        """Have something done, which E2B answers with no content."""
-        answer = self._answer(method, path, body, None)
-        if _value(answer) is not None or answer.content:
-            raise ForeignAnswerError(f"{answer.status_code}: {answer.text[:500]}")
+        """Make a call whose response has no content."""
+        response = self._send(method, path, body, None)
+        if _value(response) is not None or response.content:
+            raise ForeignResponseError(f"{response.status_code}: {response.text[:500]}")
 
     def delete(self, *path: str, body: Any = None) -> None:
-        """Have something deleted; what is gone already is fine."""
-        try:
+        """Delete something, if it is still there."""
+        with contextlib.suppress(AbsentError):
             self.order("DELETE", *path, body=body)
-        except e2b.TemplateException as error:
-            if not is_absent(error):
-                raise
 
     def pages(self, *path: str) -> Iterator[Any]:
-        """Return the entries of a list that comes in pages."""
+        """Yield the entries of a paginated list."""
         token = None
         while True:
-            answer = self._answer("GET", path, None, {"nextToken": token} if token else None)
-            yield from _value(answer)
-            token = answer.headers.get("x-next-token")
+            response = self._send("GET", path, None, {"nextToken": token} if token else None)
+            yield from _value(response)
+            token = response.headers.get("x-next-token")
             if not token:
                 return
 
     def upload(self, folder: Path, source: str, link: Mapping[str, Any]) -> None:
-        """Send the files that `source` means in `folder` to where E2B's `link` leads."""
+        """Upload the files that match `source` in `folder` to E2B's `link`."""
         try:
             with tempfile.TemporaryFile() as file:
                 size = _pack(folder, source, file)
                 headers = {**(link.get("headers") or {}), "Content-Length": str(size)}
-                answer = _client().put(
+                _client().put(
                     link["url"], content=file, headers=headers, timeout=_UPLOAD_SECONDS
-                )
-                answer.raise_for_status()
+                ).raise_for_status()
         except (httpx.HTTPError, httpx.InvalidURL, OSError) as error:
-            raise e2b.FileUploadException(f"uploading `{source}` failed: {error}") from error
+            raise e2b.FileUploadException(str(error)) from error
 
-    def _answer(
+    def _send(
         self, method: str, path: tuple[str, ...], body: Any, query: Mapping[str, Any] | None
     ) -> httpx.Response:
         segments = "/".join(quote(part, safe="") for part in path)
@@ -94,8 +100,8 @@ class Api:
 
 
 class _Bounded(httpx.SyncByteStream):
-    """The content of an answer, which is to be there in time: the time-outs of httpx are those of
-    each part."""
+    """The content of a response, with a time-out for all of it: those of httpx are for each
+    part."""
 
     def __init__(self, content: httpx.SyncByteStream) -> None:
         self._content, self._until = content, time.monotonic() + SECONDS
@@ -103,16 +109,16 @@ class _Bounded(httpx.SyncByteStream):
     def __iter__(self) -> Iterator[bytes]:
         for part in self._content:
             if time.monotonic() > self._until:
-                raise httpx.ReadTimeout(f"the answer took longer than {SECONDS:.0f} seconds")
+                raise httpx.ReadTimeout(f"the response took longer than {SECONDS:.0f} seconds")
             yield part
 
     def close(self) -> None:
         self._content.close()
 
 
-def _bound(answer: httpx.Response) -> None:
-    assert isinstance(answer.stream, httpx.SyncByteStream)
-    answer.stream = _Bounded(answer.stream)
+def _bound(response: httpx.Response) -> None:
+    assert isinstance(response.stream, httpx.SyncByteStream)
+    response.stream = _Bounded(response.stream)
 
 
 @functools.cache
@@ -123,27 +129,31 @@ def _client() -> httpx.Client:
     return client
 
 
-def _value(answer: httpx.Response) -> Any:
-    status = answer.status_code
-    if answer.is_success:
-        return answer.json() if answer.content else None
-    if answer.is_redirect:
-        raise ForeignAnswerError(f"{status}: it leads to {answer.headers.get('location')}")
+def _value(response: httpx.Response) -> Any:
+    status = response.status_code
+    if response.is_success:
+        return response.json() if response.content else None
+    if response.is_redirect:
+        location = response.headers.get("location")
+        raise ForeignResponseError(f"{status}: it redirects to {location}")
     try:
-        message = answer.json()["message"]
+        message = response.json()["message"]
     except (ValueError, KeyError, TypeError):
-        message = answer.text[:500]
-        if status < 500 and status not in _REFUSALS:
-            raise ForeignAnswerError(f"{status}: {message}") from None
-    refusal = _REFUSALS.get(status, e2b.TemplateException)(f"{status}: {message}")
-    wait = answer.headers.get("retry-after", "")
+        message = response.text[:500]
+        if status < 500 and status not in _NAMED:
+            raise ForeignResponseError(f"{status}: {message}") from None
+    text = f"{status}: {message}"
+    if NO_ROUTE in text:
+        raise ForeignResponseError(text)
+    refusal = _REFUSALS.get(status, e2b.TemplateException)(text)
+    wait = response.headers.get("retry-after", "")
     if isinstance(refusal, LimitedError) and wait.isdecimal():
         refusal.seconds = min(int(wait), _LONGEST_WAIT_SECONDS)
     raise refusal
 
 
 def _pack(folder: Path, source: str, file: IO[bytes]) -> int:
-    """Write the archive of a COPY, in the form of the SDK's; return its size."""
+    """Write the archive of a COPY, in the SDK's format; return its size."""
     packed: set[PurePath] = set()
     with tarfile.open(fileobj=file, mode="w:gz") as archive:
         for name in sorted(glob.glob(source, root_dir=folder, recursive=True, include_hidden=True)):

@@ -1,8 +1,8 @@
-"""Creating one sandbox on E2B: what an attempt asks for, and what its failure changes in the next.
+"""Create one sandbox on E2B, in several attempts if need be.
 
-An answer can get lost after the sandbox was created. All attempts have one key, by which E2B gives
-the same sandbox again, and one mark in the metadata, by which the caller finds and ends what was
-perhaps created.
+A response can be lost after the sandbox was created. So all attempts share an idempotency key, for
+which E2B returns the same sandbox again, and a mark in the metadata, by which a sandbox that no
+attempt returned is found and ended.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ from builder.targets.e2b.retries import OF_APPLICATIONS, Patience
 _logger = logging.getLogger(__name__)
 _MARK = "template-builder-session"
 _LONGEST = re.compile(r"Timeout cannot be greater than (\d+) hours?")
-# While an attempt is under way, the next one with its key is refused.
+# E2B refuses a second attempt with the same key while the first one is running.
 _CONFLICTS = 3
 _END_SECONDS = 20.0
-# How long a sandbox of an account may live, by its key and the address of the API.
+# How long sandboxes of an account may live, by its key and the address of the API.
 _longest_seconds: dict[tuple[str, str], int] = {}
 
 
 class Creation:
-    """`seconds` is how long the sandbox may live, as far as that is known.
+    """The creation of one sandbox.
 
-    `doubtful` is whether one may exist that nobody was told of, `abandoned` that the next attempt
-    will not give that one.
+    `seconds` is how long it may live, as far as is known. `doubtful` means that a sandbox may exist
+    that no attempt returned, `abandoned` that the next attempt will not return it either.
     """
 
     def __init__(
@@ -53,8 +53,10 @@ class Creation:
         self.doubtful = self.abandoned = False
 
     async def sandbox(self, patience: Patience) -> e2b.AsyncSandbox:
-        """Create it. Raises what the SDK raises; then, and when it is cancelled, no sandbox is left
-        behind."""
+        """Create it.
+
+        Raises what the SDK raises. On an error or a cancellation no sandbox is left.
+        """
         creating = asyncio.ensure_future(self._created(patience))
         try:
             return await asyncio.shield(creating)
@@ -63,19 +65,18 @@ class Creation:
             raise
 
     async def _created(self, patience: Patience) -> e2b.AsyncSandbox:
-        held: str | None = None
+        sandbox: e2b.AsyncSandbox | None = None
         try:
             sandbox = await patience.wait_for(self._attempt)
-            held = sandbox.sandbox_id
             return sandbox
         finally:
             if self.doubtful:
-                await self._end_marked(but=held)
+                await self._end_marked(but=sandbox.sandbox_id if sandbox else None)
 
     async def _attempt(self) -> e2b.AsyncSandbox:
-        at_domain = self._account.sandboxes_by_domain
+        kind = _DomainSandbox if self._account.sandboxes_by_domain else e2b.AsyncSandbox
         try:
-            return await (_DomainSandbox if at_domain else e2b.AsyncSandbox).create(**self.options)
+            return await kind.create(**self.options)
         except Exception as error:
             if not self.changed_by(error):
                 raise
@@ -87,7 +88,7 @@ class Creation:
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_END_SECONDS):
                 await asyncio.wait([creating])
-                # A loop that ends cancels this, too; the same key gives the sandbox that was made.
+                # An ending loop cancels `creating`, too; the same key returns its sandbox.
                 if creating.cancelled():
                     sandbox = await OF_APPLICATIONS.wait_for(self._attempt)
                 else:
@@ -95,22 +96,19 @@ class Creation:
                 await OF_APPLICATIONS.wait_for(sandbox.kill)
 
     async def _end_marked(self, but: str | None = None) -> None:
-        """End what was created though nobody was told of it."""
+        """End sandboxes that no attempt returned."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_END_SECONDS):
                 query = e2b.SandboxQuery(metadata=self.mark)
                 listed = e2b.AsyncSandbox.list(query=query, **self._account.options)
                 for sandbox in await OF_APPLICATIONS.wait_for(listed.next_items):
+                    kill = partial(e2b.AsyncSandbox.kill, **self._account.options)
                     if sandbox.sandbox_id != but:
-                        await OF_APPLICATIONS.wait_for(
-                            partial(
-                                e2b.AsyncSandbox.kill, sandbox.sandbox_id, **self._account.options
-                            )
-                        )
+                        await OF_APPLICATIONS.wait_for(partial(kill, sandbox.sandbox_id))
 
     @property
     def options(self) -> dict[str, Any]:
-        """The arguments of the next attempt."""
+        """Return the arguments of the next attempt."""
         return {
             "template": self._ref,
             "timeout": self.seconds,
@@ -120,8 +118,7 @@ class Creation:
         }
 
     def changed_by(self, error: Exception) -> bool:
-        """Take the failure of an attempt; return True when it is not final, although its status
-        says so."""
+        """Adapt to a failed attempt; return True if the failure is not final."""
         status, self.abandoned = status_of(error), False
         if status == 400 and (limit := _LONGEST.search(str(error))):
             return self._shortened(int(limit[1]) * 3600)
@@ -140,19 +137,19 @@ class Creation:
             return False
         if self._owner not in _longest_seconds:
             _logger.warning(
-                "E2B ends each sandbox of this account after %d seconds at the latest: one that was"
-                " asked for was to live for %d",
+                "E2B ends every sandbox of this account within %d seconds, instead of the %d"
+                " requested",
                 seconds,
                 self.seconds,
             )
         _longest_seconds[self._owner] = self.seconds = seconds
-        self._key = uuid.uuid4().hex  # a key stands for one request, to the letter
+        self._key = uuid.uuid4().hex  # a key belongs to one exact request
         return True
 
 
 class _DomainSandbox(e2b.AsyncSandbox):
-    """A sandbox at the domain of its account, also where E2B_SANDBOX_URL is set: the SDK has no
-    option that says so."""
+    """A sandbox at its account's domain even if E2B_SANDBOX_URL is set: the SDK has no option for
+    that."""
 
     def __init__(self, **options: Any) -> None:
         config = options["connection_config"]

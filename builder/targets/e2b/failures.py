@@ -1,55 +1,72 @@
-"""What a failure that the SDK raises deserves, and what it says."""
+"""Classify the failures of calls to E2B, and translate them into the project's errors."""
 
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
+from collections.abc import Iterator
 from typing import Literal
 
 import e2b
 import httpx
 
-from builder.errors import TemplateError
+from builder.errors import (
+    BuildError,
+    LimitError,
+    NetworkError,
+    TargetUnavailableError,
+    TemplateError,
+)
+from builder.targets.e2b.account import Account
 
 _STATUS = re.compile(r"(\d{3})\b")
 _BYTES = re.compile(r"(\d{3}): (b(['\"]).*\3)", re.DOTALL)
 _LONGEST_TEXT = 500
-_NO_ROUTE = "no matching operation was found"
-# What the SDK says of an answer that is none of those that it knows.
+NO_ROUTE = "no matching operation was found"
+# The SDK's messages for a response that it does not know.
 _UNKNOWN = re.compile(r"Body of the request is None|Failed to (assign|get|request) ")
 
 
-class ForeignAnswerError(Exception):
-    """An answer that is not one of E2B's API."""
+class ForeignResponseError(Exception):
+    """The response does not come from E2B's API."""
+
+
+class AbsentError(e2b.TemplateException):
+    """E2B has no such thing."""
+
+
+class ForbiddenError(e2b.TemplateException):
+    """The key has no access."""
 
 
 class LimitedError(e2b.RateLimitException):
-    """A limit that E2B says not to meet again for `seconds`."""
+    """A limit, to be tried again after `seconds`."""
 
     seconds = 0
 
 
 class UnsettledError(Exception):
-    """A call was refused, and the refusal says nothing of the next attempt."""
+    """A refusal that may not hold for the next attempt."""
 
 
 def status_of(error: BaseException) -> int | None:
-    """The HTTP status that an exception of the SDK tells of, in its text."""
-    found = _STATUS.match(str(error))
-    return int(found[1]) if found else None
+    """Return the HTTP status that the text of an exception of the SDK begins with."""
+    status = _STATUS.match(str(error))
+    return int(status[1]) if status else None
 
 
 def kind_of(error: BaseException) -> Literal["limit", "fault", "final"]:
-    """To be waited out, to be tried again, or to be told."""
+    """Tell whether to wait ("limit"), to try again ("fault") or to give up ("final")."""
     if isinstance(error, TemplateError) or not isinstance(error, Exception):
         return "final"
     if isinstance(error, e2b.RateLimitException):
         return "limit"
     if isinstance(error, e2b.AuthenticationException | e2b.InvalidArgumentException):
         return "final"
-    if _NO_ROUTE in str(error):
-        return "final"  # the address of E2B's API is another one
-    passing = (
+    if NO_ROUTE in str(error):
+        return "final"  # not the address of E2B's API
+    transient = (
         UnsettledError,
         e2b.ServiceBusyException,
         e2b.FileUploadException,
@@ -58,7 +75,7 @@ def kind_of(error: BaseException) -> Literal["limit", "fault", "final"]:
         OSError,
     )
     if (
-        isinstance(error, passing)
+        isinstance(error, transient)
         or is_foreign(error)
         or type(error).__module__.startswith("pyqwest")
     ):
@@ -68,35 +85,64 @@ def kind_of(error: BaseException) -> Literal["limit", "fault", "final"]:
 
 
 def is_foreign(error: BaseException) -> bool:
-    """Whether an answer was cut off, or is not what E2B's API promises."""
+    """Return True if a response was cut off, or is not what E2B's API promises."""
     if isinstance(
-        error, ForeignAnswerError | ValueError | LookupError | TypeError | AttributeError
+        error, ForeignResponseError | ValueError | LookupError | TypeError | AttributeError
     ):
         return True
     text, status = str(error), status_of(error) or 0
-    # Of a refusal that is no JSON the SDK tells the bytes.
+    # Where a refusal is not JSON, the SDK quotes its bytes.
     refused = 400 <= status < 500 and _BYTES.match(text) is not None
-    other = _UNKNOWN.match(text) is not None or _NO_ROUTE in text
+    other = _UNKNOWN.match(text) is not None or NO_ROUTE in text
     return refused or 300 <= status < 400 or other
 
 
-def is_absent(error: BaseException) -> bool:
-    """Whether E2B says that there is no such thing."""
-    return status_of(error) == 404 and not is_foreign(error)
-
-
-def says_no_address(error: BaseException) -> bool:
-    """Whether a connection could not be made, and the failure does not say where to."""
-    return isinstance(error, httpx.ConnectError)
-
-
 def words_of(error: BaseException) -> str:
-    """What a failure says, without the forms that Python and the SDK have for it."""
+    """Return the message of a failure, without the notation of Python and the SDK."""
     text = str(error)
-    if written := _BYTES.fullmatch(text):
-        content = ast.literal_eval(written[2]).decode("utf-8", "replace")[:_LONGEST_TEXT].strip()
-        text = f"{written[1]}: {content}" if content else written[1]
+    if quoted := _BYTES.fullmatch(text):
+        content = ast.literal_eval(quoted[2]).decode("utf-8", "replace")[:_LONGEST_TEXT].strip()
+        text = f"{quoted[1]}: {content}" if content else quoted[1]
     if not is_foreign(error):
         return text or type(error).__name__
-    answer = f": {text}" if status_of(error) else ""
-    return f"the answer is not one of E2B's API{answer}"
+    response = f": {text}" if status_of(error) else ""
+    return f"the response is not from E2B's API{response}"
+
+
+@contextlib.contextmanager
+def translating(doing: str, account: Account) -> Iterator[None]:
+    """Translate what the `with` block raises while `doing` something."""
+    try:
+        yield
+    except Exception as error:
+        if isinstance(error, TemplateError):
+            raise
+        raise translated(error, doing, account) from error
+
+
+def translated(error: Exception, doing: str, account: Account) -> TemplateError:
+    """Return the error for a failure of the SDK while `doing` something."""
+    reason = account.redacted(words_of(error))
+    if isinstance(error, e2b.FileUploadException):
+        # The address of an upload is signed: whoever has it can write there.
+        reason = re.sub(r"(https?://[^/\s']+)[^\s']*", r"\1/…", reason.splitlines()[0])
+    if isinstance(error, e2b.AuthenticationException):
+        return TargetUnavailableError(
+            f"E2B refused the key of target `{account.target}`: {reason}",
+            hint=f"set `{account.key_variable}` to a key of the account",
+        )
+    if is_foreign(error):
+        hint = f"is `{account.origin}` the address of the API? if it is, run the same command again"
+        return NetworkError(f"{doing} failed: {reason}", hint=hint)
+    kind = kind_of(error)
+    if kind == "limit":
+        return LimitError(
+            f"{doing} was refused for too long: {reason}",
+            hint="wait for builds and sandboxes to end, or ask E2B for a higher limit",
+        )
+    if kind == "fault":
+        if isinstance(error, httpx.ConnectError):  # which does not name the address
+            reason += f" ({account.origin})"
+        hint = "run the same command again: it continues where this one stopped"
+        return NetworkError(f"{doing} failed: {reason}", hint=hint)
+    return BuildError(f"{doing} was refused: {reason}")

@@ -1,7 +1,7 @@
-"""Files of a sandbox of E2B, by the SDK.
+"""Files of a sandbox on E2B, through the SDK.
 
-The service that does it runs as root there: it reads whatever code has made. What it writes belongs
-to the sandbox's default account, `user`.
+E2B's service in the sandbox runs as root, so it can read whatever code has made. What it writes
+belongs to the sandbox's default account, `user`.
 """
 
 from __future__ import annotations
@@ -66,37 +66,37 @@ class CloudFiles:
             yield Incoming(size=info.size, chunks=_chunks(path, stream, info.size))
 
     async def write(self, path: str, chunks: AsyncIterator[bytes]) -> FileEntry:
-        """Write a file under another name, then move it to its own."""
+        """Write a file under a temporary name, then rename it."""
         place = _full(path)
         temporary = posixpath.join(posixpath.dirname(place), f".{secrets.token_hex(8)}.part")
-        sent = _Sent(chunks)
+        source = _Source(chunks)
         try:
             with _worded(path):
-                await self._send(temporary, sent)
-                info = await self._moved(path, temporary, place)
+                await self._send(temporary, source)
+                info = await self._rename(path, temporary, place)
         except BaseException:
             with contextlib.suppress(Exception):
                 await run_to_completion(self._files.remove(temporary))
-            if sent.failure is not None:
-                raise sent.failure from None
+            if source.failure is not None:
+                raise source.failure from None
             raise
         self._changes.written(path, _stamp(info))
         return _entry(info)
 
     async def entries(self, path: str) -> list[FileEntry]:
-        """List what is in a folder."""
+        """Return the entries of a folder."""
         with _worded(path):
             return [_entry(info) for info in await self._files.list(_full(path), depth=1)]
 
     async def remove(self, path: str) -> None:
-        """Remove a file, a link, or a folder and all in it."""
+        """Remove a file, a link, or a folder with its content."""
         with _worded(path):
-            await self._files.get_info(_full(path))  # removing what is not there is no error
+            await self._files.get_info(_full(path))  # fails if it does not exist; `remove` does not
             await self._files.remove(_full(path))
         self._changes.removed(path)
 
     async def changed(self) -> list[FileEntry]:
-        """Return the files of the working folder that code has made or changed since last time."""
+        """Return the files of the working folder that code made or changed since the last call."""
         with _worded("."):
             infos = await self._files.list(WORKING_FOLDER, depth=self._levels)
         entries = [(_entry(info), _stamp(info)) for info in infos]
@@ -114,18 +114,18 @@ class CloudFiles:
             )
         return self._changes.since_last(listing)
 
-    async def _send(self, place: str, sent: _Sent) -> None:
+    async def _send(self, place: str, source: _Source) -> None:
         try:
-            await self._files.write(place, sent, use_octet_stream=True)
+            await self._files.write(place, source, use_octet_stream=True)
         except e2b.TemplateException:
-            # Older templates take forms only, of which the SDK streams a file.
+            # Older templates accept only forms, in which the SDK streams a file.
             with tempfile.TemporaryFile() as file:
-                async for chunk in sent:
+                async for chunk in source:
                     file.write(chunk)
                 file.seek(0)
                 await self._files.write(place, file)
 
-    async def _moved(self, path: str, temporary: str, place: str) -> e2b.EntryInfo:
+    async def _rename(self, path: str, temporary: str, place: str) -> e2b.EntryInfo:
         try:
             return await self._files.rename(temporary, place)
         except e2b.SandboxException:
@@ -137,8 +137,8 @@ class CloudFiles:
             raise
 
 
-class _Sent:
-    """Chunks on their way, and what their origin raised, which the SDK would take for its own."""
+class _Source:
+    """Chunks to send; it keeps their source's error, which the SDK would take for its own."""
 
     def __init__(self, chunks: AsyncIterator[bytes]) -> None:
         self._chunks = chunks
@@ -174,7 +174,7 @@ def _stamp(info: e2b.EntryInfo) -> object:
 
 
 def _levels_within(entries: Sequence[FileEntry]) -> int:
-    """The levels of folders that have no more entries together than are listed each time."""
+    """Return how many levels of folders to list so that they have few enough entries."""
     depths = sorted(entry.path.count("/") for entry in entries)
     return max(1, depths[_MOST_ENTRIES])
 
@@ -194,7 +194,7 @@ async def _chunks(path: str, stream: AsyncIterator[bytes], size: int) -> AsyncIt
 
 @contextlib.contextmanager
 def _worded(path: str) -> Iterator[None]:
-    """Turn what the SDK raises about a path into words."""
+    """Translate what the SDK raises about a path."""
     try:
         yield
     except TemplateError:
@@ -211,6 +211,6 @@ def _worded(path: str) -> Iterator[None]:
     except Exception as error:
         if kind_of(error) == "fault":
             raise NetworkError(
-                f"{shown(path)} in the sandbox: E2B could not be reached: {error or type(error)}"
+                f"{shown(path)} in the sandbox: cannot reach E2B: {error or type(error)}"
             ) from error
         raise SandboxFileError(f"{shown(path)} in the sandbox: {error}") from error

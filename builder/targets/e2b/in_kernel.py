@@ -1,8 +1,8 @@
-"""Sent to an interpreter of a sandbox before anything else runs in it, and run there.
+"""Prepare an interpreter of a sandbox: this source is sent there and runs before any other code.
 
-It gives code what it has on other targets, and the code service does not: environment variables
-of any value, which are put back afterwards, time-outs of awaited code, and ends as those of any
-Python program. It knows nothing of this package: IPython and ipykernel are there.
+It gives code what other targets give it and the code service does not: environment variables with
+any value, restored afterwards; time-outs of awaited code; `exit` as in any Python program. It can
+import IPython and ipykernel, but nothing of this package.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from typing import Any
 
 @contextlib.contextmanager
 def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
-    """Have `variables` in the environment, and put back what was there before."""
+    """Set environment variables for the `with` block."""
     before = {name: os.environ.get(name) for name in variables}
     os.environ.update(variables)
     try:
@@ -32,21 +32,21 @@ def variables_set(variables: Mapping[str, str]) -> Iterator[None]:
 
 
 def install(shell: Any, *, mark: str) -> None:
-    """Change `shell` and its kernel. Code whose first line is `mark` and a JSON object has the
-    variables of that."""
+    """Change `shell` and its kernel. Code whose first line is `mark` and a JSON object runs with
+    the object as environment variables."""
     run = shell.kernel.do_execute
 
-    async def do_execute(code: str, *given: Any, **options: Any) -> Any:
+    async def do_execute(code: str, *args: Any, **options: Any) -> Any:
         variables: dict[str, str] = {}
         if code.startswith(mark):
             head, _, code = code.partition("\n")
             variables = json.loads(head.removeprefix(mark))
         with variables_set(variables):
             try:
-                return await run(code, *given, **options)
+                return await run(code, *args, **options)
             finally:
-                # An interrupt that comes too late must not keep the variables from being put back.
-                with contextlib.suppress(ValueError):  # a thread of its own has no signals
+                # A late interrupt must not prevent the variables from being restored.
+                with contextlib.suppress(ValueError):  # only the main thread handles signals
                     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     shell.kernel.do_execute = do_execute
@@ -55,16 +55,15 @@ def install(shell: Any, *, mark: str) -> None:
     _end_as_programs(shell)
     _keep_lines(shell)
     _keep_quotes(shell)
-    # What is run here counts for nobody. Its number is given again, which the database of IPython's
-    # history, once it has it, reports in the output of the code.
+    # This execution does not count: its number is used again, about which the database of IPython's
+    # history would complain in the output of the code, now or later.
     shell.history_manager.enabled = False
     shell.execution_count -= 1
-    # IPython may have saved it already, and prints a complaint when a line has a number again.
     shell.history_manager.reset(new_session=True)
 
 
 def _wake_on_signals() -> None:
-    """An event loop that waits sees a signal when something else wakes it, unless this does."""
+    """Have a signal wake the event loop, which would notice it at the next event only."""
     reading, writing = os.pipe()
     os.set_blocking(reading, False)
     os.set_blocking(writing, False)
@@ -73,7 +72,7 @@ def _wake_on_signals() -> None:
 
 
 def _replace_halves(session: Any) -> None:
-    """A message that holds half of a character cannot be sent, and what waits for it would wait
+    """Replace lone surrogates in messages: the kernel cannot send one, and its client would wait
     for ever."""
     pack = session.pack
 
@@ -87,7 +86,7 @@ def _replace_halves(session: Any) -> None:
 
 
 def _end_as_programs(shell: Any) -> None:
-    """Have `exit` end the code, not the interpreter; one that reports no failure is no error."""
+    """Have `exit` end the code instead of the interpreter, without an error if it reports none."""
     run, show = shell.run_code, shell.showtraceback
 
     def ended_well(error: BaseException | None) -> bool:
@@ -99,25 +98,25 @@ def _end_as_programs(shell: Any) -> None:
             result.error_in_exec = None
         return failed
 
-    def showtraceback(exception: Any = None, *given: Any, **options: Any) -> None:
+    def showtraceback(exception: Any = None, *args: Any, **options: Any) -> None:
         error = (exception or sys.exc_info())[1]
-        if isinstance(error, SystemExit):  # after which IPython warns
+        if isinstance(error, SystemExit):  # IPython would warn
             warnings.filterwarnings("ignore", message="To exit: use 'exit'")
         if not ended_well(error):
-            show(exception, *given, **options)
+            show(exception, *args, **options)
 
     shell.run_code, shell.showtraceback, shell.ask_exit = run_code, showtraceback, sys.exit
     sys.argv[:] = [""]
     for name in ("exit", "quit"):
         shell.user_ns.pop(name, None)
-        # IPython hides them while code runs, and has kept what they were.
+        # IPython hides the builtins while code runs, and keeps their originals.
         shell.builtin_trap.auto_builtins.pop(name, None)
         shell.builtin_trap._orig_builtins[name] = sys.exit  # noqa: SLF001
 
 
 def _keep_lines(shell: Any) -> None:
-    """The code service joins the parts of a traceback without the line ends between them."""
-    show = shell._showtraceback  # noqa: SLF001 - IPython has it for kernels to replace
+    """End the lines of a traceback: the code service joins them without line ends."""
+    show = shell._showtraceback  # noqa: SLF001 - made for kernels to replace
 
     def showtraceback(kind: Any, error: Any, parts: list[str]) -> None:
         show(kind, error, [f"{part}\n" for part in parts[:-1]] + parts[-1:])
@@ -126,11 +125,11 @@ def _keep_lines(shell: Any) -> None:
 
 
 def _keep_quotes(shell: Any) -> None:
-    """The code service takes the outer quotes off the text of a result."""
+    """Quote the text of a result once more: the code service strips the outer quotes."""
     formatted = shell.display_formatter.format
 
-    def quoted(*given: Any, **options: Any) -> Any:
-        data, metadata = formatted(*given, **options)
+    def quoted(*args: Any, **options: Any) -> Any:
+        data, metadata = formatted(*args, **options)
         text = data.get("text/plain")
         if text and text[0] == text[-1] and text[0] in "'\"":
             data["text/plain"] = f"'{text}'"

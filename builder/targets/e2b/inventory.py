@@ -1,4 +1,4 @@
-"""What an account on E2B has of templates, as their tags tell it, and letting go of it."""
+"""The templates of an account on E2B, by their tags, and what of them can be removed."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _CLAIM = re.compile(r"(?P<channel>.+)\.(?P<build>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-
 
 class _OfAccount:
     def __init__(self, *, name: str, cloud: Cloud) -> None:
-        """`name` is what the target is called."""
+        """`name` is the target's."""
         self.name, self.cloud = name, cloud
 
     def _status(self, template_id: str, build_id: str) -> str | None:
-        """The status of a build; None where E2B does not know it."""
+        """Return the status of a build, or None if E2B does not know it."""
         try:
             return self.cloud.state(template_id, build_id, 0).status
         except BuildError:
@@ -31,40 +31,37 @@ class _OfAccount:
 
 
 class Inventory(_OfAccount):
-    """The templates of one account, as their tags tell them."""
+    """The templates of one account, by their tags."""
 
     def examine(self, ref: str) -> str:
-        """Look for a template of the account, by its ID (or name) and a build of it."""
-        asked, _, build_id = ref.partition(":")
-        tags = self.cloud.tags(asked)
+        """Return the ID of the template that `ref` names, by ID or name and maybe a build."""
+        name, _, build_id = ref.partition(":")
+        tags = self.cloud.tags(name)
         if tags is None:
             raise BuildError(
-                f"there is no template `{asked}` on {self.name}, or it is another account's",
-                hint="its ID is in E2B's dashboard; is the key that of the right account?",
+                f"{self.name} has no template `{name}`, or another account has it",
+                hint="look up its ID in E2B's dashboard, and check that the key is that account's",
             )
         if build_id in tags:
             raise BuildError(
-                f"`{build_id}` is a tag of `{asked}`, which may move",
-                hint=f"{asked}:{tags[build_id]} is the build that it is on now",
+                f"`{build_id}` is a tag of `{name}`, which may move",
+                hint=f"name the build that has it now: {name}:{tags[build_id]}",
             )
         wanted = build_id or tags.get(DEFAULT_TAG)
         if wanted is None:
             raise BuildError(
-                f"`{asked}` has no tag `{DEFAULT_TAG}` on {self.name}: its bare ID starts nothing",
-                hint="name a build of it: "
-                + (
-                    ", ".join(f"{asked}:{other}" for other in sorted({*tags.values()}))
-                    or "it has none"
-                ),
+                f"`{name}` has no tag `{DEFAULT_TAG}` on {self.name}: its bare ID starts nothing",
+                hint="name one of its builds: "
+                + (", ".join(f"{name}:{other}" for other in sorted({*tags.values()})) or "none"),
             )
-        template_id = self.cloud.template_id(asked) or asked
+        template_id = self.cloud.template_id(name) or name
         status = self.cloud.state(template_id, wanted, 0).status
         if status != "ready":
-            raise BuildError(f"the build {wanted} of `{asked}` is not ready: {status}")
+            raise BuildError(f"build {wanted} of `{name}` is not ready: {status}")
         return template_id
 
     def tagged(self, name: str) -> list[Tagged]:
-        """The finished builds of template `name`, with the channels that lead to them."""
+        """Return the finished builds of template `name`, with the channels that name them."""
         template_id = self.cloud.template_id(name)
         builds: dict[str, list[str]] = {}
         for tag, build_id in (self.cloud.tags(name) or {}).items():
@@ -87,30 +84,30 @@ class Inventory(_OfAccount):
         return tagged
 
     def template(self, name: str, builds: Iterable[Build]) -> tuple[str, dict[str, str]] | None:
-        """The ID and the tags of template `name`; None where it is not there.
+        """Return the ID and the tags of template `name`, or None if it is absent.
 
-        Raises `TargetUnavailableError` where `builds` are of one that another account has, and
-        `BuildError` where the key may not see all of it.
+        Raises `TargetUnavailableError` if the recorded `builds` belong to another account, and
+        `BuildError` if the key has no access to all of it.
         """
         tags, own = self.cloud.tags(name), self.cloud.template_id(name)
         made = {build.template_id for build in builds if not build.is_adopted}
         for recorded in sorted(map(str, made - {own, None})):
             if self.cloud.is_of_another_account(recorded):
                 raise TargetUnavailableError(
-                    f"the template `{name}` ({recorded}) that is recorded for {self.name} belongs"
-                    " to another account than the key",
-                    hint="set the key of the right account; another account is a target of its own"
-                    " in pyproject.toml",
+                    f"the template `{name}` ({recorded}) recorded for {self.name} belongs to"
+                    " another account than the key",
+                    hint="set the key of that account, or configure this one as another target in"
+                    " pyproject.toml",
                 )
         if tags is not None and own is None:
             raise BuildError(
-                f"{self.name} has tags of `{name}`, and refuses to say which template that is",
-                hint="may the key see all of its account's templates?",
+                f"{self.name} shows the tags of `{name}`, but refuses its ID",
+                hint="use a key that has access to all templates of the account",
             )
         return None if tags is None or own is None else (own, tags)
 
     def usable(self, template_id: str, build_id: str) -> bool:
-        """Whether a build is there and ready."""
+        """Return True if a build exists and is ready."""
         return self._status(template_id, build_id) == "ready"
 
     def withdraw(
@@ -119,7 +116,7 @@ class Inventory(_OfAccount):
         """Remove the tags of `channels`, and those of the digests of `builds`."""
         template = self.template(name, [*builds, *channels.values()])
         if template is None:
-            return f"there is no template `{name}` on {self.name} any more, and no tag of it"
+            return f"the template `{name}` and its tags are gone from {self.name}"
         _, before = template
         ours = {channel: build.build_id for channel, build in channels.items()}
         ours |= {build.digest.tag: build.build_id for build in builds if build.digest}
@@ -131,18 +128,18 @@ class Inventory(_OfAccount):
         if DEFAULT_CHANNEL in channels and DEFAULT_TAG in before:
             notes.append(
                 f"`{DEFAULT_TAG}` on {self.name} stays on build {before[DEFAULT_TAG]}: E2B removes"
-                " it with the template alone, as `template-builder gc` does once the registry has"
-                " nothing of it"
+                " it only with the template, which `template-builder gc` deletes once the registry"
+                " has no build of it"
             )
         return "; ".join(notes) or None
 
 
 class Cleaning(_OfAccount):
-    """What an account keeps and nothing needs."""
+    """The tags and templates that an account keeps and nothing needs."""
 
     def unused(self, needs: Needs) -> list[Unused]:
-        """The tags of builds that nothing needs, since E2B has no call that deletes one build; and
-        the templates that the registry has given up, of which it deletes all builds."""
+        """Return the tags of unneeded builds, as E2B cannot delete a build, and the templates that
+        the registry has given up, which it can delete with all builds."""
         busy = self.cloud.running_templates()
         limit = dt.datetime.now(dt.UTC).timestamp() - needs.protect_seconds
         waste = []
@@ -157,7 +154,7 @@ class Cleaning(_OfAccount):
             for tag, build_id in tags.items():
                 record = made.get(build_id)
                 if record is None or record.digest is None or record.digest.tag != tag:
-                    continue  # not made here, or not a tag of ours
+                    continue  # another project's build or tag
                 young = _seconds(record.built_at) > limit
                 if young or record.template_id in busy or needs.of("", record.digest):
                     continue
@@ -167,8 +164,8 @@ class Cleaning(_OfAccount):
                         identity=f"{name}:{tag}",
                         subject=build_id,
                         size=None,
-                        why="no channel needs its build, of which no sandbox can be created"
-                        " afterwards, unless another tag is on it or was",
+                        why="no channel needs its build; without the tag no sandbox can be created"
+                        " of it, unless it has or had another tag",
                     )
                 )
         return waste
@@ -176,8 +173,8 @@ class Cleaning(_OfAccount):
     def _given_up(
         self, name: str, entry: Entry, tags: Mapping[str, str], busy: Collection[str], limit: float
     ) -> Unused | None:
-        """The template, where it was built here, is there still, and nothing of it is in the
-        registry; or why it is kept."""
+        """Return the template if it was built here, still exists and the registry has nothing of
+        it, with the reason to keep it, if there is one."""
         events = entry.history
         built = [event.build for event in events if event.action == "build" and event.build]
         if entry.builds or entry.channels or not built:
@@ -188,23 +185,23 @@ class Cleaning(_OfAccount):
             return None
         kept = None
         if any(event.action == "adopt" for event in events):
-            kept = "the registry has had it as adopted, too"
+            kept = "the registry also had an adopted build of it"
         elif _seconds(events[-1].at) > limit:
-            kept = "the registry has given it up in the days that are protected"
+            kept = "the registry gave it up within the protected days"
         elif template_id in busy:
-            kept = "a sandbox of it runs, or is paused"
+            kept = "one of its sandboxes is running or paused"
         elif listed[0].used.timestamp() > limit:
-            kept = "it was used in the days that are protected"
+            kept = "it was used within the protected days"
         elif any(
             self._status(template_id, other) != "error" for other in {*tags.values()} - builds
         ):
-            kept = "it has a build that this registry has never had"
+            kept = "it has a build that this registry never had"
         return Unused(
             kind="template",
             identity=template_id,
             subject=name,
             size=None,
-            why="the registry has no build and no channel of it any more",
+            why="the registry has no build or channel of it any more",
             kept=kept and f"`{name}`: {kept}",
         )
 
@@ -213,19 +210,19 @@ class Cleaning(_OfAccount):
         if waste.kind == "template":
             try:
                 self.cloud.delete_template(waste.identity)
-            except BuildError as error:  # a sandbox of it runs, or is paused
+            except BuildError as error:  # one of its sandboxes is running or paused
                 return error.message
             return None
         name, _, tag = waste.identity.partition(":")
         now = (self.cloud.tags(name) or {}).get(tag)
         if now not in (None, waste.subject):
-            return f"it is on build {now} now"
+            return f"it is now on build {now}"
         self.cloud.remove_tags(name, [tag])
         return None
 
 
 def _seconds(moment: str | None) -> float:
-    """Seconds since the epoch; of what cannot be read, so many that it counts as new."""
+    """Return the seconds since the epoch; infinity, which counts as new, for a malformed time."""
     try:
         return dt.datetime.fromisoformat(moment or "").timestamp()
     except ValueError:
@@ -233,22 +230,22 @@ def _seconds(moment: str | None) -> float:
 
 
 def tags_of(channel: str) -> list[str]:
-    """`default` is what a bare name means on E2B: it follows the channel that a bare name means
-    here."""
+    """Return the tags of a channel: E2B's `default`, used for bare names, follows the default
+    channel."""
     return [DEFAULT_TAG, channel] if channel == DEFAULT_CHANNEL else [channel]
 
 
 def is_digest_tag(tag: str) -> bool:
-    """Whether a tag is that of the digest of a build."""
+    """Return True if a tag is that of a digest."""
     return _DIGEST_TAG.fullmatch(tag) is not None
 
 
 def claim_of(channel: str, build_id: str) -> str:
-    """The tag by which a verified build claims a channel; see `promotion`."""
+    """Return the tag by which a verified build claims a channel; see `promotion`."""
     return f"{channel}.{build_id}"
 
 
 def claims_on(channel: str, tags: Iterable[str]) -> set[str]:
-    """The builds that claim a channel, of the tags of a template."""
+    """Return the builds that claim a channel, by the tags of a template."""
     claims = [claim for tag in tags if (claim := _CLAIM.fullmatch(tag))]
     return {claim["build"] for claim in claims if claim["channel"] == channel}

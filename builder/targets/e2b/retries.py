@@ -1,4 +1,4 @@
-"""What is asked of E2B again after a failure, how often, and for how long: the one policy of it."""
+"""The one policy of retries: which calls of E2B are repeated, how often, and for how long."""
 
 from __future__ import annotations
 
@@ -17,10 +17,13 @@ _SLOW_SECONDS = 6.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Patience:
-    """A fault passes or it does not: there are `attempts` at a call, `slow_attempts` where they
-    take long to fail, as at an address where nobody answers, and none after `fault_seconds`. A
-    limit is waited for, up to `limit_seconds`, with pauses that grow from `limit_step` to
-    `limit_pause` seconds. `waiting` is told of the failures that keep somebody waiting."""
+    """How often and how long to try a call.
+
+    After a fault: up to `attempts` times, `slow_attempts` if they are slow to fail (as at an
+    address where nothing listens), and not after `fault_seconds`. At a limit: for `limit_seconds`,
+    with pauses that grow from `limit_step` to `limit_pause` seconds. `waiting` receives the
+    failures that take long.
+    """
 
     attempts: int
     slow_attempts: int
@@ -31,12 +34,11 @@ class Patience:
     waiting: Callable[[BaseException], None] | None = None
 
     def call(self, call: Callable[[], _T]) -> _T:
-        """What a call gives in the end. Raises what its last attempt has raised, and
-        `InterruptedRunError`."""
+        """Return the result of `call`. Raises its last error, or `InterruptedRunError`."""
         return tenacity.Retrying(sleep=pause, **self._options)(call)
 
     async def wait_for(self, call: Callable[[], Awaitable[_T]]) -> _T:
-        """The same for an asynchronous call."""
+        """Await the result of `call`. Raises its last error."""
 
         async def attempt() -> _T:
             return await call()
@@ -75,7 +77,7 @@ class Patience:
             self.waiting(failure)
 
 
-# A limit lifts when other builds end, and a build may take an hour.
+# A limit is lifted when other builds end, and a build may take an hour.
 OF_BUILDS = Patience(
     attempts=7,
     slow_attempts=3,
@@ -84,7 +86,7 @@ OF_BUILDS = Patience(
     limit_step=1,
     limit_pause=15,
 )
-# Somebody waits for the result of an execution.
+# A caller is waiting for the result of an execution.
 OF_APPLICATIONS = Patience(
     attempts=5,
     slow_attempts=5,

@@ -1,21 +1,29 @@
-"""Sessions on E2B for verification: of one build, for as long as its checks take."""
+"""Sandboxes on E2B for verification; those of a killed run are ended by the next one."""
 
 from __future__ import annotations
 
-import asyncio
+import contextlib
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-import e2b
-
-from builder.errors import BuildError, NetworkError, SandboxError, TemplateError
+from builder.errors import BuildError, NetworkError, NotOnThisMachineError, SandboxError
 from builder.sandbox.blocking import BlockingSession
 from builder.sandbox.execution import Execution
+from builder.sandbox.session import Sandbox
+from builder.system.events import Event, Reporter
 from builder.system.tasks import run_to_completion
 from builder.targets.e2b.cloud import Cloud
+from builder.targets.e2b.failures import words_of
+from builder.targets.e2b.retries import OF_BUILDS
 from builder.targets.e2b.session import CloudSession
+from builder.targets.journal import Entry, Journal
+from builder.targets.protocol import Opening
 
+_METADATA = "template-builder"
 _LIFE_SECONDS = 900
 _MARGIN_SECONDS = 120
 
@@ -23,16 +31,19 @@ _MARGIN_SECONDS = 120
 def open_sandbox(
     cloud: Cloud, ref: str, *, metadata: Mapping[str, str], cold: bool, warn: Callable[[str], None]
 ) -> BlockingSession[CloudSession]:
-    """Create a sandbox and wait for its service; `warn` is told of one that cannot be ended. When
-    it is to be `cold`, code runs in a new interpreter, not in the one that the snapshot holds.
+    """Create a sandbox and wait for its code service.
 
-    Raises `SandboxError` and what `Cloud` raises; then nothing of it runs any more.
+    A `cold` one runs code in a new interpreter instead of the snapshot's. `warn` receives a message
+    if the sandbox cannot be ended. Raises `SandboxError` and what `Cloud` raises, having ended the
+    sandbox.
     """
 
     async def opening() -> CloudSession:
         start = time.perf_counter()
         sandbox, seconds = await cloud.create_sandbox(ref, seconds=_LIFE_SECONDS, metadata=metadata)
-        session = _CheckedSession(sandbox, cloud=cloud, warn=warn, lifetime=seconds, start=start)
+        session = _ExtendedSession(
+            sandbox, account=cloud.account, lifetime=seconds, start=start, warn=warn
+        )
         try:
             await session.wait_until_ready()
             if cold:
@@ -45,38 +56,111 @@ def open_sandbox(
     return BlockingSession(opening)
 
 
-class _CheckedSession(CloudSession):
-    """A session that lives as long as what runs in it; one that cannot be ended is told of."""
-
-    def __init__(
-        self,
-        sandbox: e2b.AsyncSandbox,
-        *,
-        cloud: Cloud,
-        warn: Callable[[str], None],
-        lifetime: float,
-        start: float,
-    ) -> None:
-        super().__init__(sandbox, redacted=cloud.redacted, lifetime=lifetime, start=start)
-        self._cloud, self._warn = cloud, warn
+class _ExtendedSession(CloudSession):
+    """A session that lives as long as its code runs."""
 
     async def run(self, code: str, *, seconds: float, **options: Any) -> Execution:
         age = time.monotonic() - self.opened_at
         if self.lifetime - age < seconds + _MARGIN_SECONDS:
             life = int(seconds) + 2 * _MARGIN_SECONDS
             try:
-                await asyncio.to_thread(self._cloud.extend_sandbox, self.id, life)
-            except (BuildError, NetworkError) as error:
-                raise SandboxError(self.worded(error.message)) from error
+                await OF_BUILDS.wait_for(partial(self.sandbox.set_timeout, life))
+            except Exception as error:
+                text = f"cannot extend its time-out: {words_of(error)}"
+                raise SandboxError(self.worded(text)) from error
             self.lifetime = age + life
         return await super().run(code, seconds=seconds, **options)
 
-    async def end(self) -> None:
+
+class Sandboxes:
+    """The sandboxes that one project opens on a target.
+
+    The journal keeps for which templates some may run, so that a later run can end them.
+    """
+
+    def __init__(self, *, name: str, cloud: Cloud, journal: Path, report: Reporter) -> None:
+        """`name` is the target's; `report` receives what belongs to no single template."""
+        self.name, self.cloud = name, cloud
+        self.journal = Journal(journal, target=name)
+        self._report = report
+        self._unended: set[str] = set()
+
+    @contextlib.contextmanager
+    def claimed(self, name: str) -> Iterator[None]:
+        """Keep other processes of this project from the template, for the `with` block."""
+
+        def waiting() -> None:
+            text = "waiting for another process that builds it"
+            self._report(Event(kind="step", variant=name, text=text))
+
+        with self.journal.claimed(name, waiting=waiting):
+            self._end_left_over(name)
+            try:
+                yield
+            finally:
+                entry = self.journal.read(name)
+                if entry and entry.verifying and name not in self._unended:
+                    self._ended(entry)
+
+    def tidy(self) -> None:
+        """End the sandboxes of killed runs."""
+        for name in self.journal.names():
+            with contextlib.suppress(BlockingIOError), self.journal.claimed(name, wait=False):
+                self._end_left_over(name)
+
+    def open(self, opening: Opening) -> Sandbox:
+        """Create a sandbox of exactly the build.
+
+        Code runs in the snapshot's interpreter, which has the variables and warm modules already,
+        unless the sandbox is to be cold.
+        """
+        name, ref = opening.name, opening.ref
+        entry = self.journal.read(name) or self.journal.begin(name, "")
+        self.journal.write(replace(entry, verifying=True))
+
+        def warn(text: str) -> None:
+            self._unended.add(name)
+            self._warn(text)
+
         try:
-            await asyncio.to_thread(self._cloud.kill_sandbox, self.id)
-        except TemplateError as error:
-            left = max(0.0, self.opened_at + self.lifetime - time.monotonic())
-            self._warn(
-                f"the sandbox {self.id} could not be ended: {error.message};"
-                f" E2B ends it by itself within {left:.0f} seconds"
+            return open_sandbox(
+                self.cloud, ref, metadata=self._metadata(name), cold=opening.cold, warn=warn
             )
+        except NetworkError:
+            self._unended.add(name)  # it may exist: only the response may be lost
+            raise
+        except BuildError as error:
+            raise NotOnThisMachineError(
+                f"cannot create a sandbox of `{ref}` on {self.name}: {error.message}",
+                hint=f"`template-builder plan {name} --target {self.name}` shows if the build is"
+                " still there",
+            ) from error
+
+    def _metadata(self, name: str) -> dict[str, str]:
+        return {_METADATA: f"{self.journal.owner}/{name}"}
+
+    def _end_left_over(self, name: str) -> None:
+        """End the sandboxes that a killed run left; only under the claim of `name`."""
+        entry = self.journal.read(name)
+        if entry is None or not entry.verifying:
+            return
+        try:
+            for sandbox_id in self.cloud.sandboxes(self._metadata(name)):
+                self.cloud.kill_sandbox(sandbox_id)
+        except (BuildError, NetworkError) as error:
+            self._warn(
+                f"a sandbox that an earlier run opened for `{name}` may still run: {error.message};"
+                " the next run tries again to end it"
+            )
+            return
+        self._ended(entry)
+
+    def _ended(self, entry: Entry) -> None:
+        """Note that no sandbox of the entry runs any more."""
+        if entry.digest:
+            self.journal.write(replace(entry, verifying=False))
+        else:
+            self.journal.remove(entry.name)
+
+    def _warn(self, text: str) -> None:
+        self._report(Event(kind="warning", text=text))

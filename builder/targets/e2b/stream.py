@@ -1,8 +1,7 @@
-"""Reading what the code service gives of an execution: lines of JSON, one event each.
+"""Read the code service's response to an execution: lines of JSON, one event each.
 
-The SDK's reading takes an interpreter that was killed for one that has ended well, and keeps output
-without a limit. Here a line of any length takes bounded memory: its strings are cut while they
-arrive.
+Unlike the SDK, this notices a killed interpreter and limits the output. A line of any length takes
+bounded memory: its strings are cut as they arrive.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _MIME = {
     "json": "application/json", "javascript": "application/javascript",
     "data": "e2b/data", "chart": "e2b/chart",
 }  # fmt: skip
-# Errors of the service itself, which have no traceback: an interpreter that is not there any more.
+# Errors of the service itself, without a traceback: the interpreter is gone.
 _DIED = ("ContextRestarting", "WebSocketError", "UnexpectedEndOfExecution")
 _LONG_LINE = 1 << 20
 _SHORT_STRING = 1 << 12
@@ -32,10 +31,10 @@ _ESCAPE_LENGTH = 6
 
 
 async def read(parts: AsyncIterable[bytes], output: Output, *, magic: str = "") -> None:
-    """Take an execution's answer, to its end.
+    """Read the response to an execution into `output`.
 
-    Raises `InterpreterDiedError`, `SandboxGoneError` where the interpreter does not know the cell
-    magic that the code began with, if it did, and `ValueError` for what cannot be understood.
+    Raises `InterpreterDiedError`, `SandboxGoneError` if the interpreter does not know the cell
+    `magic` that the code began with, and `ValueError` for a malformed response.
     """
     lines = _Lines(output)
     async for part in parts:
@@ -44,11 +43,11 @@ async def read(parts: AsyncIterable[bytes], output: Output, *, magic: str = "") 
             if kind == "end_of_execution":
                 return
             _take(kind, event, output, magic)
-    raise ValueError("it ended before the code did")
+    raise ValueError("it ended before the code")
 
 
 def _take(kind: Any, event: dict[str, Any], output: Output, magic: str) -> None:
-    """Take an event, from which the service leaves out each key that has no value."""
+    """Add an event to the output. The service omits keys without a value."""
     if kind in ("stdout", "stderr"):
         output.stream(kind, event.get("text") or "")
     elif kind == "result":
@@ -57,7 +56,7 @@ def _take(kind: Any, event: dict[str, Any], output: Output, magic: str) -> None:
     elif kind == "error":
         name, value, traceback = (event.get(key) or "" for key in ("name", "value", "traceback"))
         if magic and name == "UsageError" and magic in str(value):
-            raise SandboxGoneError("its interpreter has died, and another is in its place")
+            raise SandboxGoneError("its interpreter died and was replaced by another")
         if name in _DIED and not traceback:
             raise InterpreterDiedError("the interpreter died while it ran the code")
         output.failed(name or "Error", value, traceback)
@@ -66,7 +65,7 @@ def _take(kind: Any, event: dict[str, Any], output: Output, magic: str) -> None:
 
 
 class _Lines:
-    """Makes events of the parts of an answer."""
+    """Splits the parts of a response into events."""
 
     def __init__(self, output: Output) -> None:
         self._output = output
@@ -96,7 +95,7 @@ class _Lines:
 
 
 class _LongLine:
-    """An event whose strings are cut while they arrive; printed text is passed on at once."""
+    """An event whose strings are cut as they arrive; printed text is passed on at once."""
 
     _PRINTED = re.compile(r'\{\s*"type":\s*"(stdout|stderr)",\s*"text":\s*')
     _OF_TEXT = re.compile(r'"(?:text|name|value|traceback)":\s*$')
@@ -130,13 +129,13 @@ class _LongLine:
                 self._end(self._string)
                 position += 1
             elif len(text) - position >= _ESCAPE_LENGTH:
-                raise ValueError("it holds what is no JSON")
+                raise ValueError("it contains invalid JSON")
             else:
                 break
         self._rest = text[position:]
 
     def event(self) -> dict[str, Any]:
-        """The whole of it, at its end."""
+        """Return the complete event."""
         if self._size > self._bound:
             self._output.leave_out(self._size)
             return {"type": "left out"}
@@ -163,7 +162,7 @@ class _LongLine:
 
     def _add(self, string: Cut, text: str) -> None:
         text = self._half + text
-        # The other half of a character is in the next part.
+        # The low surrogate is in the next part.
         self._half = text[-1] if "\ud800" <= text[-1:] <= "\udbff" else ""
         self._pass_on(string, whole(text[: len(text) - len(self._half)]))
 
@@ -184,7 +183,7 @@ class _LongLine:
             self._keep(f'"{mark}"')
 
     def _restored(self, value: Any, levels: int = -1) -> Any:
-        """`value` with its long strings, as `Cut`s down to `levels`: as far as MIME bundles go."""
+        """Return `value` with its long strings: as `Cut`s down to `levels`, as in MIME bundles."""
         if isinstance(value, dict):
             return {
                 self._restored(key): self._restored(inner, levels - 1)
@@ -197,7 +196,7 @@ class _LongLine:
 
 
 def whole(text: str) -> str:
-    """Text without halves of characters, which nobody could write anywhere."""
+    """Return `text` without lone surrogates, which cannot be encoded."""
     if text.isascii():
         return text
     joined = text.encode("utf-16", "surrogatepass").decode("utf-16", "surrogatepass")

@@ -1,6 +1,6 @@
-"""From the log of a build to what happened in it: which steps came from the cache, what failed.
+"""Read the log of a build: which steps came from the cache, and which failed.
 
-The form of the lines is E2B's own: `[base] FROM image [hash]`, `CACHED [builder 2/8] RUN … [hash]`,
+E2B's lines are `[base] FROM image [hash]`, `CACHED [builder 2/8] RUN … [hash]`,
 `[builder 3/8] [stdout]: …`, `[finalize] …`, `Build failed: …`.
 """
 
@@ -17,7 +17,7 @@ _STEP = re.compile(
 )
 _BASE = re.compile(r"\[base\] FROM ")
 _PHASE = re.compile(r"(?:CACHED )?\[(?P<phase>resize-disk|finalize|optimize)\] ")
-# Where layers go, also those of the step before; and the reason, which the build's state has, too.
+# Lines about layers, and the reason for a failure, which the state of the build has, too.
 _ASIDE = (
     "Adding layer to cache: ",
     "Uploading layer: ",
@@ -30,11 +30,13 @@ _LAST_LINES = 15
 
 
 @dataclass(kw_only=True, slots=True)
-class Followed:
-    """What the log has told so far. `steps` is how many there are, `passed` is told how many are
-    over, `cached` and `ran` are numbers of steps from 1, `last` the last lines of the output,
-    `times` those of all lines, `phase` what runs after the steps, `base_fetched` whether the base
-    image was not in the cache."""
+class BuildLog:
+    """The log so far, of a build with so many `steps`.
+
+    `passed` is called with how many steps are over. `cached` and `ran` are numbers of steps, from
+    1; `last` the last lines of output; `times` those of all lines; `phase` what runs after the
+    steps; `base_fetched` is True if the base image was not cached.
+    """
 
     steps: int
     passed: Callable[[int], None]
@@ -45,8 +47,8 @@ class Followed:
     base_fetched: bool = False
     last: deque[str] = field(default_factory=lambda: deque(maxlen=_LAST_LINES))
 
-    def line(self, line: str) -> int | None:
-        """Take one line; the number of the step that it is the first one of, or None."""
+    def read(self, line: str) -> int | None:
+        """Read a line; return the number of the step if it is its first line, else None."""
         step = _STEP.match(line)
         if step is None:
             if _BASE.match(line):
@@ -59,11 +61,9 @@ class Followed:
                 self.last.append(line)
             return None
         number = int(step["step"])
-        if output := _OUTPUT.match(step["rest"]):
-            self.last.append(output["text"])
-            return None
-        if number in self.cached or number in self.ran:
-            self.last.append(step["rest"])
+        output = _OUTPUT.match(step["rest"])
+        if output or number in self.cached or number in self.ran:
+            self.last.append(output["text"] if output else step["rest"])
             return None
         self.last.clear()
         if step["cached"]:
@@ -74,15 +74,11 @@ class Followed:
             self.passed(number - 1)
         return number
 
-    def at(self) -> str | None:
-        """Where the build was last, as E2B names it: "base", the number of a step, "finalize"."""
+    def phase_or_step(self) -> str | None:
+        """Return where the build was last, as E2B names it: "base", a step's number, "finalize"."""
         seen = self.cached | self.ran
         return self.phase or (str(max(seen)) if seen else "base" if self.last else None)
 
     def seconds(self) -> float:
-        """From the first line to the last, by E2B's own clock."""
+        """Return the time from the first line to the last, by E2B's clock."""
         return (max(self.times) - min(self.times)).total_seconds() if self.times else 0.0
-
-    def missed(self, expected_cached: int) -> list[int]:
-        """The steps that ran although the first `expected_cached` should have been cached."""
-        return sorted(number for number in self.ran if number <= expected_cached)

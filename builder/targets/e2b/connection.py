@@ -1,0 +1,146 @@
+"""Requests to a sandbox on E2B: to its code service, and to the Jupyter server below that."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from typing import Any
+
+import e2b
+import httpx
+
+from builder.errors import SandboxError, SandboxGoneError
+from builder.sandbox.execution import Output
+from builder.targets.e2b import stream
+from builder.targets.e2b.certificates import certificates
+
+SERVICE_PORT = 49999
+JUPYTER_PORT = 8888
+POLL_SECONDS = 0.1
+START_SECONDS = 120.0
+_REQUEST_SECONDS = 30.0
+
+
+class Connection:
+    """Requests to one sandbox.
+
+    `alive` asks whether the sandbox runs, `worded` makes a message about it. Code that is sent
+    begins with the cell `magic`, unless that is empty.
+    """
+
+    def __init__(
+        self,
+        sandbox: e2b.AsyncSandbox,
+        *,
+        alive: Callable[[], Awaitable[bool]],
+        worded: Callable[[str], str],
+        magic: str,
+    ) -> None:
+        config = sandbox.connection_config
+        self.urls = {
+            port: config.get_sandbox_url(sandbox.sandbox_id, sandbox.sandbox_domain, port=port)
+            for port in (SERVICE_PORT, JUPYTER_PORT)
+        }
+        self.is_direct = config.debug  # no proxy responds while the port is closed
+        self._headers = dict(config.sandbox_headers)
+        if sandbox.traffic_access_token:
+            self._headers["E2B-Traffic-Access-Token"] = sandbox.traffic_access_token
+        # HTTP/1.1, so that closing an execution's connection reaches the service.
+        self._client = httpx.AsyncClient(
+            timeout=_REQUEST_SECONDS, proxy=config.proxy, verify=certificates()
+        )
+        self._alive, self._worded, self._magic = alive, worded, magic
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await self._client.aclose()
+
+    async def ask(
+        self,
+        method: str,
+        path: str,
+        *,
+        port: int = SERVICE_PORT,
+        seconds: float | httpx.Timeout = _REQUEST_SECONDS,
+        body: Any = None,
+        stream: bool = False,
+    ) -> httpx.Response:
+        """Return the response to a request, with its content unless it is a `stream`."""
+        headers = self._headers | {"E2b-Sandbox-Port": str(port)}
+        request = self._client.build_request(
+            method, f"{self.urls[port]}{path}", headers=headers, timeout=seconds, json=body
+        )
+        return await self._client.send(request, stream=stream)
+
+    async def interpreter(self, language: str) -> str | None:
+        """Return the ID of a language's interpreter, the service's first if there are several."""
+        response = await self.ask("GET", "/contexts")
+        with contextlib.suppress(ValueError, KeyError, TypeError):
+            for context in response.json():
+                if context["language"] == language:
+                    return str(context["id"])
+        return None
+
+    @contextlib.asynccontextmanager
+    async def executing(
+        self, body: Mapping[str, Any], output: Output
+    ) -> AsyncIterator[asyncio.Task[None]]:
+        """Send code; yield the task that reads its response into `output`. Leaving the block closes
+        the connection."""
+        response = await self._execute(body)
+        reading = asyncio.create_task(self._read(response, output))
+        try:
+            yield reading
+        finally:
+            reading.cancel()
+            await asyncio.wait({reading})
+            if not reading.cancelled():
+                reading.exception()
+            await response.aclose()
+
+    async def _execute(self, body: Mapping[str, Any]) -> httpx.Response:
+        """Return the response to an execution; its head arrives before the code runs."""
+        deadline = time.monotonic() + START_SECONDS
+        seconds = httpx.Timeout(_REQUEST_SECONDS, read=START_SECONDS)
+        while True:
+            try:
+                response = await self.ask(
+                    "POST", "/execute", seconds=seconds, body=body, stream=True
+                )
+                if response.is_success:
+                    return response
+                content = (await response.aread())[:500].decode("utf-8", "replace")
+            except (httpx.ConnectError, httpx.ConnectTimeout) as error:
+                reason = str(error)
+            except httpx.TransportError as error:
+                raise self._lost(error) from error
+            else:
+                reason = f"{response.status_code} {content}"
+                if response.status_code == 404:
+                    raise SandboxGoneError(self._worded(f"its interpreter is gone: {reason}"))
+                if response.status_code not in (429, 502, 503):
+                    if (language := body.get("language", "python")) != "python":
+                        raise ValueError(f"E2B's code service does not run {language!r}: {reason}")
+                    raise SandboxError(self._worded(f"it does not run the code: {reason}"))
+            # Refused before anything ran.
+            if not await self._alive() or time.monotonic() > deadline:
+                raise SandboxGoneError(self._worded(f"it ended before the code ran: {reason}"))
+            await asyncio.sleep(POLL_SECONDS)
+
+    async def _read(self, response: httpx.Response, output: Output) -> None:
+        try:
+            await stream.read(response.aiter_bytes(), output, magic=self._magic)
+        except SandboxGoneError as error:
+            raise SandboxGoneError(self._worded(error.message)) from error
+        except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
+            raise self._lost(error) from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise SandboxError(self._worded(f"cannot read its response: {error}")) from error
+
+    def _lost(self, error: Exception) -> SandboxError:
+        reason = str(error) or type(error).__name__
+        return SandboxError(
+            self._worded(f"the connection was lost while code ran; it is not run again: {reason}")
+        )
