@@ -26,8 +26,8 @@ def promote(
     **options: Unpack[ChannelOptions],
 ) -> Result:
     """Point a channel at a verified build: REF, or the newest one. Lifts a hold on the channel."""
-    name = recorded_name(project, name)
-    return _moved(operations.promote(project, name, build, report=report, **options))
+    request = operations.ChannelRequest(name=recorded_name(project, name), **options)
+    return _moved(operations.promote(project, request, build, report=report))
 
 
 def rollback(
@@ -46,15 +46,15 @@ def rollback(
     """
     if build is not None and steps != 1:
         raise SelectionError("REF and --steps both say how far to go back", hint="name one of them")
-    name = recorded_name(project, name)
-    return _moved(operations.rollback(project, name, build, steps=steps, report=report, **options))
+    request = operations.ChannelRequest(name=recorded_name(project, name), **options)
+    return _moved(operations.rollback(project, request, build, steps=steps, report=report))
 
 
 def unhold(name: Name, *, project: Project, **options: Unpack[ChannelOptions]) -> Result:
     """Let builds move a channel again after a rollback; it stays where it is until the next one."""
-    name = recorded_name(project, name)
-    target, hold = operations.unhold(project, name, **options)
-    channel = options["channel"]
+    request = operations.ChannelRequest(name=recorded_name(project, name), **options)
+    target, hold = operations.unhold(project, request)
+    name, channel = request.name, request.channel
     lifted = hold.to_json() if hold else None
     state = f"is no longer on hold (it was {hold})" if hold else "is not on hold"
     return Result(
@@ -80,18 +80,12 @@ def adopt(
     report: Reporter,
 ) -> Result:
     """Record a template that was not built here, after a look for it on E2B."""
-    name = recorded_name(project, name)
+    settings = account_named(project, target, report)
+    request = operations.ChannelRequest(
+        name=recorded_name(project, name), channel=channel, target=settings.name, reason=reason
+    )
     return _moved(
-        operations.adopt(
-            project,
-            name,
-            ref,
-            account_named(project, target, report),
-            channel=channel,
-            unchecked=unchecked,
-            reason=reason,
-            report=report,
-        )
+        operations.adopt(project, request, ref, settings, unchecked=unchecked, report=report)
     )
 
 

@@ -57,7 +57,7 @@ def gc(
     """
     with output.progress() as report:
         cleaners = _cleaners(project, target, report)
-        items: Sequence[operations.Found] = operations.find_waste(
+        items: Sequence[operations.Candidate] = operations.find_unused(
             project,
             cleaners,
             Keep(newest=keep, steps=history),
@@ -65,7 +65,7 @@ def gc(
             forget=forget or (),
         )
     unused = [item for item in items if not item.kept]
-    size_bytes = sum(item.waste.size or 0 for item in unused)
+    size_bytes = sum(item.unused.size or 0 for item in unused)
     _show(unused, [item for item in items if item.kept and dry_run], cleaners, size_bytes, output)
     if not dry_run:
         if unused and not yes:
@@ -76,14 +76,14 @@ def gc(
                 hint="`--yes` removes them without asking, `--dry-run` lists them",
                 as_json=output.as_json,
             )
-        items = operations.remove_waste(items, lambda item: output.text([_outcome(item)]))
+        items = operations.remove_unused(items, lambda item: output.text([_outcome(item)]))
     found = [item.to_json() for item in items]
     return Result(json={"dry_run": dry_run, "size_bytes": size_bytes, "found": found})
 
 
 def _show(
-    unused: Sequence[operations.Found],
-    kept: Sequence[operations.Found],
+    unused: Sequence[operations.Candidate],
+    kept: Sequence[operations.Candidate],
     places: Iterable[str],
     size_bytes: int,
     output: Output,
@@ -93,10 +93,10 @@ def _show(
         rows = [
             [
                 item.place,
-                item.waste.kind,
-                item.waste.identity,
-                "-" if item.waste.size is None else size(item.waste.size),
-                item.waste.why,
+                item.unused.kind,
+                item.unused.identity,
+                "-" if item.unused.size is None else size(item.unused.size),
+                item.unused.why,
             ]
             for item in unused
         ]
@@ -112,8 +112,8 @@ def _show(
     )
 
 
-def _outcome(item: operations.Found) -> str:
-    name = f"{item.waste.kind} {item.waste.identity}"
+def _outcome(item: operations.Candidate) -> str:
+    name = f"{item.unused.kind} {item.unused.identity}"
     return f"kept: {name}: {item.kept}" if item.kept else f"removed: {name}"
 
 

@@ -64,7 +64,7 @@ def verify(
 def _verified_lines(passed: Mapping[str, operations.Reverified]) -> Iterator[str]:
     for name, reverified in passed.items():
         checks = reverified.verified.checks
-        yield f"{name}: {counted(len(checks), 'check')} passed ({reverified.found.ref})"
+        yield f"{name}: {counted(len(checks), 'check')} passed ({reverified.record.ref})"
         for check in checks:
             yield f"  {check.name} ({duration(check.seconds)})"
         if not checks:

@@ -5,8 +5,9 @@ from __future__ import annotations
 
 import contextlib
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from builder import record, registry
 from builder.errors import (
@@ -18,13 +19,31 @@ from builder.errors import (
     did_you_mean,
 )
 from builder.project import Project, TargetSettings, target_called
-from builder.registry import history
-from builder.registry.model import Build, Hold
+from builder.registry import Ref, history
+from builder.registry.model import Build, Entry, Hold
 from builder.registry.references import find_build, newest_usable
 from builder.system import provenance
 from builder.system.events import Reporter
 from builder.targets.adapters import connect
 from builder.workflow import read_registry
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ChannelRequest:
+    """The channel of a template that is to be changed, and why; without a `target`, the one that
+    `Registry.target_of` takes."""
+
+    name: str
+    channel: str
+    target: str | None = None
+    reason: str | None = None
+
+    def on(self, target: str, project: Project) -> record.Change:
+        """Return the change, by whoever works in `project`."""
+        by = provenance.actor(project.root)
+        return record.Change(
+            name=self.name, target=target, by=by, reason=self.reason, channel=self.channel
+        )
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,136 +76,109 @@ class Moved:
 
 
 def promote(
-    project: Project,
-    name: str,
-    wanted: str | None,
-    *,
-    channel: str,
-    target: str | None,
-    reason: str | None,
-    report: Reporter,
+    project: Project, request: ChannelRequest, wanted: str | None, *, report: Reporter
 ) -> Moved:
-    """Point `channel` at the build that `wanted` means; None is the newest that may be used.
+    """Point the channel at the build that `wanted` means; None is the newest that may be used.
 
     Raises the `LookupError`s of the registry, what the target raises, and `RevokedError`; then
     nothing was moved.
     """
-    found = read_registry(project)
+    recorded, name = read_registry(project), request.name
     if wanted is None:
-        chosen = newest_usable(found, name, found.target_of(name, target))
+        chosen = newest_usable(recorded, name, recorded.target_of(name, request.target))
     else:
-        chosen = find_build(found, name, wanted, target=target)
-    return _move(project, chosen, "promote", channel=channel, reason=reason, report=report)
+        chosen = find_build(recorded, name, wanted, target=request.target)
+    return _move(project, request, chosen, "promote", report=report)
 
 
 def rollback(
     project: Project,
-    name: str,
+    request: ChannelRequest,
     wanted: str | None,
     *,
-    steps: int,
-    channel: str,
-    target: str | None,
-    reason: str | None,
+    steps: int = 1,
     report: Reporter,
 ) -> Moved:
-    """Point `channel` at a build that it pointed at before: `steps` back, or the one that `wanted`
-    means. Revoked ones are passed over, and do not count.
+    """Point the channel at a build that it pointed at before: `steps` back, or the one that
+    `wanted` means. Revoked ones are passed over, and do not count.
 
     Raises `UnknownBuildError` where there is none, and what `promote` raises.
     """
-    found = read_registry(project)
-    target = found.target_of(name, target)
-    entry = found.entry(name, target)
+    recorded, name, channel = read_registry(project), request.name, request.channel
+    target = recorded.target_of(name, request.target)
+    entry = recorded.entry(name, target)
     present = entry.channels.get(channel)
     earlier = [ref for ref in history.timeline(entry, channel)[:-1][::-1] if ref != present]
-    builds = entry.builds
-    if wanted is not None:
-        chosen = find_build(found, name, wanted, target=target)
-        if chosen.ref not in earlier:
-            raise UnknownBuildError(
-                f"channel `{channel}` of `{name}` never pointed at `{chosen.ref}` on `{target}`",
-                hint=f"`template-builder promote {name} {chosen.ref} --channel {channel}` has it"
-                " point there",
-            )
-        return _move(project, chosen, "rollback", channel=channel, reason=reason, report=report)
+    if wanted is None:
+        ref, passed_over = _steps_back(entry, earlier, steps, request, target)
+        chosen = recorded.record(name, target, ref)
+        return _move(project, request, chosen, "rollback", report=report, passed_over=passed_over)
+    chosen = find_build(recorded, name, wanted, target=target)
+    if chosen.ref not in earlier:
+        raise UnknownBuildError(
+            f"channel `{channel}` of `{name}` never pointed at `{chosen.ref}` on `{target}`",
+            hint=f"`template-builder promote {name} {chosen.ref} --channel {channel}` has it point"
+            " there",
+        )
+    return _move(project, request, chosen, "rollback", report=report)
+
+
+def _steps_back(
+    entry: Entry, earlier: Sequence[str], steps: int, request: ChannelRequest, target: str
+) -> tuple[str, tuple[str, ...]]:
+    """The ref `steps` usable builds back, and those that are passed over on the way."""
     passed: list[str] = []
     usable: list[str] = []
     for ref in earlier:
-        if ref not in builds or builds[ref].is_revoked:
+        if ref not in entry.builds or entry.builds[ref].is_revoked:
             passed.append(ref)
         elif ref not in usable:
             usable.append(ref)
         if len(usable) == steps:
-            break
-    if len(usable) < steps:
-        there = ", ".join(f"`{ref}`" for ref in usable) or "none"
-        raise UnknownBuildError(
-            f"channel `{channel}` of `{name}` on `{target}` cannot go back"
-            f" {counted(steps, 'build')}: of those that it pointed at before, those that may be"
-            f" used: {there}"
-            + (f"; revoked or gone: {', '.join(f'`{ref}`' for ref in passed)}" if passed else ""),
-            hint=f"`template-builder show {name} --target {target}` tells its history; `promote`"
-            " takes any build",
-        )
-    chosen = registry.Record(
-        name=name, target=target, ref=usable[-1], fields=builds[usable[-1]].to_json()
-    )
-    return _move(
-        project,
-        chosen,
-        "rollback",
-        channel=channel,
-        reason=reason,
-        report=report,
-        passed_over=tuple(passed),
+            return ref, tuple(passed)
+    there = ", ".join(f"`{ref}`" for ref in usable) or "none"
+    gone = f"; revoked or gone: {', '.join(f'`{ref}`' for ref in passed)}" if passed else ""
+    raise UnknownBuildError(
+        f"channel `{request.channel}` of `{request.name}` on `{target}` cannot go back"
+        f" {counted(steps, 'build')}: of those that it pointed at before, those that may be used:"
+        f" {there}{gone}",
+        hint=f"`template-builder show {request.name} --target {target}` tells its history;"
+        " `promote` takes any build",
     )
 
 
-def unhold(
-    project: Project, name: str, *, channel: str, target: str | None, reason: str | None
-) -> tuple[str, Hold | None]:
-    """Let builds move `channel` again, which stays where it is; the target, and the hold that was
+def unhold(project: Project, request: ChannelRequest) -> tuple[str, Hold | None]:
+    """Let builds move the channel again, which stays where it is; the target, and the hold that was
     lifted. Raises `UnknownChannelError` and the other `LookupError`s of the registry."""
-    found = read_registry(project)
-    target = found.target_of(name, target)
-    entry = found.entry(name, target)
+    recorded, name, channel = read_registry(project), request.name, request.channel
+    target = recorded.target_of(name, request.target)
+    entry = recorded.entry(name, target)
     # A merge may leave a hold on a channel that one side has removed.
     if channel not in entry.channels and channel not in entry.holds:
         raise UnknownChannelError(
             f"template `{name}` has no channel `{channel}` on target `{target}`",
             hint=did_you_mean(channel, entry.channels),
         )
-    hold = record.unhold(
-        project.registry,
-        name=name,
-        target=target,
-        channel=channel,
-        by=provenance.actor(project.root),
-        reason=reason,
-    )
-    return target, hold
+    return target, record.unhold(project.registry, request.on(target, project))
 
 
 def adopt(
     project: Project,
-    name: str,
+    request: ChannelRequest,
     ref: str,
     settings: TargetSettings,
     *,
-    channel: str,
     unchecked: bool,
-    reason: str | None,
     report: Reporter,
 ) -> Moved:
-    """Record a template of E2B's that was not built here, and point `channel` at it.
+    """Record a template of E2B's that was not built here, and point the channel at it.
 
     `ref` is its ID, with `:` and a build's ID for one build of it. It is looked for there, unless
     it is to be recorded `unchecked`. Raises `BuildError` when it is not there,
     `TargetUnavailableError` without a key, `SelectionError` for a target that is this machine, and
     what `update` raises.
     """
-    target = settings.name
+    name, target = request.name, settings.name
     if not re.fullmatch(r"[a-z0-9_/-]+(:[A-Za-z0-9_.-]+)?", ref):
         raise SelectionError(
             f"{ref!r} is not the ID of a template",
@@ -199,52 +191,48 @@ def adopt(
             f"target `{target}` is this machine: what it has was built here",
             hint=f"`template-builder build {name} --target {target}` records it",
         )
-    before = read_registry(project).contents.entry(name, target).channels
-    template_id, _, build_id = ref.partition(":")
-    build = Build(template_id=template_id, origin="adopted", build_id=build_id or None)
-    note = None
+    entry = read_registry(project).contents.entry(name, target)
     if unchecked:
-        note = f"not checked: whether {target} has it is not known"
-        build = replace(build, note="not checked against the cloud when it was adopted")
+        build = Build(
+            template_id=Ref(ref).template_id,
+            note="not checked against the cloud when it was adopted",
+        )
+        note: str | None = f"not checked: whether {target} has it is not known"
     else:
-        try:
-            adapter = connect(settings, project, report=report)
-        except TargetUnavailableError as error:
-            raise TargetUnavailableError(
-                f"{error.message}, so `{ref}` cannot be looked for",
-                hint=f"set `{settings.api_key_env}`, or record it as it is with --unchecked",
-            ) from error
-        assert adapter.inventory  # an account has one
-        found_id = adapter.inventory.examine(ref)
-        build = replace(build, template_id=found_id, checked_at=history.now())
-        if not build_id:
-            note = f"a bare ID follows the tag `default` there; {ref}:BUILD_ID pins one build"
-    record.adopt(
-        project.registry,
-        name=name,
-        target=target,
-        ref=ref,
-        build=build,
-        channel=channel,
-        by=provenance.actor(project.root),
-        reason=reason,
-    )
+        build = _examined(project, settings, ref, report)
+        bare = f"a bare ID follows the tag `default` there; {ref}:BUILD_ID pins one build"
+        note = None if Ref(ref).build_id else bare
+    build = replace(build, build_id=Ref(ref).build_id or None)
+    record.adopt(project.registry, request.on(target, project), ref, build)
+    before = entry.channels.get(request.channel)
     return Moved(
-        name=name, target=target, channel=channel, before=before.get(channel), ref=ref, note=note
+        name=name, target=target, channel=request.channel, before=before, ref=ref, note=note
     )
+
+
+def _examined(project: Project, settings: TargetSettings, ref: str, report: Reporter) -> Build:
+    """Look for a template that is to be adopted. Raises what `adopt` raises."""
+    try:
+        inventory = connect(settings, project, report=report).inventory
+    except TargetUnavailableError as error:
+        raise TargetUnavailableError(
+            f"{error.message}, so `{ref}` cannot be looked for",
+            hint=f"set `{settings.api_key_env}`, or record it as it is with --unchecked",
+        ) from error
+    assert inventory  # an account has one
+    return Build(template_id=inventory.examine(ref), checked_at=history.now())
 
 
 def _move(
     project: Project,
+    request: ChannelRequest,
     chosen: registry.Record,
-    action: str,
+    action: Literal["promote", "rollback"],
     *,
-    channel: str,
-    reason: str | None,
     report: Reporter,
     passed_over: tuple[str, ...] = (),
 ) -> Moved:
-    build = chosen.build
+    build, change = chosen.build, request.on(chosen.target, project)
     with contextlib.ExitStack() as stack:
         publish = None
         if chosen.build_id:  # what was adopted by its bare ID has nothing that could be moved
@@ -252,21 +240,11 @@ def _move(
             publisher = connect(settings, project, report=report)
             stack.enter_context(publisher.claimed(chosen.name))
             publish = record.following(publisher, chosen.name, over=None)
-        before = record.move(
-            project.registry,
-            name=chosen.name,
-            target=chosen.target,
-            channel=channel,
-            ref=chosen.ref,
-            action=action,
-            by=provenance.actor(project.root),
-            reason=reason,
-            publish=publish,
-        )
+        before = record.move(project.registry, change, chosen.ref, action=action, publish=publish)
     return Moved(
         name=chosen.name,
         target=chosen.target,
-        channel=channel,
+        channel=request.channel,
         before=before,
         ref=chosen.ref,
         passed_over=passed_over,

@@ -102,19 +102,21 @@ def _files(side: Side, _other: Side) -> dict[str, str]:
 def _measures(side: Side, other: Side) -> dict[str, str]:
     if not (side.built and other.built):
         return {}
-    found = {}
+    measures = {}
     if size := side.build.size_bytes:
-        found["size"] = f"{size / 2**20:.1f} MiB"
+        measures["size"] = f"{size / 2**20:.1f} MiB"
     seconds = side.build.seconds
     times = {
         "build": seconds.build,
         "sandbox": seconds.sandbox,
         "warm sandbox": seconds.warm_sandbox,
     }
-    found |= {f"seconds: {key}": f"{time:.3f}" for key, time in times.items() if time is not None}
+    measures |= {
+        f"seconds: {key}": f"{time:.3f}" for key, time in times.items() if time is not None
+    }
     for level, imports in seconds.first_use.items():
-        found[f"first use, {level}"] = f"{sum(imports.values()) * 1000:.1f} ms"
-    return found
+        measures[f"first use, {level}"] = f"{sum(imports.values()) * 1000:.1f} ms"
+    return measures
 
 
 _TABLES = (

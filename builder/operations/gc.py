@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -19,27 +19,27 @@ from builder.workflow import read_registry
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Found:
-    """Waste, and who keeps it; `kept` is why it was not removed after all."""
+class Candidate:
+    """Something unused, and who can remove it; `kept` is why it was not removed after all."""
 
     place: str
     cleaner: Cleaner
-    waste: Unused
+    unused: Unused
     kept: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """It as plain values."""
-        return {"place": self.place, **self.waste.to_json(), "kept": self.kept}
+        return {"place": self.place, **self.unused.to_json(), "kept": self.kept}
 
 
-def find_waste(
+def find_unused(
     project: Project,
     cleaners: Mapping[str, Cleaner],
     keep: Keep,
     *,
     protect_days: float,
     forget: Sequence[str] = (),
-) -> list[Found]:
+) -> list[Candidate]:
     """All that nothing needs, by place. Raises `RegistryError`, and what the places raise.
 
     What any registry needs that builds of this machine are recorded in is kept, not only what this
@@ -60,9 +60,9 @@ def find_waste(
             return None
 
     def need(location: str, digest: str) -> Need | None:
-        found = wanted(location)
-        if found is not None:
-            return Need(why=found[digest]) if digest in found else None
+        digests = wanted(location)
+        if digests is not None:
+            return Need(why=digests[digest]) if digest in digests else None
         there = registry.is_url(location) or os.path.exists(location)
         state = "cannot be read" if there else "is not there"
         return Need(
@@ -72,9 +72,9 @@ def find_waste(
         )
 
     return [
-        Found(place=place, cleaner=cleaner, waste=waste, kept=waste.kept)
+        Candidate(place=place, cleaner=cleaner, unused=unused, kept=unused.kept)
         for place, cleaner in cleaners.items()
-        for waste in cleaner.unused(
+        for unused in cleaner.unused(
             Needs(
                 templates={name: t[place] for name, t in own.templates.items() if place in t},
                 of=need,
@@ -84,14 +84,16 @@ def find_waste(
     ]
 
 
-def remove_waste(found: Iterable[Found], tell: Callable[[Found], None]) -> Sequence[Found]:
-    """Remove it, one after the other; what became of each, of which `tell` is told at once."""
-    done = []
-    for one in found:
-        kept = one.kept or one.cleaner.remove(one.waste)
-        done.append(Found(place=one.place, cleaner=one.cleaner, waste=one.waste, kept=kept))
-        tell(done[-1])
-    return done
+def remove_unused(
+    candidates: Iterable[Candidate], report: Callable[[Candidate], None]
+) -> list[Candidate]:
+    """Remove them, one after the other; `report` is called with the outcome of each at once."""
+    outcomes = []
+    for candidate in candidates:
+        kept = candidate.kept or candidate.cleaner.remove(candidate.unused)
+        outcomes.append(replace(candidate, kept=kept))
+        report(outcomes[-1])
+    return outcomes
 
 
 def _is_within(location: str, folder: str) -> bool:
@@ -100,11 +102,11 @@ def _is_within(location: str, folder: str) -> bool:
     return Path(location).is_relative_to(os.path.realpath(folder))
 
 
-def _digests(found: registry.Registry, keep: Keep) -> dict[str, str]:
+def _digests(recorded: registry.Registry, keep: Keep) -> dict[str, str]:
     """Digest → why it is needed."""
     return {
         digest: why
-        for targets in found.templates.values()
+        for targets in recorded.templates.values()
         for entry in targets.values()
         for ref, why in needed(entry, keep).items()
         if (digest := entry.builds[ref].digest) is not None

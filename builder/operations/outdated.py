@@ -48,7 +48,7 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
     target, channel = context.target_name, prepared.request.channel
     templates = context.registry.now().templates
     findings = []
-    for rendered in sorted(prepared.rendered, key=lambda one: one.variant.name):
+    for rendered in sorted(prepared.rendered, key=lambda rendered: rendered.variant.name):
         name = rendered.variant.name
         targets = templates.get(name, {})
         entry = targets.get(target) or Entry()
@@ -61,7 +61,7 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
             reasons = _reasons(rendered, build)
         if age is not None and age > max_age_days:
             text = f"{counted(age, 'day')} old, and what the target adds to a build is as old"
-            reasons = [*reasons, plan.Reason(kind="state", what=text)]
+            reasons = [*reasons, plan.Reason(kind="state", subject=text)]
         usable = {b.digest for b in entry.builds.values() if not b.is_revoked}
         if held and rendered.digest in usable:
             reasons = ()  # a rebuild would bring nothing that is not there
@@ -90,20 +90,20 @@ def _missing(name: str, targets: Mapping[str, Entry], target: str, channel: str)
                 f": {why}; `template-builder registry rebuild {name} --target {target}` records"
                 " that one"
             )
-        return plan.Reason(kind="state", what=text)
+        return plan.Reason(kind="state", subject=text)
     text = f"never built on {target}"
     if built:
         text += f", but on {' and '.join(built)}: --target looks there"
-    return plan.Reason(kind="state", what=text)
+    return plan.Reason(kind="state", subject=text)
 
 
 def _reasons(rendered: render.Rendered, build: Build) -> Sequence[plan.Reason]:
     reasons: list[plan.Reason] = []
     if build.is_revoked:
         text = f"the build is {build.revocation}"
-        reasons.append(plan.Reason(kind="state", what=text))
+        reasons.append(plan.Reason(kind="state", subject=text))
     if build.is_adopted:
-        return [*reasons, plan.Reason(kind="state", what="adopted, not built from this spec")]
+        return [*reasons, plan.Reason(kind="state", subject="adopted, not built from this spec")]
     if build.digest != rendered.digest:
         reasons += plan.differences(build, plan.inputs_of(rendered))
     return reasons

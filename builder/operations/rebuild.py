@@ -9,13 +9,14 @@ from typing import Any
 
 from builder import record, registry, render, verify
 from builder.errors import BuildError, RegistryError
+from builder.operations.reverify import built_of
 from builder.registry import history
 from builder.registry.model import Build, Verified
 from builder.registry.tables import explicit
 from builder.system import provenance
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
-from builder.targets.protocol import Built, Opening, Tagged
+from builder.targets.protocol import Opening, Tagged
 from builder.verify.checks import inventory
 from builder.workflow import Context, Prepared
 
@@ -33,6 +34,7 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
     except RegistryError as error:
         _put_aside(project.registry, error, context.report)
         recorded = context.registry.now()
+    by = provenance.actor(project.root)
     rendered = {rendering.variant.name: rendering for rendering in prepared.rendered}
     done = []
     for name in sorted({*(variant.name for variant in prepared.variants), *recorded.templates}):
@@ -48,15 +50,8 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
                 continue
             with target.claimed(name):
                 build = _build(context, rendered.get(name), name, tagged)
-            record.put_back(
-                project.registry,
-                name=name,
-                target=target.name,
-                ref=tagged.ref,
-                build=build,
-                channels=missing,
-                by=provenance.actor(project.root),
-            )
+            change = record.Change(name=name, target=target.name, by=by)
+            record.put_back(project.registry, change, tagged.ref, build, channels=missing)
             done.append(
                 {"name": name, "target": target.name, "ref": tagged.ref, "channels": missing}
             )
@@ -76,37 +71,26 @@ def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:
 
 def _build(context: Context, known: render.Rendered | None, name: str, tagged: Tagged) -> Build:
     opener, report = context.connected(), context.report
+    build = explicit(
+        Build, template_id=tagged.template_id, build_id=tagged.build_id, origin="built"
+    )
+    build = replace(build, digest=tagged.digest)
     with Log(context.project.state / "logs" / name, target=opener.name, kind="rebuild") as log:
         log.line(f"putting back {tagged.ref}")
         if known and known.digest == tagged.digest:
-            built = Built(
-                name=name,
-                target=opener.name,
-                ref=tagged.ref,
-                template_id=tagged.template_id,
-                build_id=tagged.build_id,
-                digest=known.digest,
-                seconds=0.0,
-                reused=True,
-                size=None,
-                warnings=(_NOTE,),
-            )
+            fields = build.to_json()
+            tag = registry.Record(name=name, target=opener.name, ref=tagged.ref, fields=fields)
+            built = replace(built_of(tag, build), warnings=(_NOTE,))
             verified = verify.verify(built, known, opener, report=report, log=log)
             return record.build_of(verified, known, {})
         report(Event(kind="step", variant=name, text=f"asking a sandbox of {tagged.ref}"))
         sandbox = opener.open(Opening(ref=tagged.ref, name=name))
         with contextlib.closing(sandbox):
             packages = inventory(sandbox)
-    build = explicit(
-        Build,
-        template_id=tagged.template_id,
-        build_id=tagged.build_id,
-        origin="built",
-        packages=packages,
-        verified=Verified(checks=("a sandbox opens and lists its packages",)),
-        warnings=(_NOTE, "the spec that it was built from is not known"),
-    )
-    return replace(build, digest=tagged.digest)
+    warnings = (_NOTE, "the spec that it was built from is not known")
+    verified_by = Verified(checks=("a sandbox opens and lists its packages",))
+    known_of_it = explicit(Build, packages=packages, verified=verified_by, warnings=warnings)
+    return Build.from_json(build.to_json() | known_of_it.to_json())
 
 
 _NOTE = "put back from what the target has; when it was built is not known"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from builder import record
 from builder.errors import TargetUnavailableError, TemplateError
@@ -16,16 +15,6 @@ from builder.targets.adapters import connect
 from builder.workflow import read_registry
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Removal:
-    """What is to be removed of a template on a target: refs of builds, and channels."""
-
-    name: str
-    target: str
-    builds: tuple[str, ...]
-    channels: tuple[str, ...]
-
-
 def removal_of(
     project: Project,
     name: str,
@@ -33,7 +22,7 @@ def removal_of(
     *,
     channels: Sequence[str],
     target: str | None,
-) -> Removal:
+) -> record.Removal:
     """What `wanted` and `channels` mean: one build, channels alone, or, without either, all builds.
 
     Raises the `LookupError`s of the registry, and `SelectionError` for what is needed.
@@ -45,13 +34,15 @@ def removal_of(
     else:
         target = recorded.target_of(name, target)
         refs = [] if channels else sorted(recorded.entry(name, target).builds)
-    entry, builds = recorded.entry(name, target), tuple(refs)
-    record.check_removable(entry, name, target, builds, channels)
-    return Removal(name=name, target=target, builds=builds, channels=tuple(dict.fromkeys(channels)))
+    removal = record.Removal(
+        name=name, target=target, builds=tuple(refs), channels=tuple(dict.fromkeys(channels))
+    )
+    record.check_removable(recorded.entry(name, target), removal)
+    return removal
 
 
 def remove(
-    project: Project, removal: Removal, *, reason: str | None, report: Reporter
+    project: Project, removal: record.Removal, *, reason: str | None, report: Reporter
 ) -> str | None:
     """Remove it; returns what a person should know of what is left on the target.
 
@@ -78,15 +69,8 @@ def remove(
             else:
                 stack.enter_context(target.claimed(name))
                 inventory = target.inventory
-        record.remove(
-            project.registry,
-            name=name,
-            target=removal.target,
-            builds=removal.builds,
-            channels=removal.channels,
-            by=provenance.actor(project.root),
-            reason=reason,
-        )
+        by = provenance.actor(project.root)
+        record.remove(project.registry, removal, by=by, reason=reason)
         if inventory:
             # Last, since it cannot be taken back: E2B has no way back to a build without a tag.
             try:
@@ -96,5 +80,5 @@ def remove(
     return note
 
 
-def _left(removal: Removal, error: TemplateError) -> str:
+def _left(removal: record.Removal, error: TemplateError) -> str:
     return f"its tags on {removal.target} are left as they are: {error.message}"

@@ -24,17 +24,17 @@ def needed(entry: Entry, keep: Keep) -> dict[str, str]:
     may be used: so the last good build is always among them.
     """
     builds = entry.builds
-    found: dict[str, str] = {}
+    reasons: dict[str, str] = {}
     for channel, ref in sorted(entry.channels.items()):
-        found.setdefault(ref, f"channel {channel} points at it")
+        reasons.setdefault(ref, f"channel {channel} points at it")
         earlier = [r for r in history.timeline(entry, channel)[:-1][::-1] if r in builds]
         usable = [r for r in dict.fromkeys(earlier) if not builds[r].is_revoked]
         for step, back in enumerate(usable[: keep.steps], 1):
-            found.setdefault(back, f"{step} back from channel {channel}")
+            reasons.setdefault(back, f"{step} back from channel {channel}")
     by_age = history.newest_first(entry)
     for recent in by_age[: keep.newest]:
-        found.setdefault(recent, f"among the newest {keep.newest}")
+        reasons.setdefault(recent, f"among the newest {keep.newest}")
     good = [r for r in by_age if not builds[r].is_revoked]
     for newest in good[:1]:
-        found.setdefault(newest, "the last good build")
-    return {ref: why for ref, why in found.items() if ref in builds}
+        reasons.setdefault(newest, "the last good build")
+    return {ref: why for ref, why in reasons.items() if ref in builds}

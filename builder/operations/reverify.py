@@ -8,6 +8,7 @@ from typing import Any
 from builder import record, registry, render, verify
 from builder.errors import TemplateError, VerifyError
 from builder.registry import Digest
+from builder.registry.model import Build
 from builder.system import processes
 from builder.system.events import discard
 from builder.system.logs import Log
@@ -20,14 +21,14 @@ from builder.workflow import RENDER, BuildRequest, Context, prepare
 class Reverified:
     """A build that keeps its promises still; `left_out` are checks of it that are not recorded."""
 
-    found: registry.Record
+    record: registry.Record
     verified: verify.Verified
     left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """What was checked, as plain values."""
         return {
-            "ref": self.found.ref,
+            "ref": self.record.ref,
             "checks": [check.name for check in self.verified.checks],
             "left_out": list(self.left_out),
             "warnings": list(self.verified.warnings),
@@ -36,53 +37,57 @@ class Reverified:
         }
 
 
-def reverify(found: registry.Record, context: Context) -> Reverified:
+def reverify(recorded: registry.Record, context: Context) -> Reverified:
     """Run the checks of a recorded build again, whatever its spec says by now; nothing is recorded.
 
     Raises `VerifyError`, `SandboxError`, `NotOnThisMachineError`.
     """
-    opener, report = context.connected(), context.report
-    recalled = record.recalled(found)
+    opener, report, name = context.connected(), context.report, recorded.name
+    recalled = record.recalled(recorded)
     promises: verify.Promises = recalled
     left_out = recalled.left_out
-    if left_out and (rendered := _rendered(context, found)):
+    if left_out and (rendered := _rendered(context, recorded)):
         promises, left_out = rendered, ()
-    build = with_measures(found.ref, found.build)
-    built = Built(
-        name=found.name,
-        target=found.target,
-        ref=found.ref,
-        template_id=found.template_id,
-        build_id=found.build_id or "",
-        digest=found.digest or Digest(),
-        seconds=build.seconds.build or 0.0,
-        reused=True,
-        size=build.size_bytes,
-        cold=build.seconds.first_use.get("cold", {}),
-    )
+    built = built_of(recorded, with_measures(recorded.ref, recorded.build))
     with (
-        Log(context.project.state / "logs" / found.name, target=found.target, kind="verify") as log,
-        opener.claimed(found.name),
+        Log(context.project.state / "logs" / name, target=recorded.target, kind="verify") as log,
+        opener.claimed(name),
         processes.interruptible(),
     ):
         try:
             verified = verify.verify(built, promises, opener, report=report, log=log)
         except VerifyError as error:
             # It passed once: the environment was damaged since, or the checks depend on more.
-            if opener.changes and _rendered(context, found):
-                again = f"`template-builder build {found.name} --force --target {found.target}`"
+            if opener.changes and _rendered(context, recorded):
+                again = f"`template-builder build {name} --force --target {recorded.target}`"
                 error.hint = f"{again} makes the environment anew"
             raise
-    return Reverified(found=found, verified=verified, left_out=left_out)
+    return Reverified(record=recorded, verified=verified, left_out=left_out)
 
 
-def _rendered(context: Context, found: registry.Record) -> render.Rendered | None:
+def _rendered(context: Context, recorded: registry.Record) -> render.Rendered | None:
     """What the spec and its committed lock render to, where the build is of exactly that."""
-    request = BuildRequest(names=(found.name,), frozen=True)
+    request = BuildRequest(names=(recorded.name,), frozen=True)
     try:
         prepared = prepare(request, replace(context, report=discard), RENDER)
     except TemplateError:
         return None
     return next(
-        (rendering for rendering in prepared.rendered if rendering.digest == found.digest), None
+        (rendering for rendering in prepared.rendered if rendering.digest == recorded.digest), None
+    )
+
+
+def built_of(recorded: registry.Record, build: Build) -> Built:
+    """Return a recorded build as its target would hand it over; `build` is all known of it."""
+    return Built(
+        name=recorded.name,
+        target=recorded.target,
+        ref=recorded.ref,
+        template_id=recorded.template_id,
+        build_id=recorded.build_id or "",
+        digest=recorded.digest or Digest(),
+        seconds=build.seconds.build or 0.0,
+        reused=True,
+        size=build.size_bytes,
+        cold=build.seconds.first_use.get("cold", {}),
     )

@@ -150,7 +150,7 @@ class _Case:
                     f" --channel {channel} --target {situation.target}` moves it all the same"
                 )
                 return "skip", [_state(why)], other
-            moved = Reason(kind="spec", what=f"channel {channel}", old=ref, new=other)
+            moved = Reason(kind="spec", subject=f"channel {channel}", old=ref, new=other)
             return "retag", [*reasons, moved], other
         return "build", reasons, None
 
@@ -191,4 +191,4 @@ class _Case:
 
 
 def _state(text: str) -> Reason:
-    return Reason(kind="state", what=text)
+    return Reason(kind="state", subject=text)

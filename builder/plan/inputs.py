@@ -62,7 +62,7 @@ def differences(recorded: Build, new: Mapping[str, Mapping[str, str]]) -> Iterab
         ("package", "packages"),
     )
     found = [
-        Reason(kind=kind, what=key, old=old.get(part, {}).get(key), new=new[part].get(key))
+        Reason(kind=kind, subject=key, old=old.get(part, {}).get(key), new=new[part].get(key))
         for kind, part in kinds
         for key in sorted({*old.get(part, {}), *new[part]})
         if old.get(part, {}).get(key) != new[part].get(key)
@@ -70,8 +70,8 @@ def differences(recorded: Build, new: Mapping[str, Mapping[str, str]]) -> Iterab
     if not found:
         before, after = old.get("files", {}), new["files"]
         found = [
-            Reason(kind="renderer", what=path)
+            Reason(kind="renderer", subject=path)
             for path in sorted({*before, *after})
             if before.get(path) != after.get(path)
         ]
-    return found or [Reason(kind="state", what="the recorded build has another digest")]
+    return found or [Reason(kind="state", subject="the recorded build has another digest")]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder.registry import Digest, Ref
@@ -17,19 +17,19 @@ Action = Literal["build", "skip", "retag", "blocked"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reason:
-    """Why an action is taken. `what` is a key, package or file; `old` and `new` are its sides."""
+    """Why an action is taken: `subject` is a key, package or file, `old` and `new` its values."""
 
     kind: Literal["state", "spec", "package", "base", "renderer"]
-    what: str
+    subject: str
     old: str | None = None
     new: str | None = None
 
     def __str__(self) -> str:
         if self.kind == "state":
-            return self.what
+            return self.subject
         if self.kind == "renderer":
-            return f"`{self.what}` is rendered differently"
-        subject = self.what if self.kind == "package" else f"`{self.what}`"
+            return f"`{self.subject}` is rendered differently"
+        subject = self.subject if self.kind == "package" else f"`{self.subject}`"
         if self.old is None:
             return f"{subject} {self.new} is new" if self.new else f"{subject} is new"
         if self.new is None:
@@ -39,7 +39,13 @@ class Reason:
 
     def to_json(self) -> dict[str, str | None]:
         """The reason as plain values, with its sentence as `text`."""
-        return {**asdict(self), "text": str(self)}
+        return {
+            "kind": self.kind,
+            "what": self.subject,
+            "old": self.old,
+            "new": self.new,
+            "text": str(self),
+        }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

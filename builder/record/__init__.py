@@ -6,6 +6,7 @@ of each other's. What it does not know, it keeps. Every change is told in the hi
 
 from __future__ import annotations
 
+from builder.record.change import Change
 from builder.record.channels import (
     Recorded,
     adopt,
@@ -17,15 +18,17 @@ from builder.record.channels import (
 )
 from builder.record.fields import Recalled, build_of, contents_of, recalled
 from builder.record.publishing import Publish, following
-from builder.record.removing import check_removable, remove
+from builder.record.removing import Removal, check_removable, remove
 from builder.record.revoking import Content, check_contents, restore, revoke
 from builder.record.store import update
 
 __all__ = [
+    "Change",
     "Content",
     "Publish",
     "Recalled",
     "Recorded",
+    "Removal",
     "adopt",
     "build_of",
     "check_contents",

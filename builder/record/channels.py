@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, Literal
 
 from builder import registry
 from builder.errors import (
@@ -14,6 +14,7 @@ from builder.errors import (
     RevokedError,
     UnknownBuildError,
 )
+from builder.record.change import Change
 from builder.record.fields import build_of
 from builder.record.publishing import Publish, update_published
 from builder.record.revoking import check_contents, marks_of, settled
@@ -56,35 +57,31 @@ def record(
     registry cannot be read, `StorageError` when it cannot be written, and what `publish` raises;
     then the registry and the target are as they were.
     """
-    built = verified.built
-    made = build_of(verified, rendered, source or {})
+    built, new = verified.built, build_of(verified, rendered, source or {})
+    ref, change = built.ref, Change(name=built.name, target=built.target, by=by, channel=channel)
 
-    def change(contents: Contents, publishing: Publish) -> Recorded:
-        check_contents(contents, made, built.name)
+    def recorded(contents: Contents, publishing: Publish) -> Recorded:
+        check_contents(contents, new, built.name)
         entry = contents.new_entry(built.name, built.target)
-        known = entry.builds.get(built.ref, Build())
+        known = entry.builds.get(ref, Build())
         again = known.digest == built.digest and known.is_verified
-        build = known if again else merged(known, made)
-        check_usable(built.name, built.ref, build, built.target)
-        build = entry.builds[built.ref] = settled(build, marks_of(contents, made))
+        build = known if again else merged(known, new)
+        check_usable(change, ref, build)
+        entry.builds[ref] = settled(build, marks_of(contents, new))
         lifted = release and lift(entry, channel)
-        there = entry.channels.get(channel) == built.ref
+        there = entry.channels.get(channel) == ref
         hold = None if there else entry.holds.get(channel)
-        moved = None if hold else channel
-        overtaken = None
+        moved, overtaken = None if hold else channel, None
         try:
-            publishing(made, moved)
+            publishing(new, moved)
         except OvertakenError as error:
             moved, overtaken = None, str(error)
         if not again or lifted or (moved and not there):
-            history.append(
-                entry, "build", by, build=built.ref, channel=moved, to=built.ref, reason=overtaken
-            )
-        return Recorded(
-            build=entry.builds[built.ref] if again else made, hold=hold, overtaken=overtaken
-        )
+            history.append(entry, "build", by, build=ref, channel=moved, to=ref, reason=overtaken)
+        build = entry.builds[ref] if again else new
+        return Recorded(build=build, hold=hold, overtaken=overtaken)
 
-    return update_published(location, change, publish)
+    return update_published(location, recorded, publish)
 
 
 def merged(known: Build, made: Build) -> Build:
@@ -97,62 +94,53 @@ def lift(entry: Entry, channel: str) -> bool:
     return entry.holds.pop(channel, None) is not None
 
 
-def unhold(
-    location: str | os.PathLike[str],
-    *,
-    name: str,
-    target: str,
-    channel: str,
-    by: str,
-    reason: str | None = None,
-) -> Hold | None:
+def unhold(location: str | os.PathLike[str], change: Change) -> Hold | None:
     """Let builds move a channel again, which stays where it is; returns the hold that was lifted.
 
     Raises what `update` raises.
     """
+    channel = change.channel
 
-    def change(contents: Contents) -> Hold | None:
-        entry = contents.entry(name, target)
+    def lifted(contents: Contents) -> Hold | None:
+        entry = contents.entry(change.name, change.target)
         hold = entry.holds.pop(channel, None)
         if hold:
-            to = entry.channels.get(channel)
-            history.append(entry, "unhold", by, channel=channel, to=to, reason=reason)
+            to, reason = entry.channels.get(channel), change.reason
+            history.append(entry, "unhold", change.by, channel=channel, to=to, reason=reason)
         return hold
 
-    return update(location, change)
+    return update(location, lifted)
 
 
 def move(
     location: str | os.PathLike[str],
-    *,
-    name: str,
-    target: str,
-    channel: str,
+    change: Change,
     ref: str,
-    action: str,
-    by: str,
-    reason: str | None = None,
+    *,
+    action: Literal["promote", "rollback"],
     release: bool = True,
     publish: Publish | None = None,
 ) -> str | None:
     """Point a channel at a build that is recorded already; returns what it pointed at before.
 
-    `action` is `promote` or `rollback`: a rollback puts the channel on hold, a promotion lifts
-    that, or, without `release`, is refused. `publish` has the target follow before the registry
-    says so: when it fails, nothing was moved; when writing fails after it, what it did is taken
-    back. Raises `UnknownBuildError`, `RevokedError`, `BlockedError`, what `publish` raises and what
-    `update` raises.
+    A rollback puts the channel on hold, a promotion lifts that, or, without `release`, is refused.
+    `publish` has the target follow before the registry says so: when it fails, nothing was moved;
+    when writing fails after it, what it did is taken back. Raises `UnknownBuildError`,
+    `RevokedError`, `BlockedError`, what `publish` raises and what `update` raises.
     """
+    channel, by, reason = change.channel, change.by, change.reason
 
-    def change(contents: Contents, publishing: Publish) -> str | None:
-        entry = contents.entry(name, target)
+    def moved(contents: Contents, publishing: Publish) -> str | None:
+        entry = contents.entry(change.name, change.target)
         build = entry.builds.get(ref)
         if build is None:
-            raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}` any more")
-        check_usable(name, ref, build, target)
+            raise UnknownBuildError(
+                f"`{change.name}` has no build `{ref}` on `{change.target}` any more"
+            )
+        check_usable(change, ref, build)
         before = entry.channels.get(channel)
         if not release and before != ref:
-            check_not_held(entry, name, channel, target)
+            check_not_held(entry, change)
         publishing(build, channel)
         lifted = release and lift(entry, channel)
         if action == "rollback":
@@ -161,21 +149,22 @@ def move(
             history.append(entry, action, by, build=ref, channel=channel, to=ref, reason=reason)
         return before
 
-    return update_published(location, change, publish)
+    return update_published(location, moved, publish)
 
 
-def check_not_held(entry: Entry, name: str, channel: str, target: str) -> None:
+def check_not_held(entry: Entry, change: Change) -> None:
     """Raises `BlockedError` when a channel is on hold."""
-    if hold := entry.holds.get(channel):
+    if hold := entry.holds.get(change.channel):
         raise BlockedError(
-            f"channel `{channel}` of `{name}` is {hold}",
-            hint=f"`template-builder promote` moves it, `template-builder unhold {name} --channel"
-            f" {channel} --target {target}` lets builds move it again",
+            f"channel `{change.channel}` of `{change.name}` is {hold}",
+            hint=f"`template-builder promote` moves it, `template-builder unhold {change.name}"
+            f" --channel {change.channel} --target {change.target}` lets builds move it again",
         )
 
 
-def check_usable(name: str, ref: str, build: Build, target: str) -> None:
+def check_usable(change: Change, ref: str, build: Build) -> None:
     """Raises `RevokedError`, or `UnknownBuildError` for a build that nobody has verified."""
+    name, target = change.name, change.target
     if build.is_revoked:
         raise RevokedError(
             f"build `{ref}` of `{name}` is {build.revocation}",
@@ -189,69 +178,59 @@ def check_usable(name: str, ref: str, build: Build, target: str) -> None:
         )
 
 
-def adopt(
-    location: str | os.PathLike[str],
-    *,
-    name: str,
-    target: str,
-    ref: str,
-    build: Build,
-    channel: str,
-    by: str,
-    reason: str | None = None,
-) -> None:
-    """Record a template that was not built from a spec of ours, and point `channel` at it.
+def adopt(location: str | os.PathLike[str], change: Change, ref: str, build: Build) -> None:
+    """Record a template that was not built from a spec of ours, and point the channel at it.
 
     Raises `RevokedError` when it was recorded before, and revoked, and what `update` raises.
     """
+    channel = change.channel
 
-    def change(contents: Contents) -> None:
-        entry = contents.new_entry(name, target)
-        known = entry.builds.get(ref)
+    def adopted(contents: Contents) -> None:
+        entry = contents.new_entry(change.name, change.target)
+        known, new = entry.builds.get(ref), replace(build, origin="adopted")
         if known and not known.is_adopted:
             raise RegistryError(
-                f"`{ref}` is a build of `{name}` that was made here",
-                hint=f"`template-builder promote {name} {ref}` points a channel at it",
+                f"`{ref}` is a build of `{change.name}` that was made here",
+                hint=f"`template-builder promote {change.name} {ref}` points a channel at it",
             )
-        adopted = replace(build, origin="adopted")
         if known:
-            check_usable(name, ref, known, target)
-            adopted = merged(replace(known, note=None), adopted)
+            check_usable(change, ref, known)
+            new = merged(replace(known, note=None), new)
         if entry.channels.get(channel) != ref:
-            check_not_held(entry, name, channel, target)
-        entry.builds[ref] = adopted
-        history.append(entry, "adopt", by, build=ref, channel=channel, to=ref, reason=reason)
+            check_not_held(entry, change)
+        entry.builds[ref] = new
+        history.append(
+            entry, "adopt", change.by, build=ref, channel=channel, to=ref, reason=change.reason
+        )
 
-    update(location, change)
+    update(location, adopted)
 
 
 def put_back(
     location: str | os.PathLike[str],
-    *,
-    name: str,
-    target: str,
+    change: Change,
     ref: str,
     build: Build,
+    *,
     channels: Sequence[str],
-    by: str,
 ) -> None:
     """Record a build again that the registry has lost, and point `channels` at it.
 
     What its history says was revoked is revoked still. Raises what `update` raises.
     """
 
-    def change(contents: Contents) -> None:
-        entry = contents.new_entry(name, target)
+    def recorded(contents: Contents) -> None:
+        entry, by = contents.new_entry(change.name, change.target), change.by
         known = entry.builds.get(ref)
         if known is None:
             known = replace(build, revoked=_revoked_by_history(entry, ref) or build.revoked)
         entry.builds[ref] = settled(known, marks_of(contents, known))
-        reason = f"put back from {target}"
+        reason = f"put back from {change.target}"
         history.append(entry, "repair", by, build=ref, reason=reason)
         for channel in channels:
             history.append(entry, "repair", by, build=ref, channel=channel, to=ref, reason=reason)
 
-    update(location, change)
+    update(location, recorded)
 
 
 def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], list[str]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from dataclasses import dataclass
 
 from builder.errors import SelectionError, UnknownBuildError, UnknownChannelError
 from builder.record.channels import lift
@@ -13,56 +13,56 @@ from builder.registry import history
 from builder.registry.model import Contents, Entry
 
 
-def remove(
-    location: str | os.PathLike[str],
-    *,
-    name: str,
-    target: str,
-    builds: Sequence[str],
-    channels: Sequence[str],
-    by: str,
-    reason: str | None = None,
-) -> None:
-    """Remove `channels` of a template on a target, and the records of `builds`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Removal:
+    """What is to be removed of a template on a target: refs of builds, and channels."""
 
-    Raises `SelectionError` where another channel points at one of the builds, or one is revoked
-    itself: the same could be built again, and nothing would say so. Raises `UnknownBuildError` and
-    `UnknownChannelError` for what is not there, and what `update` raises; then nothing was removed.
+    name: str
+    target: str
+    builds: tuple[str, ...] = ()
+    channels: tuple[str, ...] = ()
+
+
+def remove(
+    location: str | os.PathLike[str], removal: Removal, *, by: str, reason: str | None = None
+) -> None:
+    """Remove channels of a template on a target, and the records of builds.
+
+    Raises `UnknownBuildError` and `UnknownChannelError` for what is not there, and what
+    `check_removable` and `update` raise; then nothing was removed.
     """
+    name, target = removal.name, removal.target
 
     def change(contents: Contents) -> None:
         entry = contents.entry(name, target)
-        for channel in channels:
+        for channel in removal.channels:
             if channel not in entry.channels:
                 raise UnknownChannelError(
                     f"template `{name}` has no channel `{channel}` on target `{target}`"
                 )
-        for ref in builds:
+        for ref in removal.builds:
             if ref not in entry.builds:
                 raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}`")
-        check_removable(entry, name, target, builds, channels)
-        for channel in channels:
+        check_removable(entry, removal)
+        for channel in removal.channels:
             lift(entry, channel)
             history.append(entry, "remove", by, channel=channel, to=None, reason=reason)
-        for ref in builds:
+        for ref in removal.builds:
             del entry.builds[ref]
             history.append(entry, "remove", by, build=ref, reason=reason)
 
     update(location, change)
 
 
-def check_removable(
-    entry: Entry,
-    name: str,
-    target: str,
-    builds: Sequence[str],
-    channels: Sequence[str],
-) -> None:
-    """Raise `SelectionError` where a channel that stays points at one of `builds`, or one of them
-    is revoked itself. `entry` is what is recorded of template `name` on `target`.
+def check_removable(entry: Entry, removal: Removal) -> None:
+    """Raise `SelectionError` where a channel that stays points at one of the builds, or one of them
+    is revoked itself: the same could be built again, and nothing would say so.
     """
+    name, target = removal.name, removal.target
     pointing = [
-        c for c, ref in sorted(entry.channels.items()) if ref in builds and c not in channels
+        channel
+        for channel, ref in sorted(entry.channels.items())
+        if ref in removal.builds and channel not in removal.channels
     ]
     if pointing:
         named = " and ".join(f"`{channel}`" for channel in pointing)
@@ -72,7 +72,7 @@ def check_removable(
             hint=f"`template-builder remove {name} {options} --target {target}` removes the channel"
             " first",
         )
-    for ref in builds:
+    for ref in removal.builds:
         build = entry.builds[ref]
         if is_revoked_itself(build):
             raise SelectionError(

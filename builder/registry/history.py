@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from builder.registry import chain
 from builder.registry.chain import checksum
 from builder.registry.identity import Ref, utc
-from builder.registry.model import Build, Entry, Event
+from builder.registry.model import Action, Build, Entry, Event
 
 _RECORDING = ("adopt", "build")
 
@@ -26,7 +26,7 @@ def now() -> str:
 
 def append(
     entry: Entry,
-    action: str,
+    action: Action,
     by: str,
     *,
     build: str | None = None,

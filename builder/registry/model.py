@@ -9,12 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import MISSING, dataclass
-from typing import Any
+from typing import Any, Literal, get_args
 
 from builder.errors import RegistryError
 from builder.registry.identity import Digest, Ref
 from builder.registry.tables import Table, WrongValueError, key, table_schema
 from builder.registry.values import VERSION, in_effect
+
+Action = Literal[
+    "adopt", "build", "promote", "remove", "repair", "restore", "revoke", "rollback", "unhold"
+]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -190,22 +194,7 @@ class Build(Table):
 class Event(Table):
     """One change; `chain` is sha256:… of the one before it and of this one."""
 
-    action: str | None = key(
-        expected=True,
-        schema={
-            "enum": [
-                "adopt",
-                "build",
-                "promote",
-                "remove",
-                "repair",
-                "restore",
-                "revoke",
-                "rollback",
-                "unhold",
-            ]
-        },
-    )
+    action: str | None = key(expected=True, schema={"enum": list(get_args(Action))})
     at: str | None = key(expected=True)
     by: str | None = key(expected=True)
     channel: str | None = key(nullable=True, schema={"type": "string"})

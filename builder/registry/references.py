@@ -10,24 +10,25 @@ from builder.registry.values import DEFAULT_CHANNEL, Record, Registry, no_channe
 _SHORTEST = 6
 
 
-def split(reference: str, found: Registry) -> tuple[str, str | None]:
+def split(reference: str, recorded: Registry) -> tuple[str, str | None]:
     """`NAME`, `NAME@BUILD` or a full ref into the template's name and what is left to look up."""
-    if reference in found.templates:
+    if reference in recorded.templates:
         return reference, None
     name, at, wanted = reference.partition("@")
-    if at and name in found.templates:
+    if at and name in recorded.templates:
         return name, wanted
-    for known, targets in found.templates.items():
+    for known, targets in recorded.templates.items():
         if any(reference in entry.builds for entry in targets.values()):
             return known, reference
     raise UnknownTemplateError(
-        f"`{reference}` is neither a template nor a build in {found.path}",
-        hint=did_you_mean(name, found.templates) or "`template-builder list` shows what there is",
+        f"`{reference}` is neither a template nor a build in {recorded.path}",
+        hint=did_you_mean(name, recorded.templates)
+        or "`template-builder list` shows what there is",
     )
 
 
 def find_build(
-    found: Registry, name: str, wanted: str | None = None, *, target: str | None = None
+    recorded: Registry, name: str, wanted: str | None = None, *, target: str | None = None
 ) -> Record:
     """The build of `name` that `wanted` means: a channel, a ref, a build ID, a digest, or the
     beginning of one of these with 6 characters or more. None is the channel `stable`.
@@ -35,25 +36,24 @@ def find_build(
     It may be revoked: this is for looking at builds, not for running code in them. Raises
     `UnknownBuildError` and the `LookupError`s of `Registry.lookup`.
     """
-    targets = found.templates.get(name, {})
+    targets = recorded.templates.get(name, {})
     if wanted and target is None:
         holders = [key for key, entry in targets.items() if wanted in entry.builds]
         target = holders[0] if len(holders) == 1 else None
-    target = found.target_of(name, target)
-    entry = found.entry(name, target)
+    target = recorded.target_of(name, target)
+    entry = recorded.entry(name, target)
     builds = entry.builds
     wanted = wanted or DEFAULT_CHANNEL
     ref = wanted if wanted in builds else entry.channels.get(wanted)
-    if ref in builds:
-        return Record(name=name, target=target, ref=ref, fields=builds[ref].to_json())
-    matches = [
-        ref
-        for ref, build in builds.items()
-        if len(wanted) >= _SHORTEST
-        and any(known.startswith(wanted) for known in _names(ref, build))
-    ]
+    matches = [ref] if ref in builds else []
+    if not matches and len(wanted) >= _SHORTEST:
+        matches = [
+            ref
+            for ref, build in builds.items()
+            if any(name.startswith(wanted) for name in _names(ref, build))
+        ]
     if len(matches) == 1:
-        return Record(name=name, target=target, ref=matches[0], fields=builds[matches[0]].to_json())
+        return recorded.record(name, target, matches[0])
     known = ", ".join(f"`{ref}`" for ref in sorted(matches or builds)) or "none"
     raise UnknownBuildError(
         f"`{wanted}` means several builds of `{name}` on `{target}`: {known}"
@@ -64,13 +64,13 @@ def find_build(
     )
 
 
-def newest_usable(found: Registry, name: str, target: str) -> Record:
+def newest_usable(recorded: Registry, name: str, target: str) -> Record:
     """The build of `name` made last that may be used. Raises `UnknownBuildError`."""
-    entry = found.entry(name, target)
+    entry = recorded.entry(name, target)
     builds = entry.builds
     for ref in newest_first(entry):
         if builds[ref].is_verified and not builds[ref].is_revoked:
-            return Record(name=name, target=target, ref=ref, fields=builds[ref].to_json())
+            return recorded.record(name, target, ref)
     raise UnknownBuildError(
         f"`{name}` has no build on `{target}` that is verified and not revoked",
         hint=f"`template-builder build {name} --target {target}` makes one",

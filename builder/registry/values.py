@@ -233,6 +233,11 @@ class Registry:
         target = self.target_of(name, target)
         return self.templates[name][target]
 
+    def record(self, name: str, target: str, ref: str) -> Record:
+        """Return a build that is recorded. Raises what `contents` raises."""
+        fields = self.templates[name][target].builds[ref].to_json()
+        return Record(name=name, target=target, ref=ref, fields=fields)
+
     def _targets(self, name: str) -> dict[str, dict[str, Any]]:
         templates = self._data["templates"]
         if name not in templates:

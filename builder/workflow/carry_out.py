@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from builder import render
 from builder.errors import (
@@ -32,6 +33,9 @@ from builder.workflow.building import forget
 from builder.workflow.context import Context
 from builder.workflow.sequence import EACH, execute, prepare
 from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome, Prepared
+
+if TYPE_CHECKING:
+    from builder.record import Change
 
 # What is left of an interrupted run after that are requests that nobody answers.
 _CLEAN_UP_SECONDS = 20.0
@@ -165,13 +169,7 @@ class _Run:
             if planned.action == "retag":
                 return self._retagged(planned, ref, entry)
             if self.request.release and planned.held:
-                record.unhold(
-                    self.context.project.registry,
-                    name=name,
-                    target=target.name,
-                    channel=self.request.channel,
-                    by=provenance.actor(self.context.project.root),
-                )
+                record.unhold(self.context.project.registry, self._change(name))
             if ref == planned.ref or planned.held:
                 held = planned.held if ref != planned.ref else None
                 return Outcome(name=name, action="skipped", ref=ref, build=build, held=held)
@@ -205,20 +203,17 @@ class _Run:
         """Point the channel at a build that is recorded already."""
         from builder import record
 
-        name, project, target = planned.name, self.context.project, self.context.connected()
+        name, target = planned.name, self.context.connected()
         build = entry.builds[ref]
         # Whatever this registry knows was there before the plan was made.
         known = history.build_ids(entry)
         try:
+            reason = str(planned.reasons[0]) if planned.reasons else None
             record.move(
-                project.registry,
-                name=name,
-                target=target.name,
-                channel=self.request.channel,
-                ref=ref,
+                self.context.project.registry,
+                self._change(name, reason),
+                ref,
                 action="promote",
-                by=provenance.actor(project.root),
-                reason=str(planned.reasons[0]) if planned.reasons else None,
                 release=self.request.release,
                 publish=record.following(target, name, over=known),
             )
@@ -226,6 +221,17 @@ class _Run:
             text = f"`{ref}` was not moved to: {error}"
             return Outcome(name=name, action="skipped", ref=ref, build=build, overtaken=text)
         return Outcome(name=name, action="retagged", ref=ref, build=build)
+
+    def _change(self, name: str, reason: str | None = None) -> Change:
+        from builder.record import Change
+
+        return Change(
+            name=name,
+            target=self.context.target_name,
+            by=provenance.actor(self.context.project.root),
+            reason=reason,
+            channel=self.request.channel,
+        )
 
     def _still_recorded(self, planned: PlannedVariant, ref: str, entry: Entry) -> Build:
         """The build `ref`, which the plan was made with. Raises `BuildError`."""

@@ -28,7 +28,10 @@ from tests.support.runs import two_builds
 
 def promote(place: Place, ref: str) -> None:
     operations.promote(
-        place.project(), "four", ref, channel="stable", target="e2b", reason=None, report=discard
+        place.project(),
+        operations.ChannelRequest(name="four", channel="stable", target="e2b"),
+        ref,
+        report=discard,
     )
 
 
@@ -36,9 +39,11 @@ def test_rollback_on_e2b_moves_its_tags_too(place: Place, cloud: Server) -> None
     """After a rollback the registry, the channel's tag and `default` all mean the older build."""
     old, new = two_builds(place)
     moved = operations.rollback(
-        place.project(), "four", None, steps=1, channel="stable", target="e2b", reason="slow",
+        place.project(),
+        operations.ChannelRequest(name="four", channel="stable", target="e2b", reason="slow"),
+        None,
         report=discard,
-    )  # fmt: skip
+    )
     assert (moved.before, moved.ref) == (new, old)
     wanted = old.partition(":")[2]
     assert cloud.tags("four")["default"] == cloud.tags("four")["stable"] == wanted
@@ -84,9 +89,13 @@ def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
 
     def adopt(what: str) -> operations.Moved:
         return operations.adopt(
-            place.project(), "mine", what, place.project().targets["e2b"], channel="stable",
-            unchecked=False, reason=None, report=discard,
-        )  # fmt: skip
+            place.project(),
+            operations.ChannelRequest(name="mine", channel="stable"),
+            what,
+            place.project().targets["e2b"],
+            unchecked=False,
+            report=discard,
+        )
 
     assert adopt(template_id).note == (
         f"a bare ID follows the tag `default` there; {template_id}:BUILD_ID pins one build"
@@ -109,7 +118,10 @@ def test_rollback_goes_further_back_each_time(tmp_path: Path, command: Command) 
 
     def back(ref: str) -> None:
         record.move(
-            path, name="leaf", target="local", channel="stable", ref=ref, action="rollback", by="x"
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="stable"),
+            ref,
+            action="rollback",
         )
 
     back(refs[2])
@@ -117,7 +129,10 @@ def test_rollback_goes_further_back_each_time(tmp_path: Path, command: Command) 
     back(refs[1])
     assert history.timeline(typed_entry_of(path), "stable") == refs[:2]
     record.move(
-        path, name="leaf", target="local", channel="stable", ref=refs[3], action="promote", by="x"
+        path,
+        record.Change(name="leaf", target="local", by="x", channel="stable"),
+        refs[3],
+        action="promote",
     )
     assert history.timeline(typed_entry_of(path), "stable") == [*refs[:2], refs[3]]
 
@@ -137,9 +152,11 @@ def test_revoked_builds_are_passed_over_and_said(tmp_path: Path, local_cache: Pa
 
     def rollback() -> operations.Moved:
         return operations.rollback(
-            project, "leaf", None, steps=1, channel="stable", target="local", reason=None,
+            project,
+            operations.ChannelRequest(name="leaf", channel="stable", target="local"),
+            None,
             report=discard,
-        )  # fmt: skip
+        )
 
     moved = rollback()
     assert (moved.ref, moved.passed_over) == (refs[0], (refs[1],))
@@ -158,7 +175,10 @@ def test_a_channel_is_never_moved_to_what_is_revoked_or_unverified(tmp_path: Pat
     entry_before = path.read_bytes()
     with pytest.raises(RevokedError, match=r"is revoked as of \d{4}-\S+Z: it lies"):
         record.move(
-            path, name="leaf", target="local", channel="c", ref=refs[0], action="promote", by="x"
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="c"),
+            refs[0],
+            action="promote",
         )
     assert path.read_bytes() == entry_before
 
@@ -169,7 +189,10 @@ def test_a_channel_is_never_moved_to_what_is_revoked_or_unverified(tmp_path: Pat
     record.update(path, unverified)
     with pytest.raises(UnknownBuildError, match="was never verified"):
         record.move(
-            path, name="leaf", target="local", channel="c", ref=refs[1], action="promote", by="x"
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="c"),
+            refs[1],
+            action="promote",
         )
 
 

@@ -132,7 +132,10 @@ def check_overtaken_in_one_registry(old: Place, new: Place, server: Server, chan
     assert server.tags("four")[channel] == last.id
     assert [one.action for one in new.planned("four", channel=channel).variants] == ["skip"]
     operations.promote(
-        project, "four", first.id, channel=channel, target="e2b", reason=None, report=discard
+        project,
+        operations.ChannelRequest(name="four", channel=channel, target="e2b"),
+        first.id,
+        report=discard,
     )
     assert [one.action for one in old.planned("four", channel=channel).variants] == ["skip"]
     assert new.build("four", channel=channel)["four"].action == "retagged"
@@ -236,9 +239,11 @@ def test_promotion_goes_over_newer_builds(place: Place, cloud: Server) -> None:
         assert place.build("four")["four"].error is None
     first, last = cloud.builds("four")
     operations.rollback(
-        place.project(), "four", None, steps=1, channel="stable", target="e2b", reason=None,
+        place.project(),
+        operations.ChannelRequest(name="four", channel="stable", target="e2b"),
+        None,
         report=discard,
-    )  # fmt: skip
+    )
     assert cloud.tags("four")["stable"] == first.id
     variable(place, "1")
     assert place.build("four")["four"].action == "skipped"

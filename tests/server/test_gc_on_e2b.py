@@ -99,9 +99,11 @@ def test_build_without_a_tag_is_out_of_reach(place: Place, cloud: Server, comman
     build that a channel was on once can be reached still."""
     (published,) = built_anew(place, "1")
     record.move(
-        place.folder / "registry.json", name="four", target="e2b", channel="stable", ref=published,
-        action="rollback", by="x",
-    )  # fmt: skip
+        place.folder / "registry.json",
+        record.Change(name="four", target="e2b", by="x", channel="stable"),
+        published,
+        action="rollback",
+    )
     (held,) = built_anew(place, "2")
     built_anew(place, "3")
     found = collected(command, place, cloud, "--protect-days", "0")
@@ -122,7 +124,7 @@ def test_template_that_the_registry_gave_up_is_deleted(
     it was used lately, a sandbox of it runs, or somebody else has built it, too,
     and did not fail."""
     (ref,) = built_anew(place, "1", channel="trial")
-    removal = operations.Removal(name="four", target="e2b", builds=(ref,), channels=("trial",))
+    removal = record.Removal(name="four", target="e2b", builds=(ref,), channels=("trial",))
     e2b.Template.assign_tags(f"four:{ref.partition(':')[2]}", ["kept", "default"])
     operations.remove(place.project(), removal, reason=None, report=discard)
     assert set(cloud.tags("four")) == {"kept", "default"}

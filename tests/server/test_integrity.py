@@ -26,7 +26,10 @@ def test_what_this_program_writes_has_no_faults(tmp_path: Path) -> None:
     record.revoke(path, ("leaf", "local", refs[0]), reason="r", by="x")
     record.restore(path, ("leaf", "local", refs[0]), by="x")
     record.adopt(
-        path, name="a", target="e2b", ref="abc", build=Build(template_id="abc"), channel="c", by="x"
+        path,
+        record.Change(name="a", target="e2b", by="x", channel="c"),
+        "abc",
+        Build(template_id="abc"),
     )
     assert faults(path) == []
 
@@ -154,9 +157,11 @@ def test_two_branches_merge_where_they_differ(tmp_path: Path) -> None:
 
     def adopt(name: str, ref: str) -> None:
         record.adopt(
-            path, name=name, target="e2b", ref=ref, build=Build(template_id=ref), channel="stable",
-            by="x",
-        )  # fmt: skip
+            path,
+            record.Change(name=name, target="e2b", by="x", channel="stable"),
+            ref,
+            Build(template_id=ref),
+        )
 
     for name in ("a", "b", "c"):
         adopt(name, f"{name}1")
@@ -184,9 +189,11 @@ def test_two_sides_of_one_template_are_merged_by_repair(tmp_path: Path) -> None:
     for reason in ("ours", "theirs"):
         path.write_text(json.dumps(base))
         record.move(
-            path, name="leaf", target="local", channel="prod", ref=refs[len(sides)],
-            action="promote", by="x", reason=reason,
-        )  # fmt: skip
+            path,
+            record.Change(name="leaf", target="local", by="x", reason=reason, channel="prod"),
+            refs[len(sides)],
+            action="promote",
+        )
         sides.append(entry_of(path))
     merged = [*sides[0]["history"], sides[1]["history"][-1]]
     edited(path, lambda entry: entry.update(history=merged))

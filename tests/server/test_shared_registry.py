@@ -27,12 +27,9 @@ URL = "s3://bucket/team/registry.json"
 def adopt(name: str, ref: str) -> None:
     record.adopt(
         URL,
-        name=name,
-        target="e2b",
-        ref=ref,
-        build=Build(template_id=ref),
-        channel="stable",
-        by="x",
+        record.Change(name=name, target="e2b", by="x", channel="stable"),
+        ref,
+        Build(template_id=ref),
     )
 
 
@@ -220,7 +217,7 @@ ONCE: dict[str, Callable[[], object]] = {
     "revoke": lambda: record.revoke(URL, ("a", "e2b", "abc"), reason="r", by="x"),
     "restore": lambda: record.restore(URL, ("a", "e2b", "old"), by="x"),
     "promote": lambda: record.move(
-        URL, name="a", target="e2b", channel="next", ref="abc", action="promote", by="x"
+        URL, record.Change(name="a", target="e2b", by="x", channel="next"), "abc", action="promote"
     ),
     "adopt": lambda: adopt("a", "new"),
 }

@@ -123,7 +123,10 @@ def test_merged_channel_stays_where_the_merge_left_it(
     for ref in refs[:2]:
         path.write_text(json.dumps(base))
         record.move(
-            path, name="leaf", target="local", channel="stable", ref=ref, action="promote", by="x"
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="stable"),
+            ref,
+            action="promote",
         )
         sides.append(entry_of(path)["history"])
     merged = [*sides[0][:3], *mix(sides[0][3:], sides[1][3:])]

@@ -21,9 +21,11 @@ from tests.support.samples import load, rendered_of, verified_of
 
 def rolled_back(path: Path, ref: str) -> None:
     record.move(
-        path, name="leaf", target="local", channel="stable", ref=ref, action="rollback",
-        by="Ann", reason="it lies",
-    )  # fmt: skip
+        path,
+        record.Change(name="leaf", target="local", by="Ann", reason="it lies", channel="stable"),
+        ref,
+        action="rollback",
+    )
 
 
 def held(path: Path) -> Hold | None:
@@ -75,14 +77,20 @@ def test_hold_is_lifted(tmp_path: Path, how: str) -> None:
     rolled_back(path, old)
     if how == "promote":
         record.move(
-            path, name="leaf", target="local", channel="stable", ref=new, action="promote", by="x"
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="stable"),
+            new,
+            action="promote",
         )
         assert registry.resolve("leaf", path=path) == new
     elif how == "release":
         assert registry.resolve("leaf", path=path) == old
         assert built(path, "1.2", release=True) == registry.resolve("leaf", path=path)
     else:
-        record.unhold(path, name="leaf", target="local", channel="stable", by="x", reason="mended")
+        record.unhold(
+            path,
+            record.Change(name="leaf", target="local", by="x", reason="mended", channel="stable"),
+        )
         assert registry.resolve("leaf", path=path) == old
         event = entry_of(path)["history"][-1]
         assert (event["action"], event["to"], event["reason"]) == ("unhold", old, "mended")
@@ -97,7 +105,10 @@ def test_promotion_to_where_it_stands_lifts_the_hold(tmp_path: Path) -> None:
     path, (old, _) = made(tmp_path, "1.0", "1.1")
     rolled_back(path, old)
     record.move(
-        path, name="leaf", target="local", channel="stable", ref=old, action="promote", by="x"
+        path,
+        record.Change(name="leaf", target="local", by="x", channel="stable"),
+        old,
+        action="promote",
     )
     assert held(path) is None
     assert entry_of(path)["history"][-1]["action"] == "promote"
@@ -133,9 +144,11 @@ def test_adoption_does_not_move_a_held_channel(tmp_path: Path) -> None:
     before = path.read_bytes()
     with pytest.raises(BlockedError, match="channel `stable` of `leaf` is held since "):
         record.adopt(
-            path, name="leaf", target="local", ref="abc", build=Build(template_id="abc"),
-            channel="stable", by="x",
-        )  # fmt: skip
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="stable"),
+            "abc",
+            Build(template_id="abc"),
+        )
     assert path.read_bytes() == before
 
 
@@ -145,9 +158,11 @@ def test_held_channel_on_e2b_keeps_its_tags(place: Place, cloud: Server) -> None
     old, new = two_builds(place)
     project = place.project()
     operations.rollback(
-        project, "four", None, steps=1, channel="stable", target="e2b", reason="slow",
+        project,
+        operations.ChannelRequest(name="four", channel="stable", target="e2b", reason="slow"),
+        None,
         report=discard,
-    )  # fmt: skip
+    )
 
     def stable() -> set[str]:
         return {cloud.tags("four")[tag] for tag in ("default", "stable")}
@@ -180,7 +195,9 @@ def test_unhold_of_a_channel_that_is_not_there(place: Place, cloud: Server) -> N
     """A channel that does not exist is told as that, with near matches."""
     place.build("four")
     with pytest.raises(UnknownChannelError) as caught:
-        operations.unhold(place.project(), "four", channel="stabel", target="e2b", reason=None)
+        operations.unhold(
+            place.project(), operations.ChannelRequest(name="four", channel="stabel", target="e2b")
+        )
     assert caught.value.hint == "did you mean `stable`?"
 
 

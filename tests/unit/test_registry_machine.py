@@ -141,9 +141,11 @@ class Registry(RuleBasedStateMachine):
         name, ref = data.draw(st.sampled_from(sorted(self.recorded)))
         try:
             record.move(
-                self.path, name=name, target="local", channel=channel, ref=ref, action="promote",
-                by="x",
-            )  # fmt: skip
+                self.path,
+                record.Change(name=name, target="local", by="x", channel=channel),
+                ref,
+                action="promote",
+            )
         except RevokedError:
             assert not self.usable(name, ref)
             return
@@ -162,12 +164,9 @@ class Registry(RuleBasedStateMachine):
         try:
             moved = operations.rollback(
                 self.project,
-                name,
+                operations.ChannelRequest(name=name, channel=channel, target="local"),
                 None,
                 steps=steps,
-                channel=channel,
-                target="local",
-                reason=None,
                 report=discard,
             )
         except UnknownBuildError:
@@ -180,7 +179,9 @@ class Registry(RuleBasedStateMachine):
     @rule(name=st.sampled_from(NAMES), channel=st.sampled_from(CHANNELS))
     def unhold(self, name: str, channel: str) -> None:
         before = self.entry(name).get("channels", {}).get(channel)
-        lifted = record.unhold(self.path, name=name, target="local", channel=channel, by="x")
+        lifted = record.unhold(
+            self.path, record.Change(name=name, target="local", by="x", channel=channel)
+        )
         assert bool(lifted) == ((name, channel) in self.held)
         self.held.discard((name, channel))
         assert self.entry(name).get("channels", {}).get(channel) == before
@@ -232,7 +233,11 @@ class Registry(RuleBasedStateMachine):
         channels = [c for c, to in before.items() if to == ref] if pointing else others
         try:
             record.remove(
-                self.path, name=name, target="local", builds=builds, channels=channels, by="x"
+                self.path,
+                record.Removal(
+                    name=name, target="local", builds=tuple(builds), channels=tuple(channels)
+                ),
+                by="x",
             )
         except UnknownChannelError:
             assert not set(channels) <= set(before)

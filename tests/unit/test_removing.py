@@ -102,7 +102,7 @@ def test_revoked_build_is_not_removed(tmp_path: Path, command: Command) -> None:
         )
         assert command("restore", "leaf", old, "--target", "local", cwd=tmp_path).returncode == 0
     record.revoke(path, record.Content.parse("package", "idna==1.0"), reason="a hole", by="x")
-    record.remove(path, name="leaf", target="local", builds=[old], channels=[], by="x")
+    record.remove(path, record.Removal(name="leaf", target="local", builds=(old,)), by="x")
     with pytest.raises(RevokedError, match="a hole"):
         made(tmp_path, "1.0")
     assert list(entry_of(path)["builds"]) == [new]
@@ -117,7 +117,7 @@ def test_lost_record_that_is_put_back_is_revoked_still(tmp_path: Path) -> None:
     path.write_text(json.dumps(data))
     kept = Build.from_json({k: v for k, v in fields.items() if not k.startswith("revo")})
     record.put_back(
-        path, name="leaf", target="local", ref=ref, build=kept, channels=["stable"], by="x"
+        path, record.Change(name="leaf", target="local", by="x"), ref, kept, channels=["stable"]
     )
     with pytest.raises(RevokedError, match="revoked: bad"):
         registry.resolve("leaf", path=path)
@@ -131,11 +131,15 @@ def test_merge_of_a_removal_is_repaired(tmp_path: Path) -> None:
     path, (old, new) = made(tmp_path, "1.0", "1.1")
     how: dict[str, Any] = {"name": "leaf", "target": "local", "by": "x"}
     common = path.read_text()
-    record.remove(path, builds=[new], channels=["stable"], **how)
+    record.remove(
+        path,
+        record.Removal(name="leaf", target="local", builds=(new,), channels=("stable",)),
+        by="x",
+    )
     merged = json.loads(path.read_text())
     path.write_text(common)
-    record.move(path, channel="beta", ref=new, action="promote", **how)
-    record.move(path, channel="stable", ref=old, action="rollback", **how)
+    record.move(path, record.Change(**how, channel="beta"), new, action="promote")
+    record.move(path, record.Change(**how, channel="stable"), old, action="rollback")
     entry, other = merged["templates"]["leaf"]["local"], entry_of(path)
     known = [event["chain"] for event in entry["history"]]
     entry["history"] += [event for event in other["history"] if event["chain"] not in known]
@@ -148,13 +152,14 @@ def test_merge_of_a_removal_is_repaired(tmp_path: Path) -> None:
     assert f"the record of build `{new}` is gone" in gone[0]
     assert faultless(path)
     assert entry_of(path)["channels"] == {"stable": old}
-    record.remove(path, builds=[], channels=["stable"], **how)
+    record.remove(path, record.Removal(name="leaf", target="local", channels=("stable",)), by="x")
     data = json.loads(path.read_text())
     data["templates"]["leaf"]["local"]["holds"] = other["holds"]
     path.write_text(json.dumps(data))
     (tmp_path / "variants").mkdir(exist_ok=True)
     _, hold = operations.unhold(
-        Project.find(tmp_path), "leaf", channel="stable", target="local", reason=None
+        Project.find(tmp_path),
+        operations.ChannelRequest(name="leaf", channel="stable", target="local"),
     )
     assert hold is not None
     assert "holds" not in entry_of(path)
@@ -169,7 +174,7 @@ def test_removal_and_revocation_merged_lose_no_revocation(tmp_path: Path) -> Non
     record.revoke(path, ("leaf", "local", old), reason="bad", by="x")
     revoked = entry_of(path)["history"][-1]
     path.write_text(common)
-    record.remove(path, name="leaf", target="local", builds=[old], channels=[], by="x")
+    record.remove(path, record.Removal(name="leaf", target="local", builds=(old,)), by="x")
     data = json.loads(path.read_text())
     data["templates"]["leaf"]["local"]["history"].append(revoked)
     path.write_text(json.dumps(data))
@@ -182,16 +187,22 @@ def test_target_whose_builds_were_removed_is_not_meant(tmp_path: Path) -> None:
     """A template that is left on one target alone resolves there, without its being named."""
     path, (ref,) = made(tmp_path, "1.0")
     record.adopt(
-        path, name="leaf", target="e2b", ref="abc", build=Build(template_id="abc"),
-        channel="stable", by="x",
-    )  # fmt: skip
+        path,
+        record.Change(name="leaf", target="e2b", by="x", channel="stable"),
+        "abc",
+        Build(template_id="abc"),
+    )
     assert registry.resolve("leaf", path=path) == "abc"
-    record.remove(path, name="leaf", target="e2b", builds=["abc"], channels=["stable"], by="x")
+    record.remove(
+        path,
+        record.Removal(name="leaf", target="e2b", builds=("abc",), channels=("stable",)),
+        by="x",
+    )
     assert registry.resolve("leaf", path=path) == ref
 
 
 def removed(place: Place, *, builds: tuple[str, ...] = (), channels: tuple[str, ...] = ()) -> Any:
-    removal = operations.Removal(name="four", target="e2b", builds=builds, channels=channels)
+    removal = record.Removal(name="four", target="e2b", builds=builds, channels=channels)
     return operations.remove(place.project(), removal, reason=None, report=discard)
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from builder import operations
+from builder import operations, record
 from builder.cli.doctor.assumptions import (
     AFTERWARDS,
     ASSUMPTIONS,
@@ -276,7 +276,7 @@ class _Live:
         with self._deciding("left", "unreachable"):
             for build_id in (second.build_id, first.build_id):
                 self._cloud.assign_tags(self._name, build_id, ["passing"])
-            removal = operations.Removal(
+            removal = record.Removal(
                 name=self._name,
                 target=self._trial.settings.name,
                 builds=(second.ref,),
