@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import datetime as dt
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, TypedDict, Unpack
 
 import typer
 
@@ -41,20 +41,26 @@ Stage = Annotated[
 ]
 
 
+class SubjectOptions(TypedDict):
+    """What builds are revoked or restored for."""
+
+    package: Package
+    base: Base
+    stage: Stage
+    target: TargetName
+
+
 def revoke(
     name: MaybeName = None,
     build: Build = None,
     *,
     reason: RequiredReason,
-    package: Package = None,
-    base: Base = None,
-    stage: Stage = None,
     at: Annotated[
         str | None,
         typer.Option("--at", metavar="TIME", help="From then on: 2026-12-01T12:00:00Z; at once."),
     ] = None,
-    target: TargetName = None,
     project: Project,
+    **options: Unpack[SubjectOptions],
 ) -> Result:
     """Take a build out of use, or every build that contains something: it resolves no more."""
     if not reason.strip():
@@ -62,7 +68,7 @@ def revoke(
     by, moment = provenance.actor(project.root), _time(at) if at else None
     rows: list[dict[str, Any]] = []
     contained_nowhere: list[str] = []
-    for subject in _subjects(project, name, build, target, package, base, stage):
+    for subject in _subjects(project, name, build, options):
         revoked = record.revoke(project.registry, subject, reason=reason, by=by, at=moment)
         keys = ("name", "target", "ref", "as_of")
         rows += [dict(zip(keys, values, strict=True)) for values in revoked]
@@ -100,19 +106,16 @@ def restore(
     name: MaybeName = None,
     build: Build = None,
     *,
-    package: Package = None,
-    base: Base = None,
-    stage: Stage = None,
     reason: Reason = None,
-    target: TargetName = None,
     project: Project,
+    **options: Unpack[SubjectOptions],
 ) -> Result:
     """Undo `revoke`, named in the same way."""
     by = provenance.actor(project.root)
     keys = ("name", "target", "ref", "still_revoked")
     rows = [
         dict(zip(keys, values, strict=True))
-        for subject in _subjects(project, name, build, target, package, base, stage)
+        for subject in _subjects(project, name, build, options)
         for values in record.restore(project.registry, subject, reason=reason, by=by)
     ]
     lines = [
@@ -124,18 +127,14 @@ def restore(
 
 
 def _subjects(
-    project: Project,
-    name: str | None,
-    build: str | None,
-    target: str | None,
-    package: list[str] | None,
-    base: list[str] | None,
-    stage: list[str] | None,
+    project: Project, name: str | None, build: str | None, options: SubjectOptions
 ) -> list[record.Content | tuple[str, str, str]]:
     """What is revoked or restored: contents of builds, or the build that is named."""
-    kinds = (("package", package), ("base", base), ("stage", stage))
+    parts = {"package": options["package"], "base": options["base"], "stage": options["stage"]}
     contents = [
-        record.Content.parse(kind, value) for kind, values in kinds for value in values or ()
+        record.Content.parse(kind, value)
+        for kind, values in parts.items()
+        for value in values or ()
     ]
     if bool(contents) == bool(name):
         raise SelectionError(
@@ -151,7 +150,7 @@ def _subjects(
             " that it points at",
         )
     recorded = workflow.read_registry(project)
-    subject = find_build(recorded, recorded_name(project, name), build, target=target)
+    subject = find_build(recorded, recorded_name(project, name), build, target=options["target"])
     return [(subject.name, subject.target, subject.ref)]
 
 
