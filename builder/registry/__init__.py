@@ -1,8 +1,7 @@
-"""The read side of registry.json: from a template's name to what a sandbox is created from.
+"""The read side of registry.json: resolve a template's name to the ref of a build.
 
-It reads and looks up. It never writes (that is `builder.record`), and imports the standard library
-only, so that an application pays next to nothing for it. It opens a connection only where the
-registry is kept in an object store.
+This package never writes (`builder.record` does). It imports only the standard library, so a
+look-up costs an application next to nothing, and connects only to a registry in an object store.
 """
 
 from __future__ import annotations
@@ -46,8 +45,8 @@ def lookup(
 ) -> Record:
     """Return the `Record` of a template; see `Registry.lookup` for the rules and errors."""
     path = os.fspath(path or find())
-    found = load_only(name, path) or load(path)
-    return found.lookup(name, target=target, channel=channel)
+    recorded = load_only(name, path) or load(path)
+    return recorded.lookup(name, target=target, channel=channel)
 
 
 def resolve(
@@ -57,8 +56,8 @@ def resolve(
     channel: str = DEFAULT_CHANNEL,
     path: str | os.PathLike[str] | None = None,
 ) -> str:
-    """Return what a sandbox of template `name` is created from: `"template_id:build_id"`.
+    """Return the ref that a sandbox of template `name` is created from: `"template_id:build_id"`.
 
-    Raises the `LookupError`s of `Registry.lookup`; never returns another build instead.
+    Raise the `LookupError`s of `Registry.lookup`; never fall back to another build.
     """
     return lookup(name, target=target, channel=channel, path=path).ref

@@ -1,4 +1,4 @@
-"""The registry as a long-running process reads it: parsed again only when it was written."""
+"""The registry for long-running processes: parsed again only after it was written."""
 
 from __future__ import annotations
 
@@ -13,21 +13,20 @@ from builder.registry.files import find, is_large, is_url, load, parse_entry
 from builder.registry.search import build_of, entries_with, entry_of
 from builder.registry.values import VERSION, Registry
 
-# Of a registry in an object store, what was read that long ago is good enough to open a sandbox.
+# A registry in an object store may be this old when a sandbox is opened.
 _SHARED_SECONDS = 30.0
 _Version = tuple[str, int, int, int]
 
 
 def loaded(location: str) -> Registry:
-    """The registry at an absolute path or a URL. Raises `RegistryError`, `NetworkError`."""
+    """Return the registry at an absolute path or URL. Raise `RegistryError`, `NetworkError`."""
     return _loaded(_version(location))
 
 
 def about(word: str, location: str) -> Registry:
-    """The registry with all that it says of one template or one build, named by its ref.
+    """Return the registry with everything about one template, or about one build by its ref.
 
-    A large file is searched for it, and the other templates are left out. Raises what `loaded`
-    raises.
+    Search a large file and leave out the other templates. Raise what `loaded` raises.
     """
     return _about(word, _version(location))
 
@@ -41,18 +40,18 @@ def about_build(ref: str, location: str, *, name: str, target: str) -> Registry:
 
 
 def _version(path: str) -> _Version:
-    """A registry, and what changes when it is written."""
+    """Return a registry's path with values that change whenever it is written."""
     if is_url(path):
         return path, int(time.monotonic() / _SHARED_SECONDS), 0, 0
     try:
         status = os.stat(path)
     except OSError:
-        return path, 0, 0, 0  # reading it says what is wrong
+        return path, 0, 0, 0  # loading it reports what is wrong
     return path, status.st_mtime_ns, status.st_size, status.st_ino
 
 
 def names_by_id() -> Mapping[str, str]:
-    """The registry's names by template ID; none where there is no registry to be read."""
+    """Return the registry's names by template ID; empty if no registry can be read."""
     try:
         return _names(_version(find()))
     except (TemplateError, OSError):
@@ -79,7 +78,7 @@ def _about(word: str, version: _Version) -> Registry:
                 entries = {name: _entry(text) for name, text in texts.items()}
                 return Registry({"version": VERSION, "templates": entries}, path)
     except (OSError, ValueError):
-        pass  # reading all of it says what is wrong
+        pass  # loading all of it reports what is wrong
     return _loaded(version)
 
 

@@ -1,7 +1,7 @@
-"""The chain of a template's events: each holds a checksum of itself and of the one before it.
+"""The chain of a template's events: each holds a checksum of itself and its predecessor.
 
-It gives their order, whatever clocks say. The two sides of a merge share a beginning and differ
-from there on; an event that was edited, or whose predecessor is lost, follows none. Pure.
+The chain gives their order, whatever clocks say. The two sides of a merge share a beginning; an
+event that was edited, or whose predecessor is lost, follows no other. Pure.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _START = -1
 
 
 def checksum(fields: Mapping[str, Any], *, without: str = "checksum", after: str = "") -> str:
-    """`sha256:…` of a table in one exact form, without one key, after another checksum."""
+    """Return `sha256:…` of the checksum `after` and a table without the key `without`."""
     return _hashed(after, _text(fields, without))
 
 
@@ -34,9 +34,9 @@ def _hashed(after: str, text: str) -> str:
 
 
 def in_order(events: Iterable[Event]) -> list[Event]:
-    """The events, each once, each after the one that it was chained to.
+    """Return the events without duplicates, each after the one that it was chained to.
 
-    Where that leaves a choice, they stay in the order in which they are given.
+    Otherwise keep the order in which they are given.
     """
     distinct = list(
         {json.dumps(event.to_json(), sort_keys=True): event for event in events}.values()
@@ -59,7 +59,7 @@ def in_order(events: Iterable[Event]) -> list[Event]:
 
 
 def sides(events: Sequence[Event], channel: str) -> set[str]:
-    """Where each side of a merge says that `channel` points; empty where nothing was merged."""
+    """Return where each side of a merge points `channel`; empty if nothing was merged."""
     predecessors = _predecessors(events)
     followers: dict[int, int] = {}
     for previous in predecessors:
@@ -86,8 +86,8 @@ def sides(events: Sequence[Event], channel: str) -> set[str]:
 
 
 def _predecessors(events: Sequence[Event]) -> list[int | None]:
-    """For each event the number of the one that it was chained to, `_START` for a first one, and
-    None where there is no such event."""
+    """Return for each event the index of its predecessor: `_START` for a first event, None if the
+    predecessor is missing."""
     by_chain: dict[str, int] = {"": _START}
     for number, event in enumerate(events):
         by_chain.setdefault(event.chain or "", number)
@@ -95,7 +95,7 @@ def _predecessors(events: Sequence[Event]) -> list[int | None]:
     near = ""
     for event in events:
         chain, text = event.chain or "", _text(event.to_json(), "chain")
-        # Nearly always it is the one before it: only what is out of place is looked for.
+        # Nearly always it is the event before; search only if it is not.
         after = next(
             (before for before in (near, *by_chain) if _hashed(before, text) == chain), None
         )

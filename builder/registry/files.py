@@ -1,4 +1,4 @@
-"""Where the registry is, and how it is read."""
+"""Find and read the registry."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
 
 FILE_NAME = "registry.json"
-# From that size on, one template is searched for in the text, rather than all of them parsed.
+# From this size on, search the text for one template instead of parsing all of them.
 _LARGE_BYTES = 1 << 18
 _LARGEST_BYTES = 4 << 30
 
 
 def find() -> str:
-    """The registry file in use: `TEMPLATE_REGISTRY`, the nearest one upwards, the shipped one.
+    """Return the registry in use: `TEMPLATE_REGISTRY`, the nearest one upwards, or the shipped one.
 
-    Raises `RegistryError` naming every place tried when there is none, or where the working
-    directory is gone, `ProjectError` for a mistake in a pyproject.toml that may name one.
+    Raise `RegistryError`, which names every place tried, if there is none or the working directory
+    is gone, and `ProjectError` for a mistake in a pyproject.toml that may name one.
     """
     named = os.environ.get("TEMPLATE_REGISTRY")
     if named:
@@ -40,14 +40,14 @@ def find() -> str:
         if shared := _named_by_project(folder):
             return shared
         candidate = os.path.join(folder, FILE_NAME)
-        if os.path.lexists(candidate):  # reading it says what is wrong, if it is no file
+        if os.path.lexists(candidate):  # if it is not a file, loading it says so
             return candidate
         tried.append(candidate)
         parent = os.path.dirname(folder)
         if parent == folder:
             break
         folder = parent
-    # What is true for everybody: templates that anyone may use, and no build of one machine.
+    # Shipped with the package: templates that anyone may use, no build of one machine.
     shipped = os.path.join(os.path.dirname(os.path.abspath(__file__)), "shipped.json")
     if os.path.isfile(shipped):
         return shipped
@@ -59,10 +59,10 @@ def find() -> str:
 
 
 def _named_by_project(folder: str) -> str | None:
-    """The registry that the settings of a project in `folder` name, as a path or URL.
+    """Return the path or URL of the registry that the settings of a project in `folder` name.
 
-    Any mistake in them is an error: what is not read might name another registry, which knows of
-    revocations that the next one upwards does not.
+    Any mistake in them is an error: an unread setting could name a registry with revocations that
+    the next one upwards does not have.
     """
     from builder.system.settings import may_have_settings, read_settings
 
@@ -72,14 +72,14 @@ def _named_by_project(folder: str) -> str | None:
 
 
 def is_url(location: object) -> bool:
-    """Whether a registry is kept in an object store, at a URL, and not in a file."""
+    """Return whether a registry is an object at a URL, not a file."""
     return isinstance(location, str) and "://" in location
 
 
 def parse(text: str, path: str) -> Registry:
-    """Parse the text of a registry file; `path` is named in errors.
+    """Parse the text of a registry; errors name `path`.
 
-    Raises `RegistryError`, also for a table that has a key twice.
+    Raise `RegistryError`, also for a duplicate key.
     """
     try:
         data = parse_json(text, object_pairs_hook=_once)
@@ -115,7 +115,7 @@ def _no_registry(path: str, why: object, more: str = "") -> RegistryError:
 
 
 class _TwiceError(ValueError):
-    """A key that a table has twice."""
+    """A duplicate key in a table."""
 
 
 def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -127,10 +127,10 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 
 def load(path: str | os.PathLike[str] | None = None, *, max_age: float = 0.0) -> Registry:
-    """Read a registry. `path` is a file or a URL, and defaults to the one in use (see `find`).
+    """Read the registry at `path`, a file or URL; the default is the one in use (see `find`).
 
-    Of an object store, what was read in the last `max_age` seconds is
-    good enough; the registry's `path` tells how old it is. Raises `RegistryError`, `NetworkError`.
+    For an object store, reuse a copy read within the last `max_age` seconds; the registry's `path`
+    tells its age. Raise `RegistryError`, `NetworkError`.
     """
     path = os.fspath(path or find())
     if is_url(path):
@@ -143,7 +143,7 @@ def load(path: str | os.PathLike[str] | None = None, *, max_age: float = 0.0) ->
 
 
 def read_text(path: str) -> str:
-    """The text of a registry file. Raises `RegistryError`."""
+    """Return the text of a registry file. Raise `RegistryError`."""
     try:
         return read_regular(path, _LARGEST_BYTES).decode()
     except UnicodeDecodeError as error:
@@ -156,7 +156,7 @@ def read_text(path: str) -> str:
 
 
 def load_only(name: str, path: str) -> Registry | None:
-    """The registry with the one template alone, where the file is large and tells fast."""
+    """Return the registry with one template only, if the file is large and can be searched."""
     try:
         if not is_large(path):
             return None
@@ -171,10 +171,10 @@ def load_only(name: str, path: str) -> Registry | None:
 
 
 def is_large(path: str) -> bool:
-    """Whether a registry is of a size at which it is searched. Raises `OSError`."""
+    """Return whether a registry is large enough to be searched. Raise `OSError`."""
     return not is_url(path) and _LARGE_BYTES <= os.stat(path).st_size <= _LARGEST_BYTES
 
 
 def parse_entry(text: bytes) -> Any:
-    """A template's entry. Raises `ValueError`, also for a table that has a key twice."""
+    """Parse a template's entry. Raise `ValueError`, also for a duplicate key."""
     return parse_json(text, object_pairs_hook=_once)

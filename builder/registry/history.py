@@ -1,8 +1,8 @@
-"""The history of a template on one target, so that every change is known, and none goes unseen.
+"""The history of a template on one target: every change, and proof that none is missing.
 
-Each event carries the SHA-256 of itself and of the event before it; each record carries that of its
-own content, which the event that made it repeats. What was edited by hand, lost, or merged from two
-branches does not fit then. Pure: it reads and changes what is in memory, and writes no file.
+Each event carries the SHA-256 of itself and its predecessor. Each record carries the SHA-256 of its
+content, and so does the event that recorded it. Edits by hand, losses and merges of two branches
+break these checksums. Pure: works in memory and writes no file.
 """
 
 from __future__ import annotations
@@ -36,8 +36,8 @@ def append(
 ) -> None:
     """Add an event to the history of `entry`.
 
-    `build` is whose record the event made, changed or removed: its checksum is made anew. With
-    `channel`, that is pointed at `to`, or removed where `to` is None.
+    `build` is the ref of the record that was added, changed or removed; its checksum is renewed.
+    Point `channel`, if given, at `to`, or remove it if `to` is None.
     """
     record = entry.builds.get(build) if build is not None else None
     if build is not None and record:
@@ -53,7 +53,7 @@ def append(
     )
     if channel is not None:
         before = entry.channels.pop(channel, None)
-        # Both are written, also where it pointed at nothing.
+        # Write both keys, even for a channel that points or pointed at nothing.
         rest = {"from": None, "to": None}
         ref = None if to is None else Ref(to)
         event = replace(event, channel=channel, before=before, to=ref, rest=rest)
@@ -64,7 +64,7 @@ def append(
 
 
 def rechain(entry: Entry) -> None:
-    """Put the events of `entry` in the order of their chain, each once, and chain them anew."""
+    """Sort the events of `entry` by their chain, drop duplicates and renew the chain."""
     before = ""
     events = chain.in_order(entry.history)
     entry.history.clear()
@@ -78,15 +78,15 @@ def _chained(event: Event, after: str) -> Event:
 
 
 def build_ids(entry: Entry) -> set[str]:
-    """The IDs of all builds that are recorded on a target, or were."""
+    """Return the IDs of all builds that are, or were, recorded in `entry`."""
     recorded = {build.build_id or "" for build in entry.builds.values()}
     return (recorded | {event.build.build_id for event in entry.history if event.build}) - {""}
 
 
 def overtaken(entry: Entry, ref: str, channel: str) -> bool:
-    """Whether `channel` is on a build that was begun after `ref`, which did not get it therefore.
+    """Return whether `ref` did not get `channel` because a build that was begun later has it.
 
-    That is said by the reason why it was recorded without a channel.
+    The reason of the event that recorded `ref` without a channel says so.
     """
     present, reason = entry.channels.get(channel), overtaken_because(entry, ref)
     order = newest_first(entry)
@@ -96,7 +96,7 @@ def overtaken(entry: Entry, ref: str, channel: str) -> bool:
 
 
 def overtaken_because(entry: Entry, ref: str) -> str | None:
-    """Why a build got no channel when it was recorded, where a newer one had it."""
+    """Return why a build was recorded without a channel, if a newer build had it."""
     for event in reversed(entry.history):
         if (event.action, event.build) == ("build", ref):
             return event.reason if event.channel is None else None
@@ -104,16 +104,16 @@ def overtaken_because(entry: Entry, ref: str) -> str | None:
 
 
 def timeline(entry: Entry, channel: str) -> list[str]:
-    """The builds that `channel` has pointed at, oldest first, the present one last.
+    """Return the builds that `channel` has pointed at, oldest first, the current one last.
 
-    What a rollback has gone back over is not among them: a second one goes further back.
+    Builds that a rollback left are not among them, so that a second rollback goes further back.
     """
     steps: list[str] = []
     for event in entry.history:
         if event.channel != channel:
             continue
         if not steps and event.before is not None:
-            steps.append(event.before)  # recorded before there was a history
+            steps.append(event.before)  # from before the history began
         if event.to is None:
             continue
         if event.action == "rollback" and event.to in steps:
@@ -127,23 +127,23 @@ def timeline(entry: Entry, channel: str) -> list[str]:
 
 
 def newest_first(entry: Entry) -> list[str]:
-    """The refs of all builds, the one recorded last first. What history does not know is oldest.
+    """Return the refs of all builds, the last recorded first, those unknown to the history last.
 
-    The order is that of the history alone: the clocks of the machines that build may differ.
+    Only the history decides, since the clocks of the building machines may differ.
     """
     recorded: dict[str | None, int] = {}
     for number, event in enumerate(entry.history):
         if event.action in _RECORDING:
             recorded[event.build] = number
-        else:  # whatever is said of a build says that it was there
+        else:  # any event about a build proves that it was there
             recorded.setdefault(event.build, number)
     return sorted(entry.builds, key=lambda ref: (recorded.get(ref, -1), ref), reverse=True)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fault:
-    """Something in the registry that this program did not write: `subject` is a build's ref, a
-    channel or the number of an event, as `kind` says."""
+    """A place where the registry contradicts its history. `kind` says what `subject` is: a build's
+    ref, a channel or the number of an event."""
 
     name: str
     target: str
@@ -156,7 +156,7 @@ class Fault:
 
 
 def faults(templates: Mapping[str, Mapping[str, Entry]]) -> Iterator[Fault]:
-    """Every place where the registry does not fit to its own history."""
+    """Yield every place where the registry contradicts its history."""
     for name, targets in sorted(templates.items()):
         for target, entry in sorted(targets.items()):
             for kind, subject, text in _faults(entry):

@@ -1,8 +1,7 @@
-"""What registry.json holds, as typed values: the one description of the file.
+"""The model of registry.json: the one description of the file.
 
-Reading, checking, writing and the JSON schema follow the classes below. What they do not name is
-kept as it was read: a later version may have written it. A look-up does without this module, as
-long as what it looks up is as it was recorded.
+Reading, checking, writing and the JSON schema follow from the classes below. Unknown keys are kept:
+a later version may have written them. A look-up of an unchanged record does not load this module.
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ Action = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Revocation(Table):
-    """Why, when and by whom a build was taken out of use; `start` is from when on, else at once."""
+    """Why, when and by whom a build was revoked; it takes effect at `start`, or at once."""
 
     reason: str
     at: str | None = key()
@@ -33,7 +32,7 @@ class Revocation(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContentRevocation(Revocation):
-    """The revocation of all builds that contain `what`: a package, a base image or a stage."""
+    """The revocation of all builds that contain `what`: a package, base image or stage."""
 
     what: str
     at: str
@@ -41,7 +40,7 @@ class ContentRevocation(Revocation):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Hold(Table):
-    """A rollback that a channel stands at: since when, by whom, and why."""
+    """The hold that a rollback puts on a channel: since when, by whom, and why."""
 
     at: str
     by: str
@@ -51,13 +50,13 @@ class Hold(Table):
         return f"held since {self.at} by {self.by}" + (f": {self.reason}" if self.reason else "")
 
     def described(self) -> dict[str, str | None]:
-        """The hold as plain values, for output."""
+        """Return the hold as plain values, for output."""
         return {"at": self.at, "by": self.by, "reason": self.reason}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check(Table):
-    """A check of the spec's own, to be run again."""
+    """A `[[verify]]` test of the spec, kept so that it can run again."""
 
     source: str
     name: str
@@ -68,17 +67,17 @@ class Check(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Provenance(Table):
-    """Where a build comes from."""
+    """What a build was made from."""
 
     commit: str | None = key()
-    dirty: bool | None = key("the specs differed from it")
+    dirty: bool | None = key("whether the specs differed from the commit")
     renderer: str | None = key()
     lock: str | None = key()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources(Table):
-    """What a sandbox has."""
+    """The resources of a sandbox."""
 
     cpu: int | None = key()
     memory_mb: int | None = key()
@@ -86,7 +85,7 @@ class Resources(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Warmup(Table):
-    """What is imported before a sandbox is handed out."""
+    """The warm-up of a sandbox: modules that it has already imported."""
 
     level: str = key(default="none")
     imports: tuple[str, ...] = key(default=())
@@ -94,7 +93,7 @@ class Warmup(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Seconds(Table):
-    """How long a build and its sandboxes took; `first_use` by warm-up level and import."""
+    """Measured times; `first_use` is by warm-up level and import."""
 
     build: float | None = key(nullable=True)
     sandbox: float | None = key(nullable=True)
@@ -104,7 +103,7 @@ class Seconds(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified(Table):
-    """What was checked of a build before it was recorded."""
+    """The verification that a build passed."""
 
     checks: tuple[str, ...] = key(default=())
     seconds: Seconds | None = key()
@@ -112,7 +111,7 @@ class Verified(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Build(Table):
-    """One build; unknown fields are kept."""
+    """One build. Unknown keys are kept."""
 
     template_id: str | None = key(expected=True)
     build_id: str | None = key()
@@ -122,26 +121,26 @@ class Build(Table):
     packages: Mapping[str, str] = key(default=dict)
     built_at: str | None = key(schema={"type": "string", "format": "date-time"})
     steps: tuple[str, ...] = key(
-        "identities of the steps, for a target that caches them", default=()
+        "identities of the steps, on a target that caches them", default=()
     )
-    base_fetched: bool | None = key("that E2B did not have the base image in its cache")
+    base_fetched: bool | None = key("whether E2B had to fetch the base image")
     other_packages: Mapping[str, str] = key(default=dict)
     stages: Mapping[str, Digest] = key(
         "stage → sha256:… of what it and its parents declare", default=dict
     )
     stages_algorithm: int | None = key(
-        "of `stages`: 1, or absent, left out [env], [service], [resources]"
+        "version of the digests in `stages`; 1 (default) leaves out [env], [service], [resources]"
     )
     provenance: Provenance | None = key()
-    checks: tuple[Check, ...] | None = key("the spec's own checks, to be run again")
-    revoked: str | None = key("why it must not be used any more")
-    revoked_at: str | None = key("from when on, in UTC")
+    checks: tuple[Check, ...] | None = key("the `[[verify]]` tests of the spec, to be run again")
+    revoked: str | None = key("why it was revoked")
+    revoked_at: str | None = key("when the revocation takes effect, in UTC")
     revocations: Mapping[str, Revocation] = key(
-        "`build`, or what it contains → reason, at, by",
+        "`build` or the revoked content → reason, at, by",
         default=dict,
         schema={"type": "object", "additionalProperties": {"type": "object"}},
     )
-    checksum: str | None = key("sha256:… of this record without it")
+    checksum: str | None = key("sha256:… of this record without this key")
     warnings: tuple[str, ...] = key(default=())
     checked_at: str | None = key(listed=False)
     note: str | None = key(listed=False)
@@ -154,45 +153,43 @@ class Build(Table):
 
     @property
     def is_revoked(self) -> bool:
-        """Whether it must not be used any more; a revocation that is still to come has no effect
-        yet."""
+        """Whether a revocation of it is in effect."""
         return in_effect(self.revoked, self.revoked_at) is not None
 
     @property
     def revoked_since(self) -> str | None:
-        """Since when, or from when on, it is revoked (UTC); None where that is not recorded."""
+        """The time (UTC) at which its revocation takes effect; None if not recorded."""
         if self.revoked_at is not None:
             return self.revoked_at
-        # Without a date of its own, a revocation has had effect since somebody made it.
+        # A revocation without a start has been in effect since it was made.
         marks = self.revocations.values()
         return min((mark.at for mark in marks if mark.at and mark.start is None), default=None)
 
     @property
     def revocation(self) -> str:
-        """What is said of it where it is revoked, or is to be:
-        `revoked as of 2026-11-23T07:49:55Z: leaks memory`."""
+        """Its revocation in words: `revoked as of 2026-11-23T07:49:55Z: leaks memory`."""
         since = self.revoked_since
         return f"revoked{f' as of {since}' if since else ''}: {self.revoked}"
 
     @property
     def is_adopted(self) -> bool:
-        """Whether it was not built by this program."""
+        """Whether it was adopted, not built by template-builder."""
         return self.origin == "adopted"
 
     @property
     def is_verified(self) -> bool:
-        """Whether it has passed its checks."""
+        """Whether its verification is recorded."""
         return self.verified is not None and bool(self.verified.to_json())
 
     @property
     def seconds(self) -> Seconds:
-        """How long it and its sandboxes took, as far as that is recorded."""
+        """The recorded times."""
         return (self.verified and self.verified.seconds) or Seconds()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event(Table):
-    """One change; `chain` is sha256:… of the one before it and of this one."""
+    """One change; `chain` is sha256:… of the previous `chain` and this event."""
 
     action: str | None = key(expected=True, schema={"enum": list(get_args(Action))})
     at: str | None = key(expected=True)
@@ -208,8 +205,7 @@ class Event(Table):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Channel:
-    """A channel of a template on one target: the ref that it points at, the build that this is,
-    and the hold that it is on; None for what there is not."""
+    """A channel of a template on one target: the ref and build that it points at, and its hold."""
 
     name: str
     ref: Ref | None
@@ -218,25 +214,25 @@ class Channel:
 
     @property
     def usable(self) -> Build | None:
-        """The build that it points at, unless that is revoked."""
+        """The build that it points at, unless revoked."""
         return None if self.build is None or self.build.is_revoked else self.build
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Entry(Table):
-    """What is recorded of a template on one target."""
+    """The records of a template on one target."""
 
     channels: dict[str, Ref] = key(
-        "channel → the ref of one of the builds", default=dict, expected=True
+        "channel → ref of the build that it points at", default=dict, expected=True
     )
     builds: dict[str, Build] = key(default=dict, expected=True)
     holds: dict[str, Hold] = key(
-        "channel → the rollback that it stands at: builds do not move it", default=dict
+        "channel → the hold that keeps builds from moving it", default=dict
     )
     history: list[Event] = key(default=list)
 
     def channel(self, name: str) -> Channel:
-        """What is known of a channel, which need not be there."""
+        """Return the channel `name`, which may not exist."""
         ref = self.channels.get(name)
         build = None if ref is None else self.builds.get(ref)
         return Channel(name=name, ref=ref, build=build, hold=self.holds.get(name))
@@ -247,21 +243,21 @@ class Contents(Table):
     """Template name → target → channels and builds."""
 
     version: int = key(default=MISSING, expected=True, schema={"const": VERSION})
-    changes: list[str] = key("in an object store: identities of the latest changes", default=list)
-    revocations: list[ContentRevocation] = key("what no build may contain", default=list)
+    changes: list[str] = key("in an object store: IDs of the latest changes", default=list)
+    revocations: list[ContentRevocation] = key("content that no build may have", default=list)
     templates: dict[str, dict[str, Entry]]
 
     def entry(self, name: str, target: str) -> Entry:
-        """What is recorded of a template on one target: nothing where it is not there."""
+        """Return the records of a template on one target; empty if there are none."""
         return self.templates.get(name, {}).get(target) or Entry()
 
     def new_entry(self, name: str, target: str) -> Entry:
-        """The same, put in where it is not there."""
+        """Return the records of a template on one target; add an empty entry if missing."""
         return self.templates.setdefault(name, {}).setdefault(target, Entry())
 
 
 def contents(data: object, *, path: str) -> Contents:
-    """The typed form of a registry's data. Raises `RegistryError` for the first wrong value."""
+    """Return a registry's data with types. Raise `RegistryError` for the first wrong value."""
     try:
         return Contents.from_json(data)
     except WrongValueError as error:
@@ -271,7 +267,7 @@ def contents(data: object, *, path: str) -> Contents:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of the file."""
+    """Return the JSON schema of the file."""
     return {
         "$schema": "http://json-schema.org/draft-07/schema#",
         "title": "registry.json",
@@ -280,7 +276,7 @@ def schema() -> dict[str, Any]:
 
 
 def _worded(keys: tuple[str | int, ...], problem: str) -> str:
-    """A wrong value in words: where it is, and what is wrong with it."""
+    """Say where a wrong value is, and what is wrong with it."""
     if keys[0] != "templates":
         return f"`{_dotted(keys)}` {problem}"
     _, name, *inner = keys

@@ -1,9 +1,9 @@
 """A registry that is one object in an object store, for teams whose machines write at once.
 
-The only owner of obstore. Writers compare and swap: what is written replaces exactly what was read,
-or it is read and changed anew. Readers keep what they read, to ask with its ETag, and to go on with
-it, with a warning, while the store cannot be reached. Credentials and endpoints come from the
-environment variables that each store's own tools use (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
+The only owner of obstore. Writers compare and swap: they replace exactly what they read, or read
+again and redo their change. Readers cache the object, send its ETag, and fall back to the cached
+copy, with a warning, while the store cannot be reached. Credentials and endpoints come from the
+environment variables of each store's own tools (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
 """
 
 from __future__ import annotations
@@ -34,16 +34,16 @@ _SECRETS = re.compile(r"(?i)(secret|key|token|password|credential)")
 
 
 class NoRegistryError(RegistryError):
-    """Nothing is at that address yet."""
+    """There is no object at the address yet."""
 
 
 class StaleRegistryWarning(UserWarning):
-    """The store could not be reached: what is used was read earlier."""
+    """The store could not be reached: a cached copy is used."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Kept:
-    """The registry as it was read: `at` in seconds since the epoch."""
+    """A cached copy; `at` is when it was read, in seconds since the epoch."""
 
     text: str
     etag: str
@@ -51,18 +51,18 @@ class _Kept:
 
 
 def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
-    """The registry's text, and how old it is in seconds: 0 when the store was asked just now.
+    """Return the registry's text and its age in seconds, 0 if read just now.
 
-    What was read within the last `max_age` seconds is taken without asking. Where the store cannot
-    be reached, what was read last is returned with a `StaleRegistryWarning`. Raises `RegistryError`
-    where there is nothing or it is refused, `NetworkError` where nothing was read before.
+    A cached copy up to `max_age` seconds old is returned without a request. If the store cannot be
+    reached, return the cached copy with a `StaleRegistryWarning`. Raise `RegistryError` if there is
+    no object or access is refused, `NetworkError` if nothing is cached.
     """
     kept = _kept(url)
     if kept and 0 <= time.time() - kept.at < max_age:
         return kept.text, time.time() - kept.at
     try:
         with _translated(url):
-            found = _fetch(url, etag=kept.etag if kept else None)
+            fetched = _fetch(url, etag=kept.etag if kept else None)
     except NetworkError as error:
         if kept is None:
             raise
@@ -74,10 +74,10 @@ def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
             stacklevel=2,
         )
         return kept.text, age
-    if found is None and kept:
-        found = kept.text, kept.etag, None
-    assert found is not None
-    text, etag, _ = found
+    if fetched is None and kept:
+        fetched = kept.text, kept.etag, None
+    assert fetched is not None
+    text, etag, _ = fetched
     _keep(url, _Kept(text=text, etag=etag, at=time.time()))
     return text, 0.0
 
@@ -85,12 +85,12 @@ def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
 def swap(
     url: str, change: Callable[[str | None], str], *, is_applied: Callable[[str], bool]
 ) -> None:
-    """Replace the registry with what `change` makes of it (of None where there is none yet).
+    """Replace the registry with what `change` returns for its text (None if there is none yet).
 
-    When another writer is faster, the registry is read and changed again, so no change is lost. A
-    store may apply a change although its answer is lost: `is_applied` recognises the change in a
-    registry's text, so that it is made once. Raises `RegistryError`, `NetworkError`, and what
-    `change` raises; then nothing was written, unless the error says that this is not known.
+    If another writer is faster, read again and redo the change, so that neither is lost. A store
+    may apply a change and lose the answer: `is_applied` recognises the change in a registry's text,
+    so that it is made once. Raise `RegistryError`, `NetworkError`, and what `change` raises; then
+    nothing was written, unless the error says that this is unknown.
     """
     with needs("store"):
         import obstore.exceptions as failures
@@ -103,7 +103,7 @@ def swap(
         stop=tenacity.stop_after_delay(_OVERTAKEN_SECONDS),
         reraise=True,
     )
-    # Writers on one machine queue, so that only machines overtake each other.
+    # Writers on one machine wait for each other, so only machines race.
     with exclusive(_cache_path(url).with_suffix(".lock")):
         try:
             for attempt in attempts:
@@ -140,9 +140,9 @@ def _swap_once(
 def _look_again(
     url: str, is_applied: Callable[[str], bool], error: NetworkError
 ) -> tuple[str, str]:
-    """Text and ETag of a registry to which a change was applied without an answer.
+    """Return text and ETag of the registry if a change whose answer was lost was applied.
 
-    Raises `error`, the one that the change met, where it was not applied.
+    Raise `error`, the failure of that change, if it was not applied.
     """
     try:
         with _translated(url):
@@ -161,7 +161,7 @@ def _look_again(
 
 
 def age_in_words(seconds: float) -> str:
-    """An age for people: `12 s`, `5 min`, `3 h`, `2 days`."""
+    """Format an age: `12 s`, `5 min`, `3 h`, `2 days`."""
     for unit, size in (("days", 86400), ("h", 3600), ("min", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -169,29 +169,29 @@ def age_in_words(seconds: float) -> str:
 
 
 def _fetch(url: str, *, etag: str | None = None) -> tuple[str, str, Any] | None:
-    """Text, ETag, version; None when it is still what has `etag`."""
+    """Return text, ETag and version; None if the object still has `etag`."""
     import obstore.exceptions as failures
 
     store, key = _store(url)
     try:
-        found = store.get(key, options={"if_none_match": etag} if etag else None)
+        answer = store.get(key, options={"if_none_match": etag} if etag else None)
     except failures.NotModifiedError:
         return None
-    meta = found.meta
-    return bytes(found.bytes()).decode(), str(meta["e_tag"]), meta["version"]
+    meta = answer.meta
+    return bytes(answer.bytes()).decode(), str(meta["e_tag"]), meta["version"]
 
 
 def _put(url: str, text: str, before: tuple[str, str, Any] | None) -> str:
-    """Write `text` in place of exactly what was read before; its ETag."""
+    """Replace exactly what was read before by `text`; return the new ETag."""
     store, key = _store(url)
     mode: Any = "create"
-    if before:  # by its ETag, and by its version in a store that tells one
+    if before:  # by its ETag, and by its version if the store has versions
         mode = {"e_tag": before[1]} | ({"version": before[2]} if before[2] else {})
     return str(store.put(key, text.encode(), mode=mode, use_multipart=False)["e_tag"])
 
 
 def _store(url: str) -> tuple[Any, str]:
-    """The store of an address, and the object's name there."""
+    """Return the store of an address, and the object's name in it."""
     scheme, _, rest = url.partition("://")
     folder, _, key = rest.rpartition("/")
     bucket = folder.partition("/")[0]
@@ -210,10 +210,10 @@ def _variables() -> dict[str, str]:
 
 @functools.lru_cache(maxsize=4)
 def _opened(address: str, variables: tuple[tuple[str, str], ...]) -> Any:
-    """A client, made once for what the environment says: that takes longer than what it is for."""
+    """Return a client; cached, because making one takes longer than a request."""
     from obstore.store import from_url
 
-    # Without encryption only where somebody has named an endpoint like that.
+    # Unencrypted only if the environment names such an endpoint.
     plain = any(v.startswith("http://") for name, v in variables if "_ENDPOINT" in name)
     options: dict[str, Any] = {
         "client_options": {"timeout": "30s", "connect_timeout": "5s", "allow_http": plain},
@@ -236,7 +236,7 @@ def _translated(url: str) -> Iterator[None]:
         ) from error
     except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
         raise RegistryError(
-            f"the store refuses {url}: {_said(error)}",
+            f"the store refuses {url}: {_message(error)}",
             hint="set the credentials that the store's own tools take from the environment",
         ) from error
     except (failures.PreconditionError, failures.AlreadyExistsError):
@@ -245,17 +245,17 @@ def _translated(url: str) -> Iterator[None]:
         raise RegistryError(f"{url} is not a registry: {error}") from error
     except (failures.BaseError, OSError, ValueError) as error:
         raise NetworkError(
-            f"the registry {url} cannot be reached: {_said(error)}",
+            f"the registry {url} cannot be reached: {_message(error)}",
             hint="check the network, the endpoint and the credentials in the environment",
         ) from error
 
 
-def _said(error: Exception) -> str:
-    said = str(error).strip().splitlines()[0][:300]
+def _message(error: Exception) -> str:
+    message = str(error).strip().splitlines()[0][:300]
     for name, value in os.environ.items():
         if _SECRETS.search(name) and len(value) >= 8:
-            said = said.replace(value, f"<{name}>")
-    return said
+            message = message.replace(value, f"<{name}>")
+    return message
 
 
 def _without_user(url: str) -> str:
@@ -263,24 +263,24 @@ def _without_user(url: str) -> str:
 
 
 def _cache_path(url: str) -> Path:
-    # The same address is another place at another endpoint.
-    told = [url, *(f"{k}={v}" for k, v in sorted(_variables().items()) if "_ENDPOINT" in k)]
-    name = hashlib.sha256("\n".join(told).encode()).hexdigest()[:32]
+    # The same address at another endpoint is another object.
+    parts = [url, *(f"{k}={v}" for k, v in sorted(_variables().items()) if "_ENDPOINT" in k)]
+    name = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:32]
     return cache_folder() / "registries" / f"{name}.txt"
 
 
 def _kept(url: str) -> _Kept | None:
     try:
         first, _, text = _cache_path(url).read_text(encoding="utf-8").partition("\n")
-        told = parse_json(first)
-        if told["size"] != len(text):
+        header = parse_json(first)
+        if header["size"] != len(text):
             return None
-        return _Kept(text=text, etag=str(told["etag"]), at=float(told["at"]))
+        return _Kept(text=text, etag=str(header["etag"]), at=float(header["at"]))
     except (OSError, ValueError, KeyError, TypeError, StorageError):
         return None
 
 
 def _keep(url: str, kept: _Kept) -> None:
-    told = json.dumps({"etag": kept.etag, "at": kept.at, "size": len(kept.text)})
-    with contextlib.suppress(StorageError):  # a cache that cannot be written is none
-        atomic_write(_cache_path(url), f"{told}\n{kept.text}".encode(), mode=0o600, durable=False)
+    header = json.dumps({"etag": kept.etag, "at": kept.at, "size": len(kept.text)})
+    with contextlib.suppress(StorageError):  # without a cache it works, too
+        atomic_write(_cache_path(url), f"{header}\n{kept.text}".encode(), mode=0o600, durable=False)

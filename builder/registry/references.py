@@ -1,4 +1,4 @@
-"""One build out of those recorded, by what a person calls it."""
+"""Find a recorded build by what a user calls it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _SHORTEST = 6
 
 
 def split(reference: str, recorded: Registry) -> tuple[str, str | None]:
-    """`NAME`, `NAME@BUILD` or a full ref into the template's name and what is left to look up."""
+    """Split `NAME`, `NAME@BUILD` or a full ref into the template's name and the build."""
     if reference in recorded.templates:
         return reference, None
     name, at, wanted = reference.partition("@")
@@ -30,10 +30,10 @@ def split(reference: str, recorded: Registry) -> tuple[str, str | None]:
 def find_build(
     recorded: Registry, name: str, wanted: str | None = None, *, target: str | None = None
 ) -> Record:
-    """The build of `name` that `wanted` means: a channel, a ref, a build ID, a digest, or the
-    beginning of one of these with 6 characters or more. None is the channel `stable`.
+    """Return the build of `name` that `wanted` means: a channel, ref, build ID or digest, or at
+    least the first 6 characters of one. None means the channel `stable`.
 
-    It may be revoked: this is for looking at builds, not for running code in them. Raises
+    The build may be revoked: this is for inspecting builds, not for running code in them. Raise
     `UnknownBuildError` and the `LookupError`s of `Registry.lookup`.
     """
     targets = recorded.templates.get(name, {})
@@ -65,7 +65,7 @@ def find_build(
 
 
 def newest_usable(recorded: Registry, name: str, target: str) -> Record:
-    """The build of `name` made last that may be used. Raises `UnknownBuildError`."""
+    """Return the newest usable build of `name`. Raise `UnknownBuildError`."""
     entry = recorded.entry(name, target)
     builds = entry.builds
     for ref in newest_first(entry):

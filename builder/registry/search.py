@@ -1,13 +1,13 @@
-"""One template's entry out of a large registry.json, without parsing all of it.
+"""Find one template's entry in a large registry.json without parsing the whole file.
 
-The file is its own index: this program writes it with sorted keys, each template's on a line that
-is indented by exactly four spaces. So a template is found by halving, and nothing but its own entry
-is parsed. In a file that does not look like that, nothing is found, and all of it has to be read.
+The file is its own index: template-builder writes it with sorted keys, each template's on a line
+indented by exactly four spaces. A binary search finds the template, and only its entry is parsed.
+In a file that does not look like that, nothing is found, and all of it must be read.
 
-A merge or an edit by hand may leave a template twice, and readers of the whole file refuse that.
-Whoever writes the file with this program leaves a mark beside it, by which it is known to be as it
-was written. Without that mark, all of the text is searched for the name as a further key of a
-table, anywhere but on a line with the indent of what stands within a template.
+A merge or an edit by hand may leave a template twice, which readers of the whole file refuse.
+template-builder leaves a mark beside the file that proves it is unchanged. Without the mark, the
+whole text is searched for the name as another key of a table, except on lines indented as deep as
+the inside of an entry.
 """
 
 from __future__ import annotations
@@ -30,16 +30,16 @@ _CLOSE = re.compile(rb"\n    \}")
 _KEY_LINE = re.compile(rb'\n    ("(?:[^"\\\n]|\\.)*"): \{\n')
 _END = re.compile(rb'\n  \},\n  "version": 1\n\}\n\Z')
 _TABLE = re.compile(rb"\s*:\s*\{")
-_ESCAPES = (b"\\u", b"\\/")  # with which a ref may be written in another way
-_INNER = 6  # what stands within a template's entry is indented by that many spaces or more
-_LINE = 64  # as far back as an indent is looked for
+_ESCAPES = (b"\\u", b"\\/")  # which can spell a ref in another way
+_INNER = 6  # the inside of a template's entry is indented by at least this many spaces
+_LINE = 64  # how far back to look for an indent
 
 
 def entry_of(name: str, path: str) -> bytes | None:
-    """The JSON of the entry of template `name` (target → channels, builds), None where it is not
-    found so.
+    """Return the JSON of the entry of template `name` (target → channels, builds), or None if this
+    search cannot tell.
 
-    Raises `OSError` and `ValueError` where the file is not what this program writes.
+    Raise `OSError`, and `ValueError` if the file is not in the form that template-builder writes.
     """
     with _opened(path) as (text, as_written):
         place = _place_of(name, text)
@@ -72,10 +72,10 @@ def _table_in(
 
 
 def entries_with(ref: str, path: str) -> dict[str, bytes] | None:
-    """The JSON of each entry that may hold a build `ref`, by the name of its template; None where
-    only reading all of the file tells.
+    """Return the JSON of each entry that may hold the build `ref`, by template name; None if this
+    search cannot tell.
 
-    Raises `OSError` and `ValueError` where the file is not what this program writes.
+    Raise `OSError`, and `ValueError` if the file is not in the form that template-builder writes.
     """
     quoted = _quoted(ref)
     entries: dict[str, bytes] = {}
@@ -101,7 +101,7 @@ def entries_with(ref: str, path: str) -> dict[str, bytes] | None:
 
 @contextlib.contextmanager
 def _opened(path: str) -> Iterator[tuple[mmap.mmap, bool]]:
-    """The text of a file, and whether it is as this program wrote it."""
+    """Yield the text of a file, and whether it is unchanged since template-builder wrote it."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     try:
         as_written = _is_as_written(path, os.fstat(descriptor))
@@ -112,23 +112,23 @@ def _opened(path: str) -> Iterator[tuple[mmap.mmap, bool]]:
 
 
 def mark_of(path: str, status: os.stat_result) -> tuple[str, str]:
-    """The file beside a registry that says which one was written last, and what it says."""
+    """Return the path and the content of the mark beside a registry."""
     folder, name = os.path.split(os.path.realpath(path))
-    said = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n"
-    return os.path.join(folder, ".builder", f"{name}.written"), said
+    mark = f"{status.st_ino} {status.st_size} {status.st_mtime_ns}\n"
+    return os.path.join(folder, ".builder", f"{name}.written"), mark
 
 
 def _is_as_written(path: str, status: os.stat_result) -> bool:
-    place, said = mark_of(path, status)
+    place, mark = mark_of(path, status)
     try:
         with open(place, encoding="ascii") as file:
-            return file.read(len(said) + 1) == said
+            return file.read(len(mark) + 1) == mark
     except (OSError, ValueError):
         return False
 
 
 def _place_of(name: str, text: mmap.mmap) -> tuple[int, int] | None:
-    """Where the inside of a template's table begins and ends, its closing brace included."""
+    """Return where the inside of a template's table begins and its closing brace ends."""
     start = text.find(_TEMPLATES)
     end = _END.search(text, max(len(text) - 64, 0))
     if text[:2] != b"{\n" or start < 0 or end is None:
@@ -154,7 +154,7 @@ def _place_of(name: str, text: mmap.mmap) -> tuple[int, int] | None:
 
 
 def _is_alone(name: str, text: mmap.mmap, place: int) -> bool:
-    """Whether no table but the one that begins before `place` may be that of template `name`."""
+    """Return whether only the table that begins before `place` can be template `name`'s."""
     quoted = _quoted(name)
     if text.find(_TEMPLATES, text.find(_TEMPLATES) + 1) >= 0:
         return False
@@ -175,7 +175,7 @@ def _quoted(word: str) -> bytes:
 
 
 def _key(text: mmap.mmap, at: int) -> tuple[str, int]:
-    """The key of the line at `at`, and where its table's first line begins."""
+    """Return the key of the line at `at`, and where its table's first line begins."""
     line = _KEY_LINE.match(text, at)
     if line is None:
         raise ValueError("not a line that begins a template")

@@ -1,7 +1,6 @@
 """Tables of a JSON file as dataclasses: each attribute is a key, its annotation the key's shape.
 
-Reading, checking, writing and the JSON schema follow from those. What no attribute names is kept
-as it was read.
+Reading, checking, writing and the JSON schema follow from those. Unknown keys are kept.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from typing import Any, ParamSpec, Self, TypeVar, Union, get_args, get_origin, g
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
-_LARGEST = 1 << 63  # what no size or time of a build comes near; a float takes it
+_LARGEST = 1 << 63  # far above any size or time of a build, and exact as a float
 _MISSING = object()
 _WORDS: dict[type, str] = {
     str: "text",
@@ -31,9 +30,9 @@ _SCALARS = {str: "string", bool: "boolean", int: "integer", float: "number"}
 
 
 def key(about: str = "", *, default: Any = None, **more: Any) -> Any:
-    """A key that may be missing: `default` is what that means, a type to be made of nothing.
+    """Declare an optional key. `default` is the value if it is missing, or a type to construct.
 
-    `more` is what `_Column` has of it, and its `key` where the attribute is called otherwise.
+    `more` are attributes of `_Column`, and `key` if the attribute has another name.
     """
     metadata = {"about": about, "expected": False, **more}
     if isinstance(default, type):
@@ -42,7 +41,7 @@ def key(about: str = "", *, default: Any = None, **more: Any) -> Any:
 
 
 class WrongValueError(ValueError):
-    """A value that is not what it must be; `keys` lead to it, list items by their number."""
+    """A wrong value; `keys` lead to it, list items by their number."""
 
     def __init__(self, problem: str, *keys: str | int) -> None:
         super().__init__(problem)
@@ -52,14 +51,14 @@ class WrongValueError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A table of the file. `rest` is what was read and is not in the other attributes: unknown
-    keys, and known ones that say what their absence says."""
+    """A table of the file. `rest` holds what the other attributes do not: unknown keys, and known
+    ones that were written with their default."""
 
     rest: Mapping[str, object] = field(default_factory=dict, repr=False)
 
     @classmethod
     def from_json(cls, table: Any) -> Self:
-        """Raises `WrongValueError` for the first value that is not what it must be."""
+        """Read a table. Raise `WrongValueError` for the first wrong value."""
         _checked(table, dict)
         columns = _columns(cls)
         for key, column in columns.items():
@@ -82,7 +81,7 @@ class Table:
         return cls(**values, rest=rest)
 
     def to_json(self) -> dict[str, Any]:
-        """The table as plain values: as it was read, but for what was changed since."""
+        """Return the table as plain values: as it was read, with the changes made since."""
         table: dict[str, Any] = {}
         for key, column in _columns(type(self)).items():
             value = getattr(self, column.name)
@@ -94,18 +93,18 @@ class Table:
 
 
 def explicit(kind: Callable[_P, _T], *args: _P.args, **values: _P.kwargs) -> _T:
-    """A table in which all that is given is written, also what says nothing: `null`, `{}`."""
+    """Return a table that writes all `values`, even those equal to their default."""
     assert isinstance(kind, type)
     assert not args
     keys = {column.name: key for key, column in _columns(kind).items()}
     rest = {keys[name]: _plain(value) for name, value in values.items()}
-    made: _T = kind(**values, rest=rest)
-    return made
+    table: _T = kind(**values, rest=rest)
+    return table
 
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """A type of values: what JSON has for it, how it is read, and what the schema says of it."""
+    """A type of values: its JSON type, how it is read, and its schema."""
 
     kind: type
     read: Callable[[Any], Any]
@@ -115,10 +114,10 @@ class _Shape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Column:
-    """A key of a table: the attribute that has it, its shape, and what its absence means.
+    """A key of a table: its attribute, its shape, its default, and whether it is `nullable`.
 
-    It may be `nullable`. For the schema: `about` describes it, `expected` says that this program
-    always writes it, `schema` is more than its shape tells, and what is not `listed` is not there.
+    In the schema, `about` describes the key, `expected` makes it required, `schema` replaces that
+    of its shape, and without `listed` it is left out.
     """
 
     name: str
@@ -132,24 +131,24 @@ class _Column:
 
     @property
     def stays(self) -> bool:
-        """Whether it is written still when all that was in it is taken out."""
+        """Whether it is still written once it has been emptied."""
         return self.shape.changed_in_place and (self.shape.kind is list or self.expected)
 
 
 def _read_columns(kind: type) -> dict[str, _Column]:
-    """The keys of a table, by its attributes."""
+    """Return the columns of a table by key."""
     hints = get_type_hints(kind)
     columns = {}
     for item in dataclasses.fields(kind):
         if item.name == "rest":
             continue
-        given = dict(item.metadata)
-        key = given.pop("key", None) or item.name
+        options = dict(item.metadata)
+        key = options.pop("key", None) or item.name
         if item.default_factory is not dataclasses.MISSING:
-            given["default"] = item.default_factory()
+            options["default"] = item.default_factory()
         elif item.default is not dataclasses.MISSING:
-            given["default"] = item.default
-        columns[key] = _Column(name=item.name, shape=_shape(hints[item.name]), **given)
+            options["default"] = item.default
+        columns[key] = _Column(name=item.name, shape=_shape(hints[item.name]), **options)
     return columns
 
 
@@ -158,7 +157,7 @@ _columns: Callable[[type], dict[str, _Column]] = functools.cache(_read_columns)
 
 @functools.cache
 def _shape(hint: Any) -> _Shape:
-    """The shape that an annotation means."""
+    """Return the shape of an annotation."""
     origin, inner = get_origin(hint), [part for part in get_args(hint) if part is not type(None)]
     if origin in (Union, types.UnionType):
         return _shape(inner[0])
@@ -168,9 +167,9 @@ def _shape(hint: Any) -> _Shape:
         each = {"type": "object", "additionalProperties": dict(item.schema)}
         return _Shape(dict, lambda table: _read_each(table, item), each, changed)
     if origin in (list, tuple):
-        item, made = _shape(inner[0]), origin
+        item, sequence = _shape(inner[0]), origin
         many = {"type": "array", "items": dict(item.schema)}
-        return _Shape(list, lambda items: made(_read_many(items, item)), many, changed)
+        return _Shape(list, lambda items: sequence(_read_many(items, item)), many, changed)
     if issubclass(hint, Table):
         return _Shape(dict, hint.from_json, table_schema(hint))
     if issubclass(hint, str) and hint is not str:  # text with a form of its own
@@ -179,7 +178,7 @@ def _shape(hint: Any) -> _Shape:
 
 
 def table_schema(kind: type[Table]) -> dict[str, Any]:
-    """The JSON schema of a table."""
+    """Return the JSON schema of a table."""
     listed = {key: column for key, column in _columns(kind).items() if column.listed}
     properties = {}
     for key, column in listed.items():
@@ -218,7 +217,7 @@ def _at(key: str | int, shape: _Shape, value: Any) -> Any:
 def _checked(value: Any, kind: type) -> Any:
     if kind in (int, float):
         number = isinstance(value, int if kind is int else (int, float))
-        # Written so that NaN, which is less than nothing, is refused, too.
+        # This form of the comparison also refuses NaN.
         right = number and not isinstance(value, bool) and -_LARGEST < value < _LARGEST
     else:
         right = isinstance(value, kind)

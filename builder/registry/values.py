@@ -1,4 +1,4 @@
-"""What a registry holds, in memory: its look-ups, and the check of its shape."""
+"""The registry in memory, and its look-ups."""
 
 from __future__ import annotations
 
@@ -26,11 +26,10 @@ DEFAULT_CHANNEL = "stable"
 
 
 class Record:
-    """One build of one template on one target, as it was recorded; read-only.
+    """The record of one build of a template on one target; read-only.
 
     `ref` is what a sandbox is created from. `fields` holds everything recorded, unknown fields
-    included, and `build` the same with types; the other properties are what an application asks
-    for.
+    included, and `build` the same with types. The other properties are for applications.
     """
 
     __slots__ = ("_fields", "name", "ref", "target")
@@ -46,12 +45,12 @@ class Record:
 
     @property
     def fields(self) -> Mapping[str, object]:
-        """What was recorded, as the file has it."""
+        """The record as it is in the file."""
         return self._fields
 
     @property
     def build(self) -> Build:
-        """What was recorded, with types."""
+        """The record with types."""
         from builder.registry.model import Build
 
         return Build.from_json(self._fields)
@@ -64,7 +63,7 @@ class Record:
 
     @property
     def build_id(self) -> str | None:
-        """The immutable build's ID, or None for an adopted template."""
+        """The ID of the immutable build, or None for a template that was adopted without one."""
         return self._fields.get("build_id")
 
     @property
@@ -75,51 +74,51 @@ class Record:
 
     @property
     def origin(self) -> str:
-        """`built` by this program from a spec, or `adopted` by hand."""
+        """`built` from a spec, or `adopted`."""
         origin: str = self._fields.get("origin", "built")
         return origin
 
     @property
     def packages(self) -> dict[str, str]:
-        """Distribution name to version, as found inside the verified sandbox."""
+        """Distribution name to version, as listed in the verified sandbox."""
         packages: dict[str, str] = self._fields.get("packages", {})
         return packages
 
     @property
     def level(self) -> str:
-        """How warm its sandboxes are: `none`, `disk` or `memory`."""
+        """The warm-up level: `none`, `disk` or `memory`."""
         level: str = self._fields.get("warmup", {}).get("level", "none")
         return level
 
     @property
     def imports(self) -> tuple[str, ...]:
-        """What is imported in its sandboxes already, or at once."""
+        """The modules that the warm-up imports."""
         return tuple(self._fields.get("warmup", {}).get("imports", ()))
 
     @property
     def env(self) -> dict[str, str]:
-        """The variables that its sandboxes have."""
+        """The environment variables of its sandboxes."""
         variables: dict[str, str] = self._fields.get("env", {})
         return variables
 
     @property
     def revoked(self) -> str | None:
-        """Why the build must not be used any more, or None."""
+        """Why the build is revoked, or None."""
         return _revoked_because(self._fields)
 
 
 def _revoked_because(fields: Any) -> str | None:
-    """Why a build, of which `fields` is the record, must not be used any more; None when it may."""
+    """Return why the build with the record `fields` is revoked, or None."""
     return in_effect(fields.get("revoked"), fields.get("revoked_at"))
 
 
 def in_effect(reason: str | None, at: Any) -> str | None:
-    """The reason of a revocation, unless it has no effect yet: `at` (UTC) is still to come."""
+    """Return the reason of a revocation, or None if it takes effect later (`at`, UTC)."""
     return None if reason and is_time(at) and at > utc(time.time()) else reason
 
 
 class Registry:
-    """The parsed file: looked up in as it is, worked with by its typed `contents`."""
+    """The parsed file. Look-ups read it as it is; everything else uses the typed `contents`."""
 
     __slots__ = ("_contents", "_data", "path")
 
@@ -130,7 +129,7 @@ class Registry:
 
     @property
     def contents(self) -> Contents:
-        """All that it holds, checked. Raises `RegistryError` for a value that it cannot be."""
+        """The contents, checked. Raises `RegistryError` for a wrong value."""
         if self._contents is None:
             from builder.registry.model import contents
 
@@ -139,7 +138,7 @@ class Registry:
 
     @property
     def templates(self) -> dict[str, dict[str, Entry]]:
-        """Name → target → what is recorded of it there. Raises what `contents` raises."""
+        """Name → target → records. Raises what `contents` raises."""
         return self.contents.templates
 
     @property
@@ -149,7 +148,7 @@ class Registry:
         return templates
 
     def records(self, *, ref: str | None = None, target: str | None = None) -> Iterator[Record]:
-        """The builds as they are, unchecked: all, or those called `ref` or on `target` alone."""
+        """Yield the builds, unchecked: all, or only those with `ref` or on `target`."""
         for name, targets in self._data["templates"].items():
             for key, entry in targets.items() if isinstance(targets, dict) else ():
                 builds = entry.get("builds") if isinstance(entry, dict) else None
@@ -171,7 +170,7 @@ class Registry:
         entry = self._targets(name)[target]
         channels, builds = entry.get("channels", {}), entry.get("builds", {})
         if not _is_as_recorded(entry, channel):
-            # The channels, and the one build: the others are checked where all of them are read.
+            # Check the channels and this build only; reading the whole file checks the rest.
             if isinstance(channels, dict) and isinstance(builds, dict):
                 alone = {ref: builds[ref] for ref in builds if ref == channels.get(channel)}
                 entry = {**entry, "builds": alone, "history": []}
@@ -209,8 +208,8 @@ class Registry:
         return record
 
     def target_of(self, name: str, target: str | None = None) -> str:
-        """The target that is meant: see `lookup`. Raises its errors."""
-        # Of what was removed, the history alone is left.
+        """Return the target to use: see `lookup`. Raise its errors."""
+        # After a removal, only the history is left.
         targets = {
             key: entry
             for key, entry in self._targets(name).items()
@@ -229,12 +228,12 @@ class Registry:
         return target
 
     def entry(self, name: str, target: str | None = None) -> Entry:
-        """What is recorded of a template on the target that is meant: see `lookup`."""
+        """Return the records of a template on the target that `target_of` returns."""
         target = self.target_of(name, target)
         return self.templates[name][target]
 
     def record(self, name: str, target: str, ref: str) -> Record:
-        """Return a build that is recorded. Raises what `contents` raises."""
+        """Return the record of a build. Raise what `contents` raises."""
         fields = self.templates[name][target].builds[ref].to_json()
         return Record(name=name, target=target, ref=ref, fields=fields)
 
@@ -254,7 +253,7 @@ class Registry:
         return targets
 
     def checked(self) -> Registry:
-        """The registry itself, after a check of all that it holds: see `contents`."""
+        """Return the registry itself after checking all of it: see `contents`."""
         _ = self.contents
         return self
 
@@ -272,8 +271,8 @@ class Registry:
 
 
 def _is_as_recorded(entry: dict[str, Any], channel: str) -> bool:
-    """Whether the build that `channel` points at fits to its checksum: then this program has
-    written it, and not a value of it has to be looked at."""
+    """Return whether the build that `channel` points at matches its checksum: then template-builder
+    wrote it, and its values need no check."""
     from builder.registry.chain import checksum
 
     channels, builds = entry.get("channels"), entry.get("builds")
@@ -288,8 +287,8 @@ def _is_as_recorded(entry: dict[str, Any], channel: str) -> bool:
 def no_channel_hint(
     name: str, target: str, builds: Mapping[str, object], channels: Mapping[str, object]
 ) -> str | None:
-    """How a template gets a channel where it has builds, and none of its own: none was promoted, or
-    another machine has published a newer one."""
+    """Return how to get a channel for a template that has builds but no channel: none was promoted,
+    or another machine has published a newer one."""
     if channels or not builds:
         return None
     hint = f"`template-builder promote {name} --target {target}` points one at the newest build"
@@ -310,5 +309,5 @@ def _count(templates: dict[str, Any]) -> str:
 
 
 def empty(path: str) -> Registry:
-    """A registry with nothing in it, to be kept at `path`."""
+    """Return an empty registry for `path`."""
     return Registry({"version": VERSION, "templates": {}}, path)
