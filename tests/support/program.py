@@ -34,6 +34,19 @@ READ_WHEN_LOADED = ("COV", "FORCE_COLOR", "LANG", "LC_", "PYTHON", "TERMINAL_WID
 NEEDED_BY_SOME = ("docker", "e2b", "httpx", "jupyter_client", "rich.live", "rich.progress")
 NEVER_NEEDED = ("builder.__main__", "builder.targets.local.kernel_host", "builder.webhooks")
 ROOT = Path(__file__).parents[2]
+COMMAND = """
+import json, os, socket, sys
+
+connection = socket.socket(socket.AF_UNIX)
+connection.connect({address!r})
+socket.send_fds(connection, [b"\\0"], [0, 1, 2])
+arguments = ["template-builder", *sys.argv[1:]]
+job = {{"arguments": arguments, "cwd": os.getcwd(), "env": dict(os.environ)}}
+connection.sendall(json.dumps(job).encode())
+connection.shutdown(socket.SHUT_WR)
+_, code = connection.makefile()
+sys.exit(int(code) if int(code) >= 0 else 128 - int(code))
+"""
 
 
 def run_program(
@@ -50,7 +63,8 @@ def start_program(
 ) -> subprocess.Popen[str] | Forked:
     """Start `python -m builder`, its output in pipes, as text."""
     if sys.platform.startswith("linux") and _read_when_loaded(env) == _server().variables:
-        return _server().start({"arguments": arguments, "cwd": str(cwd), "env": dict(env)})
+        job = {"arguments": ["builder", *arguments], "cwd": str(cwd), "env": dict(env)}
+        return _server().start(job)
     return subprocess.Popen(
         [sys.executable, "-m", "builder", *arguments],
         stdout=subprocess.PIPE,
@@ -59,6 +73,13 @@ def start_program(
         cwd=cwd,
         env=env,
     )
+
+
+def folder_of_program() -> str:
+    """A folder for PATH whose `template-builder` is forked, too."""
+    if sys.platform.startswith("linux"):
+        return _server().folder
+    return str(Path(sys.executable).parent)
 
 
 def _read_when_loaded(env: Mapping[str, str]) -> dict[str, str]:
@@ -118,8 +139,12 @@ class Server:
 
     def __init__(self) -> None:
         self.variables = _read_when_loaded(os.environ)
-        self._folder = tempfile.TemporaryDirectory(prefix="program-")
-        self._address = f"{self._folder.name}/socket"
+        self._temporary = tempfile.TemporaryDirectory(prefix="program-")
+        self.folder = self._temporary.name
+        self._address = f"{self.folder}/socket"
+        command = Path(self.folder) / "template-builder"
+        command.write_text(f"#!{sys.executable} -IS\n" + COMMAND.format(address=self._address))
+        command.chmod(0o755)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, self._address],
             stdin=subprocess.PIPE,
@@ -135,7 +160,8 @@ class Server:
         connection = socket.socket(socket.AF_UNIX)
         connection.connect(self._address)
         (out, out_end), (err, err_end) = os.pipe(), os.pipe()
-        socket.send_fds(connection, [b"\0"], [out_end, err_end])
+        with open(os.devnull) as nothing:
+            socket.send_fds(connection, [b"\0"], [nothing.fileno(), out_end, err_end])
         os.close(out_end)
         os.close(err_end)
         connection.sendall(json.dumps(job).encode())
@@ -144,7 +170,7 @@ class Server:
 
     def _close(self) -> None:
         self._process.communicate()
-        self._folder.cleanup()
+        self._temporary.cleanup()
 
 
 def main() -> None:
@@ -187,7 +213,7 @@ def _reap() -> None:
 
 def _wait(connection: socket.socket) -> None:
     """Run the program in a child; tell how that ended."""
-    _, streams, _, _ = socket.recv_fds(connection, 1, 2)
+    _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     job = json.loads(b"".join(iter(lambda: connection.recv(1 << 20), b"")))
     pid = os.fork()
     if pid == 0:
@@ -202,8 +228,7 @@ def _wait(connection: socket.socket) -> None:
 
 
 def _run(job: dict[str, Any], streams: list[int]) -> None:
-    quiet = os.open(os.devnull, os.O_RDONLY)
-    for number, descriptor in enumerate([quiet, *streams]):
+    for number, descriptor in enumerate(streams):
         os.dup2(descriptor, number)
         os.close(descriptor)
     signal.signal(signal.SIGINT, signal.default_int_handler)
@@ -211,8 +236,11 @@ def _run(job: dict[str, Any], streams: list[int]) -> None:
     os.environ.clear()
     os.environ.update(job["env"])
     sys.path[0] = job["cwd"]
-    sys.argv = ["builder", *job["arguments"]]
-    runpy.run_module("builder", run_name="__main__", alter_sys=True)
+    sys.argv = job["arguments"]
+    if sys.argv[0] == "builder":
+        runpy.run_module("builder", run_name="__main__", alter_sys=True)
+    sys.modules["__main__"].__package__ = None  # by which its name is found
+    sys.modules["builder.cli"].main()
 
 
 if __name__ == "__main__":
