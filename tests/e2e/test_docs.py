@@ -23,6 +23,7 @@ from tests.support.clouds import FILES
 from tests.support.e2b_server import Server
 from tests.support.object_store import Store
 from tests.support.pages import blocks
+from tests.support.program import folder_of_program
 
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").rglob("*.md"))]
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -39,7 +40,7 @@ def run(tmp_path: Path, cache: Path) -> Run:
     """Run a block in the folder of this test, with the program on the path."""
 
     def run_block(*words: str, cwd: Path = tmp_path) -> subprocess.CompletedProcess[str]:
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{folder_of_program()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = {"PATH": path, "TEMPLATE_BUILDER_CACHE_DIR": str(cache)}
         found = subprocess.run(
             words,

@@ -4,8 +4,6 @@ import json
 import os
 import shutil
 import signal
-import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -15,6 +13,7 @@ import pytest
 
 from builder import errors
 from tests.conftest import Command
+from tests.support.program import Running, start_program
 
 
 def making(cache: Path) -> list[Path]:
@@ -32,15 +31,9 @@ def scratch() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def build_process(project: Path, cache: Path, scratch: Path) -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "builder", "build", "--force"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=project,
-        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache), "TMPDIR": str(scratch)},
-    )
+def build_process(project: Path, cache: Path, scratch: Path, option: str = "--force") -> Running:
+    variables = {"TEMPLATE_BUILDER_CACHE_DIR": str(cache), "TMPDIR": str(scratch)}
+    return start_program(["build", option], cwd=project, env=os.environ | variables)
 
 
 def left_in(folder: Path, seconds: float = 10) -> list[Path]:
@@ -213,15 +206,7 @@ def test_import_that_hangs_ends_with_the_builder(
 def test_interrupt_speaks(project: Path, tmp_path: Path, scratch: Path) -> None:
     """An interrupted command says so, to people and to machines."""
     (project / "variants" / "other.toml").unlink()
-    running = subprocess.Popen(
-        [sys.executable, "-m", "builder", "build", "--json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=project,
-        env=os.environ
-        | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "cache"), "TMPDIR": str(scratch)},
-    )
+    running = build_process(project, tmp_path / "cache", scratch, "--json")
     assert running.stderr
     running.stderr.readline()
     running.send_signal(signal.SIGINT)

@@ -185,13 +185,13 @@ import asyncio, json, resource, sys
 from builder.runtime import CodeExecutionPrimitive
 
 CODES = [
-    "print('x' * 400_000_000)",
-    "for _ in range(400): print(('y' * 99 + '\\\\n') * 10_000, end='')",
-    "import subprocess; subprocess.run('yes | head -c 400000000', shell=True)",
-    "import sys; sys.stderr.write('é' * 200_000_000)",
-    "'r' * 200_000_000",
-    "display({'image/png': 'p' * 200_000_000}, raw=True)",
-    "raise ValueError('e' * 200_000_000)",
+    "print('x' * 100_000_000)",
+    "for _ in range(100): print(('y' * 99 + '\\\\n') * 10_000, end='')",
+    "import subprocess; subprocess.run('yes | head -c 100000000', shell=True)",
+    "import sys; sys.stderr.write('é' * 50_000_000)",
+    "'r' * 50_000_000",
+    "display({'image/png': 'p' * 50_000_000}, raw=True)",
+    "raise ValueError('e' * 50_000_000)",
     "while True: display('d' * 1_000_000)",
     "h = display(1, display_id=True)\\nwhile True: h.update('u' * 1_000_000)",
     "while True: print('endless' * 1000)",
@@ -206,7 +206,7 @@ async def main():
         before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         told = []
         for code in CODES:
-            seconds = 5 if "while" in code else 300
+            seconds = 2 if "while" in code else 300
             found = await executor.execute({"code": code, "timeout": seconds})
             more = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before
             kept = len(found["output"]) + len(found["error"] or "") + len(found["traceback"])
@@ -231,7 +231,7 @@ def test_what_is_received_is_bounded(here: Place) -> None:
     assert [ended for *_, ended in measured] == [[False, False]] * 7 + [[True, False]] * 4
     counts = [left_out for _, _, left_out, *_ in measured]
     assert counts[:6] == [
-        400_000_001 - 1000, 400_000_000 - 1000, 400_000_000 - 1000, 200_000_000 - 1000,
-        200_000_002 - 1000, 200_000_000,
+        100_000_001 - 1000, 100_000_000 - 1000, 100_000_000 - 1000, 50_000_000 - 1000,
+        50_000_002 - 1000, 50_000_000,
     ]  # fmt: skip
-    assert counts[6] >= 200_000_000 - 1000
+    assert counts[6] >= 50_000_000 - 1000

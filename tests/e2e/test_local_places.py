@@ -16,6 +16,7 @@ from builder import registry
 from builder.errors import NotOnThisMachineError
 from builder.runtime import CodeExecutionPrimitive
 from tests.support.clouds import Place
+from tests.support.program import run_program
 
 pytestmark = pytest.mark.network
 DEV = '[tool.template-builder.targets.dev]\nkind = "local"\n'
@@ -24,14 +25,9 @@ DEV = '[tool.template-builder.targets.dev]\nkind = "local"\n'
 def run(
     folder: Path | bytes, cache: Path | bytes, *arguments: str, code: int = 0
 ) -> subprocess.CompletedProcess[str]:
-    done = subprocess.run(
-        [sys.executable, "-m", "builder", *arguments],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=folder,
-        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": os.fsdecode(cache)},
-    )
+    variables = {"TEMPLATE_BUILDER_CACHE_DIR": os.fsdecode(cache)}
+    where = Path(os.fsdecode(folder))
+    done = run_program(arguments, cwd=where, env=os.environ | variables)
     assert done.returncode == code, done.stderr
     return done
 

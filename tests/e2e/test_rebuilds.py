@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import signal
@@ -21,6 +22,7 @@ from builder.targets.local import place as places_here
 from tests.conftest import Command
 from tests.support.clouds import Place
 from tests.support.options import rounds
+from tests.support.program import start_program
 
 pytestmark = pytest.mark.network
 REBUILDS = rounds(1)
@@ -162,15 +164,10 @@ def test_killed_rebuild_changes_nothing(built: Place) -> None:
     that one alone."""
     chance = random.Random(5)
     for _ in range(REBUILDS + 2):
-        running = subprocess.Popen(
-            [sys.executable, "-m", "builder", *BUILD, "--force"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            cwd=built.folder,
-        )
+        running = start_program([*BUILD, "--force"], cwd=built.folder, env=os.environ)
         time.sleep(chance.uniform(0.5, 6.0))
         running.send_signal(signal.SIGKILL)
-        running.wait()
+        running.communicate()
         assert asyncio.run(printed("import idna; print(6 * 7)")) == "42"
         deadline = time.monotonic() + 30  # its guards take a moment to end its processes
         while folders(built) != [folder(built)] and time.monotonic() < deadline:

@@ -38,6 +38,7 @@ def project(write: Callable[..., Path]) -> Callable[..., Path]:
     return write_project
 
 
+@pytest.mark.soak
 def test_import_of_25_seconds_comes_up_warm(project: Callable[..., Path], command: Command) -> None:
     """A module whose import takes longer than the service waits for an interpreter is warm in a
     sandbox, and the service is up."""

@@ -7,7 +7,6 @@ import os
 import re
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,6 +19,7 @@ from builder.errors import VerifyError
 from tests.conftest import ROOT, Command
 from tests.support.clouds import FILES
 from tests.support.e2b_server import Server
+from tests.support.program import folder_of_program
 
 pytestmark = [pytest.mark.network, pytest.mark.needs("git")]
 LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n[python]\npackages = ["packaging"]\n'
@@ -76,7 +76,7 @@ class Nights:
 
     def _step(self, clone: Path, script: str, output: Path, code: int = 0) -> None:
         environment = os.environ | {
-            "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",
+            "PATH": f"{folder_of_program()}:{os.environ['PATH']}",
             "TEMPLATE_BUILDER_CACHE_DIR": str(self.cache),
             "GITHUB_OUTPUT": str(output),
         }

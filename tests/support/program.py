@@ -8,6 +8,7 @@ streams, folder, environment and arguments of one run, and then the run's exit c
 from __future__ import annotations
 
 import atexit
+import contextlib
 import functools
 import gc
 import json
@@ -26,7 +27,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Forked", "run_program", "start_program"]
+__all__ = ["Running", "folder_of_program", "run_program", "start_program"]
 
 # Variables that Python and some libraries read as they are loaded.
 READ_WHEN_LOADED = ("COV", "FORCE_COLOR", "LANG", "LC_", "PYTHON", "TERMINAL_WIDTH")
@@ -58,9 +59,7 @@ def run_program(
     return subprocess.CompletedProcess(["builder", *arguments], running.wait(), out, err)
 
 
-def start_program(
-    arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]
-) -> subprocess.Popen[str] | Forked:
+def start_program(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Running:
     """Start `python -m builder`, its output in pipes, as text."""
     if sys.platform.startswith("linux") and _read_when_loaded(env) == _server().variables:
         job = {"arguments": ["builder", *arguments], "cwd": str(cwd), "env": dict(env)}
@@ -125,13 +124,17 @@ class Forked:
         return self.returncode
 
     def send_signal(self, number: int) -> None:
-        """Send a signal, unless its end is known."""
+        """Send a signal, unless it has ended."""
         if self.returncode is None:
-            os.kill(self.pid, number)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, number)
 
     def kill(self) -> None:
         """End it at once."""
         self.send_signal(signal.SIGKILL)
+
+
+Running = subprocess.Popen[str] | Forked
 
 
 class Server:

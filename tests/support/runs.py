@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,21 +11,17 @@ from contextlib import contextmanager
 
 from tests.support.clouds import NAMES, Place
 from tests.support.e2b_server import Server
+from tests.support.program import Running, start_program
 
 OPTIONS = {"build": ["--frozen", "--precheck", "never"], "plan": ["--frozen", "--target", "e2b"]}
 
 
-def started(place: Place, *arguments: str, command: str = "build") -> subprocess.Popen[str]:
-    return subprocess.Popen(
-        [sys.executable, "-m", "builder", command, *OPTIONS[command], *arguments],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        cwd=place.folder,
-    )
+def started(place: Place, *arguments: str, command: str = "build") -> Running:
+    words = [command, *OPTIONS[command], *arguments]
+    return start_program(words, cwd=place.folder, env=os.environ)
 
 
-def finished(process: subprocess.Popen[str]) -> str:
+def finished(process: Running) -> str:
     """Wait for a run that must succeed; what it said."""
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
