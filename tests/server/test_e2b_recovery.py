@@ -115,7 +115,7 @@ def test_interrupted_run_is_taken_up(
         process.send_signal(number)
         asked = time.monotonic()
         _, said = process.communicate(timeout=60)
-        assert time.monotonic() - asked < 5
+        assert time.monotonic() - asked < 30
         assert process.returncode == InterruptedRunError.exit_code, said
         assert (
             "hint: run the same command again: it goes on with what is there, on E2B, too" in said
