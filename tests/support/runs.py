@@ -43,7 +43,7 @@ def once(server: Server, *places: Place) -> None:
     assert len(server.state.executed) == len(set(server.state.executed))
 
 
-def until(condition: Callable[[], object], seconds: float = 30) -> None:
+def until(condition: Callable[[], object], seconds: float = 120) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
