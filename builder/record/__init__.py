@@ -1,7 +1,7 @@
-"""The write side of registry.json: verified builds in, channels moved, builds taken out of use.
+"""The write side of registry.json: record builds, move channels, revoke and remove builds.
 
-Read, change and write are one step, so that writers of several processes and machines lose nothing
-of each other's. What it does not know, it keeps. Every change is told in the history.
+Reading, changing and writing are one step, so that concurrent writers of several processes and
+machines lose nothing. Unknown keys are kept. The history tells every change.
 """
 
 from __future__ import annotations

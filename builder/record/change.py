@@ -1,4 +1,4 @@
-"""What every change of the registry says of itself."""
+"""The value that describes a change of the registry."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from builder.registry import DEFAULT_CHANNEL
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Change:
-    """A change of a template on one target, who makes it and why; `channel` is the one that it
-    moves."""
+    """Who changes a template on one target and why; `channel` is the channel that moves, if any."""
 
     name: str
     target: str

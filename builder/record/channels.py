@@ -1,4 +1,4 @@
-"""Builds in, and channels from one build to another."""
+"""Record builds, and move channels from one build to another."""
 
 from __future__ import annotations
 
@@ -28,8 +28,7 @@ from builder.verify import Verified
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recorded:
-    """A build as it was recorded, and the hold that has kept the channel from following to it, or
-    the newer build that has, in words."""
+    """A recorded build, and what kept the channel from it: a hold, or a newer build (in words)."""
 
     build: Build
     hold: Hold | None = None
@@ -47,15 +46,14 @@ def record(
     release: bool = False,
     publish: Publish | None = None,
 ) -> Recorded:
-    """Add a verified build to the registry and point `channel` at it, unless that is on hold, or
-    belongs to a newer build, as `publish` tells.
+    """Record a verified build and point `channel` at it, unless the channel is on hold or, as
+    `publish` says, belongs to a newer build.
 
-    Of a build that is recorded already the record stands: where the channel points at it, too, not
-    a byte changes.
-    `by` is who built it, `source` the state of the spec. `release` lifts a hold. `publish` is that
-    of `move`. Raises `RevokedError` when it contains what was revoked, `RegistryError` when the
-    registry cannot be read, `StorageError` when it cannot be written, and what `publish` raises;
-    then the registry and the target are as they were.
+    A build that is already recorded keeps its record; if the channel points at it, nothing changes.
+    `by` is who built it, `source` the state of the spec; `release` lifts a hold; for `publish`, see
+    `move`. Raise `RevokedError` for revoked content, `RegistryError` if the registry cannot be
+    read, `StorageError` if it cannot be written, and what `publish` raises; then neither the
+    registry nor the target has changed.
     """
     built, new = verified.built, build_of(verified, rendered, source or {})
     ref, change = built.ref, Change(name=built.name, target=built.target, by=by, channel=channel)
@@ -85,19 +83,19 @@ def record(
 
 
 def merged(known: Build, made: Build) -> Build:
-    """What is known of a build, with all that a later record of it says."""
+    """Return the record of a build, updated with a later one."""
     return Build.from_json(known.to_json() | made.to_json())
 
 
 def lift(entry: Entry, channel: str) -> bool:
-    """Lift the hold on a channel, if there is one."""
+    """Lift the hold on a channel; return whether there was one."""
     return entry.holds.pop(channel, None) is not None
 
 
 def unhold(location: str | os.PathLike[str], change: Change) -> Hold | None:
-    """Let builds move a channel again, which stays where it is; returns the hold that was lifted.
+    """Let builds move the channel again, and return the hold that was lifted.
 
-    Raises what `update` raises.
+    Raise what `update` raises.
     """
     channel = change.channel
 
@@ -121,12 +119,12 @@ def move(
     release: bool = True,
     publish: Publish | None = None,
 ) -> str | None:
-    """Point a channel at a build that is recorded already; returns what it pointed at before.
+    """Point the channel at a recorded build, and return the ref that it pointed at before.
 
-    A rollback puts the channel on hold, a promotion lifts that, or, without `release`, is refused.
-    `publish` has the target follow before the registry says so: when it fails, nothing was moved;
-    when writing fails after it, what it did is taken back. Raises `UnknownBuildError`,
-    `RevokedError`, `BlockedError`, what `publish` raises and what `update` raises.
+    A rollback puts the channel on hold; a promotion lifts the hold, or fails without `release`.
+    `publish` moves the target first: if it fails, nothing moves; if the registry cannot be written
+    afterwards, the target is moved back. Raise `UnknownBuildError`, `RevokedError`, `BlockedError`,
+    and what `publish` and `update` raise.
     """
     channel, by, reason = change.channel, change.by, change.reason
 
@@ -153,7 +151,7 @@ def move(
 
 
 def check_not_held(entry: Entry, change: Change) -> None:
-    """Raises `BlockedError` when a channel is on hold."""
+    """Raise `BlockedError` if the channel is on hold."""
     if hold := entry.holds.get(change.channel):
         raise BlockedError(
             f"channel `{change.channel}` of `{change.name}` is {hold}",
@@ -163,7 +161,7 @@ def check_not_held(entry: Entry, change: Change) -> None:
 
 
 def check_usable(change: Change, ref: str, build: Build) -> None:
-    """Raises `RevokedError`, or `UnknownBuildError` for a build that nobody has verified."""
+    """Raise `RevokedError`, or `UnknownBuildError` for a build that was never verified."""
     name, target = change.name, change.target
     if build.is_revoked:
         raise RevokedError(
@@ -179,9 +177,9 @@ def check_usable(change: Change, ref: str, build: Build) -> None:
 
 
 def adopt(location: str | os.PathLike[str], change: Change, ref: str, build: Build) -> None:
-    """Record a template that was not built from a spec of ours, and point the channel at it.
+    """Record a template that was built elsewhere, and point the channel at it.
 
-    Raises `RevokedError` when it was recorded before, and revoked, and what `update` raises.
+    Raise `RevokedError` if it is already recorded and revoked, and what `update` raises.
     """
     channel = change.channel
 
@@ -216,7 +214,7 @@ def put_back(
 ) -> None:
     """Record a build again that the registry has lost, and point `channels` at it.
 
-    What its history says was revoked is revoked still. Raises what `update` raises.
+    It is revoked if its history says so. Raise what `update` raises.
     """
 
     def recorded(contents: Contents) -> None:
@@ -234,12 +232,11 @@ def put_back(
 
 
 def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], list[str]]:
-    """Make the registry fit to its history again; what was mended, and what could not be, in words.
+    """Make the registry match its history; return what was repaired and what was not, in words.
 
-    Events are put in the order of their chain and each is kept once; a record that was changed is
-    kept as it is now, and said to be; a channel goes back to where its history says it was moved,
-    if that build may be used. Of two sides of a merge the channel keeps the one that it points at.
-    Raises what `update` raises.
+    Events are sorted by their chain, without duplicates. A changed record is kept as it is, with an
+    event that says so. A channel returns to where its history moved it, if that build is usable;
+    after a merge it stays on the side that it points at. Raise what `update` raises.
     """
 
     def change(contents: Contents) -> tuple[list[str], list[str]]:
@@ -251,7 +248,7 @@ def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], lis
                 _keep_merged_channels(entry, by)
                 history.rechain(entry)
                 mended.append(f"{fault}: put in the order of its chain")
-        # Only now: which event is the last one of a channel may be another.
+        # After the events are sorted, since a channel's last event may have changed.
         for fault in list(history.faults(templates)):
             entry = templates[fault.name][fault.target]
             if outcome := _mend(entry, fault, by):
@@ -262,7 +259,7 @@ def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], lis
 
 
 def _keep_merged_channels(entry: Entry, by: str) -> None:
-    """Tell the history where each channel points that is where one side of a merge moved it."""
+    """Add an event for each channel that points where one side of a merge moved it."""
     events = list(entry.history)
     last = {event.channel: event.to for event in chain.in_order(events)}
     for channel, ref in list(entry.channels.items()):
@@ -276,13 +273,13 @@ def _events_of(entry: Entry, ref: str, *actions: str) -> list[Event]:
 
 
 def _revoked_by_history(entry: Entry, ref: str) -> str | None:
-    """Why a build was revoked last, where nobody has restored it since."""
+    """Return why a build was revoked, unless it has been restored since."""
     *_, last = [None, *_events_of(entry, ref, "revoke", "restore")]
     return (last.reason or "revoked") if last and last.action == "revoke" else None
 
 
 def _removed_by_history(entry: Entry, ref: str) -> bool:
-    """Whether a build was removed, and neither recorded again since nor revoked."""
+    """Return whether a build was removed, and neither recorded again nor revoked since."""
     *_, last = [None, *_events_of(entry, ref, "remove", "build", "adopt")]
     removed = last is not None and last.action == "remove"
     return removed and not _revoked_by_history(entry, ref)
@@ -304,7 +301,7 @@ def _mend(entry: Entry, fault: history.Fault, by: str) -> str | None:
         before = history.timeline(replace(entry, channels={}), ref)
         usable = [r for r in before if r in builds and not builds[r].is_revoked]
         known = any(event.channel == ref for event in entry.history)
-        # A channel from before there was a history is taken as it is.
+        # A channel from before the history began stays as it is.
         to = (usable[-1] if usable else None) if known else entry.channels.get(ref)
         if to is not None and to not in builds:
             to = None
@@ -313,7 +310,7 @@ def _mend(entry: Entry, fault: history.Fault, by: str) -> str | None:
         history.append(entry, "repair", by, channel=ref, to=to, reason="did not fit to the history")
         return f"now at `{to}`" if to else "removed"
     if fault.kind == "lost" and _removed_by_history(entry, ref):
-        # On one side of a merge; the other has said something of it still.
+        # Removed on one side of a merge, while the other side used it.
         history.append(entry, "remove", by, build=ref, reason="removed before a merge")
         return "removed, as its history says"
     return None

@@ -22,16 +22,16 @@ from builder.spec import Check, Stage, Variant
 from builder.spec.variant import WarmupLevel
 from builder.verify import Verified
 
-# Between two requirements, not between the bounds or the extras of one.
+# Between two requirements, not between the bounds or extras of one requirement.
 _SEPARATOR = re.compile(r", (?=[A-Za-z0-9])(?![^\[]*\])")
 _CHECK = re.compile(r"[^:]+: verify '(.+)'")
-_ALGORITHM = 2  # of the stages' digests; recorded with them
+_ALGORITHM = 2  # version of the stages' digests; recorded with them
 
 
 def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> Build:
-    """A verified build as it is recorded; `source` says which commit its spec is from.
+    """Return the record of a verified build; `source` says which commit its spec is from.
 
-    Where the same build can be made on many machines, what this one has measured is not in it.
+    Measurements are left out if other machines can make the same build.
     """
     built, contents = verified.built, contents_of(rendered)
     measures = {} if built.one_of_many else verified.measures
@@ -71,7 +71,7 @@ def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) 
 
 
 def contents_of(rendered: Rendered) -> Build:
-    """What a build of it would be, as its record would say it; its packages are the lock's."""
+    """Return the record that a build would have before it is made; its packages are the lock's."""
     variant, lock, inputs = rendered.variant, rendered.lock, inputs_of(rendered)
     return explicit(
         Build,
@@ -94,10 +94,10 @@ def contents_of(rendered: Rendered) -> Build:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Recalled:
-    """What was promised of a build, by its record: as much of its variant as its checks need.
+    """What the record of a build promises: as much of its variant as its checks need.
 
-    `left_out` are the checks that the record names and does not have; `reseeds` says whether copies
-    of its warm interpreter get seeds of their own.
+    `left_out` are the tests that the record names but does not contain; `reseeds` says whether
+    copies of its warm interpreter get their own random seeds.
     """
 
     variant: Variant
@@ -106,9 +106,9 @@ class Recalled:
     left_out: tuple[str, ...]
 
 
-def recalled(found: Record) -> Recalled:
-    """What was promised of a recorded build, in whatever form this program has recorded it."""
-    build = found.build
+def recalled(recorded: Record) -> Recalled:
+    """Return what a recorded build promises, from records of any version."""
+    build = recorded.build
     spec = build.inputs.get("spec", {})
     stages = []
     for stem in spec.get("extends", "").split(" → "):
@@ -120,7 +120,7 @@ def recalled(found: Record) -> Recalled:
         stages.append(Stage(stem="", source=known.source, checks=(check,)))
     named = [m[1] for key in spec if (m := _CHECK.fullmatch(key))]
     variant = Variant(
-        name=found.name,
+        name=recorded.name,
         stages=tuple(stages),
         env=build.env,
         cpu=0,
@@ -138,7 +138,7 @@ def recalled(found: Record) -> Recalled:
 
 
 def stages_of(rendered: Rendered) -> dict[str, Digest]:
-    """Stage → `sha256:…` of all that it declares, its lock and files, its parents included.
+    """Return stage → digest of all that it and its parents declare, with lock and files.
 
     Builds that share a stage's digest share that stage.
     """
@@ -153,9 +153,8 @@ def stages_of(rendered: Rendered) -> dict[str, Digest]:
 
 
 def first_stages_of(inputs: Mapping[str, Mapping[str, str]]) -> dict[str, Digest]:
-    """The same by the first algorithm, which left out environment, service, resources and warm-up.
-
-    Revocations from then still hold for builds of today.
+    """Return the same by the first algorithm, which left out environment, service, resources and
+    warm-up, so that revocations from then still hold for today's builds.
     """
     digest, stages = _sha256(inputs.get("base", {})), {}
     spec = inputs.get("spec", {})

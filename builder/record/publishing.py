@@ -1,4 +1,4 @@
-"""Changes of the registry that a target follows: both are changed, or neither is."""
+"""Changes of the registry that a target follows: either both change, or neither does."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from builder.targets.protocol import Publication, Publisher
 
 _T = TypeVar("_T")
 
-# Has a target's own channel (None is none) follow to a build; returns what takes
-# that back, or None where there is nothing to take back.
+# `Publish` points a target's own channel (None: no channel) at a build. It returns a function that
+# undoes the move, or None if nothing was moved.
 TakeBack = Callable[[], None]
 Publish = Callable[[Build, "str | None"], "TakeBack | None"]
 
 
 def following(publisher: Publisher, name: str, *, over: Collection[str] | None) -> Publish:
-    """Have a target follow to a build of `name`; `over` are the builds that give way though they
-    are newer, None is all."""
+    """Return the `Publish` of a target for template `name`; `over` are newer builds that may lose
+    the channel, None means all."""
 
     def follow(build: Build, channel: str | None) -> TakeBack | None:
         return publisher.publish(Publication(name=name, build=build, channel=channel, over=over))
@@ -34,8 +34,8 @@ def update_published(
     change: Callable[[Contents, Publish], _T],
     publish: Publish | None,
 ) -> _T:
-    """`update`, in which `change` has the target follow; when the registry cannot be written after
-    that, what the target has moved is taken back."""
+    """Run `update` with a `change` that publishes; if the registry cannot be written afterwards,
+    undo what the target moved."""
     take_back: list[TakeBack] = []
 
     def publishing(build: Build, channel: str | None) -> None:
@@ -47,7 +47,7 @@ def update_published(
         return update(location, lambda contents: change(contents, publishing))
     except BaseException as error:
         failures = []
-        for undo in reversed(take_back):  # several where other writers were faster
+        for undo in reversed(take_back):  # several if other writers were faster
             try:
                 undo()
             except TemplateError as failure:

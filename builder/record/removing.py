@@ -1,4 +1,4 @@
-"""Taking out of the registry what nobody needs; its history stays."""
+"""Remove builds and channels from the registry; their history stays."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.registry.model import Contents, Entry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Removal:
-    """What is to be removed of a template on a target: refs of builds, and channels."""
+    """The refs of builds, and the channels, to remove from a template on a target."""
 
     name: str
     target: str
@@ -26,9 +26,9 @@ class Removal:
 def remove(
     location: str | os.PathLike[str], removal: Removal, *, by: str, reason: str | None = None
 ) -> None:
-    """Remove channels of a template on a target, and the records of builds.
+    """Remove channels, and the records of builds, of a template on a target.
 
-    Raises `UnknownBuildError` and `UnknownChannelError` for what is not there, and what
+    Raise `UnknownBuildError` or `UnknownChannelError` if one does not exist, and what
     `check_removable` and `update` raise; then nothing was removed.
     """
     name, target = removal.name, removal.target
@@ -55,8 +55,8 @@ def remove(
 
 
 def check_removable(entry: Entry, removal: Removal) -> None:
-    """Raise `SelectionError` where a channel that stays points at one of the builds, or one of them
-    is revoked itself: the same could be built again, and nothing would say so.
+    """Raise `SelectionError` if a remaining channel points at one of the builds, or one is revoked
+    itself: it could be built again, and nothing would say that it was revoked.
     """
     name, target = removal.name, removal.target
     pointing = [

@@ -1,4 +1,4 @@
-"""Taking builds out of use, by their ref or by what they contain, and putting them back."""
+"""Revoke builds, by ref or by content, and restore them."""
 
 from __future__ import annotations
 
@@ -26,8 +26,9 @@ _UNREADABLE = "`revocations` of the registry holds {0!r}, which is nothing that 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Content:
-    """What a build may contain: `kind` is `package` (a requirement such as `torch==2.14.0`),
-    `base` (a digest, or the reference of a tag) or `stage` (`_torch@sha256:…`, shortened or not).
+    """Something that builds may contain. `kind` is `package` (a requirement such as
+    `torch==2.14.0`), `base` (a digest, or a reference with a tag) or `stage` (`_torch@sha256:…`,
+    possibly shortened).
     """
 
     kind: str
@@ -38,7 +39,7 @@ class Content:
 
     @classmethod
     def parse(cls, kind: str, value: str) -> Content:
-        """Raises `SelectionError` for what can match nothing, or everything."""
+        """Read a content. Raise `SelectionError` for one that matches nothing, or everything."""
         value = value.strip()
         if kind == "package":
             value = str(_requirement(value))
@@ -57,7 +58,7 @@ class Content:
         return cls(kind=kind, value=value)
 
     def within(self, build: Build) -> bool:
-        """Whether the build contains it."""
+        """Return whether the build contains it."""
         if self.kind == "base":
             base = build.base_image or ""
             return base == self.value or base.endswith(f"@{self.value}")
@@ -68,7 +69,7 @@ class Content:
         wanted = _requirement(self.value)
         for name, versions in {**build.other_packages, **build.packages}.items():
             if canonicalize_name(name) == canonicalize_name(wanted.name):
-                # A lock may have several, of which each machine takes the one for its Python.
+                # A lock may have several versions, one for each version of Python.
                 return all(_meets(wanted, version) for version in versions.split(" | "))
         return False
 
@@ -80,7 +81,7 @@ def _meets(wanted: Requirement, version: str) -> bool:
         return f"=={version}" == str(wanted.specifier)
 
 
-@functools.lru_cache(maxsize=64)  # each is asked of every build there is
+@functools.lru_cache(maxsize=64)  # each is compared with every build
 def _requirement(text: str) -> Requirement:
     try:
         wanted = Requirement(text)
@@ -99,36 +100,36 @@ def _requirement(text: str) -> Requirement:
 
 def revoke(
     location: str | os.PathLike[str],
-    what: Content | tuple[str, str, str],
+    subject: Content | tuple[str, str, str],
     *,
     reason: str,
     by: str,
     at: str | None = None,
 ) -> list[tuple[str, str, str, str | None]]:
-    """Take builds out of use from `at` on (`2026-11-23T07:49:55Z`; at once for None).
+    """Revoke builds from `at` on (`2026-11-23T07:49:55Z`; None means at once).
 
-    `what` is one build (template, target, ref), or what builds contain: then all of them, and those
-    that are still to be made. Where the same was revoked before, the earlier time stands: `restore`
-    alone lifts a revocation. Returns the builds: (template, target, ref, since when they are
-    revoked). Nothing moves: a channel that points at one fails from then on. Raises
-    `UnknownBuildError`, and what `update` raises.
+    `subject` is one build (template, target, ref), or a content: then all builds that contain it,
+    future ones included. If the subject is already revoked, the earlier time stands: only `restore`
+    lifts a revocation. Return the builds: (template, target, ref, since when revoked). No channel
+    moves; one that points at a revoked build fails. Raise `UnknownBuildError`, and what `update`
+    raises.
     """
-    cause = str(what) if isinstance(what, Content) else _OWN
-    # Without a time it has effect at once, also where another machine's clock is behind.
+    cause = str(subject) if isinstance(subject, Content) else _OWN
+    # Without a start it takes effect at once, even if another machine's clock is behind.
     mark = Revocation(reason=reason, at=(now := history.now()), by=by, start=at or None)
 
     def change(contents: Contents) -> list[tuple[str, str, str, str | None]]:
-        if isinstance(what, Content):
+        if isinstance(subject, Content):
             new = ContentRevocation(what=cause, reason=reason, at=now, by=by, start=mark.start)
             listed = contents.revocations
             rest = [other for other in listed if other.what != cause]
             same = [other for other in listed if other.what == cause]
             listed[:] = [*rest, min([*same, new], key=_start)]
         revoked = []
-        for name, target, ref in _meant(contents, what):
+        for name, target, ref in _meant(contents, subject):
             entry = contents.templates[name][target]
             build = entry.builds[ref] = settled(entry.builds[ref], {cause: mark})
-            why = f"{cause}: {reason}" if isinstance(what, Content) else reason
+            why = f"{cause}: {reason}" if isinstance(subject, Content) else reason
             history.append(entry, "revoke", by, build=ref, reason=why)
             revoked.append((name, target, ref, build.revoked_since))
         return revoked
@@ -138,22 +139,22 @@ def revoke(
 
 def restore(
     location: str | os.PathLike[str],
-    what: Content | tuple[str, str, str],
+    subject: Content | tuple[str, str, str],
     *,
     by: str,
     reason: str | None = None,
 ) -> list[tuple[str, str, str, str | None]]:
-    """Undo a revocation; returns (template, target, ref, why it is revoked still).
+    """Undo a revocation; return (template, target, ref, why it is still revoked).
 
-    Raises `UnknownBuildError` where there is nothing to undo, and what `update` raises.
+    Raise `UnknownBuildError` if there is nothing to undo, and what `update` raises.
     """
-    cause = str(what) if isinstance(what, Content) else _OWN
+    cause = str(subject) if isinstance(subject, Content) else _OWN
 
     def change(contents: Contents) -> list[tuple[str, str, str, str | None]]:
         listed = contents.revocations
         rest = [other for other in listed if other.what != cause]
         restored = []
-        for name, target, ref in _meant(contents, what):
+        for name, target, ref in _meant(contents, subject):
             entry = contents.templates[name][target]
             build = entry.builds[ref]
             if not (is_revoked_itself(build) if cause == _OWN else cause in build.revocations):
@@ -163,8 +164,8 @@ def restore(
             history.append(entry, "restore", by, build=ref, reason=reason)
             restored.append((name, target, ref, build.revoked))
         if not restored and rest == listed:
-            if not isinstance(what, Content):
-                name, target, ref = what
+            if not isinstance(subject, Content):
+                name, target, ref = subject
                 content = ", ".join(contents.templates[name][target].builds[ref].revocations)
                 raise UnknownBuildError(
                     f"the build `{ref}` is not revoked",
@@ -179,13 +180,12 @@ def restore(
 
 
 def is_revoked_itself(build: Build) -> bool:
-    """Whether a revocation is of this build, by a command or by hand, and not of a content: that
-    is known from its record alone."""
+    """Return whether the build itself was revoked, by a command or by hand, not a content of it."""
     return _OWN in build.revocations or bool(build.revoked and not build.revocations)
 
 
 def marks_of(contents: Contents, build: Build) -> dict[str, Revocation]:
-    """The revocations that a new build falls under: cause → reason, at, by."""
+    """Return the revocations that apply to a new build: cause → reason, at, by."""
     marks = {}
     for listed in contents.revocations:
         if _content(listed.what).within(build):
@@ -195,7 +195,7 @@ def marks_of(contents: Contents, build: Build) -> dict[str, Revocation]:
 
 
 def check_contents(contents: Contents, build: Build, name: str) -> None:
-    """Raises `RevokedError` when a build contains what must not be used any more."""
+    """Raise `RevokedError` if a build contains revoked content."""
     for cause, mark in marks_of(contents, build).items():
         marked = Build(revoked=mark.reason, revoked_at=mark.start, revocations={cause: mark})
         if marked.is_revoked:
@@ -207,7 +207,7 @@ def check_contents(contents: Contents, build: Build, name: str) -> None:
 
 
 def settled(build: Build, marks: Mapping[str, Revocation]) -> Build:
-    """The build with marks put on it; of two with the same cause, the earlier one stands."""
+    """Return the build with `marks` added; of two with the same cause, the earlier one stands."""
     if not marks:
         return build
     known = dict(build.revocations)
@@ -220,12 +220,12 @@ def settled(build: Build, marks: Mapping[str, Revocation]) -> Build:
 
 
 def _start(mark: Revocation) -> str:
-    """When a mark begins to have effect, to be compared: what is no time has effect already."""
+    """Return when a mark takes effect, for comparison; without a valid time, always."""
     return mark.start if mark.start and is_time(mark.start) else ""
 
 
 def _with_marks(build: Build, marks: Mapping[str, Revocation]) -> Build:
-    """`revoked` and `revoked_at` are those of the first mark: what the read side looks at."""
+    """Return the build with `marks`; the first one gives `revoked` and `revoked_at`."""
     if not marks:
         return replace(build, revoked=None, revoked_at=None, revocations={})
     cause, mark = min(marks.items(), key=lambda item: (_start(item[1]), item[0]))
@@ -250,16 +250,16 @@ def _content(cause: str) -> Content:
 
 
 def _meant(
-    contents: Contents, what: Content | tuple[str, str, str]
+    contents: Contents, subject: Content | tuple[str, str, str]
 ) -> Iterator[tuple[str, str, str]]:
-    if not isinstance(what, Content):
-        name, target, ref = what
+    if not isinstance(subject, Content):
+        name, target, ref = subject
         if ref not in contents.entry(name, target).builds:
             raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}` any more")
-        yield what
+        yield subject
         return
     for name, targets in sorted(contents.templates.items()):
         for target, entry in sorted(targets.items()):
             for ref, build in sorted(entry.builds.items()):
-                if what.within(build):
+                if subject.within(build):
                     yield name, target, ref

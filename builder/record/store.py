@@ -1,4 +1,4 @@
-"""Changing the registry, one change at a time, never half: a file under a lock, or an object."""
+"""Change the registry, one change at a time and never half: a file under a lock, or an object."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from builder.registry.search import mark_of
 from builder.system.files import atomic_write, exclusive, ignored
 
 _T = TypeVar("_T")
-_REMEMBERED = 64  # as many as other writers may add while the author of one looks for it
+_REMEMBERED = 64  # changes that other writers may add before a writer looks for its own
 
 
 def update(location: str | os.PathLike[str], change: Callable[[Contents], _T]) -> _T:
-    """Apply `change` to the registry's contents, read anew; returns what `change` returns.
+    """Apply `change` to the freshly read registry, and return what `change` returns.
 
-    `location` is a file's path or a URL. On an object store `change` may be called several times,
-    each time with what other writers have left. The registry there lists the identities of the
-    latest changes, so that one whose answer was lost is not made again. Raises what `change`
-    raises, `RegistryError`, `StorageError`, `NetworkError`; then the registry is as it was, unless
-    the error says that this is not known.
+    `location` is a path or a URL. In an object store, `change` may be called several times, each
+    time with what other writers have left; the registry lists the IDs of the latest changes, so
+    that one whose answer was lost is not made twice. Raise what `change` raises, `RegistryError`,
+    `StorageError`, `NetworkError`; then the registry is unchanged, unless the error says that this
+    is unknown.
     """
     location = os.fspath(location)
     results: list[_T] = []
@@ -53,7 +53,7 @@ def update(location: str | os.PathLike[str], change: Callable[[Contents], _T]) -
 
         object_store.swap(location, changed, is_applied=is_applied)
         return results[0]
-    path = Path(os.path.realpath(location))  # of a link, the file that it leads to is the registry
+    path = Path(os.path.realpath(location))  # behind a link, the file that it leads to
     with exclusive(ignored(path.parent / ".builder") / f"{path.name}.lock"):
         text = registry.read_text(os.fspath(path)) if os.path.lexists(path) else None
         new = changed(text)
@@ -63,17 +63,16 @@ def update(location: str | os.PathLike[str], change: Callable[[Contents], _T]) -
 
 
 def leave_mark(path: Path, written: os.stat_result) -> None:
-    """Leave word beside a registry that this program wrote it: look-ups need not check it then."""
-    place, said = mark_of(os.fspath(path), written)
+    """Leave a mark beside a registry that proves that it is unchanged, so look-ups trust it."""
+    place, mark = mark_of(os.fspath(path), written)
     with contextlib.suppress(StorageError):
-        atomic_write(Path(place), said.encode(), durable=False)
+        atomic_write(Path(place), mark.encode(), durable=False)
 
 
 def dump(contents: Contents) -> str:
-    """The registry as text: sorted, indented by two, a final newline; merges stay local.
+    """Return the registry as text: sorted and indented, so that merges stay local.
 
-    Half a surrogate pair, which programs that cut text off leave behind, stays the escape that it
-    was: UTF-8 has no form for it.
+    Half a surrogate pair, left by programs that cut text off, stays an escape, as UTF-8 needs.
     """
     text = json.dumps(contents.to_json(), indent=2, sort_keys=True, ensure_ascii=False) + "\n"
     return text.encode("utf-8", "backslashreplace").decode()
