@@ -1,4 +1,4 @@
-"""What is done to builds after they were recorded."""
+"""Operations on recorded builds."""
 
 from builder.operations.channels import ChannelRequest, Moved, adopt, promote, rollback, unhold
 from builder.operations.gc import Candidate, find_unused, remove_unused

@@ -1,5 +1,4 @@
-"""Moving channels: on the target first, then in the registry, so that the old build works until the
-new one does."""
+"""Move channels: on the target first, then in the registry, so a failure keeps the old build."""
 
 from __future__ import annotations
 
@@ -30,8 +29,8 @@ from builder.workflow import read_registry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelRequest:
-    """The channel of a template that is to be changed, and why; without a `target`, the one that
-    `Registry.target_of` takes."""
+    """A channel of a template to change, and why; `target` defaults to that of
+    `Registry.target_of`."""
 
     name: str
     channel: str
@@ -39,7 +38,7 @@ class ChannelRequest:
     reason: str | None = None
 
     def on(self, target: str, project: Project) -> record.Change:
-        """Return the change, by whoever works in `project`."""
+        """Return the change on `target`, by the user of `project`."""
         by = provenance.actor(project.root)
         return record.Change(
             name=self.name, target=target, by=by, reason=self.reason, channel=self.channel
@@ -48,9 +47,8 @@ class ChannelRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Moved:
-    """A channel that was moved; `before` is what it pointed at, `passed_over` what was left out on
-    the way back, since it is revoked, `held` whether it is on hold now, `note` what a person should
-    know."""
+    """A channel that was moved. `before` is the ref that it pointed at, `passed_over` the skipped
+    builds, `held` whether it is on hold; `note` is for the user."""
 
     name: str
     target: str
@@ -62,7 +60,7 @@ class Moved:
     note: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The move as plain values."""
+        """Return the move as plain values."""
         return {
             "name": self.name,
             "target": self.target,
@@ -78,9 +76,9 @@ class Moved:
 def promote(
     project: Project, request: ChannelRequest, wanted: str | None, *, report: Reporter
 ) -> Moved:
-    """Point the channel at the build that `wanted` means; None is the newest that may be used.
+    """Point the channel at the build `wanted`; None means the newest usable one.
 
-    Raises the `LookupError`s of the registry, what the target raises, and `RevokedError`; then
+    Raise the `LookupError`s of the registry, what the target raises, and `RevokedError`; then
     nothing was moved.
     """
     recorded, name = read_registry(project), request.name
@@ -99,10 +97,10 @@ def rollback(
     steps: int = 1,
     report: Reporter,
 ) -> Moved:
-    """Point the channel at a build that it pointed at before: `steps` back, or the one that
-    `wanted` means. Revoked ones are passed over, and do not count.
+    """Point the channel at a build that it pointed at before: `wanted`, or the one `steps` back.
+    Revoked builds are skipped and do not count.
 
-    Raises `UnknownBuildError` where there is none, and what `promote` raises.
+    Raise `UnknownBuildError` if there is no such build, and what `promote` raises.
     """
     recorded, name, channel = read_registry(project), request.name, request.channel
     target = recorded.target_of(name, request.target)
@@ -126,7 +124,7 @@ def rollback(
 def _steps_back(
     entry: Entry, earlier: Sequence[str], steps: int, request: ChannelRequest, target: str
 ) -> tuple[str, tuple[str, ...]]:
-    """The ref `steps` usable builds back, and those that are passed over on the way."""
+    """Return the ref `steps` usable builds back, and the refs that were skipped on the way."""
     passed: list[str] = []
     usable: list[str] = []
     for ref in earlier:
@@ -148,12 +146,12 @@ def _steps_back(
 
 
 def unhold(project: Project, request: ChannelRequest) -> tuple[str, Hold | None]:
-    """Let builds move the channel again, which stays where it is; the target, and the hold that was
-    lifted. Raises `UnknownChannelError` and the other `LookupError`s of the registry."""
+    """Let builds move the channel again; return the target and the hold that was lifted. Raise
+    `UnknownChannelError` and the other `LookupError`s of the registry."""
     recorded, name, channel = read_registry(project), request.name, request.channel
     target = recorded.target_of(name, request.target)
     entry = recorded.entry(name, target)
-    # A merge may leave a hold on a channel that one side has removed.
+    # A merge may leave a hold on a channel that one side removed.
     if channel not in entry.channels and channel not in entry.holds:
         raise UnknownChannelError(
             f"template `{name}` has no channel `{channel}` on target `{target}`",
@@ -171,12 +169,11 @@ def adopt(
     unchecked: bool,
     report: Reporter,
 ) -> Moved:
-    """Record a template of E2B's that was not built here, and point the channel at it.
+    """Record a template on E2B that was built elsewhere, and point the channel at it.
 
-    `ref` is its ID, with `:` and a build's ID for one build of it. It is looked for there, unless
-    it is to be recorded `unchecked`. Raises `BuildError` when it is not there,
-    `TargetUnavailableError` without a key, `SelectionError` for a target that is this machine, and
-    what `update` raises.
+    `ref` is its ID, or `ID:BUILD_ID` for one build. E2B is asked for it, unless `unchecked`. Raise
+    `BuildError` if E2B does not have it, `TargetUnavailableError` without a key, `SelectionError`
+    for a target of kind `local`, and what `update` raises.
     """
     name, target = request.name, settings.name
     if not re.fullmatch(r"[a-z0-9_/-]+(:[A-Za-z0-9_.-]+)?", ref):
@@ -211,7 +208,7 @@ def adopt(
 
 
 def _examined(project: Project, settings: TargetSettings, ref: str, report: Reporter) -> Build:
-    """Look for a template that is to be adopted. Raises what `adopt` raises."""
+    """Ask the target for a template, and return its record. Raise what `adopt` raises."""
     try:
         inventory = connect(settings, project, report=report).inventory
     except TargetUnavailableError as error:
@@ -235,7 +232,7 @@ def _move(
     build, change = chosen.build, request.on(chosen.target, project)
     with contextlib.ExitStack() as stack:
         publish = None
-        if chosen.build_id:  # what was adopted by its bare ID has nothing that could be moved
+        if chosen.build_id:  # a bare template ID was adopted: there are no tags to move
             settings = target_called(chosen.target, project.targets)
             publisher = connect(settings, project, report=report)
             stack.enter_context(publisher.claimed(chosen.name))

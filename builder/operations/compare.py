@@ -1,4 +1,4 @@
-"""How two builds differ, or a build and the spec as it is now. Pure."""
+"""How two builds differ, or a build and the current spec. Pure."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from builder.render import Rendered
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Side:
-    """One of the two: `label` is its name for people, `build` what a record of it holds.
+    """One side: `label` is its name for users, `build` its record, `built` False for a spec.
 
-    Of a spec nothing was measured, and its packages are those of its lock.
+    A spec has no measurements, and its packages are those of its lock.
     """
 
     label: str
@@ -27,8 +27,8 @@ class Side:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Difference:
-    """One thing that differs: in what (`packages`, `env`, …), which, and its value on each side;
-    None is not there."""
+    """One difference: its kind (`package`, `env`, …), its name, and the value on each side; None
+    if missing there."""
 
     kind: str
     what: str
@@ -37,19 +37,19 @@ class Difference:
 
 
 def side_of_build(record: Record, build: Build | None = None) -> Side:
-    """A recorded build; `build` is the same with more than its record holds."""
+    """Return the side of a recorded build; `build` may add what its record does not hold."""
     return Side(label=record.ref, build=build or record.build, built=True)
 
 
 def side_of_spec(rendered: Rendered, program: Program | None) -> Side:
-    """The spec and lock as they are now; `program` is its steps on E2B."""
+    """Return the side of the current spec and lock; `program` are its steps on E2B."""
     steps = step_keys_of(rendered, program) if program else ()
     build = replace(contents_of(rendered), steps=steps)
     return Side(label=f"the spec of {rendered.variant.name}", build=build, built=False)
 
 
 def compare(old: Side, new: Side) -> list[Difference]:
-    """Everything that differs, in the order: base, packages, environment, spec, steps, measures."""
+    """Return all differences, in the order of `_TABLES`."""
     return [
         Difference(kind=kind, what=what, old=before, new=after)
         for kind, table_of in _TABLES
@@ -70,7 +70,7 @@ def _base(side: Side, _other: Side) -> dict[str, str]:
 
 
 def _packages(side: Side, other: Side) -> Mapping[str, str]:
-    if not (side.built and other.built):  # a lock holds nothing of what else is in a sandbox
+    if not (side.built and other.built):  # a lock does not know the other packages in a sandbox
         return side.build.inputs.get("packages", {})
     return {**side.build.other_packages, **side.build.packages}
 

@@ -1,4 +1,4 @@
-"""Finding and removing what no template needs any more: environments, images, tags."""
+"""Find and remove what no template needs any more: environments, images, tags."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from builder.workflow import read_registry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """Something unused, and who can remove it; `kept` is why it was not removed after all."""
+    """An unused thing, and the cleaner that can remove it; `kept` is why it was kept."""
 
     place: str
     cleaner: Cleaner
@@ -28,7 +28,7 @@ class Candidate:
     kept: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """It as plain values."""
+        """Return the candidate as plain values."""
         return {"place": self.place, **self.unused.to_json(), "kept": self.kept}
 
 
@@ -40,11 +40,10 @@ def find_unused(
     protect_days: float,
     forget: Sequence[str] = (),
 ) -> list[Candidate]:
-    """All that nothing needs, by place. Raises `RegistryError`, and what the places raise.
+    """Return everything unused, by place. Raise `RegistryError`, and what the cleaners raise.
 
-    What any registry needs that builds of this machine are recorded in is kept, not only what this
-    project's does; of one that is not there, or cannot be read, everything. Registries at or below
-    the paths of `forget` need nothing.
+    Every registry that records builds of this machine counts, not only the project's. A missing or
+    unreadable registry needs everything; one at or below a path of `forget` needs nothing.
     """
     own = read_registry(project)
 
@@ -87,7 +86,7 @@ def find_unused(
 def remove_unused(
     candidates: Iterable[Candidate], report: Callable[[Candidate], None]
 ) -> list[Candidate]:
-    """Remove them, one after the other; `report` is called with the outcome of each at once."""
+    """Remove the candidates one by one, and call `report` with each outcome."""
     outcomes = []
     for candidate in candidates:
         kept = candidate.kept or candidate.cleaner.remove(candidate.unused)
@@ -103,7 +102,7 @@ def _is_within(location: str, folder: str) -> bool:
 
 
 def _digests(recorded: registry.Registry, keep: Keep) -> dict[str, str]:
-    """Digest → why it is needed."""
+    """Return digest → why it is needed."""
     return {
         digest: why
         for targets in recorded.templates.values()

@@ -16,9 +16,9 @@ from builder.workflow import Context, Prepared
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outdated:
-    """One template: the build that the channel points at, its age in days (None where that is not
-    known), and what speaks for a new one; with no reasons it is up to date, or `held` where it is
-    and a new one is recorded already."""
+    """A template, the build that the channel points at, its age in days (None if unknown), and the
+    reasons for a new build. Without reasons it is up to date, or `held` while a newer build is
+    already recorded."""
 
     name: str
     target: str
@@ -28,7 +28,7 @@ class Outdated:
     held: Hold | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The finding as plain values."""
+        """Return the finding as plain values."""
         return {
             "name": self.name,
             "target": self.target,
@@ -41,9 +41,10 @@ class Outdated:
 
 
 def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> list[Outdated]:
-    """Compare what was rendered from the latest packages with what the channel points at.
+    """Compare the specs, rendered with the latest packages, with what the channel points at.
 
-    What could not be rendered is left out: its error is in `prepared`. Raises `RegistryError`.
+    A spec that could not be rendered is left out: its error is in `prepared`. Raise
+    `RegistryError`.
     """
     target, channel = context.target_name, prepared.request.channel
     templates = context.registry.now().templates
@@ -64,7 +65,7 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
             reasons = [*reasons, plan.Reason(kind="state", subject=text)]
         usable = {b.digest for b in entry.builds.values() if not b.is_revoked}
         if held and rendered.digest in usable:
-            reasons = ()  # a rebuild would bring nothing that is not there
+            reasons = ()  # a rebuild would bring nothing new
         findings.append(
             Outdated(
                 name=name,
@@ -79,7 +80,7 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
 
 
 def _missing(name: str, targets: Mapping[str, Entry], target: str, channel: str) -> plan.Reason:
-    """Why there is no build to compare with."""
+    """Return why there is no build to compare with."""
     built = sorted(name for name, entry in targets.items() if entry.builds)
     if target in built:
         text = f"never on channel {channel}"

@@ -1,4 +1,4 @@
-"""Putting back into the registry what a target still has: builds, by the tags that they carry."""
+"""Put builds back into the registry that a target still has, found by their tags."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ from builder.workflow import Context, Prepared
 
 
 def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
-    """Record every build that a channel's tag leads to on the target and the registry lacks.
+    """Record every build that a channel's tag on the target points at and the registry lacks.
 
-    `prepared` is what the specs are now: of a build of the same digest, all is known and its checks
-    are run again; of others, what a sandbox tells. A registry that cannot be read is kept under
-    another name. Returns what was put back, as plain values. Raises what the target raises.
+    `prepared` are the current specs: a build with the digest of one is verified again; of any
+    other, only what a sandbox tells is recorded. An unreadable registry is renamed. Return what was
+    put back, as plain values. Raise what the target raises.
     """
     project, target = context.project, context.connected()
     try:

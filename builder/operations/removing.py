@@ -1,4 +1,4 @@
-"""Taking a template, a build or a channel out of the registry, and off its target's tags."""
+"""Remove a template, a build or a channel from the registry, and from its target's tags."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def removal_of(
     channels: Sequence[str],
     target: str | None,
 ) -> record.Removal:
-    """What `wanted` and `channels` mean: one build, channels alone, or, without either, all builds.
+    """Return what to remove: the build `wanted`, only `channels`, or, without either, all builds.
 
-    Raises the `LookupError`s of the registry, and `SelectionError` for what is needed.
+    Raise the `LookupError`s of the registry, and `SelectionError` for what is still needed.
     """
     recorded = read_registry(project)
     if wanted is not None:
@@ -44,13 +44,13 @@ def removal_of(
 def remove(
     project: Project, removal: record.Removal, *, reason: str | None, report: Reporter
 ) -> str | None:
-    """Remove it; returns what a person should know of what is left on the target.
+    """Remove it; return a note about what is left on the target, if anything.
 
-    Raises what `record.remove` raises; then nothing was removed.
+    Raise what `record.remove` raises; then nothing was removed.
     """
     name = removal.name
     entry = read_registry(project).entry(name, removal.target)
-    # What was adopted is somebody else's, tags and all.
+    # Adopted templates belong to somebody else, and so do their tags.
     records = map(entry.builds.get, removal.builds)
     builds = [build for build in records if build and build.origin == "built"]
     channels = {
@@ -72,7 +72,7 @@ def remove(
         by = provenance.actor(project.root)
         record.remove(project.registry, removal, by=by, reason=reason)
         if inventory:
-            # Last, since it cannot be taken back: E2B has no way back to a build without a tag.
+            # Last, since it cannot be undone: a build on E2B without a tag is out of reach.
             try:
                 note = inventory.withdraw(name, builds, channels=channels)
             except TemplateError as error:

@@ -10,18 +10,18 @@ from builder.registry.model import Entry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Keep:
-    """How much to keep of each template on each target: the `newest` builds, and as many `steps`
-    back from what each channel points at."""
+    """What to keep of each template on each target: the `newest` builds, and what each channel can
+    be rolled back to in as many `steps`."""
 
     newest: int
     steps: int
 
 
 def needed(entry: Entry, keep: Keep) -> dict[str, str]:
-    """Ref → why it is needed, for the builds of one template on one target that are.
+    """Return ref → why it is needed, for the needed builds of a template on one target.
 
-    What a channel points at, what it can be rolled back to, the newest ones, and the newest that
-    may be used: so the last good build is always among them.
+    Needed are what a channel points at or can be rolled back to, the newest builds, and the newest
+    usable one, so the last good build is always among them.
     """
     builds = entry.builds
     reasons: dict[str, str] = {}

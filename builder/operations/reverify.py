@@ -1,4 +1,4 @@
-"""Checking recorded builds again, against what was promised when they were made."""
+"""Verify recorded builds again, against what was promised when they were made."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from builder.workflow import RENDER, BuildRequest, Context, prepare
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reverified:
-    """A build that keeps its promises still; `left_out` are checks of it that are not recorded."""
+    """A build that passed again; `left_out` are tests of it that are not recorded."""
 
     record: registry.Record
     verified: verify.Verified
     left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """What was checked, as plain values."""
+        """Return what was checked, as plain values."""
         return {
             "ref": self.record.ref,
             "checks": [check.name for check in self.verified.checks],
@@ -38,9 +38,9 @@ class Reverified:
 
 
 def reverify(recorded: registry.Record, context: Context) -> Reverified:
-    """Run the checks of a recorded build again, whatever its spec says by now; nothing is recorded.
+    """Run the checks of a recorded build again, whatever its spec says now; record nothing.
 
-    Raises `VerifyError`, `SandboxError`, `NotOnThisMachineError`.
+    Raise `VerifyError`, `SandboxError`, `NotOnThisMachineError`.
     """
     opener, report, name = context.connected(), context.report, recorded.name
     recalled = record.recalled(recorded)
@@ -57,7 +57,7 @@ def reverify(recorded: registry.Record, context: Context) -> Reverified:
         try:
             verified = verify.verify(built, promises, opener, report=report, log=log)
         except VerifyError as error:
-            # It passed once: the environment was damaged since, or the checks depend on more.
+            # It passed before: the environment is damaged, or the checks depend on more than it.
             if opener.changes and _rendered(context, recorded):
                 again = f"`template-builder build {name} --force --target {recorded.target}`"
                 error.hint = f"{again} makes the environment anew"
@@ -66,7 +66,7 @@ def reverify(recorded: registry.Record, context: Context) -> Reverified:
 
 
 def _rendered(context: Context, recorded: registry.Record) -> render.Rendered | None:
-    """What the spec and its committed lock render to, where the build is of exactly that."""
+    """Return what the spec and its committed lock render to, if the build has that digest."""
     request = BuildRequest(names=(recorded.name,), frozen=True)
     try:
         prepared = prepare(request, replace(context, report=discard), RENDER)
@@ -78,7 +78,7 @@ def _rendered(context: Context, recorded: registry.Record) -> render.Rendered | 
 
 
 def built_of(recorded: registry.Record, build: Build) -> Built:
-    """Return a recorded build as its target would hand it over; `build` is all known of it."""
+    """Return a recorded build in the form in which a target returns it, to be verified."""
     return Built(
         name=recorded.name,
         target=recorded.target,

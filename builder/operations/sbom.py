@@ -1,7 +1,7 @@
-"""What is in a build, as a bill of materials in CycloneDX's JSON.
+"""A bill of materials of a build in CycloneDX JSON.
 
 The only owner of cyclonedx. The packages are those that the interpreter in the sandbox listed when
-the build was verified, not those that a spec asked for.
+the build was verified, not those that the spec names.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ with needs("sbom"):
 
 
 def bill_of_materials(record: Record) -> str:
-    """CycloneDX 1.6 in JSON; the same bytes for the same record.
+    """Return CycloneDX 1.6 in JSON; the same bytes for the same record.
 
-    Raises `UnknownBuildError` for a template that was adopted, of which nobody knows what is in it.
+    Raise `UnknownBuildError` for an adopted template, whose packages are unknown.
     """
     if "packages" not in record.fields:
         raise UnknownBuildError(
@@ -37,7 +37,7 @@ def bill_of_materials(record: Record) -> str:
             hint=f"`template-builder build {record.name} --target {record.target}` makes one of"
             " which it is known",
         )
-    # Half a surrogate pair is no text that CycloneDX or a package URL could hold.
+    # CycloneDX and package URLs cannot hold half a surrogate pair.
     text = json.dumps(dict(record.fields), ensure_ascii=False).encode("utf-8", "replace")
     build = Build.from_json(json.loads(text))
     bom = Bom(serial_number=uuid.uuid5(uuid.NAMESPACE_URL, f"{record.ref} {build.built_at}"))
