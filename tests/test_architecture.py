@@ -42,7 +42,7 @@ OWNERS = {
     "platformdirs": {"system/files.py"},
     "psutil": {"precheck/engine.py", "system/limits.py", "targets/local/leftovers.py"},
     "pydantic": {"targets/journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
-    "rich": {"cli/output.py", "cli/progress.py", "runtime/files.py"},
+    "rich": {"cli/progress.py", "runtime/files.py"},
     "starlette": {"webhooks/receiver.py"},
     "tenacity": {
         "registry/object_store.py",

@@ -1,7 +1,7 @@
-"""`template-builder`: arguments to words and exit codes. The only owner of typer.
+"""`template-builder`: from arguments to output and exit codes. The only owner of typer.
 
-This module is the frame: one way to end, one exit code a kind of failure. It loads the rest only
-when a signal is already handled.
+This module is the frame: every run ends here, with the exit code of its kind of failure. The rest
+is loaded once signals are handled.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ _STOPPING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def main() -> NoReturn:
-    """Run the command line; ends the process with the exit code of what happened."""
+    """Run the command line, and exit the process with the exit code of the outcome."""
     guard.open_standard_descriptors()
     for number in _STOPPING:
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
             signal.signal(number, _interrupted)
-    # Start-up is what a person waits for: no collection of garbage while modules load, and no
-    # search of every installed distribution for plugins of pydantic, which has none to run here.
+    # Start fast: do not collect garbage while modules load, and do not search every installed
+    # distribution for plugins of pydantic.
     gc.set_threshold(100_000)
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     tolerate_lost_readers()
@@ -48,22 +48,22 @@ def main() -> NoReturn:
     except (_Stopped, KeyboardInterrupt):
         code = _report(
             errors.InterruptedRunError(
-                "interrupted; what was finished is recorded, and nothing half-made is left here",
-                hint="run the same command again: it goes on with what is there, on E2B, too",
+                "interrupted; finished builds are recorded, and unfinished ones were removed here",
+                hint="run the same command again to continue, also with builds running on E2B",
             )
         )
         _end_at_once(code)
     except OSError as error:
         code = _report(errors.from_os_error(error, "the command"))
     finally:
-        # What is done is done: a signal from here on would only spoil the exit code.
+        # The work is done: a signal from here on would only change the exit code.
         _ignore_signals()
-        gc.freeze()  # nothing of what was loaded needs to be taken apart piece by piece at the end
+        gc.freeze()  # do not take apart at exit what was loaded
     sys.exit(code)
 
 
 def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any) -> None:
-    # Of a library's own warnings a person here can make nothing.
+    # The warnings of libraries are of no use to the user.
     if category.__module__.startswith("builder."):
         from builder.cli import progress
 
@@ -73,7 +73,7 @@ def _warned(message: Warning | str, category: type[Warning], *_: Any, **__: Any)
 class _Stopped(BaseException):
     """Ctrl-C, `kill`, or a closed terminal.
 
-    Not KeyboardInterrupt, which typer would end without a word.
+    Not KeyboardInterrupt, which typer would swallow.
     """
 
 
@@ -88,14 +88,13 @@ def _check_working_directory() -> None:
 
 
 def _interrupted(_signal: int, _frame: Any) -> None:
-    # One way to stop: what Ctrl-C cleans up, `kill` does too. Once: a second one must not
-    # break into the cleaning up.
+    # `kill` cleans up as Ctrl-C does. A second signal must not interrupt that.
     _ignore_signals()
     raise _Stopped
 
 
 def _end_at_once(code: int) -> NoReturn:
-    """A thread that waits for an answer over the network would keep the process for as long."""
+    """Exit without waiting for threads that wait for the network."""
     for stream in (sys.stdout, sys.stderr):
         with contextlib.suppress(OSError, ValueError, AttributeError):
             stream.flush()
@@ -108,7 +107,7 @@ def _ignore_signals() -> None:
 
 
 def _report(error: errors.TemplateError) -> int:
-    """Tell a failure to people, and to machines if they listen; the exit code for it."""
+    """Show a failure, as JSON too with `--json`, and return its exit code."""
     from builder.cli import output, progress
 
     output.Output(as_json="--json" in sys.argv).show_failure(error.to_json())

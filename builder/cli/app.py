@@ -12,52 +12,53 @@ from builder import __version__, errors
 from builder.cli.command import add_command
 from builder.cli.output import Output
 
-# In the order of the program's help: the module of this package, and the function in it.
+# In the order of the help: the module of this package, the function in it, and an example.
 _COMMANDS = (
-    ("init_command", "init"),
-    ("spec_commands", "validate"),
-    ("spec_commands", "lock"),
-    ("spec_commands", "render_command"),
-    ("spec_commands", "schema"),
-    ("precheck_command", "precheck"),
-    ("plan_command", "plan_command"),
-    ("build_command", "build"),
-    ("verify_command", "verify"),
-    ("registry_commands", "resolve"),
-    ("registry_commands", "list_command"),
-    ("registry_commands", "logs"),
-    ("usage_command", "usage"),
-    ("doctor_command", "doctor"),
-    ("inspect_commands", "show"),
-    ("inspect_commands", "diff"),
-    ("inspect_commands", "outdated"),
-    ("channel_commands", "promote"),
-    ("channel_commands", "rollback"),
-    ("channel_commands", "unhold"),
-    ("revocation_commands", "revoke"),
-    ("revocation_commands", "restore"),
-    ("channel_commands", "adopt"),
-    ("remove_command", "remove"),
-    ("gc_command", "gc"),
+    ("init_command", "init", "init my-template"),
+    ("spec_commands", "validate", "validate"),
+    ("spec_commands", "lock", "lock tta-data-minimal"),
+    ("spec_commands", "render_command", "render --check"),
+    ("spec_commands", "schema", "schema"),
+    ("precheck_command", "precheck", "precheck tta-data-minimal"),
+    ("plan_command", "plan_command", "plan --frozen --exit-code"),
+    ("build_command", "build", "build tta-data-minimal --target local"),
+    ("verify_command", "verify", "verify tta-data-minimal"),
+    ("registry_commands", "resolve", "resolve tta-data-minimal"),
+    ("registry_commands", "list_command", "list 'tta-*'"),
+    ("registry_commands", "logs", "logs tta-data-minimal"),
+    ("usage_command", "usage", "usage --days 30"),
+    ("doctor_command", "doctor", "doctor"),
+    ("inspect_commands", "show", "show tta-data-minimal"),
+    ("inspect_commands", "diff", "diff tta-data-minimal spec"),
+    ("inspect_commands", "outdated", "outdated --max-age 30"),
+    ("channel_commands", "promote", "promote tta-data-minimal --channel production"),
+    ("channel_commands", "rollback", 'rollback tta-data-minimal --reason "slow imports"'),
+    ("channel_commands", "unhold", "unhold tta-data-minimal"),
+    ("revocation_commands", "revoke", "revoke --package 'torch<2.14' --reason CVE-2026-0001"),
+    ("revocation_commands", "restore", "restore --package 'torch<2.14'"),
+    ("channel_commands", "adopt", "adopt my-template ID"),
+    ("remove_command", "remove", "remove tta-data-minimal --channel beta"),
+    ("gc_command", "gc", "gc --dry-run"),
 )
-_REGISTRY_COMMANDS = (("repair_commands", "repair"), ("repair_commands", "rebuild"))
+_REGISTRY_COMMANDS = (
+    ("repair_commands", "repair", "registry repair"),
+    ("repair_commands", "rebuild", "registry rebuild --target e2b"),
+)
 
 _USAGE_ERROR: Any = next(c for c in typer.BadParameter.__mro__ if c.__name__ == "UsageError")
 
 
 def run(arguments: list[str]) -> int:
-    """Run a command; its exit code. Raises what the command raises."""
+    """Run a command and return its exit code. Raises what the command raises."""
     try:
         return int(program(*arguments[:1])(args=arguments, standalone_mode=False) or 0)
     except SystemExit as end:
-        # What typer makes of a broken pipe, which none of the standard streams raises.
+        # typer's exit for a broken pipe; no standard stream raises one here.
         if isinstance(end.__context__, OSError):
             raise end.__context__ from None
         raise
     except _USAGE_ERROR as error:
-        error.message = error.message.removeprefix(
-            "Value error, "
-        )  # typer's, of pydantic's wording
+        error.message = error.message.removeprefix("Value error, ")  # pydantic's wording
         error.show()
         if "--json" in arguments:
             failure = errors.TemplateError(error.format_message()).to_json()
@@ -80,16 +81,17 @@ def program(first: str | None = None) -> typer.Typer:
     commands = [command for command in _COMMANDS if _name(command[1]) == first]
     _add(app, commands or _COMMANDS)
     if not commands:
-        group = typer.Typer(no_args_is_help=True, help="Mend the registry itself.")
+        group = typer.Typer(no_args_is_help=True, help="Repair the registry itself.")
         _add(group, _REGISTRY_COMMANDS)
         app.add_typer(group, name="registry")
     return app
 
 
-def _add(app: typer.Typer, commands: Iterable[tuple[str, str]]) -> None:
-    for module, function in commands:
+def _add(app: typer.Typer, commands: Iterable[tuple[str, str, str]]) -> None:
+    for module, function, example in commands:
         command = getattr(importlib.import_module(f"{__package__}.{module}"), function)
-        add_command(app, command, name=_name(function), json=function != "logs")
+        json = function != "logs"
+        add_command(app, command, name=_name(function), example=example, json=json)
 
 
 def _name(function: str) -> str:

@@ -1,4 +1,4 @@
-"""The command that builds what is outdated, verifies and records it: build."""
+"""The command that builds, verifies and records templates: build."""
 
 from __future__ import annotations
 
@@ -18,9 +18,11 @@ from builder.targets.measures import measures_of, with_measures
 from builder.verify import first_use_pairs
 from builder.workflow import BuildRequest, Context
 
+_HEADINGS = ("template", "result", "ref", "packages", "size", "duration", "first import")
+
 
 class BuildOptions(TypedDict):
-    """What `build` takes beside names and a target: the fields of a `BuildRequest`."""
+    """The options of `build` that are fields of a `BuildRequest`."""
 
     channel: Channel
     frozen: Frozen
@@ -29,30 +31,33 @@ class BuildOptions(TypedDict):
         bool,
         typer.Option(
             "--refresh-base",
-            help="Have E2B fetch base images anew that are not pinned to a digest, and build on"
-            " them although nothing changed.",
+            help="Have E2B fetch base images again that are not pinned to a digest, and rebuild on"
+            " them.",
         ),
     ]
     release: Annotated[
-        bool, typer.Option("--release", help="Move a channel that is on hold, and lift that.")
+        bool,
+        typer.Option("--release", help="Move the channel even if it is on hold, and end the hold."),
     ]
     jobs: Annotated[
         int | None,
         typer.Option(
-            "--jobs", "-j", min=1, max=64, help="Builds at a time; what the target takes if unset."
+            "--jobs",
+            "-j",
+            min=1,
+            max=64,
+            help="Builds at a time; by default as many as the target allows.",
         ),
     ]
     require_cache: Annotated[
         bool,
-        typer.Option(
-            "--require-cache", help="Fail when E2B runs a step that the plan says is cached."
-        ),
+        typer.Option("--require-cache", help="Fail if E2B runs a step that should be cached."),
     ]
     accept_fallback: Annotated[
         bool,
         typer.Option(
             "--accept-fallback",
-            help="Build on E2B although PyTorch is not from the index that the spec asks for.",
+            help="Build on E2B even if PyTorch is not from the index that the spec names.",
         ),
     ]
     precheck: Annotated[
@@ -60,7 +65,7 @@ class BuildOptions(TypedDict):
         typer.Option(
             "--precheck",
             metavar="[auto|always|never]",
-            help="Whether to build and check with Docker first; as in pyproject.toml by default.",
+            help="Whether to pre-check with Docker first; by default as in pyproject.toml.",
         ),
     ]
 
@@ -73,25 +78,15 @@ def build(
     report: Reporter,
     **options: Unpack[BuildOptions],
 ) -> Result:
-    """Lock, render, build, verify in a real sandbox, and record."""
+    """Build templates from their specs, verify each in a real sandbox, and record it."""
     if options["require_cache"] and (options["force"] or options["refresh_base"]):
         option = "--force" if options["force"] else "--refresh-base"
         raise SelectionError(
-            f"{option} runs steps anew, and --require-cache fails when they are",
-            hint="leave one of them out",
+            f"{option} runs steps again, and --require-cache fails if they are",
+            hint="use only one of the two",
         )
     request = BuildRequest(names=names or (), **options)
     done = workflow.build_all(request, Context.choose(project, target, report=report))
-    headings = [
-        "template",
-        "result",
-        "ref",
-        "digest",
-        "packages",
-        "size",
-        "built in",
-        "first import",
-    ]
     return Result(
         json={
             "target": done.plan.target,
@@ -102,7 +97,7 @@ def build(
             ],
         },
         text=[
-            Table(headings=headings, rows=[_row(outcome) for outcome in done.outcomes]),
+            Table(headings=_HEADINGS, rows=[_row(outcome) for outcome in done.outcomes]),
             *done.notes,
         ],
         error=failure_of(done.errors),
@@ -111,13 +106,10 @@ def build(
 
 def _row(outcome: workflow.Outcome) -> list[str]:
     build = with_measures(outcome.ref or "", outcome.build or Build())
-    digest = outcome.digest.short if outcome.digest else "-"
-    ref = outcome.ref.short if outcome.ref else "-"
     return [
         outcome.name,
         f"{outcome.action}, overtaken" if outcome.overtaken else outcome.action,
-        ref,
-        digest,
+        outcome.ref or "-",
         "-" if build.is_adopted or not outcome.build else str(len(build.packages)),
         size(build.size_bytes) if build.size_bytes is not None else "-",
         f"{outcome.seconds:.1f} s",

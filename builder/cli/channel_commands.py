@@ -25,7 +25,7 @@ def promote(
     report: Reporter,
     **options: Unpack[ChannelOptions],
 ) -> Result:
-    """Point a channel at a verified build: REF, or the newest one. Lifts a hold on the channel."""
+    """Point a channel at a verified build: REF, or the newest one. Ends a hold of the channel."""
     request = operations.ChannelRequest(name=recorded_name(project, name), **options)
     return _moved(operations.promote(project, request, build, report=report))
 
@@ -39,19 +39,21 @@ def rollback(
     report: Reporter,
     **options: Unpack[ChannelOptions],
 ) -> Result:
-    """Point a channel at a build that it pointed at before: one step back, more, or to REF.
+    """Point a channel back at an earlier build: the previous one, or REF.
 
-    That puts the channel on hold: builds are recorded and do not move it, until `promote`,
+    This puts the channel on hold: new builds are recorded but do not move it until `promote`,
     `build --release` or `unhold`.
     """
     if build is not None and steps != 1:
-        raise SelectionError("REF and --steps both say how far to go back", hint="name one of them")
+        raise SelectionError(
+            "REF and --steps both say how far to go back", hint="use only one of the two"
+        )
     request = operations.ChannelRequest(name=recorded_name(project, name), **options)
     return _moved(operations.rollback(project, request, build, steps=steps, report=report))
 
 
 def unhold(name: Name, *, project: Project, **options: Unpack[ChannelOptions]) -> Result:
-    """Let builds move a channel again after a rollback; it stays where it is until the next one."""
+    """End the hold of a channel after a rollback: the next build moves it again."""
     request = operations.ChannelRequest(name=recorded_name(project, name), **options)
     target, hold = operations.unhold(project, request)
     name, channel = request.name, request.channel
@@ -73,13 +75,15 @@ def adopt(
     target: TargetName = None,
     unchecked: Annotated[
         bool,
-        typer.Option("--unchecked", help="Record it without looking for it, which needs no key."),
+        typer.Option(
+            "--unchecked", help="Record it without checking that it exists, which needs no key."
+        ),
     ] = False,
     reason: Reason = None,
     project: Project,
     report: Reporter,
 ) -> Result:
-    """Record a template that was not built here, after a look for it on E2B."""
+    """Record a template on E2B that was built elsewhere."""
     settings = account_named(project, target, report)
     request = operations.ChannelRequest(
         name=recorded_name(project, name), channel=channel, target=settings.name, reason=reason
@@ -96,7 +100,7 @@ def _moved(moved: operations.Moved) -> Result:
 def _lines(moved: operations.Moved) -> Iterator[str]:
     channel = f"channel {moved.channel} of {moved.name} on {moved.target}"
     if moved.before == moved.ref:
-        yield f"{channel} points at {moved.ref} already"
+        yield f"{channel} already points at {moved.ref}"
     else:
         yield f"{channel}: {moved.before or 'nothing'} → {moved.ref}"
     if moved.held:
@@ -105,6 +109,6 @@ def _lines(moved: operations.Moved) -> Iterator[str]:
             f" --channel {moved.channel} --target {moved.target}`, `build --release` or `promote`"
         )
     for ref in moved.passed_over:
-        yield f"passed over, since it is revoked or gone: {ref}"
+        yield f"skipped, because it is revoked or gone: {ref}"
     if moved.note:
         yield f"note: {moved.note}"

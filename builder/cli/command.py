@@ -1,9 +1,9 @@
 """From a function to a command: what every command does around its own work.
 
-A command names what it needs by type, beside its own arguments: `Project` is the project of
-`--project`, `Reporter` the display of its progress, `Output` both and what else `--json` and
-`--quiet` decide. `**options: Unpack[…]` stands for options that commands share. It returns a
-`Result`, which is shown here.
+A command declares by type what it needs beside its own arguments: `Project` for the project of
+`--project`, `Reporter` for a display of its progress, `Output` for both and for what `--json` and
+`--quiet` decide. `**options: Unpack[…]` declares options that commands share. The `Result` that it
+returns is shown here.
 """
 
 from __future__ import annotations
@@ -22,7 +22,9 @@ from builder.registry import DEFAULT_CHANNEL
 from builder.system.events import Reporter
 
 
-def add_command(app: typer.Typer, command: Callable[..., Result], *, name: str, json: bool) -> None:
+def add_command(
+    app: typer.Typer, command: Callable[..., Result], *, name: str, example: str, json: bool
+) -> None:
     """Add `command` to the program, with `--quiet`, and `--json` if it has such a form."""
     signature = inspect.signature(command, eval_str=True)
     kinds = {key: parameter.annotation for key, parameter in signature.parameters.items()}
@@ -42,18 +44,19 @@ def add_command(app: typer.Typer, command: Callable[..., Result], *, name: str, 
         return output.show(result)
 
     parameters = list(_options(signature, json=json))
-    run.__doc__ = command.__doc__
+    help_text = inspect.cleandoc(command.__doc__ or "")
+    run.__doc__ = f"{help_text}\n\nExample: `template-builder {example}`"
     run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
     run.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
     app.command(
         name=name,
-        # Given, it is wrapped; taken from the docstring by typer, it is cut off at the line's end.
-        short_help=(command.__doc__ or "").partition("\n\n")[0],
+        # typer would cut the summary that it takes from the docstring at the end of the line.
+        short_help=help_text.partition("\n\n")[0],
     )(run)
 
 
 def _options(signature: inspect.Signature, *, json: bool) -> Iterator[inspect.Parameter]:
-    """What typer makes options and arguments of."""
+    """Yield the parameters that typer makes options and arguments of."""
     own = [p for p in signature.parameters.values() if p.annotation not in (Output, Reporter)]
     for parameter in sorted(own, key=lambda p: p.annotation is Project):
         if parameter.kind is parameter.VAR_KEYWORD:

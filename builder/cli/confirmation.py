@@ -1,4 +1,4 @@
-"""Asking before something that cannot be undone, or costs money."""
+"""Ask before doing what cannot be undone or costs money."""
 
 from __future__ import annotations
 
@@ -9,16 +9,15 @@ from builder.errors import UnconfirmedError
 
 
 def confirm(question: str, *, otherwise: str, hint: str, as_json: bool) -> None:
-    """Ask the person at the terminal. A no ends the command with exit code 1, and so does the end
-    of the input.
+    """Ask the user at the terminal; exit with code 1 on a no or the end of the input.
 
-    Raises `UnconfirmedError`, which says `otherwise`, where there is nobody to ask.
+    Without a terminal, raises `UnconfirmedError` with the text `otherwise`.
     """
     if as_json or not progress.interactive():
         raise UnconfirmedError(f"{otherwise}, and there is nobody to ask", hint=hint)
     try:
         confirmed = typer.confirm(question, err=True)
-    except typer.Abort:  # Ctrl-D, after which the cursor is still behind the question
+    except typer.Abort:  # Ctrl-D leaves the cursor behind the question
         progress.show_message("")
         confirmed = False
     if not confirmed:

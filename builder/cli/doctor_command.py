@@ -1,4 +1,4 @@
-"""The command that says what works and what does not: doctor."""
+"""The command that checks machine, project and accounts: doctor."""
 
 from __future__ import annotations
 
@@ -20,30 +20,31 @@ def doctor(
     *,
     live: Annotated[
         bool,
-        typer.Option("--live", help="Try out on E2B what is assumed of it, with a small template."),
+        typer.Option(
+            "--live", help="Test on E2B what this program assumes of it, with a small template."
+        ),
     ] = False,
     target: TargetName = None,
     yes: Yes = False,
     project: ProjectFolder = None,
     output: Output,
 ) -> Result:
-    """Check this machine and project: what works, what does not, what to do.
+    """Check this machine and project: what works, what does not, and what to do about it.
 
-    With --live, a small template is built on E2B, verified, tagged, run and removed, and each thing
-    that this program assumes of E2B is looked at. It says first what that costs, and asks.
-    --target names another account than e2b; it and --yes go with --live.
+    --live builds, verifies, tags, runs and removes a small template on E2B, to test what this
+    program assumes of E2B. It shows the cost and asks first. --target and --yes go with --live.
     """
     if live:
         return _try_out(_settings(project, target), yes=yes, output=output)
     if target or yes:
-        raise typer.BadParameter("--target and --yes go with --live")
+        raise typer.BadParameter("--target and --yes need --live")
     from builder.cli.doctor import examine
 
     findings = examine(project)
     rows = [[finding.state, finding.what, finding.found] for finding in findings]
     return Result(
         json=[finding.to_json() for finding in findings],
-        text=[Table(headings=["", "what", "found"], rows=rows)],
+        text=[Table(headings=["state", "check", "result"], rows=rows)],
         error=next((finding.error for finding in findings if finding.error), None),
     )
 
@@ -54,10 +55,10 @@ def _settings(folder: Path | None, target: str | None) -> TargetSettings:
     settings, _why = choose_account(project, target)
     if not settings.has_account:
         raise TargetUnavailableError(
-            f"target `{settings.name}` is this machine: there is nothing to try out on E2B",
-            hint="name an account, as `--target e2b`",
+            f"target `{settings.name}` is this machine: --live tests an account on E2B",
+            hint="name an account, such as `--target e2b`",
         )
-    connect(settings, project)  # without its key there is no need to ask
+    connect(settings, project)  # fail without a key before asking
     return settings
 
 
@@ -66,9 +67,9 @@ def _try_out(settings: TargetSettings, *, yes: bool, output: Output) -> Result:
 
     if not yes:
         confirm(
-            f"On {settings.name} this takes {live.cost()}. Go on?",
-            otherwise=f"on {settings.name} this would take {live.cost()}",
-            hint="`--yes` does it without asking",
+            f"This takes {live.cost()} on {settings.name}. Continue?",
+            otherwise=f"this would take {live.cost()} on {settings.name}",
+            hint="`--yes` continues without asking",
             as_json=output.as_json,
         )
     with output.progress() as report:
@@ -80,7 +81,7 @@ def _try_out(settings: TargetSettings, *, yes: bool, output: Output) -> Result:
     error = AssumptionError(
         f"{count} about E2B {'does' if len(different) == 1 else 'do'} not hold on"
         f" {settings.name}:\n  " + "\n  ".join(different),
-        hint="docs/e2b.md says what relies on each",
+        hint="docs/e2b.md lists what relies on each",
     )
     return Result(
         json={
@@ -88,6 +89,6 @@ def _try_out(settings: TargetSettings, *, yes: bool, output: Output) -> Result:
             "assumptions": [assumption.to_json() for assumption in checked],
             "left": left,
         },
-        text=[Table(headings=["", "assumed", "seen"], rows=rows)],
+        text=[Table(headings=["state", "assumption", "observed"], rows=rows)],
         error=ended or (error if different else None),
     )

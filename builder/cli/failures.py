@@ -1,4 +1,4 @@
-"""From the failures of several variants to the one error that ends the command."""
+"""From the failures of several templates to the one error that ends the command."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from builder.errors import SeveralFailuresError, TemplateError
 
 
 def failure_of(results: Mapping[str, object]) -> TemplateError | None:
-    """What failed: the error itself if it is one, or the same for all; else all together."""
+    """Return the error, if it is one or the same for all; else one error that holds them all."""
     failures = {name: e for name, e in results.items() if isinstance(e, TemplateError)}
     if not failures:
         return None

@@ -52,8 +52,6 @@ def gc(
 
     Shows what would be removed, and asks first. The registry keeps the record of every build. What
     the registry of another project may need is kept if that registry cannot be read.
-
-    Example: `template-builder gc --dry-run`
     """
     with output.progress() as report:
         cleaners = _cleaners(project, target, report)

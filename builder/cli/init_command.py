@@ -1,4 +1,4 @@
-"""The command init: the files of a new project, or one more variant in a project that exists."""
+"""The command that starts a project or adds a spec to one: init."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WORKFLOW = Path(".github", "workflows", "templates.yml")
 
 
 class Ci(enum.StrEnum):
-    """The CI services for which there is a workflow."""
+    """The CI services with a workflow."""
 
     github = "github"
 
@@ -35,8 +35,8 @@ def _name(value: str | None) -> str | None:
     if value is None or _NAME.fullmatch(value):
         return value
     raise typer.BadParameter(
-        f"{value!r} is not the name of a template: a-z, 0-9, - and _, at most 128 characters, and"
-        f" the first one a letter or digit, as in `{default_name(value)}`"
+        f"{value!r} is not a template name: use a-z, 0-9, - and _, at most 128 characters,"
+        f" beginning with a letter or digit, such as `{default_name(value)}`"
     )
 
 
@@ -44,29 +44,31 @@ def init(
     name: Annotated[
         str | None,
         typer.Argument(
-            metavar="NAME", callback=_name, help="The template's name; the folder's by default."
+            metavar="NAME", callback=_name, help="The template's name; by default the folder's."
         ),
     ] = None,
     project: Annotated[
         Path | None,
-        typer.Option("--project", metavar="DIR", help="Where; the current folder by default."),
+        typer.Option(
+            "--project", metavar="DIR", help="The project; by default the current folder."
+        ),
     ] = None,
     ci: Annotated[
         Ci | None,
         typer.Option(
             "--ci",
             metavar="[github]",
-            help="Add a workflow that checks what is committed, and rebuilds by night.",
+            help="Add a workflow that checks every commit and rebuilds nightly.",
         ),
     ] = None,
 ) -> Result:
-    """Start a project that builds, or add a variant to one. Files that exist are kept."""
+    """Start a project, or add a spec to one. Existing files are kept."""
     root = (project or Path.cwd()).absolute()
     specs = [path for path in root.glob("*.toml") if path.name != "pyproject.toml"]
     if root.name == "variants" and specs:
         raise ProjectError(
-            f"{root} is the folder of the variants",
-            hint="run the command in the folder above it, or name that with --project",
+            f"{root} is the folder of the specs, not the project",
+            hint="run the command in the folder above, or name that with --project",
         )
     files, name = _files(root, name, ci)
     written: list[str] = []
@@ -82,7 +84,7 @@ def init(
         json={"name": name, "written": written, "kept": kept},
         text=[
             *(f"wrote {path}" for path in written),
-            *(f"kept  {path}, which exists" for path in kept),
+            *(f"kept  {path}" for path in kept),
             "next:",
             *(f"  template-builder {command}{where}" for command in ("plan", "build")),
         ],
@@ -90,8 +92,8 @@ def init(
 
 
 def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, str], str | None]:
-    """The files of the project by path, those that exist included, and the variant's name; None
-    where the project has variants and none was asked for."""
+    """Return the files of the project by path, and the template's name; None if the project has
+    specs and no name was given."""
     folder = root / "variants"
     if name is None and not any(not path.stem.startswith("_") for path in folder.glob("*.toml")):
         name = default_name(root.name)
@@ -113,17 +115,17 @@ def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, str]
 
 
 def _file_of(folder: Path, name: str) -> Path:
-    """Where the variant `name` is, whatever its file is called, or belongs."""
+    """Return the spec file of the template `name`, whatever it is called; or where it belongs."""
     try:
         variants = spec.load_variants(folder) if folder.is_dir() else ()
     except TemplateError:
-        variants = ()  # `validate` says what is wrong with them
+        variants = ()  # `validate` reports what is wrong
     stems = [variant.stem for variant in variants if variant.name == name]
     return folder / f"{stems[0] if stems else name}.toml"
 
 
 def _ignore(path: Path) -> bool:
-    """Have git ignore what is never committed; False where it does already."""
+    """Have git ignore the project's state. Return False if it already does."""
     try:
         status = path.stat() if path.exists() else None
         content = path.read_bytes() if status else b""
@@ -141,7 +143,7 @@ def _ignore(path: Path) -> bool:
 
 
 def default_name(text: str) -> str:
-    """A template's name that is as near to `text` as the rules allow."""
+    """Return the valid template name closest to `text`."""
     plain = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode().lower()
     return re.sub(r"[^a-z0-9_-]+", "-", plain).strip("-_")[:128] or "template"
 

@@ -1,4 +1,4 @@
-"""Commands that tell what is in a build and how builds differ: show, diff, outdated."""
+"""Commands that show what is in a build and how builds differ: show, diff, outdated."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ _REST = ("checks", "inputs", "steps", "other_packages", "revocations")
 def show(
     name: Name,
     build: Annotated[
-        str | None, typer.Argument(metavar="REF", help="A build of it; the channel's by default.")
+        str | None, typer.Argument(metavar="REF", help="A build; by default the channel's.")
     ] = None,
     *,
     target: TargetName = None,
     channel: Channel = registry.DEFAULT_CHANNEL,
     sbom: Annotated[
-        bool, typer.Option("--sbom", help="Its bill of materials: CycloneDX in JSON.")
+        bool, typer.Option("--sbom", help="Print its bill of materials: CycloneDX in JSON.")
     ] = False,
     project: ProjectFolder = None,
 ) -> Result:
-    """Show what is in a build, how it was made and checked, and the template's history."""
+    """Show what is in a build, how it was built and checked, and the history of its template."""
     recorded = open_registry(project)
     name, within = split(template_called(name, recorded.templates, project), recorded)
     shown = find_build(recorded, name, build or within or channel, target=target)
@@ -78,7 +78,7 @@ def _build_lines(record: registry.Record, build: Build, entry: Entry) -> Iterato
     yield from _lines({k: v for k, v in build.to_json().items() if k not in _REST}, "  ")
     if others := build.other_packages:
         source = (
-            "the kernel and what shows results"
+            "the kernel and its display packages"
             if record.ref.is_local
             else "the base image and code service"
         )
@@ -125,12 +125,12 @@ def _state(build: Build) -> str:
 
 
 def _short(ref: Ref | None) -> str:
-    """A ref as far as it takes to tell it from others; commands take it like that, too."""
+    """A ref with its digest shortened, which commands accept too."""
     return ref.short if ref else "-"
 
 
 def _lines(value: dict[str, Any], indent: str) -> list[str]:
-    """A line a value; what is empty or was not measured is left out."""
+    """A line per value; what is empty or was not measured is left out."""
     lines = []
     for key, item in value.items():
         if item in (None, {}, []):
@@ -160,13 +160,13 @@ def diff(
     ],
     new: Annotated[
         str,
-        typer.Argument(metavar="B", help="Another build, a variant's file, or `spec`: A's own."),
+        typer.Argument(metavar="B", help="Another build, a spec file, or `spec`: that of A."),
     ] = _SPEC,
     *,
     target: TargetName = None,
     project: ProjectFolder = None,
 ) -> Result:
-    """Show how two builds differ, or a build and the spec with its committed lock."""
+    """Show how two builds differ, or a build and its spec with the committed lock."""
     recorded = open_registry(project)
     sides: list[compare.Side] = []
     name = None
@@ -176,8 +176,8 @@ def diff(
         elif asked == _SPEC:
             if name is None:
                 raise SelectionError(
-                    "`spec` means that of the build named before it",
-                    hint="name a build first, or a variant's file",
+                    "`spec` means the spec of the build before it, and there is none",
+                    hint="name a build first, or a spec file",
                 )
             sides.append(_spec_side(Project.find(project), name))
         else:
@@ -209,9 +209,7 @@ def _spec_side(project: Project, asked: str) -> compare.Side:
     prepared = workflow.prepare(request, Context(project=project), workflow.RENDER)
     if len(prepared.variants) > 1:
         names = ", ".join(f"`{variant.name}`" for variant in prepared.variants)
-        raise SelectionError(
-            f"`{asked}` means several variants: {names}", hint="this command takes one"
-        )
+        raise SelectionError(f"`{asked}` means several templates: {names}", hint="name one of them")
     if error := failure_of(prepared.results):
         raise error
     (rendered,) = prepared.rendered
@@ -224,13 +222,16 @@ def outdated(
     target: TargetName = None,
     channel: Channel = registry.DEFAULT_CHANNEL,
     max_age: Annotated[
-        float, typer.Option("--max-age", metavar="DAYS", min=0, help="Older builds are outdated.")
+        float,
+        typer.Option(
+            "--max-age", metavar="DAYS", min=0, help="Report builds older than DAYS days."
+        ),
     ] = 90,
-    exit_code: Annotated[bool, typer.Option(help="End with 2 when a template is outdated.")] = True,
+    exit_code: Annotated[bool, typer.Option(help="Exit with 2 if a template is outdated.")] = True,
     project: Project,
     report: Reporter,
 ) -> Result:
-    """Say which templates are outdated: what a rebuild with the latest packages would change."""
+    """Show which templates are outdated: what a rebuild with the latest packages would change."""
     request = BuildRequest(names=names or (), channel=channel)
     context = Context.choose(project, target, report=report, connected=False)
     prepared = workflow.prepare(request, context, workflow.RENDER)
@@ -261,4 +262,4 @@ def _outdated_table(templates: Sequence[operations.Outdated], channel: str) -> T
             others.append(f"channel {channel} is {template.held}")
         rows.append([template.name, state, age, first])
         rows += [["", "", "", reason] for reason in others]
-    return Table(headings=["template", "state", "age", "because"], rows=rows)
+    return Table(headings=["template", "state", "age", "reason"], rows=rows)

@@ -1,4 +1,4 @@
-"""From what a person calls a template, or an account, to what is meant."""
+"""From names on the command line to templates, accounts and registries."""
 
 from __future__ import annotations
 
@@ -15,23 +15,25 @@ from builder.targets.adapters import choose_account
 
 
 def open_registry(project: Path | None) -> registry.Registry:
-    """The registry in use, or that of a project. Raises `RegistryError`."""
+    """Return the registry in use, or that of a project. Raises `RegistryError`."""
     if project:
         return workflow.read_registry(Project.find(project))
     return registry.load(registry_in_use()).checked()
 
 
 def registry_in_use() -> str:
-    """Where the registry in use is; said to be the package's own where there is no nearer one."""
+    """Return where the registry in use is; with a note if it is the one that the package ships."""
     path = registry.find()
     shipped = Path(registry.__file__).with_name("shipped.json")
     if Path(path) == shipped and not os.environ.get("TEMPLATE_REGISTRY"):
-        progress.show_message(f"note: no registry.json here or above; the package's own: {path}")
+        progress.show_message(
+            f"note: no registry.json here or above; using the package's own: {path}"
+        )
     return path
 
 
 def account_named(project: Project, target: str | None, report: Reporter) -> TargetSettings:
-    """The account on E2B that `target` or else TEMPLATE_TARGET names; `e2b` by default."""
+    """Return the account on E2B that `target` or TEMPLATE_TARGET names; `e2b` by default."""
     settings, why = choose_account(project, target)
     if why:
         report(Event(kind="note", text=why))
@@ -39,15 +41,15 @@ def account_named(project: Project, target: str | None, report: Reporter) -> Tar
 
 
 def recorded_name(project: Project, name: str) -> str:
-    """The one template that `name` means, as `template_called`, in the project's registry."""
+    """Return the template that `name` means in the project's registry, as `template_called`."""
     return template_called(name, workflow.read_registry(project).templates, project.root)
 
 
 def template_called(name: str, known: Iterable[str], project: Path | None) -> str:
-    """The one template that `name` means: its name, or its spec's stem or path, or a glob.
+    """Return the one template that `name` means: its name, its spec's stem or path, or a glob.
 
-    What follows an `@` in it stays. A name of nothing is returned as it is, for the look-up to
-    refuse. Raises `SelectionError` for a glob that does not match exactly one.
+    Anything after an `@` is kept. An unknown name is returned as it is, for the look-up to refuse.
+    Raises `SelectionError` for a glob that does not match exactly one template.
     """
     known = list(known)
     if name in known:
@@ -56,9 +58,7 @@ def template_called(name: str, known: Iterable[str], project: Path | None) -> st
     matches = workflow.template_names(head, known, _project(project))
     if len(matches) > 1:
         listed = ", ".join(f"`{match}`" for match in matches)
-        raise SelectionError(
-            f"`{head}` means several templates: {listed}", hint="this command takes one"
-        )
+        raise SelectionError(f"`{head}` means several templates: {listed}", hint="name one of them")
     if not matches and workflow.is_glob(head):
         raise SelectionError(f"no template matches `{head}`; there are: {_listed(known)}")
     return f"{matches[0]}{at}{build}" if matches else name
@@ -67,8 +67,8 @@ def template_called(name: str, known: Iterable[str], project: Path | None) -> st
 def templates_called(
     names: Sequence[str], recorded: registry.Registry, project: Path | None
 ) -> set[str]:
-    """The recorded templates that `names` mean. Raises `UnknownTemplateError` for all that mean
-    none, with their near matches."""
+    """Return the recorded templates that `names` mean. Raises `UnknownTemplateError` for names that
+    match none, with near matches."""
     known = recorded.templates
     matches = {
         name: [

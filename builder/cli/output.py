@@ -1,16 +1,18 @@
-"""What a command hands over, and how it is shown on standard output: as text, tables or JSON.
+"""The result of a command, and how standard output shows it: as text, tables or JSON.
 
-Whatever is shown has its hidden characters made visible.
+Hidden characters are always made visible.
 """
 
 from __future__ import annotations
 
+import shutil
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 from builder.cli import progress
+from builder.cli.tables import lines_of
 from builder.errors import TemplateError, from_os_error
 from builder.errors.visible import one_line, visible
 from builder.system.events import Reporter
@@ -27,7 +29,7 @@ class Table:
 
 
 class Document(str):
-    """Text of several lines, which are shown as they are."""
+    """Text of several lines, shown as they are."""
 
     __slots__ = ()
 
@@ -37,10 +39,10 @@ Line = str | Table | Document
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What a command was asked for, and how it ends.
+    """What a command found or did, and how it ends.
 
-    `json` is for machines; None where there is no such form. `data` is what was asked for, so that
-    `--quiet` shows it, too; `text` is for people, and `brief` what `--quiet` says in its place, on
+    `json` is the output of `--json`, None for a command without it. `data` is what the user asked
+    for, so `--quiet` shows it too. `text` is for people; with `--quiet`, `brief` replaces it, on
     standard error. `error` is raised once the rest is shown.
     """
 
@@ -54,22 +56,22 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Output:
-    """How a run shows what it does and finds: `--json` and `--quiet`."""
+    """How to show progress and results, as `--json` and `--quiet` say."""
 
     as_json: bool = False
     quiet: bool = False
 
     def progress(self) -> AbstractContextManager[Reporter]:
-        """The display of what is under way, on standard error, for the `with` block."""
+        """Display progress on standard error for the `with` block."""
         return progress.reporting(quiet=self.quiet, as_json=self.as_json)
 
     def text(self, lines: Iterable[Line]) -> None:
-        """Show what is for people, while the command goes on."""
+        """Show text for people while the command runs."""
         if not self.as_json and not self.quiet:
             _show(lines)
 
     def show(self, result: Result) -> int:
-        """Show a result; the exit code. Raises the result's error."""
+        """Show a result and return its exit code. Raises the result's error."""
         if self.as_json and result.json is not None:
             _show_json(result.json)
         else:
@@ -83,18 +85,18 @@ class Output:
         return result.exit_code
 
     def show_failure(self, error: Mapping[str, object]) -> None:
-        """Show machines what ended the command, unless they have its one JSON value already."""
+        """Print a failure as JSON with `--json`, unless the JSON value was printed already."""
         if self.as_json and not _json_shown:
             _show_json({"error": error})
 
 
 def size(count: int) -> str:
-    """Bytes for people: `48 MiB`, `1,234 MiB`."""
+    """Format bytes: `48 MiB`, `1,234 MiB`."""
     return f"{count / 2**20:,.0f} MiB"
 
 
 def duration(seconds: float) -> str:
-    """Seconds as people read them."""
+    """Format seconds: `1.5 s`, `12.0 ms`, `80 µs`."""
     if seconds >= 0.1:
         return f"{seconds:.1f} s"
     return f"{seconds * 1e3:.1f} ms" if seconds >= 1e-3 else f"{seconds * 1e6:.0f} µs"
@@ -118,26 +120,11 @@ def _show_json(value: object) -> None:
 
 
 def _show_table(table: Table) -> None:
-    """Drawn on a terminal, aligned columns elsewhere."""
     headings = [one_line(heading) for heading in table.headings]
     rows = [[one_line(cell) for cell in row] for row in table.rows]
-    if sys.stdout.isatty():
-        from rich import box
-        from rich.console import Console
-        from rich.table import Table as Drawn
-        from rich.text import Text
-
-        drawn = Drawn(box=box.SIMPLE_HEAD, pad_edge=False)
-        for heading in headings:
-            drawn.add_column(Text(heading), overflow="fold")
-        for row in rows:
-            drawn.add_row(*map(Text, row))
-        Console().print(drawn)
-        return
-    widths = [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
-    for row in (headings, *rows):
-        padded = (cell.ljust(width) for cell, width in zip(row, widths, strict=True))
-        _write(f"{'  '.join(padded).rstrip()}\n")
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    for line in lines_of(headings, rows, width):
+        _write(f"{line}\n")
 
 
 def _write(text: str) -> None:

@@ -1,4 +1,4 @@
-"""The command that says what a build would do: plan."""
+"""The command that shows what a build would do: plan."""
 
 from __future__ import annotations
 
@@ -31,14 +31,13 @@ def plan_command(
         bool,
         typer.Option(
             "--exit-code",
-            help="End with 0 when there is nothing to do, 2 when there is, 31 when a variant is"
-            " blocked, whatever there is to do for others.",
+            help="Exit with 0 if there is nothing to do, 2 if there is, 31 if a build is blocked.",
         ),
     ] = False,
     report: Reporter,
     output: Output,
 ) -> Result:
-    """Say what `build` would do with each variant, and why; do nothing."""
+    """Show what `build` would do for each template, and why, without doing it."""
     request = BuildRequest(
         names=names or (),
         channel=channel,
@@ -55,7 +54,7 @@ def plan_command(
         return replace(result, error=failure_of(prepared.results))
     if planned.blocked:
         blocked = BlockedError(
-            f"{len(planned.blocked)} of {len(planned.variants)} variants cannot be built on"
+            f"{len(planned.blocked)} of {len(planned.variants)} templates cannot be built on"
             f" {planned.target}:\n"
             + "\n".join(f"  {name}: {why}" for name, why in planned.blocked.items())
         )
@@ -77,7 +76,7 @@ def _plan_lines(planned: plan.Plan) -> Iterator[Line]:
             line, rest = line.removesuffix(":"), []
         rows.append([variant.name, variant.action, digest, line])
         rows += [["", "", "", reason] for reason in [*rest, *others]]
-    yield Table(headings=["template", "action", "digest", "because"], rows=rows)
+    yield Table(headings=["template", "action", "digest", "reason"], rows=rows)
     for stage, names in planned.shared.items():
         yield f"shared: {stage} by {', '.join(names)}"
     yield from _step_lines(planned)
@@ -95,7 +94,7 @@ def _plan_lines(planned: plan.Plan) -> Iterator[Line]:
 
 
 def _step_lines(planned: plan.Plan) -> Iterator[str]:
-    """What E2B would run, what of it once for several, and what is no step of it."""
+    """Yield the steps that E2B would run, those that templates share, and what is not a step."""
     programs = {v.name: v.program for v in planned.variants if v.program}
     for name, program in programs.items():
         yield (

@@ -18,6 +18,10 @@ from builder.system.events import Reporter
 from builder.verify import first_use_pairs
 from builder.workflow import BuildRequest, Context
 
+_HEADINGS = (
+    "template", "result", "size", "layers", "packages", "duration", "ready", "first import"
+)  # fmt: skip
+
 
 def precheck(
     names: Names = None,
@@ -25,11 +29,11 @@ def precheck(
     project: Project,
     frozen: Frozen = False,
     force: Annotated[
-        bool, typer.Option("--force", help="Build and check although nothing changed.")
+        bool, typer.Option("--force", help="Build and check even if nothing changed.")
     ] = False,
     report: Reporter,
 ) -> Result:
-    """Build with Docker, start the image as a sandbox would be, and check it from inside."""
+    """Build templates with Docker, start each image like a sandbox, and check it from inside."""
     request = BuildRequest(names=names or (), frozen=frozen, force=force)
     context = Context(project=project, report=report)
     prepared = workflow.prepare(request, context, workflow.PRECHECK)
@@ -42,25 +46,15 @@ def precheck(
 
 
 def _lines(images: Sequence[Checked]) -> Iterator[Line]:
-    headings = [
-        "template",
-        "result",
-        "size",
-        "layers",
-        "packages",
-        "built in",
-        "ready",
-        "first import",
-    ]
-    yield Table(headings=headings, rows=[_row(image) for image in images])
+    yield Table(headings=_HEADINGS, rows=[_row(image) for image in images])
     for image in images:
         for name, (before, after) in sorted(image.changed.items()):
-            yield f"{image.name}: {name} of the base: {before} → {after or 'gone'}"
+            yield f"{image.name}: {name} of the base image: {before} → {after or 'removed'}"
         if image.byte_code > 0:
             share = f"{size(image.byte_code)} of {size(image.size)}"
             yield f"{image.name}: byte code of the packages: {share}"
         for line in image.broken:
-            yield f"{image.name}: broken, and accepted: {line}"
+            yield f"{image.name}: broken, but accepted: {line}"
         for note in image.notes:
             yield f"{image.name}: note: {note}"
 

@@ -1,7 +1,6 @@
-"""What a person sees on standard error while the program works: the only owner of it.
+"""Progress on standard error: a live display on a terminal, plain lines elsewhere, or JSON lines.
 
-A live display on a terminal, plain lines elsewhere, JSON lines on request. Whatever is shown has
-its hidden characters made visible.
+The only owner of standard error. Hidden characters are always made visible.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ _HIDDEN_IN_JSON = re.compile(f"[{HIDDEN}]")
 
 @contextlib.contextmanager
 def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
-    """The reporter that fits where standard error goes."""
+    """Yield the reporter for where standard error goes."""
     if quiet:
         yield discard
     elif as_json:
@@ -38,17 +37,17 @@ def reporting(*, quiet: bool, as_json: bool) -> Iterator[Reporter]:
 
 
 def interactive() -> bool:
-    """Whether a person sits there, who can be asked."""
+    """Return whether there is a user who can be asked."""
     return sys.stdin.isatty() and sys.stderr.isatty()
 
 
 def show_message(text: str) -> None:
-    """Write lines for a person."""
+    """Write a message to standard error."""
     sys.stderr.write(f"{visible(text)}\n")
 
 
 def json_text(value: object, *, indent: int | None = None) -> str:
-    """JSON in which no character is hidden."""
+    """Return JSON with hidden characters escaped."""
     text = json.dumps(value, indent=indent, ensure_ascii=False)
     return _HIDDEN_IN_JSON.sub(lambda match: json.dumps(match[0])[1:-1], text)
 
@@ -66,7 +65,7 @@ def _json_line(event: Event) -> None:
 
 
 class _Plain:
-    """One line an event, details left out: for files, pipes and CI."""
+    """One line per event, without details: for files, pipes and CI."""
 
     def __init__(self) -> None:
         self._start = time.monotonic()
@@ -93,7 +92,7 @@ class _Row:
 
 
 class _Live:
-    """A line a variant, redrawn in place: what it is doing, for how long, and the last detail."""
+    """A line per template, redrawn in place: its step, for how long, and the last detail."""
 
     def __init__(self) -> None:
         from rich.console import Console
@@ -152,7 +151,7 @@ class _Live:
 
 
 def _downloads(row: _Row, line: str) -> str | None:
-    """What is still under way, from "Downloading torch (900MiB)" and " Downloaded torch"."""
+    """Return the downloads in progress, by "Downloading torch (900MiB)" and " Downloaded torch"."""
     word, _, rest = line.strip().partition(" ")
     if word == "Downloading":
         row.downloads.add(rest)

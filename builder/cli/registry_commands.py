@@ -1,4 +1,4 @@
-"""Commands that look at what is recorded: resolve, list, logs."""
+"""Commands that read what is recorded: resolve, list, logs."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def resolve(
     channel: Channel = registry.DEFAULT_CHANNEL,
     project: ProjectFolder = None,
 ) -> Result:
-    """Print what a sandbox of the template is created from.
+    """Print the ref that a sandbox of the template is created from.
 
-    Fails for a build of a local target that another machine has made.
+    Fails if the build is a local one of another machine.
     """
     path = Project.find(project).registry if project else registry_in_use()
     try:
@@ -59,7 +59,7 @@ def resolve(
 
 
 def list_command(names: Names = None, *, project: ProjectFolder = None) -> Result:
-    """List the recorded templates: targets, channels, and what they point at."""
+    """List the recorded templates, with their targets, channels and builds."""
     recorded = open_registry(project)
     wanted = templates_called(names, recorded, project) if names else set(recorded.templates)
     rows = [
@@ -80,7 +80,7 @@ def list_command(names: Names = None, *, project: ProjectFolder = None) -> Resul
 
 
 def _rows(name: str, target: str, entry: Entry) -> Iterator[dict[str, Any]]:
-    # Builds that no channel points at, the newest of them, are there all the same.
+    # Without channels, the newest build stands for the template.
     unpointed = [(None, ref) for ref in history.newest_first(entry)[:1]]
     for channel, ref in sorted(entry.channels.items()) or unpointed:
         build, hold = entry.builds.get(ref), entry.holds.get(channel) if channel else None
@@ -121,9 +121,11 @@ def logs(
     name: Name,
     *,
     project: Project,
-    path_only: Annotated[bool, typer.Option("--path", help="Print where the log is.")] = False,
+    path_only: Annotated[
+        bool, typer.Option("--path", help="Print the path of the log instead.")
+    ] = False,
 ) -> Result:
-    """Print the log of the newest build attempt of a template."""
+    """Print the log of a template's newest build."""
     folder = project.state / "logs"
     known = sorted(path.name for path in folder.glob("*")) if folder.is_dir() else []
     name = template_called(name, known, project.root)
@@ -131,7 +133,7 @@ def logs(
     if log is None:
         raise SelectionError(
             f"there is no log of `{name}`; there are logs of: {', '.join(known) or 'nothing'}",
-            hint=did_you_mean(name, known) or "a log is written by `template-builder build`",
+            hint=did_you_mean(name, known) or "`template-builder build` writes one",
         )
     if path_only:
         return Result(data=[str(log)])

@@ -1,4 +1,4 @@
-"""The command that takes out of the registry what nobody needs: remove."""
+"""The command that removes templates, builds and channels from the registry: remove."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from builder.project import Project
 
 def remove(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="The template, or one build of it: NAME@REF.")
+        str, typer.Argument(metavar="NAME", help="The template, or one of its builds: NAME@REF.")
     ],
     *,
     channel: Channels = None,
@@ -27,10 +27,10 @@ def remove(
     project: Project,
     output: Output,
 ) -> Result:
-    """Take a template, a build or a channel out of the registry; its history stays.
+    """Remove a template, a build or a channel from the registry; the history is kept.
 
-    What a channel points at is not removed, unless that channel is. On E2B their
-    tags go, too, but for `default`, which E2B removes with the template alone.
+    A build that a channel points at is removed only with the channel. Tags on E2B are removed too,
+    except `default`, which E2B removes only with the template.
     """
     name, _, build = recorded_name(project, name).partition("@")
     removal = operations.removal_of(

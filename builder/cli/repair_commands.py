@@ -1,4 +1,4 @@
-"""Commands that mend the registry itself: registry repair, registry rebuild."""
+"""Commands that repair the registry itself: registry repair, registry rebuild."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from builder.workflow import BuildRequest, Context
 
 
 def repair(*, project: Project) -> Result:
-    """Make the registry fit to its history again, after a hand edit or a merge."""
+    """Make the registry consistent with its history again, after an edit by hand or a merge."""
     mended, left = record.repair(project.registry, by=provenance.actor(project.root))
     error = RegistryError(
-        "what cannot be repaired from the registry alone:\n"
+        "these faults cannot be repaired from the registry alone:\n"
         + "\n".join(f"  {one_line(text)}" for text in left),
-        hint="restore it from git, build anew, or, for what E2B still has,"
-        " `template-builder registry rebuild --target e2b`",
+        hint="restore the registry from git, build again, or recover the builds that E2B still has"
+        " with `template-builder registry rebuild --target e2b`",
     )
     return Result(
         json={"repaired": mended, "left": left},
@@ -38,7 +38,7 @@ def rebuild(
     project: Project,
     report: Reporter,
 ) -> Result:
-    """Put builds back into the registry that E2B still has and channels' tags lead to."""
+    """Record builds again that E2B still has and that tags of channels point at."""
     settings = account_named(project, target, report)
     adapter = connect(settings, project, report=report)
     context = Context(project=project, settings=settings, target=adapter, report=report)
@@ -46,8 +46,8 @@ def rebuild(
     prepared = workflow.prepare(request, context, workflow.RENDER)
     builds = operations.rebuild(prepared, context)
     lines = [
-        f"put back: {build['ref']} ({build['name']}),"
+        f"recorded again: {build['ref']} ({build['name']}),"
         f" channels: {', '.join(build['channels']) or 'none'}"
         for build in builds
     ]
-    return Result(json=builds, text=lines or [f"nothing is missing that {settings.name} has"])
+    return Result(json=builds, text=lines or [f"no build is missing that {settings.name} has"])

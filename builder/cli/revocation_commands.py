@@ -1,4 +1,4 @@
-"""Commands that take builds out of use, and back into it: revoke, restore."""
+"""Commands that take builds out of use and back: revoke, restore."""
 
 from __future__ import annotations
 
@@ -21,23 +21,21 @@ from builder.system import provenance
 
 MaybeName = Annotated[
     str | None,
-    typer.Argument(metavar="NAME", help="The template's name, or its file's, with a REF."),
+    typer.Argument(
+        metavar="NAME", help="The template, by its name or its spec's file name; with a REF."
+    ),
 ]
 Package = Annotated[
     list[str] | None,
-    typer.Option(
-        "--package", metavar="P", help="Every build with it: torch==2.14.0, 'torch<2.14'."
-    ),
+    typer.Option("--package", metavar="P", help="Every build with a package: 'torch<2.14'."),
 ]
 Base = Annotated[
     list[str] | None,
-    typer.Option("--base", metavar="DIGEST", help="Every build on this base image: sha256:…"),
+    typer.Option("--base", metavar="DIGEST", help="Every build on a base image: sha256:…"),
 ]
 Stage = Annotated[
     list[str] | None,
-    typer.Option(
-        "--stage", metavar="S", help="Every build with this parent stage: _torch@sha256:…"
-    ),
+    typer.Option("--stage", metavar="S", help="Every build with a parent stage: _torch@sha256:…"),
 ]
 
 
@@ -57,14 +55,21 @@ def revoke(
     reason: RequiredReason,
     at: Annotated[
         str | None,
-        typer.Option("--at", metavar="TIME", help="From then on: 2026-12-01T12:00:00Z; at once."),
+        typer.Option(
+            "--at",
+            metavar="TIME",
+            help="When it takes effect, such as 2026-12-01T12:00:00Z; by default now.",
+        ),
     ] = None,
     project: Project,
     **options: Unpack[SubjectOptions],
 ) -> Result:
-    """Take a build out of use, or every build that contains something: it resolves no more."""
+    """Take a build out of use, or every build with a package, base image or stage.
+
+    A revoked build no longer resolves.
+    """
     if not reason.strip():
-        raise SelectionError("--reason is empty", hint="say why: whoever resolves it is told")
+        raise SelectionError("--reason is empty", hint="say why: anyone who resolves it sees it")
     by, moment = provenance.actor(project.root), _time(at) if at else None
     rows: list[dict[str, Any]] = []
     contained_nowhere: list[str] = []
@@ -73,7 +78,7 @@ def revoke(
         keys = ("name", "target", "ref", "as_of")
         rows += [dict(zip(keys, values, strict=True)) for values in revoked]
         if not revoked:
-            contained_nowhere.append(f"no build contains {subject}; none will be made that does")
+            contained_nowhere.append(f"no build contains {subject}; builds with it are now refused")
     channels = _channels_on(project, rows)
     return Result(
         json={"at": moment, "builds": rows, "channels": channels},
@@ -88,17 +93,17 @@ def _revoked_lines(
         yield f"revoked as of {row['as_of']}: {row['ref']} ({row['name']} on {row['target']})"
         if moment and row["as_of"] != moment:
             yield (
-                f"note: it was revoked before: that stands until `template-builder restore`,"
-                f" not {moment}"
+                "note: it was already revoked, which stays in effect until"
+                f" `template-builder restore`, not {moment}"
             )
     as_of = {(row["name"], row["target"], row["ref"]): row["as_of"] for row in rows}
     for channel in channels:
         later = as_of[channel["name"], channel["target"], channel["ref"]] > history.now()
         yield (
             f"channel {channel['channel']} of {channel['name']} on {channel['target']} points at"
-            f" it, and {'will fail' if later else 'fails'}: `template-builder"
+            f" it, and {'will fail' if later else 'fails'}; move it with `template-builder"
             f" rollback {channel['name']} --channel {channel['channel']} --target"
-            f" {channel['target']}` or a new build helps"
+            f" {channel['target']}` or a new build"
         )
 
 
@@ -110,7 +115,7 @@ def restore(
     project: Project,
     **options: Unpack[SubjectOptions],
 ) -> Result:
-    """Undo `revoke`, named in the same way."""
+    """Undo `revoke` of a build, package, base image or stage."""
     by = provenance.actor(project.root)
     keys = ("name", "target", "ref", "still_revoked")
     rows = [
@@ -129,7 +134,7 @@ def restore(
 def _subjects(
     project: Project, name: str | None, build: str | None, options: SubjectOptions
 ) -> list[record.Content | tuple[str, str, str]]:
-    """What is revoked or restored: contents of builds, or the build that is named."""
+    """Return what to revoke or restore: contents of builds, or one build."""
     parts = {"package": options["package"], "base": options["base"], "stage": options["stage"]}
     contents = [
         record.Content.parse(kind, value)
@@ -138,15 +143,15 @@ def _subjects(
     ]
     if bool(contents) == bool(name):
         raise SelectionError(
-            "name a build, or what builds contain, not both" if name else "nothing is named",
-            hint="NAME REF, or --package, --base or --stage",
+            "a build and contents of builds are both named" if name else "no build is named",
+            hint="use NAME REF, or --package, --base or --stage",
         )
     if name is None:
         return list(contents)
     if build is None:
         raise SelectionError(
             f"which build of `{name}`?",
-            hint=f"`template-builder show {name}` tells its builds; a channel's name means the one"
+            hint=f"`template-builder show {name}` lists its builds; a channel stands for the build"
             " that it points at",
         )
     recorded = workflow.read_registry(project)
@@ -169,7 +174,7 @@ def _time(text: str) -> str:
         moment = dt.datetime.fromisoformat(text)
     except ValueError as error:
         raise SelectionError(
-            f"{text!r} is not a time", hint="for instance 2026-12-01T12:00:00Z, or 2026-12-01"
+            f"{text!r} is not a time", hint="use the form 2026-12-01T12:00:00Z or 2026-12-01"
         ) from error
     if moment.tzinfo is None:
         moment = moment.replace(tzinfo=dt.UTC)

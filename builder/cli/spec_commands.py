@@ -22,7 +22,7 @@ from builder.workflow import BuildRequest, Context
 
 
 def validate(names: Names = None, *, project: Project) -> Result:
-    """Check the specs, offline; report every mistake of every file."""
+    """Check the specs, offline, and report every mistake in every file."""
     variants = workflow.variants_called(project, names or [])
     return Result(
         json=[
@@ -74,11 +74,11 @@ def render_command(
     *,
     project: Project,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail when generated/ differs.")
+        bool, typer.Option("--check", help="Write nothing; fail if generated/ differs.")
     ] = False,
     report: Reporter,
 ) -> Result:
-    """Write generated/ from the specs and the committed locks; lock what has no lock yet."""
+    """Write generated/ from the specs and their locks; lock specs without one."""
     request = BuildRequest(names=names or (), frozen=True, lock_stale=not check)
     context = Context(project=project, report=report)
     prepared = workflow.prepare(request, context, workflow.RENDER)
@@ -101,7 +101,7 @@ def schema(
     *,
     project: Project,
     check: Annotated[
-        bool, typer.Option("--check", help="Write nothing; fail when schemas/ differs.")
+        bool, typer.Option("--check", help="Write nothing; fail if schemas/ differs.")
     ] = False,
     output: Output,
 ) -> Result:

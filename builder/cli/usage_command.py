@@ -41,10 +41,7 @@ def usage(
     gib_hour: Price = None,
     project: ProjectFolder = None,
 ) -> Result:
-    """Show what sandboxes on E2B used and cost, by template, as reported by E2B's webhooks.
-
-    Example: `template-builder usage --days 30`
-    """
+    """Show what sandboxes on E2B used and cost, by template, as reported by E2B's webhooks."""
     from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
 
     path = ledger or _ledger(project)

@@ -1,4 +1,4 @@
-"""The command that runs the checks of recorded builds again: verify."""
+"""The command that repeats the checks of recorded builds: verify."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def verify(
         list[str] | None,
         typer.Argument(
             metavar="NAME",
-            help="Template names, each with @REF for another build than the channel's.",
+            help="Template names, with @REF for a build other than the channel's.",
         ),
     ] = None,
     *,
@@ -34,10 +34,9 @@ def verify(
     channel: Channel = DEFAULT_CHANNEL,
     report: Reporter,
 ) -> Result:
-    """Run the checks of recorded builds again, in fresh sandboxes of them.
+    """Repeat the checks of recorded builds in fresh sandboxes.
 
-    A build is checked against what was promised when it was made, whatever its spec says by now:
-    that of the channel, or another one, as NAME REF or NAME@REF.
+    The checks are those recorded with the build, not those that its spec has by now.
     """
     passed: dict[str, operations.Reverified] = {}
     failed: dict[str, TemplateError] = {}
@@ -68,15 +67,15 @@ def _verified_lines(passed: Mapping[str, operations.Reverified]) -> Iterator[str
         for check in checks:
             yield f"  {check.name} ({duration(check.seconds)})"
         if not checks:
-            yield "  nothing to check is recorded: a sandbox starts and lists its packages"
+            yield "  no checks are recorded: a sandbox started and listed its packages"
         for check_name in reverified.left_out:
-            yield f"  not run, since its record does not have it: {check_name}"
+            yield f"  not run, because it was not recorded: {check_name}"
 
 
 def _builds_named(
     project: Project, recorded: Registry, names: list[str]
 ) -> Iterator[tuple[str, str | None]]:
-    """The templates that are meant, each with the build that is, if one is named."""
+    """Yield the templates that `names` mean, each with the build that is named, if any."""
     if not names:
         yield from ((variant.name, None) for variant in workflow.variants_called(project, []))
         return

@@ -1,7 +1,7 @@
-"""What the inner rooms tell the outside while they work. They never print.
+"""Events: how the inner rooms report their progress. They never print.
 
-A `Reporter` takes events from any thread. It does not answer, and what it does with them (a live
-display, plain lines, JSON lines) is `builder.cli.progress`'s business.
+A `Reporter` takes events from any thread. `builder.cli.progress` decides how to show them: a live
+display, plain lines or JSON lines.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ Kind = Literal["note", "warning", "step", "detail", "done", "failed"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
-    """One thing that happened; `variant` is None for the run as a whole, `seconds` is how long it
-    took, `time` when it happened."""
+    """One event. `variant` names the template, None for the run as a whole; `seconds` is how long
+    it took."""
 
     kind: Kind
     text: str
@@ -30,4 +30,4 @@ Reporter = Callable[[Event], None]
 
 
 def discard(_event: Event) -> None:
-    """The reporter of who does not want to know."""
+    """Discard every event."""

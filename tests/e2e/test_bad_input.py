@@ -186,7 +186,7 @@ def test_channel_is_a_name(project: Path, command: Command, channel: str) -> Non
     """What could not be a tag on E2B cannot be a channel."""
     found = command("build", "--frozen", "--channel", channel, cwd=project)
     assert found.returncode == errors.USAGE
-    assert "is not the name of a channel" in found.stderr
+    assert "is not a channel name" in found.stderr
 
 
 UUID = "3b625f7d-c126-441d-bfa2-116b2bb4b294"
@@ -195,12 +195,12 @@ UUID = "3b625f7d-c126-441d-bfa2-116b2bb4b294"
 @pytest.mark.parametrize(
     ("channel", "told"),
     [
-        ("default", "is a tag that builds on E2B carry: choose another name"),
-        ("sha256-1", "is a tag that builds on E2B carry: choose another name"),
-        (f"x.{UUID}", "is a tag that builds on E2B carry: choose another name"),
-        (f"x.y.{UUID}", "is a tag that builds on E2B carry: choose another name"),
-        (UUID, "is a UUID, as the ID of a build on E2B: choose another name"),
-        (UUID.replace("-", ""), "is a UUID, as the ID of a build on E2B: choose another name"),
+        ("default", "is reserved for builds on E2B: choose another name"),
+        ("sha256-1", "is reserved for builds on E2B: choose another name"),
+        (f"x.{UUID}", "is reserved for builds on E2B: choose another name"),
+        (f"x.y.{UUID}", "is reserved for builds on E2B: choose another name"),
+        (UUID, "is a UUID, like the ID of a build on E2B: choose another name"),
+        (UUID.replace("-", ""), "is a UUID, like the ID of a build on E2B: choose another name"),
     ],
 )
 def test_channel_is_not_called_like_a_tag_of_builds(
@@ -222,8 +222,8 @@ def test_steps_run_anew_are_not_required_from_the_cache(
     found = command("build", "--frozen", option, "--require-cache", cwd=project)
     assert (found.returncode, found.stderr) == (
         errors.SelectionError.exit_code,
-        f"error: {option} runs steps anew, and --require-cache fails when they are\n\n"
-        "hint: leave one of them out\n",
+        f"error: {option} runs steps again, and --require-cache fails if they are\n\n"
+        "hint: use only one of the two\n",
     )
 
 

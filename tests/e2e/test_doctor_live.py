@@ -191,8 +191,8 @@ def test_nothing_is_built_without_a_yes(cloud: Server, options: list[str]) -> No
     """Where nobody can be asked, and without --yes, it says what it would cost, and does nothing."""
     with pytest.raises(UnconfirmedError) as caught:
         run(["doctor", "--live", "--target", "e2b", *options])
-    assert caught.value.message == f"on e2b this would take {COST}, and there is nobody to ask"
-    assert caught.value.hint == "`--yes` does it without asking"
+    assert caught.value.message == f"this would take {COST} on e2b, and there is nobody to ask"
+    assert caught.value.hint == "`--yes` continues without asking"
     assert cloud.front.requests == []
 
 
@@ -203,7 +203,7 @@ def test_no_is_taken_for_an_answer(cloud: Server, monkeypatch: pytest.MonkeyPatc
     stderr = io.StringIO()
     monkeypatch.setattr(sys, "stderr", stderr)
     assert run(["doctor", "--live"]) == 1
-    assert f"On e2b this takes {COST}. Go on? [y/N]" in stderr.getvalue()
+    assert f"This takes {COST} on e2b. Continue? [y/N]" in stderr.getvalue()
     assert cloud.front.requests == []
 
 
@@ -211,7 +211,7 @@ def test_no_is_taken_for_an_answer(cloud: Server, monkeypatch: pytest.MonkeyPatc
     ("options", "words"),
     [
         (["--live"], "target `e2b` needs an account: `E2B_API_KEY` is not set"),
-        (["--live", "--target", "local"], "target `local` is this machine: there is nothing to try out on E2B"),
+        (["--live", "--target", "local"], "target `local` is this machine: --live tests an account on E2B"),
     ],
 )  # fmt: skip
 def test_what_is_no_account_is_not_tried(options: list[str], words: str) -> None:

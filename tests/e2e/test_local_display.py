@@ -44,4 +44,6 @@ def test_charts_and_tables_are_shown_as_on_the_code_service(
     assert {"plotly", "pandas"} <= record["packages"].keys()
     assert not {"nbformat", "jinja2"} & record["packages"].keys()
     assert {"nbformat", "jinja2", "ipykernel"} <= record["other_packages"].keys()
-    assert "\n  of the kernel and what shows results: " in command("show", "one", cwd=folder).stdout
+    assert (
+        "\n  of the kernel and its display packages: " in command("show", "one", cwd=folder).stdout
+    )

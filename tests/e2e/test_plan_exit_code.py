@@ -33,7 +33,7 @@ def test_plan_ends_by_what_there_is_to_do(project: Path, command: Command) -> No
         return done.stderr
 
     assert blocked("--frozen", "--target", "e2b").startswith(
-        "error: 2 of 2 variants cannot be built on e2b:\n"
+        "error: 2 of 2 templates cannot be built on e2b:\n"
         "  light: target `e2b` needs an account: `E2B_API_KEY` is not set\n"
     )
     place = Project.find(project)
@@ -45,9 +45,9 @@ def test_plan_ends_by_what_there_is_to_do(project: Path, command: Command) -> No
     command("render", cwd=project)
     # Something to do for one, and another one that is blocked: blocked goes first.
     assert (
-        "1 of 2 variants cannot be built on local:\n  other: `other` contains package six>=1"
+        "1 of 2 templates cannot be built on local:\n  other: `other` contains package six>=1"
         in (blocked("--frozen"))
     )
     record.restore(place.registry, content, by="x")
     spec.write_text(before.replace("packages = ['idna']", "packages = ['idna==0.0.1']"))
-    assert "1 of 2 variants cannot be built on local:\n  light: " in blocked()
+    assert "1 of 2 templates cannot be built on local:\n  light: " in blocked()

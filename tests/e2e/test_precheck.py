@@ -199,8 +199,8 @@ def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> 
     spec.write_text(spec.read_text() + 'accept-broken = ["IPython", "ipython_pygments_lexers"]\n')
     found = command("precheck", cwd=project)
     assert found.returncode == 0, found.stderr
-    assert "light: broken, and accepted: ipython 9." in found.stdout
-    assert "light: pygments of the base: 2." in found.stdout
+    assert "light: broken, but accepted: ipython 9." in found.stdout
+    assert "light: pygments of the base image: 2." in found.stdout
 
 
 def test_image_that_cannot_be_had(made: Callable[..., Path], command: Command) -> None:

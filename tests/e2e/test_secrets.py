@@ -312,6 +312,6 @@ def test_reason_with_a_secret_is_refused(project: Path, command: Command) -> Non
     for arguments in (["revoke", "x", "stable"], ["promote", "x", "stable", "--channel", "b"]):
         done = command(*arguments, "--reason", f"key {HIDDEN['an E2B key']} leaked", cwd=project)
         assert done.returncode == 5
-        assert "--reason holds an E2B key" in done.stderr
+        assert "--reason contains an E2B key" in done.stderr
         assert HIDDEN["an E2B key"] not in done.stderr
     assert (project / "registry.json").read_bytes() == before

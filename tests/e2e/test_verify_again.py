@@ -49,7 +49,7 @@ def test_verify_checks_what_is_served(project: Path, command: Command) -> None:
 
     record.update(project / "registry.json", older)
     assert checked("light") == (refs[0], ["import idna"], ["a name is encoded"])
-    assert "not run, since its record does not have it: a name is encoded" in (
+    assert "not run, because it was not recorded: a name is encoded" in (
         command("verify", "light", cwd=project).stdout
     )
     for arguments, code, said in (
@@ -88,7 +88,7 @@ def test_adopted_build_has_nothing_to_check(place: Place, cloud: Server, command
     assert done.returncode == 0, done.stderr
     assert done.stdout == (
         f"mine: 0 checks passed ({ref})\n"
-        "  nothing to check is recorded: a sandbox starts and lists its packages\n"
+        "  no checks are recorded: a sandbox started and listed its packages\n"
     )
     assert cloud.running == {}
 

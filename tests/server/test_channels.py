@@ -335,7 +335,7 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
         (["rollback", "leaf", "--steps", "0"], 64, ""),
         (["revoke", "leaf", "stable", "--reason", " "], 5, "--reason is empty"),
         (["revoke", "leaf", "stable"], 64, ""),
-        (["revoke", "--reason", "x"], 5, "nothing is named"),
+        (["revoke", "--reason", "x"], 5, "no build is named"),
         (["revoke", "leaf", "--reason", "x"], 5, "which build of `leaf`?"),
         (["revoke", "leaf", "stable", "--package", "a==1", "--reason", "x"], 5, "not both"),
         (["revoke", "--package", "torch", "--reason", "x"], 5, "is not a package with its version"),
@@ -351,7 +351,11 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
         (["adopt", "leaf", "abc"], 30, "with --unchecked"),
         (["show", "leaf", "nothing"], 46, "has no build or channel `nothing`"),
         (["diff", "nothing", "leaf"], 42, "`nothing` is neither a template nor a build"),
-        (["diff", "spec", "leaf"], 5, "`spec` means that of the build named before it"),
+        (
+            ["diff", "spec", "leaf"],
+            5,
+            "`spec` means the spec of the build before it, and there is none",
+        ),
     ],
     ids=lambda value: " ".join(value)[:40] if isinstance(value, list) else None,
 )

@@ -291,7 +291,7 @@ def test_channel_that_would_be_a_tag_of_ours(place: Place, command: Command, cha
     """A channel cannot have the name of a tag with a meaning of its own."""
     said = command("build", "four", "--channel", channel, cwd=place.folder)
     assert said.returncode == 64
-    assert f"'{channel}' is a tag that builds on E2B carry: choose another name" in said.stderr
+    assert f"'{channel}' is reserved for builds on E2B: choose another name" in said.stderr
 
 
 def test_key_of_spaces_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -118,7 +118,7 @@ def test_interrupted_run_is_taken_up(
         assert time.monotonic() - asked < 30
         assert process.returncode == InterruptedRunError.exit_code, said
         assert (
-            "hint: run the same command again: it goes on with what is there, on E2B, too" in said
+            "hint: run the same command again to continue, also with builds running on E2B" in said
         )
         assert server.running == {}
         server.ready_after = 0

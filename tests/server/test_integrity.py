@@ -272,7 +272,7 @@ def test_registry_is_put_back_from_the_cloud(place: Place, cloud: Server, comman
     assert four.build.verified == Verified(checks=("a sandbox opens and lists its packages",))
     assert "iniconfig" in four.packages
     again = command("registry", "rebuild", "--target", "e2b", cwd=place.folder, **key)
-    assert again.stdout == "nothing is missing that e2b has\n"
+    assert again.stdout == "no build is missing that e2b has\n"
     assert not cloud.running
 
 

@@ -209,7 +209,7 @@ def test_commands_say_that_the_shipped_file_is_read(tmp_path: Path, command: Com
     done = command("resolve", "tta-ml-minimal", cwd=tmp_path)
     assert done.stdout == "3xmp0rmfztawhlpysu4v\n"
     assert done.stderr == (
-        "note: no registry.json here or above; the package's own:"
+        "note: no registry.json here or above; using the package's own:"
         f" {ROOT / 'builder' / 'registry' / 'shipped.json'}\n"
     )
 

@@ -90,9 +90,9 @@ def test_when_is_told_everywhere(tmp_path: Path, command: Command) -> None:
     again = command("revoke", "leaf", new, "--reason", "x", "--at", "2099-01-01", cwd=tmp_path)
     assert again.stdout == (
         f"revoked as of {EARLIER}: {new} (leaf on local)\n"
-        f"note: it was revoked before: that stands until `template-builder restore`, not {LATER}\n"
-        "channel stable of leaf on local points at it, and will fail: `template-builder rollback"
-        " leaf --channel stable --target local` or a new build helps\n"
+        f"note: it was already revoked, which stays in effect until `template-builder restore`, not {LATER}\n"
+        "channel stable of leaf on local points at it, and will fail; move it with `template-builder"
+        " rollback leaf --channel stable --target local` or a new build\n"
     )
     assert f"to be revoked as of {EARLIER}: soon" in command("list", cwd=tmp_path).stdout
     assert f"\nTo be revoked as of {EARLIER}: soon\n" in command("show", "leaf").stdout
@@ -101,7 +101,7 @@ def test_when_is_told_everywhere(tmp_path: Path, command: Command) -> None:
     command("revoke", "leaf", new, "--reason", "bad now", cwd=tmp_path)
     at = revoked_as_of(path, new)
     later = command("revoke", "leaf", new, "--reason", "x", "--at", "2099-01-01", cwd=tmp_path)
-    assert "points at it, and fails: `template-builder rollback leaf" in later.stdout
+    assert "points at it, and fails; move it with `template-builder rollback leaf" in later.stdout
     assert f"revoked as of {at}: bad now" in command("list", cwd=tmp_path).stdout
     assert f"\nRevoked as of {at}: bad now\n" in command("show", "leaf").stdout
     assert command("resolve", "leaf").stderr.startswith(

@@ -229,7 +229,7 @@ def test_names_in_the_registry(place: Project) -> None:
         template_called("tta-*", known, place.root)
     assert str(several.value) == (
         "`tta-*` means several templates: `tta-data-minimal`, `tta-ml-minimal`\n\n"
-        "hint: this command takes one"
+        "hint: name one of them"
     )
     with pytest.raises(SelectionError) as none:
         template_called("x*", known, place.root)
