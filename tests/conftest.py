@@ -165,3 +165,10 @@ def command(tmp_path: Path, cache: Path) -> Command:
         return run_program([*map(str, arguments)], cwd=cwd or tmp_path, env=environment)
 
     return run
+
+
+@pytest.fixture
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A cache that nobody else has anything in."""
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
+    return tmp_path / "cache"

@@ -198,3 +198,15 @@ def test_limits_are_our_own() -> None:
         "system/documents.py",
         "spec/positions.py",
     }  # the latter reads a key that was parsed
+
+
+EXTRAS = ("docker", "sbom", "store", "telemetry", "webhooks")
+
+
+def test_all_is_every_extra() -> None:
+    """`template-builder[all]` brings what each of the extras does."""
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    assert extras["all"] == [f"template-builder[{','.join(EXTRAS)}]"]
+    assert set(extras) == {"all", *EXTRAS}

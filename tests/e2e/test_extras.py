@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import os
 import subprocess
-import tomllib
+import sys
+import tarfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +16,6 @@ from tests.support.clouds import Place
 from tests.support.e2b_server import Server
 from tests.support.records import made
 
-EXTRAS = ("docker", "sbom", "store", "telemetry", "webhooks")
 # What the extras bring, as it is imported.
 MODULES = ("docker", "requests", "cyclonedx", "packageurl", "obstore", "starlette")
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -61,15 +62,6 @@ def untraced(tmp_path_factory: pytest.TempPathFactory) -> Run:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The package without what it depends on."""
     return environment(tmp_path_factory.mktemp("alone") / "environment", "--no-deps")
-
-
-def test_all_is_every_extra() -> None:
-    """`template-builder[all]` brings what each of the extras does."""
-    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
-        "optional-dependencies"
-    ]
-    assert extras["all"] == [f"template-builder[{','.join(EXTRAS)}]"]
-    assert set(extras) == {"all", *EXTRAS}
 
 
 @pytest.mark.network
@@ -201,3 +193,50 @@ def test_names_are_looked_up_without_dependencies(alone: Run, tmp_path: Path) ->
         "error: `typer` is not installed: without its dependencies, template-builder only looks up"
         " names, with `builder.registry`\n\nhint: pip install template-builder\n",
     )
+
+
+@pytest.mark.network
+def test_wheel_ships_the_adopted_template_alone(tmp_path: Path) -> None:
+    """What is installed from a wheel, made from the source distribution, resolves the adopted
+    template without any project, and nothing that was built on another machine."""
+    uv = [sys.executable, "-m", "uv"]
+    built = tmp_path / "dist"
+    for arguments in (
+        ["build", "--quiet", "--out-dir", built, ROOT],
+        ["venv", "--quiet", "--python", sys.executable, tmp_path / "venv"],
+    ):
+        subprocess.run([*uv, *map(str, arguments)], check=True, capture_output=True)
+    (wheel,) = built.glob("*.whl")
+    python = tmp_path / "venv" / "bin" / "python"
+    install = ["pip", "install", "--quiet", "--no-deps", "--offline", "--python", python, wheel]
+    subprocess.run([*uv, *map(str, install)], check=True, capture_output=True)
+    shipped = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".json")]
+    assert shipped == ["builder/registry/shipped.json"]
+    (sources,) = built.glob("*.tar.gz")
+    with tarfile.open(sources) as archive:
+        assert any(name.endswith("/builder/registry/shipped.json") for name in archive.getnames())
+    code = """
+from builder import registry
+print(registry.resolve("tta-ml-minimal"))
+for name, target in (("tta-ml-minimal", "local"), ("tta-data-minimal", None)):
+    try:
+        registry.resolve(name, target=target)
+    except LookupError as error:
+        print(type(error).__name__)
+print(sorted(registry.load().templates))
+"""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
+    found = subprocess.run(
+        [python, "-c", code],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=tmp_path,
+        env=environment,
+    )
+    assert found.stdout.splitlines() == [
+        "3xmp0rmfztawhlpysu4v",
+        "NotBuiltError",
+        "UnknownTemplateError",
+        "['tta-ml-minimal']",
+    ]

@@ -157,7 +157,6 @@ def test_private_index(tmp_path: Path, walk: Callable[..., str], private_index: 
 
 @pytest.mark.docker
 @pytest.mark.network
-@pytest.mark.exhaustive
 def test_debian_packages(tmp_path: Path, walk: Callable[..., str]) -> None:
     """A template with a Debian package passes its check in a container."""
     (settings,) = [text for kind, text in blocks("docker.md") if kind == "toml"]

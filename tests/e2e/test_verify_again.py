@@ -7,11 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from builder import record, registry
+from builder import record
 from builder.registry.model import Contents
 from tests.conftest import Command
-from tests.support.clouds import Place
-from tests.support.e2b_server import Server
 from tests.support.here import unseal
 
 
@@ -78,35 +76,3 @@ def test_damaged_environment_can_be_made_anew(
     )
     assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
     assert command("verify", "light", cwd=project, **cache).returncode == 0
-
-
-def test_adopted_build_has_nothing_to_check(place: Place, cloud: Server, command: Command) -> None:
-    """Of an adopted template a sandbox is opened, and it is said that there was nothing to check."""
-    ref = place.build("four")["four"].ref
-    assert command("adopt", "mine", ref, cwd=place.folder).returncode == 0
-    done = command("verify", "mine", "--target", "e2b", cwd=place.folder)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout == (
-        f"mine: 0 checks passed ({ref})\n"
-        "  no checks are recorded: a sandbox started and listed its packages\n"
-    )
-    assert cloud.running == {}
-
-
-@pytest.mark.parametrize(
-    ("text", "requirements"),
-    [
-        ("idna, six", ("idna", "six")),
-        ("pandas >=2, <3, six", ("pandas >=2, <3", "six")),
-        ("uvicorn[standard, extra]>=1, idna; python_version < '3.12'",
-         ("uvicorn[standard, extra]>=1", "idna; python_version < '3.12'")),
-        ("", ()),
-    ],
-)  # fmt: skip
-def test_requirements_are_read_from_a_record(text: str, requirements: tuple[str, ...]) -> None:
-    """The requirements of a recorded spec come out one by one, bounds and extras whole."""
-    spec = {"extends": "leaf", "leaf: python.packages": text}
-    fields = {"inputs": {"spec": spec | {"leaf: verify 'a b'": "0123"}}}
-    found = record.recalled(registry.Record(name="x", target="local", ref="r", fields=fields))
-    assert found.variant.requirements == requirements
-    assert found.left_out == ("a b",)

@@ -17,7 +17,8 @@ from builder.runtime import CodeExecutionPrimitive
 from tests.conftest import ROOT
 from tests.support.e2b_server import Fault, Server
 from tests.support.e2b_server.envd import Machine
-from tests.support.execution import grown, one, within
+from tests.support.execution import one, within
+from tests.support.files import grown
 
 pytestmark = pytest.mark.network
 LISTING = "POST /filesystem.Filesystem/ListDir"

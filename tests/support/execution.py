@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable
-from pathlib import Path
 from typing import Any, TypeVar
 
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
@@ -50,41 +49,3 @@ async def full(pool: Pool) -> None:
     async with asyncio.timeout(60):
         while pool.ready() < pool.size:
             await asyncio.sleep(0.02)
-
-
-COPY = """
-import asyncio, contextlib, pathlib, sys
-from builder.runtime.files import Files
-from builder.targets.local.files import LocalFiles
-
-def peak():
-    status = pathlib.Path("/proc/self/status").read_text()
-    return int(status.partition("VmHWM:")[2].split()[0])
-
-home, folder = map(pathlib.Path, sys.argv[1:])
-inner = LocalFiles(home)
-
-@contextlib.asynccontextmanager
-async def opened():
-    yield inner
-
-async def main():
-    files = Files(opened)
-    for name in ("small", "large"):
-        await files.upload(folder / name)
-        await files.download(name, folder / "back")
-        print(peak())
-
-asyncio.run(main())
-"""
-
-
-def grown(home: Path, folder: Path, *, run: Callable[..., str]) -> int:
-    """By how many KiB the memory of a process grows when it copies 200 MB there and back."""
-    with open(folder / "large", "wb") as large:
-        large.truncate(200_000_000)
-        large.seek(150_000_000)
-        large.write(b"mark")
-    (folder / "small").write_bytes(b"x" * 5_000_000)
-    before, after = map(int, run(COPY, str(home), str(folder)).split())
-    return after - before

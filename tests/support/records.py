@@ -12,7 +12,7 @@ from typing import Any
 
 from builder import record, registry
 from builder.registry import history
-from builder.registry.model import Entry
+from builder.registry.model import Entry, Hold
 from tests.conftest import BASE
 from tests.support.options import rounds
 from tests.support.samples import load, rendered_of, verified_of
@@ -84,3 +84,21 @@ for number in range(count):
     update(path, change)
     print(number, flush=True)
 """
+
+
+def built(path: Path, version: str, *, release: bool = False) -> str:
+    """Record a build of another version, as `build` does; its ref."""
+    rendered = rendered_of(load(path.parent, _base=BASE, leaf=LEAF)["leaf"], version=version)
+    verified = verified_of(rendered, packages={"idna": version})
+    record.record(path, verified, rendered, by="a job", release=release)
+    return verified.built.ref
+
+
+def held(path: Path) -> Hold | None:
+    return typed_entry_of(path).holds.get("stable")
+
+
+def faultless(path: Path) -> bool:
+    """Whether `doctor` accepts the registry, and `repair` has nothing to do."""
+    templates = registry.load(path).checked().templates
+    return not list(history.faults(templates)) and record.repair(path, by="x") == ([], [])

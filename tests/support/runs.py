@@ -9,6 +9,8 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
+from builder import operations
+from builder.system.events import discard
 from tests.support.clouds import NAMES, Place
 from tests.support.e2b_server import Server
 from tests.support.program import Running, start_program
@@ -95,3 +97,12 @@ def two_builds(place: Place) -> tuple[str, str]:
     assert old
     assert new
     return old, new
+
+
+def promote(place: Place, ref: str) -> None:
+    operations.promote(
+        place.project(),
+        operations.ChannelRequest(name="four", channel="stable", target="e2b"),
+        ref,
+        report=discard,
+    )

@@ -14,7 +14,7 @@ from builder.render import render
 from builder.render import write as write_files
 from builder.spec import load_variants
 from builder.system import uv
-from tests.conftest import BASE, Command
+from tests.conftest import BASE
 
 Write = Callable[..., Path]
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\n"
@@ -179,24 +179,3 @@ def test_version_that_was_edited(write: Write) -> None:
     assert damage(folder) == (
         "  generated/leaf/template.toml lists 3.0 of `idna`, requirements/ has 2.0"
     )
-
-
-@pytest.mark.network
-def test_commands_accept_what_build_wrote(write: Write, command: Command) -> None:
-    """After a `build`, every frozen command takes the lock of a chain with a marker that never holds
-    and a stage that adds no package."""
-    folder = write(
-        _base=f"{BASE}[python]\npackages = ['requests']\n",
-        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\n"
-        "packages = ['idna', \"tomli; python_version < '3.11'\"]\n",
-    ).parent
-    for line in (
-        "build --target local",
-        "render --check",
-        "plan --frozen --target local",
-        "build --frozen --target local",
-        "verify light --target local",
-        "diff light spec",
-    ):
-        done = command(*line.split(), cwd=folder)
-        assert (done.returncode, "error" in done.stderr) == (0, False), f"{line}: {done.stderr}"

@@ -1,22 +1,17 @@
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
 
-from builder import operations, record, registry
-from builder.errors import BlockedError, UnknownChannelError
+from builder import record, registry
+from builder.errors import BlockedError
 from builder.plan import Plan, Situation, make_plan
 from builder.registry import Ref, history
-from builder.registry.model import Build, Contents, Hold
-from builder.system.events import discard
-from tests.conftest import BASE, Command
-from tests.support.clouds import Place
-from tests.support.e2b_server import Server
-from tests.support.records import LEAF, entry_of, made, typed_entry_of
-from tests.support.runs import two_builds
-from tests.support.samples import load, rendered_of, verified_of
+from builder.registry.model import Build, Contents
+from tests.conftest import BASE
+from tests.support.records import LEAF, built, entry_of, held, made
+from tests.support.samples import load, rendered_of
 
 
 def rolled_back(path: Path, ref: str) -> None:
@@ -26,18 +21,6 @@ def rolled_back(path: Path, ref: str) -> None:
         ref,
         action="rollback",
     )
-
-
-def held(path: Path) -> Hold | None:
-    return typed_entry_of(path).holds.get("stable")
-
-
-def built(path: Path, version: str, *, release: bool = False) -> str:
-    """Record a build of another version, as `build` does; its ref."""
-    rendered = rendered_of(load(path.parent, _base=BASE, leaf=LEAF)["leaf"], version=version)
-    verified = verified_of(rendered, packages={"idna": version})
-    record.record(path, verified, rendered, by="a job", release=release)
-    return verified.built.ref
 
 
 def plan_of(path: Path, version: str, *, force: bool = False, release: bool = False) -> Plan:
@@ -150,96 +133,6 @@ def test_adoption_does_not_move_a_held_channel(tmp_path: Path) -> None:
             Build(template_id="abc"),
         )
     assert path.read_bytes() == before
-
-
-def test_held_channel_on_e2b_keeps_its_tags(place: Place, cloud: Server) -> None:
-    """On E2B neither `default` nor the channel's tag follows a build while the channel is held; a
-    second build does nothing, another channel moves, and `--release` moves all of them."""
-    old, new = two_builds(place)
-    project = place.project()
-    operations.rollback(
-        project,
-        operations.ChannelRequest(name="four", channel="stable", target="e2b", reason="slow"),
-        None,
-        report=discard,
-    )
-
-    def stable() -> set[str]:
-        return {cloud.tags("four")[tag] for tag in ("default", "stable")}
-
-    good = {old.partition(":")[2]}
-    again = place.build("four")["four"]
-    assert (again.action, again.ref) == ("skipped", new)
-    assert again.held
-    assert again.to_json()["held"]["reason"] == "slow"
-    assert stable() == good
-    place.edit("four", lambda text: text.replace('A = "1"', 'A = "2"'))
-    third = place.build("four")["four"]
-    assert third.action == "built"
-    assert third.held
-    assert stable() == good
-    assert registry.resolve("four", path=project.registry) == old
-    assert place.build("four", channel="canary")["four"].action == "retagged"
-    assert cloud.tags("four")["canary"] == (third.ref or "").partition(":")[2]
-    (template,) = cloud.state.templates.values()
-    template.tags.append(("stable", new.partition(":")[2], template.tags[-1][2]))
-    assert place.build("four")["four"].action == "retagged"  # somebody had moved the tag by hand
-    assert stable() == good
-    released = place.build("four", release=True)["four"]
-    assert (released.action, released.ref, released.held) == ("retagged", third.ref, None)
-    assert stable() == {(third.ref or "").partition(":")[2]}
-    assert registry.resolve("four", path=project.registry) == third.ref
-
-
-def test_unhold_of_a_channel_that_is_not_there(place: Place, cloud: Server) -> None:
-    """A channel that does not exist is told as that, with near matches."""
-    place.build("four")
-    with pytest.raises(UnknownChannelError) as caught:
-        operations.unhold(
-            place.project(), operations.ChannelRequest(name="four", channel="stabel", target="e2b")
-        )
-    assert caught.value.hint == "did you mean `stable`?"
-
-
-@pytest.mark.network
-def test_hold_from_the_command_line(project: Path, command: Command) -> None:
-    """rollback, build, list, outdated, show, unhold: each says what is held, since when and why."""
-
-    def run(*arguments: str, code: int = 0) -> str:
-        done = command(*arguments, cwd=project)
-        assert done.returncode == code, done.stderr
-        return done.stdout
-
-    run("build", "light")
-    spec = project / "variants" / "light.toml"
-    spec.write_text(spec.read_text().replace("'light'", "'light'\ndescription = 'x'", 1))
-    run("build", "light")
-    told = run("rollback", "light", "--reason", "slower")
-    assert told.splitlines()[1] == (
-        "it is on hold: builds do not move it until `template-builder unhold light --channel"
-        " stable --target local`, `build --release` or `promote`"
-    )
-    (row,) = json.loads(run("list", "--json"))
-    why = f"held since {row['held']['at']} by {row['held']['by']}: slower"
-    assert f"  here; {why}  " in run("list")
-    assert f"\nChannel stable is {why}\n" in run("show", "light")
-    assert f"channel stable is {why}" in run("plan", "light", "--frozen", "--exit-code")
-    assert (
-        f"channel stable of light is {why}; it does not point at this build until `template-builder"
-        " promote light --channel stable --target local` or `build --release`\n"
-    ) in run("build", "light")
-    assert "light     held   0 days  nothing would change" in run("outdated", "light")
-    assert run("resolve", "light").strip() == row["ref"]
-    assert run("unhold", "light") == (
-        f"channel stable of light on local is no longer on hold (it was {why})\n"
-    )
-    assert run("unhold", "light") == "channel stable of light on local is not on hold\n"
-    run("build", "light")
-    assert run("resolve", "light").strip() != row["ref"]
-    run("rollback", "light")
-    run("build", "light", "--release")
-    assert run("resolve", "light").strip() != row["ref"]
-    assert json.loads(run("list", "--json"))[0]["held"] is None
 
 
 def test_repair_keeps_a_hold(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from builder.runtime.files import Files
 from builder.sandbox.files import SandboxFiles
 from builder.targets.local.files import LocalFiles
 from tests.conftest import ROOT
-from tests.support.execution import grown
+from tests.support.files import grown
 
 
 @pytest.fixture

@@ -4,8 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import tarfile
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -256,50 +254,3 @@ def test_shipped_file_is_the_adopted_part_of_the_registry() -> None:
     assert expected == {"tta-ml-minimal": {"e2b": templates["tta-ml-minimal"]["e2b"]}}
     assert json.loads(shipped.read_text()) == {"templates": expected, "version": 1}
     assert list(history.faults(registry.load(shipped).checked().templates)) == []
-
-
-@pytest.mark.network
-def test_wheel_ships_the_adopted_template_alone(tmp_path: Path) -> None:
-    """What is installed from a wheel, made from the source distribution, resolves the adopted
-    template without any project, and nothing that was built on another machine."""
-    uv = [sys.executable, "-m", "uv"]
-    built = tmp_path / "dist"
-    for arguments in (
-        ["build", "--quiet", "--out-dir", built, ROOT],
-        ["venv", "--quiet", "--python", sys.executable, tmp_path / "venv"],
-    ):
-        subprocess.run([*uv, *map(str, arguments)], check=True, capture_output=True)
-    (wheel,) = built.glob("*.whl")
-    python = tmp_path / "venv" / "bin" / "python"
-    install = ["pip", "install", "--quiet", "--no-deps", "--offline", "--python", python, wheel]
-    subprocess.run([*uv, *map(str, install)], check=True, capture_output=True)
-    shipped = [name for name in zipfile.ZipFile(wheel).namelist() if name.endswith(".json")]
-    assert shipped == ["builder/registry/shipped.json"]
-    (sources,) = built.glob("*.tar.gz")
-    with tarfile.open(sources) as archive:
-        assert any(name.endswith("/builder/registry/shipped.json") for name in archive.getnames())
-    code = """
-from builder import registry
-print(registry.resolve("tta-ml-minimal"))
-for name, target in (("tta-ml-minimal", "local"), ("tta-data-minimal", None)):
-    try:
-        registry.resolve(name, target=target)
-    except LookupError as error:
-        print(type(error).__name__)
-print(sorted(registry.load().templates))
-"""
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-    found = subprocess.run(
-        [python, "-c", code],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=tmp_path,
-        env=environment,
-    )
-    assert found.stdout.splitlines() == [
-        "3xmp0rmfztawhlpysu4v",
-        "NotBuiltError",
-        "UnknownTemplateError",
-        "['tta-ml-minimal']",
-    ]

@@ -319,3 +319,20 @@ def exported(command: str) -> str:
     unset, export = '[ -n "${A+set}" ] || ', "export A="
     (line,) = [word for word in shlex.split(command) if word.startswith(unset + export)]
     return shlex.split(line.removeprefix(unset))[1].removeprefix("A=")
+
+
+@pytest.mark.parametrize("folder", sorted((ROOT / "generated").iterdir()), ids=lambda f: f.name)
+def test_hadolint_finds_nothing(folder: Path) -> None:
+    """What we generate has no finding of hadolint but those that its settings explain."""
+    found = subprocess.run(
+        [
+            Path(sys.executable).parent / "hadolint",
+            "--config",
+            ROOT / ".hadolint.yaml",
+            folder / "Dockerfile",
+        ],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert (found.returncode, found.stdout) == (0, ""), found.stderr

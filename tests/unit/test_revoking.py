@@ -2,13 +2,16 @@ from __future__ import annotations
 
 import itertools
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from builder import record, registry
-from builder.errors import RevokedError
+from builder.errors import RevokedError, UnknownBuildError
+from builder.registry import history
 from builder.registry.model import Build, Contents
 from tests.conftest import Command
 from tests.support.records import entry_of, made, typed_entry_of
@@ -108,3 +111,106 @@ def test_when_is_told_everywhere(tmp_path: Path, command: Command) -> None:
         f"error: build `{new}` of template `leaf` on target `local` is revoked as of {at}:"
         f" bad now; builds that may be used: `{old}`\n"
     )
+
+
+def test_a_channel_is_never_moved_to_what_is_revoked_or_unverified(tmp_path: Path) -> None:
+    """Both are refused with the reason, and nothing is written."""
+    path, refs = made(tmp_path, "1.0", "1.1")
+    record.revoke(path, ("leaf", "local", refs[0]), reason="it lies", by="x")
+    entry_before = path.read_bytes()
+    with pytest.raises(RevokedError, match=r"is revoked as of \d{4}-\S+Z: it lies"):
+        record.move(
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="c"),
+            refs[0],
+            action="promote",
+        )
+    assert path.read_bytes() == entry_before
+
+    def unverified(data: Contents) -> None:
+        builds = data.templates["leaf"]["local"].builds
+        builds[refs[1]] = replace(builds[refs[1]], verified=None)
+
+    record.update(path, unverified)
+    with pytest.raises(UnknownBuildError, match="was never verified"):
+        record.move(
+            path,
+            record.Change(name="leaf", target="local", by="x", channel="c"),
+            refs[1],
+            action="promote",
+        )
+
+
+def test_revocation_in_the_future_has_effect_from_then_on(tmp_path: Path) -> None:
+    """Until its time a build resolves; from that second on it fails closed with the reason."""
+    path, refs = made(tmp_path, "1.0")
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
+    record.revoke(path, ("leaf", "local", refs[0]), reason="soon bad", by="x", at=soon)
+    assert registry.resolve("leaf", path=path) == refs[0]
+    time.sleep(3.1)
+    with pytest.raises(RevokedError) as caught:
+        registry.resolve("leaf", path=path)
+    assert caught.value.message == (
+        f"build `{refs[0]}` of template `leaf` on target `local` is revoked as of {soon}: soon bad;"
+        " builds that may be used: none"
+    )
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "hit"),
+    [
+        ("package", "idna==1.1", ["1.1"]),
+        ("package", "Idna<1.2", ["1.0", "1.1"]),
+        ("package", "pip==9", ["1.0", "1.1", "1.2"]),
+        ("package", "torch==1.1", []),
+        ("base", "sha256:" + "a" * 64, ["1.0", "1.1", "1.2"]),
+        ("base", "sha256:" + "b" * 64, []),
+    ],
+)
+def test_what_a_build_contains_revokes_it(
+    tmp_path: Path, kind: str, value: str, hit: list[str]
+) -> None:
+    """A package or base digest takes every build that contains it out of use, and no other."""
+    path, refs = made(tmp_path, "1.0", "1.1", "1.2")
+    versions = dict(zip(refs, ("1.0", "1.1", "1.2"), strict=True))
+    content = record.Content.parse(kind, value)
+    found = record.revoke(path, content, reason="a hole", by="x")
+    assert sorted(versions[ref] for _, _, ref, _ in found) == hit
+    builds = typed_entry_of(path).builds
+    revoked = {ref for ref, build in builds.items() if build.is_revoked}
+    assert sorted(versions[ref] for ref in revoked) == hit
+    restored = record.restore(path, content, by="x")
+    assert {ref for _, _, ref, _ in restored} == revoked
+    assert not any(build.is_revoked for build in typed_entry_of(path).builds.values())
+    assert not list(history.faults(registry.load(path).templates))
+
+
+def test_revoked_parent_stage_revokes_its_children(tmp_path: Path) -> None:
+    """A stage's digest takes every build out of use that was made with that very stage."""
+    path, refs = made(tmp_path, "1.0", "1.1")
+    digest = entry_of(path)["builds"][refs[1]]["stages"]["leaf"]
+    shared = entry_of(path)["builds"][refs[1]]["stages"]["_base"]
+    assert entry_of(path)["builds"][refs[0]]["stages"]["_base"] == shared
+    one = record.Content.parse("stage", f"leaf@{digest[:19]}")
+    (revoked,) = record.revoke(path, one, reason="r", by="x")
+    assert revoked[:3] == ("leaf", "local", refs[1])
+    both = record.Content.parse("stage", f"_base@{shared}")
+    assert len(record.revoke(path, both, reason="r", by="x")) == 2
+    assert set(record.restore(path, both, by="x")) == {
+        ("leaf", "local", refs[0], None),
+        ("leaf", "local", refs[1], f"stage leaf@{digest[:19]}: r"),
+    }
+
+
+def test_build_that_contains_what_is_revoked_is_not_recorded(tmp_path: Path) -> None:
+    """What is revoked by its contents stays out of use for builds that are still to come."""
+    path, _ = made(tmp_path, "1.0")
+    record.revoke(path, record.Content.parse("package", "idna==2.0"), reason="a hole", by="x")
+    before = path.read_bytes()
+    with pytest.raises(RevokedError) as caught:
+        made(tmp_path, "2.0")
+    (mark,) = json.loads(before)["revocations"]
+    assert caught.value.message == (
+        f"`leaf` contains package idna==2.0, which is revoked as of {mark['at']}: a hole"
+    )
+    assert path.read_bytes() == before

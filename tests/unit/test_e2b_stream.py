@@ -11,7 +11,6 @@ import pytest
 
 from builder.sandbox.execution import Execution, Output
 from builder.targets.e2b import stream
-from tests.support.clouds import Opened
 
 LONG = "x" * 5000
 TABLE = {"data": {"name": [LONG, LONG], "size": [1, 2]}, LONG: 1}
@@ -72,17 +71,3 @@ def test_error_without_a_traceback() -> None:
     """An error of code of another language has no traceback, and is one all the same."""
     found = read({"type": "error", "name": "ReferenceError", "value": "x is not defined"})
     assert (found.error, found.traceback) == ("ReferenceError: x is not defined", "")
-
-
-@pytest.mark.network
-@pytest.mark.parametrize("target", ["e2b"])
-def test_table_of_real_code_arrives(open_one: Opened) -> None:
-    """A table that code displays comes out of a sandbox as E2B's type for tables."""
-    code = "display({'e2b/data': {'a': [1, 2]}, 'e2b/chart': {'type': 'pie'}}, raw=True)"
-
-    async def run() -> Any:
-        async with open_one() as executor:
-            return await executor.execute({"code": code})
-
-    (result,) = asyncio.run(run())["results"]
-    assert result.data == {"e2b/data": {"a": [1, 2]}, "e2b/chart": {"type": "pie"}}

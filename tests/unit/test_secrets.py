@@ -9,8 +9,7 @@ import pytest
 from builder.spec import secret_in
 from builder.spec.secret_names import assigned, names_a_secret
 from tests.conftest import ROOT, Command
-from tests.support.clouds import Place
-from tests.support.e2b_server import Server
+from tests.support.files import files_with
 
 CANARY = "canary-4f1c9a77-of-the-environment"
 SECRETS = {
@@ -19,16 +18,6 @@ SECRETS = {
     "HF_TOKEN": CANARY,
     "MY_PASSWORD": CANARY,
 }
-
-
-def files_with(text: str, *folders: Path) -> list[str]:
-    """Every file below the folders that holds the text."""
-    return [
-        str(path.relative_to(folder))
-        for folder in folders
-        for path in folder.rglob("*")
-        if path.is_file() and not path.is_symlink() and text.encode() in path.read_bytes()
-    ]
 
 
 def test_secrets_of_the_environment_stay_there(
@@ -60,27 +49,6 @@ def test_secrets_of_the_environment_stay_there(
     assert (project / "registry.json").exists()
     assert not [text for text in outputs if CANARY in text]
     assert files_with(CANARY, project, cache) == []
-
-
-def test_key_of_an_account_stays_there(place: Place, cloud: Server, command: Command) -> None:
-    """Building on E2B and failing there puts the account's key into no file and no output, neither
-    here nor in a step that is sent."""
-    outputs, never = [], ("--precheck", "never")
-    for arguments in (["build", "one", "four", *never], ["plan", "--json"]):
-        done = command(*arguments, "--target", "e2b", cwd=place.folder, **cloud.environment)
-        outputs.append(done.stdout + done.stderr)
-    path = place.folder / "variants" / "four.toml"
-    path.write_text(path.read_text() + '[[verify]]\nname = "x"\ncode = "import nothing"\n')
-    done = command(
-        "build", "four", "--target", "e2b", *never, cwd=place.folder, **cloud.environment
-    )
-    assert done.returncode == 21
-    outputs.append(done.stdout + done.stderr)
-    assert not [text for text in outputs if cloud.key in text]
-    assert files_with(cloud.key, place.folder) == []
-    sent = repr([(build.request, build.log) for build in cloud.builds()])
-    assert "pip" in sent
-    assert cloud.key not in sent
 
 
 def test_spans_hold_no_secret(tmp_path: Path) -> None:

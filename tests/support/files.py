@@ -1,0 +1,54 @@
+"""Files that tests look into or copy."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+
+def files_with(text: str, *folders: Path) -> list[str]:
+    """Every file below the folders that holds the text."""
+    return [
+        str(path.relative_to(folder))
+        for folder in folders
+        for path in folder.rglob("*")
+        if path.is_file() and not path.is_symlink() and text.encode() in path.read_bytes()
+    ]
+
+
+COPY = """
+import asyncio, contextlib, pathlib, sys
+from builder.runtime.files import Files
+from builder.targets.local.files import LocalFiles
+
+def peak():
+    status = pathlib.Path("/proc/self/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0])
+
+home, folder = map(pathlib.Path, sys.argv[1:])
+inner = LocalFiles(home)
+
+@contextlib.asynccontextmanager
+async def opened():
+    yield inner
+
+async def main():
+    files = Files(opened)
+    for name in ("small", "large"):
+        await files.upload(folder / name)
+        await files.download(name, folder / "back")
+        print(peak())
+
+asyncio.run(main())
+"""
+
+
+def grown(home: Path, folder: Path, *, run: Callable[..., str]) -> int:
+    """By how many KiB the memory of a process grows when it copies 200 MB there and back."""
+    with open(folder / "large", "wb") as large:
+        large.truncate(200_000_000)
+        large.seek(150_000_000)
+        large.write(b"mark")
+    (folder / "small").write_bytes(b"x" * 5_000_000)
+    before, after = map(int, run(COPY, str(home), str(folder)).split())
+    return after - before
