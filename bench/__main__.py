@@ -1,4 +1,5 @@
-"""`python -m bench [NAME…]`: run benchmarks, print their tables, write docs/benchmarks.md."""
+"""`python -m bench [NAME…]`: run benchmarks, print their tables, write docs/benchmarks.md and its
+plots."""
 
 from __future__ import annotations
 
@@ -13,6 +14,7 @@ from bench import (
     image,
     job,
     plan,
+    plot,
     precheck,
     primitive,
     record,
@@ -82,6 +84,7 @@ def main() -> None:
         path = ROOT / "docs" / "benchmarks.md"
         before = path.read_text(encoding="utf-8") if arguments.names else ""
         path.write_text(page(results, describe(), before), encoding="utf-8")
+        plot.draw(path)
 
 
 def _positive(value: str) -> int:

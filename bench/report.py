@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Sequence
 
+from bench.plot import PLOTS
 from bench.result import Result
 
 __all__ = ["page", "text"]
@@ -56,6 +57,9 @@ def _section(result: Result) -> list[str]:
     lines += [f"| {' | '.join(row)} |" for row in (result.headings,)]
     lines.append(f"|{'---|' * len(result.headings)}")
     lines += [f"| {' | '.join(row)} |" for row in result.rows]
+    name = result.title.partition(":")[0]
+    if name in PLOTS:
+        lines += ["", f"![{result.title}](benchmarks/{name}.svg)"]
     if result.targets:
         lines += ["", *(f"- {target}" for target in result.targets)]
     for note in result.notes:

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import html
 import re
 
 import pytest
 
 from bench.__main__ import BENCHMARKS
+from bench.plot import PLOTS, bars, seconds_of, tables
 from bench.report import page
 from bench.result import Result
 from tests.conftest import ROOT
@@ -35,3 +37,22 @@ def test_sections_are_written_one_by_one() -> None:
     )
     with pytest.raises(ValueError, match="another machine"):
         page([], "4 cores", whole)
+
+
+def test_plots_show_the_tables() -> None:
+    """Each plot on the page has a bar for each row of its table, and the bar's times."""
+    text = (ROOT / "docs" / "benchmarks.md").read_text()
+    rows = tables(text)
+    for name, plot in PLOTS.items():
+        assert f"](benchmarks/{name}.svg)" in text
+        drawn = (ROOT / "docs" / "benchmarks" / f"{name}.svg").read_text()
+        for label, times in bars(plot, rows[name]):
+            assert f">{html.escape(label, quote=False)}</text>" in drawn
+            assert any(times), label
+
+
+def test_times_of_cells() -> None:
+    """A cell of a table is read with its unit, and a dash is no time."""
+    assert [seconds_of(cell) for cell in ("34.41 s", "2.23 ms", "4 µs", "-")] == [
+        34.41, 0.00223, 4e-06, 0.0
+    ]  # fmt: skip
