@@ -160,6 +160,7 @@ def test_spec_of_the_readme_builds(tmp_path: Path, run: Run) -> None:
 
 
 def test_code_of_the_readme_runs(run: Run) -> None:
-    """The README's first Python runs in a clone of the project, before anything is built."""
-    text, _ = [text for kind, text in blocks(ROOT / "README.md") if kind == "python"]
+    """The README's look-up runs in a clone of the project, before anything is built."""
+    _, text = [text for kind, text in blocks(ROOT / "README.md") if kind == "python"]
+    assert "registry.resolve" in text
     run(sys.executable, "-c", text, cwd=ROOT)

@@ -22,8 +22,10 @@ def commands(name: str) -> list[str]:
 
 
 def test_readme_gives_the_commands_that_ci_runs() -> None:
-    """The README has two commands, and CI runs its test command as it stands there."""
-    build, tests = commands("README.md")
+    """The README has two commands, one of them also for a single template, and CI runs its test
+    command as it stands there."""
+    light, build, tests = commands("README.md")
+    assert light == f"{build} -- tta-data-minimal"
     assert build == "python -m pip install nox && python -m nox -s build_templates"
     assert tests == "python -m pip install nox && python -m nox -s tests"
     assert f"    {tests}\n" in (ROOT / ".ci" / "run").read_text()
