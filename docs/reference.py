@@ -13,7 +13,7 @@ EXAMPLES = Path(__file__).parent.parent / "examples"
 
 
 def registry_page(mark: str) -> str:
-    """Every table and key of registry.json, from its schema; `mark` says who writes the page."""
+    """Return the page of every key of registry.json, from its schema; `mark` says who writes it."""
     schema = schemas()["registry"]
     lines = [
         "# registry.json, key by key",
@@ -77,7 +77,7 @@ def _sentence(text: str) -> str:
 
 
 def examples_page(mark: str) -> str:
-    """The programs in examples/, each with what it prints."""
+    """Return the page of the programs in examples/, each with what it prints."""
     lines = [
         "# Examples",
         "",

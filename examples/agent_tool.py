@@ -1,8 +1,8 @@
 r"""A tool for an agent: a JSON schema in, a structured result out.
 
-`TOOL` is what any of the usual model APIs takes as the description of a function; `run_tool` is
-called with the arguments that the model has chosen, and what it returns goes back to the model as
-the tool's answer. Each conversation has a sandbox of its own. Prints:
+Pass `TOOL` to your model's API as the description of a function. Call `run_tool` with the arguments
+that the model chose, and return its result to the model as the tool's answer. Each conversation has
+a sandbox of its own. Prints:
 
     {"ok": true, "stdout": "rows: 3\n", "value": "20.0"}
     {"ok": false, "error": "KeyError: 'heigth'", "stdout": ""}
@@ -34,28 +34,28 @@ TOOL: dict[str, Any] = {
 
 
 async def run_tool(executor: CodeExecutionPrimitive, arguments: dict[str, Any]) -> str:
-    """The answer to one call of the tool, as JSON that a model reads; never an exception for a
-    mistake of the model's."""
+    """Answer one call of the tool with JSON for the model; a mistake of the model's is part of the
+    answer, not an exception."""
     try:
-        found = await executor.execute(arguments)
+        result = await executor.execute(arguments)
     except (ValueError, TypeError) as error:
         missing = [key for key in TOOL["parameters"]["required"] if key not in arguments]
-        told = f"`{missing[0]}` is missing" if missing else str(error)
-        return json.dumps({"ok": False, "error": told})
-    answer: dict[str, Any] = {"ok": found["success"]}
-    if found["error"]:
-        answer["error"] = found["error"]
-    answer["stdout"] = found["output"]
-    for result in found["results"]:
-        if result.png:
-            answer.setdefault("charts", []).append(result.png)  # base64, as vision models take it
-        elif result.is_main:
-            answer["value"] = result.text
+        message = f"`{missing[0]}` is missing" if missing else str(error)
+        return json.dumps({"ok": False, "error": message})
+    answer: dict[str, Any] = {"ok": result["success"]}
+    if result["error"]:
+        answer["error"] = result["error"]
+    answer["stdout"] = result["output"]
+    for shown in result["results"]:
+        if shown.png:
+            answer.setdefault("charts", []).append(shown.png)  # base64, as vision models take it
+        elif shown.is_main:
+            answer["value"] = shown.text
     return json.dumps(answer)
 
 
 async def main() -> None:
-    """Three calls, as a model would make them."""
+    """Make three calls, as a model would."""
     calls: list[dict[str, Any]] = [
         {
             "code": "import pandas\n"
@@ -66,7 +66,7 @@ async def main() -> None:
         {"code": "table['heigth'].max()", "timeout": 5},
         {},
     ]
-    # An answer is awaited by a person: the pool has a warm sandbox for the next conversation.
+    # People wait for the answer: the pool keeps a warm sandbox for the next conversation.
     async with CodeExecutionPrimitive(template_id="tta-data-minimal", pool_size=1) as executor:
         for arguments in calls:
             print(await run_tool(executor, arguments))

@@ -1,8 +1,7 @@
-"""A CSV in, a chart and a CSV out: what a data analyst's assistant does with a file of its user.
+"""A CSV in, a chart and a CSV out: what a data analyst's assistant does with its user's file.
 
-The file is copied into the sandbox, the code that a model has written works on it there, and what
-that has made is copied into a folder of yours. Nothing passes through the output, which is for
-people. Prints:
+The file is copied into the sandbox, the code that a model wrote works on it there, and the files
+that it creates are copied into a folder of yours. Only what people read is printed. Prints:
 
     sandbox: 1000 rows of 20 sensors
     report.csv  text/csv   20 lines
@@ -33,7 +32,7 @@ plt.close()
 
 
 async def analyse(executor: CodeExecutionPrimitive, data: Path, folder: Path) -> list[Path]:
-    """Run the code on a local file; the files that it makes are copied into `folder`."""
+    """Run the code on a local file; the files that it creates are copied into `folder`."""
     result = await executor.execute({"code": GENERATED, "files": {"measured.csv": data}})
     if result["error"]:
         raise RuntimeError(result["error"])
@@ -49,7 +48,7 @@ async def analyse(executor: CodeExecutionPrimitive, data: Path, folder: Path) ->
 
 
 async def main() -> None:
-    """A user's file of a thousand rows."""
+    """Write a user's file of a thousand rows, and analyse it."""
     with TemporaryDirectory() as name:
         folder = Path(name)
         rows = [f"{number % 20},{number * 37 % 101}" for number in range(1000)]

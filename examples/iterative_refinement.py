@@ -1,7 +1,7 @@
 """Generate, execute, fix, repeat: until the code does what it should.
 
-`generate` stands for a model: replace it by yours. It is given the task and what went wrong last,
-and gives code; here it plays three answers, each mending what the one before was told of. Prints:
+`generate` stands for a model: replace it with yours. It gets the task and what went wrong last, and
+returns code; here it plays three answers, each of which fixes the previous error. Prints:
 
     attempt 1: NameError: name 'pd' is not defined
     attempt 2: AssertionError: the mean of group a is 2.0, not 3.0
@@ -32,29 +32,29 @@ ANSWERS = [_FIRST, _LATER.format("fillna(0)"), _LATER.format("dropna()")]
 
 
 async def generate(task: str, problem: str | None, attempt: int) -> str:
-    """The code of an attempt; `problem` is the error of the one before, with its place."""
+    """Return the code of an attempt; `problem` is the previous error, with its traceback."""
     del task, problem
     return ANSWERS[attempt - 1]
 
 
 async def refine(executor: CodeExecutionPrimitive, attempts: int = 5) -> str | None:
-    """Code that passes the check, or None after so many attempts."""
+    """Return code that passes the check, or None after too many attempts."""
     problem = None
     for attempt in range(1, attempts + 1):
         code = await generate(TASK, problem, attempt)
-        # A sandbox of its own for each attempt: nothing of the one before makes it pass.
+        # Each attempt has a sandbox of its own: nothing left from the previous one helps it pass.
         async with executor.session() as fresh:
-            found = await fresh.execute({"code": f"{code}\nimport pandas\n{CHECK}", "timeout": 20})
-        if found["success"]:
+            result = await fresh.execute({"code": f"{code}\nimport pandas\n{CHECK}", "timeout": 20})
+        if result["success"]:
             print(f"attempt {attempt}: it works")
             return code
-        print(f"attempt {attempt}: {found['error']}")
-        problem = f"{found['error']}\n{found['traceback']}"
+        print(f"attempt {attempt}: {result['error']}")
+        problem = f"{result['error']}\n{result['traceback']}"
     return None
 
 
 async def main() -> None:
-    """Refine the answers, with sandboxes from a pool: an attempt waits for milliseconds."""
+    """Refine the answers with sandboxes from a pool, so that an attempt starts in milliseconds."""
     executor = CodeExecutionPrimitive(template_id="tta-data-minimal", pool_size=2)
     await refine(executor)
 

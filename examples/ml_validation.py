@@ -1,7 +1,7 @@
 """Is generated machine-learning code right? Run it against the real libraries, with tests.
 
-What a model has written goes into a sandbox together with tests of what it should do; each test is
-one execution, so that a wrong one does not hide the others. Prints:
+The code that a model wrote goes into a sandbox, together with tests of what it should do. Each test
+is one execution, so that a failing one does not hide the others. Prints:
 
     ok    probabilities add up to one
     ok    constant input does not divide by zero
@@ -43,15 +43,15 @@ assert before == after, f"{before} missing before, {after} after"
 
 
 async def main() -> None:
-    """Validate the generated code; one line a test."""
+    """Validate the generated code and print one line for each test."""
     async with CodeExecutionPrimitive(template_id="tta-data-minimal") as executor:
         loaded = await executor.execute({"code": GENERATED})
         if not loaded["success"]:
             print(f"it does not even load: {loaded['error']}")
             return
         for name, test in TESTS.items():
-            found = await executor.execute({"code": test, "timeout": 10})
-            print(f"ok    {name}" if found["success"] else f"FAIL  {name}: {found['error']}")
+            result = await executor.execute({"code": test, "timeout": 10})
+            print(f"ok    {name}" if result["success"] else f"FAIL  {name}: {result['error']}")
 
 
 asyncio.run(main())

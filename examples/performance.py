@@ -1,4 +1,4 @@
-"""What a template saves, on your machine: without one, from it, and from the pool.
+"""Measure what a template saves on your machine: without one, with one, and with a pool.
 
 Prints a table such as this, with your own numbers:
 
@@ -27,7 +27,7 @@ CODE = os.environ.get("CODE", "import pandas, sklearn, matplotlib.pyplot; print(
 
 
 def by_pip() -> tuple[float, float]:
-    """Seconds until a fresh environment has the packages, and until they have answered."""
+    """Return the seconds until a fresh environment has the packages, and until they answer."""
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as folder:
         subprocess.run([sys.executable, "-m", "venv", folder], check=True)
@@ -40,31 +40,31 @@ def by_pip() -> tuple[float, float]:
 
 
 async def by_template(pool_size: int = 0) -> tuple[float, float]:
-    """Seconds until a sandbox is up, and until its code has answered."""
+    """Return the seconds until a sandbox is up, and until its code answers."""
     start = time.perf_counter()
     async with CodeExecutionPrimitive(template_id=NAME, pool_size=pool_size) as executor:
         up = time.perf_counter()
-        found = await executor.execute({"code": CODE, "timeout": 300})
-        if not found["success"]:
-            sys.exit(f"the code fails in {NAME}: {found['error']}")
+        result = await executor.execute({"code": CODE, "timeout": 300})
+        if not result["success"]:
+            sys.exit(f"the code fails in {NAME}: {result['error']}")
         return up - start, time.perf_counter() - up
 
 
 def show(way: str, up: float, first: float) -> None:
-    """One row of the table."""
+    """Print one row of the table."""
     print(f"{way:<28} {up:>9.3f} s {first:>12.4f} s {up + first:>7.3f} s", flush=True)
 
 
 async def main() -> None:
-    """Measure one after another; nothing else should keep the machine busy."""
-    CodeExecutionPrimitive(template_id=NAME)  # what is missing is better told before the long part
+    """Measure one way after the other; nothing else should keep the machine busy."""
+    CodeExecutionPrimitive(template_id=NAME)  # fails early if the template is missing
     print(f"{'':<28} {'sandbox up':>11} {'first result':>14} {'total':>9}")
     if "--without-pip" not in sys.argv:
         show("venv, then pip install", *by_pip())
     show("template, first sandbox", *await by_template())
     show("template, each further one", *await by_template())
     await by_template(pool_size=1)  # starts the pool
-    await asyncio.sleep(5)  # a program has something else to do while it fills
+    await asyncio.sleep(5)  # a real program does something else while it fills
     show("template, from the pool", *await by_template(pool_size=1))
 
 

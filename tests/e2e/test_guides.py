@@ -18,7 +18,7 @@ import pytest
 import yaml
 
 from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
-from tests.conftest import BASE, ROOT
+from tests.conftest import BASE, LIGHT, ROOT, Command
 from tests.support import engine
 from tests.support.e2b_server import Server
 from tests.support.index_server import answers, wheel
@@ -157,6 +157,7 @@ def test_private_index(tmp_path: Path, walk: Callable[..., str], private_index: 
 
 @pytest.mark.docker
 @pytest.mark.network
+@pytest.mark.soak
 def test_debian_packages(tmp_path: Path, walk: Callable[..., str]) -> None:
     """A template with a Debian package passes its check in a container."""
     (settings,) = [text for kind, text in blocks("docker.md") if kind == "toml"]
@@ -185,3 +186,51 @@ def test_gallery(tmp_path: Path, walk: Callable[..., str]) -> None:
     walk("guides/gallery.md")
     specs = [path.stem for path in (tmp_path / "variants").glob("[!_]*.toml")]
     assert sorted(path.name for path in (tmp_path / "generated").iterdir()) == sorted(specs)
+
+
+@pytest.fixture
+def light(tmp_path: Path, command: Command) -> None:
+    """A template called `light` in this test's folder, built on this machine."""
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants/_base.toml").write_text(textwrap.dedent(BASE))
+    (tmp_path / "variants/light.toml").write_text(LIGHT)
+    assert command("build").returncode == 0
+
+
+ASK = """
+from app import app
+from starlette.testclient import TestClient
+
+with TestClient(app) as client:
+    for code in ("x = 1; print(x)", "print(x)"):
+        print(client.post("/run", json={"code": code}).json())
+"""
+
+
+@pytest.mark.network
+def test_web_handler(
+    tmp_path: Path, light: None, walk: Callable[..., str], local_cache: Path
+) -> None:
+    """The application of the guide gives each request a sandbox of its own."""
+    replace = {"tta-data-minimal": "light", "pool_size=4": "pool_size=1"}
+    walk("guides/web-handler.md", replace)
+    asked = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", ASK],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=tmp_path,
+        env=os.environ | {"TEMPLATE_TARGET": "local"},
+    )
+    assert asked.stdout == (
+        "{'output': '1\\n', 'error': None}\n"
+        "{'output': '', 'error': \"NameError: name 'x' is not defined\"}\n"
+    ), asked.stderr
+
+
+@pytest.mark.network
+def test_troubleshooting(light: None, walk: Callable[..., str]) -> None:
+    """The commands of the page say what works and what the last build did."""
+    printed = walk("troubleshooting.md")
+    assert re.search(r"ok +target local", printed)
+    assert "recorded local:light@sha256-" in printed
