@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,8 +10,8 @@ from typing import Any
 import typer.main
 from reference import examples_page, registry_page
 
-from builder import errors
 from builder.cli.app import program
+from builder.errors.explained import explanations
 from builder.spec.schemas import schemas
 
 DOCS = Path(__file__).parent
@@ -103,18 +102,9 @@ def commands_page() -> str:
         lines += ["| option | |", "|---|---|"]
         lines += [f"| {_flags(option)} | {option.help} |" for option in options]
         lines.append("")
-    lines += ["## Exit codes", "", "| code | |", "|---|---|"]
-    rows = {
-        0: "Done",
-        errors.TemplateError.exit_code: "Something else that a person can act on",
-        errors.SOMETHING_TO_DO: "`plan --exit-code`, `outdated`: there is something to do",
-        errors.USAGE: "The command line cannot be read",
-    }
-    for kind in vars(errors).values():
-        if isinstance(kind, type) and issubclass(kind, errors.TemplateError):
-            meaning = inspect.cleandoc(kind.__doc__ or "").partition("\n\n")[0]
-            rows.setdefault(kind.exit_code, meaning.removesuffix("."))
-    lines += [f"| {code} | {rows[code]} |" for code in sorted(rows)]
+    lines += ["## Exit codes", "", "`template-builder explain CODE` shows the same.", ""]
+    lines += ["| code | name | cause | remedy |", "|---|---|---|---|"]
+    lines += [f"| {e.code} | {e.name} | {e.cause} | {e.remedy} |" for e in explanations()]
     return "\n".join(lines) + "\n"
 
 

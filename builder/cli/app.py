@@ -39,6 +39,7 @@ _COMMANDS = (
     ("channel_commands", "adopt", "adopt my-template ID"),
     ("remove_command", "remove", "remove tta-data-minimal --channel beta"),
     ("gc_command", "gc", "gc --dry-run"),
+    ("explain_command", "explain", "explain 4"),
 )
 _REGISTRY_COMMANDS = (
     ("repair_commands", "repair", "registry repair"),
@@ -73,7 +74,6 @@ def program(first: str | None = None) -> typer.Typer:
     app = typer.Typer(
         name="template-builder",
         no_args_is_help=True,
-        add_completion=False,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,
     )
