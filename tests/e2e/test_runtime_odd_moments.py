@@ -189,8 +189,8 @@ def test_one_primitive_in_two_threads_is_refused(here: Any) -> None:
         ({"session_max_age": float("nan")}, ValueError, "session_max_age is nan, expected more than 0, 604800 at most"),
         ({"template_id": 3}, TypeError, "template_id is int, expected text"),
         ({"target": 3}, TypeError, "target is int, expected text"),
-        ({"api_key": "e2b_é"}, TargetUnavailableError, "the key for target `e2b` holds characters that no key has"),
-        ({"api_key": "e2b\nX"}, TargetUnavailableError, "the key for target `e2b` holds characters that no key has"),
+        ({"api_key": "e2b_é"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
+        ({"api_key": "e2b\nX"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
     ],
 )  # fmt: skip
 def test_argument_that_makes_no_sense(options: Any, kind: type[Exception], told: str) -> None:

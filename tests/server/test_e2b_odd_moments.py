@@ -219,7 +219,7 @@ def test_sandbox_that_ends_before_it_is_ready(
             server.end(sandbox)
         _, said = process.communicate(timeout=30)
         assert process.returncode == SandboxError.exit_code, said
-        assert "it ended before its code service was up" in said
+        assert "it ended before its code service started" in said
 
 
 @pytest.mark.parametrize(

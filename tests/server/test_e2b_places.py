@@ -155,7 +155,7 @@ def test_one_address_of_two(project: Path, key: str, other: str) -> None:
 @pytest.mark.parametrize("key", ["e2b_aaaa1111\ne2b_bbbb2222", "e2b_é"])
 def test_key_that_no_request_can_carry(project: Path, command: Command, key: str) -> None:
     """A key with characters that no key has is refused before it is sent, and is not printed."""
-    told = "the key for target `e2b` holds characters that no key has"
+    told = "the key for target `e2b` contains characters that no key has"
     for arguments in (("doctor", "--json"), ("gc", "--dry-run", "--target", "e2b")):
         found = command(*arguments, cwd=project, E2B_API_KEY=key, E2B_API_URL=NOWHERE)
         assert found.returncode == TargetUnavailableError.exit_code, found.stderr
@@ -212,8 +212,7 @@ def test_sandboxes_that_are_not_there(
     assert isinstance(error, SandboxError)
     assert f"the sandbox {cloud.ended[0]}: it is not at {url}: {told}" in error.message
     assert error.hint == (
-        "`sandbox-url` or `domain` of the target, or `E2B_SANDBOX_URL`, says where sandboxes are: is"
-        " that right?"
+        "check where sandboxes are: `sandbox-url` or `domain` of the target, or `E2B_SANDBOX_URL`"
     )
     assert cloud.running == {}
 

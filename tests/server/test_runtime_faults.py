@@ -88,7 +88,7 @@ def test_sandbox_that_ends_while_it_comes_up(ready: Server) -> None:
             ready.end(sandbox)
         await opening
 
-    with pytest.raises(SandboxError, match="it ended before its code service was up"):
+    with pytest.raises(SandboxError, match="it ended before its code service started"):
         asyncio.run(run())
 
 
