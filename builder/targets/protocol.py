@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from builder.targets.journal import Journal
 
 
-def _nobody(_steps: int) -> None:
+def _discard(_steps: int) -> None:
     """Discard the number of steps that are over."""
 
 
@@ -59,7 +59,7 @@ class BuildInput:
     expected_cached: int = 0
     require_cache: bool = False
     unwanted: frozenset[str] = frozenset()
-    passed: Callable[[int], None] = _nobody
+    passed: Callable[[int], None] = _discard
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

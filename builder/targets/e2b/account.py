@@ -121,17 +121,14 @@ def account_of(settings: TargetSettings, api_key: str | None) -> Account:
     """
     if not settings.has_account:
         raise TargetUnavailableError(f"target `{settings.name}` is this machine: it has no account")
-    return Account.of(settings, _key(api_key, settings.api_key_env, settings.name))
-
-
-def _key(given: str | None, variable: str | None, target: str) -> str:
+    variable = settings.api_key_env
     names = [variable] if variable and variable not in _KEYS else list(_KEYS)
-    for key in (given, *(os.environ.get(name) for name in names)):
+    for key in (api_key, *(os.environ.get(name) for name in names)):
         if key and key.strip():
-            return key
+            return Account.of(settings, key)
     raise MissingKeyError(
-        f"target `{target}` needs an account: no `api_key` is given, and {' and '.join(names)}"
-        f" {'is' if len(names) == 1 else 'are'} not set",
+        f"target `{settings.name}` needs an account: no `api_key` is given, and"
+        f" {' and '.join(names)} {'is' if len(names) == 1 else 'are'} not set",
         hint=f'set {names[0]} to a key of the account; target="local" needs none: it runs code on'
         " this machine, and is not a security boundary",
     )

@@ -76,8 +76,8 @@ class BuildLog:
 
     def phase_or_step(self) -> str | None:
         """Return where the build was last, as E2B names it: "base", a step's number, "finalize"."""
-        seen = self.cached | self.ran
-        return self.phase or (str(max(seen)) if seen else "base" if self.last else None)
+        steps = self.cached | self.ran
+        return self.phase or (str(max(steps)) if steps else "base" if self.last else None)
 
     def seconds(self) -> float:
         """Return the time from the first line to the last, by E2B's clock."""

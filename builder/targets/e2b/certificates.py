@@ -1,4 +1,4 @@
-"""What connections of our own trust."""
+"""The certificates that connections of this program trust."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ import httpx
 
 @functools.cache
 def certificates() -> ssl.SSLContext:
-    """The system's certificates, as E2B's SDK does, beside those that httpx brings: a proxy or a
-    cluster may have one that the machine alone knows."""
+    """Trust the system's certificates as well as httpx's, as E2B's SDK does: a proxy or a cluster
+    may have one that only the machine knows."""
     context = httpx.create_ssl_context()
     context.load_default_certs()
     return context

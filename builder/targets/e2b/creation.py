@@ -36,8 +36,8 @@ _longest_seconds: dict[tuple[str, str], int] = {}
 class Creation:
     """The creation of one sandbox.
 
-    `seconds` is how long it may live, as far as is known. `doubtful` means that a sandbox may exist
-    that no attempt returned, `abandoned` that the next attempt will not return it either.
+    `seconds` is how long it may live, as far as is known. If it is `_doubtful`, a sandbox may exist
+    that no attempt returned; if it is `_abandoned`, the next attempt will not return it either.
     """
 
     def __init__(
@@ -46,11 +46,11 @@ class Creation:
         self._account, self._ref = account, ref
         self._owner = account.api_key, account.origin
         self.seconds = min(seconds, _longest_seconds.get(self._owner, seconds))
-        self.mark = {_MARK: uuid.uuid4().hex}
-        self._metadata = {**(metadata or {}), **self.mark}
+        self._mark = {_MARK: uuid.uuid4().hex}
+        self._metadata = {**(metadata or {}), **self._mark}
         self._key = uuid.uuid4().hex
         self._conflicts = 0
-        self.doubtful = self.abandoned = False
+        self._doubtful = self._abandoned = False
 
     async def sandbox(self, patience: Patience) -> e2b.AsyncSandbox:
         """Create it.
@@ -70,17 +70,23 @@ class Creation:
             sandbox = await patience.wait_for(self._attempt)
             return sandbox
         finally:
-            if self.doubtful:
+            if self._doubtful:
                 await self._end_marked(but=sandbox.sandbox_id if sandbox else None)
 
     async def _attempt(self) -> e2b.AsyncSandbox:
         kind = _DomainSandbox if self._account.sandboxes_by_domain else e2b.AsyncSandbox
         try:
-            return await kind.create(**self.options)
+            return await kind.create(
+                template=self._ref,
+                timeout=self.seconds,
+                metadata=self._metadata,
+                idempotency_key=self._key,
+                **self._account.options,
+            )
         except Exception as error:
-            if not self.changed_by(error):
+            if not self._adapts_to(error):
                 raise
-            if self.abandoned:
+            if self._abandoned:
                 await self._end_marked()  # it would count against the limit
             raise UnsettledError(str(error)) from error
 
@@ -99,37 +105,26 @@ class Creation:
         """End sandboxes that no attempt returned."""
         with contextlib.suppress(Exception):
             async with asyncio.timeout(_END_SECONDS):
-                query = e2b.SandboxQuery(metadata=self.mark)
+                query = e2b.SandboxQuery(metadata=self._mark)
                 listed = e2b.AsyncSandbox.list(query=query, **self._account.options)
                 for sandbox in await OF_APPLICATIONS.wait_for(listed.next_items):
                     kill = partial(e2b.AsyncSandbox.kill, **self._account.options)
                     if sandbox.sandbox_id != but:
                         await OF_APPLICATIONS.wait_for(partial(kill, sandbox.sandbox_id))
 
-    @property
-    def options(self) -> dict[str, Any]:
-        """Return the arguments of the next attempt."""
-        return {
-            "template": self._ref,
-            "timeout": self.seconds,
-            "metadata": self._metadata,
-            "idempotency_key": self._key,
-            **self._account.options,
-        }
-
-    def changed_by(self, error: Exception) -> bool:
-        """Adapt to a failed attempt; return True if the failure is not final."""
-        status, self.abandoned = status_of(error), False
+    def _adapts_to(self, error: Exception) -> bool:
+        """Change the next attempt after a failed one; return False if the failure is final."""
+        status, self._abandoned = status_of(error), False
         if status == 400 and (limit := _LONGEST.search(str(error))):
             return self._shortened(int(limit[1]) * 3600)
         if status == 409:
             self._conflicts += 1
         if status in (409, 422):
-            self.doubtful = True
+            self._doubtful = True
             if status == 422 or self._conflicts % _CONFLICTS == 0:
-                self._key, self.abandoned = uuid.uuid4().hex, True
+                self._key, self._abandoned = uuid.uuid4().hex, True
             return True
-        self.doubtful |= kind_of(error) == "fault"
+        self._doubtful |= kind_of(error) == "fault"
         return False
 
     def _shortened(self, seconds: int) -> bool:

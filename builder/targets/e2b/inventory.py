@@ -90,8 +90,8 @@ class Inventory(_OfAccount):
         `BuildError` if the key has no access to all of it.
         """
         tags, own = self.cloud.tags(name), self.cloud.template_id(name)
-        made = {build.template_id for build in builds if not build.is_adopted}
-        for recorded in sorted(map(str, made - {own, None})):
+        template_ids = {build.template_id for build in builds if not build.is_adopted}
+        for recorded in sorted(map(str, template_ids - {own, None})):
             if self.cloud.is_of_another_account(recorded):
                 raise TargetUnavailableError(
                     f"the template `{name}` ({recorded}) recorded for {self.name} belongs to"
@@ -148,11 +148,11 @@ class Cleaning(_OfAccount):
             if template := self._given_up(name, entry, tags, busy, limit):
                 waste.append(template)
                 continue
-            made = {
+            records = {
                 build.build_id: build for build in entry.builds.values() if build.origin == "built"
             }
             for tag, build_id in tags.items():
-                record = made.get(build_id)
+                record = records.get(build_id)
                 if record is None or record.digest is None or record.digest.tag != tag:
                     continue  # another project's build or tag
                 young = _seconds(record.built_at) > limit
