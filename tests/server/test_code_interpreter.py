@@ -176,7 +176,7 @@ def test_precheck_of_an_answer_that_ends_early(answering: Callable[..., Executio
     with pytest.raises(SandboxError) as caught:
         answering(OUTPUT)
     assert caught.value.message == (
-        "the answer of the code service cannot be read: it ended before the code"
+        "the answer of the code service cannot be read: the code service closed the connection"
     )
     with pytest.raises(PrecheckError, match="the code service answers with an empty stream"):
         answering()

@@ -43,7 +43,7 @@ async def read(parts: AsyncIterable[bytes], output: Output, *, magic: str = "") 
             if kind == "end_of_execution":
                 return
             _take(kind, event, output, magic)
-    raise ValueError("it ended before the code")
+    raise ValueError("the code service closed the connection")
 
 
 def _take(kind: Any, event: dict[str, Any], output: Output, magic: str) -> None:
