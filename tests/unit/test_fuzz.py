@@ -255,7 +255,7 @@ class _Unconnected(Connection):
 
     def __init__(self) -> None:
         """Without a sandbox."""
-        self._worded, self._magic = str, ""
+        self.worded, self.magic = str, ""
 
 
 @fuzzed

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
@@ -24,11 +25,7 @@ _REQUEST_SECONDS = 30.0
 
 
 class Connection:
-    """Requests to one sandbox.
-
-    `alive` asks whether the sandbox runs, `worded` makes a message about it. Code that is sent
-    begins with the cell `magic`, unless that is empty.
-    """
+    """Requests to one sandbox. Python code that is sent begins with the cell `magic`."""
 
     def __init__(
         self,
@@ -36,8 +33,8 @@ class Connection:
         *,
         alive: Callable[[], Awaitable[bool]],
         worded: Callable[[str], str],
-        magic: str,
     ) -> None:
+        """`alive` asks whether the sandbox runs, `worded` makes a message about it."""
         config = sandbox.connection_config
         self.urls = {
             port: config.get_sandbox_url(sandbox.sandbox_id, sandbox.sandbox_domain, port=port)
@@ -51,7 +48,13 @@ class Connection:
         self._client = httpx.AsyncClient(
             timeout=_REQUEST_SECONDS, proxy=config.proxy, verify=certificates()
         )
-        self._alive, self._worded, self._magic = alive, worded, magic
+        self.alive, self.worded = alive, worded
+        # An interpreter without `in_kernel` has no such magic, and runs nothing of what follows.
+        self.magic = f"%%template_{uuid.uuid4().hex}"
+
+    def error(self, text: str, *, hint: str | None = None) -> SandboxError:
+        """Return an error of the sandbox."""
+        return SandboxError(self.worded(text), hint=hint)
 
     async def close(self) -> None:
         """Close all connections."""
@@ -119,28 +122,26 @@ class Connection:
             else:
                 reason = f"{response.status_code} {content}"
                 if response.status_code == 404:
-                    raise SandboxGoneError(self._worded(f"its interpreter is gone: {reason}"))
+                    raise SandboxGoneError(self.worded(f"its interpreter is gone: {reason}"))
                 if response.status_code not in (429, 502, 503):
                     if (language := body.get("language", "python")) != "python":
                         raise ValueError(f"E2B's code service does not run {language!r}: {reason}")
-                    raise SandboxError(self._worded(f"it does not run the code: {reason}"))
+                    raise self.error(f"it does not run the code: {reason}")
             # Refused before anything ran.
-            if not await self._alive() or time.monotonic() > deadline:
-                raise SandboxGoneError(self._worded(f"it ended before the code ran: {reason}"))
+            if not await self.alive() or time.monotonic() > deadline:
+                raise SandboxGoneError(self.worded(f"it ended before the code ran: {reason}"))
             await asyncio.sleep(POLL_SECONDS)
 
     async def _read(self, response: httpx.Response, output: Output) -> None:
         try:
-            await stream.read(response.aiter_bytes(), output, magic=self._magic)
+            await stream.read(response.aiter_bytes(), output, magic=self.magic)
         except SandboxGoneError as error:
-            raise SandboxGoneError(self._worded(error.message)) from error
+            raise SandboxGoneError(self.worded(error.message)) from error
         except (httpx.TransportError, httpx.DecodingError, httpx.StreamError) as error:
             raise self._lost(error) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise SandboxError(self._worded(f"cannot read its response: {error}")) from error
+            raise self.error(f"cannot read its response: {error}") from error
 
     def _lost(self, error: Exception) -> SandboxError:
         reason = str(error) or type(error).__name__
-        return SandboxError(
-            self._worded(f"the connection was lost while code ran; it is not run again: {reason}")
-        )
+        return self.error(f"the connection was lost while code ran; it is not run again: {reason}")

@@ -79,12 +79,7 @@ class Patience:
 
 # A limit is lifted when other builds end, and a build may take an hour.
 OF_BUILDS = Patience(
-    attempts=7,
-    slow_attempts=3,
-    fault_seconds=60,
-    limit_seconds=3600,
-    limit_step=1,
-    limit_pause=15,
+    attempts=7, slow_attempts=3, fault_seconds=60, limit_seconds=3600, limit_step=1, limit_pause=15
 )
 # A caller is waiting for the result of an execution.
 OF_APPLICATIONS = Patience(

@@ -12,7 +12,6 @@ import asyncio
 import contextlib
 import json
 import time
-import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
 from typing import Any
@@ -20,7 +19,7 @@ from typing import Any
 import e2b
 import httpx
 
-from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError
+from builder.errors import InterpreterDiedError, SandboxGoneError
 from builder.sandbox.execution import Execution, Output
 from builder.targets.e2b.connection import (
     JUPYTER_PORT,
@@ -45,10 +44,7 @@ _NAMES = {"js": "javascript", "ts": "typescript"}
 
 
 class CodeService:
-    """Runs code in a sandbox. One caller at a time; `close` it when done.
-
-    `alive` asks whether the sandbox runs, `worded` makes a message about it.
-    """
+    """Runs code in a sandbox. One caller at a time; `close` it when done."""
 
     def __init__(
         self,
@@ -57,10 +53,8 @@ class CodeService:
         alive: Callable[[], Awaitable[bool]],
         worded: Callable[[str], str],
     ) -> None:
-        self._alive, self._worded = alive, worded
-        # An interpreter without `in_kernel` has no such magic, and runs nothing of what follows.
-        self._magic = f"%%template_{uuid.uuid4().hex}"
-        self._connection = Connection(sandbox, alive=alive, worded=worded, magic=self._magic)
+        """`alive` asks whether the sandbox runs, `worded` makes a message about it."""
+        self._connection = Connection(sandbox, alive=alive, worded=worded)
         self._context: str | None = None
         self._installed = False
         self.broken = False
@@ -84,20 +78,20 @@ class CodeService:
             reached = reached if astray else time.monotonic()
             if time.monotonic() - reached > _REACH_SECONDS:
                 url = self._connection.urls[SERVICE_PORT]
-                raise SandboxError(
-                    self._worded(f"it is not at {url}: {problem}"),
+                raise self._connection.error(
+                    f"it is not at {url}: {problem}",
                     hint="check where sandboxes are: `sandbox-url` or `domain` of the target, or"
                     " `E2B_SANDBOX_URL`",
                 )
             if time.monotonic() > deadline:
-                raise SandboxError(
-                    self._worded(f"its code service did not start within two minutes: {problem}"),
+                raise self._connection.error(
+                    f"its code service did not start within two minutes: {problem}",
                     hint="check that `service.command` starts it",
                 )
             if time.monotonic() - looked > _LOOK_SECONDS:
                 looked = time.monotonic()
-                if not await self._alive():
-                    raise SandboxError(self._worded("it ended before its code service started"))
+                if not await self._connection.alive():
+                    raise self._connection.error("it ended before its code service started")
             await asyncio.sleep(POLL_SECONDS)
 
     async def renew(self) -> None:
@@ -106,7 +100,7 @@ class CodeService:
             response = await self._connection.ask("POST", "/contexts", body={"language": "python"})
             self._context = str(response.raise_for_status().json()["id"])
         except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
-            raise SandboxError(self._worded(f"it has no new interpreter: {error}")) from error
+            raise self._connection.error(f"it has no new interpreter: {error}") from error
         self._installed = False
 
     async def run(
@@ -165,7 +159,7 @@ class CodeService:
         await self._connection.close()
 
     def _marked(self, code: str, variables: Mapping[str, str]) -> str:
-        return f"{self._magic} {json.dumps(dict(variables))}\n{code}"
+        return f"{self._connection.magic} {json.dumps(dict(variables))}\n{code}"
 
     def _where(self, language: str) -> dict[str, str]:
         if language in _PYTHON and self._context:
@@ -175,7 +169,7 @@ class CodeService:
     async def _install(self) -> None:
         """Install `in_kernel` in the interpreter. Raises `SandboxGoneError` if that is gone."""
         source = resources.files(__package__).joinpath("in_kernel.py").read_text("utf-8")
-        source += f"\ninstall(get_ipython(), mark={f'{self._magic} '!r})\n"
+        source += f"\ninstall(get_ipython(), mark={f'{self._connection.magic} '!r})\n"
         body = {"code": f"exec({source!r}, {{'get_ipython': get_ipython}})"}
         # Before the first execution the service runs the sandbox's own variables as code: a quote
         # in one breaks that execution, but not the next.
@@ -186,16 +180,16 @@ class CodeService:
                     body | self._where("python"), output
                 ) as reading:
                     if not await _ended(reading, START_SECONDS):
-                        raise SandboxError(self._worded("its interpreter does not respond"))
+                        raise self._connection.error("its interpreter does not respond")
                     await reading
             except InterpreterDiedError as error:
-                raise SandboxGoneError(self._worded(error.message)) from error
+                raise SandboxGoneError(self._connection.worded(error.message)) from error
             failure = output.execution(0.0).error
             if not failure:
                 self._installed = True
                 return
             if last:
-                raise SandboxError(self._worded(f"its interpreter cannot be set up: {failure}"))
+                raise self._connection.error(f"its interpreter cannot be set up: {failure}")
 
     async def _interrupt(self, reading: asyncio.Task[None], language: str) -> bool:
         """Interrupt the code until its response ends; return True if Jupyter could be reached."""
