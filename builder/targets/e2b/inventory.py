@@ -18,9 +18,8 @@ _CLAIM = re.compile(r"(?P<channel>.+)\.(?P<build>[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-
 
 
 class _OfAccount:
-    def __init__(self, *, name: str, cloud: Cloud) -> None:
-        """`name` is the target's."""
-        self.name, self.cloud = name, cloud
+    def __init__(self, cloud: Cloud) -> None:
+        self.name, self.cloud = cloud.account.target, cloud
 
     def _status(self, template_id: str, build_id: str) -> str | None:
         """Return the status of a build, or None if E2B does not know it."""

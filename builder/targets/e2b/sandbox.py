@@ -78,10 +78,10 @@ class Sandboxes:
     The journal keeps for which templates some may run, so that a later run can end them.
     """
 
-    def __init__(self, *, name: str, cloud: Cloud, journal: Path, report: Reporter) -> None:
-        """`name` is the target's; `report` receives what belongs to no single template."""
-        self.name, self.cloud = name, cloud
-        self.journal = Journal(journal, target=name)
+    def __init__(self, cloud: Cloud, *, journal: Path, report: Reporter) -> None:
+        """`report` receives what belongs to no single template."""
+        self.name, self.cloud = cloud.account.target, cloud
+        self.journal = Journal(journal, target=self.name)
         self._report = report
         self._unended: set[str] = set()
 

@@ -34,8 +34,8 @@ class E2BTarget(Sandboxes, Cleaning):
     def __init__(self, account: Account, *, journal: Path, report: Reporter = discard) -> None:
         """`report` receives what belongs to no single template: limits, sandboxes left over."""
         cloud = Cloud(account, waiting=lambda why: report(Event(kind="step", text=why)))
-        super().__init__(name=account.target, cloud=cloud, journal=journal, report=report)
-        self.inventory = Inventory(name=account.target, cloud=cloud)
+        super().__init__(cloud, journal=journal, report=report)
+        self.inventory = Inventory(cloud)
 
     def account(self) -> str:
         """Return that the key is accepted, and its team if that is known."""
