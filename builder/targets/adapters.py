@@ -64,7 +64,7 @@ def _where(settings: TargetSettings) -> str:
         return f", at {place}"
     url = os.environ.get("E2B_API_URL")
     if url and not address_error(url):  # an invalid one may contain a password
-        return f", and E2B_API_URL points it at {url}"
+        return f", at {url} (from E2B_API_URL)"
     domain = os.environ.get("E2B_DOMAIN")
     return f", at {domain}" if domain and not domain_error(domain) else ""
 

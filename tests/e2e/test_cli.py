@@ -102,7 +102,7 @@ def test_key_that_is_set_is_not_printed(project: Path, command: Command) -> None
     found = command("plan", "--frozen", cwd=project, **nobody)
     assert found.returncode == errors.NetworkError.exit_code
     assert found.stderr.splitlines()[0] == (
-        "target e2b: E2B_API_KEY is set, and E2B_API_URL points it at http://127.0.0.1:1"
+        "target e2b: E2B_API_KEY is set, at http://127.0.0.1:1 (from E2B_API_URL)"
     )
     assert "error: asking for the tags of `light` failed: " in found.stderr
     assert "canary" not in found.stderr + found.stdout
