@@ -121,10 +121,10 @@ def _gaps(variant: Variant, lock: Lock, packages: Mapping[str, str]) -> Iterable
         names += [name for name, _ in parse_pins(stage.text)]
         for text in missing_from(names, stage.requirements, variant.python_floor):
             yield f"requirements/{stage.stem}.txt lacks `{text}`"
-    there = lock.packages
-    for name in sorted({*packages, *there}):
-        if packages.get(name) != there.get(name):
-            listed, locked = packages.get(name, "no version"), there.get(name, "no version")
+    pinned = lock.packages
+    for name in sorted({*packages, *pinned}):
+        listed, locked = (table.get(name, "no version") for table in (packages, pinned))
+        if listed != locked:
             yield f"template.toml lists {listed} of `{name}`, requirements/ has {locked}"
 
 

@@ -55,12 +55,11 @@ def missing_from(
 
     A requirement whose marker holds on no interpreter from `python_floor` on may be left out.
     """
-    known = {canonicalize_name(name) for name in names}
+    locked = {canonicalize_name(name) for name in names}
     for text in requirements:
         requirement = Requirement(text)
-        if canonicalize_name(requirement.name) not in known and _can_hold(
-            requirement, python_floor
-        ):
+        is_locked = canonicalize_name(requirement.name) in locked
+        if not is_locked and _can_hold(requirement, python_floor):
             yield text
 
 

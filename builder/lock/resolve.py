@@ -9,9 +9,10 @@ from __future__ import annotations
 import dataclasses
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
@@ -71,15 +72,14 @@ class Lock:
         """What took the place of a PyTorch backend whose index was out of reach, and its cost."""
         fallbacks = []
         fallen = [stage for stage in self.stages if stage.fell_back]
-        for wanted in dict.fromkeys(stage.torch_wanted for stage in fallen):
-            stages = [stage for stage in fallen if stage.torch_wanted == wanted]
-            sizes = [stage.fallback_bytes for stage in stages]
+        for backend in dict.fromkeys(stage.torch_wanted for stage in fallen):
+            sizes = [stage.fallback_bytes for stage in fallen if stage.torch_wanted == backend]
             cost = "on Linux the CUDA build, a download of some GB"
             if None not in sizes:
                 total = sum(size for size in sizes if size is not None) / 1e9
                 cost = f"on Linux on x86-64 the CUDA build, a download of {total:.2f} GB"
             text = (
-                f'`torch-backend = "{wanted}"`: that index could not be reached; PyTorch is taken'
+                f'`torch-backend = "{backend}"`: that index could not be reached; PyTorch is taken'
                 " from the default index"
             )
             fallbacks.append((text, cost))
@@ -141,16 +141,27 @@ def _lock_stages(
 ) -> dict[tuple[str, ...], StageLock | TemplateError]:
     """The stages of all variants, by `_key`: those without parents first, then those below them."""
     done: dict[tuple[str, ...], StageLock | TemplateError] = {}
-    depth = 1
-    while todo := {
-        _key(v, depth): (v, v.stages[:depth]) for v in variants if len(v.stages) >= depth
-    }:
-        running = {
-            key: pool.submit(_lock_stage, variant.python_floor, chain, done, key, folder)
-            for key, (variant, chain) in todo.items()
-        }
+    for depth in range(1, max((len(variant.stages) for variant in variants), default=0) + 1):
+        locks = [lock for lock in done.values() if isinstance(lock, StageLock)]
+        names = frozenset(name for lock in locks for name, _ in parse_pins(lock.text))
+        running: dict[tuple[str, ...], Future[StageLock | TemplateError]] = {}
+        for variant in variants:
+            key = _key(variant, depth)
+            if len(variant.stages) < depth or key in running:
+                continue
+            parents = [done[key[:length]] for length in range(2, len(key))]
+            chain = _Chain(
+                floor=variant.python_floor,
+                stages=variant.stages[:depth],
+                parents=tuple(lock for lock in parents if isinstance(lock, StageLock)),
+                names=names,
+                folder=folder,
+            )
+            failed = next((lock for lock in parents if isinstance(lock, TemplateError)), None)
+            running[key] = (
+                pool.submit(chain.with_absent, failed) if failed else pool.submit(chain.lock)
+            )
         done |= {key: future.result() for key, future in running.items()}
-        depth += 1
     return done
 
 
@@ -182,193 +193,177 @@ def _key(variant: Variant, depth: int) -> tuple[str, ...]:
     return (variant.python_floor, *(stage.stem for stage in variant.stages[:depth]))
 
 
-def _lock_stage(
-    floor: str,
-    chain: tuple[Stage, ...],
-    done: dict[tuple[str, ...], StageLock | TemplateError],
-    key: tuple[str, ...],
-    folder: Path,
-) -> StageLock | TemplateError:
-    stage = chain[-1]
-    parents = []
-    for length in range(2, len(key)):
-        parent = done[key[:length]]
-        if isinstance(parent, TemplateError):
-            return _with_absent(parent, floor, chain, done, folder)
-        parents.append(parent)
-    backend = stage.torch_backend
-    if any(p.torch_wanted == backend and p.torch_backend is None for p in parents if p.text):
-        backend = None  # a stage above could not reach that index: one chain, one kind of PyTorch
-    if not stage.requirements:
-        text = ""
-    else:
-        try:
-            text, backend = _compile_or_fall_back(floor, chain, parents, backend, folder)
-        except uv.UvError as error:
-            if not_found(error.output):
-                return _absent(error.output, floor, chain, parents, done, folder)
-            pins = {n: (v, p.stem) for p in parents for n, v in parse_pins(p.text)}
-            return explain(error.output, chain, pins, folder)
-        except TemplateError as error:
-            return error
-    lock = StageLock(
-        stem=stage.stem,
-        requirements=stage.requirements,
-        text=text,
-        torch_wanted=stage.torch_backend,
-        torch_backend=backend,
-    )
-    return dataclasses.replace(lock, fallback_bytes=_size(lock, floor)) if lock.fell_back else lock
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Chain:
+    """A stage to resolve, after those that it extends and their locks, for Pythons from `floor` on;
+    `names` are packages that the index has, `folder` is the variants folder."""
 
+    floor: str
+    stages: tuple[Stage, ...]
+    parents: tuple[StageLock, ...]
+    names: frozenset[str]
+    folder: Path
 
-def _size(lock: StageLock, floor: str) -> int | None:
-    """What there is to download of a stage, as far as its index says; nothing is downloaded."""
-    from builder.lock.download_size import download_size
+    @property
+    def stage(self) -> Stage:
+        return self.stages[-1]
 
-    with uv.private_folder() as private:
-        requirements = private / "requirements.in"
-        requirements.write_text(lock.text, encoding="utf-8")
-        arguments = ["pip", "compile", "--universal", "--python", sys.executable, "--no-deps"]
-        arguments += ["--python-version", floor, "--format", "pylock.toml", str(requirements)]
-        try:
-            doing = f"looking up the sizes of stage `{lock.stem}`"
-            return download_size(uv.run(arguments, doing=doing, folder=private), floor)
-        except (uv.UvError, NetworkError, ValueError):
-            return None  # it is not known, and that is said
+    def without(self, names: Sequence[str]) -> _Chain:
+        """The chain without the requirements of packages called `names`."""
 
+        def kept(text: str) -> bool:
+            return canonicalize_name(Requirement(text).name) not in names
 
-def _with_absent(
-    error: TemplateError,
-    floor: str,
-    chain: Sequence[Stage],
-    done: Mapping[tuple[str, ...], StageLock | TemplateError],
-    folder: Path,
-) -> TemplateError:
-    """The error of a parent stage; where the index lacks packages of that, those of this stage that
-    it lacks are named, too."""
-    if not isinstance(error, LockConflictError) or not error.absent:
-        return error
-    try:
-        _compile(floor, _without(chain, error.absent), (), None, folder)
-    except uv.UvError as further:
-        if not_found(further.output):
-            return _absent(further.output, floor, chain, (), done, folder, error.absent)
-    except TemplateError:
-        pass
-    return error
-
-
-def _absent(
-    output: str,
-    floor: str,
-    chain: Sequence[Stage],
-    parents: Sequence[StageLock],
-    done: Mapping[tuple[str, ...], StageLock | TemplateError],
-    folder: Path,
-    names: Sequence[str] = (),
-) -> LockConflictError:
-    """All packages of the stage that the index lacks: uv names the first, so ask without those."""
-    absent, answer = list(names), output
-    while new := [name for name in not_found(answer) if name not in absent]:
-        absent += new
-        rest = _without(chain, new)
-        if rest == chain or len(absent) > _MOST_ABSENT:
-            break
-        try:
-            _compile(floor, _without(chain, absent), parents, None, folder)
-        except uv.UvError as error:
-            answer = error.output
-        except TemplateError:
-            break
-        else:
-            break
-    known = [n for s in done.values() if isinstance(s, StageLock) for n, _ in parse_pins(s.text)]
-    return absent_packages(absent, chain, folder, known=known, output=output)
-
-
-def _without(chain: Sequence[Stage], names: Sequence[str]) -> tuple[Stage, ...]:
-    return tuple(
-        dataclasses.replace(
-            stage,
-            requirements=tuple(
-                text
-                for text in stage.requirements
-                if canonicalize_name(Requirement(text).name) not in names
+        return dataclasses.replace(
+            self,
+            stages=tuple(
+                dataclasses.replace(stage, requirements=tuple(filter(kept, stage.requirements)))
+                for stage in self.stages
             ),
         )
-        for stage in chain
-    )
 
-
-def _compile_or_fall_back(
-    floor: str,
-    chain: Sequence[Stage],
-    parents: Sequence[StageLock],
-    backend: str | None,
-    folder: Path,
-) -> tuple[str, str | None]:
-    """The stage's lock and the backend it comes from: the default index where `backend`'s index is
-    out of reach, be it that it does not answer or that a filter answers in its place."""
-    try:
-        return _compile(floor, chain, parents, backend, folder), backend
-    except (NetworkError, uv.UvError) as error:
-        if backend is None:
-            raise
-        if isinstance(error, uv.UvError) and not not_found(error.output):
-            raise
-        if any(f"+{backend}" in parent.text for parent in parents):
-            raise  # the chain has that backend's builds already: there is no way round its index
-    return _compile(floor, chain, parents, None, folder), None
-
-
-def _compile(
-    floor: str,
-    chain: Sequence[Stage],
-    parents: Sequence[StageLock],
-    backend: str | None,
-    folder: Path,
-) -> str:
-    inherited = [entry for parent in parents for entry in entries(parent.text)]
-    with uv.private_folder() as private:
-        requirements, constraints = private / "requirements.in", private / "constraints.txt"
-        requirements.write_text(
-            "".join(f"{r}\n" for s in chain for r in s.requirements), encoding="utf-8"
+    def lock(self) -> StageLock | TemplateError:
+        stage, backend, text = self.stage, self.stage.torch_backend, ""
+        if any(p.torch_wanted == backend and not p.torch_backend for p in self.parents if p.text):
+            backend = (
+                None  # a stage above could not reach that index: one chain, one kind of PyTorch
+            )
+        try:
+            if stage.requirements:
+                text, backend = self.compile_or_fall_back(backend)
+        except uv.UvError as error:
+            if not_found(error.output):
+                return self.absent_error(error.output)
+            pins = {n: (v, p.stem) for p in self.parents for n, v in parse_pins(p.text)}
+            return explain(error.output, self.stages, pins, self.folder)
+        except TemplateError as error:
+            return error
+        lock = StageLock(
+            stem=stage.stem,
+            requirements=stage.requirements,
+            text=text,
+            torch_wanted=stage.torch_backend,
+            torch_backend=backend,
         )
-        constraints.write_text("".join(f"{pin}\n" for pin, _ in inherited), encoding="utf-8")
+        return (
+            dataclasses.replace(lock, fallback_bytes=self.download_bytes(text))
+            if lock.fell_back
+            else lock
+        )
+
+    def download_bytes(self, text: str) -> int | None:
+        """What there is to download of a lock, as far as its index says; nothing is downloaded."""
+        from builder.lock.download_size import download_size
+
+        with uv.private_folder() as private:
+            try:
+                arguments = ["--no-deps", "--format", "pylock.toml"]
+                doing = f"looking up the sizes of stage `{self.stage.stem}`"
+                return download_size(self.resolved(text, arguments, doing, private), self.floor)
+            except (uv.UvError, NetworkError, ValueError):
+                return None  # it is not known, and that is said
+
+    def resolved(
+        self, requirements: str, arguments: Sequence[str], doing: str, folder: Path, **options: Any
+    ) -> str:
+        """What uv resolves `requirements` to."""
+        path = folder / "requirements.in"
+        path.write_text(requirements, encoding="utf-8")
         # The interpreter is named: uv would look for one in the folder where the command is run.
-        arguments = ["pip", "compile", "--universal", "--python", sys.executable]
-        arguments += ["--python-version", floor, "--generate-hashes", "--no-header"]
-        arguments += ["--no-annotate", "--no-progress", f"--constraints={constraints}"]
-        arguments += [f"--torch-backend={backend}"] if backend else []
+        command = ["pip", "compile", "--universal", "--python", sys.executable]
+        command += ["--python-version", self.floor, *arguments, str(path)]
+        return uv.run(command, doing=doing, folder=folder, **options)
+
+    def with_absent(self, error: TemplateError) -> TemplateError:
+        """The error of a parent stage; where the index lacks packages of that, those of this stage
+        that it lacks are named, too."""
+        if isinstance(error, LockConflictError) and error.absent:
+            alone = dataclasses.replace(self, parents=())
+            try:
+                alone.without(error.absent).compile(None)
+            except uv.UvError as further:
+                if not_found(further.output):
+                    return alone.absent_error(further.output, error.absent)
+            except TemplateError:
+                pass
+        return error
+
+    def absent_error(self, output: str, names: Sequence[str] = ()) -> LockConflictError:
+        """All packages that the index lacks: uv names the first, so ask without those."""
+        absent, answer = list(names), output
+        while new := [name for name in not_found(answer) if name not in absent]:
+            absent += new
+            if self.without(new) == self or len(absent) > _MOST_ABSENT:
+                break
+            try:
+                self.without(absent).compile(None)
+            except uv.UvError as error:
+                answer = error.output
+            except TemplateError:
+                break
+            else:
+                break
+        return absent_packages(absent, self.stages, self.folder, known=self.names, output=output)
+
+    def compile_or_fall_back(self, backend: str | None) -> tuple[str, str | None]:
+        """The stage's lock and the backend it comes from: the default index where `backend`'s index
+        is out of reach, be it that it does not answer or that a filter answers in its place."""
+        try:
+            return self.compile(backend), backend
+        except (NetworkError, uv.UvError) as error:
+            if backend is None:
+                raise
+            if isinstance(error, uv.UvError) and not not_found(error.output):
+                raise
+            if any(f"+{backend}" in parent.text for parent in self.parents):
+                raise  # the chain has that backend's builds: there is no way round its index
+        return self.compile(None), None
+
+    def compile(self, backend: str | None) -> str:
+        inherited = [pin for parent in self.parents for pin, _ in entries(parent.text)]
         lines: list[str] = []
-        output = uv.run(
-            [*arguments, str(requirements)],
-            doing=f"resolving stage `{chain[-1].stem}`",
-            on_line=lines.append,
-            # A fallback follows where a backend's index is out of reach: do not try that one for
-            # long.
-            environment={"UV_HTTP_RETRIES": "1"} if backend else {},
-            folder=private,
-        )
-    if problem := missing_extra("\n".join(lines), chain, folder):
-        raise problem
-    stage = chain[-1]
-    text = _added(output, {pin for pin, _ in inherited}, stage)
-    names = [name for part in (*(p.text for p in parents), text) for name, _ in parse_pins(part)]
-    if missing := ", ".join(f'"{r}"' for r in missing_from(names, stage.requirements, floor)):
-        raise LockConflictError(
-            f"the lock of stage `{stage.stem}` lacks {missing}, which {stage.source} asks for, and"
-            " was not written",
-            hint="run the same command again; if that does not help, please report it, with what"
-            f" uv said:\n{chr(10).join(lines)}",
-        )
-    if not is_lock_text(text):
-        raise LockConflictError(
-            f"the lock of stage `{stage.stem}` holds more than versions, markers and hashes, and"
-            f" was not written:\n{text}",
-            hint=f"write the markers of {stage.source} with printable characters",
-        )
-    return text
+        with uv.private_folder() as private:
+            constraints = private / "constraints.txt"
+            constraints.write_text("".join(f"{pin}\n" for pin in inherited), encoding="utf-8")
+            arguments = ["--generate-hashes", "--no-header", "--no-annotate", "--no-progress"]
+            arguments += [f"--constraints={constraints}"]
+            arguments += [f"--torch-backend={backend}"] if backend else []
+            output = self.resolved(
+                "".join(f"{text}\n" for stage in self.stages for text in stage.requirements),
+                arguments,
+                f"resolving stage `{self.stage.stem}`",
+                private,
+                on_line=lines.append,
+                # A fallback follows where a backend's index is out of reach: do not try that one
+                # for long.
+                environment={"UV_HTTP_RETRIES": "1"} if backend else {},
+            )
+        reasoning = "\n".join(lines)
+        if problem := missing_extra(reasoning, self.stages, self.folder):
+            raise problem
+        text = _added(output, inherited, self.stage)
+        self.check(text, reasoning)
+        return text
+
+    def check(self, text: str, reasoning: str) -> None:
+        """Raise `LockConflictError` for a lock that uv should not have made."""
+        stage = self.stage
+        texts = [*(parent.text for parent in self.parents), text]
+        names = [name for part in texts for name, _ in parse_pins(part)]
+        missing = missing_from(names, stage.requirements, self.floor)
+        if listed := ", ".join(f'"{requirement}"' for requirement in missing):
+            raise LockConflictError(
+                f"the lock of stage `{stage.stem}` lacks {listed}, which {stage.source} asks for,"
+                " and was not written",
+                hint="run the same command again; if that does not help, please report it, with"
+                f" what uv said:\n{reasoning}",
+            )
+        if not is_lock_text(text):
+            raise LockConflictError(
+                f"the lock of stage `{stage.stem}` holds more than versions, markers and hashes,"
+                f" and was not written:\n{text}",
+                hint=f"write the markers of {stage.source} with printable characters",
+            )
 
 
 def _added(output: str, inherited: Collection[str], stage: Stage) -> str:

@@ -35,8 +35,8 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         spec[f"{stage.stem}: python.packages"] = ", ".join(stage.requirements)
         spec[f"{stage.stem}: system.packages"] = ", ".join(stage.system)
         for check in stage.checks:
-            told = repr((check.code, check.stdout, check.timeout))
-            spec[f"{stage.stem}: verify {check.name!r}"] = _short_hash(told.encode())
+            decisive = repr((check.code, check.stdout, check.timeout))
+            spec[f"{stage.stem}: verify {check.name!r}"] = _short_hash(decisive.encode())
         for entry in stage.files:
             spec[f"{stage.stem}: file {entry.target}"] = (
                 f"{entry.mode} {_short_hash(entry.content)}"

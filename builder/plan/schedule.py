@@ -55,9 +55,9 @@ class Schedule:
                 check_not_stopped()
             for other, step in self._failed.items():
                 if self._shared(name, other) >= step:
-                    what = f"step {step} is shared with" if step else "the base image is that of"
+                    cause = f"step {step} is shared with" if step else "the base image is that of"
                     raise BuildError(
-                        f"not built: {what} `{other}`, where it failed",
+                        f"not built: {cause} `{other}`, where it failed",
                         hint=f"`template-builder logs {other}` shows why",
                     )
             self._state[name] = "running"
@@ -105,13 +105,13 @@ class Schedule:
         if name not in self._keys:
             return None
         cached, before = self._cached(name), True
-        found: tuple[str, int] | None = None
+        ahead: tuple[str, int] | None = None
         for other, state in self._state.items():
             if other == name:
                 before = False
                 continue
             shared = self._shared(name, other)
             runs_first = state == "running" or (state == "waiting" and before)
-            if runs_first and shared > max(cached, found[1] if found else 0):
-                found = other, shared
-        return found
+            if runs_first and shared > max(cached, ahead[1] if ahead else 0):
+                ahead = other, shared
+        return ahead

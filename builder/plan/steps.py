@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import takewhile
 from typing import TYPE_CHECKING
 
 from builder.plan.values import PlannedVariant
@@ -15,14 +16,10 @@ if TYPE_CHECKING:
     from builder.flatten import Program
 
 
-def common_steps(one: Sequence[str], other: Sequence[str]) -> int:
+def common_steps(keys: Sequence[str], other: Sequence[str]) -> int:
     """How many first steps are the same; a step is given by its key."""
-    count = 0
-    for left, right in zip(one, other, strict=False):
-        if left != right:
-            break
-        count += 1
-    return count
+    pairs = zip(keys, other, strict=False)
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
 
 def _builds_on(target: str, templates: Mapping[str, Mapping[str, Entry]]) -> list[Build]:
@@ -47,14 +44,14 @@ def foretell(
     planned: Sequence[PlannedVariant], templates: Mapping[str, Mapping[str, Entry]], target: str
 ) -> list[PlannedVariant]:
     """Say for each variant to build which steps the cache will have when its turn comes."""
-    known = [build.steps for build in _builds_on(target, templates)]
+    recorded = [build.steps for build in _builds_on(target, templates)]
     earlier: list[PlannedVariant] = []
     for variant in planned:
         if variant.action != "build":
             continue
         keys, before = variant.step_keys, 0
         if not variant.forced:
-            before = max((common_steps(keys, steps) for steps in known), default=0)
+            before = max((common_steps(keys, steps) for steps in recorded), default=0)
         cached, by = before, None
         for other in earlier:
             if (shared := common_steps(keys, other.step_keys)) > cached:

@@ -189,14 +189,14 @@ def what_broke(machine: Machine, base: Base) -> tuple[Broken, ...]:
         for line in _conflicts(machine)
         if line not in base.conflicts
     ]
-    wanted = [
+    tasks = [
         (name, module, names)
         for name, modules in base.imports.items()
         for module, names in modules.items()
     ]
     failures += [
         Broken(name=canonicalize_name(name), text=f"{name}: {answer['failure']}")
-        for name, _, _, answer in _imports(machine, wanted)
+        for name, _, _, answer in _imports(machine, tasks)
         if answer["failure"]
     ]
     return tuple(sorted(failures, key=lambda broken: (broken.name, broken.text)))
@@ -242,13 +242,13 @@ def _conflicts(machine: Machine) -> tuple[str, ...]:
 
 
 def _imports(
-    machine: Machine, wanted: Sequence[tuple[str, str, Sequence[str]]] | None
+    machine: Machine, tasks: Sequence[tuple[str, str, Sequence[str]]] | None
 ) -> list[tuple[str, str, Any, dict[str, Any]]]:
-    """Try imports, all that the image has without `wanted`: (distribution, module, names, answer),
+    """Try imports, all that the image has without `tasks`: (distribution, module, names, answer),
     where `failure` is in words, and `names` are those that could be had, None without the module.
     """
     machine.write(_SCRIPT, _TRY_IMPORTS.encode())
-    machine.write(f"{_SCRIPT}.wanted", json.dumps(wanted).encode())
+    machine.write(f"{_SCRIPT}.wanted", json.dumps(tasks).encode())
     words = ["python3", _SCRIPT, str(_MODULE_SECONDS)]
     code, out, err = machine.run(words, user="root", timeout=_TIMEOUT_SECONDS)
     if code:

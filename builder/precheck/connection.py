@@ -66,9 +66,9 @@ def _address() -> tuple[str, dict[str, Any]]:
         return host, options | {"use_ssh_client": host.startswith("ssh://")}
     current = docker.context.ContextAPI.get_current_context()
     if current and current.name != "default" and current.Host:
-        found: dict[str, Any] = {"base_url": current.Host}
-        found["use_ssh_client"] = current.Host.startswith("ssh://")
-        return current.Host, found | ({"tls": current.TLSConfig} if current.TLSConfig else {})
+        url, tls = current.Host, current.TLSConfig
+        named = {"base_url": url, "use_ssh_client": url.startswith("ssh://")}
+        return url, named | ({"tls": tls} if tls else {})
     rootless = Path(os.environ.get("XDG_RUNTIME_DIR", "/nowhere")) / "docker.sock"
     if rootless.exists() and not Path("/var/run/docker.sock").exists():
         return f"unix://{rootless}", {"base_url": f"unix://{rootless}"}

@@ -195,11 +195,11 @@ def _sudo_lines(env: Mapping[str, str]) -> str:
 
 def _python_check(specifier: str) -> str:
     # pip brings the reader of version specifiers, and pip is needed on the next line anyway.
-    wanted = json.dumps(specifier)
+    expected = json.dumps(specifier)
     code = (
         "import sys; from pip._vendor.packaging.specifiers import SpecifierSet; "
         'found = ".".join(map(str, sys.version_info[:3])); '
-        f"found in SpecifierSet({wanted}) or "
-        f'sys.exit("base.python: the image has Python " + found + ", expected " + {wanted})'
+        f"found in SpecifierSet({expected}) or "
+        f'sys.exit("base.python: the image has Python " + found + ", expected " + {expected})'
     )
     return f"python3 -c {shlex.quote(code)}"

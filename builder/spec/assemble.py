@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import stat
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
@@ -13,7 +13,7 @@ from builder.errors import Problem
 from builder.spec.models import TABLES, VariantFile, python_floor
 from builder.spec.secret_shapes import secret_in
 from builder.spec.spec_file import SpecFile
-from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
+from builder.spec.variant import Check, FileEntry, Stage, Variant
 from builder.spec.wording import NO_SECRETS
 
 # What says nothing of what a stage makes, or is its parents' own.
@@ -22,13 +22,15 @@ _MAX_TEXT_BYTES = 1 << 20
 _MAX_SOURCE_BYTES = 64 << 20
 
 
-def _merged(chain: Sequence[SpecFile], table: str, key: str) -> Any:
-    """The value that the last file of the chain that sets it gives, or the field's default."""
-    for file in reversed(chain):
-        found = getattr(file.model, table)
-        if found is not None and key in found.model_fields_set:
-            return getattr(found, key)
-    return TABLES[table].model_fields[key].default
+def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
+    """The fields of `tables`, each from the last file of the chain that sets it."""
+    merged: dict[str, Any] = {}
+    for name in tables:
+        merged |= {key: field.default for key, field in TABLES[name].model_fields.items()}
+        for file in chain:
+            if table := getattr(file.model, name):
+                merged |= {key: getattr(table, key) for key in table.model_fields_set}
+    return merged
 
 
 def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
@@ -41,7 +43,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         env=dict(model.env),
         system=tuple(model.system.packages) if model.system else (),
         requirements=tuple(model.python.packages) if model.python else (),
-        torch_backend=_merged(chain, "python", "torch_backend"),
+        torch_backend=_merged(chain, "python")["torch_backend"],
         files=tuple(_files(folder, file)),
         checks=tuple(Check(**table.model_dump()) for table in model.verify),
         declared=json.dumps(
@@ -60,19 +62,16 @@ def _files(folder: Path, file: SpecFile) -> Iterable[FileEntry]:
             file.add(("files", number, "target"), f"{entry.target!r} is written twice")
             continue
         seen.add(entry.target)
-        steps = [
-            folder / Path(*path.parts[len(folder.parts) : n + 1])
-            for n in range(len(folder.parts), len(path.parts))
-        ]
-        if any(step.is_symlink() for step in steps):
+        below = (p for p in (path, *path.parents) if len(p.parts) > len(folder.parts))
+        if any(part.is_symlink() for part in below):
             file.add(key, f"{entry.source!r} is, or is behind, a symbolic link")
             continue
         try:
-            found = os.stat(path)
-            if not stat.S_ISREG(found.st_mode):
+            status = os.stat(path)
+            if not stat.S_ISREG(status.st_mode):
                 file.add(key, f"{entry.source!r} is not a regular file")
                 continue
-            if found.st_size > _MAX_SOURCE_BYTES:
+            if status.st_size > _MAX_SOURCE_BYTES:
                 message = f"{entry.source!r} is larger than {_MAX_SOURCE_BYTES >> 20} MiB"
                 file.add(key, message, "have a sandbox fetch it, or put it into a package")
                 continue
@@ -98,15 +97,27 @@ def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
                     yield file.problem(("files", number, "target"), message)
 
 
-def _warmup_problems(
-    leaf: SpecFile, level: WarmupLevel, *, imports: Sequence[str], command: Sequence[str]
-) -> Iterator[Problem]:
+def _missing_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> Iterator[Problem]:
+    """What no file of the chain says, and one of them must."""
+    leaf = chain[-1]
+    for key, example in (("image", "python:3.13"), ("python", ">=3.11")):
+        if merged[key] is None:
+            files = " or ".join(file.shown for file in chain)
+            hint = f'write [base] {key} = "{example}" in {files}'
+            yield leaf.problem(("base", key), "is missing in the whole chain", hint)
+    if merged["command"] and not merged["ready_url"]:
+        hint = "say which URL answers 200 when it is up"
+        yield leaf.problem(("service", "ready-url"), "is missing beside `service.command`", hint)
+
+
+def _warmup_problems(leaf: SpecFile, merged: Mapping[str, Any]) -> Iterator[Problem]:
     """What does not go together with the warm-up's level."""
-    if level != "none" and not imports:
+    level = merged["level"]
+    if level != "none" and not merged["imports"]:
         hint = "list modules in `warmup.imports`, or set the level to none"
         message = f"is {level!r}, but there is nothing to import"
         yield leaf.problem(("warmup", "level"), message, hint)
-    if level == "memory" and not command:
+    if level == "memory" and not merged["command"]:
         hint = "add [service], or set the level to disk"
         message = "is 'memory', but there is no service whose interpreter could be kept warm"
         yield leaf.problem(("warmup", "level"), message, hint)
@@ -117,62 +128,43 @@ def _warmup_problems(
         yield leaf.problem(("warmup", "reseed"), message, hint)
 
 
+def _check_problems(chain: Sequence[SpecFile], stages: Sequence[Stage]) -> Iterator[Problem]:
+    """No two checks of a chain may have the same name."""
+    sources: dict[str, str] = {}
+    for stage, file in zip(stages, chain, strict=True):
+        for number, check in enumerate(stage.checks):
+            if check.name in sources:
+                message = f"{check.name!r} is the name of a check in {sources[check.name]}, too"
+                yield file.problem(("verify", number, "name"), message)
+            sources[check.name] = stage.source
+
+
 def variant_of(
     chain: Sequence[SpecFile], stages: tuple[Stage, ...]
 ) -> tuple[Variant | None, list[Problem]]:
     """The variant at the end of `chain`, and what is wrong with it that no file alone shows."""
     leaf = chain[-1]
     model = cast(VariantFile, leaf.model)
-    problems: list[Problem] = []
-    image = _merged(chain, "base", "image")
-    python = _merged(chain, "base", "python")
-    for key, value, example in (("image", image, "python:3.13"), ("python", python, ">=3.11")):
-        if value is None:
-            files = " or ".join(file.shown for file in chain)
-            hint = f'write [base] {key} = "{example}" in {files}'
-            problems.append(leaf.problem(("base", key), "is missing in the whole chain", hint))
-    command = _merged(chain, "service", "command") or ()
-    ready_url = _merged(chain, "service", "ready_url")
-    level: WarmupLevel = _merged(chain, "warmup", "level")
-    imports = tuple(_merged(chain, "warmup", "imports"))
-    problems += _warmup_problems(leaf, level, imports=imports, command=command)
-    if command and not ready_url:
-        hint = "say which URL answers 200 when it is up"
-        message = "is missing beside `service.command`"
-        problems.append(leaf.problem(("service", "ready-url"), message, hint))
-    problems += _target_problems(chain)
-    names: dict[str, str] = {}
-    for stage, file in zip(stages, chain, strict=True):
-        for number, check in enumerate(stage.checks):
-            if check.name in names:
-                message = f"{check.name!r} is the name of a check in {names[check.name]}, too"
-                problems.append(file.problem(("verify", number, "name"), message))
-            names[check.name] = stage.source
+    merged = _merged(chain, "base", "service", "resources", "warmup")
+    problems = [
+        *_missing_problems(chain, merged),
+        *_warmup_problems(leaf, merged),
+        *_target_problems(chain),
+        *_check_problems(chain, stages),
+    ]
     if problems or model.name is None:
         return None, problems
+    tables = [cast(VariantFile, file.model).python for file in chain]
+    merged |= {key: tuple(merged[key] or ()) for key in ("command", "imports")}
     variant = Variant(
         name=model.name,
         stem=leaf.stem,
         source=leaf.shown,
         description=model.description,
         stages=stages,
-        image=image,
-        python=python,
-        python_floor=python_floor(python),
+        python_floor=python_floor(merged["python"]),
         env={name: value for stage in stages for name, value in stage.env.items()},
-        command=tuple(command),
-        ready_url=ready_url,
-        cpu=_merged(chain, "resources", "cpu"),
-        memory_mb=_merged(chain, "resources", "memory_mb"),
-        free_disk_mb=_merged(chain, "resources", "free_disk_mb"),
-        level=level,
-        imports=imports,
-        reseed=_merged(chain, "warmup", "reseed"),
-        accept_broken=tuple(
-            name
-            for file in chain
-            if (table := cast(VariantFile, file.model).python)
-            for name in table.accept_broken
-        ),
+        accept_broken=tuple(name for table in tables if table for name in table.accept_broken),
+        **merged,
     )
     return variant, problems

@@ -58,8 +58,8 @@ class Specs:
     @property
     def variants(self) -> tuple[Variant, ...]:
         """The variants without mistakes, sorted by name."""
-        found = [source.variant for source in self.sources if source.variant]
-        return tuple(sorted(found, key=lambda variant: variant.name))
+        variants = [source.variant for source in self.sources if source.variant]
+        return tuple(sorted(variants, key=lambda variant: variant.name))
 
 
 def load_variants(folder: Path) -> tuple[Variant, ...]:
@@ -99,15 +99,15 @@ def load_specs(folder: Path) -> Specs:
         _source(file, _lineage(files, file.stem), also.get(file.stem, ()), variants.get(file.stem))
         for file in read
     ]
-    found = [problem for source in sources for problem in source.problems]
-    if not found and not any(source.variant for source in sources):
+    all_problems = [problem for source in sources for problem in source.problems]
+    if not all_problems and not any(source.variant for source in sources):
         message = (
             "there are shared stages only: no .toml file without a leading `_`"
             if sources
             else "there is no variant, that is no .toml file, in it"
         )
-        found.append(Problem(f"{folder.name}/", message))
-    return Specs(sources=tuple(sources), problems=tuple(dict.fromkeys(found)))
+        all_problems.append(Problem(f"{folder.name}/", message))
+    return Specs(sources=tuple(sources), problems=tuple(dict.fromkeys(all_problems)))
 
 
 def _source(
@@ -151,10 +151,10 @@ def _read(folder: Path) -> Iterable[SpecFile]:
 
 def _read_text(path: Path, file: SpecFile) -> None:
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             file.add((), "is not a regular file")
-        elif found.st_size > _MAX_SPEC_BYTES:
+        elif status.st_size > _MAX_SPEC_BYTES:
             file.add((), f"is larger than {_MAX_SPEC_BYTES} bytes")
         else:
             file.text = path.read_text(encoding="utf-8-sig")

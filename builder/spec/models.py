@@ -63,10 +63,10 @@ def _many_lines(value: str) -> str:
     return value
 
 
-def _matching(pattern: re.Pattern[str], what: str) -> Any:
+def _matching(pattern: re.Pattern[str], kind: str) -> Any:
     def check(value: str) -> str:
         if not pattern.fullmatch(value):
-            raise ValueError(f"{value!r} is not {what}")
+            raise ValueError(f"{value!r} is not {kind}")
         return value
 
     return AfterValidator(check)
@@ -347,8 +347,8 @@ def json_schema() -> dict[str, Any]:
     for table in (schema, *schema["$defs"].values()):
         for key, field in table["properties"].items():
             # What may be left out is None to us; TOML has no such value.
-            given = [one for one in field.pop("anyOf", []) if one != {"type": "null"}]
-            if given and field.get("default", 0) is None:
+            types = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
+            if types and field.get("default", 0) is None:
                 del field["default"]
-            table["properties"][key] = field | (given[0] if given else {})
+            table["properties"][key] = field | (types[0] if types else {})
     return {"$schema": "http://json-schema.org/draft-07/schema#"} | schema

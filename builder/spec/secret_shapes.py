@@ -41,8 +41,8 @@ def secret_in(text: str, environment: Mapping[str, str] = os.environ) -> str | N
 
     By its shape, or since it is the value of a variable here whose name is that of a secret.
     """
-    if found := _SHAPE.search(text):
-        return list(_SHAPES)[(found.lastindex or 1) - 1]
+    if match := _SHAPE.search(text):
+        return list(_SHAPES)[(match.lastindex or 1) - 1]
     for name, value in environment.items():
         if len(value) >= _SHORTEST and value in text and names_a_secret(name, value):
             return f"the value of `{name}` of this environment"

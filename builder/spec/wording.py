@@ -32,14 +32,14 @@ def dotted(key: Sequence[str | int]) -> str:
     return text
 
 
-def worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
+def worded(error: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
     """The sentence and the hint for one of pydantic's errors about `key`."""
-    kind, value, context = found["type"], found["input"], found.get("ctx", {})
+    kind, value, context = error["type"], error["input"], error.get("ctx", {})
     match kind:
         case "extra_forbidden":
-            known = _known_keys(key[:-1])
-            hint = did_you_mean(str(key[-1]), known)
-            return "unknown key", hint or f"known here: {', '.join(sorted(known))}"
+            keys = _known_keys(key[:-1])
+            hint = did_you_mean(str(key[-1]), keys)
+            return "unknown key", hint or f"known here: {', '.join(sorted(keys))}"
         case "missing":
             return "is missing", "add `schema = 1`" if key == ("schema",) else None
         case "value_error":
@@ -56,7 +56,7 @@ def worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
             return f"is longer than {context['max_length']} characters", None
         case "string_too_short" | "too_short":
             return "is empty", None
-    wanted = {
+    expected = {
         "string_type": "a string",
         "int_type": "a whole number",
         "list_type": "a list",
@@ -64,9 +64,9 @@ def worded(found: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
         "model_type": "a table",
         "model_attributes_type": "a table",
     }.get(kind)
-    if wanted is None:
-        return str(found["msg"]), None
-    return f"expected {wanted}, found {_shown(value)}", None
+    if expected is None:
+        return str(error["msg"]), None
+    return f"expected {expected}, found {_shown(value)}", None
 
 
 def _other_than(expected: str, key: tuple[str | int, ...]) -> str:

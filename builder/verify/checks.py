@@ -25,8 +25,8 @@ NOT_WARMED = (
     " not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts first?"
 )
 SMOKE_TIMEOUT_SECONDS = 300
-_TOLD_CHARACTERS = 2000
-_TOLD_LINES = 12
+_SHOWN_CHARACTERS = 2000
+_SHOWN_LINES = 12
 
 
 Draws = frozenset[tuple[str, str]]
@@ -48,7 +48,7 @@ def run_checks(
 ) -> tuple[list[CheckResult], list[str]]:
     """Every check of the variant: those that passed, and what is wrong with the others."""
     requirements = map(Requirement, variant.requirements)
-    names = [(canonicalize_name(one.name), one.marker) for one in requirements]
+    names = [(canonicalize_name(each.name), each.marker) for each in requirements]
     # Where a package is not there, its marker has excluded this platform.
     imported = dict.fromkeys(name for name, marker in names if not marker or name in packages)
     planned: list[tuple[str, Callable[[], CheckResult | str], Callable[[], str]]] = [
@@ -109,7 +109,11 @@ def draws(sandbox: Sandbox) -> Draws | None:
         return None
     if not answer["draws"]:
         raise VerifyError("no random number generator is found in the warm interpreter")
-    return frozenset((str(name), str(value)) for name, value in answer["draws"])
+    return _draws_of(answer["draws"])
+
+
+def _draws_of(pairs: Sequence[Sequence[object]]) -> Draws:
+    return frozenset((str(name), str(value)) for name, value in pairs)
 
 
 def same_draws(first: Draws, second: Draws) -> list[str]:
@@ -129,10 +133,7 @@ def same_in_forks(sandbox: Sandbox) -> list[str]:
     answer = _required(execution, list, failed=failed)
     if not answer:
         return [NOT_WARMED]
-    first, second = (
-        frozenset((str(name), str(value)) for name, value in numbers) for numbers in answer
-    )
-    return same_draws(first, second)
+    return same_draws(*map(_draws_of, answer))
 
 
 # Of the interpreter's threads a fork has none: it draws, and ends at once, or is killed.
@@ -172,11 +173,11 @@ def inventory(sandbox: Sandbox) -> dict[str, str]:
     # Where several folders hold a distribution, the first one is what is imported.
     code = (
         "import importlib.metadata, json, re\n"
-        "found = {}\n"
-        "for one in importlib.metadata.distributions():\n"
-        "    name = re.sub(r'[-_.]+', '-', one.metadata['Name'] or '').lower()\n"
-        "    if name: found.setdefault(name, one.version)\n"
-        "print(json.dumps(found))\n"
+        "versions = {}\n"
+        "for item in importlib.metadata.distributions():\n"
+        "    name = re.sub(r'[-_.]+', '-', item.metadata['Name'] or '').lower()\n"
+        "    if name: versions.setdefault(name, item.version)\n"
+        "print(json.dumps(versions))\n"
     )
     execution = _run(sandbox, code, "inventory", SMOKE_TIMEOUT_SECONDS)
     answer = _required(execution, dict, failed="the sandbox cannot list its packages")
@@ -230,38 +231,37 @@ def _place(stage: Stage, key: Sequence[str | int]) -> str:
 
 
 def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
-    found = _run(
-        sandbox, _SMOKE.replace("NAME", repr(name)), f"import {name}", SMOKE_TIMEOUT_SECONDS
-    )
-    modules = _answer(found, list)
-    if isinstance(found, str) or isinstance(modules, str):
+    code = _SMOKE.replace("NAME", repr(name))
+    execution = _run(sandbox, code, f"import {name}", SMOKE_TIMEOUT_SECONDS)
+    modules = _answer(execution, list)
+    if isinstance(execution, str) or isinstance(modules, str):
         return str(modules)
     title = f"import {name}" + (f" ({', '.join(modules)})" if modules and modules != [name] else "")
-    return CheckResult(name=title, seconds=round(found.seconds, 6))
+    return CheckResult(name=title, seconds=round(execution.seconds, 6))
 
 
 def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
-    found = _run(sandbox, check.code, check.name, check.timeout)
-    if isinstance(found, str):
-        return found
-    wanted, printed = check.stdout and check.stdout.rstrip(), found.stdout.rstrip()
-    if wanted is not None and printed != wanted:
-        return f"expected {wanted!r}, got {_cut(printed)!r}"
-    return CheckResult(name=check.name, seconds=round(found.seconds, 6))
+    execution = _run(sandbox, check.code, check.name, check.timeout)
+    if isinstance(execution, str):
+        return execution
+    expected, printed = check.stdout and check.stdout.rstrip(), execution.stdout.rstrip()
+    if expected is not None and printed != expected:
+        return f"expected {expected!r}, got {_cut(printed)!r}"
+    return CheckResult(name=check.name, seconds=round(execution.seconds, 6))
 
 
 _T = TypeVar("_T")
 
 
-def _answer(found: Execution | str, kind: type[_T]) -> _T | str:
+def _answer(execution: Execution | str, kind: type[_T]) -> _T | str:
     """The JSON value that code of ours has printed last; text says why there is none."""
-    if isinstance(found, str):
-        return found
+    if isinstance(execution, str):
+        return execution
     with contextlib.suppress(ValueError, IndexError):
-        answer = parse_json(found.stdout.strip().splitlines()[-1])
+        answer = parse_json(execution.stdout.strip().splitlines()[-1])
         if isinstance(answer, kind):
             return answer
-    return f"its answer cannot be read: {_cut(found.stdout)!r}"
+    return f"its answer cannot be read: {_cut(execution.stdout)!r}"
 
 
 def _required(
@@ -276,9 +276,9 @@ def _required(
 
 def _cut(text: str) -> str:
     """Text short enough for an error message; the end says most."""
-    if len(text) <= _TOLD_CHARACTERS:
+    if len(text) <= _SHOWN_CHARACTERS:
         return text
-    return f"… {len(text) - _TOLD_CHARACTERS} characters left out …{text[-_TOLD_CHARACTERS:]}"
+    return f"… {len(text) - _SHOWN_CHARACTERS} characters left out …{text[-_SHOWN_CHARACTERS:]}"
 
 
 # In a namespace of its own: a check must not pass on what the one before it left behind. Of the
@@ -302,17 +302,17 @@ def _run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | 
     """Run code that is called `name`; text says how it went wrong. Raises `SandboxGoneError`."""
     guarded = _GUARDED.format(code=code, name=name, mark=_FRAMES)
     try:
-        found = sandbox.run(guarded, timeout=timeout)
+        execution = sandbox.run(guarded, timeout=timeout)
     except SandboxGoneError:
         raise
     except SandboxError as error:
         return error.message
-    if found.timed_out:
+    if execution.timed_out:
         return f"it did not finish within {seconds_in_words(timeout)}"
-    if found.error:
-        frames = "".join(f"\n    {line}" for line in _frames(found.stderr)[-_TOLD_LINES:])
-        return _cut(f"{found.error}{frames}")
-    return found
+    if execution.error:
+        frames = _frames(execution.stderr)[-_SHOWN_LINES:]
+        return _cut("\n    ".join([execution.error, *frames]))
+    return execution
 
 
 def _frames(stderr: str) -> list[str]:

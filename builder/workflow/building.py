@@ -110,8 +110,8 @@ def record(attempt: Attempt, context: Context) -> Attempt:
     attempt.log.line(f"recorded {built.ref}")
     if recorded.overtaken:
         text = f"`{built.ref}` is recorded and overtaken: {recorded.overtaken}"
-        known = build_ids(context.entry(built.name))
-        if not any(build_id in recorded.overtaken for build_id in known):
+        ids = build_ids(context.entry(built.name))
+        if not any(build_id in recorded.overtaken for build_id in ids):
             text += (
                 f"; `template-builder registry rebuild {built.name} --target {built.target}`"
                 " records that one here"

@@ -159,8 +159,7 @@ class _Run:
             # Others may have changed it since the plan was made; from here on they wait.
             entry = self.context.entry(name)
             if planned.action == "build":
-                made = self._built_meanwhile(planned, entry)
-                return made or self._built(planned, rendered)
+                return self._built_meanwhile(planned, entry) or self._built(planned, rendered)
             pointed = planned.retag or planned.ref
             assert pointed is not None
             ref = Ref(pointed)
@@ -205,8 +204,6 @@ class _Run:
 
         name, target = planned.name, self.context.connected()
         build = entry.builds[ref]
-        # Whatever this registry knows was there before the plan was made.
-        known = history.build_ids(entry)
         try:
             reason = str(planned.reasons[0]) if planned.reasons else None
             record.move(
@@ -215,7 +212,8 @@ class _Run:
                 ref,
                 action="promote",
                 release=self.request.release,
-                publish=record.following(target, name, over=known),
+                # What this registry has was there before the plan was made.
+                publish=record.following(target, name, over=history.build_ids(entry)),
             )
         except OvertakenError as error:
             text = f"`{ref}` was not moved to: {error}"

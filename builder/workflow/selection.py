@@ -46,14 +46,14 @@ def variants_called(project: Project, names: Sequence[str]) -> tuple[spec.Varian
     return tuple(source.variant for source in chosen.values() if source.variant)
 
 
-def template_names(name: str, known: Iterable[str], project: Project | None) -> list[str]:
-    """The names of recorded templates that `name` means, `known` and those of a project's specs.
+def template_names(name: str, recorded: Iterable[str], project: Project | None) -> list[str]:
+    """The names of recorded templates that `name` means: `recorded` and those of a project's specs.
 
     Nothing for a name that means none of them. Raises `SpecError` for a file whose `name` cannot
     be read.
     """
-    known = list(known)
-    if name in known:
+    recorded = list(recorded)
+    if name in recorded:
         return [name]
     sources = spec.load_specs(project.variants).sources if project else ()
     named = _matches(name, sources, project) if project else []
@@ -61,7 +61,7 @@ def template_names(name: str, known: Iterable[str], project: Project | None) -> 
         for source in named:
             if source.name is None and source.problems:
                 raise SpecError(source.problems)
-    matching = [one for one in known if is_glob(name) and fnmatch.fnmatchcase(one, name)]
+    matching = fnmatch.filter(recorded, name) if is_glob(name) else []
     return sorted({*matching, *(source.name for source in named if source.name)})
 
 
@@ -95,22 +95,19 @@ def is_glob(name: str) -> bool:
 
 
 def _unknown(names: Sequence[str], specs: spec.Specs) -> SelectionError:
-    words = [f"`{name}`" for name in names if not is_glob(name)]
-    globs = [f"`{name}`" for name in names if is_glob(name)]
-    parts = [
-        *([f"no variant is called {' or '.join(words)}"] if words else ()),
-        *([f"no variant matches {' or '.join(globs)}"] if globs else ()),
-    ]
+    parts = []
+    for verb, glob in (("is called", False), ("matches", True)):
+        if words := [f"`{name}`" for name in names if is_glob(name) is glob]:
+            parts.append(f"no variant {verb} {' or '.join(words)}")
     buildable = [source for source in specs.sources if not source.shared]
-    there = sorted(source.name or source.shown for source in buildable)
-    known = [text for s in buildable for text in (s.name, s.stem, s.shown) if text]
-    matches = {name: near(name, dict.fromkeys(known), count=len(known) or 1) for name in names}
+    listed = sorted(source.name or source.shown for source in buildable)
+    words_known = dict.fromkeys(t for s in buildable for t in (s.name, s.stem, s.shown) if t)
     hints = [
-        " or ".join(f"`{match}`" for match in found) + (f" for `{name}`" if len(names) > 1 else "")
-        for name, found in matches.items()
-        if found
+        " or ".join(f"`{m}`" for m in matches) + (f" for `{name}`" if len(names) > 1 else "")
+        for name in names
+        if (matches := near(name, words_known, count=len(words_known) or 1))
     ]
     return SelectionError(
-        f"{' and '.join(parts)}; there are: {', '.join(there) or 'none'}",
+        f"{' and '.join(parts)}; there are: {', '.join(listed) or 'none'}",
         hint=f"did you mean {', '.join(hints)}?" if hints else None,
     )
