@@ -11,15 +11,11 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 
-from e2b_dockerfile_utils import (
-    DockerfileInstruction,
-    chomp_heredoc_content,
-    parse_heredoc,
-)
+from e2b_dockerfile_utils import DockerfileInstruction, parse_heredoc
 
 from builder.errors import FlattenError
 from builder.flatten import shell
-from builder.flatten.copies import ALWAYS_THERE, PLAIN_PATH, CopySteps, parents_of
+from builder.flatten.copies import ALWAYS_THERE, CopySteps, check_plain, content_of, parents_of
 from builder.flatten.losses import METADATA, check_add, check_flags
 from builder.flatten.program import BaseConfig, Metadata, Program, Step
 from builder.flatten.runs import RunSteps
@@ -46,25 +42,19 @@ class _State:
 
 
 class _Converter:
-    def __init__(
-        self, report: Report, state: _State, files: Collection[str] | None, base_known: bool
-    ) -> None:
+    def __init__(self, report: Report, state: _State, files: Collection[str] | None) -> None:
         self.report = report
         self.state = state
-        self.base_known = base_known
-        self.steps: list[Step] = []
         self.metadata: list[Metadata] = []
         self.assumptions: dict[str, None] = {}
         self.steps_before = 0
         self.workdir_sent = False
-        self.runs = RunSteps(self.steps, report)
-        self.copies = CopySteps(self.steps, self.runs, report, files)
+        self.runs = RunSteps(report)
+        self.copies = CopySteps(self.runs, report, files)
         self._command_set = False
         self._user_said = self._workdir_said = False
 
-    def run_stage(
-        self, stage: StageText, outer: Mapping[str, str | None], given: Mapping[str, str]
-    ) -> None:
+    def run_stage(self, stage: StageText, outer: Mapping[str, str | None]) -> None:
         self.runs.stage = stage.name
         self._command_set = False
         # What ENV set in the stages below is seen again where an ARG hid it there.
@@ -72,7 +62,7 @@ class _Converter:
         for instruction in stage.instructions:
             self.steps_before += instruction.name in _STEP_KINDS
             if instruction.name == "ARG":
-                self.state.scope.declare(instruction, outer, given)
+                self.state.scope.declare(instruction, outer)
                 continue
             handler = getattr(self, f"_{instruction.name.lower()}", None)
             if handler:
@@ -97,10 +87,7 @@ class _Converter:
         variables = {k: v for k, v in self.state.scope.visible.items() if v is not None}
         if not self.workdir_sent and self.state.user not in ("root", E2B_USER):
             # A step begins in the home of its account, which this one may not have.
-            self.runs.close()
-            lines = (instruction.start_line, instruction.end_line)
-            step = Step(kind="WORKDIR", args=("/",), stage=self.runs.stage, lines=lines)
-            self.steps.append(step)
+            self.runs.append("WORKDIR", ("/",), instruction)
             self.workdir_sent = True
         self.runs.add(
             instruction,
@@ -133,13 +120,14 @@ class _Converter:
 
     def _user(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
-        given = self.state.scope.expand(instruction, "".join(instruction.args))
-        name, _, group = given.partition(":")
+        account = self.state.scope.expand(instruction, "".join(instruction.args))
+        name, _, group = account.partition(":")
         name = "root" if name == "0" else name
         if not _NAME.fullmatch(name) or group not in ("", "0" if name == "root" else "", name):
             self.report.add(
                 instruction,
-                f"E2B runs commands as a user with a name, in that user's groups, not as `{given}`",
+                "E2B runs commands as a user with a name, in that user's groups, not as"
+                f" `{account}`",
                 "write USER and the name alone; a RUN can make the account and its groups",
             )
             return
@@ -155,12 +143,7 @@ class _Converter:
             self._assume_workdir()
         path = posixpath.normpath(posixpath.join(self.state.workdir, path))
         path = "/" + path.lstrip("/")
-        if not PLAIN_PATH.fullmatch(path):
-            self.report.add(
-                instruction,
-                f"`{path}` holds characters that E2B's scripts would read as their own",
-                "use letters, digits and ._+@%~=,:-",
-            )
+        if not check_plain(instruction, path, self.report):
             return
         self.copies.check_volumes(instruction, path)
         self.state.workdir, self._workdir_said = path, True
@@ -225,6 +208,17 @@ class _Converter:
 
     _maintainer = _expose = _stopsignal = _label
 
+    def start_words(self, base: BaseConfig) -> list[str]:
+        """ENTRYPOINT and CMD together, as Docker puts them together."""
+        entrypoint, command = self.state.entrypoint, self.state.command
+        if entrypoint is None:
+            self._assume("it has no ENTRYPOINT (ENTRYPOINT [] makes sure)")
+            entrypoint = list(base.entrypoint)
+            if command is None:
+                command = list(base.command)
+                self._assume("nothing of it has to be started (CMD says what)")
+        return entrypoint if self._shell_entrypoint else [*entrypoint, *(command or [])]
+
     # ---- common ground
 
     def _note(self, instruction: DockerfileInstruction, why: str) -> None:
@@ -236,7 +230,7 @@ class _Converter:
             self._assume("its working directory is /")
 
     def _assume(self, assumption: str) -> None:
-        if not self.base_known:
+        if not self.state.scope.base_known:
             self.assumptions[assumption] = None
 
 
@@ -258,21 +252,20 @@ def flatten(
     carry out as Docker does, and what to write instead.
     """
     report = Report(file)
-    given = dict(arguments or {})
-    chain, outer, escape = chain_of(text, report, given)
-    known = base or BaseConfig()
-    scope = Scope(escape=escape, report=report, base_known=base is not None)
-    scope.keep(known.env)
-    state = _State(scope=scope, user=known.user, workdir=known.workdir)
-    converter = _Converter(report, state, files, base is not None)
+    chain, outer = chain_of(text, report, arguments or {})
+    config = base or BaseConfig()
+    scope = Scope(outer.escape, report, outer.arguments, base_known=base is not None)
+    scope.keep(config.env)
+    state = _State(scope=scope, user=config.user, workdir=config.workdir)
+    converter = _Converter(report, state, files)
     for stage in chain:
-        converter.run_stage(stage, outer, given)
+        converter.run_stage(stage, outer.visible)
     if report.problems:
         raise FlattenError(report.problems)
-    words = _start_words(converter, known)
+    words = converter.start_words(config)
     return Program(
         base_image=chain[0].base,
-        steps=(*converter.steps, *_settings(converter, chain[-1], known)),
+        steps=(*converter.runs.steps, *_settings(converter, chain[-1], config)),
         start_command=_service(words, scope.env) if words else None,
         ready_command=_service(state.ready, scope.env) if state.ready else None,
         env=dict(scope.env),
@@ -287,11 +280,11 @@ def flatten(
     )
 
 
-def _settings(converter: _Converter, last: StageText, known: BaseConfig) -> Iterator[Step]:
+def _settings(converter: _Converter, last: StageText, base: BaseConfig) -> Iterator[Step]:
     """The steps that set at last what sandboxes are to have: variables, folder, user."""
     state = converter.state
     lines = (last.opening.start_line, last.opening.end_line)
-    env = {name: v for name, v in state.scope.env.items() if known.env.get(name) != v}
+    env = {name: v for name, v in state.scope.env.items() if base.env.get(name) != v}
     if env:
         pairs = [x for name, value in env.items() for x in (name, shell.env_literal(value))]
         yield Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=lines)
@@ -300,23 +293,6 @@ def _settings(converter: _Converter, last: StageText, known: BaseConfig) -> Iter
         yield Step(kind="WORKDIR", args=(state.workdir,), stage=last.name, lines=lines)
     if state.user != E2B_USER:
         yield Step(kind="USER", args=(state.user,), stage=last.name, lines=lines)
-
-
-def _start_words(converter: _Converter, known: BaseConfig) -> list[str]:
-    """ENTRYPOINT and CMD together, as Docker puts them together."""
-    state = converter.state
-    entrypoint, command = state.entrypoint, state.command
-    if entrypoint is None:
-        if not converter.base_known:
-            converter.assumptions["it has no ENTRYPOINT (ENTRYPOINT [] makes sure)"] = None
-        entrypoint = list(known.entrypoint)
-        if command is None:
-            command = list(known.command)
-            if not converter.base_known:
-                converter.assumptions["nothing of it has to be started (CMD says what)"] = None
-    if converter._shell_entrypoint:  # noqa: SLF001 - of this module
-        return entrypoint
-    return [*entrypoint, *(command or [])]
 
 
 def _service(words: list[str], env: Mapping[str, str]) -> str:
@@ -330,7 +306,6 @@ def _script(instruction: DockerfileInstruction) -> str:
     if not heredocs:
         return line
     if len(heredocs) == 1 and parse_heredoc(line.strip()) is not None:
-        alone = heredocs[0]
-        content = chomp_heredoc_content(alone.content) if alone.chomp else alone.content
+        content = content_of(heredocs[0])
         return shell.script_file(content) if content.startswith("#!") else content
-    return "\n".join([line, *(f"{one.content}{one.name}" for one in heredocs)])
+    return "\n".join([line, *(f"{heredoc.content}{heredoc.name}" for heredoc in heredocs)])

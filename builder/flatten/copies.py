@@ -5,6 +5,7 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 
 from e2b_dockerfile_utils import (
@@ -16,7 +17,6 @@ from e2b_dockerfile_utils import (
 
 from builder.flatten import shell
 from builder.flatten.losses import check_flags
-from builder.flatten.program import Step
 from builder.flatten.runs import RunSteps
 from builder.flatten.stages import Report, Scope
 
@@ -25,19 +25,26 @@ ALWAYS_THERE = frozenset({"/", "/home", "/home/user"})
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MODE = re.compile(r"0?[0-7]{3}|[0-7]{4}")
 _WILDCARD = re.compile(r"[*?\[\]]")
-PLAIN_PATH = re.compile(r"[A-Za-z0-9._+@%~=,:/ -]+")
+_PLAIN_PATH = re.compile(r"[A-Za-z0-9._+@%~=,:/ -]+")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Copy:
+    """What a COPY instruction says of each of its sources."""
+
+    instruction: DockerfileInstruction
+    target: str
+    owner: str
+    mode: str
 
 
 class CopySteps:
     """Turns COPY instructions into steps; knows the files of the context, and the volumes."""
 
-    def __init__(
-        self, steps: list[Step], runs: RunSteps, report: Report, files: Collection[str] | None
-    ) -> None:
+    def __init__(self, runs: RunSteps, report: Report, files: Collection[str] | None) -> None:
         self.volumes: dict[str, int] = {}
         self.made = set(ALWAYS_THERE)
         self.assumptions: dict[str, None] = {}
-        self._steps = steps
         self._runs = runs
         self._report = report
         self._files = files
@@ -65,25 +72,18 @@ class CopySteps:
             target = posixpath.join(workdir, target)
         if len(words) > 2 and not target.endswith(("/", "/.")):
             self._report.add(instruction, "several sources need a target that ends in /")
-        heredocs = {one.name: one for one in instruction.heredocs}
+        heredocs = {heredoc.name: heredoc for heredoc in instruction.heredocs}
+        copy = _Copy(instruction=instruction, target=target, owner=owner, mode=mode)
         for word in words[:-1]:
             marker = parse_heredoc(word) if heredocs and not instruction.json else None
             if marker and marker.name in heredocs:
-                content = _content(instruction, heredocs[marker.name], scope)
-                self._write(instruction, content, marker.name, target, owner, mode)
+                self._write(copy, heredocs[marker.name], scope)
             else:
                 source = posixpath.normpath(scope.expand(instruction, word)).lstrip("/") or "."
-                self._copy(instruction, word, source, target, owner, mode)
+                self._copy(copy, source, is_folder=word.endswith("/"))
 
-    def _copy(
-        self,
-        instruction: DockerfileInstruction,
-        word: str,
-        source: str,
-        target: str,
-        owner: str,
-        mode: str,
-    ) -> None:
+    def _copy(self, copy: _Copy, source: str, *, is_folder: bool) -> None:
+        instruction, target, owner, mode = copy.instruction, copy.target, copy.owner, copy.mode
         is_pattern = bool(_WILDCARD.search(source))
         into_folder = target.endswith(("/", "/."))
         if is_pattern:
@@ -93,17 +93,12 @@ class CopySteps:
         if problem:
             self._report.add(instruction, *problem)
             return
-        is_file = not is_pattern and self._is_file(word, source)
+        is_file = not (is_pattern or is_folder) and self._is_file(source)
         if is_file and into_folder:
             target = posixpath.join(target, posixpath.basename(source))
         target = posixpath.normpath(target)
         for path in (_WILDCARD.sub("", source) or ".", target):
-            if not PLAIN_PATH.fullmatch(path):
-                self._report.add(
-                    instruction,
-                    f"`{path}` holds characters that E2B's scripts would read as their own",
-                    "use letters, digits and ._+@%~=,:-",
-                )
+            check_plain(instruction, path, self._report)
         self.check_volumes(instruction, target)
         folder = posixpath.dirname(target) if is_file else target
         if not (is_file or is_pattern) and self._has_folders(source):
@@ -115,19 +110,16 @@ class CopySteps:
             # E2B would make what is missing for root, Docker makes it for the files' owner.
             self._runs.as_root(instruction, shell.make_folders(folder, owner))
         self.made |= {folder, *parents_of(folder)}
-        self._runs.close()
-        lines = (instruction.start_line, instruction.end_line)
-        args = (source, target, owner, f"{int(mode, 8):04o}" if _MODE.fullmatch(mode) else "")
-        self._steps.append(Step(kind="COPY", args=args, stage=self._runs.stage, lines=lines))
+        mode = f"{int(mode, 8):04o}" if _MODE.fullmatch(mode) else ""
+        self._runs.append("COPY", (source, target, owner, mode), instruction)
 
     def _problem(self, source: str) -> tuple[str, str | None] | None:
         """What keeps E2B from copying a file or folder."""
         if source == ".." or source.startswith("../"):
             return f"`{source}` is outside of the build context", None
-        there = self._files is None or source == "." or source in self._files
-        if not there and not self._below(source):
-            return f"`{source}` is not in the build context", None
-        return None
+        if self._files is None or source == "." or source in self._files or self._below(source):
+            return None
+        return f"`{source}` is not in the build context", None
 
     def _pattern_problem(self, source: str, *, into_folder: bool) -> tuple[str, str | None] | None:
         """What keeps E2B from copying each file that matches into the target, as Docker does."""
@@ -149,8 +141,8 @@ class CopySteps:
                 return f"{message}, E2B the folder itself", "name the files and the folder"
         return None
 
-    def _is_file(self, word: str, source: str) -> bool:
-        if source == "." or word.endswith("/"):
+    def _is_file(self, source: str) -> bool:
+        if source == ".":
             return False
         if self._files is None:
             self.assumptions[f"of the build context: `{source}` is a file"] = None
@@ -169,17 +161,15 @@ class CopySteps:
         names = [name for name in self._files or () if name.startswith(start)]
         return {name.removeprefix(start).partition("/")[0] for name in names}
 
-    def _write(
-        self,
-        instruction: DockerfileInstruction,
-        content: str,
-        name: str,
-        target: str,
-        owner: str,
-        mode: str,
-    ) -> None:
-        self.check_volumes(instruction, target)
-        command = shell.write_file(content, target, name, owner=owner, mode=mode or "0644")
+    def _write(self, copy: _Copy, heredoc: DockerfileHeredoc, scope: Scope) -> None:
+        instruction = copy.instruction
+        self.check_volumes(instruction, copy.target)
+        content = content_of(heredoc)
+        if heredoc.expand:
+            content = scope.expand(instruction, content, heredoc=True)
+        command = shell.write_file(
+            content, copy.target, heredoc.name, owner=copy.owner, mode=copy.mode or "0644"
+        )
         self._runs.as_root(instruction, f"(\n{command}\n)")
 
     def check_volumes(self, instruction: DockerfileInstruction, path: str) -> None:
@@ -203,6 +193,18 @@ def parents_of(path: str) -> set[str]:
     return parents
 
 
-def _content(instruction: DockerfileInstruction, heredoc: DockerfileHeredoc, scope: Scope) -> str:
-    content = chomp_heredoc_content(heredoc.content) if heredoc.chomp else heredoc.content
-    return scope.expand(instruction, content, heredoc=True) if heredoc.expand else content
+def check_plain(instruction: DockerfileInstruction, path: str, report: Report) -> bool:
+    """Report a `path` that the scripts of E2B cannot take."""
+    if _PLAIN_PATH.fullmatch(path):
+        return True
+    report.add(
+        instruction,
+        f"`{path}` holds characters that E2B's scripts would read as their own",
+        "use letters, digits and ._+@%~=,:-",
+    )
+    return False
+
+
+def content_of(heredoc: DockerfileHeredoc) -> str:
+    """The text of a here-document as it arrives, with its variables as written."""
+    return chomp_heredoc_content(heredoc.content) if heredoc.chomp else heredoc.content

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from e2b_dockerfile_utils import DockerfileInstruction
 
 from builder.flatten import shell
-from builder.flatten.program import Step
+from builder.flatten.program import Step, StepKind
 from builder.flatten.stages import Report
 
 # One argument of a Linux process holds 128 KiB.
@@ -30,11 +30,11 @@ class _Open:
 
 
 class RunSteps:
-    """Puts RUN steps together and appends each finished one to `steps`."""
+    """Collects `steps`, and puts RUN steps together."""
 
-    def __init__(self, steps: list[Step], report: Report) -> None:
+    def __init__(self, report: Report) -> None:
         self.stage = ""
-        self._steps = steps
+        self.steps: list[Step] = []
         self._report = report
         self._open: _Open | None = None
 
@@ -78,10 +78,18 @@ class RunSteps:
         """Run what Docker's builder does itself, whoever the user is."""
         self.add(instruction, command, user="root", variables={}, workdir=None)
 
+    def append(
+        self, kind: StepKind, args: tuple[str, ...], instruction: DockerfileInstruction
+    ) -> None:
+        """End the step that is being put together, and take another one."""
+        self.close()
+        lines = (instruction.start_line, instruction.end_line)
+        self.steps.append(Step(kind=kind, args=args, stage=self.stage, lines=lines))
+
     def close(self) -> None:
         """End the step that is being put together, if there is one."""
         if self._open:
             lines = (self._open.first, self._open.last)
             args = (" && \\\n".join(self._open.parts), self._open.user)
-            self._steps.append(Step(kind="RUN", args=args, stage=self._open.stage, lines=lines))
+            self.steps.append(Step(kind="RUN", args=args, stage=self._open.stage, lines=lines))
             self._open = None

@@ -102,6 +102,7 @@ class Scope:
 
     escape: str
     report: Report
+    arguments: Mapping[str, str]
     base_known: bool
     visible: dict[str, str | None] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
@@ -129,21 +130,16 @@ class Scope:
                 )
         return expanded
 
-    def declare(
-        self,
-        instruction: DockerfileInstruction,
-        outer: Mapping[str, str | None],
-        given: Mapping[str, str],
-    ) -> None:
-        """An ARG: its value is what was given, its default, or that of the same name outside."""
+    def declare(self, instruction: DockerfileInstruction, outer: Mapping[str, str | None]) -> None:
+        """An ARG: its value is that in `arguments`, its default, or that of the name outside."""
         if not instruction.args:
             self.report.add(instruction, "there is no name")
         for word in instruction.args:
             name, has_default, default = word.partition("=")
             name = self.expand(instruction, name)
             value = self.expand(instruction, default) if has_default else None
-            if name in given:
-                value = given[name]
+            if name in self.arguments:
+                value = self.arguments[name]
             elif value is None:
                 value = outer.get(name, PLATFORM.get(name))
             self.check_name(instruction, name)
@@ -197,15 +193,16 @@ def _deep_line(text: str) -> int | None:
 
 
 def chain_of(
-    text: str, report: Report, given: Mapping[str, str]
-) -> tuple[list[StageText], dict[str, str | None], str]:
-    """The stages that the last stage stands on, root first; the global ARGs; the escape token.
+    text: str, report: Report, arguments: Mapping[str, str]
+) -> tuple[list[StageText], Scope]:
+    """The stages that the last stage stands on, root first, and what is set before the first FROM.
 
     Stages that it does not stand on are left out. The chain is empty where the text has none.
     """
+    outer = Scope("\\", report, arguments, base_known=True, visible=dict(PLATFORM))
     if line := _deep_line(text):
         report.add(line, f"lists are nested deeper than {MAX_DEPTH} levels")
-        return [], {}, "\\"
+        return [], outer
     try:
         parsed = parse_dockerfile_ast(text)
     except DockerfileSyntaxError as error:
@@ -213,9 +210,8 @@ def chain_of(
         message = str(error).removeprefix("Dockerfile parse error")
         message = message.removeprefix(f" on line {line}").removeprefix(": ")
         report.add(line, message)
-        return [], {}, "\\"
-    outer = Scope(escape=parsed.escape_token, report=report, base_known=True)
-    outer.visible.update(PLATFORM)
+        return [], outer
+    outer.escape = parsed.escape_token
     stages: list[StageText] = []
     by_name: dict[str, StageText] = {}
     for instruction in parsed.instructions:
@@ -225,22 +221,22 @@ def chain_of(
         elif stages:
             stages[-1].instructions.append(instruction)
         elif instruction.name == "ARG":
-            outer.declare(instruction, {}, given)
+            outer.declare(instruction, {})
         else:
             report.add(instruction, "stands before the first FROM")
     if not stages:
         report.add(1, "there is no FROM instruction")
-        return [], outer.visible, parsed.escape_token
+        return [], outer
     chain = [stages[-1]]
     while chain[0].parent:
         chain.insert(0, chain[0].parent)
     for stage in chain:
         _check_opening(stage, report)
-    return chain, outer.visible, parsed.escape_token
+    return chain, outer
 
 
 def _opened(
-    instruction: DockerfileInstruction, outer: Scope, known: Mapping[str, StageText], number: int
+    instruction: DockerfileInstruction, outer: Scope, stages: Mapping[str, StageText], number: int
 ) -> StageText:
     args = instruction.args
     if len(args) not in (1, 3) or (len(args) == 3 and args[1].lower() != "as"):
@@ -248,7 +244,7 @@ def _opened(
         return StageText(name=str(number), opening=instruction, base="?")
     name = args[2] if len(args) == 3 else str(number)
     base = outer.expand(instruction, args[0])
-    return StageText(name=name, opening=instruction, base=base, parent=known.get(base.lower()))
+    return StageText(name=name, opening=instruction, base=base, parent=stages.get(base.lower()))
 
 
 def _check_opening(stage: StageText, report: Report) -> None:

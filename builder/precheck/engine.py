@@ -12,7 +12,8 @@ import os
 import re
 import socket
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,28 +147,21 @@ class DockerEngine:
             dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
         files = {file.path: (file.content, file.mode) for file in rendered.files}
         files["Dockerfile"] = (dockerfile.encode(), 0o644)
-        output: list[str] = []
-        step = ("0", "0", "")
-        for line in self._stream(
-            packed(files),
-            tag,
-            {_SUBJECT: variant.name, _DIGEST: rendered.digest},
-            variant.memory_mb << 20,
-        ):
+        step = _Step(number=0, count="0", text="")
+        labels = {_SUBJECT: variant.name, _DIGEST: rendered.digest}
+        for line in self._stream(packed(files), tag, labels, variant.memory_mb << 20):
             if "error" in line:
-                code = line.get("errorDetail", {}).get("code")
-                raise self._failure(rendered, step, code, line["error"], output, log)
+                raise step.failure(line, rendered, log)
             text = _ESCAPES.sub("", line.get("stream", "").rstrip() or _status(line))
             if not text:
                 continue
             if match := _STEP.match(text):
-                step = (match[1], match[2], match[3])
-                output = []
+                step = _Step(number=int(match[1]), count=match[2], text=match[3])
                 first = match[3].split("\n")[0][:100]
                 message = f"precheck: step {match[1]} of {match[2]}: {first}"
                 report(Event(kind="step", variant=variant.name, text=message))
             else:
-                output.append(text)
+                step.output.append(text)
                 last = text.rpartition("\n")[2]
                 report(Event(kind="detail", variant=variant.name, text=last))
             log.line(text)
@@ -186,10 +180,8 @@ class DockerEngine:
 
         Removed at the end of the block, with all that runs in it.
         """
-        options: dict[str, Any] = {}
-        if idle:
-            options = {"entrypoint": ["sleep"], "command": ["infinity"], "healthcheck": {}}
-            options["healthcheck"] = {"test": ["NONE"]}
+        sleeping = {"entrypoint": ["sleep"], "command": ["infinity"]}
+        options: dict[str, Any] = sleeping | {"healthcheck": {"test": ["NONE"]}} if idle else {}
         container = None
         try:
             container = self._client.containers.create(
@@ -255,45 +247,50 @@ class DockerEngine:
                 raise PrecheckError(f"the certificates cannot be added: {line['error']}")
         return tag
 
-    def _failure(
-        self,
-        rendered: Rendered,
-        step: tuple[str, str, str],
-        code: int | None,
-        error: str,
-        output: Sequence[str],
-        log: Log,
-    ) -> TemplateError:
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Step:
+    """A step of a build, and what it has said."""
+
+    number: int
+    count: str
+    text: str
+    output: list[str] = field(default_factory=list)
+
+    def failure(self, line: Mapping[str, Any], rendered: Rendered, log: Log) -> TemplateError:
+        """The error for a `line` of the engine that tells of one in this step."""
+        error, code = line["error"], line.get("errorDetail", {}).get("code")
         log.line(error)
-        number, count, text = step
-        if "no space left on device" in error.lower() or any(
-            "no space left on device" in line.lower() for line in output[-20:]
-        ):
+        place = f"step {self.number} of {self.count}"
+        if any("no space left on device" in text.lower() for text in (error, *self.output[-20:])):
             return StorageError(
-                f"the disk is full: the engine needed more space in step {number} of {count}\n"
-                f"log: {log.path}",
+                f"the disk is full: the engine needed more space in {place}\nlog: {log.path}",
                 hint="free some space where the engine keeps images: `docker system df` shows it",
             )
-        if text.startswith("FROM ") and _UNREACHABLE.search(error):
+        if self.text.startswith("FROM ") and _UNREACHABLE.search(error):
             return _not_pulled(rendered.lock.image.pinned, error)
-        last = [line for block in output for line in block.splitlines() if line.strip()]
+        last = [line for block in self.output for line in block.splitlines() if line.strip()]
         last = [line for line in last if not line.startswith("Removing intermediate container")]
         wrong_python = [line for line in last if line.startswith("base.python: ")]
-        where = _around(rendered.content("Dockerfile").decode(), int(number))
-        place = f"generated/{rendered.variant.name}/Dockerfile"
         if wrong_python:
             message, hint = wrong_python[-1], "correct `base.python`, or take another `base.image`"
         elif code == _KILLED:
             message = (
-                f"step {number} of {count} was killed: it needed more than the"
-                f" {rendered.variant.memory_mb} MiB of the variant"
+                f"{place} was killed: it needed more than the {rendered.variant.memory_mb} MiB of"
+                " the variant"
             )
             hint = "raise `resources.memory-mb`, or have the step need less"
         else:
-            message = f"step {number} of {count} failed" + (f" with code {code}" if code else "")
+            message = f"{place} failed" + (f" with code {code}" if code else "")
             hint = "what the step says is below its lines; the log has all of it"
-        shown = "\n".join(last[-12:]) if code else error
-        return PrecheckError(f"{message}\n{place}:\n{where}\n{shown}\nlog: {log.path}", hint=hint)
+        parts = [
+            message,
+            f"generated/{rendered.variant.name}/Dockerfile:",
+            _around(rendered.content("Dockerfile").decode(), self.number),
+            *(last[-12:] if code else [error]),
+            f"log: {log.path}",
+        ]
+        return PrecheckError("\n".join(parts), hint=hint)
 
 
 def _is_gone(owner: str) -> bool:

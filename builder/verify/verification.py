@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -101,91 +101,136 @@ def verify(
     Raises `VerifyError` naming each failed check with what was expected and found, `SandboxError`
     when a sandbox does not come up.
     """
-    variant = promises.variant
-
-    def step(text: str) -> None:
-        log.line(text)
-        report(Event(kind="step", variant=variant.name, text=f"verify: {text}"))
-
-    if opener.changes and (changed := opener.changes(built.ref)):
+    run = _Run(built=built, promises=promises, opener=opener, report=report, log=log)
+    if changed := run.changes():
         raise VerifyError(
             f"the build of `{built.name}` on `{built.target}` was changed since it was made:\n"
-            + _listed(changed),
+            + changed,
             hint=f"`template-builder build {built.name} --force --target {built.target}` makes it"
             " anew from the spec",
         )
-    first_use: dict[str, Mapping[str, float]] = {"cold": built.cold} if built.cold else {}
-    warm_seconds = None
-    drawn: Draws | None = frozenset()
-    copies: Iterator[Sandbox] = iter(())
-    with contextlib.ExitStack() as longer, contextlib.ExitStack() as stack:
-        step("opening a sandbox")
-        sandbox, seconds = _opened(stack, opener, built, (), variant)
-        timings = sandbox.timings
-        if variant.imports:
-            step("first use of the warm-up imports")
-            level = "cold" if variant.level == "none" else "disk"
-            first_use[level] = first_use_seconds(sandbox, variant.imports)
-        if variant.level == "memory":
-            stack.close()  # an account may have no room for two
-            sandbox, warm_seconds = _opened(stack, opener, built, variant.imports, variant)
-            first_use["memory"] = first_use_seconds(sandbox, variant.imports)
-            copies = longer.enter_context(
-                contextlib.closing(
-                    _copies(opener, sandbox, _opening(built, variant, variant.imports))
-                )
-            )
-            step("drawing random numbers in a copy of the warm interpreter")
-            drawn = next(map(draws, copies), drawn)  # where none can be made, nothing is shared
-        packages = inventory(sandbox)
-        failures = _wrong_versions(packages, promises.locked)
-        results, failed = run_checks(sandbox, variant, packages, step)
-        failures += failed
-        stack.close()  # an account may have no room for two
-        if not failures:
-            failures += _same_draws(drawn, copies, promises, step)
-    if opener.changes and (changed := opener.changes(built.ref)):
-        failures.append(f"its checks have changed the build itself:\n{_listed(changed)}")
+    verified, failures = run.verified()
+    if changed := run.changes():
+        failures.append(f"its checks have changed the build itself:\n{changed}")
     if failures:
         for failure in failures:
             log.line(f"failed: {failure}")
         raise VerifyError(
             f"`{built.name}` was built on `{built.target}` but is not what it promises:\n"
             + "\n".join(f"  {failure}" for failure in failures)
-            + "".join(f"\n  {built.target} does not provide {what}" for what in built.missing),
+            + "".join(f"\n  {built.target} does not provide {part}" for part in built.missing),
             hint=f"nothing was recorded; {log.shown_by} has the whole story",
         )
-    warnings: tuple[str, ...] = () if results else (_UNCHECKED,)
-    warnings += () if drawn is not None else (_NOT_COMPARED,)
-    for text in warnings:
+    for text in verified.warnings:
         log.line(f"warning: {text}")
-        report(Event(kind="warning", variant=variant.name, text=text))
-    locked = promises.locked
-    return Verified(
-        built=built,
-        checks=tuple(results),
-        packages={name: version for name, version in packages.items() if name in locked},
-        sandbox_seconds=seconds,
-        timings=timings,
-        warm_sandbox_seconds=warm_seconds,
-        first_use=first_use,
-        other_packages={n: version for n, version in packages.items() if n not in locked},
-        warnings=warnings,
-    )
+        report(Event(kind="warning", variant=run.variant.name, text=text))
+    return verified
 
 
-def _same_draws(
-    drawn: Draws | None, copies: Iterator[Sandbox], promises: Promises, step: Callable[[str], None]
-) -> list[str]:
-    """What is wrong with the numbers that were drawn in a copy of the warm interpreter, beside
-    those of another copy."""
-    if drawn is None:
-        return [NOT_WARMED] if promises.reseeds else []
-    if not drawn:
-        return []
-    step("drawing random numbers in another copy")
-    again = next(map(draws, copies), None)
-    return [_NO_COPY] if again is None else same_draws(drawn, again)
+@dataclass(frozen=True, kw_only=True, slots=True)
+class _Run:
+    """One verification of a build."""
+
+    built: Built
+    promises: Promises
+    opener: Opener
+    report: Reporter
+    log: Log
+
+    @property
+    def variant(self) -> Variant:
+        return self.promises.variant
+
+    def step(self, text: str) -> None:
+        self.log.line(text)
+        self.report(Event(kind="step", variant=self.variant.name, text=f"verify: {text}"))
+
+    def changes(self) -> str:
+        """What was changed in the build since it was made, the first of many lines."""
+        changed = list(self.opener.changes(self.built.ref)) if self.opener.changes else []
+        left = len(changed) - _LISTED
+        more = [f"and {left} more"] if left > 0 else []
+        return "\n".join(f"  {line}" for line in [*changed[:_LISTED], *more])
+
+    def verified(self) -> tuple[Verified, list[str]]:
+        """The build with its measures and checks, and what is wrong with it."""
+        variant, built, locked = self.variant, self.built, self.promises.locked
+        first_use: dict[str, Mapping[str, float]] = {"cold": built.cold} if built.cold else {}
+        warm_seconds = None
+        drawn: Draws | None = frozenset()
+        copies: Iterator[Sandbox] = iter(())
+        with contextlib.ExitStack() as longer, contextlib.ExitStack() as stack:
+            self.step("opening a sandbox")
+            sandbox, seconds = self.opened(stack, self.opening(()))
+            timings = sandbox.timings
+            if variant.imports:
+                self.step("first use of the warm-up imports")
+                level = "cold" if variant.level == "none" else "disk"
+                first_use[level] = first_use_seconds(sandbox, variant.imports)
+            if variant.level == "memory":
+                stack.close()  # an account may have no room for two
+                opening = self.opening(variant.imports)
+                sandbox, warm_seconds = self.opened(stack, opening)
+                first_use["memory"] = first_use_seconds(sandbox, variant.imports)
+                copies = longer.enter_context(contextlib.closing(self.copies(sandbox, opening)))
+                self.step("drawing random numbers in a copy of the warm interpreter")
+                drawn = next(map(draws, copies), drawn)  # where none can be made, nothing is shared
+            packages = inventory(sandbox)
+            results, failed = run_checks(sandbox, variant, packages, self.step)
+            failures = [*_wrong_versions(packages, locked), *failed]
+            stack.close()  # an account may have no room for two
+            if not failures:
+                failures += self.same_draws(drawn, copies)
+        warnings = ((_UNCHECKED, not results), (_NOT_COMPARED, drawn is None))
+        verified = Verified(
+            built=built,
+            checks=tuple(results),
+            packages={name: version for name, version in packages.items() if name in locked},
+            sandbox_seconds=seconds,
+            timings=timings,
+            warm_sandbox_seconds=warm_seconds,
+            first_use=first_use,
+            other_packages={n: version for n, version in packages.items() if n not in locked},
+            warnings=tuple(text for text, applies in warnings if applies),
+        )
+        return verified, failures
+
+    def opening(self, warm: Sequence[str]) -> Opening:
+        return Opening(
+            ref=self.built.ref,
+            name=self.built.name,
+            warm=warm,
+            env=self.variant.env,
+            cold=not warm and self.variant.level == "memory",
+        )
+
+    def opened(self, stack: contextlib.ExitStack, opening: Opening) -> tuple[Sandbox, float]:
+        start = time.perf_counter()
+        sandbox = self.opener.open(opening)
+        stack.callback(sandbox.close)
+        return sandbox, round(time.perf_counter() - start, 6)
+
+    def copies(self, first: Sandbox, opening: Opening) -> Generator[Sandbox, None, None]:
+        """Sandboxes whose interpreters are copies of the same warm one, one after the other;
+        `first` was opened as `opening` says, and is one of them where all are copies of the build.
+        """
+        if self.opener.copies:
+            yield from self.opener.copies(opening)
+            return
+        yield first
+        with contextlib.closing(self.opener.open(opening)) as second:
+            yield second
+
+    def same_draws(self, drawn: Draws | None, copies: Iterator[Sandbox]) -> list[str]:
+        """What is wrong with the numbers that were drawn in a copy of the warm interpreter, beside
+        those of another copy."""
+        if drawn is None:
+            return [NOT_WARMED] if self.promises.reseeds else []
+        if not drawn:
+            return []
+        self.step("drawing random numbers in another copy")
+        again = next(map(draws, copies), None)
+        return [_NO_COPY] if again is None else same_draws(drawn, again)
 
 
 def _wrong_versions(installed: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:
@@ -196,47 +241,6 @@ def _wrong_versions(installed: Mapping[str, str], locked: Mapping[str, str]) -> 
         # There are several where a lock has another one for older Pythons.
         if name in installed and Version(installed[name]) not in map(Version, versions.split(" | "))
     ]
-
-
-def _listed(changed: Sequence[str]) -> str:
-    """The first of many lines."""
-    left = len(changed) - _LISTED
-    more = [f"and {left} more"] if left > 0 else []
-    return "\n".join(f"  {line}" for line in [*changed[:_LISTED], *more])
-
-
-def _opened(
-    stack: contextlib.ExitStack,
-    opener: Opener,
-    built: Built,
-    warm: Sequence[str],
-    variant: Variant,
-) -> tuple[Sandbox, float]:
-    start = time.perf_counter()
-    sandbox = opener.open(_opening(built, variant, warm))
-    stack.callback(sandbox.close)
-    return sandbox, round(time.perf_counter() - start, 6)
-
-
-def _opening(built: Built, variant: Variant, warm: Sequence[str]) -> Opening:
-    return Opening(
-        ref=built.ref,
-        name=built.name,
-        warm=warm,
-        env=variant.env,
-        cold=not warm and variant.level == "memory",
-    )
-
-
-def _copies(opener: Opener, first: Sandbox, opening: Opening) -> Generator[Sandbox, None, None]:
-    """Sandboxes whose interpreters are copies of the same warm one, one after the other; `first`
-    was opened as `opening` says, and is one of them where all are copies of the build."""
-    if opener.copies:
-        yield from opener.copies(opening)
-        return
-    yield first
-    with contextlib.closing(opener.open(opening)) as second:
-        yield second
 
 
 def first_use_pairs(first_use: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, float]]:

@@ -73,9 +73,8 @@ def lock(prepared: Prepared, context: Context) -> Prepared:
     return replace(prepared, locks=locks)
 
 
-def render(prepared: Prepared, context: Context) -> Prepared:
+def render(prepared: Prepared, _: Context) -> Prepared:
     """The files that each variant is built from, where it could be locked."""
-    del context
     results = {
         variant.name: locked
         if isinstance(locked := prepared.locks[variant.name], TemplateError)
