@@ -193,21 +193,17 @@ class Project:
 
         Raises `ProjectError` when there is none or its settings are wrong.
         """
-        if start is not None:
-            root = start.absolute()
-            if not (root / "variants").is_dir():
-                raise ProjectError(
-                    f"`{start}` is not a project: it has no `variants` folder",
-                    hint="name the folder that holds `variants` with --project",
-                )
-        else:
-            nearest = cls.nearest()
-            if nearest is None:
-                raise ProjectError(
-                    f"no project here: no `variants` folder in {_working_folder()} or above it",
-                    hint="start one with `template-builder init`, or name one with --project",
-                )
-            root = nearest
+        root = start.absolute() if start else cls.nearest()
+        if root is None:
+            raise ProjectError(
+                f"no project here: no `variants` folder in {_working_folder()} or above it",
+                hint="start one with `template-builder init`, or name one with --project",
+            )
+        if not (root / "variants").is_dir():
+            raise ProjectError(
+                f"`{start}` is not a project: it has no `variants` folder",
+                hint="name the folder that holds `variants` with --project",
+            )
         settings = read_settings(str(root / "pyproject.toml"))
         return cls(
             root=root,

@@ -38,13 +38,12 @@ def absent_packages(
     output: str,
 ) -> LockConflictError:
     """The error about packages that the index does not have; `known` are names that it has."""
-    wishes = list(_wishes(chain, folder))
+    places = {wish.name: wish.place for wish in _wishes(chain, folder)}
+    others = sorted({*known, *places} - {*names})
     lines = []
     for name in names:
-        asked = [wish for wish in wishes if wish.name == name]
-        where = f" ({asked[-1].place})" if asked else ", which a package of it needs,"
-        others = {*known, *(wish.name for wish in wishes)} - {*names}
-        near = did_you_mean(name, sorted(others))
+        where = f" ({places[name]})" if name in places else ", which a package of it needs,"
+        near = did_you_mean(name, others)
         lines.append((f"`{name}`{where}", f"; {near}" if near else ""))
     reasoning = f"uv's reasoning:\n{_plain(output)}"
     if len(lines) == 1:
@@ -65,16 +64,13 @@ def missing_extra(output: str, chain: Sequence[Stage], folder: Path) -> LockConf
     uv itself only warns, and then what the extra was meant to bring is missing in a sandbox.
     """
     for package, version, extra in _EXTRA.findall(output):
-        for link in chain:
-            for number, text in enumerate(link.requirements):
-                wish = Requirement(text)
-                if canonicalize_name(wish.name) == package and extra in wish.extras:
-                    place = place_of(folder, link.source, ("python", "packages", number))
-                    return LockConflictError(
-                        f'stage `{link.stem}`: "{text}" at {place} asks for the extra `{extra}`,'
-                        f" which {package}=={version} does not have",
-                        hint="check the spelling of the extra, or leave it out",
-                    )
+        for wish in _wishes(chain, folder):
+            if wish.name == package and extra in Requirement(wish.text).extras:
+                return LockConflictError(
+                    f'stage `{wish.stage}`: "{wish.text}" at {wish.place} asks for the extra'
+                    f" `{extra}`, which {package}=={version} does not have",
+                    hint="check the spelling of the extra, or leave it out",
+                )
     return None
 
 
@@ -99,35 +95,35 @@ def explain(
     mentioned = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*\w", output)}
     own = [wish for wish in wishes if wish.name in mentioned and wish.stage == stage.stem]
     own.sort(key=lambda wish: wish.name)
+    if not own:
+        return LockConflictError(f"stage `{stage.stem}` cannot be resolved\n{reasoning}")
+    either = " or ".join(f'"{wish.text}"' for wish in own)
     inherited = sorted(mentioned & set(locked))
-    if inherited and own:
-        lines = []
-        for name in inherited:
-            version, stem = locked[name]
-            because = "".join(
-                f', asked for by "{wish.text}" at {wish.place}'
-                for wish in wishes
-                if wish.name == name and wish.stage != stage.stem
-            )
-            lines.append(f"  {name}=={version} is locked by stage `{stem}`{because}")
-        lines += [f'  "{w.text}" is asked for by stage `{stage.stem}` at {w.place}' for w in own]
-        parents = " and ".join(f"`{s}`" for s in sorted({locked[name][1] for name in inherited}))
-        return LockConflictError(
-            f"stage `{stage.stem}` cannot live with the versions that {parents} locked:\n"
-            + "\n".join(lines)
-            + f"\n{reasoning}",
-            hint=f"loosen {_either(own)} in {stage.source},"
-            f" or ask for a version that both can use in the stage {parents}",
-        )
-    if own:
+    if not inherited:
         lines = [f'  "{wish.text}" at {wish.place}' for wish in own]
         return LockConflictError(
-            f"stage `{stage.stem}`: no versions meet all requirements:\n"
-            + "\n".join(lines)
-            + f"\n{reasoning}",
-            hint=f"loosen {_either(own)}",
+            "\n".join(
+                [f"stage `{stage.stem}`: no versions meet all requirements:", *lines, reasoning]
+            ),
+            hint=f"loosen {either}",
         )
-    return LockConflictError(f"stage `{stage.stem}` cannot be resolved\n{reasoning}")
+    lines = []
+    for name in inherited:
+        version, stem = locked[name]
+        because = "".join(
+            f', asked for by "{wish.text}" at {wish.place}'
+            for wish in wishes
+            if wish.name == name and wish.stage != stage.stem
+        )
+        lines.append(f"  {name}=={version} is locked by stage `{stem}`{because}")
+    lines += [f'  "{w.text}" is asked for by stage `{stage.stem}` at {w.place}' for w in own]
+    parents = " and ".join(f"`{s}`" for s in sorted({locked[name][1] for name in inherited}))
+    title = f"stage `{stage.stem}` cannot live with the versions that {parents} locked:"
+    return LockConflictError(
+        "\n".join([title, *lines, reasoning]),
+        hint=f"loosen {either} in {stage.source},"
+        f" or ask for a version that both can use in the stage {parents}",
+    )
 
 
 def _plain(output: str) -> str:
@@ -147,38 +143,32 @@ def _wishes(chain: Sequence[Stage], folder: Path) -> Iterable[_Wish]:
     )
 
 
-def _unknown_backend(chain: Sequence[Stage], known: Sequence[str], folder: Path) -> SpecError:
-    wanted = chain[-1].torch_backend or ""
-    file = next(s for s in chain if s.torch_backend == wanted)
-    line = int(place_of(folder, file.source, ("python", "torch-backend")).rpartition(":")[2])
-    message = f"uv knows no PyTorch backend {wanted!r}"
-    hint = did_you_mean(wanted, known) or f"it knows {', '.join(known)}"
-    problem = Problem(
-        file.source, message, line=line, column=1, key="python.torch-backend", hint=hint
+def _unknown_backend(chain: Sequence[Stage], backends: Sequence[str], folder: Path) -> SpecError:
+    backend = chain[-1].torch_backend or ""
+    source = next(stage.source for stage in chain if stage.torch_backend == backend)
+    hint = did_you_mean(backend, backends) or f"it knows {', '.join(backends)}"
+    place = place_of(folder, source, ("python", "torch-backend"))
+    return _spec_error(
+        place, "python.torch-backend", f"uv knows no PyTorch backend {backend!r}", hint
     )
-    return SpecError([problem])
+
+
+def _spec_error(place: str, key: str, message: str, hint: str) -> SpecError:
+    source, _, line = place.partition(":")
+    return SpecError([Problem(source, message, line=int(line or 0), column=1, key=key, hint=hint)])
 
 
 def unknown_image(variant: Variant, why: str, folder: Path) -> SpecError:
     """The error about a base image that its registry does not give; `why` is a predicate."""
-    image = variant.image
-    source, line = variant.source, 0
+    image, place = variant.image, variant.source
     for stage in variant.stages:  # the last one that names it decides
-        place, _, number = place_of(folder, stage.source, ("base", "image")).rpartition(":")
-        if place and _names_image(folder / Path(stage.source).name):
-            source, line = stage.source, int(number)
-    near = did_you_mean(image.partition(":")[0], _COMMON_IMAGES)
-    problem = Problem(
-        source,
-        f"the image {image!r} {why}",
-        line=line,
-        column=1,
-        key="base.image",
-        hint=near
-        or "check the spelling; for an image that needs credentials, pull it with Docker first, or"
-        f" write its digest behind it: {image}@sha256:…",
+        if _names_image(folder / Path(stage.source).name):
+            place = place_of(folder, stage.source, ("base", "image"))
+    hint = did_you_mean(image.partition(":")[0], _COMMON_IMAGES) or (
+        "check the spelling; for an image that needs credentials, pull it with Docker first, or"
+        f" write its digest behind it: {image}@sha256:…"
     )
-    return SpecError([problem])
+    return _spec_error(place, "base.image", f"the image {image!r} {why}", hint)
 
 
 def _names_image(path: Path) -> bool:
@@ -197,7 +187,3 @@ class _Wish:
     text: str
     stage: str
     place: str
-
-
-def _either(wishes: Iterable[_Wish]) -> str:
-    return " or ".join(f'"{wish.text}"' for wish in wishes)

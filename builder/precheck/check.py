@@ -89,7 +89,7 @@ class Checked:
     reused: bool = field(default=False, compare=False)
 
 
-def known_good(
+def _known_good(
     folder: Path, rendered: Rendered, engine: DockerEngine, settings: PrecheckSettings
 ) -> Checked | None:
     """The last good pre-check of the same digest, engine and settings, if its image is there."""
@@ -118,7 +118,7 @@ def precheck(
     `folder` keeps the results. Raises `PrecheckError`, `VerifyError`, `StorageError`,
     `NetworkError`; then the last good result is as it was.
     """
-    if not force and (good := known_good(folder, rendered, engine, settings)):
+    if not force and (good := _known_good(folder, rendered, engine, settings)):
         return good
     checked = _Run(
         rendered=rendered, engine=engine, folder=folder, settings=settings, report=report, log=log

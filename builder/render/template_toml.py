@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from dataclasses import asdict
 from typing import Any
 
 import tomli_w
@@ -57,10 +58,6 @@ def template_toml(variant: Variant, lock: Lock) -> str:
 
 
 def _stage_table(stage: Stage) -> dict[str, Any]:
-    checks = [
-        {"name": c.name, "code": c.code, **_present(stdout=c.stdout), "timeout": c.timeout}
-        for c in stage.checks
-    ]
     files = [
         {
             "source": entry.source,
@@ -76,7 +73,7 @@ def _stage_table(stage: Stage) -> dict[str, Any]:
         "system-packages": list(stage.system),
         "python-packages": list(stage.requirements),
         "files": files,
-        "verify": checks,
+        "verify": [_present(**asdict(check)) for check in stage.checks],
     }
 
 

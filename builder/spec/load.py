@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -81,9 +81,13 @@ def load_specs(folder: Path) -> Specs:
         if not file.problems:
             _parse(file)
     also = _check_names(files.values())
-    broken = _check_chains(files)
-    chains = {stem: _lineage(files, stem) for stem in files if stem not in broken}
-    complete = {s: chain for s, chain in chains.items() if all(link.model for link in chain)}
+    chains = {stem: _lineage(files, stem) for stem in files}
+    _check_chains(files, chains)
+    complete = {
+        stem: chain
+        for stem, chain in chains.items()
+        if chain[0].extends is None and all(link.model for link in chain)
+    }
     stages: dict[str, Stage] = {}
     for chain in complete.values():
         for depth, link in enumerate(chain, 1):
@@ -96,7 +100,7 @@ def load_specs(folder: Path) -> Specs:
             variants[stem], problems = variant_of(chain, links)
             also.setdefault(stem, []).extend(problems)
     sources = [
-        _source(file, _lineage(files, file.stem), also.get(file.stem, ()), variants.get(file.stem))
+        _source(file, chains[file.stem], also.get(file.stem, ()), variants.get(file.stem))
         for file in read
     ]
     all_problems = [problem for source in sources for problem in source.problems]
@@ -227,27 +231,15 @@ def _check_names(files: Iterable[SpecFile]) -> dict[str, list[Problem]]:
     return also
 
 
-def _check_chains(files: Mapping[str, SpecFile]) -> set[str]:
-    broken = set()
+def _check_chains(files: Mapping[str, SpecFile], chains: Mapping[str, Sequence[SpecFile]]) -> None:
     for stem, file in files.items():
-        parent = file.extends
+        parent, path = file.extends, [link.stem for link in chains[stem]]
         if parent is not None and parent not in files:
             others = [other for other in files if other != stem]
             hint = did_you_mean(parent, others) or f"there are: {', '.join(sorted(others))}"
             file.add(("extends",), f"there is no {parent!r} to extend", hint)
-            broken.add(stem)
-    for stem, file in files.items():
-        path = [stem]
-        while (parent := files[path[-1]].extends) in files:
-            path.append(cast(str, parent))
-            if path[-1] in path[:-1]:
-                if path[-1] == stem and stem == min(path):
-                    file.add(("extends",), f"a circle: {' → '.join(path)}")
-                broken.add(stem)
-                break
-        if broken & set(path):
-            broken.add(stem)
-    return broken
+        elif chains[stem][0].extends == stem == min(path):
+            file.add(("extends",), f"a circle: {' → '.join([*reversed(path), stem])}")
 
 
 def _lineage(files: Mapping[str, SpecFile], stem: str) -> list[SpecFile]:

@@ -250,8 +250,8 @@ class _Run:
         """What another process has recorded of the same digest since the plan was made."""
         channel = entry.channel(self.request.channel)
         build = channel.usable
-        if planned.forced or channel.ref == planned.ref or not build:
+        if planned.forced or channel.ref == planned.ref:
             return None
-        if build.digest != planned.digest:
+        if not build or build.digest != planned.digest:
             return None
         return Outcome(name=planned.name, action="skipped", ref=channel.ref, build=build)

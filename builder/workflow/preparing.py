@@ -50,20 +50,20 @@ def select(prepared: Prepared, context: Context) -> Prepared:
 def lock(prepared: Prepared, context: Context) -> Prepared:
     """The latest packages of each variant, or those of the committed locks."""
     project, request, locks = context.project, prepared.request, {}
-    wanted = prepared.variants
+    unlocked = prepared.variants
     if request.frozen:
-        locks = read_committed(wanted, project.generated)
+        locks = read_committed(unlocked, project.generated)
         stale = {n: e for n, e in locks.items() if isinstance(e, StaleLockError)}
-        wanted = tuple(v for v in wanted if request.lock_stale and v.name in stale)
-        for variant in wanted:
+        unlocked = tuple(v for v in unlocked if request.lock_stale and v.name in stale)
+        for variant in unlocked:
             text = f"{stale[variant.name].headline}; locking it now"
             context.report(Event(kind="note", text=text))
-    if wanted:
+    if unlocked:
         from builder.lock.resolve import lock_latest
 
         context.report(Event(kind="step", text="resolving the latest packages"))
         locks |= lock_latest(
-            wanted,
+            unlocked,
             folder=project.variants,
             report=context.report,
             has_image=lambda reference: _engine_has(project, reference),
@@ -102,9 +102,7 @@ def plan(prepared: Prepared, context: Context) -> Prepared:
     recorded = context.registry.now()
     accepted = request.accept_fallback or context.project.accept_fallback
     if isinstance(context.target, TargetUnavailableError):
-        blocked = {
-            rendering.variant.name: context.target.message for rendering in prepared.rendered
-        }
+        blocked = {each.variant.name: context.target.message for each in prepared.rendered}
         situation = Situation(target=settings.name, blocked=blocked)
     else:
         accepted = accepted or context.target.this_machine
@@ -130,48 +128,52 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
     With `auto`, where an engine answers and the target builds from the Dockerfile; what the engine
     itself is not able to do stops no build then: it is a warning.
     """
-    planned, when = prepared.plan, PrecheckWhen.always
-    wanted = prepared.rendered
+    planned, when, renderings = prepared.plan, PrecheckWhen.always, prepared.rendered
     if planned:
         _tell_of_bases(planned, prepared.request.refresh_base, context)
         when = prepared.request.precheck or context.project.precheck.when
         to_build = {variant.name for variant in planned.variants if variant.action == "build"}
-        wanted = [rendering for rendering in wanted if rendering.variant.name in to_build]
-        if not to_build or when is PrecheckWhen.never:
-            return prepared
-        if when is PrecheckWhen.auto and not context.connected().steps_cached:
-            why = "this target does not build from the Dockerfile; --precheck always does it anyway"
-            context.report(Event(kind="note", text=f"not pre-checked with Docker: {why}"))
-            return prepared
-        try:
-            prepared = reach_engine(prepared, context)
-        except EngineUnavailableError as error:
-            if when is PrecheckWhen.always:
-                raise
-            text = f"not pre-checked: {error.message}; {error.hint}"
-            context.report(Event(kind="note", text=text))
+        renderings = [each for each in renderings if each.variant.name in to_build]
+        if to_build and when is not PrecheckWhen.never:
+            prepared = _reach_engine_for(when, prepared, context)
+        if not prepared.engine:
             return prepared
     assert prepared.engine
-    tolerated = when is PrecheckWhen.auto
     force = prepared.request.force and planned is None
     ignored(context.project.state)
     checked: dict[str, Checked] = {}
     failed: dict[str, TemplateError] = {}
-    for rendering in wanted:
+    for rendering in renderings:
+        name = rendering.variant.name
         try:
-            checked[rendering.variant.name] = _checked(
-                rendering, prepared.engine, context, force=force
-            )
+            checked[name] = _checked(rendering, prepared.engine, context, force=force)
         except TemplateError as error:
-            if not (tolerated and isinstance(error, _OF_THE_ENGINE)):
-                failed[rendering.variant.name] = error
-                text = error.headline
-                context.report(Event(kind="failed", variant=rendering.variant.name, text=text))
-                continue
-            first, *others = error.message.splitlines()
-            text = f"not pre-checked with Docker: {': '.join([first, *others[:1]])}"
-            context.report(Event(kind="warning", variant=rendering.variant.name, text=text))
+            if when is PrecheckWhen.auto and isinstance(error, _OF_THE_ENGINE):
+                text = f"not pre-checked with Docker: {', '.join(error.message.splitlines()[:2])}"
+                context.report(Event(kind="warning", variant=name, text=text))
+            else:
+                failed[name] = error
+                context.report(Event(kind="failed", variant=name, text=error.headline))
     return replace(prepared, results={**prepared.results, **failed}, checked=checked)
+
+
+def _reach_engine_for(when: PrecheckWhen, prepared: Prepared, context: Context) -> Prepared:
+    """The engine for what is to be built, unless it may be left out. Raises
+    `EngineUnavailableError`."""
+    if when is PrecheckWhen.auto and not context.connected().steps_cached:
+        text = (
+            "not pre-checked with Docker: this target does not build from the Dockerfile;"
+            " --precheck always does it anyway"
+        )
+    else:
+        try:
+            return reach_engine(prepared, context)
+        except EngineUnavailableError as error:
+            if when is PrecheckWhen.always:
+                raise
+            text = f"not pre-checked: {error.message}; {error.hint}"
+    context.report(Event(kind="note", text=text))
+    return prepared
 
 
 def reach_engine(prepared: Prepared, context: Context) -> Prepared:
@@ -243,37 +245,28 @@ def _fallbacks(rendered: Sequence[Rendered]) -> dict[str, str]:
 def _situation(
     target: Builder, prepared: Prepared, recorded: Registry, unaccepted: Mapping[str, str]
 ) -> Situation:
-    rendered = prepared.rendered
+    rendered = {rendering.variant.name: rendering for rendering in prepared.rendered}
 
-    def look(rendering: Rendered) -> TargetState:
-        entry = recorded.contents.entry(rendering.variant.name, target.name)
-        channel = prepared.request.channel
-        return target.look(StateQuery(rendered=rendering, recorded=entry, channel=channel))
+    def look(name: str) -> TargetState:
+        entry, channel = recorded.contents.entry(name, target.name), prepared.request.channel
+        return target.look(StateQuery(rendered=rendered[name], recorded=entry, channel=channel))
 
     pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
     try:
         with processes.interruptible():
-            seen = list(pool.map(look, rendered))
+            states = dict(zip(rendered, pool.map(look, rendered), strict=True))
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
-    states = {
-        rendering.variant.name: state for rendering, state in zip(rendered, seen, strict=True)
-    }
     reasons = {
-        rendering.variant.name: target.blocked(rendering.variant)
-        or _contains_revoked(recorded, rendering)
-        for rendering in rendered
+        name: target.blocked(rendering.variant) or _contains_revoked(recorded, rendering)
+        for name, rendering in rendered.items()
     }
     return Situation(
         target=target.name,
-        present=frozenset(
-            rendering.digest for rendering in rendered if states[rendering.variant.name].present
-        ),
+        present=frozenset(rendered[name].digest for name in states if states[name].present),
         drift={name: state.drift for name, state in states.items() if state.drift},
         usable={name: state.usable for name, state in states.items() if state.usable is not None},
-        unsupported={
-            rendering.variant.name: target.unsupported(rendering.variant) for rendering in rendered
-        },
+        unsupported={n: target.unsupported(r.variant) for n, r in rendered.items()},
         blocked={name: reason for name, reason in reasons.items() if reason},
         unaccepted=unaccepted,
         steps_cached=target.steps_cached,
