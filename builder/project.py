@@ -1,7 +1,4 @@
-"""Where a project keeps its things, and its settings in `[tool.template-builder]`.
-
-It finds and reads; it checks the settings, not the variants.
-"""
+"""The folders of a project, and its settings in `[tool.template-builder]`."""
 
 from __future__ import annotations
 
@@ -26,7 +23,7 @@ _URL = re.compile(r"https?://(?:\[[0-9A-Fa-f:.]+\]|[\w.-]+)(?::[0-9]+)?(?:/[^\s?
 
 
 class TargetKind(enum.StrEnum):
-    """What a target is: an account of E2B, or this machine."""
+    """The kind of a target: an account on E2B, or this machine."""
 
     E2B = "e2b"
     LOCAL = "local"
@@ -37,10 +34,10 @@ TARGET_KINDS = tuple(kind.value for kind in TargetKind)
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetSettings:
-    """A place to build on; `api_key_env` names the variable that holds the key, never the key.
+    """A place to build on; `api_key_env` is the name of the variable with the key.
 
-    `api_url` and `sandbox_url` are where E2B's API and its sandboxes are reached, where the domain
-    does not say that.
+    `api_url` and `sandbox_url` are the addresses of E2B's API and sandboxes if they do not follow
+    from the domain.
     """
 
     name: str
@@ -52,18 +49,18 @@ class TargetSettings:
 
     @property
     def has_account(self) -> bool:
-        """Whether it is an account, with a key; what has none runs on this machine."""
+        """Whether it is an account with a key, not this machine."""
         return self.kind is TargetKind.E2B
 
     @property
     def builds_dockerfile(self) -> bool:
-        """Whether it builds what the rendered Dockerfile says."""
+        """Whether it builds from the rendered Dockerfile."""
         return self.kind is TargetKind.E2B
 
 
 class PrecheckWhen(enum.StrEnum):
-    """When `build` pre-checks; `auto`: where an engine answers and is able to, and the target
-    builds from the Dockerfile."""
+    """When `build` pre-checks; `auto`: if an engine is available and the target builds from the
+    Dockerfile."""
 
     auto = "auto"
     always = "always"
@@ -73,8 +70,8 @@ class PrecheckWhen(enum.StrEnum):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PrecheckSettings:
     """How `precheck` builds: `network` is Docker's network mode, `ca_bundle` a file of certificates
-    that a build behind a proxy must trust, `build_args` go to every build. A service that is not
-    ready after `ready_seconds` is not waited for; E2B waits for ten minutes, too."""
+    to trust behind a proxy, `build_args` are passed to every build. `ready_seconds` is how long to
+    wait for a service, by default ten minutes, as on E2B."""
 
     when: PrecheckWhen = PrecheckWhen.auto
     network: str | None = None
@@ -90,20 +87,19 @@ BUILT_IN_TARGETS = {
 
 
 def address_error(url: str) -> str | None:
-    """What keeps `url` from being the address of a server, to be said after its name; a password
-    in it is not repeated."""
+    """Return why `url` is no address of a server, without repeating a password in it."""
     if "@" in url:
-        return "holds a user name or a password, which messages and logs would show"
+        return "contains a user name or a password, which messages and logs would show"
     with contextlib.suppress(ValueError):
         parts = urlsplit(url)
-        # A port out of range and a name with an empty part are found when they are asked for.
+        # Raises `ValueError` for a port out of range and for a name with an empty part.
         if _URL.fullmatch(url) and parts.port != 0 and (parts.hostname or "").encode("idna"):
             return None
     return f"is {url!r}, expected a URL such as `https://e2b.example.com`"
 
 
 def domain_error(domain: str) -> str | None:
-    """What keeps `domain` from being that of a cluster, as `address_error` says it."""
+    """Return why `domain` is no domain of a cluster, like `address_error`."""
     wrong = address_error(f"https://{domain}")
     if "@" in domain or (wrong is None and "/" not in domain):
         return wrong
@@ -111,7 +107,7 @@ def domain_error(domain: str) -> str | None:
 
 
 def target_called(name: str, targets: Mapping[str, TargetSettings]) -> TargetSettings:
-    """One of `targets`. Raises `TargetUnavailableError`, with near matches."""
+    """Return one of `targets`. Raise `TargetUnavailableError` with near matches."""
     if name not in targets:
         raise TargetUnavailableError(
             f"there is no target `{name}`; there are: {', '.join(sorted(targets))}",
@@ -121,8 +117,8 @@ def target_called(name: str, targets: Mapping[str, TargetSettings]) -> TargetSet
 
 
 def target_here(name: str, start: Path | None = None) -> TargetSettings:
-    """The target called `name` of the project at `start`, or of the nearest one; where there is
-    none, of those that every project has. Raises `TargetUnavailableError`, `ProjectError`."""
+    """Return the target `name` of the project at `start` or the nearest project, else a built-in
+    target. Raise `TargetUnavailableError`, `ProjectError`."""
     targets: Mapping[str, TargetSettings] = BUILT_IN_TARGETS
     if start or name not in targets or Project.nearest():
         targets = Project.find(start).targets
@@ -138,10 +134,9 @@ def _working_folder() -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Project:
-    """The folders, files and settings of one project.
+    """The folders, files and settings of a project.
 
-    With `accept_fallback`, clusters install what a lock has from the default index where that of a
-    PyTorch backend was out of reach.
+    `accept_fallback` allows builds in the cloud of locks that fell back to the default index.
     """
 
     root: Path
@@ -152,17 +147,17 @@ class Project:
 
     @property
     def variants(self) -> Path:
-        """The TOML specs."""
+        """The specs."""
         return self.root / "variants"
 
     @property
     def generated(self) -> Path:
-        """What they render to; committed."""
+        """The rendered files; committed."""
         return self.root / "generated"
 
     @property
     def registry(self) -> str:
-        """Where this project's builds are recorded: the path of a file, or the URL of an object."""
+        """The registry: the path of a file, or the URL of an object."""
         if named := os.environ.get("TEMPLATE_REGISTRY"):
             return named
         named = self.shared_registry or "registry.json"
@@ -170,17 +165,17 @@ class Project:
 
     @property
     def schemas(self) -> Path:
-        """The JSON schemas for editors; committed."""
+        """JSON schemas for editors; committed."""
         return self.root / "schemas"
 
     @property
     def state(self) -> Path:
-        """Logs and locks; never committed."""
+        """Logs and other local state; never committed."""
         return self.root / ".builder"
 
     @staticmethod
     def nearest() -> Path | None:
-        """The folder of the nearest project from the working directory upwards, if there is one."""
+        """Return the folder of the nearest project from the working directory upwards, if any."""
         try:
             here = Path.cwd()
         except OSError:  # it is gone
@@ -189,20 +184,20 @@ class Project:
 
     @classmethod
     def find(cls, start: Path | None = None) -> Project:
-        """The project at `start` (a folder), or the nearest one from the working directory upwards.
+        """Return the project in the folder `start`, by default the nearest one upwards.
 
-        Raises `ProjectError` when there is none or its settings are wrong.
+        Raise `ProjectError` if there is none, or its settings are wrong.
         """
         root = start.absolute() if start else cls.nearest()
         if root is None:
             raise ProjectError(
                 f"no project here: no `variants` folder in {_working_folder()} or above it",
-                hint="start one with `template-builder init`, or name one with --project",
+                hint="create one with `template-builder init`, or select one with --project",
             )
         if not (root / "variants").is_dir():
             raise ProjectError(
                 f"`{start}` is not a project: it has no `variants` folder",
-                hint="name the folder that holds `variants` with --project",
+                hint="select the folder that contains `variants` with --project",
             )
         settings = read_settings(str(root / "pyproject.toml"))
         return cls(
@@ -248,7 +243,7 @@ def _targets(settings: Settings) -> dict[str, TargetSettings]:
 
 def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
     if not _TARGET_NAME.fullmatch(name):
-        message = f"{name!r} is not the name of a target, which holds a-z, 0-9, - and _"
+        message = f"{name!r} is not a name for a target, which consists of a-z, 0-9, - and _"
         raise settings.error("targets", message, key=name)
     table = f"targets.{name}"
     settings.check_keys(entry, table, TARGET_KEYS)
@@ -258,9 +253,9 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
     if name in BUILT_IN_TARGETS and kind != BUILT_IN_TARGETS[name].kind:
         raise settings.error(
             table,
-            f"`kind` is {kind!r}, but the target `{name}` is always of its own kind",
+            f"`kind` is {kind!r}, but the built-in target `{name}` has a fixed kind",
             key="kind",
-            hint="give the target another name",
+            hint="use another name for the target",
         )
     _check_texts(settings, entry, table)
     checks = {"domain": domain_error, **dict.fromkeys(URL_KEYS, address_error)}
@@ -269,8 +264,10 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
             raise settings.error(table, f"`{key}` {wrong}", key=key)
     for key, other in (URL_KEYS, URL_KEYS[::-1]):
         if key in entry and not entry.keys() & {other, "domain"}:
-            message = f"`{key}` is set, and neither `{other}` nor `domain` is"
-            hint = "set both addresses: a server of your own may have its API and sandboxes at one"
+            message = f"`{key}` is set, but neither `{other}` nor `domain` is"
+            hint = (
+                "set both; a server of your own may have its API and sandboxes at the same address"
+            )
             raise settings.error(table, message, key=key, hint=hint)
     api_url, sandbox_url = (entry.get(key, "").rstrip("/") or None for key in URL_KEYS)
     return TargetSettings(

@@ -115,7 +115,7 @@ def _step_lines(planned: plan.Plan) -> Iterator[str]:
         for program in programs.values()
         for line in (
             *(f"{m.instruction}: {m.why}" for m in program.metadata),
-            *(f"taken for granted {assumption}" for assumption in program.assumptions),
+            *(f"assumed: {assumption}" for assumption in program.assumptions),
         )
     )
     for line in dict.fromkeys(unsent):

@@ -1,7 +1,7 @@
-"""The instructions of a chain of stages, one after the other, to as few steps as keep the meaning.
+"""Convert the instructions of a chain of stages to as few equivalent steps as possible.
 
-Every RUN names its user, folder and variables itself, so that no step is needed to set them; what a
-sandbox starts with is set once, at the end.
+Every RUN sets its own user, folder and variables, so that no step is needed for them. The settings
+that a sandbox starts with are set once, at the end.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from builder.flatten.program import BaseConfig, Metadata, Program, Step
 from builder.flatten.runs import RunSteps
 from builder.flatten.stages import Report, Scope, StageText, chain_of, flags_of
 
-# The account and folder that a sandbox has where no step says otherwise.
+# The default user and folder of a sandbox.
 E2B_USER = "user"
 E2B_WORKDIR = "/home/user"
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
@@ -30,7 +30,7 @@ _STEP_KINDS = ("RUN", "COPY", "ENV", "WORKDIR", "USER")
 
 @dataclass
 class _State:
-    """What Docker remembers from one instruction to the next."""
+    """What Docker carries over from one instruction to the next."""
 
     scope: Scope
     user: str
@@ -57,7 +57,7 @@ class _Converter:
     def run_stage(self, stage: StageText, outer: Mapping[str, str | None]) -> None:
         self.runs.stage = stage.name
         self._command_set = False
-        # What ENV set in the stages below is seen again where an ARG hid it there.
+        # An ARG of a parent stage no longer hides an ENV.
         self.state.scope.keep(self.state.scope.env)
         for instruction in stage.instructions:
             self.steps_before += instruction.name in _STEP_KINDS
@@ -69,7 +69,7 @@ class _Converter:
                 handler(instruction)
         self.runs.close()
 
-    # ---- instructions that change the machine
+    # ---- instructions that change files
 
     def _run(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
@@ -83,10 +83,10 @@ class _Converter:
         if not self._user_said:
             self._assume("its user is root")
         self._assume_workdir()
-        self.copies.made = set(ALWAYS_THERE)  # a command may have removed the others
+        self.copies.made = set(ALWAYS_THERE)  # a command may have removed others
         variables = {k: v for k, v in self.state.scope.visible.items() if v is not None}
         if not self.workdir_sent and self.state.user not in ("root", E2B_USER):
-            # A step begins in the home of its account, which this one may not have.
+            # A step starts in the home of its user, who may not have one.
             self.runs.append("WORKDIR", ("/",), instruction)
             self.workdir_sent = True
         self.runs.add(
@@ -105,7 +105,7 @@ class _Converter:
     def _add(self, instruction: DockerfileInstruction) -> None:
         check_add(instruction, self.report)
 
-    # ---- instructions that change what the next ones mean
+    # ---- instructions that affect the next ones
 
     def _env(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
@@ -126,9 +126,8 @@ class _Converter:
         if not _NAME.fullmatch(name) or group not in ("", "0" if name == "root" else "", name):
             self.report.add(
                 instruction,
-                "E2B runs commands as a user with a name, in that user's groups, not as"
-                f" `{account}`",
-                "write USER and the name alone; a RUN can make the account and its groups",
+                f"E2B runs commands as a named user, in that user's groups, not as `{account}`",
+                "write USER with a name only, and create the account and its groups in a RUN",
             )
             return
         self.state.user, self._user_said = name, True
@@ -148,7 +147,7 @@ class _Converter:
         self.copies.check_volumes(instruction, path)
         self.state.workdir, self._workdir_said = path, True
         if path not in self.copies.made:
-            # Docker's builder makes it for the user of the moment.
+            # Docker creates it for the current user.
             self.runs.as_root(instruction, shell.make_folders(path, f"{self.state.user}:"))
             self.copies.made |= {path, *parents_of(path)}
 
@@ -158,7 +157,7 @@ class _Converter:
             return
         self.state.shell = list(instruction.args)
 
-    # ---- instructions about what runs in a sandbox
+    # ---- instructions about processes of a sandbox
 
     def _cmd(self, instruction: DockerfileInstruction) -> None:
         self.state.command, self._command_set = self._words(instruction, instruction.args), True
@@ -168,7 +167,7 @@ class _Converter:
         self.state.entrypoint = words
         self._shell_entrypoint = not instruction.json
         if not self._command_set:
-            self.state.command = []  # Docker forgets the CMD of the stage below
+            self.state.command = []  # Docker drops the CMD of the parent stage
 
     _shell_entrypoint = False
 
@@ -180,7 +179,7 @@ class _Converter:
             self.state.ready = self._words(instruction, rest)
             times = ", ".join(sorted(f"--{name}={v}" for name, v in flags_of(instruction).items()))
             if times:
-                why = f"{times}: E2B asks every 2 seconds, for 10 minutes at most"
+                why = f"{times}: E2B checks every 2 seconds, for at most 10 minutes"
                 self._note(instruction, why)
         else:
             self.report.add(instruction, "expected HEALTHCHECK CMD command, or HEALTHCHECK NONE")
@@ -194,14 +193,14 @@ class _Converter:
         self.report.add(
             instruction,
             "no other Dockerfile is built on a template, and E2B drops the instruction",
-            "write what shall happen into the stage that needs it",
+            "move the instruction into the stage that needs it",
         )
 
     def _volume(self, instruction: DockerfileInstruction) -> None:
         for path in instruction.args:
             expanded = posixpath.normpath(self.state.scope.expand(instruction, path))
             self.copies.volumes[expanded] = instruction.start_line
-        self._note(instruction, "a sandbox has one disk, and all of it is its own")
+        self._note(instruction, "a sandbox has a single disk of its own")
 
     def _label(self, instruction: DockerfileInstruction) -> None:
         self._note(instruction, METADATA[instruction.name])
@@ -209,17 +208,17 @@ class _Converter:
     _maintainer = _expose = _stopsignal = _label
 
     def start_words(self, base: BaseConfig) -> list[str]:
-        """ENTRYPOINT and CMD together, as Docker puts them together."""
+        """Combine ENTRYPOINT and CMD as Docker does."""
         entrypoint, command = self.state.entrypoint, self.state.command
         if entrypoint is None:
-            self._assume("it has no ENTRYPOINT (ENTRYPOINT [] makes sure)")
+            self._assume("it has no ENTRYPOINT (set ENTRYPOINT [] to be sure)")
             entrypoint = list(base.entrypoint)
             if command is None:
                 command = list(base.command)
-                self._assume("nothing of it has to be started (CMD says what)")
+                self._assume("it starts nothing (set CMD to be sure)")
         return entrypoint if self._shell_entrypoint else [*entrypoint, *(command or [])]
 
-    # ---- common ground
+    # ---- helpers
 
     def _note(self, instruction: DockerfileInstruction, why: str) -> None:
         metadata = Metadata(instruction=instruction.name, line=instruction.start_line, why=why)
@@ -242,14 +241,13 @@ def flatten(
     files: Collection[str] | None = None,
     arguments: Mapping[str, str] | None = None,
 ) -> Program:
-    """Turn the text of a Dockerfile into the steps that E2B runs for its last stage.
+    """Convert the text of a Dockerfile to the steps that E2B runs for its last stage.
 
-    `file` is named in errors. `base` is what the base image brings, where somebody has looked;
-    without it, a variable that only the base image could set is an error, and the rest of what is
-    taken for granted is in `Program.assumptions`. `files` are the paths of the build context
-    without its links: Docker follows a link that COPY names, and E2B copies it. `arguments` are
-    build arguments. Raises `FlattenError` with every instruction that E2B cannot
-    carry out as Docker does, and what to write instead.
+    `file` is named in errors. `base` is the configuration of the base image, if known; without it,
+    a variable that only the base image could set is an error, and everything else that is assumed
+    is in `Program.assumptions`. `files` are the paths of the build context without symbolic links,
+    which Docker follows and E2B copies. `arguments` are build arguments. Raise `FlattenError` with
+    every instruction that E2B cannot run as Docker does, and what to write instead.
     """
     report = Report(file)
     chain, outer = chain_of(text, report, arguments or {})
@@ -273,7 +271,7 @@ def flatten(
         workdir=state.workdir,
         metadata=tuple(converter.metadata),
         assumptions=(
-            *(f"of {chain[0].base}: {text}" for text in converter.assumptions),
+            *(f"{chain[0].base}: {text}" for text in converter.assumptions),
             *converter.copies.assumptions,
         ),
         steps_before=converter.steps_before,
@@ -281,14 +279,14 @@ def flatten(
 
 
 def _settings(converter: _Converter, last: StageText, base: BaseConfig) -> Iterator[Step]:
-    """The steps that set at last what sandboxes are to have: variables, folder, user."""
+    """Yield the steps that set the variables, folder and user of sandboxes."""
     state = converter.state
     lines = (last.opening.start_line, last.opening.end_line)
     env = {name: v for name, v in state.scope.env.items() if base.env.get(name) != v}
     if env:
         pairs = [x for name, value in env.items() for x in (name, shell.env_literal(value))]
         yield Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=lines)
-    # Where no step says otherwise, the folder is the home of whoever the user is.
+    # By default, the folder is the home of the user.
     if converter.workdir_sent or (state.user, state.workdir) != (E2B_USER, E2B_WORKDIR):
         yield Step(kind="WORKDIR", args=(state.workdir,), stage=last.name, lines=lines)
     if state.user != E2B_USER:
@@ -301,7 +299,7 @@ def _service(words: list[str], env: Mapping[str, str]) -> str:
 
 
 def _script(instruction: DockerfileInstruction) -> str:
-    """What Docker gives to the shell: the line, with the here-documents that it opens."""
+    """Return what Docker passes to the shell: the line with its here-documents."""
     line, heredocs = instruction.args[0], instruction.heredocs
     if not heredocs:
         return line

@@ -1,4 +1,4 @@
-"""COPY: a step for each source, with the target and the owner that Docker would give it."""
+"""Convert COPY to a step for each source, with the target and owner that Docker would set."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from builder.flatten.losses import check_flags
 from builder.flatten.runs import RunSteps
 from builder.flatten.stages import Report, Scope
 
-# E2B gives every machine its account, and that account's home.
+# E2B creates its user, with a home, on every machine.
 ALWAYS_THERE = frozenset({"/", "/home", "/home/user"})
 _OWNER = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]*(:[A-Za-z0-9_][A-Za-z0-9_.-]*)?")
 _MODE = re.compile(r"0?[0-7]{3}|[0-7]{4}")
@@ -30,7 +30,7 @@ _PLAIN_PATH = re.compile(r"[A-Za-z0-9._+@%~=,:/ -]+")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Copy:
-    """What a COPY instruction says of each of its sources."""
+    """What a COPY instruction sets for all of its sources."""
 
     instruction: DockerfileInstruction
     target: str
@@ -39,7 +39,7 @@ class _Copy:
 
 
 class CopySteps:
-    """Turns COPY instructions into steps; knows the files of the context, and the volumes."""
+    """Convert COPY instructions to steps, given the files of the build context."""
 
     def __init__(self, runs: RunSteps, report: Report, files: Collection[str] | None) -> None:
         self.volumes: dict[str, int] = {}
@@ -50,7 +50,7 @@ class CopySteps:
         self._files = files
 
     def add(self, instruction: DockerfileInstruction, scope: Scope, workdir: str) -> None:
-        """The steps of a COPY instruction."""
+        """Add the steps of a COPY instruction."""
         flags = check_flags(instruction, {"chown", "chmod"}, self._report)
         words = instruction.args
         if len(words) < 2:
@@ -64,8 +64,8 @@ class CopySteps:
         if mode and not _MODE.fullmatch(mode):
             self._report.add(
                 instruction,
-                f"E2B sets octal modes only, not `--chmod={mode}`",
-                "write it as in --chmod=0755",
+                f"E2B only supports octal modes, not `--chmod={mode}`",
+                "write an octal mode such as --chmod=0755",
             )
         target = scope.expand(instruction, words[-1])
         if not target.startswith("/"):
@@ -102,19 +102,17 @@ class CopySteps:
         self.check_volumes(instruction, target)
         folder = posixpath.dirname(target) if is_file else target
         if not (is_file or is_pattern) and self._has_folders(source):
-            text = (
-                f"of {target}: folders of `{source}` that it has already have their owner and mode"
-            )
+            text = f"{target}: folders of `{source}` that exist there have the same owner and mode"
             self.assumptions[text] = None
         if owner != "root:root" and folder not in self.made:
-            # E2B would make what is missing for root, Docker makes it for the files' owner.
+            # Docker creates missing folders for the owner of the files, E2B for root.
             self._runs.as_root(instruction, shell.make_folders(folder, owner))
         self.made |= {folder, *parents_of(folder)}
         mode = f"{int(mode, 8):04o}" if _MODE.fullmatch(mode) else ""
         self._runs.append("COPY", (source, target, owner, mode), instruction)
 
     def _problem(self, source: str) -> tuple[str, str | None] | None:
-        """What keeps E2B from copying a file or folder."""
+        """Return why E2B cannot copy a file or folder."""
         if source == ".." or source.startswith("../"):
             return f"`{source}` is outside of the build context", None
         if self._files is None or source == "." or source in self._files or self._below(source):
@@ -122,14 +120,14 @@ class CopySteps:
         return f"`{source}` is not in the build context", None
 
     def _pattern_problem(self, source: str, *, into_folder: bool) -> tuple[str, str | None] | None:
-        """What keeps E2B from copying each file that matches into the target, as Docker does."""
+        """Return why E2B cannot copy the files that match a pattern as Docker does."""
         folder, _, pattern = source.rpartition("/")
         if _WILDCARD.search(folder) or "[" in pattern:
-            return f"E2B expands `{source}` otherwise than Docker", "name the files"
+            return f"E2B expands `{source}` differently from Docker", "name the files"
         if not into_folder:
             return f"several files may match `{source}`", "end the target in /"
         if self._files is None:
-            self.assumptions[f"of the build context: no folder matches `{source}`"] = None
+            self.assumptions[f"build context: no folder matches `{source}`"] = None
             return None
         matching = [name for name in self._below(folder) if fnmatchcase(name, pattern)]
         if not matching:
@@ -137,7 +135,7 @@ class CopySteps:
         for name in matching:
             path = posixpath.join(folder, name)
             if path not in self._files:
-                message = f"`{source}` matches the folder `{path}`: Docker copies what is in it"
+                message = f"`{source}` matches the folder `{path}`: Docker copies its contents"
                 return f"{message}, E2B the folder itself", "name the files and the folder"
         return None
 
@@ -145,7 +143,7 @@ class CopySteps:
         if source == ".":
             return False
         if self._files is None:
-            self.assumptions[f"of the build context: `{source}` is a file"] = None
+            self.assumptions[f"build context: `{source}` is a file"] = None
             return True
         return source in self._files
 
@@ -156,7 +154,7 @@ class CopySteps:
         return any(path not in self._files for path in paths)
 
     def _below(self, folder: str) -> set[str]:
-        """The names of what the build context has in a folder of it."""
+        """Return the names of the entries of a folder of the build context."""
         start = f"{folder}/" if folder not in ("", ".") else ""
         names = [name for name in self._files or () if name.startswith(start)]
         return {name.removeprefix(start).partition("/")[0] for name in names}
@@ -173,19 +171,19 @@ class CopySteps:
         self._runs.as_root(instruction, f"(\n{command}\n)")
 
     def check_volumes(self, instruction: DockerfileInstruction, path: str) -> None:
-        """Report a `path` that is in a VOLUME."""
+        """Report a `path` inside a VOLUME."""
         for volume, line in self.volumes.items():
             if path == volume or path.startswith(f"{volume.rstrip('/')}/"):
                 self._report.add(
                     instruction,
-                    f"`{path}` is in the VOLUME of line {line}: some of Docker's builders throw"
-                    " away what is put there, E2B keeps it",
-                    "leave out the VOLUME: a sandbox has one disk",
+                    f"`{path}` is in the VOLUME of line {line}: some Docker builders discard"
+                    " changes to it, E2B keeps them",
+                    "remove the VOLUME: a sandbox has a single disk",
                 )
 
 
 def parents_of(path: str) -> set[str]:
-    """Every folder above an absolute path."""
+    """Return every folder above an absolute path."""
     parents = set()
     while path != "/":
         path = posixpath.dirname(path)
@@ -194,17 +192,17 @@ def parents_of(path: str) -> set[str]:
 
 
 def check_plain(instruction: DockerfileInstruction, path: str, report: Report) -> bool:
-    """Report a `path` that the scripts of E2B cannot take."""
+    """Report a `path` that E2B's scripts cannot handle; return whether it is plain."""
     if _PLAIN_PATH.fullmatch(path):
         return True
     report.add(
         instruction,
-        f"`{path}` holds characters that E2B's scripts would read as their own",
+        f"`{path}` contains characters that E2B's scripts would interpret",
         "use letters, digits and ._+@%~=,:-",
     )
     return False
 
 
 def content_of(heredoc: DockerfileHeredoc) -> str:
-    """The text of a here-document as it arrives, with its variables as written."""
+    """Return the text of a here-document without expanding its variables."""
     return chomp_heredoc_content(heredoc.content) if heredoc.chomp else heredoc.content

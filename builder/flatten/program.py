@@ -1,4 +1,4 @@
-"""What comes out of flattening: values alone."""
+"""The result of flattening: values only."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ StepKind = Literal["COPY", "RUN", "ENV", "WORKDIR", "USER"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseConfig:
-    """What a base image brings: what a step cannot see, and Docker's rules depend on."""
+    """The configuration of a base image, which a step cannot see but Docker's rules depend on."""
 
     env: Mapping[str, str] = field(default_factory=dict)
     user: str = "root"
@@ -22,11 +22,11 @@ class BaseConfig:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:
-    """One step, as E2B's build request carries it.
+    """A step of a build request to E2B.
 
     `args` by kind: RUN (command, user); COPY (source, target, owner, mode or ""); ENV (name, value,
-    name, value, …), each value written as E2B's evaluation reads it; WORKDIR (path); USER (name).
-    `stage` and `lines` (first, last) say where it comes from; they are no part of its identity.
+    name, value, …), each value escaped for E2B's evaluation; WORKDIR (path); USER (name). `stage`
+    and `lines` (first, last) are its origin, which is not compared.
     """
 
     kind: StepKind
@@ -35,7 +35,7 @@ class Step:
     lines: tuple[int, int] = field(compare=False)
 
     def to_json(self) -> dict[str, Any]:
-        """The step as plain values."""
+        """Return the step as plain values."""
         return {
             "type": self.kind,
             "args": list(self.args),
@@ -46,7 +46,7 @@ class Step:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Metadata:
-    """An instruction that changes nothing in a sandbox, and so has no step."""
+    """An instruction without a step, since it has no effect in a sandbox."""
 
     instruction: str
     line: int
@@ -58,11 +58,10 @@ class Metadata:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Program:
-    """A machine as E2B builds it: a base image, steps on top, what starts and what says "ready".
+    """What E2B builds: a base image, steps, a start command and a ready command.
 
-    `steps_before` counts the steps of a translation line by line. `env`, `user` and `workdir` are
-    the final ones. `assumptions` say what was taken for granted of a base image or a build
-    context that nobody looked into.
+    `steps_before` is the number of steps of a translation line by line. `env`, `user` and `workdir`
+    are the final ones. `assumptions` are about a base image or build context that was not examined.
     """
 
     base_image: str
@@ -77,6 +76,6 @@ class Program:
     steps_before: int
 
     def to_json(self) -> dict[str, Any]:
-        """The program as plain values."""
+        """Return the program as plain values."""
         steps = [step.to_json() for step in self.steps]
         return asdict(self) | {"steps": steps, "steps_after": len(steps)}

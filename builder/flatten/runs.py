@@ -1,4 +1,4 @@
-"""RUN steps that grow: commands of one user in one stage are one step, and one layer."""
+"""Merge commands of the same user and stage into one RUN step, and thus one layer."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from builder.flatten import shell
 from builder.flatten.program import Step, StepKind
 from builder.flatten.stages import Report
 
-# One argument of a Linux process holds 128 KiB.
+# An argument of a Linux process can hold 128 KiB.
 _LONGEST_COMMAND = 100_000
 
 
 @dataclass
 class _Open:
-    """A RUN step that may still grow; `env` and `workdir` are what its shell has by now."""
+    """A RUN step that may still grow; `env` and `workdir` are the current ones of its shell."""
 
     user: str
     stage: str
@@ -30,7 +30,7 @@ class _Open:
 
 
 class RunSteps:
-    """Collects `steps`, and puts RUN steps together."""
+    """Collect `steps`, and merge RUN steps."""
 
     def __init__(self, report: Report) -> None:
         self.stage = ""
@@ -47,12 +47,12 @@ class RunSteps:
         variables: Mapping[str, str],
         workdir: str | None,
     ) -> None:
-        """Run `command` with at least `variables` set, in `workdir` (None: wherever)."""
+        """Run `command` with at least `variables` set, in `workdir` (None: in any folder)."""
         size = len(command.encode())
         if size > _LONGEST_COMMAND:
             self._report.add(
                 instruction,
-                f"a command of {size:,} bytes is more than one argument of a process can hold",
+                f"the command has {size:,} bytes, more than an argument of a process can hold",
                 "put it into a file, and COPY that",
             )
             return
@@ -75,19 +75,19 @@ class RunSteps:
         grown.length += size
 
     def as_root(self, instruction: DockerfileInstruction, command: str) -> None:
-        """Run what Docker's builder does itself, whoever the user is."""
+        """Run a command as root that replaces an action of Docker's builder."""
         self.add(instruction, command, user="root", variables={}, workdir=None)
 
     def append(
         self, kind: StepKind, args: tuple[str, ...], instruction: DockerfileInstruction
     ) -> None:
-        """End the step that is being put together, and take another one."""
+        """End the open RUN step, and append another step."""
         self.close()
         lines = (instruction.start_line, instruction.end_line)
         self.steps.append(Step(kind=kind, args=args, stage=self.stage, lines=lines))
 
     def close(self) -> None:
-        """End the step that is being put together, if there is one."""
+        """End the open RUN step, if there is one."""
         if self._open:
             lines = (self._open.first, self._open.last)
             args = (" && \\\n".join(self._open.parts), self._open.user)

@@ -1,4 +1,4 @@
-"""Text as the shells of E2B's build read it: what is meant literally arrives literally."""
+"""Escape literals for the shells of E2B's build."""
 
 from __future__ import annotations
 
@@ -8,13 +8,15 @@ from collections.abc import Mapping, Sequence
 
 
 def env_literal(value: str) -> str:
-    """`value`, so that E2B's evaluation of an ENV value gives it back unchanged: E2B escapes what a
-    shell reads in double quotes, except a `$`. `$0` is always set, so this expands to a dollar."""
+    """Escape `value` for E2B, which escapes everything in double quotes except `$`.
+
+    `$0` is always set, so `${0:+$}` expands to a dollar sign.
+    """
     return value.replace("$", "${0:+$}")
 
 
 def exports(variables: Mapping[str, str]) -> str:
-    """An export of `variables`: a login shell has set some of them anew."""
+    """Return a command that exports `variables`, some of which a login shell has reset."""
     return "export " + " ".join([_pair(name, value) for name, value in variables.items()])
 
 
@@ -24,12 +26,12 @@ def _pair(name: str, value: str) -> str:
 
 
 def command_line(words: Sequence[str]) -> str:
-    """Words of an exec form as one command line."""
+    """Return the words of an exec form as a command line."""
     return shlex.join(words)
 
 
 def make_folders(path: str, owner: str) -> str:
-    """A command that makes `path` and what is missing above it, each for `owner` (user:group)."""
+    """Return a command that creates `path` and its missing parents for `owner` (user:group)."""
     return _make_folders(shlex.quote(path), owner)
 
 
@@ -45,7 +47,7 @@ def _make_folders(word: str, owner: str) -> str:
 
 
 def write_file(content: str, target: str, name: str, *, owner: str, mode: str) -> str:
-    """A script that writes a file as `COPY <<NAME target` does."""
+    """Return a script that writes a file as `COPY <<NAME target` does."""
     lines = [f"target={shlex.quote(target)}"]
     if target.endswith("/"):
         lines.append(f'target="$target"{shlex.quote(name)}')
@@ -61,7 +63,7 @@ def write_file(content: str, target: str, name: str, *, owner: str, mode: str) -
 
 
 def script_file(content: str) -> str:
-    """A script that runs a here-document with a `#!` line of its own, as a program."""
+    """Return a script that runs a here-document with a `#!` line as a program."""
     return (
         "script=$(mktemp) || exit\n"
         f'printf \'%s\' {shlex.quote(content)} > "$script" && chmod 0755 "$script" || exit\n'

@@ -1,4 +1,4 @@
-"""The chain of stages that the last one stands on, and Docker's rules for variables."""
+"""Find the chain of stages behind the last one, and apply Docker's rules for variables."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from e2b_dockerfile_utils import (
 from builder.errors import Problem
 from builder.system.documents import MAX_DEPTH, has_deep_brackets
 
-# What means something to the lexer; words without it, and most are, need none.
+# Special to the lexer; most words have none and need no lexer.
 _LEXED = re.compile(r"[\"'$<`\\]")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
-# Of bash, which runs every step.
+# Read-only in bash, which runs every step.
 _READ_ONLY = {"BASHOPTS", "BASH_VERSINFO", "EUID", "PPID", "SHELLOPTS", "UID"}
-# Known without being declared by ARG, and empty unless given (docs.docker.com/reference/dockerfile,
-# "Predefined ARGs").
+# Declared without ARG, and empty by default (docs.docker.com/reference/dockerfile, "Predefined
+# ARGs").
 PREDEFINED = frozenset(
     name
     for upper in ("HTTP_PROXY", "HTTPS_PROXY", "FTP_PROXY", "NO_PROXY", "ALL_PROXY")
     for name in (upper, upper.lower())
 )
-# What BuildKit gives to an ARG of that name; E2B's machines are of one kind.
+# Set by BuildKit for an ARG of that name; E2B has a single platform.
 PLATFORM = {
     "TARGETPLATFORM": "linux/amd64",
     "TARGETOS": "linux",
@@ -43,7 +43,7 @@ PLATFORM = {
 
 @dataclass
 class Report:
-    """The mistakes found so far in one file."""
+    """The mistakes found so far in a file."""
 
     file: str
     problems: list[Problem] = field(default_factory=list)
@@ -51,7 +51,7 @@ class Report:
     def add(
         self, at: DockerfileInstruction | int, message: str, hint: str | None = None, key: str = ""
     ) -> None:
-        """Note a mistake at an instruction or line."""
+        """Add a mistake at an instruction or line."""
         line = at if isinstance(at, int) else at.start_line
         name = key or ("" if isinstance(at, int) else at.name)
         self.problems.append(Problem(self.file, message, line=line, column=1, key=name, hint=hint))
@@ -59,7 +59,7 @@ class Report:
 
 @dataclass
 class StageText:
-    """One stage: its name, the FROM that opens it, and what follows."""
+    """A stage: its name, its FROM instruction, and the instructions that follow."""
 
     name: str
     opening: DockerfileInstruction
@@ -69,7 +69,7 @@ class StageText:
 
 
 class _Variables(Mapping[str, str]):
-    """What may be expanded; remembers the names that nobody has declared."""
+    """Variables for expansion; names that are not declared are kept in `missing`."""
 
     def __init__(self, values: Mapping[str, str | None]) -> None:
         self._values = values
@@ -92,12 +92,12 @@ class _Variables(Mapping[str, str]):
 
 @dataclass
 class Scope:
-    """The variables of a stage: `visible` are those that ENV and ARG have set so far, the later one
-    winning, as BuildKit has it (None: declared, and not set); `env` are those of ENV alone, which
-    stay.
+    """The variables of a stage.
 
-    `base_known` says whether `env` holds those of the base image, too: then what is nowhere set is
-    empty, as Docker has it; else it is an error, since the base image may set it.
+    `visible` are those set so far by ENV and ARG, where the later one wins, as in BuildKit (None:
+    declared but not set). `env` are those of ENV, which persist. With `base_known`, `env` includes
+    those of the base image, and other variables are empty, as in Docker; without it, they are an
+    error, since the base image may set them.
     """
 
     escape: str
@@ -108,7 +108,7 @@ class Scope:
     env: dict[str, str] = field(default_factory=dict)
 
     def expand(self, at: DockerfileInstruction, word: str, *, heredoc: bool = False) -> str:
-        """`word` without quotes and with the values of its variables."""
+        """Return `word` without quotes and with its variables expanded."""
         if not _LEXED.search(word):
             return word
         variables = _Variables(self.visible)
@@ -124,14 +124,14 @@ class Scope:
             if not self.base_known:
                 self.report.add(
                     at,
-                    f"`${name}` is set nowhere in this file, and a step of E2B cannot see what the"
-                    " base image sets",
-                    f"write the value out, or declare it: ARG {name}=…",
+                    f"`${name}` is not set in this file, and a step of E2B cannot see the variables"
+                    " of the base image",
+                    f"write the value itself, or declare it: ARG {name}=…",
                 )
         return expanded
 
     def declare(self, instruction: DockerfileInstruction, outer: Mapping[str, str | None]) -> None:
-        """An ARG: its value is that in `arguments`, its default, or that of the name outside."""
+        """Process an ARG: its value is that in `arguments`, its default, or that in `outer`."""
         if not instruction.args:
             self.report.add(instruction, "there is no name")
         for word in instruction.args:
@@ -147,22 +147,22 @@ class Scope:
                 self.visible[name] = value
 
     def keep(self, variables: Mapping[str, str]) -> None:
-        """An ENV."""
+        """Process an ENV."""
         self.env |= variables
         self.visible |= variables
 
     def check_name(self, instruction: DockerfileInstruction, name: str) -> None:
-        """Report a name that Docker takes and a shell does not."""
+        """Report a name that Docker accepts but a shell does not."""
         if not _VARIABLE.fullmatch(name) or name in _READ_ONLY:
             self.report.add(
                 instruction,
                 f"the shells of E2B's steps cannot set a variable called `{name}`",
-                "give it another name: letters, digits and _",
+                "use a name of letters, digits and _",
             )
 
 
 def flags_of(instruction: DockerfileInstruction) -> dict[str, str]:
-    """`--name=value` by name; a flag without a value is "true"."""
+    """Return the value of each flag; a flag without a value is "true"."""
     flags = {}
     for flag in instruction.flags:
         name, has_value, value = flag.removeprefix("--").partition("=")
@@ -171,7 +171,7 @@ def flags_of(instruction: DockerfileInstruction) -> dict[str, str]:
 
 
 def instruction_lines(text: str) -> list[tuple[int, int]]:
-    """The first and last line of every instruction, in the order in which Docker counts steps."""
+    """Return the first and last line of every instruction, in Docker's order of steps."""
     instructions = parse_dockerfile_ast(text).instructions
     return [(instruction.start_line, instruction.end_line) for instruction in instructions]
 
@@ -182,7 +182,7 @@ def _deep_line(text: str) -> int | None:
     for number, line in enumerate(text.split("\n"), 1):
         content = line.strip()
         if not content or content.startswith("#"):
-            continue  # these do not end an instruction that is continued
+            continue  # these do not end a continued instruction
         first = first if parts else number
         parts.append(content.rstrip("\\`"))
         if content[-1] not in "\\`":
@@ -195,9 +195,9 @@ def _deep_line(text: str) -> int | None:
 def chain_of(
     text: str, report: Report, arguments: Mapping[str, str]
 ) -> tuple[list[StageText], Scope]:
-    """The stages that the last stage stands on, root first, and what is set before the first FROM.
+    """Return the chain of the last stage, root first, and what is set before the first FROM.
 
-    Stages that it does not stand on are left out. The chain is empty where the text has none.
+    The chain is empty if the text has no stage.
     """
     outer = Scope("\\", report, arguments, base_known=True, visible=dict(PLATFORM))
     if line := _deep_line(text):
@@ -223,7 +223,7 @@ def chain_of(
         elif instruction.name == "ARG":
             outer.declare(instruction, {})
         else:
-            report.add(instruction, "stands before the first FROM")
+            report.add(instruction, "is before the first FROM")
     if not stages:
         report.add(1, "there is no FROM instruction")
         return [], outer
@@ -253,14 +253,16 @@ def _check_opening(stage: StageText, report: Report) -> None:
         report.add(
             opening,
             "E2B builds for linux/amd64 and ignores a platform",
-            "leave out --platform",
+            "remove --platform",
             key="FROM --platform",
         )
     if stage.base == "scratch":
         report.add(
             opening,
-            "E2B starts from an image with a system in it, never from nothing",
+            "E2B needs a base image with an operating system",
             "write FROM debian:stable-slim, or another image",
         )
     elif not stage.base:
-        report.add(opening, f"`{opening.args[0]}` expands to nothing", "give the ARG a default")
+        report.add(
+            opening, f"`{opening.args[0]}` is empty after expansion", "give the ARG a default"
+        )

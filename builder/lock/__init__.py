@@ -1,4 +1,4 @@
-"""A variant to exact packages: the latest, or those of the committed lock."""
+"""Lock a variant to exact packages: the latest, or those of the committed lock."""
 
 from builder.lock.resolve import Lock, StageLock, lock_latest
 

@@ -1,8 +1,8 @@
-"""From an image's moving tag to the digest that the tag means today.
+"""Resolve the tag of a base image to its current digest.
 
-It asks the image's registry by the OCI distribution protocol
-(https://github.com/opencontainers/distribution-spec) and pulls nothing. The only owner of httpx on
-the build side.
+It asks the image's registry, with the OCI distribution protocol
+(https://github.com/opencontainers/distribution-spec), and pulls nothing. No other module on the
+build side uses httpx.
 """
 
 from __future__ import annotations
@@ -25,12 +25,12 @@ _ACCEPT = (
 )
 DIGEST = re.compile(r"sha256:[0-9a-f]{64}")
 _NEEDS_CREDENTIALS = "does not exist in its registry, or needs credentials"
-# By which a registry says so itself; a filter that answers in its place does not.
+# Error codes of a registry itself; a filter that answers instead has none.
 _DENIED = {"DENIED", "UNAUTHORIZED", "NAME_UNKNOWN", "MANIFEST_UNKNOWN"}
 
 
 class UnknownImageError(Exception):
-    """The registry of an image answers, and gives nothing by that name; `why` is a predicate."""
+    """The registry has no image of that name, or does not give it; `why` is a predicate."""
 
     def __init__(self, reference: str, why: str) -> None:
         super().__init__(reference, why)
@@ -40,9 +40,9 @@ class UnknownImageError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BaseImage:
-    """An image reference as the spec has it, and the digest it is locked to.
+    """An image reference as in the spec, and the digest that it is locked to.
 
-    `digest` is None where no registry answered; `note` then says why.
+    `digest` is None if the registry did not answer; `note` then says why.
     """
 
     reference: str
@@ -50,28 +50,27 @@ class BaseImage:
     note: str | None = None
 
     def cached_by_name(self, target: str, since: str | None = None) -> str | None:
-        """What it means on a `target` on E2B that the image is not pinned, if it is not: `since` is
-        the day on which E2B fetched it."""
+        """Return how E2B caches an image that is not pinned; `since` is the day it was fetched."""
         if self.digest is not None:
             return None
         note = self.note or f"base image `{self.reference}` is not pinned to a digest"
         state = f" as it was on {since}, " if since else ", "
         return (
             f"{note}; E2B caches it by this name{state}until `template-builder build"
-            f" --refresh-base --target {target}` fetches it anew"
+            f" --refresh-base --target {target}` fetches it again"
         )
 
     @property
     def pinned(self) -> str:
-        """What stands behind FROM."""
+        """Return the reference for FROM."""
         if self.digest is None or "@" in self.reference:
             return self.reference
         return f"{self.reference}@{self.digest}"
 
 
 def resolve_digest(reference: str) -> BaseImage:
-    """Ask the registry of `reference` for its digest; what keeps it from answering becomes the
-    result's `note`. Raises `UnknownImageError`."""
+    """Ask the registry of `reference` for the digest. If it does not answer, the result has a
+    `note`. Raise `UnknownImageError`."""
     if "@" in reference:
         return BaseImage(reference=reference, digest=reference.partition("@")[2])
     import httpx
@@ -100,7 +99,7 @@ def resolve_digest(reference: str) -> BaseImage:
             digest = answer.headers.get("Docker-Content-Digest", "")
     except httpx.HTTPStatusError as error:
         return kept(reference, f"its registry answered {error.response.status_code}")
-    # Not only its own: httpx passes on what a proxy scheme or a certificate file runs into.
+    # httpx passes on errors of proxy schemes and certificate files.
     except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):
         return kept(reference, "its registry did not answer")
     if not DIGEST.fullmatch(digest):
@@ -109,7 +108,7 @@ def resolve_digest(reference: str) -> BaseImage:
 
 
 def kept(reference: str, why: str) -> BaseImage:
-    """The image by its tag alone, with the note that says why."""
+    """Return the image with its tag alone, and a note that says why."""
     return BaseImage(
         reference=reference,
         digest=None,
@@ -118,7 +117,7 @@ def kept(reference: str, why: str) -> BaseImage:
 
 
 def _parts(reference: str) -> tuple[str, str, str]:
-    """Host, repository and tag, by Docker's rules for what is left out."""
+    """Return host, repository and tag, with Docker's defaults."""
     first, slash, rest = reference.partition("/")
     if slash and ("." in first or ":" in first or first == "localhost"):
         host, path = first, rest
@@ -132,8 +131,8 @@ def _parts(reference: str) -> tuple[str, str, str]:
 
 
 def _anonymous_token(client: httpx.Client, challenge: str) -> str | None:
-    """Follow a `WWW-Authenticate: Bearer realm="…",service="…",scope="…"` challenge; None where the
-    registry gives no token to everybody."""
+    """Follow a `WWW-Authenticate: Bearer realm="…",service="…",scope="…"` challenge. Return None if
+    the registry issues no anonymous token."""
     fields = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
     realm = fields.pop("realm", None)
     if realm is None or not challenge.lower().startswith("bearer "):
@@ -148,7 +147,7 @@ def _anonymous_token(client: httpx.Client, challenge: str) -> str | None:
 
 
 def _is_denied(answer: httpx.Response) -> bool:
-    """Whether an answer is a registry's own refusal, by the codes of the distribution protocol."""
+    """Return whether the registry itself refused, by the error codes of the protocol."""
     try:
         errors = answer.json()["errors"]
         return any(error["code"] in _DENIED for error in errors)

@@ -1,4 +1,4 @@
-"""The locks that are committed under `generated/`: read back, and compared with the specs."""
+"""Read the locks committed under `generated/`, and compare them with the specs."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ _LARGEST_BYTES = 16 << 20
 
 
 def read_committed(variants: Sequence[Variant], generated: Path) -> dict[str, Lock | TemplateError]:
-    """The locks that are committed under `generated`, without the network.
+    """Return the locks committed under `generated`, without using the network.
 
-    A variant whose committed lock is absent, or is not that of its spec, maps to a
+    A variant whose committed lock is missing, or does not match its spec, maps to a
     `StaleLockError` that says what differs.
     """
     locks: dict[str, Lock | TemplateError] = {}
@@ -44,18 +44,16 @@ def _committed(variant: Variant, folder: Path) -> Lock:
         packages = dict(document["lock"]["packages"])
     except FileNotFoundError as error:
         raise StaleLockError(
-            f"`{variant.name}` has no committed lock: {place}/template.toml is not there",
+            f"`{variant.name}` has no committed lock: {place}/template.toml does not exist",
             hint=relock,
         ) from error
     except OSError as error:
         raise StaleLockError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
-        raise StaleLockError(
-            f"{place}/template.toml is not what this program writes: {error}", hint=relock
-        ) from error
+        raise StaleLockError(f"{place}/template.toml is not valid: {error}", hint=relock) from error
     if changes := list(_changes(variant, lock)):
         raise StaleLockError(
-            f"the committed lock of `{variant.name}` is not that of its spec:\n"
+            f"the committed lock of `{variant.name}` does not match its spec:\n"
             + "\n".join(f"  {change}" for change in changes),
             hint=relock,
         )
@@ -69,7 +67,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
 
 
 def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
-    """The lock that template.toml describes, with the texts of the files in `folder`."""
+    """Return the lock described by template.toml, with the texts of the files in `folder`."""
     stages = tuple(
         StageLock(
             stem=entry["name"],
@@ -88,7 +86,7 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
 
 
 def _body(path: Path) -> str:
-    """The text of a lock without its header; a stage that adds no package has no file."""
+    """Return the text of a lock without its header; a stage that adds no package has no file."""
     try:
         text = read_regular(path, _LARGEST_BYTES).decode()
     except FileNotFoundError:
@@ -97,7 +95,7 @@ def _body(path: Path) -> str:
 
 
 def _check_shape(lock: Lock) -> None:
-    """What was edited by hand or merged badly must not reach a Dockerfile. Raises `ValueError`."""
+    """Keep manual edits and bad merges out of the Dockerfile. Raise `ValueError`."""
     image = lock.image
     if image.digest is not None and not DIGEST.fullmatch(image.digest):
         raise ValueError(f"`lock.digest` is {image.digest!r}")
@@ -111,11 +109,11 @@ def _check_shape(lock: Lock) -> None:
                 f"`fallback-bytes` of stage {stage.stem!r} is {stage.fallback_bytes!r}"
             )
         if not is_lock_text(stage.text):
-            raise ValueError(f"requirements/{stage.stem}.txt holds more than pins and hashes")
+            raise ValueError(f"requirements/{stage.stem}.txt contains more than pins and hashes")
 
 
 def _gaps(variant: Variant, lock: Lock, packages: Mapping[str, str]) -> Iterable[str]:
-    """Where the files of requirements/ are not what was locked."""
+    """Yield how the files of requirements/ differ from what was locked."""
     names: list[str] = []
     for stage in lock.stages:
         names += [name for name, _ in parse_pins(stage.text)]
@@ -140,10 +138,10 @@ def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
     for stage, locked in zip(variant.stages, lock.stages, strict=True):
         for requirement in locked.requirements:
             if requirement not in stage.requirements:
-                yield f"{stage.source}: `{requirement}` is gone from `python.packages`"
+                yield f"{stage.source}: `{requirement}` was removed from `python.packages`"
         for requirement in stage.requirements:
             if requirement not in locked.requirements:
-                yield f"{stage.source}: `{requirement}` is new in `python.packages`"
+                yield f"{stage.source}: `{requirement}` was added to `python.packages`"
         if stage.torch_backend != locked.torch_wanted:
             was, now = locked.torch_wanted or "none", stage.torch_backend or "none"
             yield f"{stage.source}: `python.torch-backend`: {was} → {now}"

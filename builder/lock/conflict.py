@@ -1,6 +1,6 @@
-"""Why a stage has no lock, in terms of the specs: which requirement, which stage, what to change.
+"""Explain why a stage cannot be locked in terms of the specs: requirement, stage, what to change.
 
-uv's own reasoning is kept below our sentence, word for word.
+uv's own reasoning is quoted below our message.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ _NO_FILES = re.compile(r"there are no versions of (\S+)")
 
 
 def not_found(output: str) -> list[str]:
-    """The packages of which uv says that an index does not have them at all."""
+    """Return the packages that, according to uv, do not exist in the index."""
     return [canonicalize_name(name) for name in _NOT_FOUND.findall(output)]
 
 
@@ -37,12 +37,12 @@ def absent_packages(
     known: Iterable[str],
     output: str,
 ) -> LockConflictError:
-    """The error about packages that the index does not have; `known` are names that it has."""
+    """Return the error about packages that the index lacks; `known` are packages that it has."""
     places = {wish.name: wish.place for wish in _wishes(chain, folder)}
     others = sorted({*known, *places} - {*names})
     lines = []
     for name in names:
-        where = f" ({places[name]})" if name in places else ", which a package of it needs,"
+        where = f" ({places[name]})" if name in places else " (needed by another package)"
         near = did_you_mean(name, others)
         lines.append((f"`{name}`{where}", f"; {near}" if near else ""))
     reasoning = f"uv's reasoning:\n{_plain(output)}"
@@ -59,15 +59,15 @@ def absent_packages(
 
 
 def missing_extra(output: str, chain: Sequence[Stage], folder: Path) -> LockConflictError | None:
-    """The error about an extra of a requirement that the package does not have, if uv says so.
+    """Return the error about a required extra that the package does not have, if uv reports one.
 
-    uv itself only warns, and then what the extra was meant to bring is missing in a sandbox.
+    uv itself only warns, and the packages of the extra would be missing in a sandbox.
     """
     for package, version, extra in _EXTRA.findall(output):
         for wish in _wishes(chain, folder):
             if wish.name == package and extra in Requirement(wish.text).extras:
                 return LockConflictError(
-                    f'stage `{wish.stage}`: "{wish.text}" at {wish.place} asks for the extra'
+                    f'stage `{wish.stage}`: "{wish.text}" at {wish.place} requires the extra'
                     f" `{extra}`, which {package}=={version} does not have",
                     hint="check the spelling of the extra, or leave it out",
                 )
@@ -79,7 +79,7 @@ def explain(
 ) -> LockConflictError | SpecError:
     """Turn uv's `output` about the last stage of `chain` into an error.
 
-    `locked` maps a package that a parent stage locks to (version, that stage's stem).
+    `locked` maps packages that parent stages lock to (version, stem of the stage).
     """
     stage = chain[-1]
     if backends := _BACKENDS.search(output):
@@ -89,8 +89,8 @@ def explain(
     if no_files := _NO_FILES.search(output):
         return LockConflictError(
             f"stage `{stage.stem}`: the package index has no files of `{no_files[1]}`\n{reasoning}",
-            hint="check the package's name, and the URL of the index that uv is configured for: a"
-            " login page or a filter may have answered in its place",
+            hint="check the package's name and the URL of uv's index: a login page or a filter may"
+            " have answered instead",
         )
     mentioned = {canonicalize_name(word) for word in re.findall(r"[A-Za-z0-9][\w.-]*\w", output)}
     own = [wish for wish in wishes if wish.name in mentioned and wish.stage == stage.stem]
@@ -111,18 +111,18 @@ def explain(
     for name in inherited:
         version, stem = locked[name]
         because = "".join(
-            f', asked for by "{wish.text}" at {wish.place}'
+            f', required by "{wish.text}" at {wish.place}'
             for wish in wishes
             if wish.name == name and wish.stage != stage.stem
         )
         lines.append(f"  {name}=={version} is locked by stage `{stem}`{because}")
-    lines += [f'  "{w.text}" is asked for by stage `{stage.stem}` at {w.place}' for w in own]
+    lines += [f'  "{w.text}" is required by stage `{stage.stem}` at {w.place}' for w in own]
     parents = " and ".join(f"`{s}`" for s in sorted({locked[name][1] for name in inherited}))
-    title = f"stage `{stage.stem}` cannot live with the versions that {parents} locked:"
+    title = f"stage `{stage.stem}` conflicts with the versions that {parents} locked:"
     return LockConflictError(
         "\n".join([title, *lines, reasoning]),
         hint=f"loosen {either} in {stage.source},"
-        f" or ask for a version that both can use in the stage {parents}",
+        f" or require a version that both can use in stage {parents}",
     )
 
 
@@ -146,7 +146,7 @@ def _wishes(chain: Sequence[Stage], folder: Path) -> Iterable[_Wish]:
 def _unknown_backend(chain: Sequence[Stage], backends: Sequence[str], folder: Path) -> SpecError:
     backend = chain[-1].torch_backend or ""
     source = next(stage.source for stage in chain if stage.torch_backend == backend)
-    hint = did_you_mean(backend, backends) or f"it knows {', '.join(backends)}"
+    hint = did_you_mean(backend, backends) or f"available: {', '.join(backends)}"
     place = place_of(folder, source, ("python", "torch-backend"))
     return _spec_error(
         place, "python.torch-backend", f"uv knows no PyTorch backend {backend!r}", hint
@@ -159,14 +159,14 @@ def _spec_error(place: str, key: str, message: str, hint: str) -> SpecError:
 
 
 def unknown_image(variant: Variant, why: str, folder: Path) -> SpecError:
-    """The error about a base image that its registry does not give; `why` is a predicate."""
+    """Return the error about a base image that cannot be had; `why` is a predicate."""
     image, place = variant.image, variant.source
-    for stage in variant.stages:  # the last one that names it decides
+    for stage in variant.stages:  # the last one that sets it wins
         if _names_image(folder / Path(stage.source).name):
             place = place_of(folder, stage.source, ("base", "image"))
     hint = did_you_mean(image.partition(":")[0], _COMMON_IMAGES) or (
         "check the spelling; for an image that needs credentials, pull it with Docker first, or"
-        f" write its digest behind it: {image}@sha256:…"
+        f" append its digest: {image}@sha256:…"
     )
     return _spec_error(place, "base.image", f"the image {image!r} {why}", hint)
 
@@ -176,12 +176,12 @@ def _names_image(path: Path) -> bool:
         document = parse_toml(path.read_text(encoding="utf-8-sig"))
         return "image" in document.get("base", {})
     except (OSError, ValueError):
-        return False  # it was changed since it was loaded
+        return False  # it was modified since it was loaded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Wish:
-    """A requirement, who asks for it, and where."""
+    """A requirement, with the stage and the place that it comes from."""
 
     name: str
     text: str

@@ -1,4 +1,4 @@
-"""What the packages of a lock weigh when they are downloaded, by what their index says.
+"""Compute the download size of a lock from the sizes that its index lists.
 
 A pure reader of uv's `pylock.toml` output (https://packaging.python.org/specifications/pylock-toml).
 """
@@ -22,8 +22,8 @@ _MANYLINUX = [
 
 
 def download_size(pylock: str, python: str) -> int | None:
-    """The bytes to download for CPython `python` ("3.11") on Linux on x86-64; None where the index
-    does not say."""
+    """Return the bytes to download for CPython `python` ("3.11") on Linux on x86-64; None if the
+    index does not list them."""
     version = (3, int(python.partition(".")[2]))
     interpreter = f"cp{version[0]}{version[1]}"
     tags = [
@@ -35,7 +35,7 @@ def download_size(pylock: str, python: str) -> int | None:
         lock = Pylock.from_dict(parse_toml(pylock))
         environment = cast("Environment", environments(python)[0])
         for _, file in lock.select(environment=environment, tags=tags):
-            size = getattr(file, "size", None)  # of a repository or a folder there is none
+            size = getattr(file, "size", None)  # a repository or a folder has none
             if size is None:
                 return None
             total += size

@@ -1,7 +1,4 @@
-"""The text of a lock: a requirements file of exact versions, markers and hashes, and nothing else.
-
-A pure reader of that text. It knows what a requirement asks for, not where versions come from.
-"""
+"""Read the text of a lock: a requirements file of exact versions, markers and hashes."""
 
 from __future__ import annotations
 
@@ -18,7 +15,7 @@ _LOCKED_TEXT = re.compile(
     r"(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+\n)*"
 )
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
-# Interpreters and platforms as they exist. A lock is for all of them, and for stranger ones, too.
+# Common platforms. A lock is for all of them, and for others.
 _PLATFORMS = (
     ("linux", "posix", "Linux", "x86_64"),
     ("linux", "posix", "Linux", "aarch64"),
@@ -31,12 +28,12 @@ _NEWEST_MINOR = 20
 
 @functools.lru_cache(maxsize=4096)
 def parse_pins(text: str) -> tuple[tuple[str, str], ...]:
-    """The (name, version) pairs of a locked requirements text, in its order."""
+    """Return the (name, version) pairs of the text of a lock, in its order."""
     return tuple((match[1], match[2]) for match in _PIN.finditer(text))
 
 
 def entries(text: str) -> Iterable[tuple[str, list[str]]]:
-    """The pins of a requirements text, each with its marker, and its hashes."""
+    """Yield the pins of the text of a lock, each with its marker, and their hashes."""
     for block in re.split(r"\n(?=\S)", text.strip()):
         if block:
             pin = block.partition(" \\\n")[0].strip()
@@ -44,16 +41,16 @@ def entries(text: str) -> Iterable[tuple[str, list[str]]]:
 
 
 def is_lock_text(text: str) -> bool:
-    """Whether `text` holds pins with hashes and nothing else."""
+    """Return whether `text` contains only pins with hashes."""
     return _LOCKED_TEXT.fullmatch(text) is not None
 
 
 def missing_from(
     names: Iterable[str], requirements: Sequence[str], python_floor: str
 ) -> Iterator[str]:
-    """The requirements that the lock of a chain lacks, whose packages are `names`.
+    """Yield the requirements that a lock lacks; `names` are the packages that it has.
 
-    A requirement whose marker holds on no interpreter from `python_floor` on may be left out.
+    A requirement whose marker is false on every Python from `python_floor` on may be missing.
     """
     locked = {canonicalize_name(name) for name in names}
     for text in requirements:
@@ -65,7 +62,7 @@ def missing_from(
 
 def _can_hold(requirement: Requirement, python_floor: str) -> bool:
     marker = requirement.marker
-    # A variant is installed without any extra, which to packaging is the extra of an empty name.
+    # No extra is installed; packaging takes an empty name for one.
     return marker is None or any(
         marker.evaluate(e | {"extra": "\0"}) for e in environments(python_floor)
     )
@@ -73,7 +70,7 @@ def _can_hold(requirement: Requirement, python_floor: str) -> bool:
 
 @functools.cache
 def environments(python_floor: str) -> tuple[dict[str, str], ...]:
-    """The values of markers on interpreters from `python_floor` on; Linux on x86-64 first."""
+    """Return the values of markers on Pythons from `python_floor` on; Linux on x86-64 first."""
     first = int(python_floor.partition(".")[2])
     versions = [f"3.{minor}.{patch}" for minor in range(first, _NEWEST_MINOR) for patch in (0, 99)]
     return tuple(

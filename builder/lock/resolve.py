@@ -1,7 +1,7 @@
-"""A variant's chain to exact packages: every stage resolved by uv under its parent's lock.
+"""Resolve each stage of a chain with uv, constrained by the locks of its parents.
 
-"Latest" is decided here and nowhere else. The result is text with hashes and without hosts or
-paths; `builder.render` writes it to disk, and `builder.lock.committed` reads it back.
+Only this module decides what "latest" is. The result is text with hashes, without hosts or paths;
+`builder.render` writes it to disk, and `builder.lock.committed` reads it back.
 """
 
 from __future__ import annotations
@@ -31,10 +31,10 @@ _MOST_ABSENT = 20
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageLock:
-    """What one stage adds: `text` is a requirements file without header.
+    """The packages that one stage adds: `text` is a requirements file without header.
 
-    `torch_backend` is the backend that the packages come from; None is the default index. Where
-    that is a fallback, `fallback_bytes` is what it gives to download (see `download_size`).
+    `torch_backend` is the backend whose index the packages come from, None for the default index.
+    If that is a fallback, `fallback_bytes` is the size of its download (see `download_size`).
     """
 
     stem: str
@@ -60,7 +60,7 @@ class Lock:
 
     @property
     def packages(self) -> dict[str, str]:
-        """Distribution → version; several, for several platforms, joined by " | "."""
+        """Return distribution → version; versions of several platforms are joined by " | "."""
         versions: dict[str, set[str]] = {}
         for stage in self.stages:
             for name, version in parse_pins(stage.text):
@@ -69,7 +69,7 @@ class Lock:
 
     @property
     def fallbacks(self) -> tuple[tuple[str, str], ...]:
-        """What took the place of a PyTorch backend whose index was out of reach, and its cost."""
+        """Return what replaces a PyTorch backend whose index could not be reached, and its cost."""
         fallbacks = []
         fallen = [stage for stage in self.stages if stage.fell_back]
         for backend in dict.fromkeys(stage.torch_wanted for stage in fallen):
@@ -87,7 +87,7 @@ class Lock:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """Where the lock is weaker than what the spec asked for."""
+        """Return in which respects the lock is weaker than the spec."""
         notes = [self.image.note] if self.image.note else []
         notes += [f"{text} ({cost})" for text, cost in self.fallbacks]
         return tuple(notes)
@@ -99,16 +99,15 @@ def lock_latest(
     folder: Path,
     report: Reporter,
     has_image: Callable[[str], bool] = lambda _: False,
-    bases_told: bool = False,
+    bases_reported: bool = False,
 ) -> dict[str, Lock | TemplateError]:
-    """Resolve every variant anew, to the latest that its specs allow.
+    """Resolve every variant to the latest packages that its specs allow.
 
-    Stages that variants share are resolved once, independent ones side by side. `folder` is the
-    variants folder, for the lines that errors name; `has_image` says whether this machine has an
-    image that its registry does not give. Which base images are not pinned is reported, unless the
-    plan tells it (`bases_told`). The result maps a variant's name to its lock, or to why
-    there is none (`LockConflictError`, `NetworkError`, `SpecError`); one failing variant does not
-    stop the others.
+    Shared stages are resolved once, independent ones in parallel. `folder` is the variants folder,
+    for positions in errors; `has_image` returns whether this machine has an image that its registry
+    does not give. Base images that are not pinned are reported unless the plan does so
+    (`bases_reported`). The result maps the name of each variant to its lock or to its error
+    (`LockConflictError`, `NetworkError`, `SpecError`).
     """
     with ThreadPoolExecutor(max_workers=_JOBS) as pool, processes.interruptible():
         looked_up = {
@@ -125,21 +124,21 @@ def lock_latest(
         if isinstance(image, UnknownImageError):
             locks[variant.name] = unknown_image(variant, image.why, folder)
         elif failed:
-            locks[variant.name] = failed[-1]  # it knows of those above
+            locks[variant.name] = failed[-1]  # it includes those above
         else:
             locks[variant.name] = Lock(
                 image=image,
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
-    _report_notes(locks, report, bases_told=bases_told)
+    _report_notes(locks, report, bases_reported=bases_reported)
     return locks
 
 
 def _lock_stages(
     variants: Sequence[Variant], pool: ThreadPoolExecutor, folder: Path
 ) -> dict[tuple[str, ...], StageLock | TemplateError]:
-    """The stages of all variants, by `_key`: those without parents first, then those below them."""
+    """Resolve the stages of all variants, parents first; by `_key`."""
     done: dict[tuple[str, ...], StageLock | TemplateError] = {}
     for depth in range(1, max((len(variant.stages) for variant in variants), default=0) + 1):
         locks = [lock for lock in done.values() if isinstance(lock, StageLock)]
@@ -166,14 +165,14 @@ def _lock_stages(
 
 
 def _report_notes(
-    locks: Mapping[str, Lock | TemplateError], report: Reporter, *, bases_told: bool
+    locks: Mapping[str, Lock | TemplateError], report: Reporter, *, bases_reported: bool
 ) -> None:
-    """Report each note once, for its variant where only one of several has it."""
+    """Report each note once, with a variant if only one of several has it."""
     notes: dict[str, list[str]] = {}
     for name, lock in locks.items():
         if isinstance(lock, Lock):
             for note in lock.notes:
-                if not (bases_told and note == lock.image.note):
+                if not (bases_reported and note == lock.image.note):
                     notes.setdefault(note, []).append(name)
     for note, names in notes.items():
         variant = names[0] if len(names) == 1 < len(locks) else None
@@ -185,7 +184,7 @@ def _image(reference: str, has_image: Callable[[str], bool]) -> BaseImage | Unkn
         return resolve_digest(reference)
     except UnknownImageError as error:
         if has_image(reference):
-            return kept(reference, "the Docker engine of this machine alone has it")
+            return kept(reference, "only the Docker engine of this machine has it")
         return error
 
 
@@ -195,8 +194,10 @@ def _key(variant: Variant, depth: int) -> tuple[str, ...]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Chain:
-    """A stage to resolve, after those that it extends and their locks, for Pythons from `floor` on;
-    `names` are packages that the index has, `folder` is the variants folder."""
+    """A stage to resolve for Pythons from `floor` on, preceded by its parents and their locks.
+
+    `names` are packages that the index is known to have, `folder` is the variants folder.
+    """
 
     floor: str
     stages: tuple[Stage, ...]
@@ -209,7 +210,7 @@ class _Chain:
         return self.stages[-1]
 
     def without(self, names: Sequence[str]) -> _Chain:
-        """The chain without the requirements of packages called `names`."""
+        """Return the chain without the requirements for the packages `names`."""
 
         def kept(text: str) -> bool:
             return canonicalize_name(Requirement(text).name) not in names
@@ -225,9 +226,7 @@ class _Chain:
     def lock(self) -> StageLock | TemplateError:
         stage, backend, text = self.stage, self.stage.torch_backend, ""
         if any(p.torch_wanted == backend and not p.torch_backend for p in self.parents if p.text):
-            backend = (
-                None  # a stage above could not reach that index: one chain, one kind of PyTorch
-            )
+            backend = None  # a parent fell back: one chain, one kind of PyTorch
         try:
             if stage.requirements:
                 text, backend = self.compile_or_fall_back(backend)
@@ -252,7 +251,7 @@ class _Chain:
         )
 
     def download_bytes(self, text: str) -> int | None:
-        """What there is to download of a lock, as far as its index says; nothing is downloaded."""
+        """Return the download size of a lock, if its index lists it; nothing is downloaded."""
         from builder.lock.download_size import download_size
 
         with uv.private_folder() as private:
@@ -261,22 +260,21 @@ class _Chain:
                 doing = f"looking up the sizes of stage `{self.stage.stem}`"
                 return download_size(self.resolved(text, arguments, doing, private), self.floor)
             except (uv.UvError, NetworkError, ValueError):
-                return None  # it is not known, and that is said
+                return None  # the size is unknown
 
     def resolved(
         self, requirements: str, arguments: Sequence[str], doing: str, folder: Path, **options: Any
     ) -> str:
-        """What uv resolves `requirements` to."""
+        """Run uv, and return what it resolves `requirements` to."""
         path = folder / "requirements.in"
         path.write_text(requirements, encoding="utf-8")
-        # The interpreter is named: uv would look for one in the folder where the command is run.
+        # Without --python, uv would look for an interpreter in the working directory.
         command = ["pip", "compile", "--universal", "--python", sys.executable]
         command += ["--python-version", self.floor, *arguments, str(path)]
         return uv.run(command, doing=doing, folder=folder, **options)
 
     def with_absent(self, error: TemplateError) -> TemplateError:
-        """The error of a parent stage; where the index lacks packages of that, those of this stage
-        that it lacks are named, too."""
+        """Add the packages of this stage that the index lacks to such an error of a parent."""
         if isinstance(error, LockConflictError) and error.absent:
             alone = dataclasses.replace(self, parents=())
             try:
@@ -289,7 +287,7 @@ class _Chain:
         return error
 
     def absent_error(self, output: str, names: Sequence[str] = ()) -> LockConflictError:
-        """All packages that the index lacks: uv names the first, so ask without those."""
+        """Find all packages that the index lacks: uv names only the first, so retry without it."""
         absent, answer = list(names), output
         while new := [name for name in not_found(answer) if name not in absent]:
             absent += new
@@ -306,8 +304,8 @@ class _Chain:
         return absent_packages(absent, self.stages, self.folder, known=self.names, output=output)
 
     def compile_or_fall_back(self, backend: str | None) -> tuple[str, str | None]:
-        """The stage's lock and the backend it comes from: the default index where `backend`'s index
-        is out of reach, be it that it does not answer or that a filter answers in its place."""
+        """Return the stage's lock and its backend: None, the default index, if that of `backend`
+        does not answer or a filter answers instead."""
         try:
             return self.compile(backend), backend
         except (NetworkError, uv.UvError) as error:
@@ -316,7 +314,7 @@ class _Chain:
             if isinstance(error, uv.UvError) and not not_found(error.output):
                 raise
             if any(f"+{backend}" in parent.text for parent in self.parents):
-                raise  # the chain has that backend's builds: there is no way round its index
+                raise  # the chain already has builds of that backend
         return self.compile(None), None
 
     def compile(self, backend: str | None) -> str:
@@ -334,8 +332,7 @@ class _Chain:
                 f"resolving stage `{self.stage.stem}`",
                 private,
                 on_line=lines.append,
-                # A fallback follows where a backend's index is out of reach: do not try that one
-                # for long.
+                # The index of a backend has a fallback: do not retry for long.
                 environment={"UV_HTTP_RETRIES": "1"} if backend else {},
             )
         reasoning = "\n".join(lines)
@@ -346,35 +343,34 @@ class _Chain:
         return text
 
     def check(self, text: str, reasoning: str) -> None:
-        """Raise `LockConflictError` for a lock that uv should not have made."""
+        """Raise `LockConflictError` for a lock that uv should never produce."""
         stage = self.stage
         texts = [*(parent.text for parent in self.parents), text]
         names = [name for part in texts for name, _ in parse_pins(part)]
         missing = missing_from(names, stage.requirements, self.floor)
         if listed := ", ".join(f'"{requirement}"' for requirement in missing):
             raise LockConflictError(
-                f"the lock of stage `{stage.stem}` lacks {listed}, which {stage.source} asks for,"
-                " and was not written",
-                hint="run the same command again; if that does not help, please report it, with"
-                f" what uv said:\n{reasoning}",
+                f"the lock of stage `{stage.stem}` lacks {listed}, which {stage.source}"
+                " requires; it was not written",
+                hint="run the same command again; if that does not help, please report it with"
+                f" uv's output:\n{reasoning}",
             )
         if not is_lock_text(text):
             raise LockConflictError(
-                f"the lock of stage `{stage.stem}` holds more than versions, markers and hashes,"
-                f" and was not written:\n{text}",
+                f"the lock of stage `{stage.stem}` contains more than versions, markers and"
+                f" hashes; it was not written:\n{text}",
                 hint=f"write the markers of {stage.source} with printable characters",
             )
 
 
 def _added(output: str, inherited: Collection[str], stage: Stage) -> str:
-    """What a stage adds to the pins that it inherits, of uv's `output`."""
+    """Return the pins of uv's `output` that the stage does not inherit."""
     added = []
     for pin, hashes in entries(output):
         if not hashes:
             raise LockConflictError(
-                f"`{pin}` of stage `{stage.stem}` has no hashes in its index, and a lock"
-                " without them protects nobody",
-                hint="take the package from an index that gives hashes",
+                f"`{pin}` of stage `{stage.stem}` has no hashes in its index; a lock needs them",
+                hint="use an index that provides hashes",
             )
         if pin not in inherited:
             added.append(" \\\n".join([pin, *(f"    --hash={h}" for h in sorted(hashes))]))

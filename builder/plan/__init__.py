@@ -1,6 +1,6 @@
-"""What would be done, and why: one action a variant, with reasons that carry both sides.
+"""Plan a build: an action for each variant, with reasons that carry the old and new values.
 
-A pure function of what was rendered, what is recorded and what the target has. It does nothing.
+A plan is a pure function of the rendered variants, the registry and the state of the target.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""One action a variant, with its reasons."""
+"""Decide on an action for each variant, with its reasons."""
 
 from __future__ import annotations
 
@@ -26,13 +26,12 @@ def make_plan(
     release: bool = False,
     programs: bool = True,
 ) -> Plan:
-    """Decide what to do with each of `variants` (by name; an error when it could not be rendered).
+    """Decide what to do with each of `variants` (by name; an error if it could not be rendered).
 
-    `templates` is the registry's name → target → entry. With `force`, what has not changed is built
-    again, from the base image on; with `refresh_base`, where the target keeps base images by their
-    names and this one's is not pinned. With `release`, a channel that is on hold is moved all the
-    same. Without `programs`, the steps of E2B are left out. Raises `FlattenError`
-    when a rendered Dockerfile says what E2B cannot do.
+    `templates` is the registry's name → target → entry. `force` rebuilds unchanged variants from
+    the base image on; `refresh_base` does so if the target caches the base image by its name only.
+    `release` moves channels that are on hold. Without `programs`, the steps of E2B are left out.
+    Raise `FlattenError` if E2B cannot build a rendered Dockerfile.
     """
     planned = []
     for name, result in sorted(variants.items()):
@@ -69,8 +68,10 @@ _Decision = tuple[Action, list[Reason], str | None]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Case:
-    """A variant that was rendered, what is recorded of it, and what the target has; `option` is the
-    one that has every step run anew. A decision is an action, its reasons, and the build to retag.
+    """A rendered variant with its record and the state of the target.
+
+    `option` is the one that forces every step. A decision is an action, its reasons, and the build
+    to retag.
     """
 
     rendered: Rendered
@@ -138,16 +139,16 @@ class _Case:
             return "blocked", [_state(blocked), *reasons], None
         same = [b for b in self.entry.builds.values() if b.digest == self.rendered.digest]
         if situation.content_addressed and (revoked := [b for b in same if b.is_revoked]):
-            why = f"the build of this very spec and lock is {revoked[0].revocation}"
+            why = f"the build of this spec and lock is {revoked[0].revocation}"
             hint = "change the spec, or `template-builder restore` it"
             return "blocked", [_state(f"{why}; {hint}")], None
         if there and not self.option and (other := self._made()):
             channel = self.channel.name
             if overtaken(self.entry, other, channel) and not self.current.is_revoked:
                 why = (
-                    f"channel {channel} belongs to build {ref}, which was begun after {other},"
-                    f" that of this spec; `template-builder promote {self.name} {other}"
-                    f" --channel {channel} --target {situation.target}` moves it all the same"
+                    f"channel {channel} points at build {ref}, which was started after {other}, the"
+                    f" build of this spec; `template-builder promote {self.name} {other}"
+                    f" --channel {channel} --target {situation.target}` moves it anyway"
                 )
                 return "skip", [_state(why)], other
             moved = Reason(kind="spec", subject=f"channel {channel}", old=ref, new=other)
@@ -155,7 +156,7 @@ class _Case:
         return "build", reasons, None
 
     def _made(self) -> str | None:
-        """The recorded build of this very spec and lock, where it is there and may be used."""
+        """Return the recorded build of this spec and lock, if it exists and can be used."""
         usable = self.situation.usable.get(self.name)
         for ref, build in self.entry.builds.items():
             there = usable is None or build.build_id in usable
@@ -164,13 +165,13 @@ class _Case:
         return None
 
     def _held(self, action: Action, reasons: list[Reason], retag: str | None) -> _Decision:
-        """What is left to do where the channel is to stay where it is."""
+        """Return what is left to do if the channel must not move."""
         why = _state(f"channel {self.channel.name} is {self.channel.hold}")
         if action == "retag" and retag != self.channel.ref:
-            # Its tags go back to the build that it is held at; the spec's own is recorded already.
+            # Its tags go back to the build that it is held at.
             if self.drift and self.drift.usable:
                 return "retag", [_state(self.drift.text), why], self.channel.ref
-            return "skip", [_state("the build of this spec is recorded"), why], retag
+            return "skip", [_state("the build of this spec is already recorded"), why], retag
         return action, [*reasons, why], retag
 
     def _reasons(self) -> list[Reason]:
@@ -187,7 +188,7 @@ class _Case:
             return [_state(drift.text), *changes]
         if self.unchanged and self.situation.this_machine:
             return [_state("the environment is not on this machine")]
-        return list(changes) or [_state(f"the build is not there any more on {target}")]
+        return list(changes) or [_state(f"the build no longer exists on {target}")]
 
 
 def _state(text: str) -> Reason:

@@ -1,4 +1,4 @@
-"""What a build is made of, flat, and how two such lists differ."""
+"""List the inputs of a build, and compare two such lists."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from builder.render import Rendered
 
 
 def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
-    """What a build is made of, flat, so that two builds can be compared key by key.
+    """Return the inputs of a build as flat tables, so that builds can be compared key by key.
 
-    `spec` by the spec's own keys, `base`, `packages` by distribution, `files` by path (SHA-256).
+    `spec` is by key of the spec, `packages` by distribution, `files` (SHA-256) by path.
     """
     variant, lock = rendered.variant, rendered.lock
     spec = {
@@ -54,24 +54,24 @@ def _short_hash(content: bytes) -> str:
 
 
 def differences(recorded: Build, new: Mapping[str, Mapping[str, str]]) -> Iterable[Reason]:
-    """Why a build differs: from one that is recorded, and the inputs of another."""
+    """Return the reasons why a recorded build differs from new inputs."""
     old = recorded.inputs
     kinds: Sequence[tuple[Literal["spec", "base", "package"], str]] = (
         ("spec", "spec"),
         ("base", "base"),
         ("package", "packages"),
     )
-    found = [
+    reasons = [
         Reason(kind=kind, subject=key, old=old.get(part, {}).get(key), new=new[part].get(key))
         for kind, part in kinds
         for key in sorted({*old.get(part, {}), *new[part]})
         if old.get(part, {}).get(key) != new[part].get(key)
     ]
-    if not found:
+    if not reasons:
         before, after = old.get("files", {}), new["files"]
-        found = [
+        reasons = [
             Reason(kind="renderer", subject=path)
             for path in sorted({*before, *after})
             if before.get(path) != after.get(path)
         ]
-    return found or [Reason(kind="state", subject="the recorded build has another digest")]
+    return reasons or [Reason(kind="state", subject="the recorded build has a different digest")]

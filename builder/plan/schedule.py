@@ -1,8 +1,7 @@
-"""Which build may start when, so that a step that several builds share is run once, and no more
-than so many run at a time.
+"""Schedule builds so that each shared step runs once, and only a given number run at a time.
 
-E2B keeps what a step made once the step is over: of builds that need the same first steps, one runs
-them, and the others start as soon as it is past them. Nobody waits for a build that has ended.
+E2B caches the result of a step when the step is done. Of several builds with the same first steps,
+one runs these steps, and the others start once it has passed them.
 """
 
 from __future__ import annotations
@@ -20,12 +19,12 @@ _CHECK_SECONDS = 0.5
 
 
 class Schedule:
-    """The builds of one run and how far each is; safe to use from a thread a build."""
+    """The builds of one run and their progress; thread-safe."""
 
     def __init__(
         self, keys: Mapping[str, Sequence[str]], *, jobs: int, report: Reporter = discard
     ) -> None:
-        """`keys`: name → the keys of its steps, in the order in which the builds would start."""
+        """`keys` maps each name to the keys of its steps, in the order in which builds start."""
         self._report = report
         self._free, self._started = threading.Semaphore(jobs), set[str]()
         self._keys = dict(keys)
@@ -37,11 +36,10 @@ class Schedule:
         self._changed = threading.Condition()
 
     def start(self, name: str) -> int:
-        """Wait until no other build is about to run a step that `name` needs, too, and fewer than
-        `jobs` run.
+        """Wait until no other build is about to run a step of `name`, and fewer than `jobs` run.
 
-        Returns how many of its first steps other builds of this run have put into the cache. Raises
-        `BuildError` when one of its steps failed in another build: the same step fails again.
+        Return how many of its first steps other builds of this run have put into the cache. Raise
+        `BuildError` if one of its steps failed in another build, since it would fail again.
         """
         reported: tuple[str, int] | None = None
         with self._changed:
@@ -68,18 +66,18 @@ class Schedule:
         return cached
 
     def passed(self, name: str, steps: int) -> None:
-        """The first `steps` steps of `name` are in the cache now."""
+        """Note that the first `steps` steps of `name` are in the cache."""
         with self._changed:
             if steps > self._steps.get(name, 0):
                 self._steps[name] = steps
                 self._changed.notify_all()
 
     def built(self, name: str) -> None:
-        """All steps of `name` are in the cache now."""
+        """Note that all steps of `name` are in the cache."""
         self._end(name)
 
     def end(self, name: str, *, failed_step: int | None = None) -> None:
-        """All is over with `name`; `failed_step` (from 1) is the one that failed in it."""
+        """Note that `name` has ended; `failed_step` (from 1) is the step that failed, if any."""
         self._end(name, failed_step)
         if name in self._started:
             self._started.remove(name)
@@ -101,7 +99,7 @@ class Schedule:
         return max((min(self._shared(name, o), self._steps[o]) for o in others), default=0)
 
     def _ahead(self, name: str) -> tuple[str, int] | None:
-        """The build to wait for and the number of steps, or None."""
+        """Return the build to wait for and the number of shared steps, or None."""
         if name not in self._keys:
             return None
         cached, before = self._cached(name), True

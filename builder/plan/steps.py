@@ -1,4 +1,4 @@
-"""The steps of E2B behind a variant: what they are, and which of them a cache will have."""
+"""Compute the steps of a variant on E2B, and which of them will be cached."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def common_steps(keys: Sequence[str], other: Sequence[str]) -> int:
-    """How many first steps are the same; a step is given by its key."""
+    """Return how many first steps are the same, given their keys."""
     pairs = zip(keys, other, strict=False)
     return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], pairs))
 
@@ -28,14 +28,14 @@ def _builds_on(target: str, templates: Mapping[str, Mapping[str, Entry]]) -> lis
 
 
 def fetched_on(image: str, templates: Mapping[str, Mapping[str, Entry]], target: str) -> str | None:
-    """The day on which a base image was last fetched for a build that the registry knows of."""
+    """Return the day on which a base image was last fetched for a recorded build."""
     builds = [
         (build.built_at, build.base_fetched)
         for build in _builds_on(target, templates)
         if build.base_image == image and build.built_at is not None
     ]
     fetched = [built_at for built_at, base_fetched in builds if base_fetched]
-    # Earlier versions did not record it: the first build fetched it, if none before it did.
+    # Earlier versions did not record this; the first build is the one that fetched it.
     days = fetched or sorted(built_at for built_at, _ in builds)[:1]
     return max(days).partition("T")[0] if days else None
 
@@ -43,7 +43,7 @@ def fetched_on(image: str, templates: Mapping[str, Mapping[str, Entry]], target:
 def foretell(
     planned: Sequence[PlannedVariant], templates: Mapping[str, Mapping[str, Entry]], target: str
 ) -> list[PlannedVariant]:
-    """Say for each variant to build which steps the cache will have when its turn comes."""
+    """Predict for each variant to build which of its steps will be cached when it starts."""
     recorded = [build.steps for build in _builds_on(target, templates)]
     earlier: list[PlannedVariant] = []
     for variant in planned:
@@ -62,7 +62,7 @@ def foretell(
 
 
 def program_of(rendered: Rendered) -> Program:
-    """The Program of what was rendered. Raises `FlattenError`."""
+    """Return the program of a rendered variant. Raise `FlattenError`."""
     from builder.flatten import flatten  # only where a target builds by its own steps
 
     return flatten(
@@ -73,7 +73,7 @@ def program_of(rendered: Rendered) -> Program:
 
 
 def step_keys_of(rendered: Rendered, program: Program) -> tuple[str, ...]:
-    """A key for each step, of what decides whether E2B has it in its cache but for those before."""
+    """Return a key for each step: what decides, after the steps before, if E2B has it cached."""
     keys = []
     for step in program.steps:
         content = rendered.content(step.args[0]) if step.kind == "COPY" else b""

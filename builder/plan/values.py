@@ -1,4 +1,4 @@
-"""A plan and what it is made from: values alone."""
+"""A plan and its inputs: values only."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class Reason:
         return f"{subject}{changed} {self.old} → {self.new}"
 
     def to_json(self) -> dict[str, str | None]:
-        """The reason as plain values, with its sentence as `text`."""
+        """Return the reason as plain values, with its sentence as `text`."""
         return {
             "kind": self.kind,
             "what": self.subject,
@@ -50,8 +50,11 @@ class Reason:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Drift:
-    """How a target differs from what was recorded of it: in words, whether the recorded build is
-    usable (its tags alone have moved), and whether another machine has published `elsewhere`."""
+    """How a target differs from the registry.
+
+    The recorded build is `usable` if only its tags have moved; `elsewhere` means that another
+    machine has published.
+    """
 
     text: str
     usable: bool
@@ -60,8 +63,8 @@ class Drift:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetState:
-    """What a look at a target found of one variant: whether its digest is built there, and which
-    builds (by ID) of it can be used; None where they need not be told apart."""
+    """The state of one variant on a target: whether its digest is `present`, and which builds (by
+    ID) are `usable`; None if all are."""
 
     present: bool
     drift: Drift | None = None
@@ -70,14 +73,13 @@ class TargetState:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Situation:
-    """What the target says of itself.
+    """The state of a target.
 
-    `present` are the digests of builds that are there; `drift` is what differs from the record of
-    a variant (by name), `usable` its builds that can be used, `unsupported` what it cannot provide
-    of one, `blocked` why it cannot build one at all, `unaccepted` why it is not to build one before
-    somebody has agreed to the cost. `steps_cached` says that the target keeps what
-    each step made for the next build, `content_addressed` that what has the same digest is the same
-    build, `this_machine` that builds are files of this machine.
+    `present` are the digests of existing builds. By variant: `drift` is the difference from its
+    record, `usable` are its usable builds, `unsupported` are features of the spec that the target
+    lacks, `blocked` is why it cannot be built, `unaccepted` why it needs consent to its cost.
+    `steps_cached` means that the target caches each step, `content_addressed` that equal digests
+    are the same build, `this_machine` that builds are files on this machine.
     """
 
     target: str
@@ -94,14 +96,14 @@ class Situation:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PlannedVariant:
-    """One variant's action; `ref` is the build that the channel points at now, `held` why builds do
-    not move it, `retag` the recorded build of this very spec and lock that it should point at.
+    """The action for one variant.
 
-    `forced` says that every step is to be run anew, from the base image on. `stale_base` says what
-    the target keeps of a base image that is not pinned to a digest.
+    `ref` is the build that the channel points at, `held` the hold on it, `retag` the recorded build
+    of this spec and lock that it should point at. `forced` runs every step, from the base image on.
+    `stale_base` describes how the target caches a base image that is not pinned.
 
-    Of the steps to build, the first `cached` are expected to come from the target's cache, where
-    earlier builds left them (`cached_before`) or another one of this plan does (`cached_by`).
+    The first `cached` steps are expected to be cached, by earlier builds (`cached_before`) or by
+    another build of this plan (`cached_by`).
     """
 
     name: str
@@ -123,7 +125,7 @@ class PlannedVariant:
     cached_by: str | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The planned variant as plain values."""
+        """Return the planned variant as plain values."""
         return {
             "name": self.name,
             "action": self.action,
@@ -143,7 +145,7 @@ class PlannedVariant:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plan:
-    """Every variant that was asked for, in the order of their names."""
+    """All requested variants, sorted by name."""
 
     target: str
     channel: str
@@ -151,17 +153,17 @@ class Plan:
 
     @property
     def something_to_do(self) -> bool:
-        """Whether `build` would do something with any variant."""
+        """Whether `build` would do something."""
         return any(variant.action not in ("skip", "blocked") for variant in self.variants)
 
     @property
     def blocked(self) -> dict[str, str]:
-        """The variants that cannot be built, and why not."""
+        """Return why variants cannot be built, by name."""
         return {v.name: str(v.reasons[0]) for v in self.variants if v.action == "blocked"}
 
     @property
     def shared(self) -> dict[str, tuple[str, ...]]:
-        """Stage → the variants that share it, for stages that more than one has."""
+        """Return stage → variants, for stages that several variants share."""
         users: dict[str, list[str]] = {}
         for variant in self.variants:
             for stage in variant.stages:
@@ -170,10 +172,9 @@ class Plan:
 
     @property
     def shared_steps(self) -> list[tuple[int, tuple[str, ...]]]:
-        """How many first steps are the same, for whom: (count, variants), longest last.
+        """Return (count, variants) for variants with the same first `count` steps, longest last.
 
-        A step is the same when it is, with all before it and the files it copies: E2B runs such a
-        step once for all of them.
+        E2B runs such steps, which include the files that they copy, once for all of the variants.
         """
         users: dict[tuple[str, ...], list[str]] = {}
         for variant in self.variants:
@@ -186,7 +187,7 @@ class Plan:
         return sorted((count, names) for names, count in longest.items())
 
     def to_json(self) -> dict[str, Any]:
-        """The plan as plain values."""
+        """Return the plan as plain values."""
         return {
             "target": self.target,
             "channel": self.channel,

@@ -1,4 +1,4 @@
-"""The rendered Dockerfile, built and started on a Docker engine before it goes to a target."""
+"""Build and start a rendered Dockerfile with Docker before it goes to a target."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ __all__ = ["Checked", "Image", "connect_engine", "precheck"]
 
 
 def connect_engine(settings: PrecheckSettings) -> DockerEngine:
-    """The Docker engine of this machine. Raises `EngineUnavailableError` where none answers, or the
-    extra for it is not installed."""
+    """Return the Docker engine of this machine. Raise `EngineUnavailableError` if none answers, or
+    the extra for it is not installed."""
     try:
         with needs("docker"):
             from builder.precheck.engine import DockerEngine

@@ -1,8 +1,7 @@
-"""What installing packages breaks in a base image: requirements that hold no longer, and imports
-that fail.
+"""Find requirements and imports of a base image that installing packages broke.
 
-Asked of idle machines of both images, as root, as whom a sandbox's code runs. A module that imports
-on demand can be imported although nothing of it works, so what it offers is asked for, too.
+It compares idle containers of both images, as root, like the code of a sandbox. A module that
+imports on demand can be imported although nothing in it works, so its attributes are tried, too.
 """
 
 from __future__ import annotations
@@ -32,11 +31,11 @@ _SCRIPT = "/tmp/imports.py"  # noqa: S108 - of the machine, which is ours alone
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Base:
-    """What a base image holds before anything is installed.
+    """The content of a base image.
 
-    `packages` is distribution → version, `conflicts` is what `pip check` says, `imports` is
-    distribution → module → the names that the module imports on demand; of the last two, only what
-    works is there. `byte_code` is in bytes.
+    `packages` is distribution → version, `conflicts` is the output of `pip check`, `imports` is
+    distribution → module → names that the module imports on demand, as far as they work.
+    `byte_code` is in bytes.
     """
 
     packages: Mapping[str, str]
@@ -47,14 +46,14 @@ class Base:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Broken:
-    """A distribution of the base that an install broke, and how, in words."""
+    """A distribution of the base image that an install broke, and how."""
 
     name: str
     text: str
 
 
-# In one process, since one for each module would import the same again and again. What fails there
-# is tried alone, so that no module is blamed for another.
+# In a single process, since one for each module would repeat the same imports. What fails there is
+# retried alone, so that no module is blamed for another.
 _TRY_IMPORTS = (
     MODULES_OF
     + """
@@ -146,7 +145,7 @@ print(sum(os.path.getsize(os.path.join(parent, name))
 
 
 def look_into(machine: Machine) -> Base:
-    """What an idle machine of a base image holds. Raises `PrecheckError`, `VerifyError`."""
+    """Return the content of a base image. Raise `PrecheckError`, `VerifyError`."""
     imports: dict[str, dict[str, list[str]]] = {}
     for name, module, _, answer in _imports(machine, None):
         if answer["names"] is not None:
@@ -160,7 +159,7 @@ def look_into(machine: Machine) -> Base:
 
 
 def kept(folder: Path, image: str) -> Base | None:
-    """What was found in the same image before, if it was looked into."""
+    """Return what is kept of an image that was examined before."""
     try:
         content = parse_json(_place(folder, image).read_text(encoding="utf-8"))
         return Base(**{**content, "conflicts": tuple(content["conflicts"])})
@@ -169,7 +168,7 @@ def kept(folder: Path, image: str) -> Base | None:
 
 
 def keep(folder: Path, image: str, base: Base) -> None:
-    """Keep what was found in an image. Raises `StorageError`."""
+    """Keep the content of an image. Raise `StorageError`."""
     text = json.dumps(dataclasses.asdict(base), indent=2, sort_keys=True) + "\n"
     atomic_write(_place(folder, image), text.encode())
 
@@ -180,10 +179,7 @@ def _place(folder: Path, image: str) -> Path:
 
 
 def what_broke(machine: Machine, base: Base) -> tuple[Broken, ...]:
-    """What worked in the base and does not in an idle machine of the image that was made of it.
-
-    Raises `PrecheckError`.
-    """
+    """Return what works in the base image but not in the image. Raise `PrecheckError`."""
     failures = [
         Broken(name=canonicalize_name(line.split()[0]), text=line)
         for line in _conflicts(machine)
@@ -203,26 +199,26 @@ def what_broke(machine: Machine, base: Base) -> tuple[Broken, ...]:
 
 
 def refuse(broken: Sequence[Broken], variant: Variant) -> None:
-    """Raises `PrecheckError` unless the spec accepts all that is broken."""
+    """Raise `PrecheckError` unless the spec accepts everything that is broken."""
     refused = [entry for entry in broken if entry.name not in _accepted(variant)]
     if not refused:
         return
     line = f"accept-broken = {json.dumps(sorted({entry.name for entry in broken}))}"
     raise PrecheckError(
-        f"installing the packages of `{variant.name}` broke what the base image holds:\n"
+        f"installing the packages of `{variant.name}` broke packages of the base image:\n"
         + "\n".join(f"  {entry.text}" for entry in refused),
-        hint=f"ask for versions that both can use, or accept it by name: [python] {line}",
+        hint=f"require versions that both can use, or accept the breakage: [python] {line}",
     )
 
 
 def accepted_in_vain(broken: Sequence[Broken], variant: Variant) -> list[str]:
-    """A line for each distribution that the spec accepts as broken, and that works."""
+    """Return a line for each distribution that the spec accepts as broken but works."""
     works = _accepted(variant) - {entry.name for entry in broken}
-    return [f"`{name}` works: take it out of `python.accept-broken`" for name in sorted(works)]
+    return [f"`{name}` works: remove it from `python.accept-broken`" for name in sorted(works)]
 
 
 def byte_code(machine: Machine) -> int:
-    """The bytes of the byte code of all packages. Raises `PrecheckError`."""
+    """Return the size of the byte code of all packages. Raise `PrecheckError`."""
     _, out, _ = machine.run(["python3", "-c", _BYTE_CODE], user="root", timeout=_TIMEOUT_SECONDS)
     return int(out)
 
@@ -232,9 +228,9 @@ def _accepted(variant: Variant) -> set[str]:
 
 
 def _conflicts(machine: Machine) -> tuple[str, ...]:
-    """What is incompatible among the installed distributions, a line each.
+    """Return a line for each conflict among the installed distributions.
 
-    pip asks the interpreter; uv would look into one folder, and Debian's Python has two.
+    pip asks the interpreter; uv would only look into one of the two folders of Debian's Python.
     """
     words = ["python3", "-m", "pip", "check"]
     _, out, _ = machine.run(words, user="root", timeout=_MODULE_SECONDS)
@@ -244,13 +240,15 @@ def _conflicts(machine: Machine) -> tuple[str, ...]:
 def _imports(
     machine: Machine, tasks: Sequence[tuple[str, str, Sequence[str]]] | None
 ) -> list[tuple[str, str, Any, dict[str, Any]]]:
-    """Try imports, all that the image has without `tasks`: (distribution, module, names, answer),
-    where `failure` is in words, and `names` are those that could be had, None without the module.
+    """Try the imports of `tasks`, by default of the whole image.
+
+    Return (distribution, module, names, answer): its `names` are those that work, None if the
+    module fails; `failure` describes an error.
     """
     machine.write(_SCRIPT, _TRY_IMPORTS.encode())
     machine.write(f"{_SCRIPT}.wanted", json.dumps(tasks).encode())
     words = ["python3", _SCRIPT, str(_MODULE_SECONDS)]
     code, out, err = machine.run(words, user="root", timeout=_TIMEOUT_SECONDS)
     if code:
-        raise PrecheckError(f"what the image holds cannot be imported: {err.strip() or code}")
+        raise PrecheckError(f"the packages of the image cannot be tried: {err.strip() or code}")
     return [tuple(row) for row in parse_json(out)]

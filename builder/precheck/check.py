@@ -1,8 +1,8 @@
-"""The rendered Dockerfile, built and started for real before it goes to a target.
+"""Build and start a rendered Dockerfile before it goes to a target.
 
-It says what a machine of the image is like from inside, what the build changed and broke in the
-base, and how long a sandbox takes to be of use at each warm-up level. The engine is
-`builder.precheck.engine`'s; nothing is recorded in the registry here.
+The result describes the image from inside, what the build changed and broke in the base image, and
+how long a sandbox takes to be ready at each warm-up level. The engine is in
+`builder.precheck.engine`; nothing is recorded in the registry here.
 """
 
 from __future__ import annotations
@@ -59,13 +59,12 @@ class Image:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """A rendered variant that Docker builds, whose machine keeps its promises.
+    """A rendered variant that passed the pre-check.
 
-    `size` and `byte_code`, what the packages' byte code adds to the base, are in bytes.
-    `ready_seconds` and `first_use` (seconds by module) are by warm-up level; `changed` is what the
-    build did to the base's distributions: name → (version before, version after or None);
-    `broken` is what worked in the base and does not now, all of it accepted by the spec. `reused`
-    says that nothing had to be built again.
+    `size` is in bytes, as is `byte_code`, which the packages add to the base image. `ready_seconds`
+    and `first_use` (seconds by module) are by warm-up level. `changed` are distributions of the
+    base image: name → (version before, version after or None). `broken` is what the build broke in
+    the base image, accepted by the spec. `reused` means that an earlier result is still valid.
     """
 
     name: str
@@ -92,7 +91,7 @@ class Checked:
 def _known_good(
     folder: Path, rendered: Rendered, engine: DockerEngine, settings: PrecheckSettings
 ) -> Checked | None:
-    """The last good pre-check of the same digest, engine and settings, if its image is there."""
+    """Return the last result for the same digest, engine and settings, if its image exists."""
     try:
         kept = parse_json((folder / f"{rendered.variant.name}.json").read_text(encoding="utf-8"))
         if kept["key"] != _key(rendered, engine, settings):
@@ -113,10 +112,10 @@ def precheck(
     report: Reporter,
     log: Log,
 ) -> Checked:
-    """Build the image, start it as a sandbox would be, look into it, run every check inside.
+    """Build the image, start it like a sandbox, inspect it, and run every check in it.
 
-    `folder` keeps the results. Raises `PrecheckError`, `VerifyError`, `StorageError`,
-    `NetworkError`; then the last good result is as it was.
+    `folder` keeps the results. Raise `PrecheckError`, `VerifyError`, `StorageError`,
+    `NetworkError`, without touching the last good result.
     """
     if not force and (good := _known_good(folder, rendered, engine, settings)):
         return good
@@ -131,7 +130,7 @@ def precheck(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """One pre-check of what was rendered."""
+    """A pre-check of a rendered variant."""
 
     rendered: Rendered
     engine: DockerEngine
@@ -149,7 +148,7 @@ class _Run:
         self.report(Event(kind="step", variant=self.variant.name, text=f"precheck: {text}"))
 
     def check(self) -> Checked:
-        """Build, compare with the base image, look inside, and measure at each warm-up level."""
+        """Build, compare with the base image, inspect, and measure at each warm-up level."""
         variant, engine = self.variant, self.engine
         start = time.perf_counter()
         image = self._build(self.rendered)
@@ -165,7 +164,7 @@ class _Run:
             if variant.imports:
                 self.step("first use of the warm-up imports")
                 first_use = first_use_seconds(sandbox, variant.imports)
-            self.step("looking inside")
+            self.step("inspecting the packages")
             packages = inventory(sandbox)
             checks = self._run_checks(sandbox, packages)
             system_packages = _debian(machine)
@@ -203,11 +202,11 @@ class _Run:
         return self.engine.build(rendered, tag=tag, report=self.report, log=self.log)
 
     def _base(self) -> breakage.Base:
-        """What the base image held before; kept for as long as it is the same image."""
+        """Return the content of the base image, which is kept for as long as the image is."""
         image = self.engine.image(self.rendered.lock.image.pinned)
         if base := breakage.kept(self.folder, image.identity):
             return base
-        self.step("importing all that the base image holds")
+        self.step("importing everything in the base image")
         with self._idle(image) as machine:
             base = breakage.look_into(machine)
         breakage.keep(self.folder, image.identity, base)
@@ -216,8 +215,8 @@ class _Run:
     def _compare(
         self, image: Image, base: breakage.Base
     ) -> tuple[tuple[breakage.Broken, ...], int]:
-        """What of the base image does not work any more, and the bytes of byte code added to it."""
-        self.step("importing again what could be imported in the base image")
+        """Return what is broken in the base image, and the bytes of byte code added to it."""
+        self.step("repeating the imports of the base image")
         with self._idle(image) as machine:
             broken = breakage.what_broke(machine, base)
             byte_code = breakage.byte_code(machine) - base.byte_code
@@ -230,18 +229,17 @@ class _Run:
 
     @contextlib.contextmanager
     def _started(self, image: Image) -> Iterator[tuple[Machine, float]]:
-        """A machine as a sandbox is one, with the seconds until it was ready."""
-        self.step("starting it as a sandbox")
+        """Start a container like a sandbox, and measure the seconds until it is ready."""
+        self.step("starting it like a sandbox")
         variant, begun = self.variant, time.perf_counter()
-        # Without a service nothing runs in a sandbox; what the base image would start does not
-        # either.
+        # Without a service nothing runs in a sandbox, not even the command of the base image.
         limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
         with self.engine.started(image, idle=not variant.command, **limits) as machine:
             limit = self.settings.ready_seconds
             yield machine, _wait_until_ready(machine, variant, begun, limit)
 
     def _run_checks(self, sandbox: Sandbox, packages: Mapping[str, str]) -> Sequence[CheckResult]:
-        """Every check of the variant. Raises `VerifyError`."""
+        """Run every check of the variant. Raise `VerifyError`."""
         results, failures = run_checks(sandbox, self.variant, packages, self.step)
         if self.variant.level == "memory" and isinstance(sandbox, machine_sandbox.ServiceSandbox):
             self.step("drawing random numbers in two forks of the warm interpreter")
@@ -251,16 +249,16 @@ class _Run:
         for failure in failures:
             self.log.line(f"failed: {failure}")
         raise VerifyError(
-            f"`{self.variant.name}` builds with Docker but is not what it promises:\n"
+            f"`{self.variant.name}` builds with Docker but fails its checks:\n"
             + "\n".join(f"  {failure}" for failure in failures)
             + f"\nlog: {self.log.path}",
             hint="correct the spec, or the check",
         )
 
     def _measure(self, level: WarmupLevel) -> tuple[float, Mapping[str, float]]:
-        """Time to ready and first use at a lower level: its own image, from the same layers."""
+        """Measure time to ready and first use at a lower level, in an image of its own."""
         variant = dataclasses.replace(self.variant, level=level)
-        self.step(f"measuring the level {level}")
+        self.step(f"measuring warm-up level {level}")
         image = self._build(render(variant, self.rendered.lock))
         try:
             with self._started(image) as (machine, seconds):
@@ -279,11 +277,11 @@ def _key(rendered: Rendered, engine: DockerEngine, settings: PrecheckSettings) -
 def _notes(engine: DockerEngine, variant: Variant) -> tuple[str, ...]:
     if variant.cpu <= engine.cpus:
         return ()
-    return (f"checked with {engine.cpus} CPUs, which is all the engine has, not {variant.cpu}",)
+    return (f"checked with {engine.cpus} CPUs, all that the engine has, instead of {variant.cpu}",)
 
 
 def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: float) -> float:
-    """Seconds until the ready check passes; then the health check must turn, too."""
+    """Return the seconds until the ready check passes, after the health check has passed, too."""
     if not variant.command:
         return round(time.perf_counter() - begun, 3)
     deadline = begun + limit
@@ -292,13 +290,13 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
         state, output = machine.state()
         if state == "out of memory":
             raise PrecheckError(
-                f"the service of `{variant.name}` was killed: it needed more than the"
-                f" {variant.memory_mb} MiB of the variant\n{output}",
+                f"the service of `{variant.name}` was killed: it needed more than its"
+                f" {variant.memory_mb} MiB of memory\n{output}",
                 hint="raise `resources.memory-mb`, or warm up less",
             )
         if state == "exited":
             raise PrecheckError(
-                f"the service of `{variant.name}` ended before it was ready: {output}",
+                f"the service of `{variant.name}` exited before it was ready: {output}",
                 hint="correct `service.command`",
             )
         if seconds is None:
@@ -308,16 +306,16 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
                 seconds = round(time.perf_counter() - begun, 3)
             elif code == _WARMUP_FAILED:
                 raise PrecheckError(
-                    f"the interpreter of `{variant.name}` cannot be warmed: {why.strip()}",
-                    hint="correct `warmup.imports`, or add the package that is missing",
+                    f"the warm-up of `{variant.name}` failed: {why.strip()}",
+                    hint="correct `warmup.imports`, or add the missing package",
                 )
         if state == "healthy" and seconds is not None:
             return seconds
         if state == "unhealthy" or time.perf_counter() > deadline:
             raise PrecheckError(
-                f"the health check of `{variant.name}` never turned healthy; it says: {output}\n"
-                f"the service says: {machine.logs() or 'nothing'}",
-                hint="correct `service.ready-url`, or what `service.command` starts",
+                f"the health check of `{variant.name}` never passed: {output}\n"
+                f"output of the service: {machine.logs() or 'none'}",
+                hint="correct `service.ready-url` or `service.command`",
             )
         time.sleep(_POLL_SECONDS)
 

@@ -1,7 +1,4 @@
-"""The connection to a Docker engine: where it is, and a client that leaves nothing open.
-
-It knows nothing of images and containers.
-"""
+"""Find and connect to a Docker engine, leaving nothing open on failure."""
 
 from __future__ import annotations
 
@@ -23,10 +20,10 @@ _LOOK_SECONDS = 10.0
 
 
 def connect(*, timeout: int) -> tuple[docker.DockerClient, dict[str, Any]]:
-    """Return a client of the engine, and what the engine says about itself.
+    """Return a client of the engine, and the engine's description of itself.
 
-    The engine is where `DOCKER_HOST`, the current context or the usual sockets lead to. Raises
-    `EngineUnavailableError`, with nothing left open.
+    The engine is that of `DOCKER_HOST`, the current context or the usual sockets. Raise
+    `EngineUnavailableError`.
     """
     address = "the usual socket"
     try:
@@ -40,16 +37,16 @@ def connect(*, timeout: int) -> tuple[docker.DockerClient, dict[str, Any]]:
     except (docker.errors.DockerException, requests.RequestException, OSError) as error:
         raise EngineUnavailableError(
             f"no Docker engine answers at {address}",
-            hint="install one (docs.docker.com/engine/install), start it, or name another one"
+            hint="install one (docs.docker.com/engine/install), start it, or select another one"
             " with DOCKER_HOST or `docker context use`",
         ) from error
     return client, info
 
 
 def _check_socket(address: str) -> None:
-    """Raise `OSError` when nothing listens on a Unix socket.
+    """Raise `OSError` if nothing listens on a Unix socket.
 
-    The docker package does not close a Unix socket on which its own connection fails.
+    The docker package leaves a Unix socket open when its own connection fails.
     """
     scheme, _, path = address.partition("://")
     if scheme in {"unix", "http+unix"}:
@@ -59,7 +56,7 @@ def _check_socket(address: str) -> None:
 
 
 def _address() -> tuple[str, dict[str, Any]]:
-    """Return where the engine is, and the options that lead docker's client there."""
+    """Return the address of the engine, and the options of docker's client for it."""
     host = os.environ.get("DOCKER_HOST")
     if host:
         options = docker.utils.kwargs_from_env()

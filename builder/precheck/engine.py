@@ -1,7 +1,7 @@
-"""A Docker engine: images built from rendered files, machines started from them.
+"""A Docker engine: build images from rendered files, and start containers from them.
 
-The only owner of docker. It knows nothing of what is checked in a machine. What it makes carries
-labels with its owner, so that the next run can remove what a killed one left.
+Images and containers are labelled with their owner, so that the next run can remove what a killed
+one left behind.
 """
 
 from __future__ import annotations
@@ -47,8 +47,8 @@ _DIGEST = "template-builder.digest"
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LARGEST_BUNDLE = 16 << 20
-_KILLED = 137  # 128 + SIGKILL, which is how the kernel ends what needs too much memory
-# Without it E2B's code service asks for a sandbox's variables where only E2B's machines answer.
+_KILLED = 137  # 128 + SIGKILL, with which the kernel ends processes that need too much memory
+# Without it E2B's code service requests variables from a service that only E2B's machines have.
 _ENVIRONMENT = {"E2B_LOCAL": "true"}
 _CERTIFICATES = "/opt/template-precheck/ca.crt"
 _CERTIFICATE_VARIABLES = (
@@ -61,10 +61,10 @@ _UNREACHABLE = re.compile(
 
 
 class DockerEngine:
-    """The engine that `DOCKER_HOST`, the current context or the usual sockets lead to."""
+    """The engine of `DOCKER_HOST`, the current context or the usual sockets."""
 
     def __init__(self, settings: PrecheckSettings) -> None:
-        """Connect. Raises `EngineUnavailableError`."""
+        """Connect. Raise `EngineUnavailableError`."""
         self._settings = settings
         self._client, info = connect(timeout=3600)
         self.identity = f"{info['ID']} {info['ServerVersion']}"
@@ -72,11 +72,11 @@ class DockerEngine:
         self._labels = {_OWNER: f"{socket.gethostname()}:{os.getpid()}"}
 
     def close(self) -> None:
-        """End the connection."""
+        """Close the connection."""
         self._client.close()
 
     def tidy(self) -> None:
-        """Remove what runs that were killed left: containers, and images that lost their name."""
+        """Remove containers and untagged images that killed runs left behind."""
         for container in self._client.containers.list(all=True, filters={"label": _OWNER}):
             if _is_gone(container.labels.get(_OWNER, "")):
                 with contextlib.suppress(docker.errors.APIError):
@@ -85,9 +85,9 @@ class DockerEngine:
             self._client.images.prune(filters={"dangling": True, "label": _SUBJECT})
 
     def unused(self, needs: Needs) -> list[Unused]:
-        """The images that earlier checks have left and nothing needs, largest first."""
+        """Return the images of earlier checks that nothing needs, largest first."""
         unused = []
-        # A list of summaries: an image that goes meanwhile is not asked for again.
+        # Summaries, since an image may disappear meanwhile.
         for image in self._client.api.images(filters={"label": _SUBJECT}):
             age = time.time() - image["Created"]
             digest = image["Labels"].get(_DIGEST)
@@ -107,7 +107,7 @@ class DockerEngine:
         return sorted(unused, key=lambda image: -(image.size or 0))
 
     def remove(self, waste: Unused) -> str | None:
-        """Remove one of them with its layers; why not, where it is in use."""
+        """Remove an image with its layers; return why not if it is in use."""
         try:
             self._client.images.remove(waste.subject, force=False)
         except docker.errors.ImageNotFound:
@@ -117,7 +117,7 @@ class DockerEngine:
         return None
 
     def has_image(self, identity: str) -> bool:
-        """Whether an image is still there."""
+        """Return whether an image exists."""
         try:
             self._client.images.get(identity)
         except docker.errors.ImageNotFound:
@@ -125,7 +125,7 @@ class DockerEngine:
         return True
 
     def image(self, reference: str) -> Image:
-        """An image by name, pulled where it is not there. Raises `NetworkError`."""
+        """Return an image by name, and pull it if necessary. Raise `NetworkError`."""
         try:
             try:
                 image = self._client.images.get(reference)
@@ -136,9 +136,9 @@ class DockerEngine:
         return _image(image)
 
     def build(self, rendered: Rendered, *, tag: str, report: Reporter, log: Log) -> Image:
-        """Build the rendered context, under the variant's memory limit.
+        """Build the rendered files within the spec's memory.
 
-        Raises `PrecheckError` with the step that failed, `StorageError`, `NetworkError`.
+        Raise `PrecheckError` with the step that failed, `StorageError`, `NetworkError`.
         """
         base, variant = rendered.lock.image.pinned, rendered.variant
         dockerfile = rendered.content("Dockerfile").decode()
@@ -168,7 +168,7 @@ class DockerEngine:
         return _image(self._client.images.get(tag))
 
     def remove_image(self, image: Image) -> None:
-        """Remove an image's name, and keep the layers below for the next build."""
+        """Remove an image, and keep the layers below it for the next build."""
         with contextlib.suppress(docker.errors.APIError):
             self._client.images.remove(image.identity, noprune=True)
 
@@ -176,9 +176,9 @@ class DockerEngine:
     def started(
         self, image: Image, *, cpu: int, memory_mb: int, idle: bool = False
     ) -> Iterator[Machine]:
-        """A machine of an image, as a sandbox would be: its CMD runs, unless it is to be `idle`.
+        """Start a container of an image like a sandbox: its CMD runs, unless it is to be `idle`.
 
-        Removed at the end of the block, with all that runs in it.
+        It is removed at the end of the block.
         """
         sleeping = {"entrypoint": ["sleep"], "command": ["infinity"]}
         options: dict[str, Any] = sleeping | {"healthcheck": {"test": ["NONE"]}} if idle else {}
@@ -222,15 +222,15 @@ class DockerEngine:
                 container_limits=limits,
             )
         except docker.errors.APIError as error:
-            raise PrecheckError(f"the engine refuses the build: {error.explanation}") from error
+            raise PrecheckError(f"the engine refused the build: {error.explanation}") from error
         except (requests.RequestException, OSError) as error:
             raise EngineUnavailableError(
-                f"the engine went away during the build: {error}",
-                hint="start it, and run the same command again",
+                f"the connection to the engine was lost during the build: {error}",
+                hint="start the engine, and run the same command again",
             ) from error
 
     def _trusting(self, base: str) -> str:
-        """The base image with the certificates of the settings, for a build behind a proxy."""
+        """Build a base image with the certificates of the settings, for use behind a proxy."""
         path = Path(self._settings.ca_bundle or "")
         try:
             content = read_regular(path, _LARGEST_BUNDLE)
@@ -250,7 +250,7 @@ class DockerEngine:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Step:
-    """A step of a build, and what it has said."""
+    """A step of a build, and its output."""
 
     number: int
     count: str
@@ -258,7 +258,7 @@ class _Step:
     output: list[str] = field(default_factory=list)
 
     def failure(self, line: Mapping[str, Any], rendered: Rendered, log: Log) -> TemplateError:
-        """The error for a `line` of the engine that tells of one in this step."""
+        """Return the error for a `line` in which the engine reports one in this step."""
         error, code = line["error"], line.get("errorDetail", {}).get("code")
         log.line(error)
         place = f"step {self.number} of {self.count}"
@@ -273,16 +273,19 @@ class _Step:
         last = [line for line in last if not line.startswith("Removing intermediate container")]
         wrong_python = [line for line in last if line.startswith("base.python: ")]
         if wrong_python:
-            message, hint = wrong_python[-1], "correct `base.python`, or take another `base.image`"
+            message, hint = (
+                wrong_python[-1],
+                "correct `base.python`, or choose another `base.image`",
+            )
         elif code == _KILLED:
             message = (
-                f"{place} was killed: it needed more than the {rendered.variant.memory_mb} MiB of"
-                " the variant"
+                f"{place} was killed: it needed more than the spec's"
+                f" {rendered.variant.memory_mb} MiB of memory"
             )
-            hint = "raise `resources.memory-mb`, or have the step need less"
+            hint = "raise `resources.memory-mb`, or make the step use less"
         else:
             message = f"{place} failed" + (f" with code {code}" if code else "")
-            hint = "what the step says is below its lines; the log has all of it"
+            hint = "the end of the step's output is below its lines; the log has all of it"
         parts = [
             message,
             f"generated/{rendered.variant.name}/Dockerfile:",
@@ -296,7 +299,7 @@ class _Step:
 def _is_gone(owner: str) -> bool:
     host, _, pid = owner.rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
-        return False  # another machine's, on an engine that both use
+        return False  # of another machine that uses the same engine
     return not psutil.pid_exists(int(pid))
 
 
@@ -318,7 +321,7 @@ def _image(image: Any) -> Image:
 
 
 def _around(dockerfile: str, step: int) -> str:
-    """The lines of a step, and two before and after it, with their numbers."""
+    """Return the numbered lines of a step, with two lines of context."""
     from builder.flatten import instruction_lines
 
     places = instruction_lines(dockerfile)

@@ -1,4 +1,4 @@
-"""A started container, as a machine that commands run in."""
+"""A started container in which commands run."""
 
 from __future__ import annotations
 
@@ -21,28 +21,28 @@ class DockerMachine:
     def run(
         self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
     ) -> tuple[int, str, str]:
-        """Run a program: exit code, standard output, standard error.
+        """Run a program, and return its exit code, standard output and standard error.
 
-        After `timeout` seconds it is killed, and the code is 137. Raises `PrecheckError` when the
-        machine is not there any more.
+        After `timeout` seconds it is killed, with exit code 137. Raise `PrecheckError` if the
+        container has stopped.
         """
         if timeout is not None:
             words = ["timeout", "--signal=KILL", f"{timeout:.1f}", *words]
         try:
             result = self._container.exec_run(list(words), user=user or "", demux=True)
         except docker.errors.APIError as error:
-            raise PrecheckError(f"the machine ended: {error.explanation}") from error
+            raise PrecheckError(f"the container stopped: {error.explanation}") from error
         out, err = ((part or b"").decode("utf-8", "replace") for part in result.output)
         return result.exit_code, out, err
 
     def write(self, path: str, content: bytes) -> None:
-        """Put a file into the machine, readable by all; its folder must exist."""
+        """Write a file that everyone can read, into a folder that exists."""
         files = {path.lstrip("/"): (content, 0o644)}
         self._container.put_archive("/", packed(files).getvalue())
 
     def state(self) -> tuple[str, str]:
-        """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
-        and what was said last: by the health check, or by what ran."""
+        """Return the state (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of
+        memory`), and the last output of the health check or the command."""
         self._container.reload()
         state = self._container.attrs["State"]
         if state.get("OOMKilled"):
@@ -56,13 +56,13 @@ class DockerMachine:
         return health["Status"], outputs[-1] if outputs else ""
 
     def logs(self) -> str:
-        """The last lines that its CMD wrote."""
+        """Return the last lines of output of the command."""
         text: str = self._container.logs(tail=15).decode("utf-8", "replace").strip()
         return text
 
 
 def packed(files: Mapping[str, tuple[bytes, int]]) -> io.BytesIO:
-    """An archive of path → (content, mode), as the engine takes it."""
+    """Pack path → (content, mode) into an archive for the engine."""
     archive = io.BytesIO()
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path, (content, mode) in sorted(files.items()):

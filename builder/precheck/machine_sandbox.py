@@ -1,4 +1,4 @@
-"""Code in a started machine: through its code service where it has one, else its interpreter."""
+"""Run code in a started container: with its code service, if any, else its interpreter."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from builder.spec import Variant
 _MARGIN_SECONDS = 15.0
 _KILLED = 137  # 128 + SIGKILL
 _TIMED_OUT = 4
-_INTERPRETER_PORT = 49999  # on which sandboxes of E2B run code
+_INTERPRETER_PORT = 49999  # of the code service of sandboxes on E2B
 _FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
 
 
@@ -25,21 +25,21 @@ class Machine(Protocol):
     def run(
         self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
     ) -> tuple[int, str, str]:
-        """Run a program: exit code (137 after `timeout` seconds), output, error output."""
+        """Run a program; return its exit code (137 after `timeout` seconds), stdout and stderr."""
 
     def write(self, path: str, content: bytes) -> None:
-        """Put a file into a folder that exists."""
+        """Write a file into a folder that exists."""
 
     def state(self) -> tuple[str, str]:
-        """What it is (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of memory`),
-        and what was said last."""
+        """Return the state (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of
+        memory`), and the last output."""
 
     def logs(self) -> str:
-        """The last lines that its CMD wrote."""
+        """Return the last lines of output of the command."""
 
 
-# Runs in the machine, so that no port of it has to be reached from here, and passes on what E2B's
-# service answers.
+# Runs in the container, so that none of its ports must be reachable from here, and passes on the
+# answer of E2B's code service.
 _CLIENT = """
 import http.client, json, sys, time, urllib.request
 origin, path, limit, timed_out = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])
@@ -60,7 +60,7 @@ except http.client.IncompleteRead:
 
 
 class InterpreterSandbox:
-    """Each piece of code is a run of the machine's `python3`."""
+    """Run each piece of code with the container's `python3`."""
 
     def __init__(self, machine: Machine) -> None:
         self.timings: Mapping[str, float] = {}
@@ -68,7 +68,7 @@ class InterpreterSandbox:
         self._numbers = itertools.count()
 
     def run(self, code: str, *, timeout: float) -> Execution:
-        """Run code as a program. Raises `PrecheckError` when the machine is gone."""
+        """Run code as a program. Raise `PrecheckError` if the container has stopped."""
         path = f"{_FOLDER}/code-{next(self._numbers)}.py"
         self._machine.write(path, code.encode())
         status, out, err = self._machine.run(["python3", path], timeout=timeout)
@@ -83,11 +83,11 @@ class InterpreterSandbox:
         )
 
     def close(self) -> None:
-        """Nothing is kept between runs."""
+        """Do nothing, since nothing is kept between runs."""
 
 
 class ServiceSandbox:
-    """Code goes to the default interpreter of the machine's code service."""
+    """Run code in the default interpreter of the container's code service."""
 
     def __init__(self, machine: Machine, origin: str) -> None:
         self.timings: Mapping[str, float] = {}
@@ -97,8 +97,8 @@ class ServiceSandbox:
         machine.write(f"{_FOLDER}/code-client.py", _CLIENT.encode())
 
     def run(self, code: str, *, timeout: float) -> Execution:
-        """Run code. Raises `InterpreterDiedError`, `SandboxError` when the service does not answer,
-        `PrecheckError` when its answer is empty."""
+        """Run code. Raise `InterpreterDiedError`, `SandboxError` if the service does not answer,
+        `PrecheckError` if its answer is empty."""
         import asyncio
 
         from builder.targets.e2b import stream
@@ -113,9 +113,9 @@ class ServiceSandbox:
             raise SandboxError(f"the code service does not answer: {last}")
         if status == 0 and not out:
             raise PrecheckError(
-                "the code service answers with an empty stream: it did not run the code",
-                hint="outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
-                " `service.command`: have that pass it on, as `sudo --preserve-env=E2B_LOCAL` does",
+                "the code service returned an empty stream: it did not run the code",
+                hint="outside E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
+                " `service.command`: pass it on, as `sudo --preserve-env=E2B_LOCAL` does",
             )
         output = Output()
         try:
@@ -127,7 +127,7 @@ class ServiceSandbox:
         return output.execution(0.0, timed_out=status == _TIMED_OUT)
 
     def close(self) -> None:
-        """The service stays; the machine ends it."""
+        """Leave the service running; it ends with the container."""
 
 
 async def _parts(answer: str) -> AsyncIterator[bytes]:
@@ -135,8 +135,8 @@ async def _parts(answer: str) -> AsyncIterator[bytes]:
 
 
 def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
-    """The way to run code in a ready machine of `variant`. Raises `PrecheckError` when something
-    else than a code interpreter is ready on the port of E2B's."""
+    """Return a sandbox that runs code in a ready container of `variant`. Raise `PrecheckError` if
+    the service on the port of E2B's code service is something else."""
     if variant.ready_url:
         parts = urlsplit(variant.ready_url)
         origin = f"{parts.scheme}://{parts.netloc}"
@@ -149,7 +149,7 @@ def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
         if parts.port == _INTERPRETER_PORT:
             last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
             raise PrecheckError(
-                f"the service of `{variant.name}` is ready, and is no code interpreter:"
+                f"the service of `{variant.name}` is ready but is not a code interpreter:"
                 f" {origin}/contexts: {last}",
                 hint="sandboxes on E2B run code through the interpreter on this port: correct"
                 " `service.command`",

@@ -1,4 +1,4 @@
-"""Variant and lock to the files that are built, and those files on disk."""
+"""Render a variant and its lock to the files to build, and keep these files on disk."""
 
 from builder.render.dockerfile import RESEED_FILE, GeneratedFile, Rendered, render
 from builder.render.generated import check_place, drift, prune, write, write_files

@@ -1,7 +1,7 @@
-"""Variant and lock to the files that are built: a multi-stage Dockerfile and what it copies.
+"""Render a variant and its lock to a multi-stage Dockerfile and the files that it copies.
 
-A pure function of its input, to the byte: no time, no host, no tool version. Values are validated
-by the spec; the filters here quote them once more, each for the one place it stands in.
+The result depends on nothing else: no time, no host, no tool version. The spec has validated the
+values; the filters here quote each of them for the place where it is rendered.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ RESEED_FILE = "reseed.py"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class GeneratedFile:
-    """A file of the build context: path below `generated/<name>/`, permissions, content."""
+    """A file of the build context; `path` is relative to `generated/<name>/`."""
 
     path: str
     mode: int
@@ -40,7 +40,7 @@ class GeneratedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """Everything that is built of one variant, and the digest of exactly that."""
+    """All files of one variant, and the digest of exactly these files."""
 
     variant: Variant
     lock: Lock
@@ -49,21 +49,21 @@ class Rendered:
 
     @property
     def locked(self) -> Mapping[str, str]:
-        """Distribution → version, as the lock has them."""
+        """Return distribution → version of the lock."""
         return self.lock.packages
 
     @property
     def reseeds(self) -> bool:
-        """Whether copies of its warm interpreter get seeds of their own."""
+        """Whether each copy of the warm interpreter is reseeded."""
         return any(file.path == RESEED_FILE for file in self.files)
 
     def content(self, path: str) -> bytes:
-        """The content of one file; raises `KeyError`."""
+        """Return the content of a file. Raise `KeyError`."""
         return {file.path: file.content for file in self.files}[path]
 
 
 def render(variant: Variant, lock: Lock) -> Rendered:
-    """Render one variant. `lock` must be that of the same variant."""
+    """Render a variant with its lock."""
     environment = _environment()
     values = {
         "variant": variant,
@@ -114,16 +114,16 @@ def _installer() -> bytes:
 
 @functools.cache
 def _reseeding() -> bytes:
-    """What `local` reseeds a forked kernel with, which the images' interpreters need as well."""
+    """Return the module that reseeds forked kernels on `local`, and copies of sandboxes on E2B."""
     parts = ("targets", "local", "kernel_host", "reseed.py")
     return resources.files("builder").joinpath(*parts).read_bytes()
 
 
 class _BytecodeCache(jinja2.FileSystemBytecodeCache):
-    """Compiled templates in the user's cache: compiling costs more than all rendering."""
+    """Compiled templates in the user's cache, since compiling takes longer than rendering."""
 
     def dump_bytecode(self, bucket: jinja2.bccache.Bucket) -> None:
-        with contextlib.suppress(OSError):  # of another user, or the disk is full
+        with contextlib.suppress(OSError):  # another user's folder, or a full disk
             super().dump_bytecode(bucket)
 
 
@@ -166,13 +166,13 @@ def _env_pairs(env: Mapping[str, str]) -> str:
 
 
 def _env_value(value: str) -> str:
-    r"""Quote for ENV as BuildKit's lexer reads it: `\\`, `"` and `$` have a meaning in quotes."""
+    r"""Quote for ENV: BuildKit's lexer interprets `\\`, `"` and `$` in quotes."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     return f'"{escaped}"'
 
 
 def _python(value: str | Sequence[str] | None) -> str:
-    # What JSON writes for text and lists of text, Python reads as the same.
+    # JSON's text and lists of text are valid Python.
     return "None" if value is None else json.dumps(value, ensure_ascii=False)
 
 
@@ -181,7 +181,7 @@ def _merged_env(stages: Sequence[Stage]) -> dict[str, str]:
 
 
 def _export_line(name: str, value: str) -> str:
-    # A login shell's /etc/profile has always set PATH before.
+    # /etc/profile of a login shell has already set PATH.
     unset = "" if name == "PATH" else f'[ -n "${{{name}+set}}" ] || '
     return shlex.quote(f"{unset}export {name}={shlex.quote(value)}")
 
@@ -194,7 +194,7 @@ def _sudo_lines(env: Mapping[str, str]) -> str:
 
 
 def _python_check(specifier: str) -> str:
-    # pip brings the reader of version specifiers, and pip is needed on the next line anyway.
+    # pip includes a parser of version specifiers, and the next line needs pip anyway.
     expected = json.dumps(specifier)
     code = (
         "import sys; from pip._vendor.packaging.specifiers import SpecifierSet; "

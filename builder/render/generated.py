@@ -1,4 +1,4 @@
-"""What was rendered, on disk: the folder `generated/` of a project, and the context of a build."""
+"""Write rendered files to disk: to `generated/` of a project, and to a build context."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from builder.system.files import atomic_write, exclusive, ignored, remove_tree
 
 
 def write(variants: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
-    """Bring `generated/` in line, touching only what differs.
+    """Update `generated/`, touching only files that differ.
 
-    With `all_variants`, folders of variants that are no more go as well. Raises `StorageError`.
+    With `all_variants`, remove folders of other variants. Raise `StorageError`.
     """
     variants = list(variants)
     check_place(variants, generated)
@@ -29,18 +29,18 @@ def write(variants: Iterable[Rendered], generated: Path, *, all_variants: bool) 
 
 
 def prune(variants: Iterable[Rendered], generated: Path) -> None:
-    """Remove the folders below `generated/` of variants that are not among `variants`."""
+    """Remove the folders of `generated/` that belong to none of `variants`."""
     with _writing(generated):
         for folder in _orphans(list(variants), generated):
             remove_tree(folder)
 
 
 def check_place(variants: Iterable[Rendered], generated: Path) -> None:
-    """Raises `StorageError` where `write` could not write."""
+    """Raise `StorageError` if `write` could not write."""
     for rendered in variants:
         for link in _links(rendered, generated / rendered.variant.name):
             raise StorageError(
-                f"`{link}` is a symbolic link, and what it leads to is not ours to write",
+                f"`{link}` is a symbolic link, which template-builder does not write through",
                 hint="remove the link and run the same command again",
             )
     folder = generated if generated.exists() else generated.parent
@@ -52,13 +52,13 @@ def check_place(variants: Iterable[Rendered], generated: Path) -> None:
 
 
 def write_files(rendered: Rendered, folder: Path) -> None:
-    """Bring a folder in line with one variant, touching only what differs."""
+    """Update a folder to the files of one variant, touching only files that differ."""
     for file in rendered.files:
         path = folder / file.path
         if not path.is_file() or path.is_symlink() or path.read_bytes() != file.content:
             atomic_write(path, file.content, mode=file.mode)
         elif stat.S_IMODE(path.stat().st_mode) != file.mode:
-            path.chmod(file.mode)  # what E2B caches goes by the mode, too
+            path.chmod(file.mode)  # the mode is part of E2B's cache key
     for path in _strangers(rendered, folder):
         try:
             path.unlink()
@@ -67,14 +67,14 @@ def write_files(rendered: Rendered, folder: Path) -> None:
 
 
 def _writing(generated: Path) -> AbstractContextManager[None]:
-    """One writer at a time: what looks like a stray file may be another one's temporary file."""
+    """Lock out other writers, whose temporary files would look like stray files."""
     return exclusive(ignored(generated.parent / ".builder") / "generated.lock")
 
 
 def drift(variants: Iterable[Rendered], generated: Path, *, all_variants: bool) -> None:
-    """Compare `generated/` with what the specs and the committed locks render to.
+    """Compare `generated/` with freshly rendered files.
 
-    Raises `RenderDriftError` with every file that is missing, differs or should not be there.
+    Raise `RenderDriftError` with every file that is missing, differs or is superfluous.
     """
     variants = list(variants)
     differences = []
@@ -93,21 +93,21 @@ def drift(variants: Iterable[Rendered], generated: Path, *, all_variants: bool) 
             elif path.read_bytes() != file.content:
                 differences.append(f"{shown} differs")
         differences += [
-            f"generated/{rendered.variant.name}/{path.relative_to(folder)} belongs to nothing"
+            f"generated/{rendered.variant.name}/{path.relative_to(folder)} belongs to no template"
             for path in _strangers(rendered, folder)
         ]
     if all_variants:
-        differences += [f"generated/{f.name} has no variant" for f in _orphans(variants, generated)]
+        differences += [f"generated/{f.name} has no spec" for f in _orphans(variants, generated)]
     if differences:
         raise RenderDriftError(
-            "generated/ is not what the specs and the committed locks say:\n"
+            "generated/ does not match the specs and the committed locks:\n"
             + "\n".join(f"  {line}" for line in differences),
             hint="run `template-builder render` and commit the result",
         )
 
 
 def _links(rendered: Rendered, folder: Path) -> Iterable[Path]:
-    """The folders of a variant that are symbolic links: what is behind one is not ours."""
+    """Return the folders of a variant that are symbolic links."""
     inner = {folder / p for f in rendered.files for p in Path(f.path).parents}
     return sorted(path for path in {folder, *inner} if path.is_symlink())
 
@@ -120,6 +120,6 @@ def _strangers(rendered: Rendered, folder: Path) -> list[Path]:
 
 def _orphans(variants: Sequence[Rendered], generated: Path) -> list[Path]:
     names = {rendered.variant.name for rendered in variants}
-    # Only folders that this program wrote: somebody else's are not ours to remove.
+    # Only folders that template-builder wrote.
     folders = {path.parent for path in generated.glob("*/template.toml")}
     return sorted(f for f in folders if f.name not in names and not f.is_symlink())

@@ -1,4 +1,4 @@
-"""What `generated/<name>/template.toml` says: the resolved variant, and what its lock decided."""
+"""Write `generated/<name>/template.toml`: the resolved variant and its lock."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from builder.spec import Stage, Variant
 
 
 def template_toml(variant: Variant, lock: Lock) -> str:
-    """The text of `template.toml`."""
+    """Return the text of `template.toml`."""
     document: dict[str, Any] = {
         "schema": 1,
         "name": variant.name,

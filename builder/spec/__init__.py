@@ -1,4 +1,4 @@
-"""TOML files to frozen variants; every mistake of every file in one report."""
+"""Read the specs, and report every mistake in every file at once."""
 
 from builder.spec.load import Source, Specs, load_specs, load_variants, place_of
 from builder.spec.secret_shapes import secret_in

@@ -1,4 +1,4 @@
-"""From the parsed files of a chain to its stages and the variant at its end."""
+"""Assemble a variant from the parsed files of its chain."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from builder.spec.spec_file import SpecFile
 from builder.spec.variant import Check, FileEntry, Stage, Variant
 from builder.spec.wording import NO_SECRETS
 
-# What says nothing of what a stage makes, or is its parents' own.
+# Keys that do not affect what a stage builds, or belong to its parents.
 _DESCRIBING = {"schema_version", "name", "description", "extends"}
 _MAX_TEXT_BYTES = 1 << 20
 _MAX_SOURCE_BYTES = 64 << 20
 
 
 def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
-    """The fields of `tables`, each from the last file of the chain that sets it."""
+    """Return the fields of `tables`, each from the last file of the chain that sets it."""
     merged: dict[str, Any] = {}
     for name in tables:
         merged |= {key: field.default for key, field in TABLES[name].model_fields.items()}
@@ -34,7 +34,7 @@ def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
 
 
 def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
-    """What the last file of `chain` adds; mistakes that its copied files show are noted in it."""
+    """Return what the last file of `chain` adds, and note mistakes in the files that it copies."""
     file = chain[-1]
     model = cast(VariantFile, file.model)
     return Stage(
@@ -64,7 +64,7 @@ def _files(folder: Path, file: SpecFile) -> Iterable[FileEntry]:
         seen.add(entry.target)
         below = (p for p in (path, *path.parents) if len(p.parts) > len(folder.parts))
         if any(part.is_symlink() for part in below):
-            file.add(key, f"{entry.source!r} is, or is behind, a symbolic link")
+            file.add(key, f"{entry.source!r} is a symbolic link, or is below one")
             continue
         try:
             status = os.stat(path)
@@ -73,21 +73,21 @@ def _files(folder: Path, file: SpecFile) -> Iterable[FileEntry]:
                 continue
             if status.st_size > _MAX_SOURCE_BYTES:
                 message = f"{entry.source!r} is larger than {_MAX_SOURCE_BYTES >> 20} MiB"
-                file.add(key, message, "have a sandbox fetch it, or put it into a package")
+                file.add(key, message, "fetch it in the sandbox, or put it into a package")
                 continue
             content = path.read_bytes()
         except OSError as error:
             file.add(key, f"{entry.source!r} cannot be read: {error.strerror}")
             continue
         text = content.decode("latin-1") if len(content) <= _MAX_TEXT_BYTES else ""
-        if kind := secret_in(text):  # keys are small; what is large is data
-            file.add(key, f"{entry.source!r} holds {kind}; {NO_SECRETS}")
+        if kind := secret_in(text):  # keys are small; large files are data
+            file.add(key, f"{entry.source!r} contains {kind}; {NO_SECRETS}")
             continue
         yield FileEntry(source=entry.source, target=entry.target, mode=entry.mode, content=content)
 
 
 def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
-    """No file may stand where another one needs a folder."""
+    """Report files that are placed where another file needs a folder."""
     targets = {e.target: f for f in chain for e in cast(VariantFile, f.model).files}
     for file in chain:
         for number, entry in enumerate(cast(VariantFile, file.model).files):
@@ -98,20 +98,20 @@ def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
 
 
 def _missing_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> Iterator[Problem]:
-    """What no file of the chain says, and one of them must."""
+    """Report required values that no file of the chain sets."""
     leaf = chain[-1]
     for key, example in (("image", "python:3.13"), ("python", ">=3.11")):
         if merged[key] is None:
             files = " or ".join(file.shown for file in chain)
             hint = f'write [base] {key} = "{example}" in {files}'
-            yield leaf.problem(("base", key), "is missing in the whole chain", hint)
+            yield leaf.problem(("base", key), "is not set in any file of the chain", hint)
     if merged["command"] and not merged["ready_url"]:
-        hint = "say which URL answers 200 when it is up"
-        yield leaf.problem(("service", "ready-url"), "is missing beside `service.command`", hint)
+        hint = "set the URL that answers 200 once the service is up"
+        yield leaf.problem(("service", "ready-url"), "is required with `service.command`", hint)
 
 
 def _warmup_problems(leaf: SpecFile, merged: Mapping[str, Any]) -> Iterator[Problem]:
-    """What does not go together with the warm-up's level."""
+    """Report settings that do not fit the warm-up level."""
     level = merged["level"]
     if level != "none" and not merged["imports"]:
         hint = "list modules in `warmup.imports`, or set the level to none"
@@ -119,22 +119,22 @@ def _warmup_problems(leaf: SpecFile, merged: Mapping[str, Any]) -> Iterator[Prob
         yield leaf.problem(("warmup", "level"), message, hint)
     if level == "memory" and not merged["command"]:
         hint = "add [service], or set the level to disk"
-        message = "is 'memory', but there is no service whose interpreter could be kept warm"
+        message = "is 'memory', but there is no service whose interpreter can be kept warm"
         yield leaf.problem(("warmup", "level"), message, hint)
     table = cast(VariantFile, leaf.model).warmup
     if level != "memory" and table and table.reseed:
         hint = 'set `warmup.level` to "memory", or leave `warmup.reseed` out'
-        message = f"has no effect at level {level!r}: each sandbox's interpreter starts anew"
+        message = f"has no effect at level {level!r}: every sandbox starts a new interpreter"
         yield leaf.problem(("warmup", "reseed"), message, hint)
 
 
 def _check_problems(chain: Sequence[SpecFile], stages: Sequence[Stage]) -> Iterator[Problem]:
-    """No two checks of a chain may have the same name."""
+    """Report checks of the chain that have the same name."""
     sources: dict[str, str] = {}
     for stage, file in zip(stages, chain, strict=True):
         for number, check in enumerate(stage.checks):
             if check.name in sources:
-                message = f"{check.name!r} is the name of a check in {sources[check.name]}, too"
+                message = f"{check.name!r} is already the name of a check in {sources[check.name]}"
                 yield file.problem(("verify", number, "name"), message)
             sources[check.name] = stage.source
 
@@ -142,7 +142,7 @@ def _check_problems(chain: Sequence[SpecFile], stages: Sequence[Stage]) -> Itera
 def variant_of(
     chain: Sequence[SpecFile], stages: tuple[Stage, ...]
 ) -> tuple[Variant | None, list[Problem]]:
-    """The variant at the end of `chain`, and what is wrong with it that no file alone shows."""
+    """Return the variant at the end of `chain`, and the mistakes that no single file shows."""
     leaf = chain[-1]
     model = cast(VariantFile, leaf.model)
     merged = _merged(chain, "base", "service", "resources", "warmup")

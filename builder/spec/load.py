@@ -1,4 +1,4 @@
-"""Reading the variants folder: parse every file, follow every chain, report every mistake."""
+"""Read the variants folder: parse every file, follow every chain, report every mistake."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from builder.spec.variant import SHARED_PREFIX, Stage, Variant
 from builder.spec.wording import NO_SECRETS, worded
 from builder.system.documents import NestingError, parse_toml
 
-# The name of a stage, too, which begins with a letter; a shared one gets a prefix there.
+# Also the name of a stage, which begins with a letter; an abstract spec gets a prefix there.
 _STEM = re.compile(r"_[a-z0-9][a-z0-9_-]*|[a-z][a-z0-9_-]*")
-# More digits than Python is willing to read as a number.
+# More digits than Python converts to a number.
 _TOO_LONG_NUMBER = re.compile(r"[0-9_]{4301,}")
 _MAX_SPEC_BYTES = 1 << 20
 _MAX_DEPTH = 20
-# The name of the last stage of every Dockerfile, the two names that Docker keeps for itself, and
-# the prefix that shared stages get.
+# The last stage of every Dockerfile, two names that Docker reserves, and the prefix of the stages
+# of abstract specs.
 RESERVED_STEMS = ("template", "scratch", "context")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """One TOML file of the variants folder.
+    """A spec: one TOML file of the variants folder.
 
-    `name` is None where it has none that can be read; `problems` are all mistakes that keep its
-    variant, which is None then, from being built: its own and those of what it extends.
+    `name` is None if it has no readable name. `problems` are its own mistakes and those of the
+    specs that it extends; with any of them, `variant` is None.
     """
 
     stem: str
@@ -50,22 +50,22 @@ class Source:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Specs:
-    """All that is in a variants folder; `problems` are those of every file."""
+    """All specs of a variants folder; `problems` are those of every file."""
 
     sources: tuple[Source, ...]
     problems: tuple[Problem, ...]
 
     @property
     def variants(self) -> tuple[Variant, ...]:
-        """The variants without mistakes, sorted by name."""
+        """Return the variants without mistakes, sorted by name."""
         variants = [source.variant for source in self.sources if source.variant]
         return tuple(sorted(variants, key=lambda variant: variant.name))
 
 
 def load_variants(folder: Path) -> tuple[Variant, ...]:
-    """Every buildable variant of `folder`, sorted by name.
+    """Return every buildable variant of `folder`, sorted by name.
 
-    Raises `SpecError` with all mistakes of all files.
+    Raise `SpecError` with all mistakes in all files.
     """
     specs = load_specs(folder)
     if specs.problems:
@@ -74,7 +74,7 @@ def load_variants(folder: Path) -> tuple[Variant, ...]:
 
 
 def load_specs(folder: Path) -> Specs:
-    """Read every file of `folder`; a mistake in one leaves the variants that do not need it."""
+    """Read every spec of `folder`; a mistake only affects variants that need the spec."""
     read = list(_read(folder))
     files = {file.stem: file for file in read}
     for file in read:
@@ -106,9 +106,9 @@ def load_specs(folder: Path) -> Specs:
     all_problems = [problem for source in sources for problem in source.problems]
     if not all_problems and not any(source.variant for source in sources):
         message = (
-            "there are shared stages only: no .toml file without a leading `_`"
+            "there are only abstract specs: every .toml file has a leading `_`"
             if sources
-            else "there is no variant, that is no .toml file, in it"
+            else "there are no specs (.toml files) in it"
         )
         all_problems.append(Problem(f"{folder.name}/", message))
     return Specs(sources=tuple(sources), problems=tuple(dict.fromkeys(all_problems)))
@@ -129,7 +129,7 @@ def _source(
 
 
 def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:
-    """`variants/ml.toml:8`, the place of `key` in a spec that was loaded, for a later error."""
+    """Return the place of `key` in a loaded spec, such as `variants/ml.toml:8`."""
     try:
         line, _ = positions((folder / Path(source).name).read_text(encoding="utf-8-sig")).of(key)
     except OSError:
@@ -145,9 +145,12 @@ def _read(folder: Path) -> Iterable[SpecFile]:
     for name in names:
         file = SpecFile(stem=name.removesuffix(".toml"), shown=f"{folder.name}/{name}")
         if not _STEM.fullmatch(file.stem):
-            file.add((), "a variant's file name holds a-z, 0-9, - and _, and begins with a letter")
+            file.add(
+                (),
+                "the file name of a spec consists of a-z, 0-9, - and _, and begins with a letter",
+            )
         elif file.stem in RESERVED_STEMS or file.stem.startswith(SHARED_PREFIX):
-            file.add((), "this file name is kept for a stage of the Dockerfile")
+            file.add((), "this file name is reserved for a stage of the Dockerfile")
         else:
             _read_text(folder / name, file)
         yield file
@@ -172,7 +175,7 @@ def _parse(file: SpecFile) -> None:
     try:
         document = parse_toml(file.text, max_depth=_MAX_DEPTH)
     except NestingError as error:
-        # Neither the validator nor the search for places gets to the bottom of that.
+        # Too deep for both the validator and the search for positions.
         line, column = (0, 0) if error.offset is None else _place(file.text, error.offset)
         message = f"is nested deeper than {_MAX_DEPTH} levels"
     except ValueError as error:
@@ -180,7 +183,7 @@ def _parse(file: SpecFile) -> None:
         line, column = _place(file.text, len(file.text))
         if too_long := _TOO_LONG_NUMBER.search(file.text):
             line, column = _place(file.text, too_long.start())
-            message = "a number of thousands of digits"
+            message = "a number with thousands of digits"
         elif place := re.search(r" \(at line (\d+), column (\d+)\)$", str(error)):
             line, column = int(place[1]), int(place[2])
         message = f"is not valid TOML: {message}"
@@ -195,7 +198,7 @@ def _place(text: str, offset: int) -> tuple[int, int]:
 
 
 def _validate(document: Mapping[str, Any], file: SpecFile) -> None:
-    # First: what checks them further would repeat the values in its messages.
+    # First, since the messages of later checks repeat the values.
     secrets = list(secrets_of(document))
     for key, kind in secrets:
         file.add(key, f"{kind}; {NO_SECRETS}")
@@ -213,18 +216,18 @@ def _validate(document: Mapping[str, Any], file: SpecFile) -> None:
 
 
 def _check_names(files: Iterable[SpecFile]) -> dict[str, list[Problem]]:
-    """What is wrong with a name because of another file's, for that other one."""
+    """Check the names; return the problems that concern a second file, by its stem."""
     seen: dict[str, SpecFile] = {}
     also: dict[str, list[Problem]] = {}
     for file in files:
         name = file.name
         if file.shared:
             if name is not None:
-                file.add(("name",), "a shared stage (leading `_`) is never built: no name")
+                file.add(("name",), "an abstract spec (leading `_`) is never built and has no name")
         elif name is None and file.model:
-            file.add(("name",), "is missing", "every variant without a leading `_` has one")
+            file.add(("name",), "is missing", "every spec without a leading `_` needs a name")
         elif name in seen:
-            file.add(("name",), f"{name!r} is the name of {seen[name].shown}, too")
+            file.add(("name",), f"{name!r} is already the name of {seen[name].shown}")
             also.setdefault(seen[name].stem, []).append(file.problems[-1])
         elif name:
             seen[name] = file
@@ -239,11 +242,11 @@ def _check_chains(files: Mapping[str, SpecFile], chains: Mapping[str, Sequence[S
             hint = did_you_mean(parent, others) or f"there are: {', '.join(sorted(others))}"
             file.add(("extends",), f"there is no {parent!r} to extend", hint)
         elif chains[stem][0].extends == stem == min(path):
-            file.add(("extends",), f"a circle: {' → '.join([*reversed(path), stem])}")
+            file.add(("extends",), f"extends itself: {' → '.join([*reversed(path), stem])}")
 
 
 def _lineage(files: Mapping[str, SpecFile], stem: str) -> list[SpecFile]:
-    """A file after all that it extends, as far as that is there."""
+    """Return a file after those that it extends, as far as they exist."""
     chain = [files[stem]]
     while (parent := files.get(chain[0].extends or "")) and parent not in chain:
         chain.insert(0, parent)

@@ -1,7 +1,7 @@
-"""What a variant file may say: one pydantic model a table, one type a kind of value.
+"""The format of a spec: one pydantic model for each table, one type for each kind of value.
 
-A value that passes here cannot break out of the place it is rendered to. The models describe one
-file; what several files say together is checked in `builder.spec.load`.
+A value that passes here cannot break out of the place where it is rendered. The models describe a
+single file; `builder.spec.assemble` checks what the files of a chain say together.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from pydantic import (
 SCHEMA_VERSION = 1
 _MINORS = range(8, 30)
 
-# A name that ended in `-` would remove a package.
+# apt-get removes a package whose name ends in `-`.
 _APT = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
-# The name of PEP 508.
+# A name as in PEP 508.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH = re.compile(r"(/[A-Za-z0-9._+@%~=,-]+)+")
@@ -42,7 +42,7 @@ _IMAGE = re.compile(
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
 _TORCH = re.compile(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9]+(\.[0-9]+){1,2}")
-# What one line of a Dockerfile, and one variable of a Linux process, can hold with room to spare.
+# Well below the limits for a line of a Dockerfile and for a variable of a Linux process.
 _MAX_LINE = 30_000
 _MAX_FILE_NAME = 255
 _MAX_PATH = 4095
@@ -53,7 +53,7 @@ def _one_line(value: str) -> str:
         raise ValueError(f"is longer than {_MAX_LINE:,} characters")
     for character in value:
         if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
-            raise ValueError(f"must be one line of text, but holds {character!r}")
+            raise ValueError(f"must be one line of text, but contains {character!r}")
     return value
 
 
@@ -89,7 +89,7 @@ def _requirement(value: str) -> str:
 def _python(value: str) -> str:
     _one_line(value)
     if not value.strip():
-        raise ValueError("is empty; say for example '>=3.11'")
+        raise ValueError("is empty; write for example '>=3.11'")
     try:
         python_floor(value)
     except InvalidSpecifier as error:
@@ -98,10 +98,10 @@ def _python(value: str) -> str:
 
 
 def python_floor(specifier: str) -> str:
-    """The lowest Python ("3.11") that `specifier` allows. Raises `ValueError` when it has none."""
+    """Return the lowest Python ("3.11") that `specifier` allows, else raise `ValueError`."""
     allowed = SpecifierSet(specifier)
-    # The ends of each minor version answer for most, as for ">3.11" or ">=3.11.4"; the releases
-    # between them for "==3.11.4". To try them all costs more than all else in a spec.
+    # The first and last patch decide for most, as for ">3.11" or ">=3.11.4"; "==3.11.4" needs those
+    # between. Trying them all would cost more than everything else in a spec.
     for patches in ((0, 99), range(1, 99)):
         for minor in _MINORS:
             if any(allowed.contains(f"3.{minor}.{patch}") for patch in patches):
@@ -120,7 +120,7 @@ def _path(value: str) -> str:
 
 def _path_length(value: str) -> str:
     if any(len(part.encode()) > _MAX_FILE_NAME for part in value.split("/")):
-        raise ValueError(f"holds a name of more than {_MAX_FILE_NAME} bytes")
+        raise ValueError(f"contains a name longer than {_MAX_FILE_NAME} bytes")
     if len(value.encode()) > _MAX_PATH:
         raise ValueError(f"is longer than {_MAX_PATH} bytes")
     return value
@@ -136,7 +136,9 @@ def _url(value: str) -> str:
     if not valid or not value.isascii() or re.search(r"[\s\"'\\$`]", value):
         raise ValueError(f"{value!r} is not an http or https URL")
     if parts.username or parts.password:
-        raise ValueError("the URL holds a user or password; those must not be in a template")
+        raise ValueError(
+            "the URL contains a user name or password, which must not be in a template"
+        )
     return value
 
 
@@ -207,7 +209,7 @@ class _Table(BaseModel):
         extra="forbid",
         strict=True,
         frozen=True,
-        # The whole file's validator holds those of its tables: none is built on its own.
+        # The validator of the whole file includes those of its tables.
         defer_build=True,
         alias_generator=lambda name: name.replace("_", "-"),
     )
@@ -218,23 +220,23 @@ class BaseTable(_Table):
 
     image: Image | None = Field(None, description="image reference; its digest is locked")
     python: Annotated[StrictStr, AfterValidator(_python)] | None = Field(
-        None, description="what the image's interpreter must satisfy, e.g. '>=3.11'"
+        None, description="Python version that the image must have, e.g. '>=3.11'"
     )
 
 
 class ServiceTable(_Table):
-    """What must be up when a sandbox starts."""
+    """The service that runs in every sandbox."""
 
     command: Annotated[list[Text], AfterValidator(_command)] | None = Field(
         None, description="program and arguments"
     )
     ready_url: Annotated[StrictStr, AfterValidator(_url)] | None = Field(
-        None, description="answers 200 when the service is ready"
+        None, description="URL that answers 200 once the service is ready"
     )
 
 
 class ResourcesTable(_Table):
-    """What a sandbox of the template is given."""
+    """The resources of a sandbox."""
 
     cpu: Annotated[StrictInt, Field(ge=1, le=32), AfterValidator(_cpu)] = Field(
         2, description="virtual CPUs: 1 or an even number up to 32"
@@ -243,7 +245,8 @@ class ResourcesTable(_Table):
         1024, description="memory in MiB: even, at least 128"
     )
     free_disk_mb: Annotated[StrictInt, Field(ge=0)] | None = Field(
-        None, description="free disk in MiB that E2B adds after the steps; its own default if unset"
+        None,
+        description="free disk space in MiB that E2B adds after the steps; E2B's default if unset",
     )
 
 
@@ -252,7 +255,7 @@ class PythonTable(_Table):
 
     packages: list[PythonPackage] = Field([], description="PEP 508 requirements; no pins needed")
     torch_backend: Annotated[StrictStr, _matching(_TORCH, "a PyTorch backend")] | None = Field(
-        None, description="which builds of PyTorch to take: cpu, cu130, rocm6.4, …"
+        None, description="PyTorch builds to install: cpu, cu130, rocm6.4, …"
     )
     accept_broken: list[Distribution] = Field(
         [], description="packages of the base image that may stop working when others are upgraded"
@@ -262,7 +265,7 @@ class PythonTable(_Table):
 class SystemTable(_Table):
     """Debian packages that this stage adds."""
 
-    packages: list[AptPackage] = Field([], description="names that apt-get knows")
+    packages: list[AptPackage] = Field([], description="names of packages for apt-get")
 
 
 class FileTable(_Table):
@@ -272,7 +275,7 @@ class FileTable(_Table):
         description="path inside the variants folder"
     )
     target: Annotated[StrictStr, AfterValidator(_path)] = Field(
-        description="absolute path in the sandbox; below /home/user it belongs to `user`"
+        description="absolute path in the sandbox; below /home/user, `user` owns the file"
     )
     mode: Annotated[StrictStr, Field(pattern=r"^0[0-7]{3}$")] = Field(
         "0644", description="permissions, octal"
@@ -280,32 +283,33 @@ class FileTable(_Table):
 
 
 class WarmupTable(_Table):
-    """What is loaded before anybody asks for it."""
+    """What is loaded before a sandbox is first used."""
 
     level: Literal["none", "disk", "memory"] = Field(
-        "none", description="none; disk: byte code and caches in a layer; memory: already imported"
+        "none",
+        description="none; disk: byte code and caches are in a layer; memory: modules are imported",
     )
-    imports: list[Module] = Field([], description="modules, in the order they are imported")
+    imports: list[Module] = Field([], description="modules to import, in this order")
     reseed: Annotated[Code, AfterValidator(_python_code)] = Field(
         "",
-        description="level memory: Python code, run in each sandbox before any other, for random"
-        " number generators that are not found",
+        description="level memory: Python code that runs first in each sandbox, to reseed random"
+        " number generators that are not found automatically",
     )
 
 
 class VerifyTable(_Table):
-    """Code that must run in a sandbox of the build before the build is recorded."""
+    """Code that must succeed in a sandbox of the build before the build is recorded."""
 
     name: Annotated[Text, Field(min_length=1)] = Field(description="what is checked")
     code: Code = Field(description="Python code; an exception fails the check")
     stdout: Code | None = Field(
-        None, description="what it must print, white space at the end aside"
+        None, description="expected output; trailing white space is ignored"
     )
     timeout: Annotated[StrictInt, Field(ge=1, le=3600)] = Field(60, description="seconds")
 
 
 class VariantFile(_Table):
-    """One TOML file of `variants/`: a variant, or with a leading `_` in its name a shared stage."""
+    """A spec: one TOML file in `variants/`. A leading `_` in its file name makes it abstract."""
 
     schema_version: Annotated[Literal[1], BeforeValidator(_whole)] = Field(
         alias="schema", description="version of this format"
@@ -317,11 +321,15 @@ class VariantFile(_Table):
             _matching(re.compile(r"[a-z0-9-_]+"), "a template name: a-z, 0-9, - and _"),
         ]
         | None
-    ) = Field(None, description="the template's name; a shared stage has none")
-    description: Text = Field("", description="one line for people")
-    extends: Text | None = Field(None, description="the file, without .toml, that this one adds to")
+    ) = Field(None, description="name of the template; an abstract spec has none")
+    description: Text = Field("", description="one-line description")
+    extends: Text | None = Field(
+        None, description="file name, without .toml, of the spec that this one extends"
+    )
     base: BaseTable | None = None
-    env: dict[EnvName, Text] = Field({}, description="reaches every process of a sandbox")
+    env: dict[EnvName, Text] = Field(
+        {}, description="environment variables of every process in a sandbox"
+    )
     service: ServiceTable | None = None
     resources: ResourcesTable | None = None
     python: PythonTable | None = None
@@ -342,11 +350,11 @@ TABLES: dict[str, type[BaseModel]] = {
 
 
 def json_schema() -> dict[str, Any]:
-    """The JSON schema of a variant file, for editors."""
+    """Return the JSON schema of a spec, for editors."""
     schema = VariantFile.model_json_schema(by_alias=True)
     for table in (schema, *schema["$defs"].values()):
         for key, field in table["properties"].items():
-            # What may be left out is None to us; TOML has no such value.
+            # Optional values are None here; TOML has no such value.
             types = [kind for kind in field.pop("anyOf", []) if kind != {"type": "null"}]
             if types and field.get("default", 0) is None:
                 del field["default"]

@@ -1,7 +1,6 @@
-"""Where a key stands in a TOML file, for error messages.
+"""Find the position of a key in a TOML file, for error messages.
 
-The file was parsed by `tomllib` before; this only finds places in it, and is loaded when there is
-something to report.
+The file was already parsed with `tomllib`. This module is loaded only to report a mistake.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ Path = tuple[str | int, ...]
 
 
 class Positions:
-    """Key path → (line, column), both from 1; list items are numbered from 0 in a path."""
+    """Key path → (line, column), counted from 1; list items in a path are counted from 0."""
 
     def __init__(self, text: str) -> None:
         parser = tree_sitter.Parser(tree_sitter.Language(tree_sitter_toml.language()))
@@ -27,7 +26,7 @@ class Positions:
             self._places.setdefault(path, (row + 1, column + 1))
 
     def of(self, path: Sequence[str | int]) -> tuple[int, int]:
-        """The place of `path`, or of the nearest of its parents that is in the file, or (0, 0)."""
+        """Return the position of `path`, else of its nearest parent in the file, else (0, 0)."""
         key = tuple(path)
         while key and key not in self._places:
             key = key[:-1]
@@ -78,5 +77,5 @@ def _key(node: Any) -> tuple[str, ...]:
     if node.type == "dotted_key":
         return tuple(part for child in node.named_children for part in _key(child))
     text = node.text.decode()
-    # Escapes and all: what the parser of the file reads there is the key.
+    # Parsed as TOML, since the key may contain escapes.
     return (next(iter(tomllib.loads(f"{text} = 0"))) if node.type == "quoted_key" else text,)

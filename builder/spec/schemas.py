@@ -1,4 +1,4 @@
-"""The JSON schemas of the file formats, for editors and other programs."""
+"""JSON schemas of the file formats, for editors and other programs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from builder.spec.models import json_schema
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """Schema name → JSON schema, each from the classes that read the format."""
+    """Return schema name → JSON schema, each from the classes that read the format."""
     from builder.registry import model
 
     return {"registry": model.schema(), "variant": json_schema()}

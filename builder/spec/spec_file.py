@@ -1,4 +1,4 @@
-"""One TOML file of the variants folder while it is read, with the mistakes in it."""
+"""A spec while it is read, with its mistakes."""
 
 from __future__ import annotations
 
@@ -14,8 +14,11 @@ from builder.spec.wording import dotted
 
 @dataclass(kw_only=True)
 class SpecFile:
-    """`name` and `extends` are as written, so that names and chains are checked in files that have
-    other mistakes, too; `model` is None where there are any."""
+    """A TOML file of the variants folder.
+
+    `name` and `extends` are as written, so that they can be checked in files with other mistakes;
+    `model` is None if there are any.
+    """
 
     stem: str
     shown: str
@@ -27,11 +30,11 @@ class SpecFile:
 
     @property
     def shared(self) -> bool:
-        """Whether it is a stage that others extend, and never built alone."""
+        """Whether the spec is abstract: extended by others and never built alone."""
         return self.stem.startswith("_")
 
     def problem(self, key: Sequence[str | int], message: str, hint: str | None = None) -> Problem:
-        """A mistake at `key` of this file."""
+        """Return a mistake at `key` of this file."""
         line, column = positions(self.text).of(key) if self.text else (0, 0)
         return Problem(self.shown, message, line=line, column=column, key=dotted(key), hint=hint)
 
@@ -42,8 +45,8 @@ class SpecFile:
 
 @functools.lru_cache(maxsize=64)
 def positions(text: str) -> Any:
-    """Where the keys of a TOML document stand."""
-    # Loaded when there is something to report, and never otherwise.
+    """Return the positions of the keys of a TOML document."""
+    # Imported only when there is something to report.
     from builder.spec.positions import Positions
 
     return Positions(text)

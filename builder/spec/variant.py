@@ -1,4 +1,4 @@
-"""A variant as the rest of the program knows it: frozen values, the chain of stages spelt out."""
+"""A resolved variant: frozen values, with its whole chain of stages."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def stage_name(stem: str) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """Code that must run, and print `stdout` if that is given, within `timeout` seconds."""
+    """Code that must succeed within `timeout` seconds, and print `stdout` if that is set."""
 
     name: str
     code: str
@@ -28,7 +28,7 @@ class Check:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileEntry:
-    """A file of the variants folder and where it goes; `mode` is octal text such as "0644"."""
+    """A file of the variants folder and its target; `mode` is octal text such as "0644"."""
 
     source: str
     target: str
@@ -38,10 +38,11 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
-    """What one TOML file adds. `stem` is the file's name without .toml, `source` its place as shown
-    to people, `path` its place on the disk, if it was read from there.
+    """What one spec adds to a template.
 
-    `declared` is all that it says, as JSON in one exact form, without what merely describes it.
+    `stem` is the file's name without .toml, `source` its path as shown in messages, `path` its path
+    on disk, if it was read from there. `declared` is its content as canonical JSON, without keys
+    that only describe it.
     """
 
     stem: str
@@ -58,7 +59,7 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """One buildable template: its chain of stages, root first, and what was merged down it."""
+    """A buildable spec: its chain of stages, root first, and the values merged along it."""
 
     name: str
     stem: str = ""
@@ -81,10 +82,10 @@ class Variant:
 
     @property
     def checks(self) -> tuple[Check, ...]:
-        """The checks of the whole chain, root first."""
+        """Return the checks of the whole chain, root first."""
         return tuple(check for stage in self.stages for check in stage.checks)
 
     @property
     def requirements(self) -> tuple[str, ...]:
-        """The requirements of the whole chain, root first."""
+        """Return the requirements of the whole chain, root first."""
         return tuple(text for stage in self.stages for text in stage.requirements)

@@ -1,4 +1,4 @@
-"""What the validator found, in words: a sentence and a hint for each kind of mistake."""
+"""Word the errors of the validator: a sentence and a hint for each kind of mistake."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from builder.spec.models import VariantFile
 _BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN = 200
 NO_SECRETS = (
-    "what a template holds can be read by all who can use it. Give secrets to a sandbox when it is"
-    " opened"
+    "everyone who can use a template can read its content. Pass secrets to a sandbox when you open"
+    " it"
 )
 
 
 def dotted(key: Sequence[str | int]) -> str:
-    """A key as TOML writes it: `files[0].source`, quoted where it must be."""
+    """Return a key as written in TOML, such as `files[0].source`, quoted where necessary."""
     text = ""
     for part in key:
         if isinstance(part, int):
@@ -33,7 +33,7 @@ def dotted(key: Sequence[str | int]) -> str:
 
 
 def worded(error: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
-    """The sentence and the hint for one of pydantic's errors about `key`."""
+    """Return a sentence and a hint for one of pydantic's errors about `key`."""
     kind, value, context = error["type"], error["input"], error.get("ctx", {})
     match kind:
         case "extra_forbidden":
@@ -79,7 +79,7 @@ def _shown(value: object) -> str:
     try:
         text = repr(value)
     except ValueError:
-        return "a number of thousands of digits"
+        return "a number with thousands of digits"
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}…"
 
 

@@ -121,7 +121,7 @@ def _placed(text: str, error: ValueError) -> tuple[int, str]:
         return text.count("\n", 0, error.offset) + 1 if error.offset else last, str(error)
     if found := _PLACE.fullmatch(str(error)):
         return int(found[2] or last), found[1]
-    return _longest_number(text), "a number of thousands of digits"
+    return _longest_number(text), "a number with thousands of digits"
 
 
 def _longest_number(text: str) -> int:

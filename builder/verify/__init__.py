@@ -1,4 +1,4 @@
-"""What a build promises, asked of real sandboxes of it."""
+"""Check a build in real sandboxes."""
 
 from builder.verify.verification import Promises, Verified, first_use_pairs, verify
 

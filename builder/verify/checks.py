@@ -1,6 +1,6 @@
-"""What is asked of a sandbox, whichever made it: smoke tests, the spec's checks, first uses.
+"""Check a sandbox of any target: smoke tests, the checks of the spec, first uses.
 
-Smoke tests come from what the distributions themselves say they install.
+Smoke tests import the modules that the distributions declare to install.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from builder.spec import Check, Stage, Variant, place_of
 from builder.system.documents import parse_json
 
 NOT_WARMED = (
-    "the random numbers of two sandboxes cannot be compared: the interpreter that runs code was"
-    " not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts first?"
+    "the random numbers of two sandboxes cannot be compared: `/opt/template/warmup.py` did not warm"
+    " the interpreter that runs code; does `service.command` start that interpreter first?"
 )
 SMOKE_TIMEOUT_SECONDS = 300
 _SHOWN_CHARACTERS = 2000
@@ -34,7 +34,7 @@ Draws = frozenset[tuple[str, str]]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CheckResult:
-    """One check that passed; `seconds` is what it took."""
+    """A check that passed, and how long it took."""
 
     name: str
     seconds: float
@@ -46,10 +46,10 @@ def run_checks(
     packages: Mapping[str, str],
     step: Callable[[str], None],
 ) -> tuple[list[CheckResult], list[str]]:
-    """Every check of the variant: those that passed, and what is wrong with the others."""
+    """Run every check of the variant; return those that passed, and the failures."""
     requirements = map(Requirement, variant.requirements)
     names = [(canonicalize_name(each.name), each.marker) for each in requirements]
-    # Where a package is not there, its marker has excluded this platform.
+    # The marker of a missing package excludes this platform.
     imported = dict.fromkeys(name for name, marker in names if not marker or name in packages)
     planned: list[tuple[str, Callable[[], CheckResult | str], Callable[[], str]]] = [
         (f"import {name}", partial(_smoke, sandbox, name), lambda: "") for name in imported
@@ -66,7 +66,7 @@ def run_checks(
             outcome = run()
         except SandboxGoneError:
             left = ", ".join(f"`{name}`" for name, _, _ in planned[index:])
-            failures.append(f"not checked, since the sandbox had ended: {left}")
+            failures.append(f"not checked, because the sandbox had ended: {left}")
             break
         if isinstance(outcome, str):
             failures.append(f"{place()}check `{title}` failed: {outcome}")
@@ -76,7 +76,7 @@ def run_checks(
 
 
 def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, float]:
-    """Import the modules in order; seconds by module. Raises `VerifyError`."""
+    """Import the modules in order; return seconds by module. Raise `VerifyError`."""
     code = (
         "import importlib, json, time\n"
         "seconds = {}\n"
@@ -90,14 +90,16 @@ def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, flo
         _run(sandbox, code, "warm-up", SMOKE_TIMEOUT_SECONDS),
         dict,
         failed=f"the warm-up imports {', '.join(imports)} fail in a sandbox",
-        hint="correct `warmup.imports`, or add the package that is missing",
+        hint="correct `warmup.imports`, or add the missing package",
     )
 
 
 def draws(sandbox: Sandbox) -> Draws | None:
-    """(name, value) of a number drawn from each random number generator of the warm interpreter
-    that the sandbox's is a copy of; None where that was not prepared for copies. Raises
-    `VerifyError`."""
+    """Draw a number from each random number generator of a copy of the warm interpreter.
+
+    Return (name, value) pairs; None if the interpreter was not prepared for copies. Raise
+    `VerifyError`.
+    """
     code = (
         "import json, sys\n"
         "module = sys.modules.get('_template_reseed')\n"
@@ -108,7 +110,7 @@ def draws(sandbox: Sandbox) -> Draws | None:
     if "draws" not in answer:
         return None
     if not answer["draws"]:
-        raise VerifyError("no random number generator is found in the warm interpreter")
+        raise VerifyError("no random number generator was found in the warm interpreter")
     return _draws_of(answer["draws"])
 
 
@@ -117,17 +119,17 @@ def _draws_of(pairs: Sequence[Sequence[object]]) -> Draws:
 
 
 def same_draws(first: Draws, second: Draws) -> list[str]:
-    """What is wrong with numbers that were drawn in two copies of one interpreter."""
+    """Report equal numbers that were drawn in two copies of an interpreter."""
     return [
         f"the random number generator `{name}` draws the same numbers in every sandbox:"
-        " give it a new seed in `warmup.reseed`"
+        " reseed it in `warmup.reseed`"
         for name, _ in sorted(first & second)
     ]
 
 
 def same_in_forks(sandbox: Sandbox) -> list[str]:
-    """What is wrong with numbers that are drawn in two forks of the sandbox's warm interpreter,
-    which stand in for copies of a machine. Raises `VerifyError`."""
+    """Report equal numbers drawn in two forks of the sandbox's warm interpreter, which replace
+    copies of a machine. Raise `VerifyError`."""
     execution = _run(sandbox, _FORKS, "random numbers", SMOKE_TIMEOUT_SECONDS)
     failed = "the forks of the warm interpreter cannot draw random numbers"
     answer = _required(execution, list, failed=failed)
@@ -136,7 +138,7 @@ def same_in_forks(sandbox: Sandbox) -> list[str]:
     return same_draws(*map(_draws_of, answer))
 
 
-# Of the interpreter's threads a fork has none: it draws, and ends at once, or is killed.
+# A fork has no threads of the interpreter, so it draws and ends at once, or is killed.
 _FORKS = """
 import io, json, os, select, signal, sys, warnings
 
@@ -169,8 +171,8 @@ print(json.dumps([drawn(module), drawn(module)] if module else []))
 
 
 def inventory(sandbox: Sandbox) -> dict[str, str]:
-    """Distribution → version, as the sandbox's interpreter knows them. Raises `VerifyError`."""
-    # Where several folders hold a distribution, the first one is what is imported.
+    """Return distribution → version in the sandbox's interpreter. Raise `VerifyError`."""
+    # If several folders contain a distribution, the first one is imported.
     code = (
         "import importlib.metadata, json, re\n"
         "versions = {}\n"
@@ -184,9 +186,9 @@ def inventory(sandbox: Sandbox) -> dict[str, str]:
     return dict(sorted(answer.items()))
 
 
-# What a distribution installs at the top level is what can be imported of it. Where one of that
-# has the distribution's own name, it is the one that must work; the rest may be tests and tools.
-# Debian's packages do not say what they install, but most of them say what is at the top.
+# The top-level modules of a distribution can be imported. If one of them has the name of the
+# distribution, only that one must work; the others may be tests and tools. Debian's packages do not
+# list their files, but most of them list their top-level modules.
 MODULES_OF = """
 import importlib.metadata, re
 
@@ -254,7 +256,7 @@ _T = TypeVar("_T")
 
 
 def _answer(execution: Execution | str, kind: type[_T]) -> _T | str:
-    """The JSON value that code of ours has printed last; text says why there is none."""
+    """Return the JSON value in the last line of output, or a text that says why there is none."""
     if isinstance(execution, str):
         return execution
     with contextlib.suppress(ValueError, IndexError):
@@ -267,7 +269,7 @@ def _answer(execution: Execution | str, kind: type[_T]) -> _T | str:
 def _required(
     execution: Execution | str, kind: type[_T], *, failed: str, hint: str | None = None
 ) -> _T:
-    """The same; `VerifyError` begins with `failed` where there is none."""
+    """Return the same, or raise a `VerifyError` that begins with `failed`."""
     answer = _answer(execution, kind)
     if isinstance(answer, str):
         raise VerifyError(f"{failed}: {answer}", hint=hint)
@@ -275,14 +277,14 @@ def _required(
 
 
 def _cut(text: str) -> str:
-    """Text short enough for an error message; the end says most."""
+    """Shorten a text for an error message to its end, which says most."""
     if len(text) <= _SHOWN_CHARACTERS:
         return text
     return f"… {len(text) - _SHOWN_CHARACTERS} characters left out …{text[-_SHOWN_CHARACTERS:]}"
 
 
-# In a namespace of its own: a check must not pass on what the one before it left behind. Of the
-# traceback, the frames of the interpreter and of this code are nobody's business.
+# In a namespace of its own, so that no check depends on an earlier one. The traceback omits the
+# frames of the interpreter and of this code.
 _FRAMES = "frames of the check: "
 _GUARDED = """
 _code, _name = {code!r}, {name!r}
@@ -299,7 +301,7 @@ except BaseException as _error:
 
 
 def _run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | str:
-    """Run code that is called `name`; text says how it went wrong. Raises `SandboxGoneError`."""
+    """Run code, or return a text that says how it failed. Raise `SandboxGoneError`."""
     guarded = _GUARDED.format(code=code, name=name, mark=_FRAMES)
     try:
         execution = sandbox.run(guarded, timeout=timeout)
@@ -316,7 +318,7 @@ def _run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | 
 
 
 def _frames(stderr: str) -> list[str]:
-    """The lines of the traceback that are the check's own and of what it calls."""
+    """Return the lines of the traceback from the code of the check on."""
     with contextlib.suppress(ValueError, IndexError):
         return str(parse_json(stderr.rpartition(_FRAMES)[2].splitlines()[0])).splitlines()
     return []

@@ -1,7 +1,4 @@
-"""Does the build do what the spec promises? Asked in real sandboxes of that very build.
-
-Smoke tests come from what the distributions themselves say they install. Nothing is recorded here.
-"""
+"""Verify in real sandboxes that a build does what its spec promises. Nothing is recorded here."""
 
 from __future__ import annotations
 
@@ -33,8 +30,8 @@ from builder.verify.checks import (
 _LISTED = 5
 _UNCHECKED = "nothing was checked: the spec has no Python packages and no [[verify]]"
 _NOT_COMPARED = (
-    "the random numbers of two sandboxes were not compared: the build is of a version that gave"
-    " sandboxes no seeds of their own; build it anew"
+    "the random numbers of two sandboxes were not compared: the build is from a version that did"
+    " not reseed sandboxes; rebuild it"
 )
 _NO_COPY = (
     "the random numbers of two sandboxes cannot be compared: there is no second copy of the warm"
@@ -43,29 +40,28 @@ _NO_COPY = (
 
 
 class Promises(Protocol):
-    """What a build is to be."""
+    """What a build must provide."""
 
     @property
     def variant(self) -> Variant:
-        """What it is to do: its warm-up, its variables, its checks."""
+        """Its warm-up, variables and checks."""
 
     @property
     def locked(self) -> Mapping[str, str]:
-        """The distributions that it is to have."""
+        """Its distributions, by version."""
 
     @property
     def reseeds(self) -> bool:
-        """Whether its image gives each copy of the warm interpreter seeds of its own: not so at
-        other levels than `memory`, nor in builds of earlier versions."""
+        """Whether each copy of its warm interpreter is reseeded: only at level `memory`, and not in
+        builds of earlier versions."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Verified:
-    """A build that keeps its promises, with what was measured on the way (seconds).
+    """A verified build, with measured times in seconds.
 
-    `packages` are the locked ones as found in the sandbox, `other_packages` what else is there.
-    `timings` are those of the first sandbox itself, from its creation on. `warnings` say what must
-    be known of how it was verified.
+    `packages` are the locked ones as found in the sandbox, `other_packages` the others. `timings`
+    are those of the first sandbox, from its creation on. `warnings` qualify the verification.
     """
 
     built: Built
@@ -80,7 +76,7 @@ class Verified:
 
     @property
     def measures(self) -> dict[str, Any]:
-        """What was measured, as a record has it."""
+        """Return the measurements as in a record."""
         return {
             **({} if self.built.size is None else {"size_bytes": self.built.size}),
             "seconds": {
@@ -96,30 +92,29 @@ class Verified:
 def verify(
     built: Built, promises: Promises, opener: Opener, *, report: Reporter, log: Log
 ) -> Verified:
-    """Open sandboxes of `built`, take the times, run every check.
+    """Open sandboxes of `built`, take the times, and run every check.
 
-    Raises `VerifyError` naming each failed check with what was expected and found, `SandboxError`
-    when a sandbox does not come up.
+    Raise `VerifyError` with each failed check, `SandboxError` if a sandbox does not start.
     """
     run = _Run(built=built, promises=promises, opener=opener, report=report, log=log)
     if changed := run.changes():
         raise VerifyError(
-            f"the build of `{built.name}` on `{built.target}` was changed since it was made:\n"
+            f"the build of `{built.name}` on `{built.target}` was modified after it was built:\n"
             + changed,
-            hint=f"`template-builder build {built.name} --force --target {built.target}` makes it"
-            " anew from the spec",
+            hint=f"`template-builder build {built.name} --force --target {built.target}` rebuilds"
+            " it from the spec",
         )
     verified, failures = run.verified()
     if changed := run.changes():
-        failures.append(f"its checks have changed the build itself:\n{changed}")
+        failures.append(f"its checks modified the build itself:\n{changed}")
     if failures:
         for failure in failures:
             log.line(f"failed: {failure}")
         raise VerifyError(
-            f"`{built.name}` was built on `{built.target}` but is not what it promises:\n"
+            f"`{built.name}` was built on `{built.target}` but failed verification:\n"
             + "\n".join(f"  {failure}" for failure in failures)
             + "".join(f"\n  {built.target} does not provide {part}" for part in built.missing),
-            hint=f"nothing was recorded; {log.shown_by} has the whole story",
+            hint=f"nothing was recorded; {log.shown_by} shows the details",
         )
     for text in verified.warnings:
         log.line(f"warning: {text}")
@@ -129,7 +124,7 @@ def verify(
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """One verification of a build."""
+    """A verification of a build."""
 
     built: Built
     promises: Promises
@@ -146,14 +141,14 @@ class _Run:
         self.report(Event(kind="step", variant=self.variant.name, text=f"verify: {text}"))
 
     def changes(self) -> str:
-        """What was changed in the build since it was made, the first of many lines."""
+        """Return the first lines about modifications of the build; empty if there are none."""
         changed = list(self.opener.changes(self.built.ref)) if self.opener.changes else []
         left = len(changed) - _LISTED
         more = [f"and {left} more"] if left > 0 else []
         return "\n".join(f"  {line}" for line in [*changed[:_LISTED], *more])
 
     def verified(self) -> tuple[Verified, list[str]]:
-        """The build with its measures and checks, and what is wrong with it."""
+        """Return the build with its measurements and passed checks, and the failures."""
         variant, built, locked = self.variant, self.built, self.promises.locked
         first_use: dict[str, Mapping[str, float]] = {"cold": built.cold} if built.cold else {}
         warm_seconds = None
@@ -174,7 +169,7 @@ class _Run:
                 first_use["memory"] = first_use_seconds(sandbox, variant.imports)
                 copies = longer.enter_context(contextlib.closing(self.copies(sandbox, opening)))
                 self.step("drawing random numbers in a copy of the warm interpreter")
-                drawn = next(map(draws, copies), drawn)  # where none can be made, nothing is shared
+                drawn = next(map(draws, copies), drawn)  # without copies, nothing is shared
             packages = inventory(sandbox)
             results, failed = run_checks(sandbox, variant, packages, self.step)
             failures = [*_wrong_versions(packages, locked), *failed]
@@ -211,8 +206,9 @@ class _Run:
         return sandbox, round(time.perf_counter() - start, 6)
 
     def copies(self, first: Sandbox, opening: Opening) -> Generator[Sandbox, None, None]:
-        """Sandboxes whose interpreters are copies of the same warm one, one after the other;
-        `first` was opened as `opening` says, and is one of them where all are copies of the build.
+        """Open sandboxes whose interpreters are copies of the same warm one, one after the other.
+
+        Where all sandboxes are copies of the build, `first`, opened with `opening`, is one of them.
         """
         if self.opener.copies:
             yield from self.opener.copies(opening)
@@ -222,8 +218,7 @@ class _Run:
             yield second
 
     def same_draws(self, drawn: Draws | None, copies: Iterator[Sandbox]) -> list[str]:
-        """What is wrong with the numbers that were drawn in a copy of the warm interpreter, beside
-        those of another copy."""
+        """Report numbers that two copies of the warm interpreter both draw."""
         if drawn is None:
             return [NOT_WARMED] if self.promises.reseeds else []
         if not drawn:
@@ -234,17 +229,17 @@ class _Run:
 
 
 def _wrong_versions(installed: Mapping[str, str], locked: Mapping[str, str]) -> list[str]:
-    """The locked distributions that are there in another version, in words."""
+    """Report locked distributions that are installed in another version."""
     return [
-        f"`{name}` is there in version {installed[name]}, and not in {versions}"
+        f"`{name}` is installed in version {installed[name]} instead of {versions}"
         for name, versions in locked.items()
-        # There are several where a lock has another one for older Pythons.
+        # A lock may have several versions, for different Pythons.
         if name in installed and Version(installed[name]) not in map(Version, versions.split(" | "))
     ]
 
 
 def first_use_pairs(first_use: Mapping[str, Mapping[str, float]]) -> Iterator[tuple[str, float]]:
-    """(level, seconds of all imports together), coldest first."""
+    """Yield (level, seconds of all imports), coldest first."""
     for level in ("cold", "none", "disk", "memory"):
         if level in first_use:
             yield level, sum(first_use[level].values())

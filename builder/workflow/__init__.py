@@ -1,6 +1,6 @@
-"""The sequence, in one place: spec → lock → render → plan → precheck → build → verify → record.
+"""The sequence of a build: spec → lock → render → plan → precheck → build → verify → record.
 
-Variants go through it side by side, each on its own: one that fails stops none of the others.
+Variants go through it in parallel; one that fails does not stop the others.
 """
 
 from builder.workflow.carry_out import build_all, carry_out

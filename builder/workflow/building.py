@@ -1,7 +1,7 @@
-"""The stages that each variant goes through under its claim: build, verify, publish, record.
+"""The stages of a single variant, under its claim: build, verify, publish, record.
 
-In this order, so that what fails is found before it is seen by anybody. What a stage works with is
-loaded in it: a plan, which shows the sequence, does not run it.
+In this order, so that a build is visible only after it has passed every check. Imports are inside
+the stages, since a plan shows the sequence without running it.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from builder.workflow.values import Attempt
 
 
 def build(attempt: Attempt, context: Context) -> Attempt:
-    """Make the build, or find it made, when it is its turn. Raises `BuildError` and its kin."""
+    """Build when it is its turn, or take an existing build. Raise `BuildError` and subclasses."""
     planned, target = attempt.planned, context.connected()
     shared = attempt.schedule.start(planned.name)
     folder = context.project.state / "context" / planned.name
@@ -44,7 +44,7 @@ def build(attempt: Attempt, context: Context) -> Attempt:
 
 
 def verify(attempt: Attempt, context: Context) -> Attempt:
-    """Check the build in real sandboxes of it. Raises `VerifyError`, `SandboxError`."""
+    """Verify the build in real sandboxes. Raise `VerifyError`, `SandboxError`."""
     from builder.verify import verify as verify_build
 
     built, target = attempt.built, context.connected()
@@ -54,7 +54,7 @@ def verify(attempt: Attempt, context: Context) -> Attempt:
             built, attempt.rendered, target, report=context.report, log=attempt.log
         )
     except VerifyError:
-        forget(target, built.name, built.build_id)  # it is not good
+        forget(target, built.name, built.build_id)  # so that no later run takes it
         raise
     processes.check_not_stopped()
     keep_measures(built, verified.measures)
@@ -62,10 +62,10 @@ def verify(attempt: Attempt, context: Context) -> Attempt:
 
 
 def publish(attempt: Attempt, context: Context) -> Attempt:
-    """Have the target follow to the build.
+    """Prepare to publish the build on the target.
 
-    Where to is known only once the registry is locked, which may have been changed since: so
-    `record` does it, as a part of its one change, and takes it back when that fails.
+    Only the locked registry decides where the channel points, so `record` publishes as part of its
+    change, and undoes that if the change fails.
     """
     from builder.record import following
 
@@ -75,13 +75,13 @@ def publish(attempt: Attempt, context: Context) -> Attempt:
 
 
 def forget(target: Builder, name: str, build_id: str) -> None:
-    """Have no run take a build up again."""
+    """Keep later runs from resuming a build."""
     if target.journal:
         target.journal.forget(name, build_id)
 
 
 def _revoked(name: str, context: Context) -> frozenset[str]:
-    """The IDs of builds of `name` that must not be taken instead of a new one."""
+    """Return the IDs of revoked builds of `name`, which must not be reused."""
     builds = context.entry(name).builds.values()
     return frozenset(
         build.build_id for build in builds if build.is_revoked and build.build_id is not None
@@ -89,8 +89,8 @@ def _revoked(name: str, context: Context) -> frozenset[str]:
 
 
 def record(attempt: Attempt, context: Context) -> Attempt:
-    """Add the verified build to the registry, and point the channel at it. Raises `RevokedError`,
-    `RegistryError`, `StorageError`, and what publishing raises."""
+    """Add the verified build to the registry, and point the channel at it. Raise `RevokedError`,
+    `RegistryError`, `StorageError`, and errors of publishing."""
     from builder.record import record as record_build
 
     built, root = attempt.built, context.project.root
@@ -109,12 +109,12 @@ def record(attempt: Attempt, context: Context) -> Attempt:
     forget(context.connected(), built.name, built.build_id)
     attempt.log.line(f"recorded {built.ref}")
     if recorded.overtaken:
-        text = f"`{built.ref}` is recorded and overtaken: {recorded.overtaken}"
+        text = f"`{built.ref}` is recorded but was overtaken: {recorded.overtaken}"
         ids = build_ids(context.entry(built.name))
         if not any(build_id in recorded.overtaken for build_id in ids):
             text += (
                 f"; `template-builder registry rebuild {built.name} --target {built.target}`"
-                " records that one here"
+                " adds that build to this registry"
             )
         attempt.log.line(text)
         recorded = replace(recorded, overtaken=text)

@@ -1,4 +1,4 @@
-"""Carrying a plan out: each variant on its own, side by side."""
+"""Carry out a plan, all variants in parallel."""
 
 from __future__ import annotations
 
@@ -37,16 +37,16 @@ from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome,
 if TYPE_CHECKING:
     from builder.record import Change
 
-# What is left of an interrupted run after that are requests that nobody answers.
+# After that, only unanswered requests are left of an interrupted run.
 _CLEAN_UP_SECONDS = 20.0
 
 Stages = Sequence[Callable[[Attempt, Context], Attempt]]
 
 
 def build_all(request: BuildRequest, context: Context) -> BuildReport:
-    """The whole sequence. A variant that fails stops none of the others; its outcome has the error.
+    """Run the whole sequence. The error of a variant that fails is in its outcome.
 
-    Raises what keeps all from being built; a registry that cannot be read is found before the work.
+    Raise errors that affect all variants; that of an unreadable registry comes before any work.
     """
     context.connected()
     context.registry.now()
@@ -54,11 +54,11 @@ def build_all(request: BuildRequest, context: Context) -> BuildReport:
 
 
 def carry_out(prepared: Prepared, context: Context, stages: Stages = EACH) -> BuildReport:
-    """Do what was planned: what is to be built goes through `stages`. What a variant renders to is
-    written to `generated/` once it is built, or found to be.
+    """Carry out the plan: variants to build go through `stages`, and the files of each variant are
+    written to `generated/` once its build exists.
 
-    Raises `StorageError` before anything is built when `generated/` cannot be written, and passes
-    on an interrupt after everything was cleaned up.
+    Raise `StorageError` before any build if `generated/` cannot be written, and re-raise an
+    interrupt after cleaning up.
     """
     project, planned, target = context.project, prepared.plan, context.connected()
     assert planned
@@ -78,7 +78,7 @@ def carry_out(prepared: Prepared, context: Context, stages: Stages = EACH) -> Bu
         schedule=Schedule(steps, jobs=prepared.request.jobs or target.jobs, report=context.report),
     )
     outcomes: dict[str, Outcome] = {}
-    # A thread each: those that wait for a step that another one runs must not keep it from it.
+    # A thread for each variant, since some wait for the shared steps of others.
     pool = ThreadPoolExecutor(max_workers=len(planned.variants) or 1)
     running: set[Future[Outcome]] = set()
     try:
@@ -100,7 +100,7 @@ def carry_out(prepared: Prepared, context: Context, stages: Stages = EACH) -> Bu
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Run:
-    """What all variants of one run have in common."""
+    """What all variants of a run share."""
 
     context: Context
     request: BuildRequest
@@ -109,7 +109,7 @@ class _Run:
     schedule: Schedule
 
     def outcome_of(self, planned: PlannedVariant) -> Outcome:
-        """Do what was planned for one variant, and tell how it ended; never raises a failure."""
+        """Carry out the plan for one variant; errors are in the outcome."""
         name, start, report = planned.name, time.perf_counter(), self.context.report
         failed_step: int | None = None
         try:
@@ -123,11 +123,10 @@ class _Run:
         except TemplateError as error:
             failure = error
             failed_step = error.step if isinstance(error, StepError) else None
-        except Exception as error:  # noqa: BLE001 - one's surprise must not stop the others
+        except Exception as error:  # noqa: BLE001 - the other variants must go on
             failure = BuildError(
-                f"building `{name}` ended in an error that this program did not foresee:"
-                f" {type(error).__name__}: {error}",
-                hint=f"please report it, with what `template-builder logs {name}` says",
+                f"building `{name}` failed unexpectedly: {type(error).__name__}: {error}",
+                hint=f"please report it with the output of `template-builder logs {name}`",
             )
         else:
             seconds = time.perf_counter() - start
@@ -156,7 +155,7 @@ class _Run:
             raise BlockedError(about(name, str(planned.reasons[0])))
         target = self.context.connected()
         with target.claimed(name):
-            # Others may have changed it since the plan was made; from here on they wait.
+            # Other machines may have changed it since the plan; from now on they wait.
             entry = self.context.entry(name)
             if planned.action == "build":
                 return self._built_meanwhile(planned, entry) or self._built(planned, rendered)
@@ -164,7 +163,9 @@ class _Run:
             assert pointed is not None
             ref = Ref(pointed)
             build = self._still_recorded(planned, ref, entry)
-            forget(target, name, build.build_id or "")  # a run was killed before it
+            forget(
+                target, name, build.build_id or ""
+            )  # a killed run may have left it in the journal
             if planned.action == "retag":
                 return self._retagged(planned, ref, entry)
             if self.request.release and planned.held:
@@ -172,7 +173,7 @@ class _Run:
             if ref == planned.ref or planned.held:
                 held = planned.held if ref != planned.ref else None
                 return Outcome(name=name, action="skipped", ref=ref, build=build, held=held)
-            why = f"`{ref}` does not get the channel: {planned.reasons[0]}"
+            why = f"the channel does not move to `{ref}`: {planned.reasons[0]}"
             return Outcome(name=name, action="skipped", ref=ref, build=build, overtaken=why)
 
     def _built(self, planned: PlannedVariant, rendered: render.Rendered) -> Outcome:
@@ -199,7 +200,7 @@ class _Run:
         )
 
     def _retagged(self, planned: PlannedVariant, ref: Ref, entry: Entry) -> Outcome:
-        """Point the channel at a build that is recorded already."""
+        """Point the channel at a build that is already recorded."""
         from builder import record
 
         name, target = planned.name, self.context.connected()
@@ -212,11 +213,11 @@ class _Run:
                 ref,
                 action="promote",
                 release=self.request.release,
-                # What this registry has was there before the plan was made.
+                # The builds of this registry are older than the plan.
                 publish=record.following(target, name, over=history.build_ids(entry)),
             )
         except OvertakenError as error:
-            text = f"`{ref}` was not moved to: {error}"
+            text = f"the channel did not move to `{ref}`: {error}"
             return Outcome(name=name, action="skipped", ref=ref, build=build, overtaken=text)
         return Outcome(name=name, action="retagged", ref=ref, build=build)
 
@@ -232,22 +233,22 @@ class _Run:
         )
 
     def _still_recorded(self, planned: PlannedVariant, ref: str, entry: Entry) -> Build:
-        """The build `ref`, which the plan was made with. Raises `BuildError`."""
+        """Return the build `ref`. Raise `BuildError` if it has changed since the plan."""
         build = entry.builds.get(ref, Build())
         if (
             entry.channels.get(self.request.channel) != planned.ref
             or (build.digest != planned.digest and ref != planned.ref)
             or build.is_revoked
         ):
+            place = os.path.basename(self.context.project.registry)
             raise BuildError(
-                f"what {os.path.basename(self.context.project.registry)} says of `{planned.name}`"
-                " has changed since the plan was made",
+                f"the entry of `{planned.name}` in {place} has changed since the plan was made",
                 hint="run the same command again",
             )
         return build
 
     def _built_meanwhile(self, planned: PlannedVariant, entry: Entry) -> Outcome | None:
-        """What another process has recorded of the same digest since the plan was made."""
+        """Return the outcome if a build of the same digest was recorded since the plan."""
         channel = entry.channel(self.request.channel)
         build = channel.usable
         if planned.forced or channel.ref == planned.ref:

@@ -1,4 +1,4 @@
-"""What a run works with: the project, the target, the registry, who is told, and the time."""
+"""The context of a run: project, target, registry, reporter and clock."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from builder.targets.protocol import Target
 
 
 def read_registry(project: Project) -> registry.Registry:
-    """The project's registry; empty where there is none yet. Raises `RegistryError`."""
+    """Return the project's registry, empty if there is none yet. Raise `RegistryError`."""
     location = project.registry
     if not registry.is_url(location) and not os.path.lexists(location):
         return registry.empty(location)
@@ -30,10 +30,10 @@ def read_registry(project: Project) -> registry.Registry:
 
 
 class Recorded:
-    """A project's registry as it is now: read once, and again only where the file was changed.
+    """The current registry of a project, read again only if its file has changed.
 
-    Whoever holds a claim asks it for what others have recorded while the claim was waited for; what
-    is written is decided on what `builder.record` reads under the registry's own lock.
+    Read it after waiting for a claim, to see what others have recorded. `builder.record` reads the
+    registry under its lock before it writes.
     """
 
     def __init__(self, project: Project) -> None:
@@ -42,7 +42,7 @@ class Recorded:
         self._read: tuple[object, registry.Registry] | None = None
 
     def now(self) -> registry.Registry:
-        """The registry. Raises `RegistryError`."""
+        """Return the registry. Raise `RegistryError`."""
         with self._lock:
             state = self._state()
             if self._read is None or state is None or state != self._read[0]:
@@ -50,10 +50,10 @@ class Recorded:
             return self._read[1]
 
     def _state(self) -> object:
-        """What changes whenever the file does; None where only reading tells."""
+        """Return a value that changes with the file; None if the registry must be read."""
         try:
             status = os.stat(self._project.registry)
-        except OSError:  # not there, or an object in a store, which is asked with its ETag
+        except OSError:  # missing, or an object in a store, which is read by its ETag
             return None
         return status.st_ino, status.st_size, status.st_mtime_ns
 
@@ -64,8 +64,7 @@ def _no_target() -> TargetUnavailableError:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
-    """All that a stage takes from outside. `target` is an error where it cannot be used; `settings`
-    are those of the target that is meant all the same."""
+    """Everything that a stage takes from outside; `target` is an error if it cannot be used."""
 
     project: Project
     settings: TargetSettings | None = None
@@ -81,8 +80,8 @@ class Context:
     def choose(
         cls, project: Project, target: str | None, *, report: Reporter, connected: bool = True
     ) -> Context:
-        """The context of a run for `target`, or for the one that is meant where none is named;
-        reports which, and why. Raises `TargetUnavailableError` for a name that no target has."""
+        """Return the context of a run for `target`, by default the usual target, and report which
+        it is and why. Raise `TargetUnavailableError` for an unknown name."""
         settings, why = choose(project, target)
         report(Event(kind="note", text=why))
         if not connected:
@@ -95,16 +94,16 @@ class Context:
 
     @property
     def target_name(self) -> str:
-        """What the target that is meant is called."""
+        """Return the name of the target."""
         assert self.settings, "no target was chosen"
         return self.settings.name
 
     def connected(self) -> Target:
-        """The target. Raises `TargetUnavailableError` where it cannot be used."""
+        """Return the target. Raise `TargetUnavailableError` if it cannot be used."""
         if isinstance(self.target, TargetUnavailableError):
             raise self.target
         return self.target
 
     def entry(self, name: str) -> Entry:
-        """What the registry has of template `name` on the target now."""
+        """Return the current entry of template `name` on the target."""
         return self.registry.now().contents.entry(name, self.target_name)

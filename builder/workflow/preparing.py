@@ -1,4 +1,4 @@
-"""The stages that all variants go through at once: select, lock, render, plan, precheck."""
+"""The stages of all variants together: select, lock, render, plan, precheck."""
 
 from __future__ import annotations
 
@@ -38,17 +38,17 @@ if TYPE_CHECKING:
     from builder.precheck.engine import DockerEngine
 
 _LOOKS_AT_A_TIME = 8
-# What is wrong with the engine, and nothing about the template: it cannot pull, its disk is full.
+# Problems of the engine, not of the template: it cannot pull, its disk is full.
 _OF_THE_ENGINE = (EngineUnavailableError, NetworkError, StorageError)
 
 
 def select(prepared: Prepared, context: Context) -> Prepared:
-    """The variants that are asked for. Raises `SpecError`, `SelectionError`."""
+    """Select the requested variants. Raise `SpecError`, `SelectionError`."""
     return replace(prepared, variants=variants_called(context.project, prepared.request.names))
 
 
 def lock(prepared: Prepared, context: Context) -> Prepared:
-    """The latest packages of each variant, or those of the committed locks."""
+    """Lock each variant to the latest packages, or take the committed lock."""
     project, request, locks = context.project, prepared.request, {}
     unlocked = prepared.variants
     if request.frozen:
@@ -67,14 +67,14 @@ def lock(prepared: Prepared, context: Context) -> Prepared:
             folder=project.variants,
             report=context.report,
             has_image=lambda reference: _engine_has(project, reference),
-            bases_told=not isinstance(context.target, TargetUnavailableError)
+            bases_reported=not isinstance(context.target, TargetUnavailableError)
             and context.target.steps_cached,
         )
     return replace(prepared, locks=locks)
 
 
 def render(prepared: Prepared, _: Context) -> Prepared:
-    """The files that each variant is built from, where it could be locked."""
+    """Render each variant that could be locked."""
     results = {
         variant.name: locked
         if isinstance(locked := prepared.locks[variant.name], TemplateError)
@@ -85,17 +85,16 @@ def render(prepared: Prepared, _: Context) -> Prepared:
 
 
 def write(prepared: Prepared, context: Context) -> Prepared:
-    """What was rendered to `generated/`; nothing is removed there. Raises `StorageError`."""
+    """Write the rendered files to `generated/`, removing nothing. Raise `StorageError`."""
     write_generated(prepared.rendered, context.project.generated, all_variants=False)
     return prepared
 
 
 def plan(prepared: Prepared, context: Context) -> Prepared:
-    """What to do with each variant: compare what was rendered with the registry and the target.
+    """Plan an action for each variant: compare it with the registry and the target.
 
-    A target that is not available blocks every variant, and the plan says why. Builds in the cloud
-    of locks that fell back to another index are blocked, unless the request or the project's
-    settings accept that.
+    A target that is not available blocks every variant. Locks that fell back to another index block
+    a build in the cloud unless the request or the project's settings accept them.
     """
     request, settings = prepared.request, context.settings
     assert settings
@@ -122,15 +121,14 @@ def plan(prepared: Prepared, context: Context) -> Prepared:
 
 
 def precheck(prepared: Prepared, context: Context) -> Prepared:
-    """Build with Docker first what is planned to be built, or, without a plan, everything; what
-    fails is not built on the target.
+    """Pre-check the variants to build, or, without a plan, all of them; failures are not built.
 
-    With `auto`, where an engine answers and the target builds from the Dockerfile; what the engine
-    itself is not able to do stops no build then: it is a warning.
+    With `auto`, this needs an engine that answers and a target that builds from the Dockerfile, and
+    problems of the engine itself are only warnings.
     """
     planned, when, renderings = prepared.plan, PrecheckWhen.always, prepared.rendered
     if planned:
-        _tell_of_bases(planned, prepared.request.refresh_base, context)
+        _warn_of_bases(planned, prepared.request.refresh_base, context)
         when = prepared.request.precheck or context.project.precheck.when
         to_build = {variant.name for variant in planned.variants if variant.action == "build"}
         renderings = [each for each in renderings if each.variant.name in to_build]
@@ -158,8 +156,7 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
 
 
 def _reach_engine_for(when: PrecheckWhen, prepared: Prepared, context: Context) -> Prepared:
-    """The engine for what is to be built, unless it may be left out. Raises
-    `EngineUnavailableError`."""
+    """Connect to the engine, unless `auto` allows to do without. Raise `EngineUnavailableError`."""
     if when is PrecheckWhen.auto and not context.connected().steps_cached:
         text = (
             "not pre-checked with Docker: this target does not build from the Dockerfile;"
@@ -177,7 +174,7 @@ def _reach_engine_for(when: PrecheckWhen, prepared: Prepared, context: Context) 
 
 
 def reach_engine(prepared: Prepared, context: Context) -> Prepared:
-    """The Docker engine that pre-checks. Raises `EngineUnavailableError`."""
+    """Connect to the Docker engine for pre-checks. Raise `EngineUnavailableError`."""
     from builder.precheck import connect_engine
 
     engine = connect_engine(context.project.precheck)
@@ -186,7 +183,7 @@ def reach_engine(prepared: Prepared, context: Context) -> Prepared:
 
 
 def _engine_has(project: Project, reference: str) -> bool:
-    """Whether the Docker engine of this machine, where one answers, has an image."""
+    """Return whether this machine has a Docker engine with the image."""
     from builder.precheck import connect_engine
 
     try:
@@ -215,8 +212,8 @@ def _checked(rendered: Rendered, engine: DockerEngine, context: Context, *, forc
     return checked
 
 
-def _tell_of_bases(planned: Plan, refresh_base: bool, context: Context) -> None:
-    """Warn of what the target keeps of base images that are not pinned to a digest."""
+def _warn_of_bases(planned: Plan, refresh_base: bool, context: Context) -> None:
+    """Warn about base images that the target caches without a digest."""
     users: dict[str, list[str]] = {}
     for variant in planned.variants:
         if variant.action != "blocked" and variant.stale_base:
@@ -225,12 +222,14 @@ def _tell_of_bases(planned: Plan, refresh_base: bool, context: Context) -> None:
         only = names[0] if len(names) == 1 < len(planned.variants) else None
         context.report(Event(kind="warning", variant=only, text=text))
     if refresh_base and not any(variant.forced for variant in planned.variants):
-        text = f"--refresh-base: {planned.target} keeps no base image by its name alone"
+        text = (
+            f"--refresh-base has no effect: {planned.target} caches no base image by its name alone"
+        )
         context.report(Event(kind="note", text=text))
 
 
 def _fallbacks(rendered: Sequence[Rendered]) -> dict[str, str]:
-    """Variant → what a build of its lock costs that the spec did not ask for."""
+    """Return variant → the cost of a build whose lock fell back to another index."""
     return {
         rendering.variant.name: "; ".join(
             f"{text}: {cost}" for text, cost in rendering.lock.fallbacks
@@ -276,7 +275,7 @@ def _situation(
 
 
 def _contains_revoked(recorded: Registry, rendered: Rendered) -> str | None:
-    """Why what the lock holds must not be built."""
+    """Return why packages of the lock must not be built."""
     if not recorded.contents.revocations:
         return None
     from builder.record import check_contents, contents_of

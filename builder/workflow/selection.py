@@ -1,4 +1,4 @@
-"""What names on the command line mean: template names, file stems, paths and globs."""
+"""Resolve names on the command line: template names, file stems, paths and globs."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from builder.project import Project
 
 
 class LeftOutWarning(UserWarning):
-    """Specs with mistakes that the variants named on the command line do not need."""
+    """Specs with mistakes that the selected variants do not need."""
 
 
 def variants_called(project: Project, names: Sequence[str]) -> tuple[spec.Variant, ...]:
-    """The variants that `names` mean; all of them for no names.
+    """Return the variants called `names`, by default all of them.
 
-    Raises `SpecError` with the mistakes of those variants and of what they extend, and
-    `SelectionError` for names of nothing. Warns of other specs that have mistakes.
+    Raise `SpecError` with the mistakes of these variants and of the specs that they extend, and
+    `SelectionError` for unknown names. Warn about other specs with mistakes.
     """
     specs = spec.load_specs(project.variants)
     if not names:
@@ -33,13 +33,13 @@ def variants_called(project: Project, names: Sequence[str]) -> tuple[spec.Varian
     chosen = {source.shown: source for sources in matches.values() for source in sources}
     for name, sources in matches.items():
         if any(source.shared for source in sources):
-            raise SelectionError(f"`{name}` is a shared stage and never built alone")
+            raise SelectionError(f"`{name}` is an abstract spec and never built alone")
     if problems := [problem for source in chosen.values() for problem in source.problems]:
         raise SpecError(problems)
     if broken := sorted({problem.file for problem in specs.problems}):
         warnings.warn(
-            f"left out, since there are mistakes in it: {', '.join(broken)};"
-            " `template-builder validate` reports them",
+            f"skipped because of mistakes: {', '.join(broken)}; `template-builder validate` reports"
+            " them",
             LeftOutWarning,
             stacklevel=2,
         )
@@ -47,10 +47,9 @@ def variants_called(project: Project, names: Sequence[str]) -> tuple[spec.Varian
 
 
 def template_names(name: str, recorded: Iterable[str], project: Project | None) -> list[str]:
-    """The names of recorded templates that `name` means: `recorded` and those of a project's specs.
+    """Return the names of templates that `name` means, among `recorded` and the project's specs.
 
-    Nothing for a name that means none of them. Raises `SpecError` for a file whose `name` cannot
-    be read.
+    Raise `SpecError` for a spec whose `name` cannot be read.
     """
     recorded = list(recorded)
     if name in recorded:
@@ -66,7 +65,7 @@ def template_names(name: str, recorded: Iterable[str], project: Project | None) 
 
 
 def _matches(name: str, sources: Sequence[spec.Source], project: Project) -> list[spec.Source]:
-    """The files that `name` means: by template name, else by stem, else by path, else by glob."""
+    """Return the specs that `name` means: by template name, else stem, else path, else glob."""
     by_name = [source for source in sources if source.name == name]
     by_stem = [source for source in sources if source.stem == name]
     if by_name or by_stem:
@@ -90,7 +89,7 @@ def _matches(name: str, sources: Sequence[spec.Source], project: Project) -> lis
 
 
 def is_glob(name: str) -> bool:
-    """Whether `name` stands for every name of a form."""
+    """Return whether `name` is a pattern."""
     return any(character in name for character in "*?[")
 
 
@@ -98,7 +97,7 @@ def _unknown(names: Sequence[str], specs: spec.Specs) -> SelectionError:
     parts = []
     for verb, glob in (("is called", False), ("matches", True)):
         if words := [f"`{name}`" for name in names if is_glob(name) is glob]:
-            parts.append(f"no variant {verb} {' or '.join(words)}")
+            parts.append(f"no spec {verb} {' or '.join(words)}")
     buildable = [source for source in specs.sources if not source.shared]
     listed = sorted(source.name or source.shown for source in buildable)
     words_known = dict.fromkeys(t for s in buildable for t in (s.name, s.stem, s.shown) if t)

@@ -1,6 +1,6 @@
-"""The sequence of a build, in the one place where it is spelt out.
+"""The sequence of a build, as tuples of stages.
 
-A stage takes the result of the one before, and the context; whoever needs less leaves stages out.
+Each stage receives the result of the previous one, and the context. To do less, leave stages out.
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ from builder.workflow.values import BuildRequest, Prepared
 
 _V = TypeVar("_V")
 
-# All variants at once.
+# All variants together.
 PREPARE = (select, lock, render, plan, precheck)
-# One variant under its claim; variants side by side, as the schedule allows.
+# A single variant under its claim; variants run in parallel, as the schedule allows.
 EACH = (build, verify, publish, record)
 
-# What `render`, `outdated` and `diff` need, what `plan` needs, and `precheck`, which has no target
-# to make a plan for, and nothing to do where there is no engine.
+# For `render`, `outdated` and `diff`; for `plan`; and for `precheck`, which has no target to plan
+# for, and needs an engine before anything else.
 RENDER = PREPARE[:3]
 PLAN = PREPARE[:-1]
 PRECHECK = (select, reach_engine, lock, render, write, precheck)
 
 
 def execute(stages: Sequence[Callable[[_V, Context], _V]], value: _V, context: Context) -> _V:
-    """Run `stages` in their order; each receives the result of the one before, the first `value`.
-
-    Raises what a stage raises; then the rest are not run.
-    """
+    """Execute each stage in order, beginning with `value`."""
     for stage in stages:
         value = stage(value, context)
     return value
@@ -42,5 +39,5 @@ def prepare(
     context: Context,
     stages: Sequence[Callable[[Prepared, Context], Prepared]] = PREPARE,
 ) -> Prepared:
-    """Run the stages that all variants go through at once, up to where the caller needs it."""
+    """Run stages of all variants together."""
     return execute(stages, Prepared(request=request), context)

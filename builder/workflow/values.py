@@ -1,4 +1,4 @@
-"""What goes in, what passes from stage to stage, and what comes out."""
+"""The request, the values that pass from stage to stage, and the report."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildRequest:
-    """What is asked for.
+    """What to build, and how.
 
-    `names` are as on the command line, none for all variants. `frozen` takes the committed locks,
-    and resolves only those that are stale, if `lock_stale` says so. `release` moves channels that
-    are on hold, and lifts that. `jobs` builds run at a time (None: as many as the target takes).
-    With `require_cache`, a step that the plan says is cached must be. `accept_fallback` agrees to
-    locks that fell back to another index. `precheck` is the project's setting where it is None.
-    `steps` says whether the plan holds the steps of E2B: where they are run, if it is None.
+    `names` are as on the command line; none selects all variants. `frozen` takes the committed
+    locks; with `lock_stale`, stale ones are resolved. `release` lifts holds and moves these
+    channels. `jobs` limits parallel builds (None: the target's limit). With `require_cache`, steps
+    that the plan expects in the cache must be there. `accept_fallback` accepts locks that fell back
+    to another index. `precheck` overrides the project's setting. `steps` includes the steps of E2B
+    in the plan (None: if the target runs them).
     """
 
     names: Sequence[str] = ()
@@ -53,10 +53,10 @@ class BuildRequest:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Prepared:
-    """What is known of all variants before any is built; each stage adds its part.
+    """What is known about all variants before the first build; each stage adds its part.
 
-    `locks`, `results` and `checked` are by template name. `results` are what was rendered, or the
-    error that keeps a variant from being built, in whichever stage.
+    `locks`, `results` and `checked` are by template name; `results` are rendered variants, or the
+    errors that prevent a build.
     """
 
     request: BuildRequest
@@ -69,7 +69,7 @@ class Prepared:
 
     @property
     def rendered(self) -> list[Rendered]:
-        """What was rendered, and has not failed since."""
+        """Return the rendered variants without errors."""
         return [result for result in self.results.values() if isinstance(result, Rendered)]
 
     @property
@@ -87,10 +87,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """One variant on its way from the plan to the registry; each stage adds its part.
-
-    `publish` has the target follow to the build once `record` has decided where to.
-    """
+    """A variant on its way from the plan to the registry; each stage adds its part."""
 
     request: BuildRequest
     planned: PlannedVariant
@@ -105,8 +102,8 @@ class Attempt:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Outcome:
-    """How one variant ended: `build` is what is recorded, `error` why nothing is, `held` and
-    `overtaken` why the channel does not point at it."""
+    """How a variant ended: `build` is its record, `error` why there is none, `held` and `overtaken`
+    why the channel does not point at it."""
 
     name: str
     action: str
@@ -119,7 +116,7 @@ class Outcome:
     error: TemplateError | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The outcome as plain values."""
+        """Return the outcome as plain values."""
         return {
             "name": self.name,
             "action": self.action,
@@ -135,19 +132,19 @@ class Outcome:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BuildReport:
-    """What was planned, and how each variant ended, in the plan's order."""
+    """The plan, and how each variant ended, in the plan's order."""
 
     plan: Plan
     outcomes: tuple[Outcome, ...]
 
     @property
     def errors(self) -> dict[str, TemplateError]:
-        """Why variants were not built, by template name."""
+        """Return why variants were not built, by template name."""
         return {outcome.name: outcome.error for outcome in self.outcomes if outcome.error}
 
     @property
     def notes(self) -> list[str]:
-        """What should be known of builds that succeeded."""
+        """Return notes about builds that succeeded."""
         channel = self.plan.channel
         return [
             f"channel {channel} of {outcome.name} is {outcome.held}; it does not point at"

@@ -37,7 +37,7 @@ def test_checks_after_an_end_of_the_sandbox_are_named(
         verify(built, rendered, LocalTarget(), report=discard, log=log)
     assert (
         "  variants/light.toml:5: check `dies` failed: the code ended its interpreter with exit"
-        " status 3\n  not checked, since the sandbox had ended: `next`, `last`\n"
+        " status 3\n  not checked, because the sandbox had ended: `next`, `last`\n"
         in f"{caught.value.message}\n"
     )
 

@@ -71,10 +71,10 @@ def test_failed_verification_records_nothing(project: Path, command: Command) ->
     found = command("build", cwd=project)
     assert found.returncode == errors.VerifyError.exit_code
     assert (
-        "error: `light` was built on `local` but is not what it promises:\n"
+        "error: `light` was built on `local` but failed verification:\n"
         "  variants/light.toml:10: check `a name is encoded` failed:"
         " expected 'strasse', got 'xn--strae-oqa'\n\n"
-        "hint: nothing was recorded; `template-builder logs light` has the whole story\n"
+        "hint: nothing was recorded; `template-builder logs light` shows the details\n"
     ) in found.stderr
     assert list(json.loads((project / "registry.json").read_text())["templates"]) == ["other"]
 

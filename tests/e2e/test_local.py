@@ -378,7 +378,7 @@ def test_failed_check_says_what_was_expected_and_found(
     with pytest.raises(VerifyError) as caught:
         verify(built, rendered, LocalTarget(), report=discard, log=log)
     assert caught.value.message.startswith(
-        f"`light` was built on `local` but is not what it promises:\n  {failure}"
+        f"`light` was built on `local` but failed verification:\n  {failure}"
     )
     assert "ipykernel" not in caught.value.message.lower()
 
@@ -415,7 +415,7 @@ def test_warm_up_import_that_is_missing_fails_the_build(
         "the warm-up imports fail in the new environment:\n"
         "ModuleNotFoundError: No module named 'absent_module'"
     )
-    assert caught.value.hint == "correct `warmup.imports`, or add the package that is missing"
+    assert caught.value.hint == "correct `warmup.imports`, or add the missing package"
     assert not list((local_cache / "environments").glob(f"*{rendered.digest.partition(':')[2]}*"))
 
 

@@ -97,15 +97,15 @@ def test_conflict_between_stages_names_both_sides(write: Write) -> None:
     version = re.search(r"idna==(\S+)", head)
     assert version
     assert head == (
-        "stage `leaf` cannot live with the versions that `_base` locked:\n"
-        f'  idna=={version[1]} is locked by stage `_base`, asked for by "idna<3"'
+        "stage `leaf` conflicts with the versions that `_base` locked:\n"
+        f'  idna=={version[1]} is locked by stage `_base`, required by "idna<3"'
         " at variants/_base.toml:7\n"
-        '  "idna>=3.4" is asked for by stage `leaf` at variants/leaf.toml:5'
+        '  "idna>=3.4" is required by stage `leaf` at variants/leaf.toml:5'
     )
     assert "Because" in reasoning
     assert error.hint == (
         'loosen "idna>=3.4" in variants/leaf.toml,'
-        " or ask for a version that both can use in the stage `_base`"
+        " or require a version that both can use in stage `_base`"
     )
 
 

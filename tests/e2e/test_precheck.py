@@ -86,7 +86,7 @@ def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -
     assert said.startswith("error: base.python: the image has Python 3.")
     assert ", expected >=3.28\ngenerated/light/Dockerfile:\n" in said
     assert ">   16 | RUN python3 -c " in said
-    assert said.endswith("hint: correct `base.python`, or take another `base.image`\n")
+    assert said.endswith("hint: correct `base.python`, or choose another `base.image`\n")
 
 
 def test_settings_of_the_base_image_change_no_install(
@@ -135,7 +135,7 @@ def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Com
     )
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
     assert "was killed: it needed more than the 256 MiB of the variant\n" in said
-    assert said.endswith("hint: raise `resources.memory-mb`, or have the step need less\n")
+    assert said.endswith("hint: raise `resources.memory-mb`, or make the step use less\n")
 
 
 def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -> None:
@@ -161,7 +161,7 @@ def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -
         ),
         (
             ["sh", "-c", "echo no service here; exit 3"],
-            "the service of `light` ended before it was ready: exit code 3\nno service here",
+            "the service of `light` exited before it was ready: exit code 3\nno service here",
         ),
         (
             ["sh", "-c", "echo no port is open; exec sleep 1000"],
@@ -182,7 +182,7 @@ def test_check_that_differs(made: Callable[..., Path], command: Command) -> None
     """A check that fails inside is told with both sides, in a machine without a service, too."""
     project = made("[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n")
     said = failed(command("precheck", cwd=project), errors.VerifyError)
-    assert "error: `light` builds with Docker but is not what it promises:\n" in said
+    assert "error: `light` builds with Docker but fails its checks:\n" in said
     assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\nlog: " in said
     assert not (project / ".builder" / "precheck" / "light.json").exists()
 

@@ -214,7 +214,7 @@ def test_generators_that_stay_the_same_fail_verification(light: Light) -> None:
     assert isinstance(error, VerifyError)
     assert (
         "  the random number generator `random._inst` draws the same numbers in every"
-        " sandbox: give it a new seed in `warmup.reseed`"
+        " sandbox: reseed it in `warmup.reseed`"
     ) in error.message
     assert not (place.folder / "registry.json").exists()
 

@@ -61,7 +61,7 @@ def test_warm_up_that_fails_in_the_service(project: Callable[..., Path], command
         "error: the interpreter of `light` cannot be warmed: `warmup.imports` of"
         " variants/light.toml: importing broken failed: ValueError: not in a kernel\n"
         "\n"
-        "hint: correct `warmup.imports`, or add the package that is missing\n"
+        "hint: correct `warmup.imports`, or add the missing package\n"
     )
 
 
@@ -74,7 +74,7 @@ def test_service_that_is_not_told_where_it_runs(
     folder = project('[warmup]\nlevel = "disk"\nimports = ["sqlite3"]\n', service=service)
     message = failed(command("precheck", cwd=folder), errors.PrecheckError)
     assert message == (
-        "error: the code service answers with an empty stream: it did not run the code\n"
+        "error: the code service returned an empty stream: it did not run the code\n"
         "\n"
         "hint: outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
         " `service.command`: have that pass it on, as `sudo --preserve-env=E2B_LOCAL` does\n"

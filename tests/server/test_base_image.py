@@ -267,7 +267,7 @@ def test_image_that_this_machine_has(registry: Registry, tmp_path: Path) -> None
 
     lock = locked(registry, tmp_path, has_image=has_image)
     assert isinstance(lock, Lock)
-    assert lock.image == registry.kept("the Docker engine of this machine alone has it")
+    assert lock.image == registry.kept("only the Docker engine of this machine has it")
     assert asked == [registry.reference]
 
 

@@ -95,7 +95,7 @@ def test_precheck_finds_another_service_on_the_port(tmp_path: Path) -> None:
     with pytest.raises(PrecheckError) as caught:
         open_sandbox(OtherService(), variant)
     assert caught.value.message == (
-        "the service of `leaf` is ready, and is no code interpreter: http://localhost:49999/contexts:"
+        "the service of `leaf` is ready but is not a code interpreter: http://localhost:49999/contexts:"
         " urllib.error.HTTPError: HTTP Error 404: Not Found"
     )
 
@@ -178,7 +178,7 @@ def test_precheck_of_an_answer_that_ends_early(answering: Callable[..., Executio
     assert caught.value.message == (
         "the answer of the code service cannot be read: the code service closed the connection"
     )
-    with pytest.raises(PrecheckError, match="the code service answers with an empty stream"):
+    with pytest.raises(PrecheckError, match="the code service returned an empty stream"):
         answering()
 
 

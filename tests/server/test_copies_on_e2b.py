@@ -40,7 +40,7 @@ def test_generators_that_stay_the_same_fail_verification(place: Place, cloud: Se
     assert isinstance(error, VerifyError)
     assert error.message.splitlines()[1:] == [
         "  the random number generator `random._inst` draws the same numbers in every sandbox:"
-        " give it a new seed in `warmup.reseed`"
+        " reseed it in `warmup.reseed`"
     ]
     assert cloud.running == {}
 

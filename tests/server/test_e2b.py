@@ -114,9 +114,9 @@ def test_failed_check_leaves_the_last_good_build(place: Place, cloud: Server) ->
     error = place.build("one")["one"].error
     assert isinstance(error, VerifyError)
     assert str(error) == (
-        "`one` was built on `e2b` but is not what it promises:\n"
+        "`one` was built on `e2b` but failed verification:\n"
         "  variants/one.toml:10: check `a sum` failed: expected '3', got '2'\n\n"
-        "hint: nothing was recorded; `template-builder logs one` has the whole story"
+        "hint: nothing was recorded; `template-builder logs one` shows the details"
     )
     assert (place.folder / "registry.json").read_text() == before
     assert {tag: build for tag, build in cloud.tags("one").items() if tag in tags} == tags

@@ -10,7 +10,7 @@ NOTE = (
     "base image `localhost:1/python:3.13` is not pinned to a digest: its registry did not answer;"
     " the tag is kept; E2B caches it by this name"
 )
-UNTIL = "until `template-builder build --refresh-base --target e2b` fetches it anew"
+UNTIL = "until `template-builder build --refresh-base --target e2b` fetches it again"
 
 
 def test_base_that_is_not_pinned_is_said_and_refreshed(
@@ -41,4 +41,4 @@ def test_base_that_is_not_pinned_is_said_and_refreshed(
     assert again["base_fetched"] is True
     assert not [line for line in cloud.builds("four")[1].log if "CACHED" in line["message"]]
     done = command(*refresh, "local", cwd=place.folder)
-    assert "--refresh-base: local keeps no base image by its name alone\n" in done.stderr
+    assert "--refresh-base has no effect: local caches no base image by its name alone\n" in done.stderr

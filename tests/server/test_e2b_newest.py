@@ -55,11 +55,11 @@ def overtake(old: Place, new: Place, server: Server, channel: str) -> str:
     assert outcome.error is None
     assert outcome.ref == f"{first.template_id}:{first.id}"
     said = (
-        f"`{outcome.ref}` is recorded and overtaken: channel `{channel}` belongs to build {last.id},"
+        f"`{outcome.ref}` is recorded but was overtaken: channel `{channel}` belongs to build {last.id},"
         " which was begun later"
     )
     if not (old.folder / "registry.json").is_symlink():
-        said += "; `template-builder registry rebuild four --target e2b` records that one here"
+        said += "; `template-builder registry rebuild four --target e2b` adds that build to this registry"
     assert outcome.overtaken == said
     assert said in old.warnings()
     assert said in old.log("four")

@@ -122,7 +122,7 @@ def test_address_with_a_password(project: Path, command: Command, key: str) -> N
     else:
         (project / "pyproject.toml").write_text(target("e2b", **{key: value}))
     found = command("gc", "--dry-run", "--target", "e2b", cwd=project, **variables)
-    assert f"`{key}` holds a user name or a password, which messages and logs" in found.stderr
+    assert f"`{key}` contains a user name or a password, which messages and logs" in found.stderr
     assert found.returncode in (ProjectError.exit_code, TargetUnavailableError.exit_code)
     assert "pass-word" not in found.stdout + found.stderr
 
@@ -131,7 +131,7 @@ def test_address_with_a_password(project: Path, command: Command, key: str) -> N
 def test_password_in_what_is_no_address(url: str) -> None:
     """A password is not repeated either where the rest of the address is wrong, too."""
     for wrong in (address_error(url), domain_error(url)):
-        assert wrong == "holds a user name or a password, which messages and logs would show"
+        assert wrong == "contains a user name or a password, which messages and logs would show"
 
 
 @pytest.mark.parametrize(("key", "other"), [("api-url", "sandbox-url"), ("sandbox-url", "api-url")])

@@ -94,7 +94,7 @@ def test_unknown_packages_of_a_whole_chain(tmp_path: Path, index: IndexServer) -
 def test_unknown_package_that_another_one_needs(tmp_path: Path, index: IndexServer) -> None:
     """A package that is missing from the index and that no spec asks for is named as such."""
     assert head(failed(tmp_path, leaf=LEAF + "'needy']")) == (
-        "stage `leaf`: package `ghost`, which a package of it needs, does not exist in the package"
+        "stage `leaf`: package `ghost` (needed by another package) does not exist in the package"
         " index"
     )
 

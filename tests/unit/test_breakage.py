@@ -109,15 +109,15 @@ def test_what_could_be_imported_before(
     with pytest.raises(PrecheckError) as refused:
         breakage.refuse(broken, variant)
     assert str(refused.value) == (
-        "installing the packages of `leaf` broke what the base image holds:\n"
+        "installing the packages of `leaf` broke packages of the base image:\n"
         "  crashes: `import crashes` ends the interpreter with signal 11\n"
         "  on-demand: `from on_demand import load` fails: ImportError: idna 2 is needed\n"
         "  quits: `import quits` fails: SystemExit\n\n"
-        "hint: ask for versions that both can use, or accept it by name: [python] accept-broken ="
+        "hint: require versions that both can use, or accept the breakage: [python] accept-broken ="
         ' ["crashes", "hangs", "needs-old", "on-demand", "quits"]'
     )
     assert breakage.accepted_in_vain(broken, variant) == [
-        "`noisy` works: take it out of `python.accept-broken`"
+        "`noisy` works: remove it from `python.accept-broken`"
     ]
 
 

@@ -62,11 +62,11 @@ def test_stale_lock_says_what_changed(write: Write) -> None:
     error = read_committed(load_variants(folder), folder.parent / "generated")["leaf"]
     assert isinstance(error, StaleLockError)
     assert str(error) == (
-        "the committed lock of `leaf` is not that of its spec:\n"
+        "the committed lock of `leaf` does not match its spec:\n"
         "  `base.image`: localhost:1/python:3.13 → localhost:1/python:3.14\n"
         "  `base.python`: >=3.11 → >=3.12\n"
-        "  variants/leaf.toml: `idna` is gone from `python.packages`\n"
-        "  variants/leaf.toml: `six` is new in `python.packages`\n"
+        "  variants/leaf.toml: `idna` was removed from `python.packages`\n"
+        "  variants/leaf.toml: `six` was added to `python.packages`\n"
         "  variants/leaf.toml: `python.torch-backend`: none → cpu\n\n"
         "hint: run `template-builder lock`"
     )
@@ -80,7 +80,7 @@ def test_missing_and_broken_committed_locks(write: Write) -> None:
     absent = read_committed(variants, generated)["leaf"]
     assert isinstance(absent, StaleLockError)
     assert absent.message == (
-        "`leaf` has no committed lock: generated/leaf/template.toml is not there"
+        "`leaf` has no committed lock: generated/leaf/template.toml does not exist"
     )
     (generated / "leaf").mkdir(parents=True)
     for text in ("", "lock = 3", "[lock]\nimage = 'x'\npython = 'x'\nstages = [1]", "\x00"):
@@ -88,7 +88,7 @@ def test_missing_and_broken_committed_locks(write: Write) -> None:
         broken = read_committed(variants, generated)["leaf"]
         assert isinstance(broken, StaleLockError), text
         assert broken.message.startswith(
-            "generated/leaf/template.toml is not what this program writes: "
+            "generated/leaf/template.toml is not valid: "
         )
 
 
@@ -125,13 +125,13 @@ def test_frozen_never_touches_the_network(write: Write, monkeypatch: pytest.Monk
             "requirements/leaf.txt",
             "idna==3.0",
             "-r /etc/passwd\nidna==3.0",
-            "requirements/leaf.txt holds more than pins and hashes",
+            "requirements/leaf.txt contains more than pins and hashes",
         ),
         (
             "requirements/leaf.txt",
             f" \\\n    --hash=sha256:{'0' * 64}",
             "",
-            "requirements/leaf.txt holds more than pins and hashes",
+            "requirements/leaf.txt contains more than pins and hashes",
         ),
     ],
 )
@@ -146,7 +146,7 @@ def test_committed_lock_that_was_tampered_with(
     file.write_text(text.replace(old, new, 1))
     error = read_committed(load_variants(folder), folder.parent / "generated")["leaf"]
     assert isinstance(error, StaleLockError)
-    assert error.message == f"generated/leaf/template.toml is not what this program writes: {said}"
+    assert error.message == f"generated/leaf/template.toml is not valid: {said}"
 
 
 def damage(folder: Path) -> str:

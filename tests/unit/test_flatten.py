@@ -59,51 +59,51 @@ META = [
     ("LABEL a=b", "LABEL: labels are not part of a sandbox"),
     ("MAINTAINER me", "MAINTAINER: an author is not part of a sandbox"),
     ("EXPOSE 80", "EXPOSE: every port of a sandbox can be reached"),
-    ("STOPSIGNAL TERM", "STOPSIGNAL: a sandbox is ended as a machine, not by a signal"),
-    ("VOLUME /data", "VOLUME: a sandbox has one disk, and all of it is its own"),
+    ("STOPSIGNAL TERM", "STOPSIGNAL: a sandbox is stopped as a machine, not with a signal"),
+    ("VOLUME /data", "VOLUME: a sandbox has a single disk of its own"),
     (
         "HEALTHCHECK --interval=5s CMD true",
-        "HEALTHCHECK: --interval=5s: E2B asks every 2 seconds, for 10 minutes at most",
+        "HEALTHCHECK: --interval=5s: E2B checks every 2 seconds, for at most 10 minutes",
     ),
 ]
 ERRORS = [
-    ("RUN --mount=type=cache,target=/x y", "RUN --mount", "E2B has no mounts in a build: what the step needs must be in a layer (COPY the file, or have the command fetch it; remove caches in the same RUN)"),
-    ("RUN --network=none y", "RUN --network", "E2B has one network for every step (leave the flag out)"),
-    ("RUN --security=insecure y", "RUN --security", "E2B has one privilege for every step (leave the flag out)"),
-    ("RUN --device=gpu y", "RUN --device", "E2B's build machines have no devices (leave the flag out)"),
+    ("RUN --mount=type=cache,target=/x y", "RUN --mount", "E2B has no build mounts: everything that the step needs must be in a layer (COPY the file, or fetch it in the command; remove caches in the same RUN)"),
+    ("RUN --network=none y", "RUN --network", "E2B runs every step in the same network (remove the flag)"),
+    ("RUN --security=insecure y", "RUN --security", "E2B runs every step with the same privileges (remove the flag)"),
+    ("RUN --device=gpu y", "RUN --device", "E2B's build machines have no devices (remove the flag)"),
     ("RUN --nope y", "RUN --nope", "unknown flag"),
     ("RUN", "RUN", "there is no command"),
-    ("COPY --from=x a /b", "COPY --from", "E2B builds one machine, and there is no other stage or image to copy from (make the files in this chain of stages, or fetch them in a RUN)"),
-    ("COPY --link a /b", "COPY --link", "E2B copies onto the layers below, and never beside them (leave the flag out)"),
-    ("COPY --exclude=x a /b", "COPY --exclude", "E2B would copy what is excluded, too (name the files that are wanted)"),
+    ("COPY --from=x a /b", "COPY --from", "E2B builds a single machine: there is no other stage or image to copy from (create the files in this chain of stages, or fetch them in a RUN)"),
+    ("COPY --link a /b", "COPY --link", "E2B always copies on top of the layers below (remove the flag)"),
+    ("COPY --exclude=x a /b", "COPY --exclude", "E2B would copy the excluded files, too (list the files to copy)"),
     ("COPY --parents a /b", "COPY --parents", "E2B would drop the folders above the file (write the whole target path)"),
-    ("COPY --chmod=u+x a /b", "COPY", "E2B sets octal modes only, not `--chmod=u+x` (write it as in --chmod=0755)"),
-    ("COPY */a /b/", "COPY", "E2B expands `*/a` otherwise than Docker (name the files)"),
-    ("COPY [ab].py /b/", "COPY", "E2B expands `[ab].py` otherwise than Docker (name the files)"),
+    ("COPY --chmod=u+x a /b", "COPY", "E2B only supports octal modes, not `--chmod=u+x` (write an octal mode such as --chmod=0755)"),
+    ("COPY */a /b/", "COPY", "E2B expands `*/a` differently from Docker (name the files)"),
+    ("COPY [ab].py /b/", "COPY", "E2B expands `[ab].py` differently from Docker (name the files)"),
     ("COPY *.py /b", "COPY", "several files may match `*.py` (end the target in /)"),
     ("COPY ../a /b", "COPY", "`../a` is outside of the build context"),
     ("COPY a", "COPY", "expected at least one source, and a target"),
     ("COPY a b /c", "COPY", "several sources need a target that ends in /"),
-    ("COPY a /b$(x)", "COPY", "`/b$(x)` holds characters that E2B's scripts would read as their own (use letters, digits and ._+@%~=,:-)"),
-    ("ADD https://x/y /b", "ADD", "E2B cannot fetch a URL in a step of its own (fetch it in a RUN, and check what came: curl -fsSLo FILE URL && sha256sum -c)"),
-    ("ADD git@x:y.git /b", "ADD", "E2B cannot fetch a URL in a step of its own (fetch it in a RUN, and check what came: curl -fsSLo FILE URL && sha256sum -c)"),
-    ("ADD a.tar /b", "ADD", "Docker unpacks an archive that it is given, E2B copies it as it is (write COPY, and unpack an archive in a RUN)"),
-    ("ONBUILD RUN x", "ONBUILD", "no other Dockerfile is built on a template, and E2B drops the instruction (write what shall happen into the stage that needs it)"),
-    ("USER 1000", "USER", "E2B runs commands as a user with a name, in that user's groups, not as `1000` (write USER and the name alone; a RUN can make the account and its groups)"),
-    ("USER me:docker", "USER", "E2B runs commands as a user with a name, in that user's groups, not as `me:docker` (write USER and the name alone; a RUN can make the account and its groups)"),
-    ("WORKDIR /a#b", "WORKDIR", "`/a#b` holds characters that E2B's scripts would read as their own (use letters, digits and ._+@%~=,:-)"),
+    ("COPY a /b$(x)", "COPY", "`/b$(x)` contains characters that E2B's scripts would interpret (use letters, digits and ._+@%~=,:-)"),
+    ("ADD https://x/y /b", "ADD", "E2B has no step that fetches a URL (fetch and verify it in a RUN: curl -fsSLo FILE URL && sha256sum -c)"),
+    ("ADD git@x:y.git /b", "ADD", "E2B has no step that fetches a URL (fetch and verify it in a RUN: curl -fsSLo FILE URL && sha256sum -c)"),
+    ("ADD a.tar /b", "ADD", "Docker unpacks archives, E2B copies them unchanged (use COPY, and unpack archives in a RUN)"),
+    ("ONBUILD RUN x", "ONBUILD", "no other Dockerfile is built on a template, and E2B drops the instruction (move the instruction into the stage that needs it)"),
+    ("USER 1000", "USER", "E2B runs commands as a named user, in that user's groups, not as `1000` (write USER with a name only, and create the account and its groups in a RUN)"),
+    ("USER me:docker", "USER", "E2B runs commands as a named user, in that user's groups, not as `me:docker` (write USER with a name only, and create the account and its groups in a RUN)"),
+    ("WORKDIR /a#b", "WORKDIR", "`/a#b` contains characters that E2B's scripts would interpret (use letters, digits and ._+@%~=,:-)"),
     ("SHELL bash", "SHELL", 'expected a list, as in SHELL ["/bin/bash", "-c"]'),
     ("HEALTHCHECK TEST x", "HEALTHCHECK", "expected HEALTHCHECK CMD command, or HEALTHCHECK NONE"),
-    ("ENV A-B=1", "ENV", "the shells of E2B's steps cannot set a variable called `A-B` (give it another name: letters, digits and _)"),
-    ("ARG UID=1", "ARG", "the shells of E2B's steps cannot set a variable called `UID` (give it another name: letters, digits and _)"),
-    ("ENV A=$NOPE", "ENV", "`$NOPE` is set nowhere in this file, and a step of E2B cannot see what the base image sets (write the value out, or declare it: ARG NOPE=…)"),
+    ("ENV A-B=1", "ENV", "the shells of E2B's steps cannot set a variable called `A-B` (use a name of letters, digits and _)"),
+    ("ARG UID=1", "ARG", "the shells of E2B's steps cannot set a variable called `UID` (use a name of letters, digits and _)"),
+    ("ENV A=$NOPE", "ENV", "`$NOPE` is not set in this file, and a step of E2B cannot see the variables of the base image (write the value itself, or declare it: ARG NOPE=…)"),
     ("ENV A=${B!x}", "ENV", "failed to process '${B!x}': unsupported modifier (!) in substitution"),
-    ("VOLUME /d\nWORKDIR /d/e", "WORKDIR", "`/d/e` is in the VOLUME of line 2: some of Docker's builders throw away what is put there, E2B keeps it (leave out the VOLUME: a sandbox has one disk)"),
+    ("VOLUME /d\nWORKDIR /d/e", "WORKDIR", "`/d/e` is in the VOLUME of line 2: some Docker builders discard changes to it, E2B keeps them (remove the VOLUME: a sandbox has a single disk)"),
     ("ENV", "ENV", "there is no name and value"),
     ("ARG", "ARG", "there is no name"),
-    ("COPY --chown=a --chown=b c d", "COPY", "a flag is given twice (leave one of them out)"),
+    ("COPY --chown=a --chown=b c d", "COPY", "a flag is given twice (remove one of them)"),
     ("NOPE x", "", "unknown instruction: NOPE"),
-    ("RUN " + "x" * 200_000, "RUN", "a command of 200,011 bytes is more than one argument of a process can hold (put it into a file, and COPY that)"),
+    ("RUN " + "x" * 200_000, "RUN", "the command has 200,011 bytes, more than an argument of a process can hold (put it into a file, and COPY that)"),
 ]  # fmt: skip
 
 
@@ -139,11 +139,11 @@ def test_all_problems_at_once() -> None:
     assert caught.value.message == (
         "3 problems that E2B would not build as Docker does:\n"
         "generated/x/Dockerfile:1:1: `FROM --platform`: E2B builds for linux/amd64 and ignores a"
-        " platform (leave out --platform)\n"
+        " platform (remove --platform)\n"
         "generated/x/Dockerfile:2:1: `ADD`: Docker unpacks an archive that it is given, E2B copies"
-        " it as it is (write COPY, and unpack an archive in a RUN)\n"
+        " it as it is (use COPY, and unpack archives in a RUN)\n"
         "generated/x/Dockerfile:3:1: `ONBUILD`: no other Dockerfile is built on a template, and E2B"
-        " drops the instruction (write what shall happen into the stage that needs it)"
+        " drops the instruction (move the instruction into the stage that needs it)"
     )
 
 
@@ -151,8 +151,8 @@ def test_all_problems_at_once() -> None:
     ("text", "message"),
     [
         ("", "Dockerfile:1:1: there is no FROM instruction"),
-        ("RUN x\nFROM y", "Dockerfile:1:1: `RUN`: stands before the first FROM"),
-        ("FROM scratch", "Dockerfile:1:1: `FROM`: E2B starts from an image with a system in it, never from nothing (write FROM debian:stable-slim, or another image)"),
+        ("RUN x\nFROM y", "Dockerfile:1:1: `RUN`: is before the first FROM"),
+        ("FROM scratch", "Dockerfile:1:1: `FROM`: E2B needs a base image with an operating system (write FROM debian:stable-slim, or another image)"),
         ("ARG V\nFROM $V", "Dockerfile:1:1"),
         ("FROM a b c d", "Dockerfile:1:1: `FROM`: expected FROM image, or FROM image AS name"),
         ("FROM x\nRUN <<EOF\na", "Dockerfile:2:1: unterminated heredoc"),
@@ -162,7 +162,7 @@ def test_chains_that_do_not_begin(text: str, message: str) -> None:
     """A file without an image to start from is an error."""
     if message.endswith(":1"):
         assert problems(text) == [
-            "Dockerfile:2:1: `FROM`: `$V` expands to nothing (give the ARG a default)"
+            "Dockerfile:2:1: `FROM`: `$V` is empty after expansion (give the ARG a default)"
         ]
     else:
         assert problems(text) == [message]
@@ -265,13 +265,13 @@ def test_steps_of_a_shared_stage_are_the_same_bytes() -> None:
 
 
 def test_what_nobody_looked_into_is_said() -> None:
-    """What is taken for granted of a base image is listed; what was looked up is not."""
+    """What is assumed: a base image is listed; what was looked up is not."""
     text = "FROM x\nRUN a"
     assert flatten(text).assumptions == (
         "of x: its user is root",
         "of x: its working directory is /",
-        "of x: it has no ENTRYPOINT (ENTRYPOINT [] makes sure)",
-        "of x: nothing of it has to be started (CMD says what)",
+        "of x: it has no ENTRYPOINT (set ENTRYPOINT [] to be sure)",
+        "of x: it starts nothing (set CMD to be sure)",
     )
     assert flatten(text, base=KNOWN).assumptions == ()
     assert flatten("FROM x\nENV A=$PATH:/b", base=KNOWN).env == {"PATH": "/bin", "A": "/bin:/b"}
@@ -288,12 +288,12 @@ def test_context_tells_files_from_folders() -> None:
         ("d/e/*", "/to"),
     ]
     assert found.assumptions[-1] == (
-        "of /to: folders of `d` that it has already have their owner and mode"
+        "of /to: folders of `d` that exist there have the same owner and mode"
     )
     assert "path=/to;" in found.steps[0].args[0]
     assert problems("FROM x\nCOPY n /n\nCOPY d/* /n/\nCOPY x* /n/", files=files) == [
         "Dockerfile:2:1: `COPY`: `n` is not in the build context",
-        "Dockerfile:3:1: `COPY`: `d/*` matches the folder `d/e`: Docker copies what is in it, E2B"
+        "Dockerfile:3:1: `COPY`: `d/*` matches the folder `d/e`: Docker copies its contents, E2B"
         " the folder itself (name the files and the folder)",
         "Dockerfile:4:1: `COPY`: nothing in the build context matches `x*`",
     ]
@@ -302,9 +302,9 @@ def test_context_tells_files_from_folders() -> None:
 def test_what_nobody_looked_up_in_the_context_is_said() -> None:
     """Without the context's files, what is copied is taken for files."""
     assert flatten("FROM x\nCOPY a b/ *.py /to/").assumptions[-3:] == (
-        "of the build context: `a` is a file",
-        "of /to: folders of `b` that it has already have their owner and mode",
-        "of the build context: no folder matches `*.py`",
+        "build context: `a` is a file",
+        "of /to: folders of `b` that exist there have the same owner and mode",
+        "build context: no folder matches `*.py`",
     )
 
 

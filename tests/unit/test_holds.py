@@ -104,7 +104,7 @@ def test_hold_is_in_the_plan(tmp_path: Path) -> None:
     why = f"channel stable is {held(path)}"
     (skipped,) = plan_of(path, "1.1").variants
     assert skipped.action == "skip"
-    assert [str(r) for r in skipped.reasons] == ["the build of this spec is recorded", why]
+    assert [str(r) for r in skipped.reasons] == ["the build of this spec is already recorded", why]
     assert (skipped.ref, skipped.retag) == (old, new)
     assert not plan_of(path, "1.1").something_to_do
     (unchanged,) = plan_of(path, "1.0").variants

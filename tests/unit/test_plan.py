@@ -85,7 +85,7 @@ def test_base_image_that_is_not_pinned(tmp_path: Path) -> None:
     """Where base images are kept by their names, a plan says since when it has one that is not
     pinned to a digest, and --refresh-base builds on it anew; a pinned one is left alone."""
     note = "base image `localhost:1/python:3.13` is not pinned to a digest"
-    until = "until `template-builder build --refresh-base --target local` fetches it anew"
+    until = "until `template-builder build --refresh-base --target local` fetches it again"
     keeps: dict[str, Any] = {"situation": {"steps_cached": True}, "refresh_base": True}
     rendered = rendered_of(leaf(tmp_path), digest=None)
     (variant,) = planned(rendered, {}, **keeps).variants

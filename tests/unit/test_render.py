@@ -186,11 +186,11 @@ def test_drift_names_every_file(tmp_path: Path) -> None:
     with pytest.raises(RenderDriftError) as caught:
         drift([rendered], generated, all_variants=True)
     assert str(caught.value) == (
-        "generated/ is not what the specs and the committed locks say:\n"
+        "generated/ does not match the specs and the committed locks:\n"
         "  generated/leaf/Dockerfile differs\n"
         "  generated/leaf/warmup.py is missing\n"
-        "  generated/leaf/extra belongs to nothing\n"
-        "  generated/gone has no variant\n\n"
+        "  generated/leaf/extra belongs to no template\n"
+        "  generated/gone has no spec\n\n"
         "hint: run `template-builder render` and commit the result"
     )
 

@@ -87,11 +87,11 @@ HIDDEN = {
     "an AWS access key": "AKIA" + "A1" * 8,
     "an E2B key": "e2b_" + "0a" * 20,
     "a private key": "-----BEGIN RSA PRIVATE KEY-----",
-    "a key of a model's API": "sk-proj-" + "a1" * 20,
+    "a model API key": "sk-proj-" + "a1" * 20,
     "a GitLab token": "glpat-" + "a1" * 10,
     "a JSON web token": "eyJ" + "a" * 12 + ".eyJ" + "b" * 12 + "." + "c" * 12,
-    "an address with a password": "https://user:hunter22@index.example/simple",
-    "the value of `MY_PASSWORD` of this environment": CANARY,
+    "a URL with a password": "https://user:hunter22@index.example/simple",
+    "the value of `MY_PASSWORD` in this environment": CANARY,
 }
 PLACES: dict[str, tuple[str, str]] = {
     "env.A": ("[env]\nA = {0!r}\n", "env.A"),
@@ -132,7 +132,7 @@ def test_secret_in_any_place_is_refused(project: Path, command: Command, where: 
     (project / "variants" / "leaf.toml").write_text(text)
     done = command("validate", "--json", cwd=project, MY_PASSWORD=CANARY)
     assert done.returncode == 4
-    assert f"`{key}`: holds the value of `MY_PASSWORD` of this environment" in done.stderr
+    assert f"`{key}`: holds the value of `MY_PASSWORD` in this environment" in done.stderr
     assert CANARY not in done.stderr + done.stdout
 
 
@@ -192,19 +192,19 @@ def test_name_that_only_resembles_that_of_a_secret(name: str, value: str) -> Non
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("PGPASSWORD = 'hunter22'", "`env.PGPASSWORD`: is the name of a secret"),
-        ("REDISCLI_AUTH = 'hunter22'", "`env.REDISCLI_AUTH`: is the name of a secret"),
+        ("PGPASSWORD = 'hunter22'", "`env.PGPASSWORD`: is named like a secret"),
+        ("REDISCLI_AUTH = 'hunter22'", "`env.REDISCLI_AUTH`: is named like a secret"),
         (
             "DATABASE_URL = 'postgresql://u:hunter22@db/x'",
-            "`env.DATABASE_URL`: holds an address with a password",
+            "`env.DATABASE_URL`: holds a URL with a password",
         ),
-        ("CACHE = 'REDIS://:hunter22@h:6379/0'", "`env.CACHE`: holds an address with a password"),
-        ("DSN = 'host=db password=hunter22'", "`env.DSN`: holds a password or a key"),
-        ("ODBC = 'Server=db;Uid=sa;Pwd=hunter22;'", "`env.ODBC`: holds a password or a key"),
-        ("FEED = 'https://h/?a=b&api_key=hunter22'", "`env.FEED`: holds a password or a key"),
+        ("CACHE = 'REDIS://:hunter22@h:6379/0'", "`env.CACHE`: holds a URL with a password"),
+        ("DSN = 'host=db password=hunter22'", "`env.DSN`: contains a password or a key"),
+        ("ODBC = 'Server=db;Uid=sa;Pwd=hunter22;'", "`env.ODBC`: contains a password or a key"),
+        ("FEED = 'https://h/?a=b&api_key=hunter22'", "`env.FEED`: contains a password or a key"),
         (
             "OTEL_EXPORTER_OTLP_HEADERS = 'Authorization=Basic aHVudGVyMjI6aHVudGVyMjI='",
-            "`env.OTEL_EXPORTER_OTLP_HEADERS`: holds a password or a key",
+            "`env.OTEL_EXPORTER_OTLP_HEADERS`: contains a password or a key",
         ),
     ],
 )
@@ -231,7 +231,7 @@ def test_secret_that_a_command_sets_is_refused(project: Path, command: Command) 
     )
     done = command("validate", cwd=project)
     assert done.returncode == 4
-    assert "`service.command[1]`: sets `DB_PASS`, the name of a secret; what a" in done.stderr
+    assert "`service.command[1]`: sets `DB_PASS`, which is named like a secret; what a" in done.stderr
     assert "hunter22" not in done.stderr + done.stdout
 
 
@@ -253,7 +253,7 @@ def test_environment_is_searched_by_the_same_names() -> None:
     """The value of a variable here that is named like a secret may not stand in a text; the folder
     that a shell is in may."""
     kind = secret_in("run hunter22!", {"PGPASSWORD": "hunter22!"})
-    assert kind == "the value of `PGPASSWORD` of this environment"
+    assert kind == "the value of `PGPASSWORD` in this environment"
     assert secret_in("in /home/user/project", {"PWD": "/home/user/project"}) is None
     assert secret_in("in /home/user/project", {"START_PWD": "/home/user/project"}) is None
 

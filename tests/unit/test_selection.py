@@ -76,25 +76,25 @@ THERE = "there are: docs, tta-data-minimal, tta-ml-minimal"
 @pytest.mark.parametrize(
     ("names", "message", "hint"),
     [
-        (["daat"], f"no variant is called `daat`; {THERE}", "did you mean `data`?"),
-        (["zzz"], f"no variant is called `zzz`; {THERE}", None),
+        (["daat"], f"no spec is called `daat`; {THERE}", "did you mean `data`?"),
+        (["zzz"], f"no spec is called `zzz`; {THERE}", None),
         (
             ["daat", "docs", "tta-lm-minimal", "zzz"],
-            f"no variant is called `daat` or `tta-lm-minimal` or `zzz`; {THERE}",
+            f"no spec is called `daat` or `tta-lm-minimal` or `zzz`; {THERE}",
             "did you mean `data` for `daat`, `tta-ml-minimal` or `tta-data-minimal` for"
             " `tta-lm-minimal`?",
         ),
-        (["x*"], f"no variant matches `x*`; {THERE}", None),
+        (["x*"], f"no spec matches `x*`; {THERE}", None),
         (
             ["x*", "dosc"],
-            f"no variant is called `dosc` and no variant matches `x*`; {THERE}",
+            f"no spec is called `dosc` and no spec matches `x*`; {THERE}",
             "did you mean `docs` for `dosc`?",
         ),
-        (["_b*"], f"no variant matches `_b*`; {THERE}", None),
-        (["_base"], "`_base` is a shared stage and never built alone", None),
+        (["_b*"], f"no spec matches `_b*`; {THERE}", None),
+        (["_base"], "`_base` is an abstract spec and never built alone", None),
         (
             ["variants/dta.toml"],
-            f"no variant is called `variants/dta.toml`; {THERE}",
+            f"no spec is called `variants/dta.toml`; {THERE}",
             "did you mean `variants/data.toml`?",
         ),
     ],
@@ -121,7 +121,7 @@ def test_a_mistake_stops_only_what_needs_it(write: Write) -> None:
     )
     place = Project.find(folder.parent)
     left_out = (
-        r"^left out, since there are mistakes in it: variants/_odd.toml, variants/broken.toml;"
+        r"^skipped because of mistakes: variants/_odd.toml, variants/broken.toml;"
         r" `template-builder validate` reports them$"
     )
     for name in ("good", "variants/good.toml", "goo*"):
@@ -182,7 +182,7 @@ def test_parents_that_are_missing_or_go_round(write: Write) -> None:
         assert selected(place, "good") == ["good"]
     with pytest.raises(SpecError, match="there is no '_nowhere' to extend"):
         selected(place, "orphan")
-    with pytest.raises(SpecError, match="a circle: _a → _b → _a"):
+    with pytest.raises(SpecError, match="extends itself: _a → _b → _a"):
         selected(place, "round")
 
 

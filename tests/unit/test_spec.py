@@ -131,29 +131,29 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
         ),
         (
             {"_base": BASE, "a": "schema = 1\nextends = '_base'"},
-            ["variants/a.toml: `name`: is missing (every variant without a leading `_` has one)"],
+            ["variants/a.toml: `name`: is missing (every spec without a leading `_` needs a name)"],
         ),
         (
             {"_base": BASE.replace("schema = 1", "schema = 1\n    name = 'x'")},
             [
                 "variants/_base.toml:3:1: `name`:"
-                " a shared stage (leading `_`) is never built: no name"
+                " an abstract spec (leading `_`) is never built and has no name"
             ],
         ),
         (
             {"_a": "schema = 1\nextends = '_b'", "_b": "schema = 1\nextends = '_a'"},
-            ["variants/_a.toml:2:1: `extends`: a circle: _a → _b → _a"],
+            ["variants/_a.toml:2:1: `extends`: extends itself: _a → _b → _a"],
         ),
         (
             {"_a": "schema = 1\nextends = '_a'"},
-            ["variants/_a.toml:2:1: `extends`: a circle: _a → _a"],
+            ["variants/_a.toml:2:1: `extends`: extends itself: _a → _a"],
         ),
         (
             {"a": "schema = 1\nname = 'a'"},
             [
-                "variants/a.toml: `base.image`: is missing in the whole chain"
+                "variants/a.toml: `base.image`: is not set in any file of the chain"
                 ' (write [base] image = "python:3.13" in variants/a.toml)',
-                "variants/a.toml: `base.python`: is missing in the whole chain"
+                "variants/a.toml: `base.python`: is not set in any file of the chain"
                 ' (write [base] python = ">=3.11" in variants/a.toml)',
             ],
         ),
@@ -182,8 +182,8 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
         (
             {"_base": BASE, "a": LEAF + "[service]\ncommand = ['run']"},
             [
-                "variants/a.toml:4:2: `service.ready-url`: is missing beside `service.command`"
-                " (say which URL answers 200 when it is up)"
+                "variants/a.toml:4:2: `service.ready-url`: is required with `service.command`"
+                " (set the URL that answers 200 once the service is up)"
             ],
         ),
         (
@@ -198,24 +198,24 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
         ),
         (
             {"template": BASE},
-            ["variants/template.toml: this file name is kept for a stage of the Dockerfile"],
+            ["variants/template.toml: this file name is reserved for a stage of the Dockerfile"],
         ),
         (
             {"Upper": BASE},
             [
-                "variants/Upper.toml: a variant's file name holds a-z, 0-9, - and _, and begins with a letter"
+                "variants/Upper.toml: the file name of a spec consists of a-z, 0-9, - and _, and begins with a letter"
             ],
         ),
         (
             {"1st": BASE},
             [
-                "variants/1st.toml: a variant's file name holds a-z, 0-9, - and _, and begins with a letter"
+                "variants/1st.toml: the file name of a spec consists of a-z, 0-9, - and _, and begins with a letter"
             ],
         ),
         *(
             (
                 {stem: BASE},
-                [f"variants/{stem}.toml: this file name is kept for a stage of the Dockerfile"],
+                [f"variants/{stem}.toml: this file name is reserved for a stage of the Dockerfile"],
             )
             for stem in ("scratch", "context")
         ),
@@ -230,7 +230,7 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
                 "variants/leaf.toml:6:1: `files[0].target`: '/a/b' is below '/a', a file of variants/_base.toml",
             ],
         ),
-        ({}, ["variants/: there is no variant, that is no .toml file, in it"]),
+        ({}, ["variants/: there are no specs (.toml files) in it"]),
     ],
 )
 def test_what_files_say_together_is_checked(
@@ -254,8 +254,8 @@ def test_files_are_read_from_inside_the_folder_only(write: Write, tmp_path: Path
     (folder / "folder").mkdir()
     os.mkfifo(folder / "pipe")
     assert [line.partition("`: ")[2] for line in problems(folder)] == [
-        "'link' is, or is behind, a symbolic link",
-        "'away/secret' is, or is behind, a symbolic link",
+        "'link' is a symbolic link, or is below one",
+        "'away/secret' is a symbolic link, or is below one",
         "'pipe' is not a regular file",
         "'folder' is not a regular file",
         "'absent' cannot be read: No such file or directory",
@@ -269,7 +269,7 @@ def test_source_that_is_too_large_is_not_read(write: Write) -> None:
         file.truncate(100 << 30)
     assert problems(folder) == [
         "variants/leaf.toml:5:1: `files[0].source`: 'big' is larger than 64 MiB"
-        " (have a sandbox fetch it, or put it into a package)"
+        " (fetch it in the sandbox, or put it into a package)"
     ]
 
 

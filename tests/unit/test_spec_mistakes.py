@@ -29,15 +29,15 @@ Write = Callable[..., Path]
         ("schema = 1\n[env]\nA = 'a\\nb'", None),
         (
             'schema = 1\n[env]\nA = "a\\nb"',
-            "3:1: `env.A`: must be one line of text, but holds '\\n'",
+            "3:1: `env.A`: must be one line of text, but contains '\\n'",
         ),
         (
             'schema = 1\n[env]\nA = "a\\u2028b"',
-            "3:1: `env.A`: must be one line of text, but holds '\\u2028'",
+            "3:1: `env.A`: must be one line of text, but contains '\\u2028'",
         ),
         (
             "schema = 1\n[env]\nAPI_TOKEN = 'x'",
-            "3:1: `env.API_TOKEN`: is the name of a secret; what a template holds can be read by"
+            "3:1: `env.API_TOKEN`: is named like a secret; what a template holds can be read by"
             " all who can use it. Give secrets to a sandbox when it is opened",
         ),
         (
@@ -126,17 +126,17 @@ Write = Callable[..., Path]
         ),
         (
             f"schema = 1\nx = {'9' * 5000}",
-            "2:5: is not valid TOML: a number of thousands of digits",
+            "2:5: is not valid TOML: a number with thousands of digits",
         ),
         (
             f"schema = 1\n[resources]\ncpu = 0x{'f' * 5000}",
-            "3:1: `resources.cpu`: a number of thousands of digits must be at most 32",
+            "3:1: `resources.cpu`: a number with thousands of digits must be at most 32",
         ),
         ("schema = true", "1:1: `schema`: expected the number 1, found True"),
         ("schema = 1.0", "1:1: `schema`: expected the number 1, found 1.0"),
         (
             "schema = 1\n[base]\npython = ''",
-            "3:1: `base.python`: is empty; say for example '>=3.11'",
+            "3:1: `base.python`: is empty; write for example '>=3.11'",
         ),
         (
             "schema = 1\n[system]\npackages = ['git-']",
@@ -148,11 +148,11 @@ Write = Callable[..., Path]
         ),
         (
             f"schema = 1\n[[files]]\nsource = '{'x' * 300}'\ntarget = '/x'",
-            "3:1: `files[0].source`: holds a name of more than 255 bytes",
+            "3:1: `files[0].source`: contains a name longer than 255 bytes",
         ),
         (
             f"schema = 1\n[[files]]\nsource = 'x'\ntarget = '/{'x' * 300}'",
-            "4:1: `files[0].target`: holds a name of more than 255 bytes",
+            "4:1: `files[0].target`: contains a name longer than 255 bytes",
         ),
         (
             'schema = 1\n"a\\nb\\u001b[31m" = 1',
@@ -173,7 +173,7 @@ def test_each_mistake_has_its_sentence(write: Write, text: str, problem: str | N
     """Every kind of wrong value is refused in one sentence at the place where it stands."""
     folder = write(_x=text)
     if problem is None:
-        told = "there are shared stages only: no .toml file without a leading `_`"
+        told = "there are only abstract specs: every .toml file has a leading `_`"
         assert problems(folder) == [f"variants/: {told}"]
     else:
         place = "variants/_x.toml:" if problem[0].isdigit() else "variants/_x.toml: "

@@ -239,7 +239,7 @@ def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, floa
         raise BuildError(
             "the warm-up imports fail in the new environment:\n"
             + (text if code else f"the interpreter ended before the last import\n{text}").strip(),
-            hint="correct `warmup.imports`, or add the package that is missing",
+            hint="correct `warmup.imports`, or add the missing package",
         ) from error
     return seconds
 
