@@ -6,7 +6,7 @@ import contextlib
 import enum
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,9 +217,8 @@ def _precheck(settings: Settings, root: Path) -> PrecheckSettings:
     if when not in (choices := tuple(choice.value for choice in PrecheckWhen)):
         raise settings.wrong_value(table, "when", when, f"one of {choices}")
     settings.check_keys(arguments, f"{table}.build-args")
-    texts = {k: v for k, v in entry.items() if k in ("network", "ca-bundle")}
-    _check_texts(settings, texts, table)
-    _check_texts(settings, arguments, f"{table}.build-args")
+    _check_texts(settings, entry, table, ("network", "ca-bundle"))
+    _check_texts(settings, arguments, f"{table}.build-args", arguments)
     bundle, ready = entry.get("ca-bundle"), entry.get("ready-seconds", 600)
     if type(ready) is not int or ready < 1:
         raise settings.wrong_value(table, "ready-seconds", ready, "a whole number")
@@ -235,10 +234,7 @@ def _precheck(settings: Settings, root: Path) -> PrecheckSettings:
 def _targets(settings: Settings) -> dict[str, TargetSettings]:
     entries = settings.table.get("targets", {})
     settings.check_keys(entries, "targets")
-    return {
-        **BUILT_IN_TARGETS,
-        **{name: _target(settings, name, entry) for name, entry in entries.items()},
-    }
+    return BUILT_IN_TARGETS | {n: _target(settings, n, entry) for n, entry in entries.items()}
 
 
 def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
@@ -257,7 +253,7 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
             key="kind",
             hint="use another name for the target",
         )
-    _check_texts(settings, entry, table)
+    _check_texts(settings, entry, table, TARGET_KEYS)
     checks = {"domain": domain_error, **dict.fromkeys(URL_KEYS, address_error)}
     for key, check in checks.items():
         if key in entry and (wrong := check(entry[key])):
@@ -280,9 +276,11 @@ def _target(settings: Settings, name: str, entry: Any) -> TargetSettings:
     )
 
 
-def _check_texts(settings: Settings, entry: Mapping[str, Any], table: str) -> None:
-    for key, value in entry.items():
-        if not isinstance(value, str):
+def _check_texts(
+    settings: Settings, entry: Mapping[str, Any], table: str, keys: Iterable[str]
+) -> None:
+    for key in keys:
+        if not isinstance(value := entry.get(key, ""), str):
             raise settings.wrong_value(table, key, value, "a string")
 
 

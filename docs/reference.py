@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from builder.spec.schemas import schemas
+from builder.spec.models import schemas
 
 EXAMPLES = Path(__file__).parent.parent / "examples"
 

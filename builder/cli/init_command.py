@@ -17,7 +17,7 @@ import typer
 from builder import spec
 from builder.cli.output import Result
 from builder.errors import ProjectError, TemplateError, from_os_error
-from builder.spec.schemas import schemas
+from builder.spec.models import schemas
 from builder.system.files import atomic_write
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,127}")

@@ -15,7 +15,7 @@ from builder.cli.output import Output, Result
 from builder.errors import RenderDriftError, TemplateError, counted
 from builder.lock.committed import read_committed
 from builder.project import Project
-from builder.spec.schemas import schemas
+from builder.spec.models import schemas
 from builder.system.events import Reporter
 from builder.system.files import atomic_write
 from builder.workflow import BuildRequest, Context

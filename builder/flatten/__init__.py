@@ -6,7 +6,7 @@ E2B runs a step is known from its published sources (github.com/e2b-dev/infra,
 """
 
 from builder.flatten.convert import flatten
-from builder.flatten.program import BaseConfig, Metadata, Program, Step
+from builder.flatten.program import BaseConfig, Program, Step
 from builder.flatten.stages import instruction_lines
 
-__all__ = ["BaseConfig", "Metadata", "Program", "Step", "flatten", "instruction_lines"]
+__all__ = ["BaseConfig", "Program", "Step", "flatten", "instruction_lines"]

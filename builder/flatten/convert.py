@@ -9,7 +9,6 @@ from __future__ import annotations
 import posixpath
 import re
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
 
 from e2b_dockerfile_utils import DockerfileInstruction, parse_heredoc
 
@@ -28,41 +27,36 @@ _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 _STEP_KINDS = ("RUN", "COPY", "ENV", "WORKDIR", "USER")
 
 
-@dataclass
-class _State:
-    """What Docker carries over from one instruction to the next."""
-
-    scope: Scope
-    user: str
-    workdir: str
-    shell: list[str] = field(default_factory=lambda: ["/bin/sh", "-c"])
-    entrypoint: list[str] | None = None
-    command: list[str] | None = None
-    ready: list[str] | None = None
-
-
 class _Converter:
-    def __init__(self, report: Report, state: _State, files: Collection[str] | None) -> None:
-        self.report = report
-        self.state = state
+    """What Docker carries over from one instruction to the next, and the steps so far."""
+
+    def __init__(self, scope: Scope, base: BaseConfig, files: Collection[str] | None) -> None:
+        self.scope = scope
+        self.report = scope.report
+        self.base = base
+        self.user, self.workdir = base.user, base.workdir
+        self.shell = ["/bin/sh", "-c"]
+        self.entrypoint: list[str] | None = None
+        self.command: list[str] | None = None
+        self.ready: list[str] | None = None
         self.metadata: list[Metadata] = []
         self.assumptions: dict[str, None] = {}
         self.steps_before = 0
         self.workdir_sent = False
-        self.runs = RunSteps(report)
-        self.copies = CopySteps(self.runs, report, files)
-        self._command_set = False
-        self._user_said = self._workdir_said = False
+        self.runs = RunSteps(self.report)
+        self.copies = CopySteps(self.runs, self.report, files)
+        self._shell_entrypoint = self._command_set = False
+        self._user_set = self._workdir_set = False
 
     def run_stage(self, stage: StageText, outer: Mapping[str, str | None]) -> None:
         self.runs.stage = stage.name
         self._command_set = False
         # An ARG of a parent stage no longer hides an ENV.
-        self.state.scope.keep(self.state.scope.env)
+        self.scope.keep(self.scope.env)
         for instruction in stage.instructions:
             self.steps_before += instruction.name in _STEP_KINDS
             if instruction.name == "ARG":
-                self.state.scope.declare(instruction, outer)
+                self.scope.declare(instruction, outer)
                 continue
             handler = getattr(self, f"_{instruction.name.lower()}", None)
             if handler:
@@ -79,28 +73,28 @@ class _Converter:
         if instruction.json:
             command = shell.command_line(instruction.args)
         else:
-            command = shell.command_line([*self.state.shell, _script(instruction)])
-        if not self._user_said:
+            command = shell.command_line([*self.shell, _script(instruction)])
+        if not self._user_set:
             self._assume("its user is root")
         self._assume_workdir()
         self.copies.made = set(ALWAYS_THERE)  # a command may have removed others
-        variables = {k: v for k, v in self.state.scope.visible.items() if v is not None}
-        if not self.workdir_sent and self.state.user not in ("root", E2B_USER):
+        variables = {k: v for k, v in self.scope.visible.items() if v is not None}
+        if not self.workdir_sent and self.user not in ("root", E2B_USER):
             # A step starts in the home of its user, who may not have one.
             self.runs.append("WORKDIR", ("/",), instruction)
             self.workdir_sent = True
         self.runs.add(
             instruction,
             command,
-            user=self.state.user,
+            user=self.user,
             variables=variables,
-            workdir=self.state.workdir,
+            workdir=self.workdir,
         )
 
     def _copy(self, instruction: DockerfileInstruction) -> None:
         if instruction.args and not instruction.args[-1].startswith(("/", "$")):
             self._assume_workdir()
-        self.copies.add(instruction, self.state.scope, self.state.workdir)
+        self.copies.add(instruction, self.scope, self.workdir)
 
     def _add(self, instruction: DockerfileInstruction) -> None:
         check_add(instruction, self.report)
@@ -109,7 +103,7 @@ class _Converter:
 
     def _env(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
-        args, scope, values = instruction.args, self.state.scope, {}
+        args, scope, values = instruction.args, self.scope, {}
         if not args:
             self.report.add(instruction, "there is no name and value")
         for word, value in zip(args[::3], args[1::3], strict=False):
@@ -120,7 +114,7 @@ class _Converter:
 
     def _user(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
-        account = self.state.scope.expand(instruction, "".join(instruction.args))
+        account = self.scope.expand(instruction, "".join(instruction.args))
         name, _, group = account.partition(":")
         name = "root" if name == "0" else name
         if not _NAME.fullmatch(name) or group not in ("", "0" if name == "root" else "", name):
@@ -130,53 +124,51 @@ class _Converter:
                 "write USER with a name only, and create the account and its groups in a RUN",
             )
             return
-        self.state.user, self._user_said = name, True
+        self.user, self._user_set = name, True
 
     def _workdir(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
-        path = self.state.scope.expand(instruction, "".join(instruction.args))
+        path = self.scope.expand(instruction, "".join(instruction.args))
         if not path:
             self.report.add(instruction, "there is no path")
             return
         if not path.startswith("/"):
             self._assume_workdir()
-        path = posixpath.normpath(posixpath.join(self.state.workdir, path))
+        path = posixpath.normpath(posixpath.join(self.workdir, path))
         path = "/" + path.lstrip("/")
         if not check_plain(instruction, path, self.report):
             return
         self.copies.check_volumes(instruction, path)
-        self.state.workdir, self._workdir_said = path, True
+        self.workdir, self._workdir_set = path, True
         if path not in self.copies.made:
             # Docker creates it for the current user.
-            self.runs.as_root(instruction, shell.make_folders(path, f"{self.state.user}:"))
+            self.runs.as_root(instruction, shell.make_folders(path, f"{self.user}:"))
             self.copies.made |= {path, *parents_of(path)}
 
     def _shell(self, instruction: DockerfileInstruction) -> None:
         if not instruction.json or not instruction.args:
             self.report.add(instruction, 'expected a list, as in SHELL ["/bin/bash", "-c"]')
             return
-        self.state.shell = list(instruction.args)
+        self.shell = list(instruction.args)
 
     # ---- instructions about processes of a sandbox
 
     def _cmd(self, instruction: DockerfileInstruction) -> None:
-        self.state.command, self._command_set = self._words(instruction, instruction.args), True
+        self.command, self._command_set = self._words(instruction, instruction.args), True
 
     def _entrypoint(self, instruction: DockerfileInstruction) -> None:
         words = self._words(instruction, instruction.args)
-        self.state.entrypoint = words
+        self.entrypoint = words
         self._shell_entrypoint = not instruction.json
         if not self._command_set:
-            self.state.command = []  # Docker drops the CMD of the parent stage
-
-    _shell_entrypoint = False
+            self.command = []  # Docker drops the CMD of the parent stage
 
     def _healthcheck(self, instruction: DockerfileInstruction) -> None:
         kind, *rest = instruction.args or [""]
         if kind.upper() == "NONE":
-            self.state.ready = None
+            self.ready = None
         elif kind.upper() == "CMD" and rest:
-            self.state.ready = self._words(instruction, rest)
+            self.ready = self._words(instruction, rest)
             times = ", ".join(sorted(f"--{name}={v}" for name, v in flags_of(instruction).items()))
             if times:
                 why = f"{times}: E2B checks every 2 seconds, for at most 10 minutes"
@@ -187,7 +179,7 @@ class _Converter:
     def _words(self, instruction: DockerfileInstruction, args: list[str]) -> list[str]:
         if instruction.json or not args:
             return list(args)
-        return [*self.state.shell, args[0]]
+        return [*self.shell, args[0]]
 
     def _onbuild(self, instruction: DockerfileInstruction) -> None:
         self.report.add(
@@ -198,7 +190,7 @@ class _Converter:
 
     def _volume(self, instruction: DockerfileInstruction) -> None:
         for path in instruction.args:
-            expanded = posixpath.normpath(self.state.scope.expand(instruction, path))
+            expanded = posixpath.normpath(self.scope.expand(instruction, path))
             self.copies.volumes[expanded] = instruction.start_line
         self._note(instruction, "a sandbox has a single disk of its own")
 
@@ -207,14 +199,14 @@ class _Converter:
 
     _maintainer = _expose = _stopsignal = _label
 
-    def start_words(self, base: BaseConfig) -> list[str]:
+    def start_words(self) -> list[str]:
         """Combine ENTRYPOINT and CMD as Docker does."""
-        entrypoint, command = self.state.entrypoint, self.state.command
+        entrypoint, command = self.entrypoint, self.command
         if entrypoint is None:
             self._assume("it has no ENTRYPOINT (set ENTRYPOINT [] to be sure)")
-            entrypoint = list(base.entrypoint)
+            entrypoint = list(self.base.entrypoint)
             if command is None:
-                command = list(base.command)
+                command = list(self.base.command)
                 self._assume("it starts nothing (set CMD to be sure)")
         return entrypoint if self._shell_entrypoint else [*entrypoint, *(command or [])]
 
@@ -225,11 +217,11 @@ class _Converter:
         self.metadata.append(metadata)
 
     def _assume_workdir(self) -> None:
-        if not self._workdir_said:
+        if not self._workdir_set:
             self._assume("its working directory is /")
 
     def _assume(self, assumption: str) -> None:
-        if not self.state.scope.base_known:
+        if not self.scope.base_known:
             self.assumptions[assumption] = None
 
 
@@ -254,21 +246,20 @@ def flatten(
     config = base or BaseConfig()
     scope = Scope(outer.escape, report, outer.arguments, base_known=base is not None)
     scope.keep(config.env)
-    state = _State(scope=scope, user=config.user, workdir=config.workdir)
-    converter = _Converter(report, state, files)
+    converter = _Converter(scope, config, files)
     for stage in chain:
         converter.run_stage(stage, outer.visible)
     if report.problems:
         raise FlattenError(report.problems)
-    words = converter.start_words(config)
+    words = converter.start_words()
     return Program(
         base_image=chain[0].base,
-        steps=(*converter.runs.steps, *_settings(converter, chain[-1], config)),
+        steps=(*converter.runs.steps, *_settings(converter, chain[-1])),
         start_command=_service(words, scope.env) if words else None,
-        ready_command=_service(state.ready, scope.env) if state.ready else None,
+        ready_command=_service(converter.ready, scope.env) if converter.ready else None,
         env=dict(scope.env),
-        user=state.user,
-        workdir=state.workdir,
+        user=converter.user,
+        workdir=converter.workdir,
         metadata=tuple(converter.metadata),
         assumptions=(
             *(f"{chain[0].base}: {text}" for text in converter.assumptions),
@@ -278,19 +269,19 @@ def flatten(
     )
 
 
-def _settings(converter: _Converter, last: StageText, base: BaseConfig) -> Iterator[Step]:
+def _settings(converter: _Converter, last: StageText) -> Iterator[Step]:
     """Yield the steps that set the variables, folder and user of sandboxes."""
-    state = converter.state
     lines = (last.opening.start_line, last.opening.end_line)
-    env = {name: v for name, v in state.scope.env.items() if base.env.get(name) != v}
+    user, workdir, inherited = converter.user, converter.workdir, converter.base.env
+    env = {name: v for name, v in converter.scope.env.items() if inherited.get(name) != v}
     if env:
         pairs = [x for name, value in env.items() for x in (name, shell.env_literal(value))]
         yield Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=lines)
     # By default, the folder is the home of the user.
-    if converter.workdir_sent or (state.user, state.workdir) != (E2B_USER, E2B_WORKDIR):
-        yield Step(kind="WORKDIR", args=(state.workdir,), stage=last.name, lines=lines)
-    if state.user != E2B_USER:
-        yield Step(kind="USER", args=(state.user,), stage=last.name, lines=lines)
+    if converter.workdir_sent or (user, workdir) != (E2B_USER, E2B_WORKDIR):
+        yield Step(kind="WORKDIR", args=(workdir,), stage=last.name, lines=lines)
+    if user != E2B_USER:
+        yield Step(kind="USER", args=(user,), stage=last.name, lines=lines)
 
 
 def _service(words: list[str], env: Mapping[str, str]) -> str:

@@ -29,16 +29,8 @@ PREDEFINED = frozenset(
     for name in (upper, upper.lower())
 )
 # Set by BuildKit for an ARG of that name; E2B has a single platform.
-PLATFORM = {
-    "TARGETPLATFORM": "linux/amd64",
-    "TARGETOS": "linux",
-    "TARGETARCH": "amd64",
-    "TARGETVARIANT": "",
-    "BUILDPLATFORM": "linux/amd64",
-    "BUILDOS": "linux",
-    "BUILDARCH": "amd64",
-    "BUILDVARIANT": "",
-}
+_PLATFORM = {"PLATFORM": "linux/amd64", "OS": "linux", "ARCH": "amd64", "VARIANT": ""}
+PLATFORM = {side + key: value for side in ("TARGET", "BUILD") for key, value in _PLATFORM.items()}
 
 
 @dataclass

@@ -42,20 +42,18 @@ def absent_packages(
     others = sorted({*known, *places} - {*names})
     lines = []
     for name in names:
-        where = f" ({places[name]})" if name in places else " (needed by another package)"
+        subject = f"`{name}` ({places.get(name, 'needed by another package')})"
         near = did_you_mean(name, others)
-        lines.append((f"`{name}`{where}", f"; {near}" if near else ""))
-    reasoning = f"uv's reasoning:\n{_plain(output)}"
+        lines.append((subject, f"; {near}" if near else ""))
     if len(lines) == 1:
         subject, near = lines[0]
         message = f"stage `{chain[-1].stem}`: package {subject} does not exist in the package index"
-        message += f"{near}\n{reasoning}"
-        hint = "check the spelling of the package's name"
+        message, hint = message + near, "check the spelling of the package's name"
     else:
-        listed = "\n".join(f"  {subject}{near}" for subject, near in lines)
-        message = f"{len(lines)} packages do not exist in the package index:\n{listed}\n{reasoning}"
+        title = f"{len(lines)} packages do not exist in the package index:"
+        message = "\n".join([title, *(f"  {subject}{near}" for subject, near in lines)])
         hint = "check the spelling of the packages' names"
-    return LockConflictError(message, hint=hint, absent=names)
+    return LockConflictError(f"{message}\n{_reasoning(output)}", hint=hint, absent=names)
 
 
 def missing_extra(output: str, chain: Sequence[Stage], folder: Path) -> LockConflictError | None:
@@ -84,7 +82,7 @@ def explain(
     stage = chain[-1]
     if backends := _BACKENDS.search(output):
         return _unknown_backend(chain, backends[1].split(", "), folder)
-    reasoning = f"uv's reasoning:\n{_plain(output)}"
+    reasoning = _reasoning(output)
     wishes = list(_wishes(chain, folder))
     if no_files := _NO_FILES.search(output):
         return LockConflictError(
@@ -98,15 +96,8 @@ def explain(
     if not own:
         return LockConflictError(f"stage `{stage.stem}` cannot be resolved\n{reasoning}")
     either = " or ".join(f'"{wish.text}"' for wish in own)
+    title, hint = f"stage `{stage.stem}`: no versions meet all requirements:", f"loosen {either}"
     inherited = sorted(mentioned & set(locked))
-    if not inherited:
-        lines = [f'  "{wish.text}" at {wish.place}' for wish in own]
-        return LockConflictError(
-            "\n".join(
-                [f"stage `{stage.stem}`: no versions meet all requirements:", *lines, reasoning]
-            ),
-            hint=f"loosen {either}",
-        )
     lines = []
     for name in inherited:
         version, stem = locked[name]
@@ -117,17 +108,15 @@ def explain(
         )
         lines.append(f"  {name}=={version} is locked by stage `{stem}`{because}")
     lines += [f'  "{w.text}" is required by stage `{stage.stem}` at {w.place}' for w in own]
-    parents = " and ".join(f"`{s}`" for s in sorted({locked[name][1] for name in inherited}))
-    title = f"stage `{stage.stem}` conflicts with the versions that {parents} locked:"
-    return LockConflictError(
-        "\n".join([title, *lines, reasoning]),
-        hint=f"loosen {either} in {stage.source},"
-        f" or require a version that both can use in stage {parents}",
-    )
+    if inherited:
+        parents = " and ".join(f"`{s}`" for s in sorted({locked[name][1] for name in inherited}))
+        title = f"stage `{stage.stem}` conflicts with the versions that {parents} locked:"
+        hint += f" in {stage.source}, or require a version that both can use in stage {parents}"
+    return LockConflictError("\n".join([title, *lines, reasoning]), hint=hint)
 
 
-def _plain(output: str) -> str:
-    return re.sub(r"\s*cause: ", "\n", output).strip()
+def _reasoning(output: str) -> str:
+    return "uv's reasoning:\n" + re.sub(r"\s*cause: ", "\n", output).strip()
 
 
 def _wishes(chain: Sequence[Stage], folder: Path) -> Iterable[_Wish]:

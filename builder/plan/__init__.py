@@ -8,10 +8,9 @@ from __future__ import annotations
 from builder.plan.decide import make_plan
 from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import common_steps, program_of, step_keys_of
-from builder.plan.values import Action, Drift, Plan, PlannedVariant, Reason, Situation, TargetState
+from builder.plan.values import Drift, Plan, PlannedVariant, Reason, Situation, TargetState
 
 __all__ = [
-    "Action",
     "Drift",
     "Plan",
     "PlannedVariant",

@@ -38,15 +38,9 @@ def make_plan(
         entry = templates.get(name, {}).get(situation.target) or Entry()
         pointed = entry.channel(channel)
         if isinstance(result, TemplateError):
+            reasons, ref, hold = (_state(result.message),), pointed.ref, pointed.hold
             planned.append(
-                PlannedVariant(
-                    name=name,
-                    action="blocked",
-                    reasons=(_state(result.message),),
-                    digest=None,
-                    ref=pointed.ref,
-                    held=pointed.hold,
-                )
+                PlannedVariant(name=name, action="blocked", reasons=reasons, ref=ref, held=hold)
             )
             continue
         stale_base = None
@@ -127,8 +121,8 @@ class _Case:
     def _decision(self) -> _Decision:
         situation, ref, drift = self.situation, self.channel.ref, self.drift
         blocked = situation.blocked.get(self.name)
-        there = self.rendered.digest in situation.present
-        if self.unchanged and there and not self.current.is_revoked and blocked is None:
+        built = self.rendered.digest in situation.present
+        if self.unchanged and built and not self.current.is_revoked and blocked is None:
             if self.option:
                 return "build", [_state(f"nothing changed, but {self.option}")], None
             if drift and drift.usable:
@@ -142,7 +136,7 @@ class _Case:
             why = f"the build of this spec and lock is {revoked[0].revocation}"
             hint = "change the spec, or `template-builder restore` it"
             return "blocked", [_state(f"{why}; {hint}")], None
-        if there and not self.option and (other := self._made()):
+        if built and not self.option and (other := self._made()):
             channel = self.channel.name
             if overtaken(self.entry, other, channel) and not self.current.is_revoked:
                 why = (
@@ -159,8 +153,8 @@ class _Case:
         """Return the recorded build of this spec and lock, if it exists and can be used."""
         usable = self.situation.usable.get(self.name)
         for ref, build in self.entry.builds.items():
-            there = usable is None or build.build_id in usable
-            if there and build.digest == self.rendered.digest and not build.is_revoked:
+            is_usable = usable is None or build.build_id in usable
+            if is_usable and build.digest == self.rendered.digest and not build.is_revoked:
                 return ref
         return None
 

@@ -74,22 +74,19 @@ class Schedule:
 
     def built(self, name: str) -> None:
         """Note that all steps of `name` are in the cache."""
-        self._end(name)
-
-    def end(self, name: str, *, failed_step: int | None = None) -> None:
-        """Note that `name` has ended; `failed_step` (from 1) is the step that failed, if any."""
-        self._end(name, failed_step)
-        if name in self._started:
-            self._started.remove(name)
-            self._free.release()
-
-    def _end(self, name: str, failed_step: int | None = None) -> None:
         with self._changed:
             if name in self._state:
                 self._state[name] = "ended"
-                if failed_step is not None:
-                    self._failed[name] = failed_step
                 self._changed.notify_all()
+
+    def end(self, name: str, *, failed_step: int | None = None) -> None:
+        """Note that `name` has ended; `failed_step` (from 1) is the step that failed, if any."""
+        if failed_step is not None and name in self._state:
+            self._failed[name] = failed_step
+        self.built(name)
+        if name in self._started:
+            self._started.remove(name)
+            self._free.release()
 
     def _shared(self, name: str, other: str) -> int:
         return common_steps(self._keys[name], self._keys[other])

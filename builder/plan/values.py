@@ -109,8 +109,8 @@ class PlannedVariant:
     name: str
     action: Action
     reasons: tuple[Reason, ...]
-    digest: Digest | None
-    ref: Ref | None
+    digest: Digest | None = None
+    ref: Ref | None = None
     retag: str | None = None
     held: Hold | None = None
     stages: tuple[str, ...] = ()

@@ -5,14 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from builder.errors import EngineUnavailableError, MissingExtraError
-from builder.precheck.check import Checked, Image, precheck
+from builder.precheck.check import Checked, Image, Precheck
 from builder.project import PrecheckSettings
 from builder.system.extras import needs
 
 if TYPE_CHECKING:
     from builder.precheck.engine import DockerEngine
 
-__all__ = ["Checked", "Image", "connect_engine", "precheck"]
+__all__ = ["Checked", "Image", "Precheck", "connect_engine"]
 
 
 def connect_engine(settings: PrecheckSettings) -> DockerEngine:

@@ -88,49 +88,9 @@ class Checked:
     reused: bool = field(default=False, compare=False)
 
 
-def _known_good(
-    folder: Path, rendered: Rendered, engine: DockerEngine, settings: PrecheckSettings
-) -> Checked | None:
-    """Return the last result for the same digest, engine and settings, if its image exists."""
-    try:
-        kept = parse_json((folder / f"{rendered.variant.name}.json").read_text(encoding="utf-8"))
-        if kept["key"] != _key(rendered, engine, settings):
-            return None
-        checked = Checked(**{**kept["checked"], "reused": True})
-    except (OSError, ValueError, KeyError, TypeError):
-        return None
-    return checked if engine.has_image(checked.image) else None
-
-
-def precheck(
-    rendered: Rendered,
-    engine: DockerEngine,
-    *,
-    folder: Path,
-    settings: PrecheckSettings,
-    force: bool,
-    report: Reporter,
-    log: Log,
-) -> Checked:
-    """Build the image, start it like a sandbox, inspect it, and run every check in it.
-
-    `folder` keeps the results. Raise `PrecheckError`, `VerifyError`, `StorageError`,
-    `NetworkError`, without touching the last good result.
-    """
-    if not force and (good := _known_good(folder, rendered, engine, settings)):
-        return good
-    checked = _Run(
-        rendered=rendered, engine=engine, folder=folder, settings=settings, report=report, log=log
-    ).check()
-    kept = {"key": _key(rendered, engine, settings), "checked": dataclasses.asdict(checked)}
-    text = json.dumps(kept, indent=2, sort_keys=True) + "\n"
-    atomic_write(folder / f"{checked.name}.json", text.encode())
-    return checked
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Run:
-    """A pre-check of a rendered variant."""
+class Precheck:
+    """A pre-check of a rendered variant; `folder` keeps the results."""
 
     rendered: Rendered
     engine: DockerEngine
@@ -139,32 +99,68 @@ class _Run:
     report: Reporter
     log: Log
 
+    def run(self, *, force: bool) -> Checked:
+        """Build the image, start it like a sandbox, inspect it, and run every check in it.
+
+        A result for the same digest, engine and settings is returned again unless `force`. Raise
+        `PrecheckError`, `VerifyError`, `StorageError`, `NetworkError`.
+        """
+        if not force and (good := self._kept()):
+            return good
+        checked = self._check()
+        content = {"key": self._key, "checked": dataclasses.asdict(checked)}
+        text = json.dumps(content, indent=2, sort_keys=True) + "\n"
+        atomic_write(self._place, text.encode())
+        return checked
+
     @property
-    def variant(self) -> Variant:
+    def _place(self) -> Path:
+        return self.folder / f"{self._variant.name}.json"
+
+    @property
+    def _key(self) -> str:
+        accepted = self._variant.accept_broken
+        inputs = f"{self.rendered.digest}\0{self.engine.identity}\0{self.settings!r}\0{accepted!r}"
+        return hashlib.sha256(inputs.encode()).hexdigest()
+
+    def _kept(self) -> Checked | None:
+        try:
+            content = parse_json(self._place.read_text(encoding="utf-8"))
+            checked = Checked(**{**content["checked"], "reused": True})
+            is_same = content["key"] == self._key
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+        return checked if is_same and self.engine.has_image(checked.image) else None
+
+    @property
+    def _variant(self) -> Variant:
         return self.rendered.variant
 
-    def step(self, text: str) -> None:
+    def _step(self, text: str) -> None:
         self.log.line(text)
-        self.report(Event(kind="step", variant=self.variant.name, text=f"precheck: {text}"))
+        self.report(Event(kind="step", variant=self._variant.name, text=f"precheck: {text}"))
 
-    def check(self) -> Checked:
+    def _check(self) -> Checked:
         """Build, compare with the base image, inspect, and measure at each warm-up level."""
-        variant, engine = self.variant, self.engine
+        variant, engine = self._variant, self.engine
         start = time.perf_counter()
         image = self._build(self.rendered)
         seconds = round(time.perf_counter() - start, 3)
         base = self._base()
         broken, byte_code = self._compare(image, base)
-        in_vain = breakage.accepted_in_vain(broken, variant)
-        for text in in_vain:
+        notes = breakage.accepted_in_vain(broken, variant)
+        for text in notes:
             self.report(Event(kind="warning", variant=variant.name, text=text))
+        if variant.cpu > engine.cpus:
+            text = f"checked with {engine.cpus} CPUs, all that the engine has, instead of"
+            notes.insert(0, f"{text} {variant.cpu}")
         with self._started(image) as (machine, ready):
             sandbox = machine_sandbox.open_sandbox(machine, variant)
             first_use = None
             if variant.imports:
-                self.step("first use of the warm-up imports")
+                self._step("first use of the warm-up imports")
                 first_use = first_use_seconds(sandbox, variant.imports)
-            self.step("inspecting the packages")
+            self._step("inspecting the packages")
             packages = inventory(sandbox)
             checks = self._run_checks(sandbox, packages)
             system_packages = _debian(machine)
@@ -194,11 +190,11 @@ class _Run:
             checks=tuple(check.name for check in checks),
             ready_seconds={level: ready for level, (ready, _) in measured.items()},
             first_use={level: use for level, (_, use) in measured.items() if use is not None},
-            notes=(*_notes(engine, variant), *in_vain),
+            notes=tuple(notes),
         )
 
     def _build(self, rendered: Rendered) -> Image:
-        tag = f"template-builder/{self.variant.name.strip('-_')}:{rendered.variant.level}"
+        tag = f"template-builder/{self._variant.name.strip('-_')}:{rendered.variant.level}"
         return self.engine.build(rendered, tag=tag, report=self.report, log=self.log)
 
     def _base(self) -> breakage.Base:
@@ -206,7 +202,7 @@ class _Run:
         image = self.engine.image(self.rendered.lock.image.pinned)
         if base := breakage.kept(self.folder, image.identity):
             return base
-        self.step("importing everything in the base image")
+        self._step("importing everything in the base image")
         with self._idle(image) as machine:
             base = breakage.look_into(machine)
         breakage.keep(self.folder, image.identity, base)
@@ -216,40 +212,37 @@ class _Run:
         self, image: Image, base: breakage.Base
     ) -> tuple[tuple[breakage.Broken, ...], int]:
         """Return what is broken in the base image, and the bytes of byte code added to it."""
-        self.step("repeating the imports of the base image")
+        self._step("repeating the imports of the base image")
         with self._idle(image) as machine:
             broken = breakage.what_broke(machine, base)
             byte_code = breakage.byte_code(machine) - base.byte_code
-        breakage.refuse(broken, self.variant)
+        breakage.refuse(broken, self._variant)
         return broken, byte_code
 
     def _idle(self, image: Image) -> AbstractContextManager[Machine]:
-        variant = self.variant
-        return self.engine.started(image, idle=True, cpu=variant.cpu, memory_mb=variant.memory_mb)
+        return self.engine.started(image, self._variant, idle=True)
 
     @contextlib.contextmanager
     def _started(self, image: Image) -> Iterator[tuple[Machine, float]]:
         """Start a container like a sandbox, and measure the seconds until it is ready."""
-        self.step("starting it like a sandbox")
-        variant, begun = self.variant, time.perf_counter()
+        self._step("starting it like a sandbox")
+        variant, begun = self._variant, time.perf_counter()
         # Without a service nothing runs in a sandbox, not even the command of the base image.
-        limits = {"cpu": variant.cpu, "memory_mb": variant.memory_mb}
-        with self.engine.started(image, idle=not variant.command, **limits) as machine:
-            limit = self.settings.ready_seconds
-            yield machine, _wait_until_ready(machine, variant, begun, limit)
+        with self.engine.started(image, variant, idle=not variant.command) as machine:
+            yield machine, _wait_until_ready(machine, variant, begun, self.settings.ready_seconds)
 
     def _run_checks(self, sandbox: Sandbox, packages: Mapping[str, str]) -> Sequence[CheckResult]:
         """Run every check of the variant. Raise `VerifyError`."""
-        results, failures = run_checks(sandbox, self.variant, packages, self.step)
-        if self.variant.level == "memory" and isinstance(sandbox, machine_sandbox.ServiceSandbox):
-            self.step("drawing random numbers in two forks of the warm interpreter")
+        results, failures = run_checks(sandbox, self._variant, packages, self._step)
+        if self._variant.level == "memory" and isinstance(sandbox, machine_sandbox.ServiceSandbox):
+            self._step("drawing random numbers in two forks of the warm interpreter")
             failures += same_in_forks(sandbox)
         if not failures:
             return results
         for failure in failures:
             self.log.line(f"failed: {failure}")
         raise VerifyError(
-            f"`{self.variant.name}` builds with Docker but fails its checks:\n"
+            f"`{self._variant.name}` builds with Docker but fails its checks:\n"
             + "\n".join(f"  {failure}" for failure in failures)
             + f"\nlog: {self.log.path}",
             hint="correct the spec, or the check",
@@ -257,8 +250,8 @@ class _Run:
 
     def _measure(self, level: WarmupLevel) -> tuple[float, Mapping[str, float]]:
         """Measure time to ready and first use at a lower level, in an image of its own."""
-        variant = dataclasses.replace(self.variant, level=level)
-        self.step(f"measuring warm-up level {level}")
+        variant = dataclasses.replace(self._variant, level=level)
+        self._step(f"measuring warm-up level {level}")
         image = self._build(render(variant, self.rendered.lock))
         try:
             with self._started(image) as (machine, seconds):
@@ -266,18 +259,6 @@ class _Run:
                 return seconds, first_use_seconds(sandbox, variant.imports)
         finally:
             self.engine.remove_image(image)
-
-
-def _key(rendered: Rendered, engine: DockerEngine, settings: PrecheckSettings) -> str:
-    accepted = rendered.variant.accept_broken
-    inputs = f"{rendered.digest}\0{engine.identity}\0{settings!r}\0{accepted!r}"
-    return hashlib.sha256(inputs.encode()).hexdigest()
-
-
-def _notes(engine: DockerEngine, variant: Variant) -> tuple[str, ...]:
-    if variant.cpu <= engine.cpus:
-        return ()
-    return (f"checked with {engine.cpus} CPUs, all that the engine has, instead of {variant.cpu}",)
 
 
 def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: float) -> float:
@@ -323,5 +304,4 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
 def _debian(machine: Machine) -> dict[str, str]:
     form = "${Package}\\t${Version}\\n"
     code, output, _ = machine.run(["dpkg-query", "--show", f"--showformat={form}"], timeout=60)
-    pairs = (line.partition("\t")[::2] for line in output.splitlines()) if code == 0 else ()
-    return dict(pairs)
+    return dict(line.partition("\t")[::2] for line in output.splitlines()) if code == 0 else {}

@@ -36,6 +36,7 @@ from builder.precheck.machine import DockerMachine, packed
 from builder.precheck.machine_sandbox import Machine
 from builder.project import PrecheckSettings
 from builder.render import Rendered
+from builder.spec import Variant
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
 from builder.system.regular_file import read_regular
@@ -109,9 +110,8 @@ class DockerEngine:
     def remove(self, waste: Unused) -> str | None:
         """Remove an image with its layers; return why not if it is in use."""
         try:
-            self._client.images.remove(waste.subject, force=False)
-        except docker.errors.ImageNotFound:
-            return None
+            with contextlib.suppress(docker.errors.ImageNotFound):
+                self._client.images.remove(waste.subject, force=False)
         except docker.errors.APIError as error:
             return str(error.explanation or error)
         return None
@@ -173,9 +173,7 @@ class DockerEngine:
             self._client.images.remove(image.identity, noprune=True)
 
     @contextlib.contextmanager
-    def started(
-        self, image: Image, *, cpu: int, memory_mb: int, idle: bool = False
-    ) -> Iterator[Machine]:
+    def started(self, image: Image, variant: Variant, *, idle: bool) -> Iterator[Machine]:
         """Start a container of an image like a sandbox: its CMD runs, unless it is to be `idle`.
 
         It is removed at the end of the block.
@@ -189,9 +187,9 @@ class DockerEngine:
                 detach=True,
                 labels=self._labels,
                 environment=_ENVIRONMENT,
-                mem_limit=memory_mb << 20,
-                memswap_limit=memory_mb << 20,
-                nano_cpus=min(cpu, self.cpus) * 1_000_000_000,
+                mem_limit=variant.memory_mb << 20,
+                memswap_limit=variant.memory_mb << 20,
+                nano_cpus=min(variant.cpu, self.cpus) * 1_000_000_000,
                 network_mode=self._settings.network,
                 **options,
             )

@@ -59,41 +59,46 @@ except http.client.IncompleteRead:
 """
 
 
-class InterpreterSandbox:
-    """Run each piece of code with the container's `python3`."""
+class _MachineSandbox:
+    """Code in a container, which its owner ends."""
 
     def __init__(self, machine: Machine) -> None:
         self.timings: Mapping[str, float] = {}
         self._machine = machine
         self._numbers = itertools.count()
 
-    def run(self, code: str, *, timeout: float) -> Execution:
-        """Run code as a program. Raise `PrecheckError` if the container has stopped."""
+    def _written(self, code: str) -> str:
         path = f"{_FOLDER}/code-{next(self._numbers)}.py"
         self._machine.write(path, code.encode())
-        status, out, err = self._machine.run(["python3", path], timeout=timeout)
+        return path
+
+    def close(self) -> None:
+        """Do nothing, since everything ends with the container."""
+
+
+class InterpreterSandbox(_MachineSandbox):
+    """Run each piece of code with the container's `python3`."""
+
+    def run(self, code: str, *, timeout: float) -> Execution:
+        """Run code as a program. Raise `PrecheckError` if the container has stopped."""
+        words = ["python3", self._written(code)]
+        status, out, err = self._machine.run(words, timeout=timeout)
         timed_out = status == _KILLED
-        error = None if status == 0 else (err.strip().splitlines() or [f"exit code {status}"])[-1]
         return Execution(
             stdout=out,
             stderr=err,
-            error=None if timed_out else error,
+            error=None if status == 0 or timed_out else _last_line(err, status),
             traceback="" if status == 0 else err,
             timed_out=timed_out,
         )
 
-    def close(self) -> None:
-        """Do nothing, since nothing is kept between runs."""
 
-
-class ServiceSandbox:
+class ServiceSandbox(_MachineSandbox):
     """Run code in the default interpreter of the container's code service."""
 
     def __init__(self, machine: Machine, origin: str) -> None:
-        self.timings: Mapping[str, float] = {}
-        self._machine = machine
+        super().__init__(machine)
         self._origin = origin
-        self._numbers = itertools.count()
         machine.write(f"{_FOLDER}/code-client.py", _CLIENT.encode())
 
     def run(self, code: str, *, timeout: float) -> Execution:
@@ -103,14 +108,11 @@ class ServiceSandbox:
 
         from builder.targets.e2b import stream
 
-        path = f"{_FOLDER}/code-{next(self._numbers)}.txt"
-        self._machine.write(path, code.encode())
-        words = ["python3", f"{_FOLDER}/code-client.py", self._origin, path, str(timeout)]
-        words.append(str(_TIMED_OUT))
+        words = ["python3", f"{_FOLDER}/code-client.py", self._origin, self._written(code)]
+        words += [str(timeout), str(_TIMED_OUT)]
         status, out, err = self._machine.run(words, timeout=timeout + _MARGIN_SECONDS)
         if status not in (0, _TIMED_OUT):
-            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
-            raise SandboxError(f"the code service does not answer: {last}")
+            raise SandboxError(f"the code service does not answer: {_last_line(err, status)}")
         if status == 0 and not out:
             raise PrecheckError(
                 "the code service returned an empty stream: it did not run the code",
@@ -126,8 +128,9 @@ class ServiceSandbox:
                 raise SandboxError(text) from error
         return output.execution(0.0, timed_out=status == _TIMED_OUT)
 
-    def close(self) -> None:
-        """Leave the service running; it ends with the container."""
+
+def _last_line(err: str, status: int) -> str:
+    return (err.strip().splitlines() or [f"exit code {status}"])[-1]
 
 
 async def _parts(answer: str) -> AsyncIterator[bytes]:
@@ -147,10 +150,9 @@ def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
         if status == 0:
             return ServiceSandbox(machine, origin)
         if parts.port == _INTERPRETER_PORT:
-            last = (err.strip().splitlines() or [f"exit code {status}"])[-1]
             raise PrecheckError(
                 f"the service of `{variant.name}` is ready but is not a code interpreter:"
-                f" {origin}/contexts: {last}",
+                f" {origin}/contexts: {_last_line(err, status)}",
                 hint="sandboxes on E2B run code through the interpreter on this port: correct"
                 " `service.command`",
             )

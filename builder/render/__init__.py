@@ -1,11 +1,10 @@
 """Render a variant and its lock to the files to build, and keep these files on disk."""
 
-from builder.render.dockerfile import RESEED_FILE, GeneratedFile, Rendered, render
+from builder.render.dockerfile import RESEED_FILE, Rendered, render
 from builder.render.generated import check_place, drift, prune, write, write_files
 
 __all__ = [
     "RESEED_FILE",
-    "GeneratedFile",
     "Rendered",
     "check_place",
     "drift",

@@ -2,11 +2,10 @@
 
 from builder.spec.load import Source, Specs, load_specs, load_variants, place_of
 from builder.spec.secret_shapes import secret_in
-from builder.spec.variant import Check, FileEntry, Stage, Variant, WarmupLevel
+from builder.spec.variant import Check, Stage, Variant, WarmupLevel
 
 __all__ = [
     "Check",
-    "FileEntry",
     "Source",
     "Specs",
     "Stage",

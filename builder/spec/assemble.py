@@ -56,8 +56,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
 def _files(folder: Path, file: SpecFile) -> Iterable[FileEntry]:
     seen = set()
     for number, entry in enumerate(cast(VariantFile, file.model).files):
-        key = ("files", number, "source")
-        path = folder / entry.source
+        path, key = folder / entry.source, ("files", number, "source")
         if entry.target in seen:
             file.add(("files", number, "target"), f"{entry.target!r} is written twice")
             continue

@@ -99,10 +99,20 @@ def load_specs(folder: Path) -> Specs:
             links = tuple(stages[link.stem] for link in chain)
             variants[stem], problems = variant_of(chain, links)
             also.setdefault(stem, []).extend(problems)
-    sources = [
-        _source(file, chains[file.stem], also.get(file.stem, ()), variants.get(file.stem))
-        for file in read
-    ]
+    sources = []
+    for file in read:
+        inherited = [problem for link in chains[file.stem] for problem in link.problems]
+        problems = [*inherited, *also.get(file.stem, ())]
+        sources.append(
+            Source(
+                stem=file.stem,
+                shown=file.shown,
+                name=file.name,
+                shared=file.shared,
+                variant=None if problems else variants.get(file.stem),
+                problems=tuple(problems),
+            )
+        )
     all_problems = [problem for source in sources for problem in source.problems]
     if not all_problems and not any(source.variant for source in sources):
         message = (
@@ -112,20 +122,6 @@ def load_specs(folder: Path) -> Specs:
         )
         all_problems.append(Problem(f"{folder.name}/", message))
     return Specs(sources=tuple(sources), problems=tuple(dict.fromkeys(all_problems)))
-
-
-def _source(
-    file: SpecFile, chain: Sequence[SpecFile], also: Sequence[Problem], variant: Variant | None
-) -> Source:
-    problems = [*(problem for link in chain for problem in link.problems), *also]
-    return Source(
-        stem=file.stem,
-        shown=file.shown,
-        name=file.name,
-        shared=file.shared,
-        variant=None if problems else variant,
-        problems=tuple(problems),
-    )
 
 
 def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:

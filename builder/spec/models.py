@@ -349,8 +349,14 @@ TABLES: dict[str, type[BaseModel]] = {
 }
 
 
-def json_schema() -> dict[str, Any]:
-    """Return the JSON schema of a spec, for editors."""
+def schemas() -> dict[str, dict[str, Any]]:
+    """Return schema name → JSON schema of the file formats, for editors and other programs."""
+    from builder.registry import model
+
+    return {"registry": model.schema(), "variant": _schema()}
+
+
+def _schema() -> dict[str, Any]:
     schema = VariantFile.model_json_schema(by_alias=True)
     for table in (schema, *schema["$defs"].values()):
         for key, field in table["properties"].items():

@@ -7,7 +7,7 @@ from builder.workflow.carry_out import build_all, carry_out
 from builder.workflow.context import Context, read_registry
 from builder.workflow.selection import is_glob, template_names, variants_called
 from builder.workflow.sequence import EACH, PLAN, PRECHECK, PREPARE, RENDER, execute, prepare
-from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome, Prepared
+from builder.workflow.values import Attempt, BuildRequest, Outcome, Prepared
 
 __all__ = [
     "EACH",
@@ -16,7 +16,6 @@ __all__ = [
     "PREPARE",
     "RENDER",
     "Attempt",
-    "BuildReport",
     "BuildRequest",
     "Context",
     "Outcome",

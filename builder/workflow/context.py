@@ -58,17 +58,15 @@ class Recorded:
         return status.st_ino, status.st_size, status.st_mtime_ns
 
 
-def _no_target() -> TargetUnavailableError:
-    return TargetUnavailableError("no target was chosen")
-
-
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Context:
     """Everything that a stage takes from outside; `target` is an error if it cannot be used."""
 
     project: Project
     settings: TargetSettings | None = None
-    target: Target | TargetUnavailableError = field(default_factory=_no_target)
+    target: Target | TargetUnavailableError = field(
+        default_factory=lambda: TargetUnavailableError("no target was chosen")
+    )
     report: Reporter = discard
     clock: Callable[[], dt.datetime] = lambda: dt.datetime.now(dt.UTC)
     registry: Recorded = field(init=False)

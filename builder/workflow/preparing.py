@@ -195,19 +195,18 @@ def _engine_has(project: Project, reference: str) -> bool:
 
 
 def _checked(rendered: Rendered, engine: DockerEngine, context: Context, *, force: bool) -> Checked:
-    from builder.precheck import precheck as precheck_variant
+    from builder.precheck import Precheck
 
     state, name = context.project.state, rendered.variant.name
     with Log(state / "logs" / name, target="docker", kind="precheck") as log:
-        checked = precheck_variant(
-            rendered,
-            engine,
+        checked = Precheck(
+            rendered=rendered,
+            engine=engine,
             folder=state / "precheck",
             settings=context.project.precheck,
-            force=force,
             report=context.report,
             log=log,
-        )
+        ).run(force=force)
     context.report(Event(kind="done", variant=name, text="pre-checked"))
     return checked
 

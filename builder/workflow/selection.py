@@ -77,15 +77,8 @@ def _matches(name: str, sources: Sequence[spec.Source], project: Project) -> lis
             return by_path
     if not is_glob(name):
         return []
-    return [
-        source
-        for source in sources
-        if not source.shared
-        and any(
-            fnmatch.fnmatchcase(text, name)
-            for text in (source.name or "", source.stem, source.shown)
-        )
-    ]
+    buildable = [source for source in sources if not source.shared]
+    return [s for s in buildable if fnmatch.filter((s.name or "", s.stem, s.shown), name)]
 
 
 def is_glob(name: str) -> bool:

@@ -72,4 +72,4 @@ def test_locked_package_in_another_version_is_named(
         verified("1.16 | 1.17.0")
         with pytest.raises(VerifyError) as caught:
             verified("1.15 | 1.17.0")
-    assert "  `six` is there in version 1.16.0, and not in 1.15 | 1.17.0" in caught.value.message
+    assert "  `six` is installed in version 1.16.0 instead of 1.15 | 1.17.0" in caught.value.message

@@ -116,8 +116,8 @@ def test_conflict_within_a_stage_names_the_requirements(write: Write) -> None:
     error = failed(folder)
     assert error.message.startswith(
         "stage `leaf`: no versions meet all requirements:\n"
-        '  "idna<2.5" at variants/leaf.toml:5\n'
-        '  "requests==2.31.0" at variants/leaf.toml:5\n'
+        '  "idna<2.5" is required by stage `leaf` at variants/leaf.toml:5\n'
+        '  "requests==2.31.0" is required by stage `leaf` at variants/leaf.toml:5\n'
         "uv's reasoning:\n"
     )
 

@@ -134,7 +134,7 @@ def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Com
         "x = bytearray(2 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1\n"
     )
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
-    assert "was killed: it needed more than the 256 MiB of the variant\n" in said
+    assert "was killed: it needed more than the spec's 256 MiB of memory\n" in said
     assert said.endswith("hint: raise `resources.memory-mb`, or make the step use less\n")
 
 
@@ -157,7 +157,7 @@ def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -
     [
         (
             ["python3", "-c", "x = ' ' * (2 << 30)"],
-            "the service of `light` was killed: it needed more than the 256 MiB of the variant",
+            "the service of `light` was killed: it needed more than its 256 MiB of memory",
         ),
         (
             ["sh", "-c", "echo no service here; exit 3"],
@@ -165,7 +165,7 @@ def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -
         ),
         (
             ["sh", "-c", "echo no port is open; exec sleep 1000"],
-            "[Errno 111] Connection refused>\nthe service says: no port is open\n\nhint: ",
+            "[Errno 111] Connection refused>\noutput of the service: no port is open\n\nhint: ",
         ),
     ],
 )
@@ -192,7 +192,9 @@ def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> 
     changed is shown."""
     project = made('[python]\npackages = ["pygments==2.3.1"]\n')
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
-    assert said.startswith("error: installing the packages of `light` broke what the base image")
+    assert said.startswith(
+        "error: installing the packages of `light` broke packages of the base image"
+    )
     assert "  ipython 9." in said
     assert said.endswith('[python] accept-broken = ["ipython", "ipython-pygments-lexers"]\n')
     spec = project / "variants" / "light.toml"
@@ -271,7 +273,7 @@ def test_generators_that_stay_the_same(made: Callable[..., Path], command: Comma
     (project / "variants" / "seeded.py").write_text(text)
     said = failed(command("precheck", cwd=project), errors.VerifyError)
     assert said.splitlines()[1:2] == [
-        "  the random number generator `seeded.again` draws the same numbers in every sandbox: give"
-        " it a new seed in `warmup.reseed`"
+        "  the random number generator `seeded.again` draws the same numbers in every sandbox: reseed"
+        " it in `warmup.reseed`"
     ]
     assert "seeded.once" not in said

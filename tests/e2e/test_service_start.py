@@ -58,7 +58,7 @@ def test_warm_up_that_fails_in_the_service(project: Callable[..., Path], command
     folder = project('[warmup]\nlevel = "memory"\nimports = ["broken"]\n', broken=broken)
     message = failed(command("precheck", cwd=folder), errors.PrecheckError)
     assert message == (
-        "error: the interpreter of `light` cannot be warmed: `warmup.imports` of"
+        "error: the warm-up of `light` failed: `warmup.imports` of"
         " variants/light.toml: importing broken failed: ValueError: not in a kernel\n"
         "\n"
         "hint: correct `warmup.imports`, or add the missing package\n"
@@ -76,6 +76,6 @@ def test_service_that_is_not_told_where_it_runs(
     assert message == (
         "error: the code service returned an empty stream: it did not run the code\n"
         "\n"
-        "hint: outside of E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
-        " `service.command`: have that pass it on, as `sudo --preserve-env=E2B_LOCAL` does\n"
+        "hint: outside E2B's cloud it needs `E2B_LOCAL=true`, which is set for"
+        " `service.command`: pass it on, as `sudo --preserve-env=E2B_LOCAL` does\n"
     )

@@ -18,8 +18,8 @@ from tests.support.e2b_server import ModelledSteps, Server
 
 pytestmark = pytest.mark.network
 NOT_COMPARED = (
-    "the random numbers of two sandboxes were not compared: the build is of a version that gave"
-    " sandboxes no seeds of their own; build it anew"
+    "the random numbers of two sandboxes were not compared: the build is from a version that did"
+    " not reseed sandboxes; rebuild it"
 )
 
 

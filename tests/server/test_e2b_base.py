@@ -41,4 +41,7 @@ def test_base_that_is_not_pinned_is_said_and_refreshed(
     assert again["base_fetched"] is True
     assert not [line for line in cloud.builds("four")[1].log if "CACHED" in line["message"]]
     done = command(*refresh, "local", cwd=place.folder)
-    assert "--refresh-base has no effect: local caches no base image by its name alone\n" in done.stderr
+    assert (
+        "--refresh-base has no effect: local caches no base image by its name alone\n"
+        in done.stderr
+    )

@@ -108,7 +108,7 @@ def test_newest_build_wins(places: Places, server: Server, channel: str, shared:
         again = old.build("four", channel=channel)["four"]
         assert (again.action, again.overtaken) == (
             "skipped",
-            f"`{again.ref}` does not get the channel: {planned.reasons[0]}",
+            f"the channel does not move to `{again.ref}`: {planned.reasons[0]}",
         )
         assert server.tags("four") == tags
 
@@ -121,14 +121,14 @@ def check_overtaken_in_one_registry(old: Place, new: Place, server: Server, chan
     older, newer = (f"{build.template_id}:{build.id}" for build in (first, last))
     (planned,) = old.planned("four", channel=channel).variants
     why = (
-        f"channel {channel} belongs to build {newer}, which was begun after {older}, that of this"
-        f" spec; `template-builder promote four {older} --channel {channel} --target e2b` moves it"
-        " all the same"
+        f"channel {channel} points at build {newer}, which was started after {older}, the build of"
+        f" this spec; `template-builder promote four {older} --channel {channel} --target e2b` moves"
+        " it anyway"
     )
     assert (planned.action, [str(one) for one in planned.reasons]) == ("skip", [why])
     again = old.build("four", channel=channel)["four"]
     assert (again.action, again.ref) == ("skipped", older)
-    assert again.overtaken == f"`{older}` does not get the channel: {why}"
+    assert again.overtaken == f"the channel does not move to `{older}`: {why}"
     assert server.tags("four")[channel] == last.id
     assert [one.action for one in new.planned("four", channel=channel).variants] == ["skip"]
     operations.promote(

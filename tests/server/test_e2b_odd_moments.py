@@ -281,7 +281,7 @@ def test_registry_that_changed_since_the_plan(place: Place, cloud: Server) -> No
     outcome = place.carry_out(planned, "four")["four"]
     assert isinstance(outcome.error, BuildError)
     assert outcome.error.message == (
-        "what registry.json says of `four` has changed since the plan was made"
+        "the entry of `four` in registry.json has changed since the plan was made"
     )
     assert "beta" not in cloud.tags("four")
 

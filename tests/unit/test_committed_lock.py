@@ -87,9 +87,7 @@ def test_missing_and_broken_committed_locks(write: Write) -> None:
         (generated / "leaf" / "template.toml").write_text(text)
         broken = read_committed(variants, generated)["leaf"]
         assert isinstance(broken, StaleLockError), text
-        assert broken.message.startswith(
-            "generated/leaf/template.toml is not valid: "
-        )
+        assert broken.message.startswith("generated/leaf/template.toml is not valid: ")
 
 
 def test_frozen_never_touches_the_network(write: Write, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -127,7 +127,7 @@ def test_names_with_new_lines_work_or_are_refused(
     (odd_place / "variants" / "x\ny.toml").write_text(LIGHT)
     done = command("validate", cwd=odd_place)
     assert done.returncode == errors.SpecError.exit_code
-    assert "a variant's file name holds a-z, 0-9, - and _" in done.stderr
+    assert "the file name of a spec consists of a-z, 0-9, - and _" in done.stderr
 
 
 def test_generated_folder_behind_a_link_is_not_written_through(

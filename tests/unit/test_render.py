@@ -205,7 +205,7 @@ def test_links_in_generated_are_refused(tmp_path: Path, inner: str) -> None:
     link.parent.mkdir(parents=True, exist_ok=True)
     link.symlink_to(precious.parent)
     rendered = one(tmp_path, LEAF)
-    with pytest.raises(StorageError, match="is a symbolic link, and what it leads to is not ours"):
+    with pytest.raises(StorageError, match="is a symbolic link, which template-builder does not"):
         write([rendered], tmp_path / "generated", all_variants=True)
     with pytest.raises(RenderDriftError, match="is a symbolic link"):
         drift([rendered], tmp_path / "generated", all_variants=True)

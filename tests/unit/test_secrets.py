@@ -132,7 +132,7 @@ def test_secret_in_any_place_is_refused(project: Path, command: Command, where: 
     (project / "variants" / "leaf.toml").write_text(text)
     done = command("validate", "--json", cwd=project, MY_PASSWORD=CANARY)
     assert done.returncode == 4
-    assert f"`{key}`: holds the value of `MY_PASSWORD` in this environment" in done.stderr
+    assert f"`{key}`: contains the value of `MY_PASSWORD` in this environment" in done.stderr
     assert CANARY not in done.stderr + done.stdout
 
 
@@ -144,7 +144,10 @@ def test_secret_in_a_copied_file_is_refused(project: Path, command: Command) -> 
     (variants / "leaf.toml").write_text(f"schema = 1\nname = 'leaf'\nextends = '_base'\n{text}")
     done = command("validate", cwd=project)
     assert done.returncode == 4
-    assert "`files[0].source`: 'id_rsa' holds a private key; what a template" in done.stderr
+    assert (
+        "`files[0].source`: 'id_rsa' contains a private key; everyone who can use a template"
+        in done.stderr
+    )
 
 
 @pytest.mark.parametrize(
@@ -196,9 +199,9 @@ def test_name_that_only_resembles_that_of_a_secret(name: str, value: str) -> Non
         ("REDISCLI_AUTH = 'hunter22'", "`env.REDISCLI_AUTH`: is named like a secret"),
         (
             "DATABASE_URL = 'postgresql://u:hunter22@db/x'",
-            "`env.DATABASE_URL`: holds a URL with a password",
+            "`env.DATABASE_URL`: contains a URL with a password",
         ),
-        ("CACHE = 'REDIS://:hunter22@h:6379/0'", "`env.CACHE`: holds a URL with a password"),
+        ("CACHE = 'REDIS://:hunter22@h:6379/0'", "`env.CACHE`: contains a URL with a password"),
         ("DSN = 'host=db password=hunter22'", "`env.DSN`: contains a password or a key"),
         ("ODBC = 'Server=db;Uid=sa;Pwd=hunter22;'", "`env.ODBC`: contains a password or a key"),
         ("FEED = 'https://h/?a=b&api_key=hunter22'", "`env.FEED`: contains a password or a key"),
@@ -231,7 +234,9 @@ def test_secret_that_a_command_sets_is_refused(project: Path, command: Command) 
     )
     done = command("validate", cwd=project)
     assert done.returncode == 4
-    assert "`service.command[1]`: sets `DB_PASS`, which is named like a secret; what a" in done.stderr
+    assert (
+        "`service.command[1]`: sets `DB_PASS`, which is named like a secret; what a" in done.stderr
+    )
     assert "hunter22" not in done.stderr + done.stdout
 
 

@@ -14,9 +14,8 @@ from hypothesis import strategies as st
 
 from builder.errors import SpecError
 from builder.spec import Variant, load_variants
-from builder.spec.models import python_floor
+from builder.spec.models import python_floor, schemas
 from builder.spec.positions import Positions
-from builder.spec.schemas import schemas
 from tests.conftest import BASE, ROOT
 from tests.support.samples import problems
 
@@ -174,8 +173,8 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
         (
             {"_base": BASE, "a": LEAF + "[warmup]\nreseed = 'import x'"},
             [
-                "variants/a.toml:5:1: `warmup.reseed`: has no effect at level 'none': each sandbox's"
-                ' interpreter starts anew (set `warmup.level` to "memory", or leave `warmup.reseed`'
+                "variants/a.toml:5:1: `warmup.reseed`: has no effect at level 'none': every"
+                ' sandbox starts a new interpreter (set `warmup.level` to "memory", or leave `warmup.reseed`'
                 " out)"
             ],
         ),

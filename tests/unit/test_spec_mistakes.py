@@ -37,13 +37,13 @@ Write = Callable[..., Path]
         ),
         (
             "schema = 1\n[env]\nAPI_TOKEN = 'x'",
-            "3:1: `env.API_TOKEN`: is named like a secret; what a template holds can be read by"
-            " all who can use it. Give secrets to a sandbox when it is opened",
+            "3:1: `env.API_TOKEN`: is named like a secret; everyone who can use a template can"
+            " read its content. Pass secrets to a sandbox when you open it",
         ),
         (
             "schema = 1\n[env]\nA = 'hf_abcdefghijklmnopqrstuv'",
-            "3:1: `env.A`: holds a Hugging Face token; what a template holds can be read by all"
-            " who can use it. Give secrets to a sandbox when it is opened",
+            "3:1: `env.A`: contains a Hugging Face token; everyone who can use a template can"
+            " read its content. Pass secrets to a sandbox when you open it",
         ),
         (
             "schema = 1\n[system]\npackages = ['git curl']",
@@ -80,8 +80,8 @@ Write = Callable[..., Path]
         ),
         (
             "schema = 1\n[service]\nready-url = 'http://me@x/'",
-            "3:1: `service.ready-url`: the URL holds a user or password;"
-            " those must not be in a template",
+            "3:1: `service.ready-url`: the URL contains a user name or password,"
+            " which must not be in a template",
         ),
         ("schema = 1\n[resources]\ncpu = 34", "3:1: `resources.cpu`: 34 must be at most 32"),
         ("schema = 1\n[resources]\nmemory-mb = 129", "3:1: `resources.memory-mb`: 129 is not even"),
