@@ -149,6 +149,6 @@ def test_login_page_in_place_of_an_index(tmp_path: Path, index: IndexServer) -> 
     error = failed(tmp_path, leaf=LEAF + "'idna']")
     assert head(error) == "stage `leaf`: the package index has no files of `idna`"
     assert error.hint == (
-        "check the package's name, and the URL of the index that uv is configured for: a login page"
-        " or a filter may have answered in its place"
+        "check the package's name and the URL of uv's index: a login page or a filter may have"
+        " answered instead"
     )

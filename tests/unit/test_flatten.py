@@ -140,8 +140,8 @@ def test_all_problems_at_once() -> None:
         "3 problems that E2B would not build as Docker does:\n"
         "generated/x/Dockerfile:1:1: `FROM --platform`: E2B builds for linux/amd64 and ignores a"
         " platform (remove --platform)\n"
-        "generated/x/Dockerfile:2:1: `ADD`: Docker unpacks an archive that it is given, E2B copies"
-        " it as it is (use COPY, and unpack archives in a RUN)\n"
+        "generated/x/Dockerfile:2:1: `ADD`: Docker unpacks archives, E2B copies them unchanged"
+        " (use COPY, and unpack archives in a RUN)\n"
         "generated/x/Dockerfile:3:1: `ONBUILD`: no other Dockerfile is built on a template, and E2B"
         " drops the instruction (move the instruction into the stage that needs it)"
     )
@@ -268,10 +268,10 @@ def test_what_nobody_looked_into_is_said() -> None:
     """What is assumed: a base image is listed; what was looked up is not."""
     text = "FROM x\nRUN a"
     assert flatten(text).assumptions == (
-        "of x: its user is root",
-        "of x: its working directory is /",
-        "of x: it has no ENTRYPOINT (set ENTRYPOINT [] to be sure)",
-        "of x: it starts nothing (set CMD to be sure)",
+        "x: its user is root",
+        "x: its working directory is /",
+        "x: it has no ENTRYPOINT (set ENTRYPOINT [] to be sure)",
+        "x: it starts nothing (set CMD to be sure)",
     )
     assert flatten(text, base=KNOWN).assumptions == ()
     assert flatten("FROM x\nENV A=$PATH:/b", base=KNOWN).env == {"PATH": "/bin", "A": "/bin:/b"}
@@ -288,7 +288,7 @@ def test_context_tells_files_from_folders() -> None:
         ("d/e/*", "/to"),
     ]
     assert found.assumptions[-1] == (
-        "of /to: folders of `d` that exist there have the same owner and mode"
+        "/to: folders of `d` that exist there have the same owner and mode"
     )
     assert "path=/to;" in found.steps[0].args[0]
     assert problems("FROM x\nCOPY n /n\nCOPY d/* /n/\nCOPY x* /n/", files=files) == [
@@ -303,7 +303,7 @@ def test_what_nobody_looked_up_in_the_context_is_said() -> None:
     """Without the context's files, what is copied is taken for files."""
     assert flatten("FROM x\nCOPY a b/ *.py /to/").assumptions[-3:] == (
         "build context: `a` is a file",
-        "of /to: folders of `b` that exist there have the same owner and mode",
+        "/to: folders of `b` that exist there have the same owner and mode",
         "build context: no folder matches `*.py`",
     )
 

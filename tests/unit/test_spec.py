@@ -126,7 +126,7 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
     [
         (
             {"_base": BASE, "a": LEAF, "b": LEAF},
-            ["variants/b.toml:2:1: `name`: 'leaf' is the name of variants/a.toml, too"],
+            ["variants/b.toml:2:1: `name`: 'leaf' is already the name of variants/a.toml"],
         ),
         (
             {"_base": BASE, "a": "schema = 1\nextends = '_base'"},
@@ -167,7 +167,7 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
             {"_base": BASE, "a": LEAF + "[warmup]\nlevel = 'memory'\nimports = ['os']"},
             [
                 "variants/a.toml:5:1: `warmup.level`: is 'memory', but there is no service whose"
-                " interpreter could be kept warm (add [service], or set the level to disk)"
+                " interpreter can be kept warm (add [service], or set the level to disk)"
             ],
         ),
         (
@@ -192,7 +192,7 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
             },
             [
                 "variants/a.toml:5:1: `verify[0].name`:"
-                " 'same' is the name of a check in variants/_base.toml, too"
+                " 'same' is already the name of a check in variants/_base.toml"
             ],
         ),
         (
