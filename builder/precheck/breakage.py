@@ -12,16 +12,19 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from packaging.utils import canonicalize_name
 
 from builder.errors import PrecheckError
-from builder.precheck.machine_sandbox import InterpreterSandbox, Machine
+from builder.precheck.machine_sandbox import InterpreterSandbox
 from builder.spec import Variant
 from builder.system.documents import parse_json
 from builder.system.files import atomic_write
 from builder.verify.checks import MODULES_OF, inventory
+
+if TYPE_CHECKING:
+    from builder.precheck.machine import Machine
 
 _TIMEOUT_SECONDS = 3600
 _MODULE_SECONDS = 300

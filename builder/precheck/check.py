@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING
 
 from builder.errors import PrecheckError, VerifyError
 from builder.precheck import breakage, machine_sandbox
-from builder.precheck.machine_sandbox import Machine
 from builder.project import PrecheckSettings
 from builder.render import Rendered, render
 from builder.sandbox.session import Sandbox
@@ -39,6 +38,7 @@ from builder.verify.checks import (
 
 if TYPE_CHECKING:
     from builder.precheck.engine import DockerEngine
+    from builder.precheck.machine import Machine
 
 _POLL_SECONDS = 0.2
 _WARMUP_FAILED = 3  # of `warmup.py ready`
@@ -154,20 +154,19 @@ class Precheck:
         if variant.cpu > engine.cpus:
             text = f"checked with {engine.cpus} CPUs, all that the engine has, instead of"
             notes.insert(0, f"{text} {variant.cpu}")
-        with self._started(image) as (machine, ready):
+        ready_seconds: dict[str, float] = {}
+        first_use: dict[str, Mapping[str, float]] = {}
+        with self._started(image) as (machine, ready_seconds[variant.level]):
             sandbox = machine_sandbox.open_sandbox(machine, variant)
-            first_use = None
             if variant.imports:
                 self._step("first use of the warm-up imports")
-                first_use = first_use_seconds(sandbox, variant.imports)
+                first_use[variant.level] = first_use_seconds(sandbox, variant.imports)
             self._step("inspecting the packages")
             packages = inventory(sandbox)
             checks = self._run_checks(sandbox, packages)
             system_packages = _debian(machine)
-        measured: dict[str, tuple[float, Mapping[str, float] | None]] = {}
-        measured[variant.level] = ready, first_use
         for level in _LEVELS[: _LEVELS.index(variant.level)]:
-            measured[level] = self._measure(level)
+            ready_seconds[level], first_use[level] = self._measure(level)
         return Checked(
             name=variant.name,
             digest=self.rendered.digest,
@@ -188,8 +187,8 @@ class Precheck:
             },
             broken=tuple(line.text for line in broken),
             checks=tuple(check.name for check in checks),
-            ready_seconds={level: ready for level, (ready, _) in measured.items()},
-            first_use={level: use for level, (_, use) in measured.items() if use is not None},
+            ready_seconds=ready_seconds,
+            first_use=first_use,
             notes=tuple(notes),
         )
 

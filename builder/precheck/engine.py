@@ -32,8 +32,7 @@ from builder.errors import (
 )
 from builder.precheck import Image
 from builder.precheck.connection import connect
-from builder.precheck.machine import DockerMachine, packed
-from builder.precheck.machine_sandbox import Machine
+from builder.precheck.machine import Machine, packed
 from builder.project import PrecheckSettings
 from builder.render import Rendered
 from builder.spec import Variant
@@ -152,7 +151,8 @@ class DockerEngine:
         for line in self._stream(packed(files), tag, labels, variant.memory_mb << 20):
             if "error" in line:
                 raise step.failure(line, rendered, log)
-            text = _ESCAPES.sub("", line.get("stream", "").rstrip() or _status(line))
+            status = " ".join(filter(None, map(line.get, ("id", "status", "progress"))))
+            text = _ESCAPES.sub("", line.get("stream", "").rstrip() or status)
             if not text:
                 continue
             if match := _STEP.match(text):
@@ -194,7 +194,7 @@ class DockerEngine:
                 **options,
             )
             container.start()
-            yield DockerMachine(container)
+            yield Machine(container)
         except docker.errors.APIError as error:
             raise PrecheckError(f"the image cannot be started: {error.explanation}") from error
         finally:
@@ -299,11 +299,6 @@ def _is_gone(owner: str) -> bool:
     if host != socket.gethostname() or not pid.isdigit():
         return False  # of another machine that uses the same engine
     return not psutil.pid_exists(int(pid))
-
-
-def _status(line: Mapping[str, Any]) -> str:
-    words = (line.get("id"), line.get("status"), line.get("progress"))
-    return " ".join(word for word in words if word)
 
 
 def _image(image: Any) -> Image:

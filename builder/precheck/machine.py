@@ -12,7 +12,7 @@ import docker.errors
 from builder.errors import PrecheckError
 
 
-class DockerMachine:
+class Machine:
     """A started container."""
 
     def __init__(self, container: Any) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import AsyncIterator, Mapping, Sequence
-from typing import Protocol
+from collections.abc import AsyncIterator, Mapping
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.errors import PrecheckError, SandboxError
@@ -12,30 +12,14 @@ from builder.sandbox.execution import Execution, Output
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 
+if TYPE_CHECKING:
+    from builder.precheck.machine import Machine
+
 _MARGIN_SECONDS = 15.0
 _KILLED = 137  # 128 + SIGKILL
 _TIMED_OUT = 4
 _INTERPRETER_PORT = 49999  # of the code service of sandboxes on E2B
 _FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
-
-
-class Machine(Protocol):
-    """A started container; see `builder.precheck.engine`."""
-
-    def run(
-        self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None
-    ) -> tuple[int, str, str]:
-        """Run a program; return its exit code (137 after `timeout` seconds), stdout and stderr."""
-
-    def write(self, path: str, content: bytes) -> None:
-        """Write a file into a folder that exists."""
-
-    def state(self) -> tuple[str, str]:
-        """Return the state (`starting`, `healthy`, `unhealthy`, `running`, `exited`, `out of
-        memory`), and the last output."""
-
-    def logs(self) -> str:
-        """Return the last lines of output of the command."""
 
 
 # Runs in the container, so that none of its ports must be reachable from here, and passes on the

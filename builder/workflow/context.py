@@ -6,7 +6,7 @@ import datetime as dt
 import os
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from builder import registry
 from builder.errors import TargetUnavailableError
@@ -82,13 +82,13 @@ class Context:
         it is and why. Raise `TargetUnavailableError` for an unknown name."""
         settings, why = choose(project, target)
         report(Event(kind="note", text=why))
+        context = cls(project=project, settings=settings, report=report)
         if not connected:
-            return cls(project=project, settings=settings, report=report)
+            return context
         try:
-            adapter: Target | TargetUnavailableError = connect(settings, project, report=report)
+            return replace(context, target=connect(settings, project, report=report))
         except TargetUnavailableError as error:
-            adapter = error
-        return cls(project=project, settings=settings, target=adapter, report=report)
+            return replace(context, target=error)
 
     @property
     def target_name(self) -> str:

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from builder.errors import InterpreterDiedError, PrecheckError, SandboxError
+from builder.precheck.machine import Machine
 from builder.precheck.machine_sandbox import open_sandbox
 from builder.sandbox.execution import Execution
 from builder.spec import Variant
@@ -71,8 +72,10 @@ def test_other_service_is_found_before_the_build(
     assert cloud.state.templates == {}
 
 
-class OtherService:
+class OtherService(Machine):
     """A machine in which something else answers on the interpreter's port."""
+
+    def __init__(self) -> None: ...
 
     def run(
         self, words: Sequence[str], *, user: str | None = None, timeout: float | None = None

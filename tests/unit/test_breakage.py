@@ -10,6 +10,7 @@ import pytest
 
 from builder.errors import PrecheckError
 from builder.precheck import breakage
+from builder.precheck.machine import Machine
 from tests.conftest import BASE
 from tests.support.samples import load
 
@@ -37,7 +38,7 @@ MODULES = {
 }
 
 
-class Here:
+class Here(Machine):
     """A machine that is this one, in which nothing but what is in `folder` can be imported."""
 
     def __init__(self, folder: Path) -> None:
