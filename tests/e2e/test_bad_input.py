@@ -32,7 +32,7 @@ def test_extra_that_a_package_does_not_have(project: Path, command: Command) -> 
     found = command("lock", "light", cwd=project)
     assert found.returncode == errors.LockConflictError.exit_code
     first = found.stderr.splitlines()[-3]
-    assert first.startswith('error: stage `light`: "idna[sokcs]" at variants/light.toml:5 asks for')
+    assert first.startswith('error: stage `light`: "idna[sokcs]" at variants/light.toml:5 requires')
 
 
 @pytest.mark.network

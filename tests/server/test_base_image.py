@@ -250,8 +250,8 @@ def test_unknown_image_is_an_error_with_its_line(registry: Registry, tmp_path: P
     assert error.message == (
         "1 problem in the variants:\n"
         f"variants/_mine.toml:4:1: `base.image`: the image {image!r} does not exist in its registry (check the"
-        " spelling; for an image that needs credentials, pull it with Docker first, or write its"
-        f" digest behind it: {image}@sha256:…)"
+        " spelling; for an image that needs credentials, pull it with Docker first, or append its"
+        f" digest: {image}@sha256:…)"
     )
 
 

@@ -142,9 +142,9 @@ def test_one_address_of_two(project: Path, key: str, other: str) -> None:
     with pytest.raises(ProjectError) as refused:
         Project.find(project)
     assert str(refused.value) == (
-        f"{project / 'pyproject.toml'}:3: [tool.template-builder.targets.mine]: `{key}` is set, and"
-        f" neither `{other}` nor `domain` is\n\nhint: set both addresses: a server of your own may"
-        " have its API and sandboxes at one"
+        f"{project / 'pyproject.toml'}:3: [tool.template-builder.targets.mine]: `{key}` is set, but"
+        f" neither `{other}` nor `domain` is\n\nhint: set both; a server of your own may have its"
+        " API and sandboxes at the same address"
     )
     (project / "pyproject.toml").write_text(
         target("mine", **{key: "http://h:1/x"}, domain="h:8443")

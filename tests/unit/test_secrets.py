@@ -119,7 +119,7 @@ def test_secret_in_a_spec_is_refused(
     (project / "variants" / "leaf.toml").write_text(text)
     done = command("validate", cwd=project, MY_PASSWORD=CANARY)
     assert done.returncode == 4
-    assert f"`{key}`: holds {kind}; what a template holds can be read by all" in done.stderr
+    assert f"`{key}`: contains {kind}; everyone who can use a template can read" in done.stderr
     assert f"variants/leaf.toml:{4 + table.count(chr(10), 0, table.index('{'))}:" in done.stderr
     assert HIDDEN[kind] not in done.stderr + done.stdout
 
@@ -221,7 +221,7 @@ def test_secret_variable_is_refused(
     done = command("validate", cwd=project)
     assert done.returncode == 4
     assert "variants/leaf.toml:5:" in done.stderr
-    assert f"{message}; what a template holds can be read by all" in done.stderr
+    assert f"{message}; everyone who can use a template can read" in done.stderr
     assert "unter22" not in done.stderr + done.stdout
     assert "aHVudGVy" not in done.stderr + done.stdout
 
@@ -234,9 +234,7 @@ def test_secret_that_a_command_sets_is_refused(project: Path, command: Command) 
     )
     done = command("validate", cwd=project)
     assert done.returncode == 4
-    assert (
-        "`service.command[1]`: sets `DB_PASS`, which is named like a secret; what a" in done.stderr
-    )
+    assert "`service.command[1]`: sets `DB_PASS`, which is named like a secret; ever" in done.stderr
     assert "hunter22" not in done.stderr + done.stdout
 
 

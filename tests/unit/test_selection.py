@@ -161,7 +161,7 @@ def test_a_name_that_two_files_have(write: Write) -> None:
         with pytest.raises(SpecError) as error:
             selected(place, name)
         assert [str(problem) for problem in error.value.problems] == [
-            "variants/b.toml:2:1: `name`: 'same' is the name of variants/a.toml, too"
+            "variants/b.toml:2:1: `name`: 'same' is already the name of variants/a.toml"
         ]
     with pytest.warns(LeftOutWarning):
         assert selected(place, "good") == ["good"]
