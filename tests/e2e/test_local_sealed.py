@@ -32,7 +32,7 @@ def test_verify_names_what_was_changed(project: Path, tmp_path: Path, command: C
     inside = os.path.join(*package.parts[-4:])
     named = sorted(f"  {inside}/added_{n}.py was added" for n in range(6))
     lines = changed.stderr.splitlines()
-    assert "error: the build of `light` on `local` was changed since it was made:" in lines
+    assert "error: the build of `light` on `local` was modified after it was built:" in lines
     assert len(set(named) & set(lines)) == 5
     assert "  and 1 more" in lines
     assert (
@@ -46,7 +46,7 @@ def test_verify_names_what_was_changed(project: Path, tmp_path: Path, command: C
     recorded = (project / "registry.json").read_bytes()
     refused = command("build", "light", cwd=project, **cache)
     assert refused.returncode == 21
-    assert f"  its checks have changed the build itself:\n  {inside}/x.py was added\n" in (
+    assert f"  its checks modified the build itself:\n  {inside}/x.py was added\n" in (
         refused.stderr
     )
     assert (project / "registry.json").read_bytes() == recorded

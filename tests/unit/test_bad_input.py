@@ -108,13 +108,13 @@ def test_registry_that_is_a_pipe(project: Path, command: Command) -> None:
         ),
         (
             '[tool.template-builder.targets."a/b"]\nkind = "local"',
-            "1: [tool.template-builder.targets]: 'a/b' is not the name of a target, which holds"
+            "1: [tool.template-builder.targets]: 'a/b' is not a name for a target, which consists of"
             " a-z, 0-9, - and _",
         ),
         (
             '[tool.template-builder.targets.local]\nkind = "e2b"',
-            "2: [tool.template-builder.targets.local]: `kind` is 'e2b', but the target `local` is"
-            " always of its own kind\n\nhint: give the target another name",
+            "2: [tool.template-builder.targets.local]: `kind` is 'e2b', but the built-in target"
+            " `local` has a fixed kind\n\nhint: use another name for the target",
         ),
         (
             "[tool.template-builder.targets.x]\nkind = 3",
@@ -140,7 +140,7 @@ def test_settings_of_another_shape(
     ("settings", "message"),
     [
         (f"a = 1\nx = {'[' * 3000}", ":2: is not valid TOML: it is nested deeper than 100 levels"),
-        (f"\n\nx = {'9' * 5000}", ":3: is not valid TOML: a number of thousands of digits"),
+        (f"\n\nx = {'9' * 5000}", ":3: is not valid TOML: a number with thousands of digits"),
         ("a = 1\nx =", ":2: is not valid TOML: Invalid value"),
         ("[project]\nname = 'a'\nname = 'b'\n", ":3: is not valid TOML: Cannot overwrite a value"),
         ("\ufeffa = 1", ":1: begins with a byte order mark, which TOML does not allow"),

@@ -24,7 +24,7 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
         found.stderr
         == (
             "error: 2 problems in the variants:\n"
-            "variants/light.toml: `name`: is missing (every variant without a leading `_` has one)\n"
+            "variants/light.toml: `name`: is missing (every spec without a leading `_` needs a name)\n"
             "variants/light.toml:2:1: `nmae`: unknown key (did you mean `name`?)\n"
         )
         or "unknown key (did you mean `name`?)" in found.stderr
@@ -39,12 +39,12 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
         (
             ["plan", "lihgt"],
             5,
-            "target local: the default without E2B_API_KEY\nerror: no variant is called `lihgt`; there are: light, other\n\nhint: did you mean `light`?\n",
+            "target local: the default without E2B_API_KEY\nerror: no spec is called `lihgt`; there are: light, other\n\nhint: did you mean `light`?\n",
         ),
         (
             ["plan", "variants/_base.toml"],
             5,
-            "target local: the default without E2B_API_KEY\nerror: `variants/_base.toml` is a shared stage and never built alone\n",
+            "target local: the default without E2B_API_KEY\nerror: `variants/_base.toml` is an abstract spec and never built alone\n",
         ),
         (
             ["plan", "--target", "lcoal"],
@@ -72,7 +72,7 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
         (
             ["validate", "--project", "nowhere"],
             3,
-            "error: `nowhere` is not a project: it has no `variants` folder\n\nhint: name the folder that holds `variants` with --project\n",
+            "error: `nowhere` is not a project: it has no `variants` folder\n\nhint: select the folder that contains `variants` with --project\n",
         ),
     ],
 )

@@ -20,7 +20,7 @@ NOWHERE = {"DOCKER_HOST": "unix:///nowhere/docker.sock"}
 
 TOLD = (
     "error: no Docker engine answers at unix:///nowhere/docker.sock\n\n"
-    "hint: install one (docs.docker.com/engine/install), start it, or name another one with"
+    "hint: install one (docs.docker.com/engine/install), start it, or select another one with"
     " DOCKER_HOST or `docker context use`\n"
 )
 
