@@ -40,8 +40,8 @@ def measure(options: Options) -> Result:
     value = median(found["flatten"]) / median(found["parse"])
     return Result(
         title="flatten: a Dockerfile of 1,000 instructions",
-        measured="ENV, WORKDIR, RUN and COPY by turns, the worst order for joining RUNs, flattened"
-        " into steps of E2B, beside a call of the parser that flattening begins with.",
+        measured="ENV, WORKDIR, RUN and COPY in turn, the worst order for joining RUNs, flattened"
+        " into steps of E2B, compared with a call of the parser that flattening begins with.",
         headings=("call", "median", "fastest", "slowest", "ratio"),
         rows=(
             ("`flatten`", *spread(found["flatten"]), ratio(value)),

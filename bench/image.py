@@ -106,7 +106,12 @@ def measure(options: Options) -> Result:
         headings=("template", "way", "build", "ratio", "size", "first imports", "ratio"),
         rows=tuple(rows),
         targets=tuple(targets),
-        notes=("Our side also makes the account, checks the Python and brings uv, which stays.",),
+        notes=(
+            (
+                "The generated Dockerfile also creates the account, checks Python's version and"
+                " installs uv, which stays in the image."
+            ),
+        ),
     )
 
 
