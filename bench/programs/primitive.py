@@ -61,7 +61,7 @@ def main() -> None:
         action = look_up if task == "lookup" else construct
         print(json.dumps(_seconds(action, 1, nothing)))
         return
-    template = construct()._template  # noqa: SLF001 - the primitive checks with no other words
+    template = construct()._current.policy.template  # noqa: SLF001 - the primitive checks with no other words
 
     def check() -> None:
         check_not_revoked(template)

@@ -37,7 +37,7 @@ async def _opened(name: str, code: str, **options: Any) -> dict[str, float]:
 
 
 async def _filled(executor: CodeExecutionPrimitive) -> None:
-    pool = executor._pool()  # noqa: SLF001 - how full it is matters to nobody else
+    pool = executor._current.policy.pool()  # noqa: SLF001 - how full it is matters to nobody else
     while pool.ready() < pool.size:  # noqa: ASYNC110 - nobody but this asks for it
         await asyncio.sleep(0.02)
     await asyncio.sleep(0.2)  # what filling it has started must not run into what is measured

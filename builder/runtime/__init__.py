@@ -1,7 +1,6 @@
-"""Running code in a template: what an application imports.
+"""Run code in a template: the interface for applications.
 
-Nothing of the build side is loaded, and a target's own libraries only when a sandbox is opened
-there.
+It loads nothing of the build side, and a target's libraries only when a sandbox is opened there.
 """
 
 from __future__ import annotations
@@ -9,29 +8,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from builder.runtime.files import Files
-    from builder.runtime.primitive import CodeExecutionPrimitive, E2BPrimitive
-    from builder.runtime.values import CodeInput, CodeOutput
-    from builder.sandbox.execution import Result
-    from builder.sandbox.files import FileEntry
-    from builder.webhooks.client import E2BWebhookPrimitive
-    from builder.webhooks.events import Event
-    from builder.webhooks.ledger import Ledger
-    from builder.webhooks.receiver import WebhookReceiver
-
-__all__ = [
-    "CodeExecutionPrimitive",
-    "CodeInput",
-    "CodeOutput",
-    "E2BPrimitive",
-    "E2BWebhookPrimitive",
-    "Event",
-    "FileEntry",
-    "Files",
-    "Ledger",
-    "Result",
-    "WebhookReceiver",
-]
+    from builder.runtime.files import Files as Files
+    from builder.runtime.primitive import CodeExecutionPrimitive as CodeExecutionPrimitive
+    from builder.runtime.primitive import E2BPrimitive as E2BPrimitive
+    from builder.runtime.values import CodeInput as CodeInput
+    from builder.runtime.values import CodeOutput as CodeOutput
+    from builder.sandbox.execution import Result as Result
+    from builder.sandbox.files import FileEntry as FileEntry
+    from builder.webhooks.client import E2BWebhookPrimitive as E2BWebhookPrimitive
+    from builder.webhooks.events import Event as Event
+    from builder.webhooks.ledger import Ledger as Ledger
+    from builder.webhooks.receiver import WebhookReceiver as WebhookReceiver
 
 _PLACES = {
     "CodeExecutionPrimitive": "runtime.primitive",
@@ -46,10 +33,11 @@ _PLACES = {
     "Result": "sandbox.execution",
     "WebhookReceiver": "webhooks.receiver",
 }
+__all__ = list(_PLACES)
 
 
 def __getattr__(name: str) -> Any:
-    """Load what is asked for: who runs code does not pay for webhooks."""
+    """Import a name when it is first used: an application that runs code loads no webhooks."""
     if name not in _PLACES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
     import importlib

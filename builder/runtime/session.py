@@ -1,18 +1,18 @@
-"""Opening sandboxes of a template, on either target."""
+"""Open, warm, use and end the sandboxes of a template, on either target."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
 from dataclasses import replace
+from typing import Unpack
 
 from builder.errors import InterpreterDiedError, SandboxError, TemplateError, UnknownTemplateError
 from builder.runtime.template import Template, check_not_revoked, near_names
 from builder.sandbox.execution import WARM_SECONDS, Execution, warm_up_code
 from builder.sandbox.files import FileEntry
-from builder.sandbox.session import Session
+from builder.sandbox.session import RunOptions, Session
 from builder.system import telemetry
 from builder.system.tasks import run_to_completion
 
@@ -22,8 +22,8 @@ _LISTING_SECONDS = 10.0
 
 
 async def open_session(template: Template, *, seconds: int, warm: bool) -> Session:
-    """A sandbox whose service is up; with `warm`, a first execution and the template's warm-up
-    imports are behind it. It lives for `seconds` where its target has a limit.
+    """Open a sandbox and wait until it is ready; with `warm`, also run a first execution and the
+    template's warm-up imports. It lives for `seconds` if its target has a limit.
 
     Raises `RevokedError`, `UnknownTemplateError`, `SandboxError` and what the target raises; then
     no sandbox is left behind.
@@ -41,28 +41,18 @@ async def open_session(template: Template, *, seconds: int, warm: bool) -> Sessi
             await session.wait_until_ready()
             if warm:
                 await _warm_up(session, template)
-            await changed_files(session)  # those that are there before any code runs
+            await changed_files(session)  # files that exist before any code runs
     except BaseException:
         await end(session)
         raise
     return session
 
 
-async def execute(
-    session: Session,
-    code: str,
-    *,
-    seconds: float,
-    language: str = "python",
-    variables: Mapping[str, str],
-    limit: int,
-) -> Execution:
-    """Run code once. That it has ended its interpreter is in the output, and no error where it
-    ended well; the rest is raised as `Session.run` raises it."""
+async def execute(session: Session, code: str, **options: Unpack[RunOptions]) -> Execution:
+    """Run code once. An interpreter that the code ended is an error in the output, unless it exited
+    with status 0. Raises what else `Session.run` raises."""
     try:
-        return await session.run(
-            code, seconds=seconds, language=language, variables=variables, limit=limit
-        )
+        return await session.run(code, **options)
     except InterpreterDiedError as error:
         seen = error.seen if isinstance(error.seen, Execution) else Execution()
         message = None if error.status == 0 else f"InterpreterDied: {error.message}"
@@ -70,8 +60,8 @@ async def execute(
 
 
 async def changed_files(session: Session) -> list[FileEntry]:
-    """The files that code has made or changed since last time; none where they cannot be listed,
-    which next time makes up for."""
+    """Return the files that code created or changed since last time; none if they cannot be listed,
+    in which case the next call includes them."""
     try:
         async with asyncio.timeout(_LISTING_SECONDS):
             return await session.files.changed()
@@ -81,7 +71,7 @@ async def changed_files(session: Session) -> list[FileEntry]:
 
 
 async def end(session: Session) -> None:
-    """Close a session, even when the caller is cancelled meanwhile."""
+    """Close a session, even if the caller is cancelled meanwhile."""
     with contextlib.suppress(Exception):
         await run_to_completion(session.close())
 
@@ -106,10 +96,15 @@ async def _opened(template: Template, seconds: int) -> Session:
 async def _warm_up(session: Session, template: Template) -> None:
     for code in ("pass", *([warm_up_code(template.imports)] if template.imports else [])):
         execution = await execute(
-            session, code, seconds=WARM_SECONDS, variables={}, limit=_KEPT_CHARACTERS
+            session,
+            code,
+            seconds=WARM_SECONDS,
+            language="python",
+            variables={},
+            limit=_KEPT_CHARACTERS,
         )
         if execution.error or execution.timed_out:
             raise SandboxError(
-                f"the warm-up of `{template.ref}` fails in its sandbox:"
-                f" {execution.error or 'no end'}"
+                f"the warm-up of `{template.ref}` failed in its sandbox:"
+                f" {execution.error or 'it did not finish'}"
             )

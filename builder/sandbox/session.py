@@ -1,76 +1,68 @@
-"""What runs code: the shape that every target gives it."""
+"""The interfaces through which every target runs code."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, TypedDict, Unpack
 
 from builder.sandbox.execution import Execution
 from builder.sandbox.files import SandboxFiles
 
 
+class RunOptions(TypedDict):
+    """How code is run: for `seconds` at most, with `variables` in its environment; `limit`
+    characters of each stream are kept, None for all."""
+
+    seconds: float
+    language: str
+    variables: Mapping[str, str]
+    limit: int | None
+
+
 class Session(Protocol):
-    """A sandbox that runs; one caller at a time. The targets provide it."""
+    """An open sandbox that runs code, implemented by each target; one caller at a time."""
 
     id: str
     opened_at: float
-    lifetime: float  # seconds, after which its target ends it
+    lifetime: float  # seconds after which the target ends it
 
     @property
     def timings(self) -> Mapping[str, float]:
-        """Seconds since it was asked for, by what was reached."""
-        ...
+        """Seconds from the request until each state was reached."""
 
     @property
     def files(self) -> SandboxFiles:
-        """Its files."""
-        ...
+        """The sandbox's files."""
 
     async def wait_until_ready(self) -> None:
-        """Raises `SandboxError` when its code service does not come up."""
-        ...
+        """Wait until it can run code. Raises `SandboxError`."""
 
-    async def run(
-        self,
-        code: str,
-        *,
-        seconds: float,
-        language: str,
-        variables: Mapping[str, str],
-        limit: int | None,
-    ) -> Execution:
-        """Run code once, `seconds` at most; keep `limit` characters of each stream.
+    async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
+        """Run code once; its errors are in the result.
 
-        Errors of the code are in the result. Raises `InterpreterDiedError`, `SandboxGoneError`
-        where nothing was run, `SandboxError`, and `ValueError` for what cannot be run.
+        Raises `InterpreterDiedError`, `SandboxGoneError` if the code did not start, `SandboxError`,
+        and `ValueError` for a language or variables that cannot be used.
         """
-        ...
 
     def usable(self) -> bool:
-        """Whether nothing is known that keeps it from running code."""
-        ...
+        """Return True unless the session is known to be unusable."""
 
     async def check(self) -> bool:
-        """Find out whether it still runs."""
-        ...
+        """Ask the target whether it still runs."""
 
     async def close(self) -> None:
-        """End it, and all that runs in it."""
-        ...
+        """End it and all that runs in it."""
 
 
 class Sandbox(Protocol):
-    """What runs the code of callers that wait for it, a session for the most part."""
+    """Runs code while the caller waits, usually in a session."""
 
     @property
     def timings(self) -> Mapping[str, float]:
-        """Seconds since it was asked for, by what was reached."""
-        ...
+        """Seconds from the request until each state was reached."""
 
     def run(self, code: str, *, timeout: float) -> Execution:
-        """Run Python code, `timeout` in seconds. Errors of the code are in the result."""
-        ...
+        """Run Python code for at most `timeout` seconds; its errors are in the result."""
 
     def close(self) -> None:
         """End it and all that runs in it."""
-        ...

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
 from builder.targets.local.kernel import KernelSandbox
-from builder.targets.local.launch import Launched
+from builder.targets.local.launch import KernelProcess
 from tests.support.sandboxes import printed
 
 pytestmark = pytest.mark.network
@@ -35,22 +35,23 @@ SWALLOWING = (
 class Interrupts:
     """A kernel's process whose interrupts are counted, and can be held back."""
 
-    def __init__(self, launched: Launched) -> None:
-        self._launched, self.sent, self.held_back = launched, 0, False
+    def __init__(self, process: KernelProcess) -> None:
+        self._process, self.sent, self.held_back = process, 0, False
 
     @classmethod
     def of(cls, sandbox: KernelSandbox) -> Interrupts:
-        assert sandbox._launched
-        sandbox._launched = interrupts = cls(sandbox._launched)
+        assert sandbox._process
+        interrupts = cls(sandbox._process)
+        sandbox._process = cast("Any", interrupts)
         return interrupts
 
     def interrupt(self) -> None:
         self.sent += 1
         if not self.held_back:
-            self._launched.interrupt()
+            self._process.interrupt()
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._launched, name)
+        return getattr(self._process, name)
 
 
 @pytest.mark.parametrize(

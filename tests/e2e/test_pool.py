@@ -78,7 +78,7 @@ def test_cancelled_caller_leaves_nothing(open_one: Opened, cloud: Server, target
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.5):
                 await executor.execute({"code": "while True: pass", "timeout": 300})
-        assert executor._session is None
+        assert executor._current._session is None
         assert cloud.running == {}
         second = await executor.execute({"code": "print(2)"})
         await executor.cleanup()
@@ -112,7 +112,7 @@ def test_pool_hands_out_refills_and_ends(open_one: Opened, cloud: Server, target
         opened, ids = [], []
         for _ in range(3):
             executor = open_one(pool_size=2)
-            await full(executor._pool())
+            await full(executor._current.policy.pool())
             start = time.perf_counter()
             async with executor:
                 opened.append(time.perf_counter() - start)
@@ -133,7 +133,7 @@ def test_pool_replaces_the_dead(open_one: Opened, cloud: Server, target: str) ->
 
     async def run() -> None:
         executor = open_one(pool_size=2)
-        pool = executor._pool()
+        pool = executor._current.policy.pool()
         await full(pool)
         dead = {session.id for session in pool._ready}
         if target == "e2b":

@@ -79,7 +79,7 @@ def test_pool_of_a_loop_that_was_only_closed(
     before = kept()
 
     async def run() -> list[str]:
-        pool = open_one(pool_size=2)._pool()
+        pool = open_one(pool_size=2)._current.policy.pool()
         await full(pool)
         return [session.id for session in pool._ready]
 

@@ -8,12 +8,12 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError, SandboxError
 from builder.sandbox.blocking import BlockingSession
 from builder.sandbox.execution import Execution
-from builder.sandbox.session import Sandbox
+from builder.sandbox.session import RunOptions, Sandbox
 from builder.system.events import Event, Reporter
 from builder.system.tasks import run_to_completion
 from builder.targets.e2b.cloud import Cloud
@@ -59,17 +59,17 @@ def open_sandbox(
 class _ExtendedSession(CloudSession):
     """A session that lives as long as its code runs."""
 
-    async def run(self, code: str, *, seconds: float, **options: Any) -> Execution:
+    async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
         age = time.monotonic() - self.opened_at
-        if self.lifetime - age < seconds + _MARGIN_SECONDS:
-            life = int(seconds) + 2 * _MARGIN_SECONDS
+        if self.lifetime - age < options["seconds"] + _MARGIN_SECONDS:
+            life = int(options["seconds"]) + 2 * _MARGIN_SECONDS
             try:
                 await OF_BUILDS.wait_for(partial(self.sandbox.set_timeout, life))
             except Exception as error:
                 text = f"cannot extend its time-out: {words_of(error)}"
                 raise SandboxError(self.worded(text)) from error
             self.lifetime = age + life
-        return await super().run(code, seconds=seconds, **options)
+        return await super().run(code, **options)
 
 
 class Sandboxes:

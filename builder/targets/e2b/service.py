@@ -14,13 +14,14 @@ import json
 import time
 from collections.abc import Awaitable, Callable, Mapping
 from importlib import resources
-from typing import Any
+from typing import Any, Unpack
 
 import e2b
 import httpx
 
 from builder.errors import InterpreterDiedError, SandboxGoneError
 from builder.sandbox.execution import Execution, Output
+from builder.sandbox.session import RunOptions
 from builder.targets.e2b.connection import (
     JUPYTER_PORT,
     POLL_SECONDS,
@@ -103,28 +104,21 @@ class CodeService:
             raise self._connection.error(f"it has no new interpreter: {error}") from error
         self._installed = False
 
-    async def run(
-        self,
-        code: str,
-        *,
-        seconds: float,
-        language: str = "python",
-        variables: Mapping[str, str],
-        limit: int | None,
-    ) -> Execution:
+    async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
         """Run code once.
 
         After `seconds` the code is interrupted, and an interpreter that ignores that is restarted.
         Code that began to run is never run again. Raises `InterpreterDiedError`, `SandboxGoneError`
         if nothing ran, `SandboxError`, and `ValueError` for an invalid language or variable.
         """
+        seconds, language = options["seconds"], options["language"]
         body: dict[str, Any] = {"code": code, **self._where(language)}
         if language in _PYTHON:
-            body["code"] = self._marked(code, variables)
+            body["code"] = self._marked(code, options["variables"])
         else:
-            _check(variables, language)
-            body["env_vars"] = dict(variables)
-        timed_out, output, start = False, Output(limit), time.monotonic()
+            _check(options["variables"], language)
+            body["env_vars"] = dict(options["variables"])
+        timed_out, output, start = False, Output(options["limit"]), time.monotonic()
         try:
             if language in _PYTHON and not self._installed:
                 await self._install()

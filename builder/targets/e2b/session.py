@@ -7,12 +7,13 @@ import contextlib
 import logging
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Unpack
 
 import e2b
 
 from builder.errors import BuildError, SandboxError, TemplateError, UnknownTemplateError
 from builder.sandbox.execution import Execution
+from builder.sandbox.session import RunOptions
 from builder.system.limits import limit_error
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.creation import Creation
@@ -71,9 +72,9 @@ class CloudSession:
         await self.service.wait_until_ready()
         self._reached("ready")
 
-    async def run(self, code: str, *, seconds: float, **options: Any) -> Execution:
+    async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
         """Run code once; see `CodeService.run`."""
-        return await self.service.run(code, seconds=seconds, **options)
+        return await self.service.run(code, **options)
 
     def usable(self) -> bool:
         """Return True unless the session is known to be unusable."""

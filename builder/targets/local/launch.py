@@ -1,7 +1,7 @@
-"""Starting the processes of kernels: one anew, or forked from a process that has all in memory.
+"""Start the processes of kernels: from scratch, or forked from a zygote, a warm process.
 
-Either way a guard outside of this process ends a kernel, and all that it has started, when it is
-asked to or when this process is gone.
+Either way a guard outside this process ends a kernel, and all that it has started, on request or
+when this process is gone.
 """
 
 from __future__ import annotations
@@ -21,7 +21,6 @@ import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Protocol
 
 from builder.errors import SandboxError
 from builder.sandbox.execution import WARM_SECONDS
@@ -38,30 +37,14 @@ _POLL_SECONDS = 0.005
 
 
 class CannotForkError(SandboxError):
-    """A process that has imported the modules cannot be forked."""
-
-
-class Launched(Protocol):
-    """A kernel's process. All of it may be called from any thread."""
-
-    def interrupt(self) -> None:
-        """Send SIGINT to the kernel and what it runs."""
-
-    def gone(self) -> bool:
-        """Whether the kernel has ended."""
-
-    def status(self) -> int | None:
-        """The exit status of a kernel that is gone, negative for a signal; None if unknown."""
-
-    def abort(self) -> None:
-        """Kill the kernel; returns before it is dead."""
-
-    def end(self) -> None:
-        """Kill the kernel and all that it has started, and wait for that."""
+    """The zygote cannot be forked after its imports."""
 
 
 class _Guarded:
-    """A process of an environment, which it keeps from being removed, below a guard of its own."""
+    """A process under its own guard, which keeps its environment from being removed.
+
+    All but the constructor may be called from any thread.
+    """
 
     def __init__(
         self,
@@ -92,17 +75,20 @@ class _Guarded:
             )
 
     def interrupt(self) -> None:
+        """Send SIGINT to it and what it runs."""
         with contextlib.suppress(OSError, ValueError):
             if self._guard.stdin:
                 self._guard.stdin.write(b"interrupt\n")
                 self._guard.stdin.flush()
 
     def gone(self) -> bool:
+        """Return whether it has ended."""
         # The guard writes the exit code and closes its output when the kernel is gone.
         stdout = self._guard.stdout
         return self._guard.poll() is not None or not stdout or _readable(stdout.fileno())
 
     def status(self) -> int | None:
+        """Return its exit status once it is gone, negative for a signal; None if unknown."""
         with self._lock, contextlib.suppress(OSError, ValueError):
             if self._status is None and self._guard.stdout:
                 self._status = int(self._guard.stdout.readline())
@@ -114,9 +100,11 @@ class _Guarded:
         return status is None or status < 0
 
     def abort(self) -> None:
+        """Kill it; return before it is dead."""
         self._guard.terminate()
 
     def end(self) -> None:
+        """Kill it and all that it has started, and wait for that."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             if self._guard.stdin:
                 self._guard.stdin.close()
@@ -125,7 +113,8 @@ class _Guarded:
 
 
 class _Forked:
-    """A kernel forked by a zygote; the connection is its life line."""
+    """A kernel forked by a zygote, with the methods of `_Guarded`; it lives as long as its
+    connection."""
 
     def __init__(self, connection: socket.socket, pid: int) -> None:
         self._connection, self.pid = connection, pid
@@ -156,8 +145,11 @@ class _Forked:
         self._connection.close()
 
 
+KernelProcess = _Guarded | _Forked
+
+
 class Zygote:
-    """A process of an environment with the modules of `warm` imported, which forks kernels."""
+    """A process that has imported the modules of `warm`, and forks kernels."""
 
     def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
         self.environment = environment
@@ -182,12 +174,11 @@ class Zygote:
             raise
 
     def alive(self) -> bool:
-        """Whether it can still fork, or is on the way there."""
+        """Return whether it can fork, or is still starting."""
         return not self._refuses and not self._process.gone()
 
     def died(self) -> bool:
-        """Return whether it has ended for another reason than its imports; waits a moment for that
-        end."""
+        """Return whether it has ended for another reason than its imports; wait a moment for it."""
         deadline = time.monotonic() + _END_SECONDS
         while self._warm and self.alive():
             if time.monotonic() > deadline:
@@ -198,25 +189,25 @@ class Zygote:
         return self._warm or (not self.alive() and self._process.was_killed())
 
     def fork(self, folder: Path, variables: Mapping[str, str]) -> _Forked:
-        """A kernel that has everything in memory; waits for that. Raises `SandboxError`."""
+        """Fork a kernel, once the imports are done. Raises `SandboxError`."""
         self._wait_until_warm()
         line = socket.socket(socket.AF_UNIX)
         _lines.add(line)
         try:
             line.settimeout(_ANSWER_SECONDS)
             line.connect(str(self.folder / "zygote"))
-            asked = {
+            request = {
                 "connection": str(folder / "connection.json"),
                 "folder": str(folder),
                 "home": str(folder / "home"),
                 "variables": dict(variables),
             }
-            line.sendall(json.dumps(asked).encode() + b"\n")
+            line.sendall(json.dumps(request).encode() + b"\n")
             answer = b""
             while b"\n" not in answer:
                 part = line.recv(64)
                 if not part:
-                    raise SandboxError(f"the kernel could not be forked:\n{self._said()}")
+                    raise SandboxError(f"the kernel could not be forked:\n{self._log()}")
                 answer += part
             line.settimeout(None)
             pid = int(answer.splitlines()[0])
@@ -231,11 +222,11 @@ class Zygote:
             raise
 
     def take(self) -> None:
-        """Count one more user; call it with the lock of all zygotes held."""
+        """Add a user; call it with the lock of all zygotes held."""
         self._users += 1
 
     def release(self) -> None:
-        """A user has ended. The last one of a zygote that was replaced closes it."""
+        """Remove a user. The last user of a retired zygote closes it."""
         with _lock:
             self._users -= 1
             over = self._retired and self._users == 0
@@ -243,12 +234,12 @@ class Zygote:
             self.close()
 
     def retire(self) -> bool:
-        """Have it end with its last user; whether it has none, and can be closed now."""
+        """Have it end with its last user; return whether it has none and can be closed now."""
         self._retired = True
         return self._users == 0
 
     def close(self) -> None:
-        """End it, its kernels, and remove their folders."""
+        """End it and its kernels, and remove their folders."""
         self._process.end()
         self._scratch.remove()
 
@@ -256,20 +247,20 @@ class Zygote:
         deadline = time.monotonic() + WARM_SECONDS
         while not (self.folder / "zygote").exists():
             if not self.alive():
-                if kernel_host.HAS_THREADS in self._said():
-                    raise CannotForkError(self._said().splitlines()[-1])
+                if kernel_host.HAS_THREADS in self._log():
+                    raise CannotForkError(self._log().splitlines()[-1])
                 if self._process.was_killed():
                     raise SandboxError(
                         "the process with the warm-up imports ended before it had all of them"
                         " (killed, or out of memory)"
                     )
                 raise SandboxError(
-                    f"the warm-up imports fail in the sandbox:\n{self._said()}",
+                    f"the warm-up imports fail in the sandbox:\n{self._log()}",
                     hint="correct `warmup.imports`",
                 )
             if time.monotonic() > deadline:
                 raise SandboxError(
-                    f"the warm-up imports did not end within {WARM_SECONDS:.0f} seconds"
+                    f"the warm-up imports did not finish within {WARM_SECONDS:.0f} seconds"
                 )
             time.sleep(_POLL_SECONDS)
         self._warm = True
@@ -278,16 +269,16 @@ class Zygote:
         with socket.socket(socket.AF_UNIX) as line:
             return line.connect_ex(str(self.folder / "zygote")) == 0
 
-    def _said(self) -> str:
+    def _log(self) -> str:
         return last_lines(self.folder / "child.log")
 
 
-# What kernels live by: the connections to their keepers.
+# The connections to the keepers of kernels, which live as long as these.
 _lines: weakref.WeakSet[socket.socket] = weakref.WeakSet()
 
 
 def _after_fork() -> None:
-    """A process that was forked from this one must neither keep kernels alive nor end any."""
+    """Keep a process forked from this one from keeping kernels alive or ending them."""
     global _lock  # noqa: PLW0603 - another thread may have held it
     _lock = threading.Lock()
     processes.let_go(line.fileno() for line in list(_lines) if line.fileno() >= 0)
@@ -300,16 +291,16 @@ _lock = threading.Lock()
 
 
 def forks() -> bool:
-    """Whether kernels can be forked here with homes of their own."""
+    """Return whether kernels can be forked here, each with its own home."""
     return sys.platform == "linux" and os.path.isdir("/proc/self/fd")
 
 
 def zygote_of(
     environment: Path, *, digest: str, warm: Sequence[str], env: Mapping[str, str]
 ) -> Zygote:
-    """The zygote for these modules and variables, one for all of this process, until it ends or
-    the environment of `digest` is in another folder. Whoever asks for it releases it."""
-    # A process that was forked from one with zygotes has none.
+    """Return this process's zygote for these modules and variables, a new one if it has ended or
+    the environment of `digest` has moved. The caller releases it."""
+    # By process: one that was forked from a process with zygotes has none.
     key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())))
     replaced = None
     with _lock:
@@ -334,8 +325,8 @@ def _close_zygotes() -> None:
 
 def launch(
     environment: Path, folder: Path, variables: Mapping[str, str], zygote: Zygote | None
-) -> Launched:
-    """Start a kernel whose `connection.json` and `home` are in `folder`. Raises `SandboxError`,
+) -> KernelProcess:
+    """Start a kernel whose `connection.json` and `home` are in `folder`. Raises `SandboxError` and
     `OSError`."""
     if zygote:
         return zygote.fork(folder, variables)
@@ -344,19 +335,19 @@ def launch(
 
 
 def last_lines(log: Path) -> str:
-    """What a process said before it ended."""
+    """Return the last lines of a log, empty if there is none."""
     with contextlib.suppress(OSError):
         return "\n".join(log.read_text(errors="replace").splitlines()[-10:])
     return ""
 
 
 def short_folder() -> str:
-    """Where temporary folders go; the names of Unix sockets may have a hundred characters only."""
+    """Return where temporary folders go: a Unix socket's path has at most about 100 characters."""
     usual = tempfile.gettempdir()
     return usual if len(usual) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes it safe
 
 
 def _readable(descriptor: int) -> bool:
-    poll = select.poll()  # which, other than `select`, takes any number
+    poll = select.poll()  # unlike `select`, it accepts any descriptor
     poll.register(descriptor, select.POLLIN)
     return bool(poll.poll(0))

@@ -1,9 +1,10 @@
-"""Sandboxes of `local`: kernels, each with a thread that waits for it."""
+"""Sessions of `local`: kernels, each with its own thread."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import os
 import threading
@@ -11,11 +12,12 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, Unpack
 
 from builder.errors import SandboxError, TemplateError
 from builder.registry import Ref
 from builder.sandbox.execution import Execution
+from builder.sandbox.session import RunOptions
 from builder.system.limits import named, room
 from builder.system.tasks import run_to_completion
 from builder.targets.local import place
@@ -26,12 +28,12 @@ from builder.targets.local.launch import CannotForkError, forks, zygote_of
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
 _not_forked: set[Path] = set()
-_ZYGOTES = 3  # that may die one after another while one sandbox is opened
+_ZYGOTES = 3  # attempts to open a sandbox when zygotes die
 _LANGUAGES = ("python", "python3")
 
 
 class LocalSession:
-    """A kernel of an environment of this machine. It is no security boundary."""
+    """A kernel in an environment of this machine. It is not a security boundary."""
 
     def __init__(self, sandbox: KernelSandbox, thread: ThreadPoolExecutor) -> None:
         self._sandbox, self._thread = sandbox, thread
@@ -47,8 +49,8 @@ class LocalSession:
     async def open(
         cls, ref: str, *, name: str, warm: Sequence[str], env: Mapping[str, str]
     ) -> LocalSession:
-        """A sandbox of the build `ref` (`local:<name>@sha256-…`), its interpreter up and the
-        modules of `warm` imported. Raises `NotOnThisMachineError`, `SandboxError`."""
+        """Open a sandbox of the build `ref` (`local:<name>@sha256-…`) with the modules of `warm`
+        imported. Raises `NotOnThisMachineError`, `SandboxError`."""
         digest = Ref(ref).digest
 
         def start(given_up: threading.Event) -> KernelSandbox:
@@ -65,8 +67,8 @@ class LocalSession:
 
     @classmethod
     async def of(cls, start: Callable[[threading.Event], KernelSandbox]) -> LocalSession:
-        """A session of the kernel that `start` starts, which ends when it is told that nobody waits
-        for it any more."""
+        """Open a session of the kernel that `start` starts; the event is set when the caller has
+        given up."""
         thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="sandbox")
         given_up = threading.Event()
         with named():
@@ -74,7 +76,7 @@ class LocalSession:
         try:
             return cls(await asyncio.shield(starting), thread)
         except asyncio.CancelledError:
-            # It is coming up: it must not be left there.
+            # It may still start: it must not be left behind.
             given_up.set()
             await run_to_completion(_discarded(starting, thread))
             raise
@@ -83,24 +85,21 @@ class LocalSession:
             raise
 
     async def wait_until_ready(self) -> None:
-        """It is: a kernel that does not answer is not handed out."""
+        """Do nothing: a kernel is ready when its session opens."""
 
-    async def run(
-        self,
-        code: str,
-        *,
-        seconds: float,
-        language: str,
-        variables: Mapping[str, str],
-        limit: int | None,
-    ) -> Execution:
+    async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
         """Run code. Raises `SandboxError` when the kernel is gone, `ValueError` for a language
-        that is none of this target's."""
-        if language not in _LANGUAGES:
-            raise ValueError(f"target `local` runs Python, not {language!r}")
-        running = self._in_thread(
-            lambda: self._sandbox.run(code, timeout=seconds, variables=variables, limit=limit)
+        other than Python."""
+        if options["language"] not in _LANGUAGES:
+            raise ValueError(f"target `local` runs Python, not {options['language']!r}")
+        run = functools.partial(
+            self._sandbox.run,
+            code,
+            timeout=options["seconds"],
+            variables=options["variables"],
+            limit=options["limit"],
         )
+        running = self._in_thread(run)
         try:
             return await asyncio.shield(running)
         except asyncio.CancelledError:
@@ -110,15 +109,15 @@ class LocalSession:
             raise
 
     def usable(self) -> bool:
-        """Whether it can still be asked to run code."""
+        """Return True unless the session is known to be unusable."""
         return not self._closed and self._sandbox.alive()
 
     async def check(self) -> bool:
-        """The same: asking costs nothing."""
+        """Return the same: this needs no request."""
         return self.usable()
 
     async def close(self) -> None:
-        """End the kernel and all it has started, remove its folder."""
+        """End the kernel and all it has started, and remove its folder."""
         if self._closed or os.getpid() != self._owner:
             return
         self._closed = True
@@ -140,7 +139,7 @@ def _forked(
     env: Mapping[str, str],
     given_up: threading.Event,
 ) -> KernelSandbox:
-    """Fork a kernel, from another zygote where the one that was there died meanwhile."""
+    """Fork a kernel, from another zygote if the first one dies meanwhile."""
     for attempt in range(1, _ZYGOTES + 1):
         zygote = zygote_of(path, digest=digest, warm=warm, env=env)
         try:

@@ -1,45 +1,51 @@
-"""What code expects of the Python that runs it: the kernel and shell of a sandbox."""
+"""The kernel and shell of a sandbox, which run code as a Python program runs."""
 
 from __future__ import annotations
 
 import builtins
 import contextlib
 import copy
+import functools
+import json
 import os
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import CodeType
 from typing import Any
 
 from ipykernel.displayhook import ZMQShellDisplayHook
 from ipykernel.ipkernel import IPythonKernel
+from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQDisplayPublisher
 from ipykernel.zmqshell import ZMQInteractiveShell as JupyterShell
 from IPython.core.error import UsageError
 from traitlets import Type
+from zmq import RCVHWM, SNDHWM, XPUB_NODROP
 
 from .interrupts import Interrupts
-from .output import usable_streams
+from .output import Messages, restore_streams, usable_streams
 from .tracebacks import message_of, rendered
+
+_WAITING = 16  # messages
 
 
 def hide_host() -> None:
-    """Leave nothing of this program in what tells code how its interpreter was started."""
+    """Remove traces of this program from how the interpreter was started."""
     sys.argv[:] = [""]
     if hasattr(sys, "orig_argv"):
         sys.orig_argv[:] = [sys.executable]
     os.environ.pop("JPY_PARENT_PID", None)
     sys.path[:] = ["", *(entry for entry in sys.path if entry)]
-    # For its workers `multiprocessing` keeps the folder that it was imported in: the zygote's.
+    # `multiprocessing` keeps the folder in which it was imported, the zygote's, for its workers.
     process: Any = sys.modules.get("multiprocessing.process")
     if process:
         process.ORIGINAL_DIR = os.getcwd()
 
 
 def run_loop(app: Any) -> None:
-    """Run the kernel until it is shut down: what ends the event loop by an exception was a task
-    that code has left, and ends that task only."""
+    """Run the kernel until it is shut down. An exception that ends the event loop comes from a task
+    that code has left behind, and ends only that task."""
     start = app.start
     while not app.shell.exit_now:
         with contextlib.suppress(SystemExit, KeyboardInterrupt):
@@ -48,7 +54,7 @@ def run_loop(app: Any) -> None:
 
 
 def _status(error: BaseException | None) -> int:
-    """Return the exit status of a program that ends so."""
+    """Return the exit status of a program that ends with this error."""
     code = error.code if isinstance(error, SystemExit) else error
     return code if isinstance(code, int) else int(code is not None)
 
@@ -58,7 +64,7 @@ def _ended_well(error: BaseException | None) -> bool:
 
 
 class DisplayHook(ZMQShellDisplayHook):
-    """Shows the value of the last expression, whatever the code has made of its streams."""
+    """Shows the value of the last expression, whatever the code did to its streams."""
 
     def finish_displayhook(self) -> None:
         """Publish it."""
@@ -67,16 +73,16 @@ class DisplayHook(ZMQShellDisplayHook):
 
 
 class DisplayPublisher(ZMQDisplayPublisher):
-    """Shows what is displayed, whatever the code has made of its streams."""
+    """Shows displayed objects, whatever the code did to its streams."""
 
     def _flush_streams(self) -> None:
         with usable_streams():
             super()._flush_streams()  # type: ignore[no-untyped-call]
 
 
-# Libraries ask for the name of the class and of its module to find out whether they run in Jupyter.
+# Libraries detect Jupyter by the name of this class and of its module.
 class ZMQInteractiveShell(JupyterShell):
-    """Runs code so that its ends and errors are those of a Python program."""
+    """Runs code that ends and fails as a Python program does."""
 
     __module__ = JupyterShell.__module__
     displayhook_class = Type(DisplayHook)
@@ -89,14 +95,14 @@ class ZMQInteractiveShell(JupyterShell):
         self._process = os.getpid()
 
     def init_builtins(self) -> None:
-        """Have `exit` and `quit` raise SystemExit, in imported modules, too."""
+        """Make `exit` and `quit` raise SystemExit, also in imported modules."""
         super().init_builtins()  # type: ignore[no-untyped-call]
         for name in ("exit", "quit"):
             self.builtin_trap.auto_builtins.pop(name, None)
             setattr(builtins, name, sys.exit)
 
     def init_user_ns(self) -> None:
-        """Leave those to the built-in module."""
+        """Use `exit` and `quit` of the built-in module."""
         super().init_user_ns()  # type: ignore[no-untyped-call]
         for name in ("exit", "quit"):
             self.user_ns.pop(name, None)
@@ -106,7 +112,7 @@ class ZMQInteractiveShell(JupyterShell):
         sys.exit()
 
     async def run_cell_async(self, *arguments: Any, **options: Any) -> Any:
-        """Run one execution's code; a process that it has forked ends with it."""
+        """Run the code of one execution; in a process that it has forked, end with it."""
         self._last_traceback = self._message = None
         result = await super().run_cell_async(*arguments, **options)
         if os.getpid() != self._process:
@@ -133,10 +139,10 @@ class ZMQInteractiveShell(JupyterShell):
         return failed
 
     def showtraceback(self, exc_tuple: Any = None, *arguments: Any, **options: Any) -> None:
-        """Publish an error; one that ended the code well is none."""
+        """Publish an error, unless it is an exit with status 0."""
         error = (exc_tuple or sys.exc_info())[1]
         if isinstance(error, SystemExit):
-            # What the caller does next is to warn.
+            # The caller warns next.
             warnings.filterwarnings("ignore", message="To exit: use 'exit'")
             if _ended_well(error):
                 return
@@ -154,7 +160,7 @@ class ZMQInteractiveShell(JupyterShell):
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         message, _ = self._message_of(evalue)
-        if os.getpid() != self._process:  # of a child, which has no connection
+        if os.getpid() != self._process:  # in a child, which has no connection
             if not isinstance(evalue, SystemExit) or isinstance(evalue.code, str):
                 sys.stderr.write("\n".join([*stb, ""]))
             return
@@ -166,7 +172,7 @@ class ZMQInteractiveShell(JupyterShell):
     def _format_exception_for_storage(
         self, exception: BaseException, *_: Any, **__: Any
     ) -> dict[str, Any]:
-        """What IPython keeps of an error in its history: no second traceback."""
+        """Keep no second traceback in IPython's history."""
         return {"ename": type(exception).__name__, "evalue": "", "traceback": []}
 
     def _name_of(self, file: str) -> str:
@@ -174,7 +180,7 @@ class ZMQInteractiveShell(JupyterShell):
         return " ".join(label) if label else file
 
     def _message_of(self, error: BaseException) -> tuple[str, bool]:
-        if self._message is None or self._message[0] is not error:  # making it may take its time
+        if self._message is None or self._message[0] is not error:  # making it may be slow
             self._message = error, message_of(error)
         return self._message[1]
 
@@ -183,33 +189,79 @@ class ZMQInteractiveShell(JupyterShell):
         for name in ("error_before_exec", "error_in_exec"):
             error = getattr(result, name)
             if error is not None and not self._message_of(error)[1]:
-                stand_in = type(type(error).__name__, (Exception,), {})
+                substitute = type(type(error).__name__, (Exception,), {})
                 result = copy.copy(result)
-                setattr(result, name, stand_in(self._message_of(error)[0]))
+                setattr(result, name, substitute(self._message_of(error)[0]))
         return result
 
 
 class PythonKernel(IPythonKernel):
-    """Passes interrupts on to the code that runs, and to nothing else."""
+    """Passes interrupts on to running code only, and takes an execution's variables and limit from
+    the metadata of its request."""
 
     shell_class = Type(ZMQInteractiveShell)
 
     def __init__(self, **options: Any) -> None:
         self.interrupts = Interrupts(options["parent"].abs_connection_file)
         super().__init__(**options)  # type: ignore[no-untyped-call]
+        session: Any = self.session
+        session.pack = functools.partial(_packed, session.pack)
+        self._messages = Messages(session)
 
     async def execute_request(self, stream: Any, ident: Any, request: Any) -> None:
         """Run code."""
-        self.interrupts.begin(request["header"]["msg_id"])
-        await super().execute_request(stream, ident, request)  # type: ignore[no-untyped-call]
+        metadata, request_id = request.get("metadata", {}), request["header"]["msg_id"]
+        self._messages.limit, self._messages.request = metadata.get("limit"), request_id
+        self.interrupts.begin(request_id)
+        with _variables(metadata.get("variables") or {}):
+            await super().execute_request(stream, ident, request)  # type: ignore[no-untyped-call]
+
+    async def do_execute(self, *arguments: Any, **options: Any) -> Any:
+        """Run code, and leave streams that the kernel can use."""
+        try:
+            return await super().do_execute(*arguments, **options)  # type: ignore[no-untyped-call]
+        finally:
+            restore_streams()
 
     def pre_handler_hook(self) -> None:
-        """Take no signal yet: only an execution does."""
+        """Accept no signals: only executions do."""
 
     def post_handler_hook(self) -> None:
-        """Take no more signals."""
+        """Accept no more signals."""
         self.interrupts.end()
 
     @contextlib.contextmanager
     def _cancel_on_sigint(self, _future: Any) -> Iterator[None]:
-        yield  # the other handler would not wake the event loop
+        yield  # the default handler would not wake the event loop
+
+
+class KernelApp(IPKernelApp):
+    """Leaves `sys.stdout` and `sys.stderr` alone, and drops no message."""
+
+    def init_iopub(self, context: Any) -> None:
+        """Make code that displays faster than the application reads wait, as code that prints."""
+        for option, value in ((XPUB_NODROP, 1), (SNDHWM, _WAITING), (RCVHWM, _WAITING)):
+            context.setsockopt(option, value)
+        super().init_iopub(context)  # type: ignore[no-untyped-call]
+
+
+def _packed(pack: Callable[[Any], bytes], message: Any) -> bytes:
+    try:
+        return pack(message)
+    except UnicodeEncodeError:  # half of a character, which JSON can have escaped
+        return json.dumps(message, default=str).encode()
+
+
+@contextlib.contextmanager
+def _variables(added: dict[str, str]) -> Iterator[None]:
+    """Set environment variables for one execution."""
+    before = {name: os.environ.get(name) for name in added}
+    os.environ.update(added)
+    try:
+        yield
+    finally:
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value

@@ -1,0 +1,168 @@
+"""The messages between this process and a kernel, and the output of its code.
+
+The only owner of jupyter_client. It neither starts a kernel nor ends one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import queue
+import secrets
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import zmq
+from jupyter_client.blocking.client import BlockingKernelClient
+from jupyter_client.connect import write_connection_file
+from jupyter_core.utils import ensure_event_loop
+
+from builder.sandbox.execution import Cut, Output
+from builder.targets.local.streams import Streams
+
+_POLL_SECONDS = 0.2
+# Messages that may wait in this process, each of at most the size that is kept of a result.
+_WAITING_MESSAGES = 2
+
+
+class KernelClient:
+    """A client of one kernel. Use it from one thread at a time; `close` it when done."""
+
+    def __init__(self, folder: Path, *, check_alive: Callable[[], None]) -> None:
+        """Write `connection.json`, from which the kernel is started, and make its output pipes in
+        `folder`. `check_alive` raises the error for a kernel that has ended. Raises `OSError`."""
+        self._check_alive = check_alive
+        self.connection_file, key = folder / "connection.json", secrets.token_hex(16).encode()
+        write_connection_file(
+            str(self.connection_file), transport="ipc", ip=str(folder / "socket"), key=key
+        )
+        self._client = BlockingKernelClient(context=_context(os.getpid()))
+        self._streams = Streams(folder, key)
+
+    def connect(self) -> None:
+        """Connect to the kernel, which is being started."""
+        self._client.load_connection_file(str(self.connection_file))
+        self._client.start_channels(stdin=False)
+
+    def close(self) -> None:
+        """Disconnect. Closing twice is fine."""
+        self._streams.close()
+        # Left to the garbage collector, it would keep its threads and descriptors until then.
+        with contextlib.suppress(Exception):
+            self._client.stop_channels()
+        # The client made it for this thread, and makes another when needed.
+        loop = ensure_event_loop()
+        if not loop.is_running():
+            loop.close()
+
+    def wait_until_ready(self, deadline: float) -> bool:
+        """Wait until the kernel answers and its output is received; return False when time is up.
+
+        A subscription takes a moment to arrive, and what is published before is lost.
+        """
+        while time.monotonic() < deadline:
+            request = self._client.kernel_info()
+            while self.reply(request, _POLL_SECONDS) is None and time.monotonic() < deadline:
+                self._check_alive()
+            if self.collect(request, Output(), time.monotonic() + _POLL_SECONDS):
+                return True
+        return False
+
+    def into(self, output: Output) -> contextlib.AbstractContextManager[None]:
+        """Add what the code writes to `output`, until the code or the `with` block ends."""
+        return self._streams.into(output)
+
+    def execute(
+        self, code: str, *, silent: bool, variables: Mapping[str, str] | None, limit: int | None
+    ) -> str:
+        """Ask the kernel to run code; return the ID of the request."""
+        content = {"code": code, "silent": silent, "store_history": not silent}
+        content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
+        metadata = {"variables": dict(variables or {}), "limit": limit}
+        message = self._client.session.msg("execute_request", content, metadata=metadata)
+        self._client.shell_channel.send(message)
+        request: str = message["header"]["msg_id"]
+        return request
+
+    def reply(self, request: str, timeout: float) -> dict[str, Any] | None:
+        """Take replies until the one to `request`; None when none came for `timeout` seconds."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                answer = self._client.get_shell_msg(timeout=timeout)
+                if answer["parent_header"].get("msg_id") == request:
+                    content: dict[str, Any] = answer["content"]
+                    return content
+        return None
+
+    def collect(self, request: str, output: Output, deadline: float) -> bool:
+        """Add messages to `output` until the kernel is idle; return False when time is up."""
+        while (left := deadline - time.monotonic()) > 0:
+            try:
+                message = self._client.get_iopub_msg(timeout=min(left, _POLL_SECONDS))
+            except queue.Empty:
+                self._check_alive()
+                continue
+            if message["parent_header"].get("msg_id") != request:
+                continue
+            if message["msg_type"] == "status":
+                if message["content"]["execution_state"] == "idle":
+                    self._streams.end()
+                    return True
+            else:
+                with self._streams.lock:
+                    _add(output, message["msg_type"], message["content"])
+        return False
+
+
+def _add(output: Output, kind: str, content: Mapping[str, Any]) -> None:
+    if kind in ("execute_result", "display_data", "update_display_data"):
+        left_out = content["left_out"]
+        output.result(
+            {
+                key: _whole(value, left_out.get(key, 0), output)
+                if isinstance(value, str)
+                else value
+                for key, value in content["data"].items()
+            },
+            main=kind == "execute_result",
+            display_id=content["transient"]["display_id"],
+            update=kind == "update_display_data",
+        )
+    elif kind == "clear_output":
+        output.clear("results", content["number"], wait=content["wait"])
+    elif kind == "error":
+        add_error(output, content)
+
+
+def add_error(output: Output, content: Mapping[str, Any]) -> None:
+    """Add the error of a message or reply."""
+    traceback = "\n".join(map(str, content.get("traceback", ())))
+    left_out = content.get("left_out", {})
+    output.failed(
+        _whole(str(content.get("ename")), 0, output),
+        _whole(str(content.get("evalue")), left_out.get("evalue", 0), output),
+        _whole(traceback, left_out.get("traceback", 0), output),
+    )
+
+
+def _whole(text: str, left_out: int, output: Output) -> str | Cut:
+    """Replace halves of characters, which cannot be written anywhere; `left_out` characters are
+    missing from the middle of the text."""
+    text = text.encode("utf-8", "replace").decode()
+    if not left_out:
+        return text
+    cut = Cut(output.limit)
+    cut.add(text)
+    cut.leave_out(left_out)
+    return cut
+
+
+@functools.cache
+def _context(_process: int) -> zmq.Context[Any]:
+    """Return this process's own context: it has a thread, and a forked process has none."""
+    context = zmq.Context()
+    context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
+    return context
