@@ -1,4 +1,4 @@
-"""`>>` and `|` of TTA.dev, where that library is there."""
+"""TTA.dev's `>>` and `|`, if that library is installed."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _BASES = ("tta_dev_primitives.core.base", "ttadev.primitives.core.base")
 
 
 def composed(primitive: Any, other: Any, operator: str) -> Any:
-    """What the library's own primitives make of `primitive >> other` or `primitive | other`.
+    """Return what TTA.dev's own primitives make of `primitive >> other` or `primitive | other`.
 
-    NotImplemented when `other` is none of theirs, and the library is not installed.
+    Returns NotImplemented if `other` is not one of them and the library is not installed.
     """
     base = next((c for c in type(other).__mro__ if c.__name__ == "WorkflowPrimitive"), None)
     if base is None and type(other) is type(primitive):

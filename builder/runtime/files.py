@@ -1,7 +1,7 @@
-"""`executor.files`: put files into a sandbox, and get them out of it.
+"""`executor.files`: copy files into and out of a sandbox.
 
-What the targets share: forms of data, local files, progress on a terminal, hints. How a file gets
-into a sandbox is the targets' part, `SandboxFiles`.
+It handles forms of data, local files, progress on a terminal, and hints. Each target transfers
+files by its own `SandboxFiles`.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ _CHUNK_BYTES = 1 << 18
 
 FilePath = str | os.PathLike[str]
 FileData = bytes | bytearray | memoryview | str | BinaryIO | Iterable[bytes] | AsyncIterable[bytes]
-_Entries = list[FileEntry]  # in a class with a method of that name
+_Entries = list[FileEntry]  # `list` is a method of the class
 
 
 class Files:
     """The files of a primitive's sandbox.
 
-    Relative paths start at the folder that the code starts in, also after it has changed to
-    another one. Each call opens the session where there is none, and waits for code that runs in
-    it. Raises `FileNotFoundError` and other `SandboxFileError`s for files of the sandbox,
-    `ValueError` for what cannot be a path; for local files what `open` raises.
+    Relative paths start at the folder that code starts in, even after it has changed to another
+    one. Each call opens a session if there is none, and waits for code that runs in it. Raises
+    `FileNotFoundError` and other `SandboxFileError`s for files of the sandbox, `ValueError` for an
+    invalid path, and what `open` raises for local files.
     """
 
     def __init__(self, opened: Callable[[], AbstractAsyncContextManager[SandboxFiles]]) -> None:
@@ -44,8 +44,8 @@ class Files:
     async def write(self, path: FilePath, data: FileData) -> FileEntry:
         """Write a file: bytes, text as UTF-8, a file open in binary mode, or an iterable of bytes.
 
-        Folders on the way to it are made, and what has its name is replaced, in one step: if
-        writing fails or is cancelled, nothing has changed.
+        Parent folders are created, and an existing file is replaced in one step: if writing fails
+        or is cancelled, nothing has changed.
         """
         place = _file_path(path)
         chunks = _chunks(data)
@@ -66,43 +66,43 @@ class Files:
             raise SandboxFileError(
                 f"{shown(_file_path(path))} in the sandbox is not UTF-8 text: {error.reason} at"
                 f" byte {error.start}",
-                hint="`read` gives its bytes",
+                hint="`read` returns its bytes",
             ) from error
 
     @contextlib.asynccontextmanager
     async def stream(self, path: FilePath) -> AsyncIterator[AsyncIterator[bytes]]:
-        """Open a file for the `async with` block, and give its content in chunks.
+        """Open a file for the `async with` block, and yield its content in chunks.
 
-        Other calls do not wait for the end of the block.
+        Other calls need not wait for the end of the block.
         """
         async with self._reading(path, held=False) as file:
             yield file.chunks
 
     async def list(self, path: FilePath = ".") -> _Entries:
-        """List a folder by name."""
+        """List a folder, sorted by name."""
         place = normal_path(path)
         async with self._opened() as files, _hinted(files, place):
             return sorted(await files.entries(place), key=lambda entry: entry.name)
 
     async def remove(self, path: FilePath) -> None:
-        """Remove a file, a link, or a folder and all in it."""
+        """Remove a file, a link, or a folder with its content."""
         place = _file_path(path)
         async with self._opened() as files, _hinted(files, place):
             await files.remove(place)
 
     async def upload(self, local: FilePath, path: FilePath | None = None) -> FileEntry:
-        """Copy a local file into the sandbox, under its own name where no `path` is given.
+        """Copy a local file into the sandbox, under its own name unless a `path` is given.
 
-        On a terminal, its progress is shown on standard error.
+        On a terminal, progress is shown on standard error.
         """
         place = _file_path(Path(local).name if path is None else path)
         async with self._opened() as files:
             return await _uploaded(files, Path(local), place)
 
     async def download(self, path: FilePath, local: FilePath) -> None:
-        """Copy a file of the sandbox to a local path, replacing what is there in one step.
+        """Copy a file of the sandbox to a local path, replacing an existing file in one step.
 
-        On a terminal, its progress is shown on standard error.
+        On a terminal, progress is shown on standard error.
         """
         place, target = _file_path(path), Path(local)
         _check_replaceable(target)
@@ -123,7 +123,7 @@ class Files:
 
     @contextlib.asynccontextmanager
     async def _reading(self, path: FilePath, *, held: bool) -> AsyncIterator[Incoming]:
-        """Open a file; the session is `held` to the end, or while the file is being opened."""
+        """Open a file; the session is `held` to the end, or only while the file is being opened."""
         place = _file_path(path)
         async with contextlib.AsyncExitStack() as stack:
             async with contextlib.AsyncExitStack() as holding:
@@ -153,12 +153,12 @@ async def _uploaded(files: SandboxFiles, local: Path, place: str) -> FileEntry:
 def _file_path(path: FilePath) -> str:
     place = normal_path(path)
     if place == ".":
-        raise ValueError("the path is that of the working folder, expected one of a file in it")
+        raise ValueError("the path is the working folder, expected a file")
     return place
 
 
 def _chunks(data: Any) -> AsyncIterator[bytes]:
-    """The content in chunks, whatever form it comes in. Raises `TypeError`."""
+    """Return content of any supported form in chunks. Raises `TypeError`."""
     if isinstance(data, str):
         data = data.encode()
     if isinstance(data, bytes | bytearray | memoryview):
@@ -213,7 +213,7 @@ async def _counted(
 
 @contextlib.asynccontextmanager
 async def _hinted(files: SandboxFiles, path: str) -> AsyncIterator[None]:
-    """Add to the error of a missing file what is there of nearly the same name."""
+    """Suggest a file of a similar name in the error for a missing one."""
     try:
         yield
     except NoSandboxFileError as error:
@@ -225,7 +225,7 @@ async def _hinted(files: SandboxFiles, path: str) -> AsyncIterator[None]:
 
 
 def _check_replaceable(path: Path) -> None:
-    """Raises `OSError` for what is at a local path and is neither a file nor a link."""
+    """Raise `OSError` if a local path exists and is neither a file nor a link."""
     with contextlib.suppress(FileNotFoundError):
         kind = path.lstat().st_mode
         if stat.S_ISDIR(kind):
@@ -236,7 +236,7 @@ def _check_replaceable(path: Path) -> None:
 
 @contextlib.contextmanager
 def _progress(name: str, size: int) -> Iterator[Callable[[int], None]]:
-    """Show how much of a file is copied on standard error, if that is a terminal."""
+    """Show how much of a file is copied on standard error, if it is a terminal."""
     if not os.isatty(2):
         yield lambda _: None
         return

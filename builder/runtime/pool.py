@@ -1,7 +1,7 @@
 """Sandboxes opened and warmed ahead of need.
 
-A pool belongs to one event loop and one template, and is shared by all who ask for that; it ends
-with the loop. What is handed out is its taker's alone, and never comes back.
+A pool belongs to one event loop and one template, and is shared by all primitives of both; it
+ends with the loop. Each sandbox serves one caller and is not reused.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ _LONGEST_PAUSE_SECONDS = 30.0
 
 
 class Pool:
-    """Keeps `size` sessions ready. Sessions older than `max_age` seconds, or dead, are replaced."""
+    """Keeps `size` sessions ready; replaces those that are dead or older than `max_age` seconds."""
 
     def __init__(self, template: Template, *, seconds: int, size: int, max_age: float) -> None:
-        """On targets with a limit, what is opened lives for `seconds`."""
+        """Sandboxes live for `seconds` on targets with a limit."""
         self.size = size
         self._template, self._seconds, self._max_age = template, seconds, max_age
         self._ready: deque[Session] = deque()
@@ -46,27 +46,26 @@ class Pool:
         weakref.finalize(self, _end_elsewhere, self._ready).atexit = False
 
     def ready(self) -> int:
-        """How many sessions are ready now."""
+        """Return how many sessions are ready."""
         return len(self._ready)
 
     async def take(self) -> Session:
-        """A session: one that is ready, at once, or the next one that will be. Raises what opening
-        one raises."""
+        """Return a ready session, or wait for the next. Raises what opening one raises."""
         while self._ready:
             session = self._ready.popleft()
             self._wake.set()
             if self._good(session):
                 return session
             self._end(session)
-        asked: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
-        self._waiting.append(asked)
+        waiter: asyncio.Future[Session] = asyncio.get_running_loop().create_future()
+        self._waiting.append(waiter)
         self._wake.set()
         self._wanted.set()
         try:
-            return await asked
+            return await waiter
         except asyncio.CancelledError:
-            if asked.done() and not asked.cancelled() and not asked.exception():
-                self._offer(asked.result())
+            if waiter.done() and not waiter.cancelled() and not waiter.exception():
+                self._offer(waiter.result())
             raise
 
     def _good(self, session: Session) -> bool:
@@ -85,21 +84,19 @@ class Pool:
                         continue
                 await self._check()
         except Exception as error:
-            # Nobody opens anything any more: who waits must know, and the next one has a new pool.
+            # Nothing opens sessions any more: waiting callers must know, later ones get a new pool.
             self.broken = error
-            for asked in self._waiting:
-                if not asked.done():
-                    asked.set_exception(error)
+            for waiter in self._waiting:
+                if not waiter.done():
+                    waiter.set_exception(error)
             await self._close()
             raise
-        except (
-            asyncio.CancelledError
-        ):  # the loop ends; of one that has ended nothing can be awaited
+        except asyncio.CancelledError:  # the loop is ending; once it has, nothing can be awaited
             await self._close()
             raise
 
     def _open_missing(self) -> None:
-        waiting = sum(not asked.done() for asked in self._waiting)
+        waiting = sum(not waiter.done() for waiter in self._waiting)
         if not waiting:
             self._wanted.clear()
         missing = self.size + waiting - len(self._ready) - len(self._opening)
@@ -111,7 +108,7 @@ class Pool:
 
     async def _open(self) -> None:
         if not self._waiting and self._pause:
-            # Whoever comes meanwhile does not wait for an earlier failure.
+            # A caller that comes meanwhile does not wait for an earlier failure.
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._pause):
                     await self._wanted.wait()
@@ -120,9 +117,9 @@ class Pool:
         except Exception as error:
             self._pause = min(_LONGEST_PAUSE_SECONDS, 2 * self._pause or 0.5)
             while self._waiting:
-                asked = self._waiting.popleft()
-                if not asked.done():
-                    asked.set_exception(error)
+                waiter = self._waiting.popleft()
+                if not waiter.done():
+                    waiter.set_exception(error)
                     return
             expected = isinstance(error, TemplateError)
             _logger.warning(
@@ -137,23 +134,23 @@ class Pool:
 
     def _offer(self, session: Session) -> None:
         while self._waiting:
-            asked = self._waiting.popleft()
-            if not asked.done():
-                asked.set_result(session)
+            waiter = self._waiting.popleft()
+            if not waiter.done():
+                waiter.set_result(session)
                 return
         if len(self._ready) < self.size:
             self._ready.append(session)
-        else:  # it was for somebody who has gone
+        else:  # its caller has gone
             self._end(session)
 
     def _drop_bad(self) -> None:
-        for session in [one for one in self._ready if not self._good(one)]:
+        for session in [each for each in self._ready if not self._good(each)]:
             self._ready.remove(session)
             telemetry.count("replaced in pool", self._template.attributes)
             self._end(session)
 
     async def _check(self) -> None:
-        """Find the dead among those that are ready; asking may take a while."""
+        """Find dead sessions among those that are ready; this may take a while."""
         await asyncio.gather(*(session.check() for session in list(self._ready)))
 
     def _end(self, session: Session) -> None:
@@ -168,40 +165,40 @@ class Pool:
         await asyncio.gather(*opening, return_exceptions=True)
         sessions = list(self._ready)
         self._ready.clear()
-        await asyncio.gather(*(end(one) for one in sessions), *self._ending, return_exceptions=True)
+        await asyncio.gather(*map(end, sessions), *self._ending, return_exceptions=True)
 
 
 def _task_of(work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
     task = asyncio.ensure_future(work)
-    # A loop may be closed before it has ended, which is no mistake: `_end_elsewhere` is for that.
+    # A loop may be closed before the task has ended: `_end_elsewhere` handles that.
     task._log_destroy_pending = False  # type: ignore[attr-defined]  # noqa: SLF001
     return task
 
 
 def _end_elsewhere(sessions: deque[Session]) -> None:
-    """End the sessions of a pool whose loop was closed before its tasks had ended."""
+    """End the sessions of a pool whose loop was closed before its tasks ended."""
 
     async def end_all() -> None:
-        await asyncio.gather(*(end(session) for session in sessions))
+        await asyncio.gather(*map(end, sessions))
 
     if sessions:
         threading.Thread(target=lambda: asyncio.run(end_all()), name="end of a pool").start()
 
 
-# A loop keeps its pools, by their keepers' tasks: what was kept here would keep its loop.
+# A loop holds its pools by their keepers' tasks; a reference from here would keep the loop alive.
 _pools: weakref.WeakKeyDictionary[
     asyncio.AbstractEventLoop, weakref.WeakValueDictionary[object, Pool]
 ] = weakref.WeakKeyDictionary()
 
 
 def pool_of(template: Template, *, seconds: int, size: int, max_age: float) -> Pool:
-    """The running loop's pool of a template; it grows to the greatest `size` that was asked for."""
+    """Return the running loop's pool of a template, grown to the largest `size` requested."""
     pools = _pools.setdefault(asyncio.get_running_loop(), weakref.WeakValueDictionary())
     key = (template, seconds, max_age)
-    found = pools.get(key)
-    if found is None or found.broken:
-        found = pools[key] = Pool(template, seconds=seconds, size=size, max_age=max_age)
-    elif size > found.size:
-        found.size = size
-        found._wake.set()  # noqa: SLF001 - its own module
-    return found
+    pool = pools.get(key)
+    if pool is None or pool.broken:
+        pool = pools[key] = Pool(template, seconds=seconds, size=size, max_age=max_age)
+    elif size > pool.size:
+        pool.size = size
+        pool._wake.set()  # noqa: SLF001 - its own module
+    return pool

@@ -1,4 +1,4 @@
-"""From what an application names to what a sandbox of it is created from."""
+"""From the name that an application gives to what sandboxes are created from."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from builder.targets.e2b.account import Account, account_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
-    """What sandboxes are created from. `ref` never moves; `imports` are the warm-up's modules.
+    """What sandboxes are created from. `ref` is fixed; `imports` are the modules of the warm-up.
 
-    `registry` is where it was looked up, as an absolute path or a URL: that one tells whether it
-    was revoked since, wherever the application has changed to. `name` is its name there, None for
-    what is E2B's own; `account` is None on `local`.
+    `registry` is where it was looked up, as an absolute path or a URL, and where revocations are
+    checked, even after the application has changed its folder. `name` is its name there, None for
+    a template known only to E2B; `account` is None on `local`.
     """
 
     ref: str
@@ -38,7 +38,7 @@ class Template:
 
     @property
     def attributes(self) -> dict[str, str]:
-        """What spans and metrics say of it."""
+        """The attributes of its spans and metrics."""
         return {
             "template.name": self.name or self.ref,
             "template.ref": self.ref,
@@ -46,18 +46,20 @@ class Template:
         }
 
 
-def find(asked: str | None, *, target: str | None, channel: str, api_key: str | None) -> Template:
-    """The template that `asked` means: a name of the registry, or an ID, name or ref of E2B's own.
+def find(
+    template_id: str | None, *, target: str | None, channel: str, api_key: str | None
+) -> Template:
+    """Find a template by its name in the registry, or by its ID, name or ref on E2B.
 
-    The target is `e2b` unless `target` or `TEMPLATE_TARGET` names another: code is run on this
-    machine only where somebody asked for that by name. Raises `LookupError`s of the registry, and
-    `TargetUnavailableError` (also a `ValueError`) where a key is missing.
+    The target is `e2b` unless `target` or `TEMPLATE_TARGET` names another: code runs on this
+    machine only on request. Raises the registry's `LookupError`s, and `TargetUnavailableError`
+    (also a `ValueError`) if a key is missing.
     """
-    if not asked:
+    if not template_id:
         raise MissingTemplateError(
-            "`template_id` is missing: which template is the code to run in?",
-            hint="name one of the registry (`template-builder list`), or one of E2B's own by its"
-            ' ID; the stock image has to be asked for, too: template_id="code-interpreter-v1"',
+            "`template_id` is missing: it names the template to run code in",
+            hint="use a name in the registry (`template-builder list`), or the ID of a template on"
+            " E2B, such as `code-interpreter-v1` for the stock image",
         )
     name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
     settings = target_here(name)
@@ -66,24 +68,24 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
     location = registry.find()
     if not registry.is_url(location):
         location = os.path.abspath(location)
-    known = about(asked, location)
-    if asked in known.names:
-        record = _lookup(known, asked, name, channel)
+    known = about(template_id, location)
+    if template_id in known.names:
+        record = _lookup(known, template_id, name, channel)
     else:
-        _check_ref(known, asked, name)
+        _check_ref(known, template_id, name)
         if local:
             raise UnknownTemplateError(
-                f"there is no template `{asked}` in {known.path}",
-                hint=did_you_mean(asked, loaded(location).names)
-                or "on target `local` only templates of the registry can be used",
+                f"there is no template `{template_id}` in {known.path}",
+                hint=did_you_mean(template_id, loaded(location).names)
+                or "target `local` can only use templates in the registry",
             )
-        return Template(ref=asked, target=name, local=False, registry=location, account=owner)
+        return Template(ref=template_id, target=name, local=False, registry=location, account=owner)
     return Template(
         ref=record.ref,
         target=name,
         local=local,
         registry=location,
-        name=asked,
+        name=template_id,
         level=record.level,
         imports=record.imports,
         env=tuple(sorted(record.env.items())),
@@ -92,7 +94,7 @@ def find(asked: str | None, *, target: str | None, channel: str, api_key: str | 
 
 
 def check_not_revoked(template: Template) -> None:
-    """Raises `RevokedError` when the build was revoked since it was found."""
+    """Raise `RevokedError` if the build was revoked since it was looked up."""
     ref, target, location = template.ref, template.target, template.registry
     if template.name:
         known = about_build(ref, location, name=template.name, target=target)
@@ -102,7 +104,7 @@ def check_not_revoked(template: Template) -> None:
 
 
 def near_names(template: Template) -> str | None:
-    """A hint at names of its registry that a template's ref may have meant."""
+    """Suggest names of its registry that are similar to a template's ref."""
     return did_you_mean(template.ref, loaded(template.registry).names)
 
 
@@ -118,17 +120,17 @@ def _lookup(known: registry.Registry, name: str, target: str, channel: str) -> r
             if other != target and any(ref.is_local for ref in entry.channels.values()):
                 raise NotBuiltError(
                     error.message,
-                    hint=f'it is built for this machine: target="{other}" runs code there, which is'
-                    " no security boundary",
+                    hint=f'it is built for this machine: target="{other}" runs code here, without a'
+                    " security boundary",
                 ) from error
         raise
 
 
 def _check_ref(known: registry.Registry, ref: str, target: str) -> None:
-    """A build that is named by its ref is not used either when it was revoked."""
+    """Raise `RevokedError` for a revoked build, even if it is named by its ref."""
     for record in known.records(ref=ref, target=target):
         if record.revoked:
             raise RevokedError(
                 f"build `{ref}` of `{record.name}` is {record.build.revocation}",
-                hint=f"`template-builder list` shows what else there is of `{record.name}`",
+                hint=f"`template-builder list` shows the other builds of `{record.name}`",
             )

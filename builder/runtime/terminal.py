@@ -1,11 +1,11 @@
-"""The lines that a terminal would show of a text: progress bars draw over what they drew before."""
+"""The lines that a terminal shows of a text: progress bars draw over what they drew before."""
 
 from __future__ import annotations
 
 import re
 
 _CONTROL = re.compile(
-    r"\x1b\[([0-9;?]*)([@-~])"  # of the cursor, of what is erased, and colours
+    r"\x1b\[([0-9;?]*)([@-~])"  # cursor moves, erasure and colours
     r"|\x1b\][^\x07\x1b]*(?:\x07|\x1b\\)?"  # titles and links
     r"|\x1b."
     r"|[\n\r\b\x07]"
@@ -15,7 +15,7 @@ _COLUMNS = 500
 
 
 def shown_lines(text: str) -> list[str]:
-    """The lines of `text` after all that it moves, erases and writes over; without colours."""
+    """Return the lines of `text` after its moves, erasures and overwrites, without colours."""
     if not _CONTROL.search(text.replace("\n", "")):
         return text.removesuffix("\n").split("\n") if text else []
     screen, position = _Screen(), 0
@@ -42,7 +42,7 @@ class _Screen:
         self._column = end
 
     def move(self, control: re.Match[str]) -> None:
-        """Follow a control character or sequence; those of no meaning here are left out."""
+        """Apply a control character or sequence; ignore those without effect here."""
         if control[0] == "\n":
             self._row, self._column = self._row + 1, 0
             if self._row == len(self.lines):
@@ -64,7 +64,7 @@ class _Screen:
         elif name in "CDG":
             start = {"C": self._column, "D": self._column, "G": -1}[name]
             column = start - steps if name == "D" else start + steps
-            # Back over all that was written, but forward no further than a window is wide.
+            # Back over all that was written, but forward no further than the width of a window.
             self._column = max(min(column, max(self._column, _COLUMNS)), 0)
         elif name == "K":
             self._erase_in_line(number or 0)

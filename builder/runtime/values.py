@@ -1,10 +1,10 @@
-"""What goes into an execution and what comes out of it."""
+"""The input and the output of an execution."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict
+from typing import Any, TypedDict, cast
 
 from builder.errors import did_you_mean
 from builder.runtime.terminal import shown_lines
@@ -13,10 +13,10 @@ from builder.sandbox.files import FileEntry, normal_path
 
 
 class CodeInput(TypedDict, total=False):
-    """`code` is required; `timeout` is in seconds; `env_vars` are there for this execution.
+    """`code` is required; `timeout` is in seconds; `env_vars` are set for this execution.
 
-    `files` are put into the sandbox before the code runs, by path: bytes, text, or the `Path` of a
-    local file.
+    `files` are written to the sandbox before the code runs, by path: bytes, text, or the `Path` of
+    a local file.
     """
 
     code: str
@@ -27,15 +27,15 @@ class CodeInput(TypedDict, total=False):
 
 
 class CodeOutput(TypedDict):
-    """What running code gave.
+    """The outcome of running code.
 
-    `output` is what it wrote to standard output, `logs` the lines of both streams as a terminal
-    shows them, with "[stdout] " or "[stderr] " before them, `execution_time` in seconds, `results`
-    the rich ones (tables as HTML, charts as PNG). `error` is None when `success`; else `traceback`
-    says where. `left_out` is how many characters were beyond the limits, `session_lost` whether
-    what was defined in the session is gone: the interpreter died, was ended, or did not obey a
-    time-out. `files` are those of the working folder that the code has created or changed. `notes`
-    say in words what of it is not whole, and what to do.
+    `output` is its standard output, `logs` the lines of both streams as a terminal shows them,
+    prefixed "[stdout] " or "[stderr] ", `execution_time` in seconds, `results` rich results (tables
+    as HTML, charts as PNG). `error` is None on `success`; otherwise `traceback` locates it.
+    `left_out` counts the characters beyond the limits. `session_lost` means that the session's
+    state is gone: the interpreter died, was ended, or did not stop at a time-out. `files` are those
+    of the working folder that the code created or changed. `notes` explain what is incomplete, and
+    what to do.
     """
 
     output: str
@@ -64,37 +64,38 @@ _TYPES: dict[str, tuple[type, ...]] = {
 }
 
 
-def checked(given: Mapping[str, Any]) -> CodeInput:
-    """`given`, if it can be executed. Raises `ValueError` and `TypeError`, in words."""
-    if not isinstance(given, Mapping):
+def checked(input_data: Mapping[str, Any]) -> CodeInput:
+    """Return an input without its `None`s. Raise `ValueError` or `TypeError` for an invalid one."""
+    if not isinstance(input_data, Mapping):
         raise TypeError(
-            f'input_data is {type(given).__name__}, expected a table such as {{"code": "1 + 1"}}'
+            f"input_data is {type(input_data).__name__}, expected a table such as"
+            ' {"code": "1 + 1"}'
         )
-    for key, value in given.items():
+    for key, value in input_data.items():
         if key not in _TYPES:
-            hint = did_you_mean(str(key), _TYPES) or f"there are: {', '.join(_TYPES)}"
+            hint = did_you_mean(str(key), _TYPES) or f"expected one of: {', '.join(_TYPES)}"
             raise ValueError(f"input_data has an unknown key {key!r} ({hint})")
         if value is not None and (not isinstance(value, _TYPES[key]) or isinstance(value, bool)):
             wanted = " or ".join(kind.__name__ for kind in _TYPES[key])
             raise TypeError(f"input_data[{key!r}] is {type(value).__name__}, expected {wanted}")
-    if given.get("code") is None:
+    if input_data.get("code") is None:
         raise ValueError("input_data has no `code`: the code to execute")
-    _check_text("code", given["code"])
-    timeout = given.get("timeout")
+    _check_text("code", input_data["code"])
+    timeout = input_data.get("timeout")
     if timeout is not None and not 0 < timeout <= LONGEST_SECONDS:
         raise ValueError(
             f"input_data['timeout'] is {timeout}, expected seconds above 0, at most"
             f" {LONGEST_SECONDS}"
         )
-    for name, value in (given.get("env_vars") or {}).items():
+    for name, value in (input_data.get("env_vars") or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
             raise TypeError("input_data['env_vars'] is not a table of text by name")
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"input_data['env_vars'] cannot hold {name!r}")
         _check_text(f"env_vars']['{name}", name + value)
-    _check_files(given.get("files") or {})
-    found: CodeInput = {key: value for key, value in given.items() if value is not None}  # type: ignore[assignment]
-    return found
+    _check_files(input_data.get("files") or {})
+    present = {key: value for key, value in input_data.items() if value is not None}
+    return cast("CodeInput", present)
 
 
 def _check_files(files: Mapping[Any, Any]) -> None:
@@ -106,7 +107,9 @@ def _check_files(files: Mapping[Any, Any]) -> None:
         except ValueError as error:
             raise ValueError(f"input_data['files'] has the name {name!r}: {error}") from None
         if place == ".":
-            raise ValueError(f"input_data['files'] has the name {name!r}, which is no file's")
+            raise ValueError(
+                f"input_data['files'] has the name {name!r}, which does not name a file"
+            )
         if not isinstance(content, bytes | str | Path):
             raise TypeError(
                 f"input_data['files'][{name!r}] is {type(content).__name__}, expected bytes, text"
@@ -121,23 +124,23 @@ def _check_text(key: str, value: str) -> None:
         value.encode()
     except UnicodeEncodeError as error:
         raise ValueError(
-            f"input_data['{key}'] holds half of a character, {value[error.start]!r}, which cannot"
-            " be sent"
+            f"input_data['{key}'] contains an unpaired surrogate, {value[error.start]!r}, which"
+            " cannot be sent"
         ) from None
 
 
 def output_of(
     execution: Execution, *, sandbox_id: str, timeout: float, files: Sequence[FileEntry] = ()
 ) -> CodeOutput:
-    """An execution as it is told to the caller."""
+    """Return an execution as the caller sees it."""
     error = execution.error
     if execution.timed_out:
-        kept = "what was defined in the session is kept"
+        state = "the session's state is kept"
         if execution.lost:
-            kept = "the interpreter did not obey and was replaced: what was defined is lost"
+            state = "the interpreter did not stop and was replaced: the session's state is lost"
         error = (
             f"TimeoutError: the code did not finish within {seconds_in_words(timeout)} and was"
-            f" interrupted; {kept}"
+            f" interrupted; {state}"
         )
     logs = [
         f"[{name}] {line}"
@@ -147,9 +150,8 @@ def output_of(
     notes = []
     if execution.left_out:
         notes.append(
-            f"{execution.left_out} characters of what the code gave are left out, which were beyond"
-            " `max_output`: have the code write what is large to a file, and read that with"
-            " `files.read` or `files.download`"
+            f"{execution.left_out} characters of output exceed `max_output` and are left out: write"
+            " large output to a file, and read it with `files.read` or `files.download`"
         )
     return CodeOutput(
         output=execution.stdout,

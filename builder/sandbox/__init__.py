@@ -1,1 +1,1 @@
-"""What running code in a sandbox is, whichever target runs it."""
+"""Running code in a sandbox, whichever target it is on."""

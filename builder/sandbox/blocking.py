@@ -1,4 +1,4 @@
-"""A session for callers that wait for it in their own thread."""
+"""A blocking interface to a session."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ SessionT = TypeVar("SessionT", bound=Session)
 
 
 class BlockingSession(Generic[SessionT]):
-    """A session, driven by an event loop of its own. Use it from one thread; `close` it when done.
+    """Drives a session with its own event loop. Use it from one thread; `close` it when done.
 
-    What it waits for ends when this program is interrupted.
+    Interrupting the program cancels the running call.
     """
 
     def __init__(self, opening: Callable[[], Coroutine[Any, Any, SessionT]]) -> None:
-        """Raises what `opening` raises, and `InterruptedRunError`; then nothing is left of it."""
+        """Open the session. Raises what `opening` raises, and `InterruptedRunError`."""
         self._closed = False
         self._runner = asyncio.Runner()
         try:
@@ -34,8 +34,7 @@ class BlockingSession(Generic[SessionT]):
         self.timings = self.session.timings
 
     def run(self, code: str, *, timeout: float) -> Execution:
-        """Run Python code, `timeout` in seconds; all of its output is kept. Raises what
-        `Session.run` raises."""
+        """Run Python code and keep all of its output. Raises what `Session.run` raises."""
         return self.wait_for(
             lambda: self.session.run(
                 code, seconds=timeout, language="python", variables={}, limit=None
@@ -43,14 +42,14 @@ class BlockingSession(Generic[SessionT]):
         )
 
     def wait_for(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
-        """What a call gives that belongs to the session. Raises `InterruptedRunError`."""
+        """Return the result of a call on the session. Raises `InterruptedRunError`."""
         try:
-            return self._runner.run(_ended_when_stopped(call))
+            return self._runner.run(_cancelled_when_stopped(call))
         except asyncio.CancelledError:
             raise InterruptedRunError("interrupted") from None
 
     def close(self) -> None:
-        """End the session, also when this program is interrupted. Closing twice is fine."""
+        """End the session, even after an interrupt. Closing twice is fine."""
         if self._closed:
             return
         self._closed = True
@@ -60,12 +59,12 @@ class BlockingSession(Generic[SessionT]):
             self._runner.close()
 
 
-async def _ended_when_stopped(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
+async def _cancelled_when_stopped(call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
     loop, task = asyncio.get_running_loop(), asyncio.current_task()
     assert task is not None
 
     def cancel() -> None:
-        with contextlib.suppress(RuntimeError):  # it has ended meanwhile
+        with contextlib.suppress(RuntimeError):  # the loop is closed
             loop.call_soon_threadsafe(task.cancel)
 
     with when_stopped(cancel):

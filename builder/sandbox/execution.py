@@ -1,4 +1,4 @@
-"""What running code in a sandbox gives."""
+"""The outcome of running code in a sandbox."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Any
 
 WARM_SECONDS = 600.0
 _RESULTS_TO_A_STREAM = 16
-_RESULT_OVERHEAD = 64  # so that results of nothing come to an end, too
+_RESULT_OVERHEAD = 64  # so that even empty results reach the limit
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """One rich result: `data` is a MIME bundle (MIME type → text; pictures in base64). `is_main`
-    tells the value of the last expression from what was displayed on the way."""
+    """One rich result: `data` is a MIME bundle (MIME type → text; images in base64). `is_main`
+    marks the value of the last expression; other results were displayed."""
 
     data: Mapping[str, Any]
     is_main: bool = False
 
     @property
     def text(self) -> str | None:
-        """The plain text of it."""
+        """The plain text."""
         return self._text("text/plain")
 
     @property
     def html(self) -> str | None:
-        """The HTML of it, of a table for example."""
+        """The HTML, for example of a table."""
         return self._text("text/html")
 
     @property
     def png(self) -> str | None:
-        """The picture of it, of a chart for example, as a PNG in base64."""
+        """The PNG image in base64, for example of a chart."""
         return self._text("image/png")
 
     def _text(self, kind: str) -> str | None:
@@ -44,10 +44,10 @@ class Result:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Execution:
-    """What running code gave; `traceback` is plain text.
+    """The outcome of running code; `traceback` is plain text.
 
-    `left_out` is how many characters of output and results were beyond the limit, `lost` says that
-    the interpreter, and all that was defined in it, went with a time-out.
+    `left_out` counts the characters of output and results beyond the limit. `lost` means that the
+    interpreter has ended, and with it everything that was defined.
     """
 
     stdout: str = ""
@@ -62,10 +62,10 @@ class Execution:
 
 
 class Output:
-    """Collects what an execution gives, up to `limit` characters of each stream, of an error and of
-    a result's text; pictures and the like may be sixteen times as much together.
+    """Collects the output of an execution.
 
-    Of what is longer the beginning and the end are kept.
+    Each stream, error and text result is cut to `limit` characters, from its middle. Other results
+    may have sixteen times as many in total.
     """
 
     def __init__(self, limit: int | None = None) -> None:
@@ -77,13 +77,13 @@ class Output:
         self._shown: list[_Shown] = []
         self._error: str | None = None
         self._traceback = ""
-        # What was given before the clearing with the number `_cleared` is gone. Each channel tells
-        # of all clearings, and each at another moment.
+        # Output from before clearing number `_cleared` is gone. Every channel reports every
+        # clearing, each at its own time.
         self._cleared = 0
         self._clearings = dict.fromkeys(("stdout", "stderr", "results"), 0)
 
     def stream(self, name: str, text: str) -> None:
-        """Take what was written to "stdout" or "stderr"."""
+        """Add text written to "stdout" or "stderr"."""
         if text and name in self._streams and self._counts(name):
             self._streams[name].add(text)
 
@@ -95,10 +95,10 @@ class Output:
         display_id: str | None = None,
         update: bool = False,
     ) -> None:
-        """Take a MIME bundle of texts and `Cut`s; of one that is too large, a line that says so.
+        """Add a MIME bundle of texts and `Cut`s, or a line saying that it is too large.
 
-        It also takes the place of what was displayed with the same ID before; an `update` of
-        nothing is a result of its own.
+        It replaces what was displayed with the same ID; an `update` without such a display is a
+        new result.
         """
         if not self._counts("results"):
             return
@@ -112,18 +112,18 @@ class Output:
             self._shown.append(self._fitted(data, main, display_id))
 
     def clear(self, channel: str, number: int, *, wait: bool) -> None:
-        """Take that the output was cleared, for the `number`th time, from "stdout", "stderr" or
-        "results": at once, or with `wait` when there is more."""
+        """Clear the output for the `number`th time, as "stdout", "stderr" or "results" reports: at
+        once, or with `wait` when more output arrives."""
         self._clearings[channel] = number
         if not wait:
             self._clear(number)
 
     def leave_out(self, size: int) -> None:
-        """Count characters that were too many to be taken."""
+        """Count characters that were not kept."""
         self._left_out += size
 
     def failed(self, name: str | Cut, value: str | Cut, traceback: str | Cut) -> None:
-        """Take the error that has ended the code."""
+        """Record the error that ended the code."""
         if isinstance(value, Cut):
             error = value
             self._error = plain(f"{name}: {value}")
@@ -142,7 +142,7 @@ class Output:
         return cut
 
     def _fitted(self, data: Mapping[str, Any], main: bool, display_id: str | None) -> _Shown:
-        """As much of a MIME bundle as there is room for."""
+        """Cut a MIME bundle to the room that is left."""
         kept: dict[str, Any] = {}
         room, left_out = self.room, 0
         for kind, value in data.items():
@@ -172,8 +172,8 @@ class Output:
         )
 
     def _counts(self, channel: str) -> bool:
-        """Whether what a channel gives now was not cleared on another one. What was given before a
-        clearing that has waited for this goes."""
+        """Return whether new output of a channel counts: no other channel has cleared it already.
+        Apply a clearing that has waited for this output."""
         self._clear(self._clearings[channel])
         return self._clearings[channel] == self._cleared
 
@@ -185,13 +185,13 @@ class Output:
 
     @property
     def failed_already(self) -> bool:
-        """Whether an error was taken."""
+        """Whether an error was recorded."""
         return self._error is not None
 
     def execution(
         self, seconds: float, *, timed_out: bool = False, lost: bool = False
     ) -> Execution:
-        """All that was taken."""
+        """Return everything collected."""
         parts: list[Cut | _Shown] = [*self._streams.values(), *self._shown]
         return Execution(
             stdout=self._streams["stdout"].text(),
@@ -208,7 +208,7 @@ class Output:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Shown:
-    """A result, or None where there was no room for it, and what it takes of that."""
+    """A result, None if it did not fit, and the room that it takes."""
 
     result: Result | None
     is_main: bool
@@ -218,7 +218,7 @@ class _Shown:
 
 
 class Cut:
-    """Text that arrives in parts; of what is longer than `limit`, the beginning and the end."""
+    """Text that arrives in parts, cut from its middle to `limit` characters."""
 
     def __init__(self, limit: float | None) -> None:
         self._limit = None if limit is None or limit == float("inf") else max(0, int(limit))
@@ -229,7 +229,7 @@ class Cut:
         self.left_out = self.size = 0
 
     def add(self, text: str) -> None:
-        """Take the next part."""
+        """Add the next part."""
         self.size += len(text)
         if self._limit is None:
             self._first.append(text)
@@ -251,7 +251,7 @@ class Cut:
             self.left_out += gone
 
     def leave_out(self, size: int) -> None:
-        """Count characters that are missing from the middle already."""
+        """Count characters already missing from the middle."""
         self.left_out += size
         self.size += size
 
@@ -259,23 +259,23 @@ class Cut:
         return self.text()
 
     def text(self) -> str:
-        """What is kept, with a line that says how much is not."""
-        told = f"\n… {self.left_out} characters left out …\n" if self.left_out else ""
-        return "".join(self._first) + told + "".join(self._last)
+        """Return the kept text, with a line saying how much is missing."""
+        gap = f"\n… {self.left_out} characters left out …\n" if self.left_out else ""
+        return "".join(self._first) + gap + "".join(self._last)
 
 
 def seconds_in_words(seconds: float) -> str:
-    """`1 second`, `1.5 seconds`, `600 seconds`."""
+    """Return `1 second`, `1.5 seconds`, `600 seconds`."""
     return f"{seconds:g} second" if seconds == 1 else f"{seconds:g} seconds"
 
 
 def warm_up_code(modules: Sequence[str]) -> str:
-    """Imports `modules`, and leaves no name behind."""
+    """Return code that imports `modules` and leaves no name behind."""
     return (
         f"for _name in {list(modules)!r}: __import__('importlib').import_module(_name)\ndel _name"
     )
 
 
 def plain(text: str) -> str:
-    """Text without the colours of a terminal."""
+    """Remove terminal colours."""
     return re.sub(r"\x1b\[[0-9;]*m", "", text)

@@ -1,6 +1,6 @@
-"""Files of a sandbox: how they are named, what is known of one, which ones the code has changed.
+"""Files of a sandbox: their paths, their entries, and which ones code has changed.
 
-Pure. The targets read and write them; applications use `builder.runtime.files`.
+Pure: targets read and write them; applications use `builder.runtime.files`.
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Literal, Protocol
 
-# The folder that code starts in. The local target has another place for it.
+# The folder that code starts in; on `local` it is elsewhere.
 WORKING_FOLDER = "/home/user"
-# How many levels of folders are searched for changes, the working folder included.
+# The levels of folders searched for changes, including the working folder.
 LEVELS = 5
 
 
@@ -24,8 +24,8 @@ LEVELS = 5
 class FileEntry:
     """A file, folder or link of a sandbox.
 
-    `path` is relative to the working folder for what is below it, `size` in bytes, `modified` in
-    UTC.
+    `path` is relative inside the working folder, absolute elsewhere; `size` is in bytes, `modified`
+    in UTC.
     """
 
     name: str
@@ -36,14 +36,14 @@ class FileEntry:
 
     @property
     def mime_type(self) -> str:
-        """The MIME type that belongs to the name, `application/octet-stream` if none does."""
+        """The MIME type for the name, `application/octet-stream` if unknown."""
         kind, encoding = mimetypes.guess_type(self.name)
         return kind if kind and not encoding else "application/octet-stream"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Incoming:
-    """A file that is open for reading: its size when it was opened, and its content."""
+    """A file open for reading: its size when it was opened, and its content."""
 
     size: int
     chunks: AsyncIterator[bytes]
@@ -53,7 +53,7 @@ class Incoming:
 class Listing:
     """The files below a working folder, by path, each with a stamp that changes with its content.
 
-    All files of the first `levels` levels of folders are in it.
+    It holds all files of the first `levels` levels of folders.
     """
 
     files: Mapping[str, tuple[FileEntry, object]]
@@ -61,36 +61,30 @@ class Listing:
 
 
 class SandboxFiles(Protocol):
-    """The files of one sandbox; one caller at a time. The targets provide it.
+    """The files of one sandbox, implemented by each target; one caller at a time.
 
-    Paths are normal (`normal_path`). All of it raises `NoSandboxFileError`,
-    `SandboxFileError`, and where the sandbox is a machine elsewhere `SandboxGoneError` and
-    `NetworkError`.
+    Paths are normal (`normal_path`). All methods raise `NoSandboxFileError`, `SandboxFileError`
+    and, if the sandbox is on another machine, `SandboxGoneError` and `NetworkError`.
     """
 
     def read(self, path: str) -> AbstractAsyncContextManager[Incoming]:
         """Open a file for reading, for the `async with` block."""
-        ...
 
     async def write(self, path: str, chunks: AsyncIterator[bytes]) -> FileEntry:
-        """Write a file and the folders on the way to it; if that fails, nothing has changed."""
-        ...
+        """Write a file and its parent folders; if that fails, nothing has changed."""
 
     async def entries(self, path: str) -> list[FileEntry]:
-        """List what is in a folder."""
-        ...
+        """List a folder."""
 
     async def remove(self, path: str) -> None:
-        """Remove a file, a link, or a folder and all in it."""
-        ...
+        """Remove a file, a link, or a folder with its content."""
 
     async def changed(self) -> list[FileEntry]:
-        """Return the files of the working folder that code has made or changed since last time."""
-        ...
+        """Return the files of the working folder that code created or changed since last time."""
 
 
 class Changes:
-    """Tells what code has created or changed from what was there before or written for it."""
+    """Finds the files that code, and not the application, created or changed."""
 
     def __init__(self) -> None:
         self._stamps: dict[str, object] | None = None
@@ -110,18 +104,18 @@ class Changes:
         ]
 
     def written(self, path: str, stamp: object) -> None:
-        """Take note of a file that the application, not the code, has written."""
+        """Record a file that the application wrote."""
         if self._stamps is not None:
             self._stamps[path] = stamp
 
     def removed(self, path: str) -> None:
-        """Take note of what the application has removed."""
+        """Record a file that the application removed."""
         if self._stamps is not None:
             self._stamps.pop(path, None)
 
 
 def watched(folder: str) -> bool:
-    """Return whether changes in folders of this name are of interest."""
+    """Return whether changes in folders of this name are reported."""
     return not folder.startswith(".") and folder != "__pycache__"
 
 
@@ -136,11 +130,11 @@ def normal_path(path: str | os.PathLike[str]) -> str:
     if not text:
         raise ValueError("the path of a file in the sandbox is empty")
     if "\0" in text:
-        raise ValueError(f"a path cannot hold a null character: {text!r}")
+        raise ValueError(f"a path cannot contain a null character: {text!r}")
     try:
         text.encode()
     except UnicodeEncodeError:
-        raise ValueError(f"a path cannot hold half of a character: {text!r}") from None
+        raise ValueError(f"a path cannot contain an unpaired surrogate: {text!r}") from None
     full = posixpath.normpath(posixpath.join(WORKING_FOLDER, text))
     full = "/" + full.lstrip("/")  # POSIX keeps two slashes at the beginning
     return posixpath.relpath(full, WORKING_FOLDER) if below(full, WORKING_FOLDER) else full
@@ -152,5 +146,5 @@ def below(path: str, folder: str) -> bool:
 
 
 def shown(path: str) -> str:
-    """A path as a message shows it, on one line."""
+    """Return a path for a message, on one line."""
     return f"`{path}`" if path.isprintable() else repr(path)

@@ -106,9 +106,9 @@ def test_file_that_cannot_be_given(open_one: Opened, tmp_path: Path) -> None:
         ({3: "x"}, TypeError, "input_data['files'] has the name 3, expected a path as text"),
         ({"a": 3}, TypeError, "input_data['files']['a'] is int, expected bytes, text or the Path of a local file"),
         ({"": "x"}, ValueError, "input_data['files'] has the name '': the path of a file in the sandbox is empty"),
-        ({"a/..": "x"}, ValueError, "input_data['files'] has the name 'a/..', which is no file's"),
-        ({"a\0": "x"}, ValueError, "input_data['files'] has the name 'a\\x00': a path cannot hold a null character: 'a\\x00'"),
-        ({"a": "\ud800"}, ValueError, "input_data['files']['a'] holds half of a character, '\\ud800', which cannot be sent"),
+        ({"a/..": "x"}, ValueError, "input_data['files'] has the name 'a/..', which does not name a file"),
+        ({"a\0": "x"}, ValueError, "input_data['files'] has the name 'a\\x00': a path cannot contain a null character: 'a\\x00'"),
+        ({"a": "\ud800"}, ValueError, "input_data['files']['a'] contains an unpaired surrogate, '\\ud800', which cannot be sent"),
     ],
 )  # fmt: skip
 def test_files_that_make_no_sense(given: Any, kind: type[Exception], told: str) -> None:

@@ -444,5 +444,5 @@ def test_python_that_is_not_here_blocks(write: Callable[..., Path]) -> None:
     (variant,) = workflow.variants_called(Project.find(folder.parent), [])
     assert LocalTarget().blocked(variant) == (
         "no Python on this machine satisfies `base.python` ==3.29.*;"
-        " `uv python install 3.29` gets one"
+        " `uv python install 3.29` installs one"
     )

@@ -63,8 +63,8 @@ def test_time_out_keeps_the_session_and_says_so(open_one: Opened) -> None:
     assert not late["success"]
     assert late["output"] == "begun\n"
     assert late["error"] == (
-        "TimeoutError: the code did not finish within 1.5 seconds and was interrupted; what was defined in the"
-        " session is kept"
+        "TimeoutError: the code did not finish within 1.5 seconds and was interrupted; the session's state"
+        " is kept"
     )
     assert late["execution_time"] < 12
     assert after["output"] == "1\n"
@@ -96,8 +96,8 @@ def test_output_is_bounded_and_says_so(open_one: Opened) -> None:
     assert "4002 characters left out" in (result.text or "")
     assert found["left_out"] == 4002
     assert found["notes"] == [
-        "4002 characters of what the code gave are left out, which were beyond `max_output`: have the"
-        " code write what is large to a file, and read that with `files.read` or `files.download`"
+        "4002 characters of output exceed `max_output` and are left out: write large output to a file, and"
+        " read it with `files.read` or `files.download`"
     ]
 
 

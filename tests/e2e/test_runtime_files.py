@@ -200,7 +200,7 @@ def test_what_is_not_a_file_there_is_told(open_one: Opened) -> None:
         "the sandbox has no `nothing/like it`",
         "`folder` in the sandbox is a folder, not a file",
         "`folder` in the sandbox is a folder, not a file",
-        "`pipe` in the sandbox is no regular file",
+        "`pipe` in the sandbox is not a regular file",
     ]
     assert messages[5].startswith("`report.csv` in the sandbox: ")
     assert messages[6] == "the sandbox has no `gone`"
@@ -209,10 +209,10 @@ def test_what_is_not_a_file_there_is_told(open_one: Opened) -> None:
 @pytest.mark.parametrize(
     ("call", "kind", "told"),
     [
-        (lambda files: files.read("a\0b"), ValueError, "a path cannot hold a null character: 'a\\x00b'"),
+        (lambda files: files.read("a\0b"), ValueError, "a path cannot contain a null character: 'a\\x00b'"),
         (lambda files: files.read(""), ValueError, "the path of a file in the sandbox is empty"),
-        (lambda files: files.read("\ud800"), ValueError, "a path cannot hold half of a character: '\\ud800'"),
-        (lambda files: files.remove("."), ValueError, "the path is that of the working folder, expected one of a file in it"),
+        (lambda files: files.read("\ud800"), ValueError, "a path cannot contain an unpaired surrogate: '\\ud800'"),
+        (lambda files: files.remove("."), ValueError, "the path is the working folder, expected a file"),
         (lambda files: files.read(b"x"), TypeError, "a path in a sandbox is text, not bytes"),
         (lambda files: files.write("x", 3), TypeError,
          "a file cannot be written from int, expected bytes, text, a file open in binary mode, or an iterable of bytes"),

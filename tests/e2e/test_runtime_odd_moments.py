@@ -52,7 +52,9 @@ def test_code_that_did_not_run_is_no_success(here: Any, tmp_path: Path) -> None:
     _, *broken, last = asyncio.run(
         each(here(), breaking, f"open({str(mark)!r}, 'w')", "print(1)", "print(1)")
     )
-    assert any(isinstance(one, str) and "did not say how the code ended" in one for one in broken)
+    assert any(
+        isinstance(one, str) and "did not report how the code ended" in one for one in broken
+    )
     assert not isinstance(last, str)
     assert last["output"] == "1\n"
     for one_of in broken:
@@ -171,8 +173,7 @@ def test_one_primitive_in_two_threads_is_refused(here: Any) -> None:
     assert not any(thread.is_alive() for thread in threads)
     assert errors
     assert set(errors) == {
-        "this CodeExecutionPrimitive is in use in another event loop: give each thread one of its"
-        " own"
+        "this CodeExecutionPrimitive is in use in another event loop: create one for each thread"
     }
     asyncio.run(primitive.cleanup())
 
@@ -208,8 +209,8 @@ def test_argument_that_makes_no_sense(options: Any, kind: type[Exception], told:
         ({3: 4, "code": "1"}, ValueError, "input_data has an unknown key 3"),
         ({"code": "1", "timeout": float("inf")}, ValueError, "input_data['timeout'] is inf"),
         ({"code": "1", "timeout": 10**400}, ValueError, "input_data['timeout'] is 1000"),
-        ({"code": "'\ud800'"}, ValueError, "input_data['code'] holds half of a character"),
-        ({"code": "1", "env_vars": {"A": "\udce9"}}, ValueError, "holds half of a character"),
+        ({"code": "'\ud800'"}, ValueError, "input_data['code'] contains an unpaired surrogate"),
+        ({"code": "1", "env_vars": {"A": "\udce9"}}, ValueError, "contains an unpaired surrogate"),
     ],
 )
 def test_input_that_makes_no_sense(given: Any, kind: type[Exception], told: str) -> None:

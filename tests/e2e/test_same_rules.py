@@ -52,9 +52,9 @@ def text(value: str, *, main: bool = True, **data: Any) -> Result:
 
 
 def late(seconds: str, *, kept: bool = True) -> str:
-    end = "what was defined in the session is kept"
+    end = "the session's state is kept"
     if not kept:
-        end = "the interpreter did not obey and was replaced: what was defined is lost"
+        end = "the interpreter did not stop and was replaced: the session's state is lost"
     return f"TimeoutError: the code did not finish within {seconds} and was interrupted; {end}"
 
 

@@ -77,7 +77,7 @@ def test_code_that_does_not_obey(ready: Server, *, reached: bool) -> None:
     late, after = executed(f"x = 1\n{STUBBORN}", "print('x' in globals())", timeout=1)
     assert late["error"] == (
         "TimeoutError: the code did not finish within 1 second and was interrupted; the interpreter did not"
-        " obey and was replaced: what was defined is lost"
+        " stop and was replaced: the session's state is lost"
     )
     assert (late["timed_out"], late["session_lost"]) == (True, True)
     assert after["output"] == "False\n"

@@ -41,7 +41,7 @@ def files_of(home: Path) -> Files:
     return Files(opened)
 
 
-OUTSIDE = "leads out of the sandbox's folder\n\nhint: a sandbox on this machine has the files of its working folder only"
+OUTSIDE = "is outside the sandbox's folder\n\nhint: on this machine, only files in the sandbox's working folder can be used"
 
 
 @pytest.mark.parametrize(
@@ -99,8 +99,7 @@ def test_home_that_code_has_replaced(tmp_path: Path) -> None:
         with pytest.raises(SandboxFileError) as failed:
             asyncio.run(call)
         assert str(failed.value) == (
-            "the sandbox's folder is not the one that it was given: code has replaced it\n\n"
-            "hint: open another sandbox"
+            "code has replaced the sandbox's folder\n\nhint: open another sandbox"
         )
     assert {path.name for path in (tmp_path / "outside" / "home").iterdir()} == {"secret"}
 

@@ -47,11 +47,11 @@ def test_time_outs_in_words() -> None:
     lost = output_of(Execution(timed_out=True, lost=True), sandbox_id="s", timeout=2.5)
     assert kept["error"] == (
         "TimeoutError: the code did not finish within 1 second and was interrupted;"
-        " what was defined in the session is kept"
+        " the session's state is kept"
     )
     assert lost["error"] == (
         "TimeoutError: the code did not finish within 2.5 seconds and was interrupted;"
-        " the interpreter did not obey and was replaced: what was defined is lost"
+        " the interpreter did not stop and was replaced: the session's state is lost"
     )
 
 

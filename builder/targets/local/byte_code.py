@@ -1,10 +1,10 @@
-"""Byte code of the packages of environments, compiled once for all that hold the same file.
+"""Byte code of the packages of environments, compiled once for all that contain the same file.
 
-It is kept by the hash of its source, and environments have it by hard links. Python takes it
-without a look at the source (PEP 552, "unchecked"): the time of a source depends on when it was
-unpacked, and nothing in an environment changes once it is sealed.
+It is stored by the hash of its source, and hard-linked into environments. Python loads it without
+checking the source (PEP 552, "unchecked"): the time of a source depends on when it was unpacked,
+and nothing in an environment changes once it is sealed.
 
-The module is a program, too, run by the environment's own Python: it has nothing of `builder`.
+The module is also a program, run by the environment's Python, so it imports nothing of `builder`.
 """
 
 import contextlib
@@ -18,9 +18,9 @@ _AT_A_TIME = 32
 
 
 def provide(packages: str, store: str) -> None:
-    """Have all modules below the folder `packages` compiled: from `store`, or anew and kept there.
+    """Provide byte code for all modules below `packages`, from `store` or compiled into it.
 
-    What is no Python is left out, as pip does."""
+    Files that do not compile are skipped, as pip does."""
     store = os.path.join(store, f"{sys.implementation.cache_tag}-{MAGIC_NUMBER.hex()}")
     missing = [
         (source, kept)
@@ -36,7 +36,7 @@ def provide(packages: str, store: str) -> None:
 
 
 def prune(store: "str | os.PathLike[str]") -> None:
-    """Remove what no environment has any more."""
+    """Remove what no environment uses any more."""
     for folder, _, names in os.walk(store):
         for name in names:
             path = os.path.join(folder, name)
@@ -46,7 +46,7 @@ def prune(store: "str | os.PathLike[str]") -> None:
 
 
 def _sources(packages: str, store: str) -> "list[tuple[str, str]]":
-    """The modules below a folder, each with the path where its byte code is kept."""
+    """Return the modules below a folder, each with the path of its byte code in the store."""
     sources = []
     for folder, _, names in os.walk(packages):
         for name in names:
@@ -64,7 +64,7 @@ def _linked(path: str, name: str) -> bool:
         os.link(path, name)
     except FileExistsError:
         return True
-    except OSError:  # not there, too many links, or a file system without them
+    except OSError:  # missing, too many links, or a file system without them
         return False
     return True
 
@@ -72,7 +72,7 @@ def _linked(path: str, name: str) -> bool:
 def _compile(missing: "tuple[str, str]") -> None:
     source, kept = missing
     try:
-        made = py_compile.compile(
+        compiled = py_compile.compile(
             source,
             doraise=True,
             quiet=2,
@@ -80,8 +80,8 @@ def _compile(missing: "tuple[str, str]") -> None:
         )
     except (py_compile.PyCompileError, OSError):
         return
-    if made:
-        _linked(made, kept)
+    if compiled:
+        _linked(compiled, kept)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
-"""Environments by digest: made whole beside the one that serves, which then gives way in one step.
+"""Make environments by digest: beside the active one, which is then replaced in one step.
 
-A folder that no link leads to is being made, waits to be verified, or was replaced; `sweep` removes
-those that nobody makes and nobody runs in.
+A folder that no link points to is being made, is not verified yet, or was replaced; `sweep` removes
+those that are not being made or used.
 """
 
 from __future__ import annotations
@@ -50,20 +50,20 @@ from builder.targets.local.sealed import seal
 
 _AT_FDCWD, _EXCHANGE = -100, 2  # linux/fs.h
 _WARMUP_TIMEOUT_SECONDS = 1800
-# What packages need to show charts and tables, and do not depend on. E2B's code service has it.
+# What packages need to show charts and tables but do not depend on; E2B's code service has it.
 _SHOWN_WITH = {"plotly": "nbformat", "pandas": "jinja2"}
 
 
 def claimed(digest: str, *, waiting: Callable[[], None]) -> AbstractContextManager[None]:
-    """Be the only process that makes or removes environments of `digest`, for the `with` block."""
+    """Keep others from making or removing environments of `digest`, for the `with` block."""
     return exclusive(lock_of(digest), waiting=waiting, check=processes.check_not_stopped)
 
 
 def make(rendered: Rendered, *, report: Reporter, log: Log) -> Path:
-    """A new environment of a rendered variant, in a folder that nothing leads to yet.
+    """Make an environment of a rendered variant in a new folder, without activating it.
 
-    It is to be called with the digest claimed. Raises `BuildError`, `NetworkError`, `StorageError`;
-    then nothing is left.
+    Call it with the digest claimed. Raises `BuildError`, `NetworkError`, `StorageError`, and then
+    leaves nothing behind.
     """
     place = place_of(rendered.digest)
     try:
@@ -85,8 +85,8 @@ def make(rendered: Rendered, *, report: Reporter, log: Log) -> Path:
 
 
 def activate(digest: str, folder: Path) -> None:
-    """Have the environment in `folder` serve `digest`, in one step. What served before goes, if
-    nobody runs in it. Raises `StorageError`."""
+    """Make the environment in `folder` the active one of `digest`, in one step. Remove the previous
+    one, unless it is in use. Raises `StorageError`."""
     place, before = place_of(digest), folder_of(digest)
     link = place.with_name(f".making-{place.name}-{os.getpid()}")
     try:
@@ -104,12 +104,12 @@ def activate(digest: str, folder: Path) -> None:
     except OSError as error:
         raise from_os_error(error, "putting the environment in place") from error
     if before != place:
-        with contextlib.suppress(OSError):  # then the next sweep tries again
+        with contextlib.suppress(OSError):  # the next sweep tries again
             remove_unused(before)
 
 
 def _exchanged(path: Path, other: Path) -> bool:
-    """Let two paths change their names in one step; whether that can be done here."""
+    """Exchange two paths in one step; return whether that is possible here."""
     try:
         exchange = ctypes.CDLL(None).renameat2
     except (OSError, AttributeError):
@@ -162,8 +162,8 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
 def _install(
     folder: Path, stages: Sequence[StageLock], detail: Callable[[str], None], log: Log
 ) -> None:
-    """The locked packages, each stage from its own source, then a kernel and what shows
-    results, which fit to them."""
+    """Install the locked packages, each stage from its own source, then a kernel and what it needs
+    to show results, constrained by the lock."""
     locked = [stage for stage in stages if stage.text]
     target = ["--python", str(folder / "bin" / "python"), "--no-compile-bytecode"]
 
@@ -175,10 +175,10 @@ def _install(
         arguments += [f"--torch-backend={backend}"] if backend else []
         arguments += [f"--requirement={path_of(stage)}" for stage in group]
         try:
-            # Exact and hashed: what uv has in its cache is what an index would give.
+            # Exact and hashed: uv's cache holds what an index would return.
             _uv([*arguments, "--offline"], lambda text: log.line(f"uv, offline: {text}"))
         except (NetworkError, BuildError):
-            log.line("not all of it is in uv's cache: asking the index")
+            log.line("some packages are not in uv's cache: asking the index")
             _uv(arguments, detail)
     constraints = [f"--constraints={path_of(stage)}" for stage in locked]
     names = {name for stage in locked for name, _ in parse_pins(stage.text)}
@@ -209,7 +209,7 @@ def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:
         raise BuildError(error.message, hint=hint if installing else None) from error
 
 
-# Not as a program of its own, whose output the imports could write into, or end too early.
+# The result goes to a file: the imports may write to the output, or end the process.
 _WARM = """
 from json import dumps
 from runpy import run_path
@@ -225,7 +225,7 @@ print(platform.python_version(), importlib.metadata.version("ipykernel"))
 
 
 def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, float]:
-    """Do what the variant's own warm-up does in a layer of its image; seconds by module."""
+    """Run the variant's warm-up, as a layer of its image does; return seconds by module."""
     variables = sandbox_variables(env, path=folder, home=folder / "home")
     script, result = folder / "template" / "warmup.py", folder / "warmup.json"
     code, output = _run(folder, ["-c", _WARM, str(script), str(result)], variables)
@@ -245,7 +245,7 @@ def _warm_disk(folder: Path, env: Mapping[str, str], log: Log) -> dict[str, floa
 
 
 def _run(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -> tuple[int, str]:
-    """Run the environment's Python; its exit code, and what it wrote."""
+    """Run the environment's Python; return its exit code and output."""
     with (
         tempfile.TemporaryFile() as output,
         processes.started(
@@ -260,7 +260,7 @@ def _run(folder: Path, arguments: Sequence[str], variables: Mapping[str, str]) -
             code = process.wait(timeout=_WARMUP_TIMEOUT_SECONDS)
         except subprocess.TimeoutExpired as error:
             raise BuildError(
-                "the Python of the new environment did not end within"
+                "the Python of the new environment did not finish within"
                 f" {_WARMUP_TIMEOUT_SECONDS} seconds"
             ) from error
         output.seek(0)

@@ -1,7 +1,7 @@
-"""Files of a local sandbox: those of its home folder, and nothing outside of it.
+"""Files of a local sandbox: those in its home folder, and none outside.
 
-A path is walked one folder at a time with descriptors: a link that the code has made is followed
-by hand, inside the home only, and never by the operating system.
+A path is walked one folder at a time, with descriptors. Links, which the code may have made, are
+resolved here, inside the home only, and never by the operating system.
 """
 
 from __future__ import annotations
@@ -43,8 +43,8 @@ _MOST_ENTRIES = 5000
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _FILE = os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
-# The clock of a file system ticks: without a step back, code that writes a file at once might leave
-# it with the time that it had before.
+# The clock of a file system ticks: without a step back, code that rewrites a file at once might
+# leave its time unchanged.
 _STEP_BACK_NS = 20_000_000
 
 
@@ -69,7 +69,7 @@ class LocalFiles:
             os.close(descriptor)
 
     async def write(self, path: str, chunks: AsyncIterator[bytes]) -> FileEntry:
-        """Write a file, replacing what has its name; half a file is never seen."""
+        """Write a file, replacing an existing one in one step."""
         with self._place(path, make=True) as (folder, name):
             temporary = f".{secrets.token_hex(8)}.part"
             with _worded(path):
@@ -95,7 +95,7 @@ class LocalFiles:
         return _entry(path, status, "file")
 
     async def entries(self, path: str) -> list[FileEntry]:
-        """List what is in a folder."""
+        """List a folder."""
         with _worded(path):
             return [
                 _entry(_joined(path, name), status, kind)
@@ -103,7 +103,7 @@ class LocalFiles:
             ]
 
     async def remove(self, path: str) -> None:
-        """Remove a file, a link, or a folder and all in it."""
+        """Remove a file, a link, or a folder with its content."""
         with self._place(path, follow=False) as (folder, name), _worded(path):
             if _is_folder(name, folder):
                 await run_to_completion(asyncio.to_thread(shutil.rmtree, name, dir_fd=folder))
@@ -112,7 +112,7 @@ class LocalFiles:
         self._changes.removed(path)
 
     async def changed(self) -> list[FileEntry]:
-        """Return the files of the working folder that code has made or changed since last time."""
+        """Return the files of the working folder that code created or changed since last time."""
         return self._changes.since_last(await run_to_completion(asyncio.to_thread(self._listing)))
 
     def _listing(self) -> Listing:
@@ -122,11 +122,11 @@ class LocalFiles:
             below_it: list[str] = []
             of_level: dict[str, tuple[FileEntry, object]] = {}
             for path in level:
-                with contextlib.suppress(OSError, SandboxFileError):  # it may be gone meanwhile
+                with contextlib.suppress(OSError, SandboxFileError):  # it may have been removed
                     for name, status, kind in self._entries_of(path, follow=False):
                         count += 1
                         if count > _MOST_ENTRIES:
-                            self._tell_once()
+                            self._warn_once()
                             return Listing(files=files, levels=depth)
                         place = _joined(path, name)
                         if kind == "file":
@@ -147,16 +147,16 @@ class LocalFiles:
             finally:
                 os.close(folder)
 
-    def _tell_once(self) -> None:
+    def _warn_once(self) -> None:
         if not self._cut:
             self._cut = True
             _logger.warning(
-                "the working folder has more than %d files: not all that code changes are listed",
+                "the working folder has more than %d files: not all changed files are listed",
                 _MOST_ENTRIES,
             )
 
     def _opened(self, path: str) -> int:
-        """Open a regular file; a pipe or a device might block for ever."""
+        """Open a regular file; a pipe or device might block forever."""
         with self._place(path) as (folder, name):
             descriptor = os.open(name, _FILE, dir_fd=folder)
         kind = os.fstat(descriptor).st_mode
@@ -165,15 +165,15 @@ class LocalFiles:
         os.close(descriptor)
         if stat.S_ISDIR(kind):
             raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
-        raise SandboxFileError(f"{shown(path)} in the sandbox is no regular file")
+        raise SandboxFileError(f"{shown(path)} in the sandbox is not a regular file")
 
     @contextlib.contextmanager
     def _place(
         self, path: str, *, make: bool = False, follow: bool | None = None
     ) -> Iterator[tuple[int, str]]:
-        """Yield the folder of a path, open, and the name in it, which is `.` for the home itself.
+        """Yield the open folder of a path, and the name in it, which is `.` for the home itself.
 
-        A link at the end is followed unless the name is to be made or `follow` is False.
+        A link at the end is followed unless `make` is True or `follow` is False.
         """
         follow = not make if follow is None else follow
         with _worded(path):
@@ -181,7 +181,7 @@ class LocalFiles:
         try:
             if _identity(os.fstat(folders[0])) != self._identity:
                 raise SandboxFileError(
-                    "the sandbox's folder is not the one that it was given: code has replaced it",
+                    "code has replaced the sandbox's folder",
                     hint="open another sandbox",
                 )
             with _worded(path):
@@ -191,7 +191,7 @@ class LocalFiles:
             _close(folders)
 
     def _walk(self, path: str, folders: list[int], *, make: bool, follow: bool) -> str:
-        """Open the folders on the way to a path, one below the other; return the last name."""
+        """Open the parent folders of a path, one after another; return the last name."""
         ahead, links = deque(self._inside(path).split("/")), 0
         while ahead:
             part = ahead.popleft()
@@ -216,7 +216,7 @@ class LocalFiles:
         return "."
 
     def _inside(self, path: str) -> str:
-        """A path relative to the home. Raises `SandboxFileError` for one that leads elsewhere."""
+        """Return a path relative to the home. Raises `SandboxFileError` for one outside."""
         if not path.startswith("/"):
             return path
         for home in (self._home, os.path.realpath(self._home), STABLE_HOME):
@@ -231,8 +231,8 @@ def _identity(status: os.stat_result) -> tuple[int, int]:
 
 def _outside(path: str) -> SandboxFileError:
     return SandboxFileError(
-        f"{shown(path)} leads out of the sandbox's folder",
-        hint="a sandbox on this machine has the files of its working folder only",
+        f"{shown(path)} is outside the sandbox's folder",
+        hint="on this machine, only files in the sandbox's working folder can be used",
     )
 
 
@@ -252,7 +252,7 @@ def _link_target(name: str, folder: int) -> str | None:
     try:
         return os.readlink(name, dir_fd=folder)
     except OSError:
-        return None  # something else, or nothing
+        return None  # not a link, or missing
 
 
 def _is_folder(name: str, folder: int) -> bool:
@@ -263,7 +263,7 @@ def _is_folder(name: str, folder: int) -> bool:
 
 
 def _entries(folder: int) -> Iterator[tuple[str, os.stat_result, _Kind]]:
-    """Files, folders and links of an open folder whose names are text, and no others."""
+    """Yield the files, folders and links of an open folder whose names are text."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(OSError, UnicodeEncodeError):
@@ -318,7 +318,7 @@ def _write(descriptor: int, chunk: bytes) -> None:
 
 @contextlib.contextmanager
 def _worded(path: str) -> Iterator[None]:
-    """Turn an `OSError` about a path into words."""
+    """Translate an `OSError` about a path."""
     try:
         yield
     except NoSandboxFileError:

@@ -1,4 +1,4 @@
-"""Which Python of this machine an environment is made with."""
+"""Choose the Python of this machine for an environment."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from builder.system import uv
 
 @functools.cache
 def choose(specifier: str) -> str | None:
-    """The path of a Python that satisfies `specifier`: the one that runs this program if it does,
-    else the first that uv finds; None when there is none."""
+    """Return the path of a Python that satisfies `specifier`: the one running this program if it
+    does, else the first that uv finds, else None."""
     if SpecifierSet(specifier).contains(platform.python_version(), prereleases=True):
         return getattr(sys, "_base_executable", None) or sys.executable
     try:

@@ -1,7 +1,7 @@
-"""The virtual environment that each sandbox has of its own, over the environment that it shares.
+"""A virtual environment for each sandbox, on top of the environment that all sandboxes share.
 
-It is empty at first, and its interpreter finds the packages of the environment after its own. Pip
-and all others that ask the interpreter where packages go install there: for this sandbox alone.
+It is empty at first; its interpreter finds its own packages before those of the environment. Pip,
+and all tools that ask the interpreter where to install, install there, for this sandbox alone.
 """
 
 from __future__ import annotations
@@ -12,8 +12,8 @@ from pathlib import Path
 
 from builder.targets.local.place import packages_of
 
-# Programs of the host, which are further down on the search path, would change the host. Pip is
-# always that of the sandbox's interpreter, if it has one.
+# Without these, programs of the host, later on the search path, would change the host. `pip` is
+# always that of the sandbox's interpreter.
 _PIP = """\
 #!/bin/sh
 exec "$(dirname -- "$0")/python" -m pip "$@"
@@ -29,15 +29,15 @@ _OF_ITS_OWN = ("activate", "deactivate", "pydoc.bat")
 
 
 def make_layer(folder: Path, environment: Path) -> Path:
-    """Make the virtual environment of a sandbox in its folder, and return it. Raises `OSError`."""
+    """Make the virtual environment of a sandbox in its folder and return it. Raises `OSError`."""
     layer = folder / "venv"
     shared = packages_of(environment)
     own = layer / shared.relative_to(environment)
     own.mkdir(parents=True)
     (layer / "lib64").symlink_to("lib")
     shutil.copyfile(environment / "pyvenv.cfg", layer / "pyvenv.cfg")
-    # The last one to be read, so that what the sandbox adds to the search path goes before. ASCII,
-    # because older versions of Python read it in the encoding of the locale.
+    # Read last, so that what the sandbox adds to the search path comes before. ASCII, because older
+    # versions of Python read it in the encoding of the locale.
     path = ascii(os.fspath(shared))
     (own / "zz-environment.pth").write_text(f"import site; site.addsitedir({path})\n")
     (layer / "bin").mkdir()

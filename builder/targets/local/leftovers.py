@@ -1,4 +1,4 @@
-"""Environments that nothing needs any more: found, and removed when they are still not in use."""
+"""Find environments that nothing needs any more, and remove those that are not in use."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ _DIGEST = re.compile(r"sha256-[^-]+")
 
 
 def note_need(digest: str, registry: str) -> None:
-    """Note which registry has a build with the environment of `digest`, for whoever cleans up."""
+    """Record that a registry has a build with the environment of `digest`, for later clean-ups."""
     if registry:
         content = os.fsencode(registry if "://" in registry else os.path.realpath(registry))
         name = hashlib.sha256(content).hexdigest()[:16]
@@ -44,8 +44,8 @@ def note_need(digest: str, registry: str) -> None:
 
 
 def unused(own: str, needs: Needs) -> list[Unused]:
-    """Environments without any registry that needs them, unused for long enough, and folders
-    that no build leads to."""
+    """List environments that no registry needs and that were not used for long enough, and folders
+    that belong to no build."""
     waste = []
     for path in sorted((cache_folder() / "environments").glob(f"{_PREFIX}*")):
         digest = Digest.from_tag(path.name)
@@ -72,7 +72,7 @@ def unused(own: str, needs: Needs) -> list[Unused]:
 
 
 def remove(waste: Unused) -> str | None:
-    """Remove an environment; why not, where somebody makes it or runs in it."""
+    """Remove an environment; return why not, if it is being made or in use."""
     path = Path(waste.subject)
     digest = _digest_in(path.name)
     with contextlib.ExitStack() as stack:
@@ -94,8 +94,8 @@ def remove(waste: Unused) -> str | None:
 
 
 def sweep() -> None:
-    """Remove what no build leads to: what killed makers and removers left, and what was replaced,
-    where nobody makes it or runs in it."""
+    """Remove what belongs to no build and is not being made or used: what killed processes left
+    behind, and what was replaced."""
     for folder, digest in _strays():
         with contextlib.suppress(OSError), exclusive(lock_of(digest), wait=False):
             if folder_of(digest) != folder:
@@ -103,12 +103,12 @@ def sweep() -> None:
 
 
 def remove_unused(folder: Path) -> bool:
-    """Remove an environment that nobody runs in; whether it is gone. Call it with the digest's
-    lock held."""
-    if folder.is_symlink():  # one that was on its way to its place
+    """Remove an environment unless it is in use; return whether it is gone. Call it with the
+    digest's lock held."""
+    if folder.is_symlink():  # of an activation that was interrupted
         folder.unlink(missing_ok=True)
         return True
-    # Out of the way in one step: nobody finds half of it. A name that a sweep takes up.
+    # Renamed in one step, so that nobody finds half of it, to a name that `sweep` looks for.
     going = folder.with_name(
         f"{_GOING}{place_of(_digest_in(folder.name)).name}-{secrets.token_hex(4)}"
     )
@@ -124,7 +124,7 @@ def remove_unused(folder: Path) -> bool:
 
 
 def _strays() -> list[tuple[Path, str]]:
-    """Folders that no build leads to, with their digests."""
+    """Return folders that belong to no build, with their digests."""
     strays = []
     for folder in sorted((cache_folder() / "environments").glob("*")):
         if folder.name.startswith((_GOING, MADE)):
@@ -135,16 +135,16 @@ def _strays() -> list[tuple[Path, str]]:
 
 
 def _digest_in(name: str) -> str:
-    """The digest in the name of a folder of environments."""
+    """Return the digest in the name of an environment's folder."""
     match = _DIGEST.search(name)
     return Digest.from_tag(match[0]) if match else name
 
 
 @contextlib.contextmanager
 def _alone_in(folder: Path) -> Iterator[bool]:
-    """Whether nobody runs in an environment; nobody begins to inside the `with` block."""
+    """Yield whether an environment is unused; nothing starts in it inside the `with` block."""
     with contextlib.ExitStack() as stack:
-        with contextlib.suppress(OSError):  # it is gone, or is not ours to remove
+        with contextlib.suppress(OSError):  # it is gone, or not ours to remove
             descriptor = os.open(folder / USED, os.O_RDWR | os.O_CREAT, 0o644)
             stack.callback(os.close, descriptor)
             try:
@@ -184,11 +184,11 @@ def _template_of(environment: Path) -> str | None:
 
 
 def _needs_elsewhere(name: str, digest: str, own: str, needs: Needs) -> Iterator[Need]:
-    mine = own if "://" in own else os.path.realpath(own)
+    own = own if "://" in own else os.path.realpath(own)
     for note in sorted(_needs_folder(name).glob("*.txt")):
         with contextlib.suppress(OSError):
             registry = os.fsdecode(note.read_bytes())
-            if registry != mine and (need := needs.of(registry, digest)):
+            if registry != own and (need := needs.of(registry, digest)):
                 yield need
 
 
@@ -204,7 +204,7 @@ def _mtime(path: Path) -> float:
 
 
 def _running(environment: Path) -> bool:
-    """Whether the command of any process that can be seen names something in a folder."""
+    """Return whether the command line of any visible process names something in a folder."""
     import psutil
 
     inside = f"{environment}{os.sep}"

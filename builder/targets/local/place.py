@@ -1,9 +1,9 @@
-"""Where environments are, by digest, and what a process in one of them is given.
+"""Where environments are, by digest, and what a process in one of them gets.
 
-`environments/<digest>` is a symbolic link to the folder of the environment that serves. A rebuild
-makes another folder beside it and moves the link in one step: whoever runs in the folder before
-goes on to do so. (Earlier versions made `environments/<digest>` itself a folder; that serves, too.)
-A folder is in use while somebody holds a shared lock on its file `used`.
+`environments/<digest>` is a symbolic link to the folder of the active environment. A rebuild makes
+another folder beside it and moves the link in one step; processes in the previous folder go on.
+(Earlier versions made `environments/<digest>` itself a folder, which still works.) A folder is in
+use while a process holds a shared lock on its file `used`.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ MANIFEST = "environment.json"
 USED = "used"
 MADE = "made-"
 MEASURES = "measured.json"
-# What a process needs of the outside, and none of what may be a secret.
+# What a process needs from outside, and nothing that may be a secret.
 _PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "SSL_CERT_DIR")
 # No byte code is written beside modules of the environment; no pip, such as the host's, installs
-# outside of a virtual environment, or waits for an answer that nobody can give.
+# outside a virtual environment or asks questions.
 _KEPT_OUT = {"PYTHONDONTWRITEBYTECODE": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_INPUT": "1"}
 # The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
 _SANDBOX_HOMES = ("/root", "/home/user")
@@ -38,8 +38,8 @@ _SANDBOX_HOMES = ("/root", "/home/user")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """An environment that is in place. `seconds` is what making it took, `size` is in bytes,
-    `cold` is seconds by warm-up import, the first of all."""
+    """A complete environment. Making it took `seconds`, its `size` is in bytes; `cold` is the time
+    in seconds of each warm-up import, when it was imported first."""
 
     path: Path
     python: str
@@ -50,29 +50,29 @@ class Environment:
 
 
 def place_of(digest: str) -> Path:
-    """Where the environment of `digest` is looked for."""
+    """Return where the environment of `digest` is looked for."""
     return cache_folder() / "environments" / Digest(digest).tag
 
 
 def packages_of(environment: Path) -> Path:
-    """The folder of an environment's packages. Raises `FileNotFoundError`."""
+    """Return the folder of an environment's packages. Raises `FileNotFoundError`."""
     for packages in environment.glob("lib/*/site-packages"):
         return packages
     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT), str(environment / "lib"))
 
 
 def byte_code_folder() -> Path:
-    """Where the byte code of packages is kept for environments to link to."""
+    """Return where the byte code of packages is stored for environments to link to."""
     return cache_folder() / "byte-code"
 
 
 def lock_of(digest: str) -> Path:
-    """The file whose lock is held by whoever makes or removes environments of `digest`."""
+    """Return the file to lock while environments of `digest` are made or removed."""
     return cache_folder() / "locks" / f"{Digest(digest).tag}.lock"
 
 
 def folder_of(digest: str) -> Path:
-    """The folder that the environment of `digest` is in now, whether it is there or not."""
+    """Return the folder of the active environment of `digest`, whether it exists or not."""
     path = place_of(digest)
     try:
         return path.with_name(os.readlink(path))
@@ -81,19 +81,19 @@ def folder_of(digest: str) -> Path:
 
 
 def placed_since(digest: str, moment: float) -> bool:
-    """Whether the environment of `digest` was put in place after `moment`."""
+    """Return whether the environment of `digest` was activated after `moment`."""
     with contextlib.suppress(OSError):
         return os.lstat(place_of(digest)).st_mtime >= moment
     return False
 
 
 def find(digest: str) -> Environment | None:
-    """The environment of `digest` (`sha256:…`), if it is here and its interpreter still exists."""
+    """Return the environment of `digest` (`sha256:…`), if it and its interpreter exist."""
     return read(folder_of(digest))
 
 
 def read(path: Path) -> Environment | None:
-    """The environment in a folder, if it is whole."""
+    """Return the environment in a folder, if it is complete."""
     try:
         manifest = parse_json((path / MANIFEST).read_text(encoding="utf-8"))
         if not (path / "bin" / "python").exists():
@@ -104,12 +104,12 @@ def read(path: Path) -> Environment | None:
 
 
 def keep_measures(path: Path, measures: Mapping[str, Any]) -> None:
-    """Keep beside an environment what was measured of it. Raises `StorageError`."""
+    """Store measurements of an environment beside it. Raises `StorageError`."""
     atomic_write(path / MEASURES, (json.dumps(measures, indent=2) + "\n").encode())
 
 
 def measures(digest: str) -> dict[str, Any]:
-    """What was measured of the environment of `digest` on this machine; empty where it is not."""
+    """Return the measurements of the environment of `digest` on this machine, if there are any."""
     try:
         measured = parse_json((folder_of(digest) / MEASURES).read_text(encoding="utf-8"))
     except (OSError, ValueError):
@@ -118,7 +118,7 @@ def measures(digest: str) -> dict[str, Any]:
 
 
 def find_build(ref: str, *, name: str) -> Environment:
-    """The environment of the build `local:<name>@sha256-…`. Raises `NotOnThisMachineError`."""
+    """Return the environment of a build. Raises `NotOnThisMachineError`."""
     environment = find(Ref(ref).digest)
     if environment is None:
         raise NotOnThisMachineError(
@@ -130,7 +130,7 @@ def find_build(ref: str, *, name: str) -> Environment:
 
 @contextlib.contextmanager
 def opened(ref: str, *, name: str) -> Iterator[Path]:
-    """The folder of a build, which is not removed inside the `with` block. Raises
+    """Yield the folder of a build, which is not removed inside the `with` block. Raises
     `NotOnThisMachineError`."""
     with contextlib.ExitStack() as stack:
         while True:
@@ -138,25 +138,25 @@ def opened(ref: str, *, name: str) -> Iterator[Path]:
             try:
                 stack.enter_context(held(path))
             except FileNotFoundError:
-                continue  # it was removed after it was looked for
+                continue  # it was removed meanwhile
             yield path
             return
 
 
 @contextlib.contextmanager
 def held(path: Path) -> Iterator[tuple[int, ...]]:
-    """Keep an environment from being removed; yields what a process must inherit to do the same
-    for as long as it runs. Raises `FileNotFoundError` when it has been removed."""
+    """Keep an environment from being removed; yield the descriptors that a process inherits to do
+    the same while it runs. Raises `FileNotFoundError` if it has been removed."""
     file = path / USED
     try:
         descriptor = os.open(file, os.O_RDWR | os.O_CREAT, 0o644)
     except FileNotFoundError:
         raise
-    except OSError:  # of another user, whose removal waits for readers, too
+    except OSError:  # of another user, whose removal also waits for readers
         try:
             descriptor = os.open(file, os.O_RDONLY)
         except OSError:
-            yield ()  # where nothing can be written, nothing can be removed
+            yield ()  # what cannot be written cannot be removed
             return
     try:
         fcntl.flock(descriptor, fcntl.LOCK_SH)
@@ -170,7 +170,7 @@ def held(path: Path) -> Iterator[tuple[int, ...]]:
 
 
 def sandbox_variables(env: Mapping[str, str], *, path: Path, home: Path) -> dict[str, str]:
-    """The whole environment of a sandbox's process: the template's, and nothing that is secret."""
+    """Return all variables of a sandbox's process: those of the template, and no secrets."""
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
     variables |= {name: _rebased(value, home) for name, value in env.items()}
     search = [

@@ -1,6 +1,6 @@
-"""Environments that are finished: nothing is written to them any more, and it shows where it was.
+"""Seal finished environments: make them read-only, and list files that were modified all the same.
 
-Of each file its size and time are listed: reading it all would take too long, of gigabytes.
+The list holds the size and time of each file: reading gigabytes would take too long.
 """
 
 from __future__ import annotations
@@ -17,43 +17,43 @@ from builder.system.files import atomic_write
 
 _LIST = "files.json"
 _WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
-# How a script of uv finds its interpreter: beside the script itself, which is the environment's, or
-# beside the name by which it was called, which is the sandbox's own.
+# How a script of uv finds its interpreter: beside the script itself, in the environment, or beside
+# the name by which it was called, in the sandbox's own virtual environment.
 _BESIDE_SCRIPT = b'"$(dirname -- "$(realpath -- "$0")")"'
 _BESIDE_NAME = b'"$(dirname -- "$0")"'
 
 
 def seal(folder: Path) -> int:
-    """List the files of an environment and take away the permission to write to them; their size
-    together, in bytes. Raises `OSError`, `StorageError`."""
+    """List the files of an environment and make them read-only; return their total size in bytes.
+    Raises `OSError`, `StorageError`."""
     _run_scripts_by_their_callers(folder / "bin")
     listed = dict(_files(folder))
     atomic_write(folder / _LIST, json.dumps(listed, separators=(",", ":")).encode())
     for top in _contents(folder):
-        if top.name != "home":  # it is copied with its permissions, for sandboxes to write to
+        if top.name != "home":  # sandboxes write to a copy, which has the same permissions
             _make_read_only(top)
     return sum(size for size, _ in listed.values())
 
 
 def changes(folder: Path) -> list[str]:
-    """What is not as it was when the environment was sealed, in words; of one that was made before
-    there were lists, nothing. Raises `OSError`."""
+    """Describe what has changed since the environment was sealed; nothing if it has no list.
+    Raises `OSError`."""
     try:
         listed = parse_json((folder / _LIST).read_bytes())
     except FileNotFoundError:
         return []
     except ValueError:
         return [f"{_LIST} cannot be read"]
-    there = dict(_files(folder))
+    now = dict(_files(folder))
     return [
-        *(f"{path} is gone" for path in listed if path not in there),
-        *(f"{path} was added" for path in there if path not in listed),
-        *(f"{path} was changed" for path in there if there[path] != listed.get(path, there[path])),
+        *(f"{path} is gone" for path in listed if path not in now),
+        *(f"{path} was added" for path in now if path not in listed),
+        *(f"{path} was changed" for path in now if now[path] != listed.get(path, now[path])),
     ]
 
 
 def _contents(folder: Path) -> list[Path]:
-    """What sandboxes use of an environment, without what is kept about it."""
+    """Return what sandboxes use of an environment, without its metadata."""
     return [
         path
         for path in folder.iterdir()
@@ -62,8 +62,8 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def _files(folder: Path) -> Iterator[tuple[str, list[int]]]:
-    """The path of each file, with its size and the second in which it was written: finer times are
-    not kept by every way to move a folder."""
+    """Yield the path of each file, with its size and time in seconds: not every way of moving a
+    folder preserves finer times."""
     start = len(os.fspath(folder)) + 1
     for top in _contents(folder):
         for path, status in _walk(os.fspath(top)):
@@ -72,7 +72,7 @@ def _files(folder: Path) -> Iterator[tuple[str, list[int]]]:
 
 
 def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
-    """A file, or a folder and all in it; links are not followed."""
+    """Yield a file, or a folder and all in it, without following links."""
     yield top, (status := os.lstat(top))
     folders = [top] if stat.S_ISDIR(status.st_mode) else []
     while folders:
@@ -91,8 +91,8 @@ def _make_read_only(top: Path) -> None:
 
 
 def _run_scripts_by_their_callers(folder: Path) -> None:
-    """Have scripts run by the interpreter of the sandbox that calls them, which has its own
-    packages, too."""
+    """Make scripts use the interpreter of the sandbox that calls them, which also has packages of
+    its own."""
     for path in folder.iterdir():
         if path.is_symlink() or not path.is_file():
             continue

@@ -1,8 +1,7 @@
 """Standard output and error of kernels: named pipes, read by one thread of this process.
 
-It reads between executions, too, and drops that, so that whatever runs in the background never
-waits for the next one. No more is held than a part of a pipe: who writes faster than it is read
-waits.
+Between executions it reads and discards, so that background code never waits for the next one.
+At most part of a pipe is buffered: a process that writes faster than it is read waits.
 """
 
 from __future__ import annotations
@@ -25,13 +24,12 @@ from pathlib import Path
 from builder.sandbox.execution import Output
 
 _PART_BYTES = 1 << 16
-# Reading each line as soon as it is there would cost its writer more than the line does.
+# Reading each line at once would slow its writer down.
 _PAUSE_SECONDS = 0.002
 
 
 class Streams:
-    """The pipes of one sandbox. `lock` is to be held by whoever else changes an `Output` that is
-    written to."""
+    """The pipes of one sandbox. Hold `lock` to change an `Output` that is being written to."""
 
     def __init__(self, folder: Path, key: bytes) -> None:
         """Make the pipes `stdout` and `stderr` in `folder`. Raises `OSError`."""
@@ -50,7 +48,7 @@ class Streams:
 
     @contextlib.contextmanager
     def into(self, output: Output) -> Iterator[None]:
-        """Have `output` take what is written from now on, until `end` or the end of the block."""
+        """Add what is written from now on to `output`, until `end` or the end of the block."""
         with self.lock:
             self._read_all()
             self._output = output
@@ -60,22 +58,22 @@ class Streams:
             self.end()
 
     def end(self) -> None:
-        """Have the output take what was written until now, and no more."""
+        """Add what was written until now to the output, and nothing after."""
         with self.lock:
             self._read_all()
             self._output = None
 
     def read(self, name: str) -> bool:
-        """Read what is there of a pipe; return whether there may be more."""
+        """Read what a pipe holds; return whether there may be more."""
         with self.lock:
             pipe = self._pipes.get(name)
             data = pipe.read(_PART_BYTES) if pipe else b""
             if pipe and data:
-                pipe.give(data, self._output)
+                pipe.pass_on(data, self._output)
             return len(data) == _PART_BYTES
 
     def close(self) -> None:
-        """Read what is there, and close the pipes. Closing twice is fine."""
+        """Read the rest, and close the pipes. Closing twice is fine."""
         self.end()
         with self.lock:
             for pipe in self._pipes.values():
@@ -87,21 +85,21 @@ class Streams:
             size = pipe.waiting()
             while size > 0 and (data := pipe.read(min(size, _PART_BYTES))):
                 size -= len(data)
-                pipe.give(data, self._output)
+                pipe.pass_on(data, self._output)
             pipe.finish(self._output)
 
 
 class _Pipe:
     def __init__(self, name: str, descriptor: int, key: bytes) -> None:
         self._name, self._descriptor = name, descriptor
-        # What the kernel writes where it clears the output.
+        # The mark that the kernel writes to clear the output.
         self._beginning = b"\0clear %s " % hashlib.sha256(key).hexdigest().encode()
         self._mark = re.compile(re.escape(self._beginning) + rb"(\d+) ([01])\0")
         self._rest = b""
         self._decoder = codecs.getincrementaldecoder("utf-8")("replace")
 
     def waiting(self) -> int:
-        """How many bytes there are."""
+        """Return how many bytes can be read."""
         answer = fcntl.ioctl(self._descriptor, termios.FIONREAD, struct.pack("i", 0))
         return int(struct.unpack("i", answer)[0])
 
@@ -114,8 +112,8 @@ class _Pipe:
             self._forget()
         return data
 
-    def give(self, data: bytes, output: Output | None) -> None:
-        """Hand on text, and where it is cleared."""
+    def pass_on(self, data: bytes, output: Output | None) -> None:
+        """Pass on text and clearings."""
         data, position = self._rest + data, 0
         for mark in self._mark.finditer(data):
             self._text(data[position : mark.start()], output)
@@ -127,7 +125,7 @@ class _Pipe:
         self._text(data[position:whole], output)
 
     def finish(self, output: Output | None) -> None:
-        """Hand on what might have been the beginning of something."""
+        """Pass on the rest, which might have been the beginning of a mark."""
         rest, self._rest = self._rest, b""
         self._text(rest, output)
         if output:
@@ -139,7 +137,7 @@ class _Pipe:
         os.close(self._descriptor)
 
     def _whole(self, data: bytes, position: int) -> int:
-        """The end of what cannot be the beginning of a mark."""
+        """Return where the data ends that cannot be the beginning of a mark."""
         last = data.rfind(b"\0", position)
         tail = data[last : last + len(self._beginning)]
         longest = len(self._beginning) + 32
@@ -152,14 +150,14 @@ class _Pipe:
             output.stream(self._name, self._decoder.decode(data))
 
     def _forget(self) -> None:
-        # Before it is closed: a forked process may hold it open, and it would stay registered.
+        # Before closing: a forked process may hold it open, which would keep it registered.
         with contextlib.suppress(KeyError, ValueError):
             _selector(os.getpid()).unregister(self._descriptor)
 
 
 @functools.cache
 def _selector(_process: int) -> selectors.BaseSelector:
-    """What the thread of a process reads from; a forked process has no threads."""
+    """Return the selector of a process's reader thread, which a forked process does not have."""
     selector = selectors.DefaultSelector()
     threading.Thread(target=_read, args=(selector,), name="sandbox output", daemon=True).start()
     return selector

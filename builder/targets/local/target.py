@@ -1,6 +1,6 @@
 """The adapter of the target `local`.
 
-It is not a security boundary: code in such a sandbox can do what the user who runs it can do.
+It is not a security boundary: code in a sandbox can do all that the user who runs it can do.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class LocalTarget:
-    """Builder, sandbox opener and publisher of this machine."""
+    """Builds, opens and publishes environments on this machine."""
 
     steps_cached = False
     content_addressed = True
@@ -46,58 +46,58 @@ class LocalTarget:
     jobs = min(4, os.cpu_count() or 1)
     account = None
     inventory = None  # the registry alone has channels
-    journal = None  # what a run that is killed has begun is of no use
+    journal = None  # a run that is killed leaves nothing worth resuming
 
     def __init__(self, *, name: str = "local", registry: str = "") -> None:
-        """`registry` is where its builds are recorded: it is noted that they are needed there."""
+        """`registry` is where its builds are recorded, and noted as needed by it."""
         self.name = name
         self._registry = registry
         self._claims: dict[str, contextlib.ExitStack] = {}
-        self._made: dict[str, Path] = {}  # by digest: made, and not in place yet
+        self._unpublished: dict[str, Path] = {}  # by digest
 
     def tidy(self) -> None:
-        """Remove environments that no build leads to, and that nobody makes or runs in."""
+        """Remove environments that belong to no build and are not being made or used."""
         leftovers.sweep()
 
     def look(self, query: StateQuery) -> TargetState:
-        """Whether the digest's environment is on this machine and has its interpreter."""
+        """Return whether the digest's environment is on this machine, with its interpreter."""
         return TargetState(present=place.find(query.rendered.digest) is not None)
 
     @contextlib.contextmanager
     def claimed(self, name: str) -> Iterator[None]:
-        """Hold what `build` claims, for the `with` block: then, what was not published goes."""
+        """Hold the claims of `build` for the `with` block; then remove what was not published."""
         with contextlib.ExitStack() as stack:
             self._claims[name] = stack
             stack.callback(self._claims.pop, name)
             yield
 
     def publish(self, publication: Publication) -> None:
-        """Put a new environment in the place of the one before. Nothing else to move: the
-        registry's channel is the only one. But it must not point at an environment that is gone."""
+        """Activate a new environment. Only the registry has channels, but they must not point to an
+        environment that is gone."""
         name: str = publication.name
         digest = str(publication.build.digest)
-        made = self._made.get(digest)
-        if (place.read(made) if made else place.find(digest)) is None:
+        folder = self._unpublished.get(digest)
+        if (place.read(folder) if folder else place.find(digest)) is None:
             raise BuildError(
                 f"the environment of `{name}`, {digest}, is not on this machine",
                 hint=f"`template-builder build {name} --target {self.name}` makes the spec's own; a"
                 " check that removes the environment it runs in fails like this, too",
             )
-        if made:
-            environment.activate(digest, made)
-            del self._made[digest]
+        if folder:
+            environment.activate(digest, folder)
+            del self._unpublished[digest]
         leftovers.note_need(digest, self._registry)
 
     def unused(self, needs: Needs) -> list[Unused]:
-        """Environments that nothing needs."""
+        """List environments that nothing needs."""
         return leftovers.unused(self._registry, needs)
 
     def remove(self, waste: Unused) -> str | None:
-        """Remove one of them; why not, where it is in use."""
+        """Remove one; return why not, if it is in use."""
         return leftovers.remove(waste)
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
-        """What of the variant has no meaning without a machine of its own."""
+        """List what of the variant needs a machine of its own."""
         return (
             *_missing(variant),
             f"the base image {variant.image} and its service: Python comes from this machine",
@@ -108,21 +108,21 @@ class LocalTarget:
         )
 
     def blocked(self, variant: Variant) -> str | None:
-        """No Python here that the variant can use."""
+        """Return why the variant cannot be built: no suitable Python on this machine."""
         if interpreter.choose(variant.python) is not None:
             return None
         return (
             f"no Python on this machine satisfies `base.python` {variant.python};"
-            f" `uv python install {variant.python_floor}` gets one"
+            f" `uv python install {variant.python_floor}` installs one"
         )
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
-        """Make the environment of the variant's digest, or find it made.
+        """Make the environment of the variant's digest, or reuse it.
 
-        It is to be called with the variant claimed. A new environment serves once it is published.
+        Call it with the variant claimed. A new environment becomes active when it is published.
         """
         rendered = order.rendered
-        made, reused = self._environment(order, report, log)
+        built, reused = self._environment(order, report, log)
         build_id = rendered.digest.tag
         name = rendered.variant.name
         unsupported, missing = self.unsupported(rendered.variant), _missing(rendered.variant)
@@ -137,15 +137,15 @@ class LocalTarget:
             template_id=name,
             build_id=build_id,
             digest=rendered.digest,
-            seconds=made.seconds,
+            seconds=built.seconds,
             reused=reused,
-            size=made.size,
-            cold=made.cold,
+            size=built.size,
+            cold=built.cold,
             warnings=tuple(f"not provided by {self.name}: {line}" for line in unsupported),
             missing=missing,
             one_of_many=True,
-            folder=made.path,
-            notes=(f"Python {made.python} of this machine, ipykernel {made.ipykernel}",),
+            folder=built.path,
+            notes=(f"Python {built.python} of this machine, ipykernel {built.ipykernel}",),
         )
 
     def _environment(
@@ -153,8 +153,8 @@ class LocalTarget:
     ) -> tuple[place.Environment, bool]:
         rendered, started = order.rendered, time.time()
         digest, name = rendered.digest, rendered.variant.name
-        if not order.force and (made_before := place.find(digest)):
-            return made_before, True
+        if not order.force and (existing := place.find(digest)):
+            return existing, True
 
         def waiting() -> None:
             text = "waiting for another process to build this"
@@ -162,25 +162,25 @@ class LocalTarget:
 
         claim = self._claims[name]
         claim.enter_context(environment.claimed(digest, waiting=waiting))
-        made_before = place.find(digest)
-        if made_before and (not order.force or place.placed_since(digest, started)):
-            return made_before, True
+        existing = place.find(digest)
+        if existing and (not order.force or place.placed_since(digest, started)):
+            return existing, True
         folder = environment.make(rendered, report=report, log=log)
         claim.callback(self._discard, digest, folder)
-        self._made[digest] = folder
-        made = place.read(folder)
-        if made is None:
+        self._unpublished[digest] = folder
+        built = place.read(folder)
+        if built is None:
             raise BuildError(f"the environment of `{name}` vanished from {folder}")
-        return made, False
+        return built, False
 
     def _discard(self, digest: str, folder: Path) -> None:
-        """Remove what was made, where it was not published."""
-        if self._made.pop(digest, None):
+        """Remove a new environment that was not published."""
+        if self._unpublished.pop(digest, None):
             leftovers.remove_unused(folder)
 
     def open(self, opening: Opening) -> Sandbox:
-        """Start a kernel of the build `local:<name>@sha256-…` in a working directory of its own;
-        one that is not asked to be warm is cold."""
+        """Start a kernel of the build `local:<name>@sha256-…`, cold unless modules are to be
+        imported."""
         from builder.sandbox.blocking import BlockingSession
         from builder.targets.local.kernel import KernelSandbox
         from builder.targets.local.session import LocalSession
@@ -192,16 +192,15 @@ class LocalTarget:
         return BlockingSession(lambda: LocalSession.of(start))
 
     def changes(self, ref: str) -> list[str]:
-        """Which files of the build `local:<name>@sha256-…` are not as it was made with."""
+        """Describe files of the build `local:<name>@sha256-…` that were modified later."""
         digest = Ref(ref).digest
         try:
-            return sealed.changes(self._made.get(digest) or place.folder_of(digest))
+            return sealed.changes(self._unpublished.get(digest) or place.folder_of(digest))
         except OSError as error:
             raise from_os_error(error, f"looking at the files of `{ref}`") from error
 
     def copies(self, opening: Opening) -> Generator[Sandbox, None, None]:
-        """Two kernels, forked from one process that has imported the modules; none where no process
-        can be forked."""
+        """Yield two kernels forked from one zygote; none where processes cannot be forked."""
         from builder.sandbox.blocking import BlockingSession
         from builder.targets.local.kernel import KernelSandbox
         from builder.targets.local.launch import CannotForkError, Zygote, forks
@@ -226,14 +225,14 @@ class LocalTarget:
                     yield copy
 
     def _opened(self, opening: Opening) -> AbstractContextManager[Path]:
-        """The folder of a build for the `with` block; also of one that is not published yet."""
-        if made := self._made.get(Ref(opening.ref).digest):
-            return contextlib.nullcontext(made)
+        """Hold the folder of a build, published or not, for the `with` block."""
+        if folder := self._unpublished.get(Ref(opening.ref).digest):
+            return contextlib.nullcontext(folder)
         return place.opened(opening.ref, name=opening.name)
 
 
 def _missing(variant: Variant) -> tuple[str, ...]:
-    """What a variant asks for by name, and environments do not have."""
+    """List what a variant requires by name and environments do not have."""
     missing = []
     for stage in variant.stages:
         if stage.system:

@@ -1,4 +1,4 @@
-"""The program's entry point: loads the package without putting its folder on the search path."""
+"""The program's entry point: loads the package without its folder on the search path."""
 
 import sys
 from importlib import import_module
@@ -9,7 +9,7 @@ _NAME = "_sandbox_kernel_host"
 
 
 def main() -> None:
-    """Run what the arguments ask for."""
+    """Run a kernel or a zygote."""
     folder = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
     spec = spec_from_file_location(

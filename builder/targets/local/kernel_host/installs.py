@@ -1,4 +1,4 @@
-"""Packages that the code installs: where they go, and that what was not installed is an error."""
+"""Packages that the code installs: where they go, and errors when installing fails."""
 
 import contextlib
 import importlib
@@ -22,15 +22,15 @@ _LINES = 5
 
 
 def enter(venv: str) -> None:
-    """Have this interpreter, which was started in the environment, be that of a virtual environment
-    over it, as if it had been started there."""
-    # Debian names folders that are not there, before those that are.
+    """Turn this interpreter, which was started in the environment, into that of a virtual
+    environment on top of it."""
+    # Debian lists folders that do not exist before those that do.
     shared = next(folder for folder in site.getsitepackages() if folder in sys.path)
     own = venv + shared.removeprefix(sys.prefix)
     sys.prefix = sys.exec_prefix = venv
     sys.executable = f"{venv}/bin/python"
     site.PREFIXES[:] = [venv]
-    if computed := sys.modules.get("sysconfig"):  # from the prefix, when it was loaded
+    if computed := sys.modules.get("sysconfig"):  # it used the prefix when it was loaded
         importlib.reload(computed)
     sys.path.insert(sys.path.index(shared), own)
     if spawning := sys.modules.get("multiprocessing.spawn"):
@@ -38,14 +38,14 @@ def enter(venv: str) -> None:
 
 
 class InstallError(RuntimeError):
-    """A command that installs packages has failed."""
+    """A command that installs packages failed."""
 
     def _render_traceback_(self) -> list[str]:
         return [f"{type(self).__name__}: {self}"]
 
 
 class _Copying(io.TextIOBase):
-    """Writes what a terminal is sent to a stream, with line ends as of text, and keeps the end."""
+    """Copies terminal output to a stream as text, and keeps its last lines."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._end = stream, deque[str](maxlen=200)
@@ -54,7 +54,7 @@ class _Copying(io.TextIOBase):
     def write(self, text: str) -> int:
         self._end.append(text)
         shown = self._held + text
-        self._held = "\r" if shown.endswith("\r") else ""  # of what may be the end of a line
+        self._held = "\r" if shown.endswith("\r") else ""  # maybe half of a line end
         self._stream.write(shown[: len(shown) - len(self._held)].replace("\r\n", "\n"))
         return len(text)
 
@@ -62,14 +62,14 @@ class _Copying(io.TextIOBase):
         self._stream.flush()
 
     def end(self) -> str:
-        """The last lines, as a terminal would show them."""
+        """Return the last lines as a terminal shows them."""
         lines = _COLOURS.sub("", "".join(self._end)).replace("\r\n", "\n").split("\n")
         shown = [line.rstrip("\r").rpartition("\r")[2].rstrip() for line in lines]
         return "\n".join([line for line in shown if line][-_LINES:])
 
 
 def watch() -> None:
-    """Raise an error where `%pip`, `!pip` or the like has failed: to IPython that is success."""
+    """Raise an error when `%pip`, `!pip` or the like fails: IPython ignores that."""
     from IPython.core.getipython import get_ipython
 
     zmqshell: Any = importlib.import_module("ipykernel.zmqshell")
@@ -78,7 +78,7 @@ def watch() -> None:
     def system(command: str) -> int:
         command, piped = command.rstrip(), shutil.which("bash") if "|" in command else None
         installs = _INSTALLS.search(command)
-        if installs and piped:  # what counts is how pip ended, not what has read its output
+        if installs and piped:  # the status of pip counts, not that of what reads its output
             command = shlex.join([piped, "-c", f"{command}\nexit ${{PIPESTATUS[0]}}"])
         copy = _Copying(sys.stdout)
         with contextlib.redirect_stdout(copy):

@@ -19,11 +19,11 @@ _KERNEL_MODULES = ("ipykernel", "tornado", "zmq")
 
 
 class Interrupts:
-    """Passes SIGINT on to the code that runs.
+    """Passes SIGINT on to running code.
 
-    Whoever ends an execution writes the ID of its request to a file beside the connection file
-    before it sends the signal: one that arrives late does not end the next execution. A signal
-    without a file is the code's own.
+    To end an execution, the application writes the ID of its request to a file beside the
+    connection file, then sends the signal: a late one does not end the next execution. A signal
+    without a file comes from the code itself.
     """
 
     def __init__(self, connection: str) -> None:
@@ -33,10 +33,10 @@ class Interrupts:
         self._state = _NOTHING_RUNS
 
     def begin(self, request: str) -> None:
-        """Take signals for a request from now on."""
+        """Accept signals for a request from now on."""
         self._request, self._pending, self._state = request, False, _NOTHING_RUNS
         signal.signal(signal.SIGINT, self._handle)
-        if self._named() == request:  # it was too early for the handler
+        if self._requested() == request:  # the signal came before the handler was set
             self._forget()
             self._pending = True
 
@@ -45,27 +45,27 @@ class Interrupts:
         signal.signal(signal.SIGINT, signal.SIG_IGN)
 
     def pass_on(self, *, asynchronous: bool) -> _State:
-        """Pass signals on to code that begins now; returns what `restore` takes at its end."""
+        """Pass signals on to code that starts now; return the state to `restore` at its end."""
         before = self._state
         task = asyncio.current_task() if asynchronous else None
         self._state = (True, task)
         return before
 
     def hold_back(self) -> _State:
-        """Pass no signal on; returns what `restore` takes."""
+        """Hold signals back; return the state to `restore`."""
         before, self._state = self._state, _NOTHING_RUNS
         return before
 
     def restore(self, state: _State) -> None:
-        """Do as before `pass_on` or `hold_back`."""
+        """Return to the state before `pass_on` or `hold_back`."""
         self._state = state
 
     def take_pending(self) -> bool:
-        """Return whether a signal came while there was no code to end; forget it."""
+        """Return whether a signal came while no code ran, and forget it."""
         pending, self._pending = self._pending, False
         return pending
 
-    def _named(self) -> str:
+    def _requested(self) -> str:
         with contextlib.suppress(OSError, ValueError), open(self._file, encoding="ascii") as file:
             return file.read()
         return ""
@@ -75,9 +75,9 @@ class Interrupts:
             os.unlink(self._file)
 
     def _handle(self, _signal: int, frame: FrameType | None) -> None:
-        named = self._named()
+        requested = self._requested()
         self._forget()
-        if named and named != self._request:
+        if requested and requested != self._request:
             return
         state = self._state
         running, task = state
@@ -90,24 +90,24 @@ class Interrupts:
             if asyncio.current_task(loop) is task:
                 if _inside_code(frame):
                     raise KeyboardInterrupt
-                # What runs the code is resumed each time before the code is: it ends at its next
-                # `await`, if it has not ended by then.
+                # The runner is resumed each time before the code: it ends at the code's next
+                # `await`, unless it has ended by then.
                 self._pending = True
                 loop.call_soon_threadsafe(self._cancel, state)
                 return
-            # While it waits, a loop does not look for what its own thread has added.
+            # A waiting loop does not notice callbacks added by its own thread.
             loop.call_soon_threadsafe(task.cancel)
             if _belongs_to_code(frame):
                 raise asyncio.CancelledError  # anything else would end the event loop
 
     def _cancel(self, state: _State) -> None:
-        """End asynchronous code that waits, unless it has ended since it had this state."""
+        """End waiting asynchronous code, unless it has ended since this state."""
         if self._state is state and state[1] and self.take_pending():
             state[1].cancel()
 
 
 def _inside_code(frame: FrameType | None) -> bool:
-    """Return whether it is the code that runs in this frame, and not what runs or resumes it."""
+    """Return whether the code itself runs in this frame, not what runs or resumes it."""
     if _between(frame):
         return False
     while frame := frame and frame.f_back:
@@ -117,7 +117,7 @@ def _inside_code(frame: FrameType | None) -> bool:
 
 
 def _between(frame: FrameType | None) -> bool:
-    """Return whether the code has not begun yet, or has ended."""
+    """Return whether the code has not started yet, or has ended."""
     return frame is not None and (
         frame.f_globals.get("__name__") in _OURS
         or frame.f_code is InteractiveShell.run_code.__code__
@@ -125,8 +125,8 @@ def _between(frame: FrameType | None) -> bool:
 
 
 def _belongs_to_code(frame: FrameType | None) -> bool:
-    """Return whether the event loop is running something of the code in this frame, which may
-    block it: what asyncio itself does ends soon, and must not be left half done."""
+    """Return whether the event loop runs a callback of the code in this frame, which may block it.
+    What asyncio itself does ends soon, and must not be interrupted."""
     called = frame
     while frame:
         module = str(frame.f_globals.get("__name__"))
@@ -142,7 +142,7 @@ def _belongs_to_code(frame: FrameType | None) -> bool:
 
 
 def _of_asyncio(handle: Any) -> bool:
-    """Return whether what a handle of the event loop calls is a step of a task, or the like."""
+    """Return whether a handle of the event loop calls asyncio, such as a step of a task."""
     callback = getattr(handle, "_callback", None)
     return (
         isinstance(getattr(callback, "__self__", None), asyncio.Future)

@@ -29,7 +29,7 @@ def keep(
     os.setsid()
     guarding["adopt_orphans"]()
     lines = connection.makefile("rb")
-    asked = json.loads(lines.readline(_REQUEST_BYTES))
+    request = json.loads(lines.readline(_REQUEST_BYTES))
     woken, waker = os.pipe()
     for descriptor in (woken, waker):
         os.set_blocking(descriptor, False)
@@ -42,7 +42,7 @@ def keep(
             signal.set_wakeup_fd(-1)
             for descriptor in (woken, waker, connection.fileno()):
                 os.close(descriptor)
-            become_kernel(asked, keeper_id)
+            become_kernel(request, keeper_id)
         finally:
             os._exit(0)
     os.close(HOME_DESCRIPTOR)
@@ -50,14 +50,14 @@ def keep(
     alive = _serve(connection, lines, kernel, woken)
     signal.set_wakeup_fd(-1)
     _kill(kernel, alive=alive)
-    guarding["end"](None, asked["folder"])
+    guarding["end"](None, request["folder"])
 
 
 def _serve(connection: socket.socket, lines: BinaryIO, kernel: int, woken: int) -> bool:
-    """Pass the kernel's end and what interrupts it on, until the connection ends; whether the
+    """Report the kernel's end and pass interrupts on, until the connection ends; return whether the
     kernel is alive. `woken` can be read when a process has ended."""
     alive = True
-    poll = select.poll()  # which, other than `select`, takes any number
+    poll = select.poll()  # unlike `select`, it accepts any descriptor
     poll.register(connection.fileno(), select.POLLIN)
     poll.register(woken, select.POLLIN)
     while True:
@@ -81,7 +81,7 @@ def _serve(connection: socket.socket, lines: BinaryIO, kernel: int, woken: int) 
 
 
 def fork(connection: socket.socket) -> int:
-    """What `os.fork` gives. Where that fails, the answer is the negative number of the error."""
+    """Fork as `os.fork` does. If that fails, answer with the negative error number."""
     try:
         return os.fork()
     except OSError as error:
@@ -91,14 +91,14 @@ def fork(connection: socket.socket) -> int:
 
 
 def _kill(kernel: int, *, alive: bool) -> None:
-    """Kill the kernel's group; of one whose end was taken, the number may be another process's."""
+    """Kill the kernel's group, unless it was reaped: its number may belong to another process."""
     if alive:
         with contextlib.suppress(OSError):
             os.killpg(kernel, signal.SIGKILL)
 
 
 def _reap(kernel: int) -> int | None:
-    """Take the ends of processes; the exit status of the kernel if it is among them."""
+    """Reap processes; return the exit status of the kernel if it is among them."""
     status = None
     with contextlib.suppress(ChildProcessError):
         while (ended := os.waitpid(-1, os.WNOHANG))[0] != 0:

@@ -1,7 +1,7 @@
-"""What code gives: text by descriptors 1 and 2, whoever writes it, and results by messages.
+"""The output of code: text through descriptors 1 and 2, and results in messages.
 
-The descriptors are named pipes, which the application reads. Of messages only those are sent that
-it reads, and no more of each than it would keep.
+The descriptors are named pipes that the application reads. Only messages that it uses are sent, cut
+to what it keeps.
 """
 
 import contextlib
@@ -22,14 +22,14 @@ _HEARD = ("status", "execute_result", "display_data", "update_display_data", "er
 _RESULTS_TO_A_STREAM = 16  # as in builder.sandbox.execution
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 _UNBUFFERED = 2  # _IONBF of stdio.h
-_own: dict[str, io.TextIOBase] = {}  # by name: the streams that lead to the descriptors
+_own: dict[str, io.TextIOBase] = {}  # the streams of the descriptors, by name
 
 
 class _Descriptor(io.FileIO):
-    """A standard stream without a buffer: in order with what processes and C libraries write."""
+    """An unbuffered standard stream, in order with the output of processes and C libraries."""
 
     def write(self, data: Any) -> int:
-        """Write all of `data`, also where a signal cuts a write short."""
+        """Write all of `data`, even if a signal cuts a write short."""
         size = written = super().write(data)
         rest = memoryview(data).cast("B")[size:]
         while rest:
@@ -38,11 +38,11 @@ class _Descriptor(io.FileIO):
         return written
 
     def seekable(self) -> bool:
-        """Return False, whatever the descriptor leads to while this is made."""
+        """Return False, whatever the descriptor is while this is created."""
         return False
 
     def close(self) -> None:
-        """Stay open: code that closes its output must not end that of later executions."""
+        """Stay open: code that closes its output must not close that of later executions."""
 
 
 class _Text(io.TextIOWrapper):
@@ -50,14 +50,14 @@ class _Text(io.TextIOWrapper):
         """Stay open, for the same reason."""
 
     def detach(self) -> Any:
-        """Return what to write bytes to, and stay usable."""
+        """Return the binary stream, and stay usable."""
         return self.buffer
 
 
 def open_text_streams() -> None:
-    """Have `sys.stdout` and `sys.stderr` write to the descriptors at once, as UTF-8.
+    """Make `sys.stdout` and `sys.stderr` write to the descriptors unbuffered, as UTF-8.
 
-    To be called before anything that may keep them is imported.
+    Call it before importing anything that may keep them.
     """
     for number, name in _STREAMS:
         raw = _Descriptor(number, "w", closefd=False)
@@ -74,8 +74,8 @@ def open_text_streams() -> None:
 
 
 def restore_streams() -> None:
-    """Take back `sys.stdout` and `sys.stderr` from what code has put there and the kernel, which
-    flushes them, cannot use: what is closed, None, or has no `flush`."""
+    """Restore `sys.stdout` and `sys.stderr` if the code has replaced them by something that the
+    kernel cannot flush: a closed stream, None, or an object without `flush`."""
     for _, name in _STREAMS:
         stream = getattr(sys, name, None)
         try:
@@ -89,7 +89,7 @@ def restore_streams() -> None:
 
 @contextlib.contextmanager
 def usable_streams() -> Iterator[None]:
-    """Have streams that the kernel can use for the `with` block; code keeps those it has chosen."""
+    """Use streams that the kernel can flush for the `with` block; the code keeps its own."""
     chosen = {name: getattr(sys, name) for _, name in _STREAMS if hasattr(sys, name)}
     restore_streams()
     try:
@@ -100,7 +100,7 @@ def usable_streams() -> Iterator[None]:
 
 
 def connect_streams(folder: str, log: logging.Logger) -> None:
-    """Lead descriptors 1 and 2 to the application; `log` goes on where they have led before."""
+    """Connect descriptors 1 and 2 to the application; `log` keeps their previous target."""
     before = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
@@ -112,8 +112,8 @@ def connect_streams(folder: str, log: logging.Logger) -> None:
 
 
 class Messages:
-    """Takes the place of a session's `send`. `limit` is that of the running execution, in
-    characters, and `request` the ID of its request."""
+    """Replaces a session's `send`. `limit` is that of the running execution, in characters, and
+    `request` the ID of its request."""
 
     def __init__(self, session: Any) -> None:
         self.limit: int | None = None
@@ -134,8 +134,8 @@ class Messages:
     ) -> Any:
         """Send a message, or its type and content, as `Session.send` does."""
         if isinstance(message, str):
-            given = {name: options.get(name) for name in ("header", "metadata")}
-            message = self._session.msg(message, content=content, parent=parent, **given)
+            fields = {name: options.get(name) for name in ("header", "metadata")}
+            message = self._session.msg(message, content=content, parent=parent, **fields)
         kind, content = message["header"]["msg_type"], message["content"]
         if kind == "clear_output":
             content = self._cleared(message)
@@ -150,8 +150,8 @@ class Messages:
         return self._send(stream, message | {"content": content}, ident=ident)
 
     def _cleared(self, message: Any) -> Any:
-        """Mark in both streams where they are cleared; None for what an earlier execution clears
-        in the background."""
+        """Mark in both streams where they are cleared; None if an earlier execution clears them in
+        the background."""
         if message["parent_header"].get("msg_id") != self.request:
             return None
         number, wait = next(self._clearings), bool(message["content"].get("wait"))
@@ -174,7 +174,7 @@ class Messages:
 
     def _outcome(self, content: Any) -> Any:
         if "ename" not in content:
-            # Of what a front end would do, whether it would end the kernel is of interest.
+            # Of a front end's actions, only whether it would end the kernel matters.
             payload = [{"source": entry.get("source")} for entry in content.get("payload", ())]
             return content | {"payload": payload}
         name, _ = self._cut(_COLOUR.sub("", str(content["ename"])))
@@ -193,7 +193,7 @@ class Messages:
         }
 
     def _cut(self, text: str) -> tuple[str, int]:
-        """The beginning and the end of a text, and how many characters are missing between them."""
+        """Cut a text from its middle; return it and how many characters are missing."""
         over = 0 if self.limit is None else max(len(text) - self.limit, 0)
         first = (len(text) - over + 1) // 2
         return (text[:first] + text[first + over :], over) if over else (text, 0)

@@ -15,7 +15,7 @@ _FIRST_FRAMES, _LAST_FRAMES = 10, 30
 _LINE = 500
 _TEXT = 1_000_000
 _EXCEPTIONS_OF_A_GROUP = 1000
-# What runs the code, and is none of its business.
+# Frames of what runs the code are left out.
 _RUNNERS = ("IPython", "ipykernel", __package__)
 
 
@@ -23,7 +23,7 @@ def message_of(error: BaseException) -> tuple[str, bool]:
     """Return the message of an error, and whether it is what `str` gives."""
     try:
         text = str(error)
-    except BaseException as failure:  # noqa: BLE001 - the code's own `__str__` raises anything
+    except BaseException as failure:  # noqa: BLE001 - the code's `__str__` may raise anything
         return f"<its message cannot be made: {type(failure).__name__}>", False
     short = _shortened(text)
     return short, not isinstance(short, _Shortened)

@@ -1,9 +1,9 @@
 """The process that kernels are forked from.
 
-A kernel is asked for over the Unix socket `FOLDER/zygote`: a line of JSON (`connection`, the path
+A kernel is requested over the Unix socket `FOLDER/zygote` by a line of JSON (`connection`, the path
 of the connection file; `folder`, of the sandbox; `home`, its working directory; `variables`, its
-environment), answered by a line with the kernel's process ID. Then the connection is its life
-line: a line "interrupt" becomes SIGINT, the end of it is the kernel's end, and the other way round.
+environment), and answered by a line with the kernel's process ID. A later line "interrupt" becomes
+SIGINT. When the connection ends the kernel ends, and the other way round.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed
 from .keeper import fork, keep
 from .kernel import run_kernel
 
-_TEMPLATE = f"{sys.prefix}/template"  # a kernel will have another prefix
+_TEMPLATE = f"{sys.prefix}/template"  # kernels have another prefix
 
 
 def preload(folder: str) -> None:
-    """Import what a kernel loads while it starts, found out by starting one."""
+    """Import what a kernel loads while it starts, which is determined by starting one."""
     reading, writing = os.pipe()
     if os.fork() == 0:
         with contextlib.suppress(BaseException):
@@ -48,7 +48,7 @@ def preload(folder: str) -> None:
         modules = file.read().splitlines()
     os.wait()
     for name in modules:
-        # A debugger's threads and traces are for the kernel that wants them.
+        # A debugger starts threads and traces, which only a kernel that uses it should have.
         if name and not name.startswith(("__main__", "debugpy", "pydevd", "_pydev")):
             with contextlib.suppress(Exception):
                 importlib.import_module(name)
@@ -56,14 +56,14 @@ def preload(folder: str) -> None:
 
 
 def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
-    """Load everything, then fork a kernel for each connection."""
+    """Load all modules, then fork a kernel for each connection."""
     home = os.open(os.environ["SANDBOX_HOME"], os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(home, HOME_DESCRIPTOR, inheritable=True)
     os.close(home)
     guarding = runpy.run_path(guard)
     guarding["end_with_parent"]()
     preload(folder)
-    # What a kernel does before anybody can import Matplotlib, so that charts are shown.
+    # A kernel sets this before Matplotlib can be imported, so that charts are shown.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
     for name in modules:
         importlib.import_module(name)
@@ -73,7 +73,7 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/binding")
     listener.listen(64)
-    # Whoever sees the name can connect.
+    # Once the name exists, the socket accepts connections.
     os.rename(f"{folder}/binding", f"{folder}/zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -92,17 +92,17 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
         connection.close()
 
 
-def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
+def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
     os.setsid()
     signal.signal(signal.SIGCHLD, signal.SIG_DFL)
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    _quiet(f"{asked['folder']}/child.log")
-    os.chdir(asked["home"])
-    home = os.open(asked["home"], os.O_RDONLY | os.O_DIRECTORY)
+    _quiet(f"{request['folder']}/child.log")
+    os.chdir(request["home"])
+    home = os.open(request["home"], os.O_RDONLY | os.O_DIRECTORY)
     os.dup2(home, HOME_DESCRIPTOR, inheritable=True)
     os.close(home)
     os.environ.clear()
-    os.environ.update(asked["variables"])
+    os.environ.update(request["variables"])
     installs.enter(os.environ["VIRTUAL_ENV"])
     gc.enable()
     try:
@@ -110,7 +110,7 @@ def _become_kernel(asked: dict[str, Any], keeper_id: int) -> None:
     except RuntimeError as error:
         os.write(2, f"{error}\n".encode())
         os._exit(1)
-    run_kernel(asked["connection"], parent=keeper_id)
+    run_kernel(request["connection"], parent=keeper_id)
 
 
 def _quiet(log: str) -> None:
