@@ -202,8 +202,8 @@ def test_local_is_asked_for_by_name(
         CodeExecutionPrimitive(template_id="one")
     assert str(caught.value) == (
         "target `e2b` needs an account: no `api_key` is given, and E2B_API_KEY and E2B_KEY are not"
-        ' set\n\nhint: set E2B_API_KEY to a key of the account; target="local" runs code on'
-        " this machine and needs none, but is no security boundary"
+        ' set\n\nhint: set E2B_API_KEY to a key of the account; target="local" needs none: it runs'
+        " code on this machine, and is not a security boundary"
     )
     assert isinstance(caught.value, ValueError)
     monkeypatch.setenv("E2B_KEY", "e2b_x")
