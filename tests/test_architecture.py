@@ -36,7 +36,7 @@ OWNERS = {
         *(f"targets/e2b/{name}.py" for name in ("connection", "failures", "service")),
     },
     "jinja2": {"render/dockerfile.py"},
-    "jupyter_client": {"targets/local/kernel.py"},
+    "jupyter_client": {"targets/local/client.py"},
     "obstore": {"registry/object_store.py"},
     "opentelemetry": {"system/telemetry.py"},
     "platformdirs": {"system/files.py"},
