@@ -126,7 +126,7 @@ class OvertakenError(Exception):
     """A target's channel belongs to a newer build, so nothing was moved."""
 
     def __init__(self, channel: str, build_id: str | None) -> None:
-        super().__init__(f"channel `{channel}` belongs to build {build_id}, which was begun later")
+        super().__init__(f"channel `{channel}` points at build {build_id}, which was started later")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -55,8 +55,8 @@ def overtake(old: Place, new: Place, server: Server, channel: str) -> str:
     assert outcome.error is None
     assert outcome.ref == f"{first.template_id}:{first.id}"
     said = (
-        f"`{outcome.ref}` is recorded but was overtaken: channel `{channel}` belongs to build {last.id},"
-        " which was begun later"
+        f"`{outcome.ref}` is recorded but was overtaken: channel `{channel}` points at build {last.id},"
+        " which was started later"
     )
     if not (old.folder / "registry.json").is_symlink():
         said += "; `template-builder registry rebuild four --target e2b` adds that build to this registry"
@@ -94,7 +94,7 @@ def test_newest_build_wins(places: Places, server: Server, channel: str, shared:
             return
         entry = json.loads((old.folder / "registry.json").read_text())["templates"]["four"]["e2b"]
         assert channel not in entry.get("channels", {})
-        assert entry["history"][-1]["reason"].endswith("which was begun later")
+        assert entry["history"][-1]["reason"].endswith("which was started later")
         (planned,) = old.planned("four", channel=channel).variants
         tag = "default" if channel == "stable" else channel
         assert (planned.action, [str(one) for one in planned.reasons]) == (
@@ -175,7 +175,7 @@ def test_overtaken_machine_is_told_the_way_out(
         )
         (found,) = operations.outdated(prepared, context, max_age_days=99)
         assert str(found.reasons[0]) == (
-            f"never on channel stable: channel `stable` belongs to build {last}, which was begun"
+            f"never on channel stable: channel `stable` points at build {last}, which was started"
             f" later; {way} records that one"
         )
         done = command("registry", "rebuild", "four", "--target", "e2b", cwd=old.folder)

@@ -38,12 +38,12 @@ class E2BTarget(Sandboxes, Cleaning):
         self.inventory = Inventory(cloud)
 
     def account(self) -> str:
-        """Return that the key is accepted, and its team if that is known."""
+        """Check the key; return its team, if that is known."""
         team = self.cloud.team()
         return f"the key is accepted{f', team {team}' if team else ''}"
 
     def look(self, query: StateQuery) -> TargetState:
-        """Return if the digest is built, and how E2B differs from the registry's channel."""
+        """Return whether the digest is built, and how E2B differs from the registry's channel."""
         rendered, entry, channel = query.rendered, query.recorded, query.channel
         name = rendered.variant.name
         current = entry.channel(channel).usable
