@@ -1,7 +1,7 @@
 """Everything that can go wrong, in one tree; each leaf owns its exit code.
 
-This module words failures. It does not catch, log or print them. Two codes are not failures of
-ours: 2 is `plan --exit-code` with something to do, 64 is a command line that cannot be read.
+This module words failures; it does not catch, log or print them. Two codes are not errors: 2 is
+`plan --exit-code` with something to do, 64 is an invalid command line.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ USAGE = 64
 
 
 class TemplateError(Exception):
-    """A failure that a person can act on: what happened, and what to do next (`hint`)."""
+    """A failure that the user can act on: what happened, and what to do next (`hint`)."""
 
     exit_code = 1
 
@@ -25,7 +25,7 @@ class TemplateError(Exception):
             cls.exit_code = exit_code
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
-        # An application prints what it catches, and parts of it come from files of other people.
+        # Applications print this, and parts of it come from the files of others.
         self.message = visible(message)
         self.hint = hint and visible(hint)
         super().__init__(self.message)
@@ -39,17 +39,17 @@ class TemplateError(Exception):
         return f"{self.message}\n\nhint: {self.hint}" if self.hint else self.message
 
     def to_json(self) -> dict[str, object]:
-        """The failure as plain values: `kind`, `message`, `hint`, `exit_code`."""
+        """Return the failure as plain values: `kind`, `message`, `hint`, `exit_code`."""
         parts = {name: getattr(self, name) for name in ("message", "hint", "exit_code")}
         return {"kind": type(self).__name__, **parts}
 
 
 class ProjectError(TemplateError, exit_code=3):
-    """No project, or bad settings in pyproject.toml."""
+    """There is no project, or its settings in pyproject.toml are not valid."""
 
 
 class Problem:
-    """One mistake in one file; `line` and `column` count from 1, 0 is "somewhere in the file"."""
+    """One mistake in one file; `line` and `column` count from 1, and 0 is unknown."""
 
     __slots__ = ("column", "file", "hint", "key", "line", "message")
 
@@ -77,12 +77,12 @@ class Problem:
         return one_line(f"{place}:{key} {self.message}{hint}")
 
     def to_json(self) -> dict[str, object]:
-        """The mistake as plain values."""
+        """Return the mistake as plain values."""
         return {slot: getattr(self, slot) for slot in sorted(self.__slots__)}
 
 
 class _ProblemsError(TemplateError):
-    """All mistakes of all files that were read, in the order of files and lines."""
+    """All mistakes in all files, in the order of files and lines."""
 
     where = ""
 
@@ -94,33 +94,30 @@ class _ProblemsError(TemplateError):
         super().__init__("\n".join([f"{title} {self.where}:", *map(str, self.problems)]))
 
     def to_json(self) -> dict[str, object]:
-        """The failure with its list of problems."""
+        """Return the failure with its list of problems."""
         return super().to_json() | {"problems": [p.to_json() for p in self.problems]}
 
 
 class SpecError(_ProblemsError, exit_code=4):
-    """A variant file says something it may not."""
+    """A spec is not valid."""
 
     where = "in the variants"
 
 
 class SelectionError(TemplateError, exit_code=5):
-    """A name or file that no variant has."""
+    """A name, file or option does not match anything."""
 
 
 class UnconfirmedError(TemplateError, exit_code=6):
-    """What cannot be undone needs a yes, and nobody can be asked."""
+    """Confirmation is required, and there is no terminal to ask at."""
 
 
 class MissingExtraError(TemplateError, ImportError, exit_code=7):
-    """What it needs is in an extra that is not installed."""
+    """A required extra is not installed."""
 
 
 class LockConflictError(TemplateError, exit_code=10):
-    """The requirements cannot all be met.
-
-    `absent` are the packages that the index does not have, where that is why.
-    """
+    """The requirements cannot all be met; `absent` are packages that the index does not have."""
 
     def __init__(
         self, message: str, *, hint: str | None = None, absent: Iterable[str] = ()
@@ -130,7 +127,7 @@ class LockConflictError(TemplateError, exit_code=10):
 
 
 class StaleLockError(TemplateError, exit_code=11):
-    """--frozen, and the committed lock is not the spec's."""
+    """With --frozen, the committed lock does not match its spec."""
 
 
 class NetworkError(TemplateError, exit_code=12):
@@ -138,17 +135,17 @@ class NetworkError(TemplateError, exit_code=12):
 
 
 class RenderDriftError(TemplateError, exit_code=13):
-    """generated/ is not what the specs say."""
+    """generated/ does not match the specs."""
 
 
 class FlattenError(_ProblemsError, exit_code=14):
-    """A Dockerfile says what E2B cannot do."""
+    """A Dockerfile has instructions that E2B cannot follow."""
 
     where = "that E2B would not build as Docker does"
 
 
 class PrecheckError(TemplateError, exit_code=15):
-    """Docker cannot build or start what was rendered."""
+    """Docker cannot build or start the rendered Dockerfile."""
 
 
 class EngineUnavailableError(TemplateError, exit_code=16):
@@ -156,14 +153,11 @@ class EngineUnavailableError(TemplateError, exit_code=16):
 
 
 class BuildError(TemplateError, exit_code=20):
-    """A target could not make what was planned."""
+    """A target could not build the template."""
 
 
 class StepError(BuildError, exit_code=23):
-    """…because one of the steps failed there.
-
-    `step` counts from 1; 0 is the base image, None what comes after the steps.
-    """
+    """A step failed; `step` counts from 1, 0 is the base image, None is after the steps."""
 
     def __init__(self, message: str, *, step: int | None, hint: str | None = None) -> None:
         super().__init__(message, hint=hint)
@@ -171,46 +165,46 @@ class StepError(BuildError, exit_code=23):
 
 
 class LimitError(BuildError, exit_code=24):
-    """…because the account's limit was reached for too long."""
+    """A limit of the account was reached for too long."""
 
 
 class CacheMissError(BuildError, exit_code=25):
-    """--require-cache, and a step was run that should be cached."""
+    """With --require-cache, a step ran that should have been cached."""
 
 
 class VerifyError(TemplateError, exit_code=21):
-    """What was made is not what was promised."""
+    """A build does not pass its checks."""
 
 
 class StorageError(TemplateError, exit_code=22):
-    """Disk full, or a place that cannot be written."""
+    """The disk is full, or a place cannot be written."""
 
 
 class TargetUnavailableError(TemplateError, exit_code=30):
-    """The target is unknown, not there yet, or not usable here."""
+    """The target is unknown or cannot be used here."""
 
 
 class BlockedError(TemplateError, exit_code=31):
-    """The plan says why it cannot be built; or a channel is on hold."""
+    """A template cannot be built, for a reason in the plan; or a channel is on hold."""
 
 
 class NotOnThisMachineError(TemplateError, exit_code=32):
-    """A local build that another machine has made."""
+    """A local build is on another machine."""
 
 
 class SandboxError(TemplateError, exit_code=33):
-    """A sandbox did not start or went away."""
+    """A sandbox did not start or has stopped."""
 
 
 class SandboxGoneError(SandboxError, exit_code=34):
-    """…before it began to run what was asked."""
+    """A sandbox stopped before it ran the code."""
 
 
 class InterpreterDiedError(SandboxError, exit_code=35):
-    """…while it ran it: killed, out of memory, or ended by the code.
+    """The interpreter stopped while it ran the code: killed, out of memory, or ended by the code.
 
-    `seen` is the `Execution` of what the code gave before, `status` the interpreter's exit
-    status (negative for a signal), where they are known.
+    If known, `seen` is the `Execution` up to then, and `status` the interpreter's exit status
+    (negative for a signal).
     """
 
     seen: object = None
@@ -218,11 +212,11 @@ class InterpreterDiedError(SandboxError, exit_code=35):
 
 
 class SandboxFileError(TemplateError, exit_code=36):
-    """A file of a sandbox cannot be read or written."""
+    """A file in a sandbox cannot be read or written."""
 
 
 class NoSandboxFileError(SandboxFileError, FileNotFoundError, exit_code=37):
-    """…because there is none (FileNotFoundError)."""
+    """There is no such file in the sandbox (FileNotFoundError)."""
 
 
 class RegistryError(TemplateError, exit_code=40):
@@ -230,13 +224,13 @@ class RegistryError(TemplateError, exit_code=40):
 
 
 class RegistryVersionError(RegistryError, exit_code=41):
-    """…because a newer version of this program wrote it."""
+    """A newer version of template-builder wrote registry.json."""
 
 
 class TemplateLookupError(TemplateError, LookupError):
-    """A name, target or channel that the registry does not have.
+    """The registry does not have a name, target, channel or build.
 
-    Message and hint are one line each: a reason in them cannot pose as a line of its own.
+    Message and hint are one line each, so a reason in them cannot forge a line.
     """
 
     def __init__(self, message: str, *, hint: str | None = None) -> None:
@@ -248,7 +242,7 @@ class UnknownTemplateError(TemplateLookupError, exit_code=42):
 
 
 class NotBuiltError(TemplateLookupError, exit_code=43):
-    """Known, but not for that target."""
+    """The template is not built for that target."""
 
 
 class UnknownChannelError(TemplateLookupError, exit_code=44):
@@ -256,7 +250,7 @@ class UnknownChannelError(TemplateLookupError, exit_code=44):
 
 
 class RevokedError(TemplateLookupError, exit_code=45):
-    """The build was revoked; no other is given instead."""
+    """The build was revoked, and no other is used instead."""
 
 
 class UnknownBuildError(TemplateLookupError, exit_code=46):
@@ -264,22 +258,22 @@ class UnknownBuildError(TemplateLookupError, exit_code=46):
 
 
 class AssumptionError(TemplateError, exit_code=51):
-    """E2B behaves otherwise than this program assumes."""
+    """E2B behaves differently than this program assumes."""
 
 
 class SeveralFailuresError(TemplateError, exit_code=50):
-    """Several variants failed, each in its own way."""
+    """Several templates failed for different reasons."""
 
     def __init__(self, failures: Mapping[str, TemplateError]) -> None:
         self.failures = dict(failures)
         count = len(self.failures)
         super().__init__(
-            f"{count} variants failed:\n"
+            f"{count} templates failed:\n"
             + "\n".join(_paragraph(name, error) for name, error in self.failures.items())
         )
 
     def to_json(self) -> dict[str, object]:
-        """The failure with each variant's own."""
+        """Return the failure with that of each template."""
         return super().to_json() | {
             "failures": {name: error.to_json() for name, error in self.failures.items()}
         }
@@ -291,45 +285,45 @@ def _paragraph(name: str, error: TemplateError) -> str:
 
 
 class InterruptedRunError(TemplateError, exit_code=130):
-    """Ctrl-C."""
+    """Ctrl-C, `kill`, or a closed terminal."""
 
 
 def from_os_error(error: OSError, doing: str) -> StorageError:
-    """Turn an `OSError` met while `doing` something into the error a person is shown."""
+    """Return the error to show for an `OSError` while `doing` something."""
     import errno
 
     place = f" (`{error.filename}`)" if error.filename else ""
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
         return StorageError(
             f"the disk is full: {doing} needed more space{place}",
-            hint="free some space and run the same command again; what is finished is kept",
+            hint="free some space and run the same command again; finished work is kept",
         )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return StorageError(
             f"{doing} is not permitted: {error.strerror}{place}",
-            hint="make the folder writable, or point the command at another one",
+            hint="make the folder writable, or use another one",
         )
     return StorageError(f"{doing} failed: {error.strerror or error}{place}")
 
 
 def about(name: str, message: str) -> str:
-    """`message` with the name that it is about before it, where it does not say that itself."""
+    """Return `message`, with the name before it unless its first line has it."""
     return message if f"`{name}`" in message.partition("\n")[0] else f"`{name}`: {message}"
 
 
 def counted(count: float, noun: str) -> str:
-    """`1 check`, `2 checks`."""
+    """Return `1 check`, `2 checks`."""
     return f"{count:,.0f} {noun}" if round(count) == 1 else f"{count:,.0f} {noun}s"
 
 
 def near(word: str, known: Iterable[str], count: int = 3) -> list[str]:
-    """The words of `known` that a misspelt `word` may have meant, best first."""
+    """Return the words of `known` that are near to `word`, best first."""
     import difflib
 
     return difflib.get_close_matches(word, list(known), n=count, cutoff=0.6)
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str | None:
-    """A hint that names the near matches, or None when nothing is near."""
+    """Return a hint with the near matches, or None."""
     matches = near(word, known)
     return f"did you mean {' or '.join(f'`{match}`' for match in matches)}?" if matches else None

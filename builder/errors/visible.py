@@ -1,8 +1,7 @@
-r"""Text from files and from other people, made safe for a terminal and a line of a log.
+r"""Make text from others safe for a terminal and a line of a log.
 
 A control character can move the cursor, clear the screen or forge a line; a bidirectional mark
-reverses what stands beside it. Both are shown as escapes such as `\x1b` and `\u202e`. This module
-does not decide where text is shown.
+reverses the text around it. Both become escapes such as `\x1b` and `\u202e`.
 """
 
 from __future__ import annotations
@@ -24,12 +23,12 @@ _NAMED = {"\t": "\\t", "\n": "\\n", "\r": "\\r"}
 
 
 def visible(text: str) -> str:
-    """`text` with hidden characters as escapes; line breaks and tabs stay."""
+    """Return `text` with hidden characters as escapes; line breaks and tabs stay."""
     return _IN_TEXT.sub(_escape, text)
 
 
 def one_line(text: str) -> str:
-    """`text` with hidden characters, line breaks and tabs as escapes."""
+    """Return `text` with hidden characters, line breaks and tabs as escapes."""
     return _IN_LINE.sub(_escape, text)
 
 

@@ -1,1 +1,1 @@
-"""Files, processes, logs and events: what every other part may use, and what knows of none."""
+"""Files, processes, logs and events: what every other room may use, and what depends on none."""

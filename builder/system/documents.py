@@ -1,7 +1,7 @@
-"""JSON and TOML from outside, parsed with a limit of our own on how deeply values are nested.
+"""Parse JSON and TOML from outside, with our own limit on how deeply values are nested.
 
-How deep an interpreter's parsers follow depends on its version and on who calls them. Here the
-depth is known before they begin.
+The limits of Python's parsers depend on the version and the caller. Here the depth is checked
+before they begin.
 """
 
 from __future__ import annotations
@@ -26,8 +26,7 @@ _TOML_PART = re.compile(
 
 
 class NestingError(ValueError):
-    """A document is nested too deeply; `offset` is where the first value beyond the limit begins,
-    in characters, where that is known."""
+    """A document is nested too deeply; `offset` is where, in characters, if known."""
 
     def __init__(self, limit: int, offset: int | None = None) -> None:
         super().__init__(f"it is nested deeper than {limit} levels")
@@ -37,8 +36,8 @@ class NestingError(ValueError):
 def parse_json(
     text: str | bytes, *, object_pairs_hook: Callable[[list[tuple[str, Any]]], Any] | None = None
 ) -> Any:
-    """Return the value of a JSON document. Raises `ValueError`, for one that is nested deeper than
-    `MAX_DEPTH` levels, too."""
+    """Return the value of a JSON document. Raises `ValueError`, also if it is nested deeper than
+    `MAX_DEPTH` levels."""
     if isinstance(text, bytes | bytearray):
         text = text.decode(json.detect_encoding(text), "surrogatepass")
     if has_deep_brackets(text):
@@ -51,15 +50,15 @@ def has_deep_brackets(text: str) -> bool:
     if text.count("[") + text.count("{") <= MAX_DEPTH:
         return False
     encoded = text.encode("utf-8", "surrogatepass").replace(b"\\\\", b"").replace(b'\\"', b"")
-    # Most strings hold no bracket, and are two quotes by now.
+    # Most strings hold no bracket and are two quotes by now.
     marks = encoded.translate(None, _OUTSIDE).replace(b'""', b"")
     brackets = _JSON_STRING.sub(b"", marks)
     return max(accumulate(map(_CHANGES.__getitem__, brackets)), default=0) > MAX_DEPTH
 
 
 def parse_toml(text: str, *, max_depth: int = MAX_DEPTH) -> dict[str, Any]:
-    """Return the table of a TOML document. Raises `ValueError`, for one that is nested deeper than
-    `max_depth` levels, too."""
+    """Return the table of a TOML document. Raises `ValueError`, also if it is nested deeper than
+    `max_depth` levels."""
     import tomllib
 
     depth = 1  # the document itself is a table

@@ -1,6 +1,6 @@
-"""What the extras of this package install, and the error that names one that is missing.
+"""The error that names the extra to install.
 
-The standard library alone: the registry's read side uses it.
+Uses only the standard library, for the registry's read side.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ if False:  # for type checkers; importing typing costs as much as all the rest
 
 @contextlib.contextmanager
 def needs(extra: str | None = None) -> Iterator[None]:
-    """Import within the `with` block what `extra` installs, or this package itself does, with what
-    it depends on. Raises `MissingExtraError`."""
+    """Import dependencies of `extra`, or of the package itself, in the `with` block. Raises
+    `MissingExtraError`."""
     try:
         yield
     except ModuleNotFoundError as error:
@@ -25,11 +25,11 @@ def needs(extra: str | None = None) -> Iterator[None]:
             raise
         if extra is None:
             raise MissingExtraError(
-                f"`{module}` is not installed: without its dependencies, template-builder only"
-                " looks up names, with `builder.registry`",
+                f"`{module}` is not installed: without its dependencies, template-builder can only"
+                " look up names, with `builder.registry`",
                 hint="pip install template-builder",
             ) from error
         raise MissingExtraError(
-            f"`{module}` is not installed, which is in the extra `{extra}`",
+            f"`{module}` is not installed; it is part of the extra `{extra}`",
             hint=f"pip install 'template-builder[{extra}]'",
         ) from error

@@ -1,6 +1,6 @@
-"""Writing to disk so that a crash at any moment leaves the old file or the new one, never a half.
+"""Write files so that a crash leaves the old file or the new one, and lock and remove them.
 
-The only owner of filelock and platformdirs. It knows nothing of what the files mean.
+The only owner of filelock and platformdirs.
 """
 
 from __future__ import annotations
@@ -22,44 +22,37 @@ _CHECK_SECONDS = 0.5
 
 
 def cache_folder() -> Path:
-    """What may be deleted at any time: `TEMPLATE_BUILDER_CACHE_DIR`, else the user's cache.
-
-    Raises `StorageError` for a user without a home folder, as in a container that runs under any
-    user ID.
-    """
+    """Return the cache, which may be deleted at any time: `TEMPLATE_BUILDER_CACHE_DIR`, else the
+    user's. Raises `StorageError` for a user without a home folder, as in some containers."""
     if named := os.environ.get("TEMPLATE_BUILDER_CACHE_DIR"):
         return Path(named).absolute()
-    import platformdirs  # for those alone that it decides for
+    import platformdirs
 
     with contextlib.suppress(RuntimeError):
         folder = platformdirs.user_cache_path("template-builder")
-        if folder.is_absolute():  # older versions of platformdirs leave the `~` in it
+        if folder.is_absolute():  # older versions of platformdirs keep the `~`
             return folder
     raise StorageError(
-        "this user has no home folder in which environments could be kept",
-        hint="set HOME to a folder of this user, or TEMPLATE_BUILDER_CACHE_DIR to one for the"
-        " environments alone",
+        "this user has no home folder to keep environments in",
+        hint="set HOME, or TEMPLATE_BUILDER_CACHE_DIR to a folder for the environments",
     )
 
 
 def atomic_write(
     path: Path, content: bytes, *, mode: int | None = None, durable: bool = True
 ) -> os.stat_result:
-    """Replace `path` by `content` in one step: temporary file beside it, fsync, rename.
+    """Replace `path` with `content` in one step, and return the status of the new file.
 
-    Returns the status of the file that was written.
-
-    Without a `mode`, a file that is replaced keeps its owner, group, mode and access list, as far
-    as the system permits, and a new one gets what the umask leaves. What is not `durable` is not
-    waited for on its way to the disk: a power loss may undo it. Parent folders are made. Raises
-    `StorageError`; then `path` is as it was.
+    Without a `mode`, a replaced file keeps its owner, group, mode and access list as far as the
+    system permits, and a new one follows the umask. Unless it is `durable`, a power loss may undo
+    it. Parent folders are created. Raises `StorageError`, and then leaves `path` as it was.
     """
     doing = f"writing `{path}`"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         replaced = _status(path) if mode is None else None
         temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        # Open to nobody else until its mode is known.
+        # Private until its mode is known.
         fresh = mode is None and replaced is None
         flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC
         descriptor = os.open(temporary, flags, 0o666 if fresh else 0o600)
@@ -89,7 +82,7 @@ def atomic_write(
 
 
 def _status(path: Path) -> os.stat_result | None:
-    """The status of a regular file; None where there is none, or something else."""
+    """Return the status of a regular file; None for anything else."""
     with contextlib.suppress(FileNotFoundError):
         status = path.lstat()
         return status if stat.S_ISREG(status.st_mode) else None
@@ -97,20 +90,20 @@ def _status(path: Path) -> os.stat_result | None:
 
 
 def _keep_access(descriptor: int, path: Path, replaced: os.stat_result) -> None:
-    """Give the open file the owner, group, mode and access list of the one that it replaces."""
+    """Give the open file the owner, group, mode and access list of the file that it replaces."""
     mode = stat.S_IMODE(replaced.st_mode)
     for owner, group in ((replaced.st_uid, -1), (-1, replaced.st_gid)):
         with contextlib.suppress(OSError):
             os.fchown(descriptor, owner, group)
     if os.fstat(descriptor).st_gid != replaced.st_gid:
-        # Its new group gets no more than everybody has.
+        # Its new group gets no more rights than everyone has.
         os.fchmod(descriptor, mode & ~0o070 | (mode & 0o007) << 3)
         return
     os.fchmod(descriptor, mode)
     if sys.platform != "linux":
         return
     kept, inherited = (set(_attributes(file)) for file in (path, descriptor))
-    for name in inherited - kept:  # a folder may give its new files an access list
+    for name in inherited - kept:  # a folder may give new files an access list
         with contextlib.suppress(OSError):
             os.removexattr(descriptor, name)
     for name in kept:
@@ -126,8 +119,7 @@ def _attributes(file: int | Path) -> list[str]:
 
 
 def ignored(folder: Path) -> Path:
-    """Make a folder that git ignores, as the caches of other tools do, and return it. Raises
-    `StorageError`."""
+    """Create a folder that git ignores, and return it. Raises `StorageError`."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -139,7 +131,7 @@ def ignored(folder: Path) -> Path:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Have the new name itself on disk: without, a power loss may bring the old file back."""
+    """Write the new name to disk: otherwise a power loss may bring the old file back."""
     with contextlib.suppress(OSError):  # not every file system can
         descriptor = os.open(folder, os.O_RDONLY)
         try:
@@ -158,15 +150,14 @@ def exclusive(
 ) -> Iterator[None]:
     """Hold the lock file `path`, against threads and other processes, for the `with` block.
 
-    When somebody else holds it: without `wait`, raises `BlockingIOError`; else `waiting` is called
-    once, and then it waits, calling `check` now and then, which ends the waiting when it raises.
-    The operating system frees the lock of a process that dies.
+    If it is held already, raises `BlockingIOError` without `wait`; otherwise calls `waiting` once,
+    and waits, calling `check` regularly, which may raise. The lock of a dead process is released.
     """
     import filelock
 
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        # Not a singleton per path: two threads of one process must exclude each other, too.
+        # Not a singleton per path: two threads of one process must exclude each other too.
         lock = filelock.FileLock(path, thread_local=False)
         try:
             lock.acquire(timeout=0)
@@ -200,8 +191,7 @@ def _acquire(lock: Any, check: Callable[[], None] | None) -> None:
 
 
 def is_locked(path: Path) -> bool:
-    """Whether somebody holds a lock (flock) on a file or a folder; no link is followed. Raises
-    `OSError`."""
+    """Return whether a file or folder is locked (flock). Follows no link. Raises `OSError`."""
     descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -213,10 +203,10 @@ def is_locked(path: Path) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and all in it, read-only entries included; absent is fine.
+    """Remove a folder and everything in it, including read-only entries, if it exists.
 
-    Of a symbolic link, the link goes, and nothing that it leads to is touched; nor are the
-    permissions of files, which may have other names elsewhere.
+    A symbolic link is removed, not its target. Permissions of files are not changed: they may have
+    other names elsewhere.
     """
     if path.is_symlink():
         path.unlink()

@@ -1,12 +1,11 @@
-"""Keeps one child: ends it and all that it has started when its owner is gone, or when it ends.
+"""Guard a child: stop it and all its descendants when its owner is gone or the child ends.
 
-Run as a program of its own, by a Python without site packages: `guard.py FOLDER SCRATCH COMMAND…`.
-The owner holds its standard input; the end of that input (the owner closed it, or died in whatever
-way) is the end of the child. With `-` as FOLDER the command writes where the guard would, and its
-end and exit code are the guard's. With a folder the command writes to `child.log` in it, its exit
-status (negative for a signal) is written to standard output, which is then closed, the owner may
-send lines "interrupt", which become SIGINT, and the folder is removed at the end. SCRATCH is `-` or
-a folder of the owner's, which is removed when the owner is gone.
+Run by a Python without site packages: `guard.py FOLDER SCRATCH COMMAND…`. The owner holds standard
+input; when that ends (the owner closed it or died), the child is stopped. With `-` as FOLDER the
+command shares the guard's output, and its exit code becomes the guard's. With a folder, the command
+writes to `child.log` in it; its exit status (negative for a signal) is written to standard output,
+which is then closed; lines "interrupt" from the owner become SIGINT; and the folder is removed at
+the end. SCRATCH is `-` or a folder of the owner, removed when the owner is gone.
 """
 
 import contextlib
@@ -19,16 +18,16 @@ import sys
 import threading
 import time
 
-# The first to end it all does so alone: a thread that saw the child killed would end this process
-# in the middle of it. The same thread may come twice, by a signal.
+# Only one thread may end everything: another that saw the child killed would exit this process
+# halfway. The same thread may come twice, by a signal.
 ending = threading.RLock()
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
 
 
 def open_standard_descriptors() -> None:
-    """Have descriptors 0 to 2 open: those that whoever started this process had closed lead to
-    /dev/null. Otherwise the next file that is opened would be taken for standard output."""
+    """Open descriptors 0 to 2 on /dev/null if they are closed: otherwise the next file that is
+    opened would become standard output."""
     for number in range(3):
         try:
             os.fstat(number)
@@ -37,39 +36,38 @@ def open_standard_descriptors() -> None:
 
 
 def adopt_orphans() -> None:
-    """Become the parent of whatever the child's children leave behind, where Linux offers it."""
+    """On Linux, become the parent of processes that the child leaves behind."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
 
 
 def end_with_parent() -> None:
-    """Have the kernel kill this process when its parent is gone, even if that was killed outright;
-    where Linux offers it."""
+    """On Linux, have the kernel kill this process when its parent is gone, however it ended."""
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
 
 
 def children() -> list[int]:
-    """The processes whose parent this one is; empty where there is no /proc."""
-    found: list[int] = []
+    """Return the child processes of this one; none without /proc."""
+    pids: list[int] = []
     try:
         names = os.listdir("/proc")
     except OSError:
-        return found
+        return pids
     for name in names:
         if name.isdigit():
             with contextlib.suppress(OSError), open(f"/proc/{name}/stat") as file:
                 # pid (name) state parent …; only the name may hold spaces and brackets
                 if int(file.read().rpartition(")")[2].split()[1]) == os.getpid():
-                    found.append(int(name))
-    return found
+                    pids.append(int(name))
+    return pids
 
 
 def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -> None:
-    """Kill the child's group, then every descendant that comes to us, then remove the folders."""
+    """Kill the child's group, then every adopted descendant, then remove the folders."""
     ending.acquire()
-    # The number of a child whose end was taken may be another process's by now; what that child has
-    # left behind comes to us where orphans are adopted.
+    # The ID of a child that was waited for may be another process's by now; on Linux its orphans
+    # are adopted anyway.
     if child and (child.returncode is None or sys.platform != "linux"):
         with contextlib.suppress(OSError):
             os.killpg(child.pid, signal.SIGKILL)
@@ -91,7 +89,7 @@ def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -
 
 
 def watch(child: "subprocess.Popen[bytes]", folder: str, scratch: str) -> None:
-    """Wait for the end of the child, and pass it on."""
+    """Wait for the child to end, and report it."""
     code = child.wait()
     if folder == "-":
         end(child, scratch, code=code if code >= 0 else 128 - code)
@@ -101,11 +99,11 @@ def watch(child: "subprocess.Popen[bytes]", folder: str, scratch: str) -> None:
 
 
 def main() -> None:
-    """Start the child and wait for its end or the owner's."""
+    """Start the child, and wait until it or the owner ends."""
     open_standard_descriptors()
     folder, scratch, *command = sys.argv[1:]
     child = None
-    # Before there is a child, so that at no moment this process ends without ending it.
+    # Before the child is started, so that this process never exits without stopping it.
     signal.signal(signal.SIGTERM, lambda *_: end(child, folder, scratch))
     signal.signal(signal.SIGINT, lambda *_: None)  # a handler; "ignore" would be inherited
     adopt_orphans()
@@ -116,8 +114,8 @@ def main() -> None:
         stdout=output,
         stderr=output,
         start_new_session=True,
-        close_fds=False,  # what the owner passed on by number is for the child
-        # A kernel that is told its parent ends when that is gone, even if killed outright.
+        close_fds=False,  # the owner passes descriptors to the child by number
+        # A kernel that knows its parent stops when that is gone, however it ended.
         env=os.environ | {"JPY_PARENT_PID": str(os.getpid())},
     )
     threading.Thread(target=watch, args=(child, folder, scratch), daemon=True).start()

@@ -1,7 +1,7 @@
-"""Limits of this process and its user that a sandbox needs room under, and the words for them.
+"""Limits of this process and its user that a sandbox may reach, and the errors for them.
 
-What runs out while a sandbox is being opened can end this process: libzmq aborts where it has no
-descriptor or thread. So there is a look before.
+They are checked before a sandbox is opened: libzmq aborts the process if it gets no descriptor or
+thread.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from builder.errors import SandboxError
 
-# What each sandbox takes of this process, as measured.
+# What each sandbox uses in this process, as measured.
 _DESCRIPTORS = 18
 _SPARE_DESCRIPTORS = 6
 _LEAST_DESCRIPTORS = 100  # a kernel keeps its home open as number 99
@@ -35,8 +35,8 @@ _lock = threading.Lock()
 
 @contextlib.contextmanager
 def room() -> Iterator[None]:
-    """Keep room for one more sandbox while it is opened. Raises `SandboxError` where there is none,
-    and for what runs out meanwhile."""
+    """Reserve room for one more sandbox while it is opened. Raises `SandboxError` if there is none,
+    or if a limit is reached meanwhile."""
     global _pending  # noqa: PLW0603 - one count for all threads
     with _lock:
         _check(_pending + 1)
@@ -51,7 +51,7 @@ def room() -> Iterator[None]:
 
 @contextlib.contextmanager
 def named() -> Iterator[None]:
-    """Raise what comes of a limit as a `SandboxError` that names it."""
+    """Raise errors that a limit caused as a `SandboxError` that names the limit."""
     try:
         yield
     except Exception as error:
@@ -61,7 +61,7 @@ def named() -> Iterator[None]:
 
 
 def limit_error(error: BaseException | str) -> SandboxError | None:
-    """The error for a failure that came of a limit, by what it, or what it came of, says."""
+    """Return the error for a failure that a limit caused, by its text or that of its causes."""
     texts = [error] if isinstance(error, str) else []
     while isinstance(error, BaseException):
         if isinstance(error, SandboxError) and error.hint and "`ulimit" in error.hint:
@@ -92,7 +92,7 @@ def _check(sandboxes: int) -> None:
 
 def _can_open(count: int, limit: int) -> bool:
     try:
-        # The listing has a descriptor of its own.
+        # The listing itself uses a descriptor.
         return len(os.listdir("/dev/fd")) - 1 + count <= limit
     except OSError:
         return False

@@ -1,4 +1,4 @@
-"""One log file a build attempt, below `.builder/logs/<name>/`; the same of what looks at builds."""
+"""Log files in `.builder/logs/<name>/`: one for each build, pre-check and verification."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ _KEPT = 20
 
 
 class Log:
-    """Lines with the time since the start; safe to read while it is written."""
+    """Lines with the time since the start; can be read while it is written."""
 
     def __init__(self, folder: Path, *, target: str, kind: str = "build") -> None:
-        """`kind` is what is done: `build`, or something that is no attempt to build."""
+        """`kind` is `build`, or another action on a template."""
         now = dt.datetime.now(dt.UTC)
         self._start = now
         suffix = "" if kind == "build" else f".{kind}"
@@ -36,7 +36,7 @@ class Log:
                 old.unlink()
 
     def line(self, text: str) -> None:
-        """Add one line; a log that cannot be written must not stop a build."""
+        """Add a line. A log that cannot be written does not stop a build."""
         seconds = (dt.datetime.now(dt.UTC) - self._start).total_seconds()
         with contextlib.suppress(OSError, ValueError):
             self._file.write(f"{seconds:9.3f} {text}\n")
@@ -59,7 +59,7 @@ class Log:
 
 
 def latest(folder: Path) -> Path | None:
-    """The log of a template's newest build attempt, else of whatever was done with it last."""
+    """Return the log of a template's newest build, else its newest log of any kind."""
     logs = _all(folder, "build") or sorted(folder.glob("*.log"))
     return logs[-1] if logs else None
 
@@ -69,6 +69,6 @@ def _all(folder: Path, kind: str) -> list[Path]:
 
 
 def _kind(path: Path) -> str:
-    """What a log is of: `…Z-local.log` is of a build, `…Z-local.verify.log` is not."""
+    """Return the kind of a log: `…Z-local.log` is of a build, `…Z-local.verify.log` is not."""
     _target, *kind = path.name.partition("Z-")[2].removesuffix(".log").split(".")
     return kind[0] if kind else "build"

@@ -1,7 +1,7 @@
-"""The child processes of this program, so that none outlives it.
+"""The child processes of this program: none outlives it.
 
-Every child runs in a session of its own: Ctrl-C in a terminal reaches this program alone, which
-then ends its children in order and cleans up after them.
+Every child runs in its own session, so Ctrl-C reaches only this program, which then stops its
+children and cleans up after them.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _END_SECONDS = 10.0
 
 
 def let_go(descriptors: Iterable[int]) -> None:
-    """Give up descriptors of which others keep the numbers: they lead to nothing then."""
+    """Point descriptors at nothing, where others still hold their numbers."""
     nothing = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor in descriptors:
         os.dup2(nothing, descriptor, inheritable=False)
@@ -34,8 +34,7 @@ def let_go(descriptors: Iterable[int]) -> None:
 
 
 def _after_fork() -> None:
-    """In a process that was forked from this one: the children are not its own, and it must not
-    hold the pipes whose end is theirs."""
+    """In a forked process, forget the children, which are not its own, and release their pipes."""
     streams = [s for p in _running for s in (p.stdin, p.stdout, p.stderr) if s and not s.closed]
     let_go(stream.fileno() for stream in streams)
     _running.clear()
@@ -53,13 +52,12 @@ def started(
     scratch: Path | None = None,
     **options: Any,
 ) -> Iterator[subprocess.Popen[Any]]:
-    """A child for the time of the `with` block, under a guard; what is yielded is the guard.
+    """Run a child under a guard for the `with` block, and yield the guard's process.
 
-    `options` are those of `Popen`, but for standard input, which is the guard's. See
-    `builder.system.guard` for what `folder` does. `scratch` is another folder, which is gone when
-    the child has ended, even if this program was killed. At the end of the block, or of this
-    program in whatever way, the child and all that it has started are killed. Raises
-    `InterruptedRunError` when this program is on its way out already.
+    `options` are those of `Popen`, except standard input, which is the guard's. See
+    `builder.system.guard` for `folder`. `scratch` is another folder, removed when the child ends,
+    even if this program is killed. At the end of the block or of this program, the child and all
+    its descendants are killed. Raises `InterruptedRunError` if this program is stopping.
     """
     with _lock:
         if _stopped.is_set():
@@ -94,7 +92,7 @@ def started(
 
 @contextlib.contextmanager
 def interruptible() -> Iterator[None]:
-    """Ctrl-C inside the `with` block ends every child, so that the threads waiting for them end."""
+    """On Ctrl-C in the `with` block, stop every child, so that threads that wait for them end."""
     _stopped.clear()
     try:
         yield
@@ -111,10 +109,10 @@ def interruptible() -> Iterator[None]:
 
 @contextlib.contextmanager
 def when_stopped(callback: Callable[[], None]) -> Iterator[None]:
-    """Have `callback` called, from another thread, when this program is interrupted inside the
-    `with` block: it ends what the block waits for. It must not raise.
+    """Call `callback`, from another thread, if this program is interrupted in the `with` block, to
+    end what the block waits for. It must not raise.
 
-    Raises `InterruptedRunError` when that has happened already."""
+    Raises `InterruptedRunError` if this program was interrupted already."""
     with _lock:
         if _stopped.is_set():
             raise InterruptedRunError("interrupted")
@@ -127,17 +125,17 @@ def when_stopped(callback: Callable[[], None]) -> Iterator[None]:
 
 
 def stopped() -> bool:
-    """Whether the children were ended because this program was interrupted."""
+    """Return whether this program was interrupted, and its children stopped."""
     return _stopped.is_set()
 
 
 def check_not_stopped() -> None:
-    """Raises `InterruptedRunError` when this program is on its way out."""
+    """Raise `InterruptedRunError` if this program is stopping."""
     if _stopped.is_set():
         raise InterruptedRunError("interrupted")
 
 
 def pause(seconds: float) -> None:
-    """Sleep, but not through an interrupt. Raises `InterruptedRunError`."""
+    """Sleep. Raises `InterruptedRunError` as soon as this program is interrupted."""
     if _stopped.wait(seconds):
         raise InterruptedRunError("interrupted")

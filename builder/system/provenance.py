@@ -1,7 +1,4 @@
-"""Who does it, and from which state of the specs: asked of git and the environment.
-
-It runs git and nothing else, and is content where there is none.
-"""
+"""Who builds, and from which state of the specs: from git, if there is one, and the environment."""
 
 from __future__ import annotations
 
@@ -13,11 +10,10 @@ from pathlib import Path
 from typing import Any
 
 _SECONDS = 20
-# Who started a run of a CI service, of whom git there knows nothing.
+# The user who started a CI run, whom git does not know there.
 _ACTORS = ("GITHUB_ACTOR", "GITLAB_USER_LOGIN", "BUILDKITE_BUILD_CREATOR", "CIRCLE_USERNAME")
-# What a user configures git by. Every other variable of git's (`GIT_DIR`, `GIT_INDEX_FILE`,
-# `GIT_CONFIG_PARAMETERS`, …) is about one repository or one command: in a hook that is not
-# necessarily the repository of the specs.
+# Variables that configure git. All others (`GIT_DIR`, `GIT_INDEX_FILE`, …) are about one repository
+# or command: in a hook, that may be another repository than that of the specs.
 _CONFIGURES_GIT = re.compile(
     r"GIT_(?:EXEC_PATH|DISCOVERY_ACROSS_FILESYSTEM"
     r"|CONFIG_(?:GLOBAL|SYSTEM|NOSYSTEM|COUNT|KEY_\d+|VALUE_\d+))"
@@ -25,10 +21,10 @@ _CONFIGURES_GIT = re.compile(
 
 
 def actor(folder: Path) -> str:
-    """Who acts, as history tells it: `TEMPLATE_ACTOR`, a CI service's word, git's, or the login."""
+    """Return who acts, for the history: `TEMPLATE_ACTOR`, else the user of CI, git or the login."""
     for variable in ("TEMPLATE_ACTOR", *_ACTORS):
-        if told := _line(os.environ.get(variable, "")):
-            return told
+        if name := _line(os.environ.get(variable, "")):
+            return name
     name, email = (
         os.environ.get(f"GIT_AUTHOR_{part.upper()}") or _git(folder, "config", f"user.{part}")
         for part in ("name", "email")
@@ -42,21 +38,19 @@ def actor(folder: Path) -> str:
 
 
 def source(folder: Path) -> dict[str, Any]:
-    """The commit of the specs below `folder`, and whether they differ from it (`dirty`).
-
-    Empty where they are not in git.
-    """
+    """Return the commit of the specs in `folder`, and whether they differ from it (`dirty`); an
+    empty table if they are not in git."""
     commit = _git(folder, "rev-parse", "--verify", "HEAD")
     if not commit:
         return {}
-    # Untracked specs count, also for a user whose own `git status` leaves them out.
+    # Untracked specs count, even if the user's `git status` hides them.
     status = ["status", "--porcelain", "--untracked-files=normal"]
     changed = _git(folder, *status, "--", "variants", "pyproject.toml")
     return {"commit": commit, "dirty": bool(changed)}
 
 
 def committed(path: Path) -> str | None:
-    """The content of a file in the last commit; None where it is not in git."""
+    """Return the content of a file in the last commit; None if it is not in git."""
     return _git(path.parent, "show", f"HEAD:./{path.name}") or None
 
 
@@ -78,13 +72,13 @@ def _git(folder: Path, *arguments: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    """This environment, without what would lead git to another repository than the folder's."""
+    """Return the environment without variables that point git at another repository."""
     kept = {
         name: value
         for name, value in os.environ.items()
         if not name.startswith("GIT_") or _CONFIGURES_GIT.fullmatch(name)
     }
-    # A look must not take the index's lock from a command that the user runs meanwhile.
+    # Reading must not lock the index against a command that the user runs meanwhile.
     return kept | {"GIT_OPTIONAL_LOCKS": "0"}
 
 

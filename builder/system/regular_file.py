@@ -1,6 +1,6 @@
-"""Reading files that are files: not devices, which may have no end, nor pipes, which nobody fills.
+"""Read regular files only: a device may have no end, and a pipe no writer.
 
-The standard library alone: the registry's read side uses it.
+Uses only the standard library, for the registry's read side.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ import stat
 
 
 def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
-    """All bytes of a regular file of at most `limit` bytes; a link to one is fine.
+    """Return the bytes of a regular file, or of a link to one, of at most `limit` bytes.
 
     Raises `OSError`, whose `strerror` says what it is instead.
     """
@@ -23,8 +23,8 @@ def read_regular(path: str | os.PathLike[str], limit: int) -> bytes:
         if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is not a regular file", os.fspath(path))
         if status.st_size > limit:
-            said = f"it is larger than {limit >> 20:,} MiB"
-            raise OSError(errno.EFBIG, said, os.fspath(path))
+            reason = f"it is larger than {limit >> 20:,} MiB"
+            raise OSError(errno.EFBIG, reason, os.fspath(path))
         with open(descriptor, "rb", closefd=False) as file:
             return file.read()
     finally:

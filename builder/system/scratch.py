@@ -1,7 +1,7 @@
-"""Temporary folders that a later run finds and removes when the program that made them was killed.
+"""Temporary folders that a later run removes if the program that created them was killed.
 
-Each is held under a lock that ends with the process. It is made under a hidden name, and gets its
-own in one step once the lock is held, so that nobody sees a folder whose maker is still on the way.
+Each is locked by its process. It is created under a hidden name and renamed once it is locked, so
+that another process never sees it unlocked.
 """
 
 from __future__ import annotations
@@ -21,10 +21,10 @@ _UNNAMED_SECONDS = 3600.0
 
 
 class Scratch:
-    """A temporary folder of this user alone, at `path`, until `remove` is called."""
+    """A private temporary folder at `path`, until `remove` is called."""
 
     def __init__(self, parent: str | None = None) -> None:
-        """Make it in `parent` (None: where temporary files go). Raises `OSError`."""
+        """Create it in `parent`, by default where temporary files go. Raises `OSError`."""
         _remove_abandoned(parent or tempfile.gettempdir())
         unnamed = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
         self._lock: int | None = None
@@ -40,7 +40,7 @@ class Scratch:
             raise
 
     def remove(self) -> None:
-        """Remove it and all in it. What cannot be removed is left; twice is fine."""
+        """Remove it as far as possible. May be called twice."""
         with contextlib.suppress(OSError):
             remove_tree(self.path)
         self._release()
@@ -53,7 +53,7 @@ class Scratch:
 
 @functools.cache
 def _remove_abandoned(parent: str) -> None:
-    """Remove the folders of programs that were killed, once in a process."""
+    """Remove the folders of programs that were killed, once per process."""
     for path in Path(parent).glob(f"{_PREFIX}*"):
         with contextlib.suppress(OSError):
             if path.lstat().st_uid == os.getuid() and not is_locked(path):

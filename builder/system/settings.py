@@ -1,7 +1,6 @@
 """The settings in `[tool.template-builder]` of a pyproject.toml, with the line of each mistake.
 
-Commands read them, and so does code that looks up a template: the standard library alone. What the
-tables below it hold is `builder.project`'s to check.
+Uses only the standard library, for look-ups. `builder.project` checks the tables below it.
 """
 
 from __future__ import annotations
@@ -29,7 +28,7 @@ _PLACE = re.compile(r"(.*) \(at (?:line (\d+), column \d+|end of document)\)", r
 
 
 class Settings:
-    """`table` is `[tool.template-builder]` of the file at `path`, empty where there is none."""
+    """The table `[tool.template-builder]` of the file at `path`, empty if there is none."""
 
     __slots__ = ("path", "table", "text")
 
@@ -40,14 +39,14 @@ class Settings:
 
     @property
     def registry(self) -> str | None:
-        """Where the registry is kept: a path, or the URL of an object. Raises `ProjectError`."""
+        """The registry: a path, or the URL of an object. Raises `ProjectError`."""
         named = self.table.get("registry")
         if named is not None and (not isinstance(named, str) or not named or "\0" in named):
             raise self.wrong_value("", "registry", named, "a string")
         return named
 
     def check_keys(self, entry: Any, table: str, known: tuple[str, ...] = ()) -> None:
-        """Raise `ProjectError` for what is no table, or has a key that is not `known`."""
+        """Raise `ProjectError` unless `entry` is a table in which every key is `known`."""
         if not isinstance(entry, dict):
             raise self.error(table, "expected a table")
         for key in entry if known else ():
@@ -56,20 +55,20 @@ class Settings:
                 raise self.error(table, f"unknown key `{key}`", key=key, hint=hint)
 
     def wrong_value(self, table: str, key: str, value: object, expected: str) -> ProjectError:
-        """The error for a value at `key` that is not what is `expected`."""
+        """Return the error for a value at `key` that is not as `expected`."""
         return self.error(table, f"`{key}` is {value!r}, expected {expected}", key=key)
 
     def error(
         self, table: str, message: str, *, key: str | None = None, hint: str | None = None
     ) -> ProjectError:
-        """The error for a mistake at `key` of a table below `[tool.template-builder]`."""
+        """Return the error for a mistake at `key` of a table below `[tool.template-builder]`."""
         keys = (*_TOOL, *(table.split(".") if table else ()))
         line = _line_of(self.text, (*keys, key) if key is not None else keys)
         return ProjectError(f"{self.path}:{line}: [{'.'.join(keys)}]: {message}", hint=hint)
 
 
 def read_settings(path: str) -> Settings:
-    """Read a pyproject.toml. Raises `ProjectError`, with the line, for any mistake in it."""
+    """Read a pyproject.toml. Raises `ProjectError` with the line of a mistake."""
     try:
         content = read_regular(path, _LARGEST_BYTES)
     except FileNotFoundError:
@@ -105,8 +104,8 @@ def _parsed(path: str, content: bytes) -> Settings:
 
 
 def may_have_settings(path: str) -> bool:
-    """Whether a pyproject.toml may hold settings of this program, as far as can be told without
-    parsing it; a file that cannot be read may."""
+    """Return False if a pyproject.toml certainly has no settings of this program, without parsing
+    it."""
     try:
         content = read_regular(path, _LARGEST_BYTES)
     except OSError:
@@ -115,12 +114,12 @@ def may_have_settings(path: str) -> bool:
 
 
 def _placed(text: str, error: ValueError) -> tuple[int, str]:
-    """The line of a mistake in TOML, and what it is."""
+    """Return the line of a mistake in TOML, and the mistake."""
     last = text.rstrip().count("\n") + 1
     if isinstance(error, NestingError):
         return text.count("\n", 0, error.offset) + 1 if error.offset else last, str(error)
-    if found := _PLACE.fullmatch(str(error)):
-        return int(found[2] or last), found[1]
+    if place := _PLACE.fullmatch(str(error)):
+        return int(place[2] or last), place[1]
     return _longest_number(text), "a number with thousands of digits"
 
 
@@ -131,7 +130,7 @@ def _longest_number(text: str) -> int:
 
 
 def _line_of(text: str, keys: tuple[str, ...]) -> int:
-    """The line that sets the value that `keys` lead to, or the nearest table around it."""
+    """Return the line that sets the value at `keys`, or that of the nearest table around it."""
     best, depth = 1, 0
     table: tuple[str, ...] = ()
     for number, line in enumerate(text.splitlines(), 1):

@@ -1,4 +1,4 @@
-"""What must come to its end although the task that waits for it is cancelled."""
+"""Work that runs to completion even if the task that awaits it is cancelled."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ _T = TypeVar("_T")
 
 
 async def run_to_completion(work: Awaitable[_T]) -> _T:
-    """What `work` gives. A cancellation, and any further one, is put off until there is that."""
+    """Await `work` to completion, then re-raise any cancellation."""
     task = asyncio.ensure_future(work)
     cancelled: asyncio.CancelledError | None = None
     while not task.done():
@@ -19,10 +19,10 @@ async def run_to_completion(work: Awaitable[_T]) -> _T:
             await asyncio.shield(task)
         except asyncio.CancelledError as error:
             cancelled = error
-        except Exception:  # noqa: BLE001, S110 - told below
+        except Exception:  # noqa: BLE001, S110 - raised below
             pass
     if cancelled is not None:
         with contextlib.suppress(asyncio.CancelledError):
-            task.exception()  # seen, if not told
+            task.exception()  # mark it as retrieved
         raise cancelled
     return task.result()

@@ -1,5 +1,5 @@
 """Spans and metrics through the OpenTelemetry API, which does nothing unless an application sets
-it up. The only owner of it. Where the extra `telemetry` is not installed there are none."""
+it up. The only owner of it. Without the extra `telemetry` there are none."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ if TYPE_CHECKING:
     from opentelemetry import metrics, trace
 
 _NAME = "template-builder"
-# From handing out what is ready to a first import: the API's own bounds are for milliseconds.
+# From handing out a warm sandbox to a first import; the default bounds are for milliseconds.
 _BOUNDS = (0.001, 0.003, 0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0, 30.0, 100.0, 300.0)
-# Each build has another one, and a metric has a series for each value.
+# It differs by build, and a metric has a series for each value.
 _NOT_MEASURED = ("template.ref",)
 _tracer: trace.Tracer | None = None
 _seconds: metrics.Histogram | None = None
@@ -38,29 +38,29 @@ with contextlib.suppress(ModuleNotFoundError):
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """What can be said of an operation while it goes on."""
+    """A running operation."""
 
     span: trace.Span | None
-    told: dict[str, str]
+    attributes: dict[str, str]
 
     def add(self, attributes: Mapping[str, str]) -> None:
-        """Attributes that were not known when it began; `outcome` among them is how it ended."""
+        """Add attributes that were not known at the start; `outcome` is how it ended."""
         if self.span:
             self.span.set_attributes(dict(attributes))
-        self.told.update(_countable(attributes))
+        self.attributes.update(_countable(attributes))
 
     def tell(self, key: str, value: str | bool) -> None:
-        """An attribute of the span alone: there are too many of them to count."""
+        """Add an attribute to the span alone, because it has too many values for a metric."""
         if self.span:
             self.span.set_attribute(key, value)
 
 
 @contextlib.contextmanager
 def measured(operation: str, attributes: Mapping[str, str]) -> Iterator[Measured]:
-    """A span and a duration for the `with` block; an exception is recorded in both."""
+    """Record a span and a duration for the `with` block, with any exception."""
     start = time.perf_counter()
     outcome = "error"
-    told = _countable(attributes)
+    counted = _countable(attributes)
     spanned = (
         _tracer.start_as_current_span(f"template.{operation}", attributes=dict(attributes))
         if _tracer
@@ -68,22 +68,22 @@ def measured(operation: str, attributes: Mapping[str, str]) -> Iterator[Measured
     )
     with spanned as span:
         try:
-            yield Measured(span, told)
-            outcome = told.pop("outcome", "ok")
+            yield Measured(span, counted)
+            outcome = counted.pop("outcome", "ok")
         except asyncio.CancelledError:
             outcome = "cancelled"
             raise
         finally:
-            told.pop("outcome", None)
+            counted.pop("outcome", None)
             if _seconds:
                 _seconds.record(
                     time.perf_counter() - start,
-                    {**told, "operation": operation, "outcome": outcome},
+                    {**counted, "operation": operation, "outcome": outcome},
                 )
 
 
 def count(event: str, attributes: Mapping[str, str]) -> None:
-    """One more of an event."""
+    """Count an event."""
     if _counter:
         _counter.add(1, {**_countable(attributes), "event": event})
 

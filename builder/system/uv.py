@@ -1,7 +1,4 @@
-"""Running uv: its output line by line, its failures in our words.
-
-It knows how uv is called and how it fails, not what for.
-"""
+"""Run uv, pass on its output line by line, and turn its failures into our errors."""
 
 from __future__ import annotations
 
@@ -40,7 +37,7 @@ _NOT_WRITABLE = re.compile(r"Permission denied|Read-only file system", re.IGNORE
 
 
 class UvError(TemplateError):
-    """uv ended with an error that is about the request itself; `output` is what uv said."""
+    """uv failed because of the request itself; `output` is its message."""
 
     def __init__(self, doing: str, output: str) -> None:
         super().__init__(f"{doing} failed:\n{output}")
@@ -48,7 +45,7 @@ class UvError(TemplateError):
 
 
 def binary() -> str:
-    """The uv that this program was installed with."""
+    """Return the uv that this program was installed with."""
     import uv
 
     return uv.find_uv_bin()
@@ -56,7 +53,7 @@ def binary() -> str:
 
 @contextlib.contextmanager
 def private_folder() -> Iterator[Path]:
-    """A folder for what uv reads, of this user alone, for the time of the `with` block."""
+    """Create a private folder for files that uv reads, for the `with` block."""
     scratch = Scratch()
     try:
         yield scratch.path
@@ -74,10 +71,10 @@ def run(
 ) -> str:
     """Run `uv arguments…` and return its standard output.
 
-    `on_line` gets each line of its standard error as it comes; `folder` is a private folder that
-    holds files among the arguments. Of the settings of the user and the machine, uv gets those of
-    `builder.system.uv_settings`. Raises `NetworkError`, `StorageError`, `InterruptedRunError`,
-    `ProjectError` or `UvError`.
+    `on_line` gets each line of its standard error as it comes; `folder` is a private folder with
+    files among the arguments. uv gets the user's settings as far as `builder.system.uv_settings`
+    passes them on. Raises `NetworkError`, `StorageError`, `InterruptedRunError`, `ProjectError` or
+    `UvError`.
     """
     output: list[str] = []
     lines: list[str] = []
@@ -130,7 +127,7 @@ def _translated(output: str, doing: str) -> TemplateError:
     if _DISK_FULL.search(message):
         return StorageError(
             f"the disk is full: {doing} needed more space\n{message}",
-            hint="free some space and run the same command again; what is finished is kept",
+            hint="free some space and run the same command again; finished work is kept",
         )
     if error := uv_settings.refused(message, os.environ):
         return error
@@ -139,21 +136,21 @@ def _translated(output: str, doing: str) -> TemplateError:
         return NetworkError(
             f"the package index {url} refused access (HTTP {code}): {doing} failed\n{message}",
             hint="give uv the credentials of that index (~/.netrc, `uv auth login`, or"
-            " UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD), and check that they allow to"
-            " read it",
+            " UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD), and check that they have read"
+            " access",
         )
     if page := _NO_INDEX_PAGE.search(message):
         return NetworkError(
             f"{page['missing'] or page['unexpected']} is not a page of a package index: {doing}"
             f" failed\n{message}",
             hint="check the URL of the index that uv is configured for; a login page or a filter"
-            " may have answered in its place",
+            " may have answered instead",
         )
     if _NETWORK.search(message):
         return NetworkError(
             f"no network: {doing} could not reach a package index\n{message}",
-            hint="check the connection and run the same command again;"
-            " with --frozen the committed locks are used and nothing is resolved",
+            hint="check the connection and run the same command again, or use the committed locks"
+            " with --frozen",
         )
     if _NOT_WRITABLE.search(message):
         return StorageError(

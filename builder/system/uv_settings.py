@@ -1,7 +1,7 @@
-"""What uv takes from the user's settings: where packages come from, and how they are reached.
+"""The user's settings that uv gets: where packages come from, and how they are reached.
 
-Indexes, credentials, certificates, proxies, time-outs and the cache are the user's. What decides
-which versions are locked, or what is installed and where, is not: the specs alone do that.
+Indexes, credentials, certificates, proxies, time-outs and the cache are the user's. Settings that
+decide which versions are locked, or what is installed and where, are ignored: the specs decide.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ _KEPT_VARIABLES = re.compile(
     )""",
     re.VERBOSE,
 )
-# The environment that this program runs in is not the one that uv works on, and a terminal's
-# colours have no place in what is read from its output.
+# uv must not work on the environment of this program, nor colour the output that is parsed.
 _DROPPED_VARIABLES = {
     "VIRTUAL_ENV", "CONDA_PREFIX", "CONDA_DEFAULT_ENV", "PYTHONHOME", "PYTHONPATH",
     "FORCE_COLOR", "CLICOLOR_FORCE",
@@ -42,12 +41,12 @@ _KEPT_KEYS = (
     "no-cache", "http-proxy", "https-proxy", "no-proxy", "concurrent-builds",
     "concurrent-downloads", "concurrent-installs",
 )  # fmt: skip
-# Not a date from which on releases are left out, which an index may have, too.
+# Not `exclude-newer`, which an index may have too.
 _KEPT_KEYS_OF_AN_INDEX = (
     "name", "url", "default", "explicit", "authenticate", "format", "ignore-error-codes",
     "cache-control",
 )  # fmt: skip
-# uv's own wording; the line is that of the file which uv was given, not of the user's.
+# uv's own wording; the line is that of the merged file, not of the user's.
 _REFUSED_VARIABLE = re.compile(r"Failed to parse environment variable ")
 _REFUSED_FILE = re.compile(
     r"Failed to parse: [^\n]*uv\.toml`?\n\s*(?:cause: |Caused by: )?"
@@ -57,7 +56,7 @@ _PLACES = ("url", "index-url", "extra-index-url", "find-links", "cache-dir")
 
 
 def variables(environ: Mapping[str, str]) -> dict[str, str]:
-    """The environment that uv is given: `environ` without what is not the user's to decide."""
+    """Return the environment for uv: `environ` without variables that the specs decide."""
     return {
         name: value
         for name, value in environ.items()
@@ -67,9 +66,9 @@ def variables(environ: Mapping[str, str]) -> dict[str, str]:
 
 
 def configuration(environ: Mapping[str, str]) -> str:
-    """The text of the one `uv.toml` that uv is given: what is kept of the user's and the system's.
+    """Return the `uv.toml` for uv: what is kept of the user's and the system's.
 
-    Raises `ProjectError` when one of these is not valid.
+    Raises `ProjectError` if one of these is not valid.
     """
     merged: dict[str, Any] = {}
     for path in _files(environ):
@@ -78,7 +77,7 @@ def configuration(environ: Mapping[str, str]) -> str:
 
 
 def _files(environ: Mapping[str, str]) -> Iterator[Path]:
-    """The files that uv reads whatever the working directory is, the most important first."""
+    """Yield the files that uv reads in any working directory, the most important first."""
     if named := environ.get("UV_CONFIG_FILE"):
         yield Path(named).absolute()
         return
@@ -86,7 +85,7 @@ def _files(environ: Mapping[str, str]) -> Iterator[Path]:
         return
     home = environ.get("XDG_CONFIG_HOME") or os.path.join(environ.get("HOME") or "~", ".config")
     user = Path(os.path.expanduser(home), "uv", "uv.toml")
-    if user.is_absolute() and user.is_file():  # there is none without a home folder
+    if user.is_absolute() and user.is_file():  # without a home folder there is none
         yield user
     if _is_set(environ, "UV_NO_SYSTEM_CONFIG"):
         return
@@ -99,18 +98,17 @@ def _is_set(environ: Mapping[str, str], name: str) -> bool:
     return environ.get(name, "").lower() not in ("", "0", "f", "false", "n", "no", "off")
 
 
-def refused(said: str, environ: Mapping[str, str]) -> ProjectError | None:
-    """The error for what uv said of settings that it does not accept; None if it said something
-    else."""
-    if _REFUSED_VARIABLE.match(said):
+def refused(message: str, environ: Mapping[str, str]) -> ProjectError | None:
+    """Return the error for settings that uv does not accept; None for any other message."""
+    if _REFUSED_VARIABLE.match(message):
         return ProjectError(
-            f"uv does not accept a variable of this environment\n{said}",
+            f"uv does not accept an environment variable\n{message}",
             hint="correct the variable, or unset it",
         )
-    if in_file := _REFUSED_FILE.match(said):
+    if in_file := _REFUSED_FILE.match(message):
         paths = [str(path) for path in _files(environ)]
         return ProjectError(
-            f"uv does not accept its settings in {' and '.join(paths)}\n{said[in_file.end() :]}",
+            f"uv does not accept its settings in {' and '.join(paths)}\n{message[in_file.end() :]}",
             hint=f"correct the file, or {_without_file(environ)}",
         )
     return None
@@ -118,8 +116,8 @@ def refused(said: str, environ: Mapping[str, str]) -> ProjectError | None:
 
 def _without_file(environ: Mapping[str, str]) -> str:
     if environ.get("UV_CONFIG_FILE"):
-        return "unset UV_CONFIG_FILE to do without it"
-    return "set UV_NO_CONFIG=1 to do without it"
+        return "unset UV_CONFIG_FILE to ignore it"
+    return "set UV_NO_CONFIG=1 to ignore it"
 
 
 def _read(path: Path, environ: Mapping[str, str]) -> dict[str, Any]:
@@ -146,7 +144,7 @@ def _kept(settings: Mapping[str, Any], folder: Path) -> dict[str, Any]:
 
 
 def _placed(key: str, value: Any, folder: Path) -> Any:
-    """`value` with paths that do not depend on where the file stands that holds it."""
+    """Return `value` with absolute paths."""
     if isinstance(value, list):
         return [_placed(key, item, folder) for item in value]
     if isinstance(value, dict):
@@ -157,7 +155,7 @@ def _placed(key: str, value: Any, folder: Path) -> Any:
 
 
 def _merge(merged: dict[str, Any], further: Mapping[str, Any]) -> None:
-    """Add what is less important: lists are continued, tables merged, other values kept."""
+    """Add less important settings: extend lists, merge tables, keep other values."""
     for key, value in further.items():
         if isinstance(value, dict) and isinstance(merged.get(key), dict):
             _merge(merged[key], value)

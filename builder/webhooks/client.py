@@ -1,4 +1,4 @@
-"""E2B's webhooks as the account has them: registering, changing and removing them."""
+"""The webhooks of an account on E2B: register, change and delete them."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ _ATTEMPTS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Webhook:
-    """A webhook as E2B has it; its secret is never told again."""
+    """A webhook on E2B, without its secret, which E2B never returns."""
 
     id: str
     name: str
@@ -38,7 +38,7 @@ class Webhook:
 
 
 class E2BWebhookPrimitive:
-    """The webhooks of one account. Events may be given short, as `created`."""
+    """The webhooks of one account. Events may be shortened, such as `created`."""
 
     def __init__(
         self,
@@ -50,13 +50,12 @@ class E2BWebhookPrimitive:
         api_key: str | None = None,
         target: str = "e2b",
     ) -> None:
-        """What `register` registers. Raises `ValueError` for an event that there is not, and where
-        no key is given or set."""
+        """What `register` registers. Raises `ValueError` for an unknown event or without a key."""
         if isinstance(events, str) or not all(isinstance(event, str) for event in events):
             raise TypeError("events is a list of names, such as ['created', 'killed']")
         self.events = tuple(full_name(event) for event in events)
         if not self.events:
-            raise ValueError("events is empty: which ones are to be delivered?")
+            raise ValueError("events is empty: name at least one event to deliver")
         self.callback_url, self.name = callback_url, name
         self._secret = secret
         owner = account_of(target_here(target), api_key)
@@ -76,14 +75,14 @@ class E2BWebhookPrimitive:
         return _webhook(await self._ask("POST", _PATH, body))
 
     async def list(self) -> tuple[Webhook, ...]:
-        """The account's webhooks."""
+        """Return the webhooks of the account."""
         answer = await self._ask("GET", _PATH)
         if not isinstance(answer, list):
             raise NetworkError(f"E2B's answer is not a list of webhooks: {answer!r:.200}")
         return tuple(map(_webhook, answer))
 
     async def get(self, webhook_id: str) -> Webhook:
-        """One webhook. Raises `TemplateLookupError` for an ID that there is not."""
+        """Return one webhook. Raises `TemplateLookupError` for an unknown ID."""
         return _webhook(await self._ask("GET", f"{_PATH}/{_id(webhook_id)}"))
 
     async def update(
@@ -96,7 +95,7 @@ class E2BWebhookPrimitive:
         name: str | None = None,
         enabled: bool | None = None,
     ) -> Webhook:
-        """Change what is given, and leave the rest."""
+        """Change the given fields of a webhook."""
         body = {
             "events": None if events is None else [full_name(event) for event in events],
             "url": callback_url,
@@ -104,22 +103,22 @@ class E2BWebhookPrimitive:
             "name": name,
             "enabled": enabled,
         }
-        given = {key: value for key, value in body.items() if value is not None}
-        return _webhook(await self._ask("PATCH", f"{_PATH}/{_id(webhook_id)}", given))
+        changes = {key: value for key, value in body.items() if value is not None}
+        return _webhook(await self._ask("PATCH", f"{_PATH}/{_id(webhook_id)}", changes))
 
     async def delete(self, webhook_id: str) -> None:
-        """Have E2B deliver no more. Raises `TemplateLookupError` for an ID that there is not."""
+        """Delete a webhook. Raises `TemplateLookupError` for an unknown ID."""
         await self._ask("DELETE", f"{_PATH}/{_id(webhook_id)}")
 
     def receiver(self, *, ledger: Ledger | None = None) -> WebhookReceiver:
-        """What receives the deliveries of this webhook."""
+        """Return the application that receives the deliveries of this webhook."""
         from builder.webhooks.receiver import WebhookReceiver
 
         return WebhookReceiver(self._secret or "", ledger=ledger)
 
     async def _ask(self, method: str, path: str, body: Any = None) -> Any:
-        """An answer of E2B's API; asked again where it was refused, or only reads."""
-        # After a lost answer only what changes nothing is asked again.
+        """Send a request to E2B's API, and retry it if it was refused or only reads."""
+        # Without an answer, only requests that change nothing are repeated.
         harmless = httpx.TransportError if method == "GET" else httpx.ConnectError
         retrying = tenacity.AsyncRetrying(
             stop=tenacity.stop_after_attempt(_ATTEMPTS),
@@ -177,5 +176,5 @@ def _webhook(answer: Any) -> Webhook:
 
 def _id(webhook_id: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]{1,128}", webhook_id):
-        raise ValueError(f"{webhook_id!r} is not the ID of a webhook")
+        raise ValueError(f"{webhook_id!r} is not a webhook ID")
     return webhook_id

@@ -1,4 +1,4 @@
-"""What E2B tells of its sandboxes' lives: payloads in either spelling, signatures, names."""
+"""Events of sandboxes on E2B: payloads in either spelling, signatures and names."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ _HUMP = re.compile(r"(?<=[a-z0-9])([A-Z])")
 
 
 class InvalidEventError(ValueError):
-    """A delivery that is no event."""
+    """A delivery that is not a valid event."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Event:
     """One event of one sandbox.
 
-    `template` is the registry's name for `template_id`, None where it has none; `seconds` is how
-    long the sandbox has run, `started_at` since when, on killed and paused; `at` is when the event
-    happened, UTC. `data` is the payload with its keys in snake case.
+    `template` is the registry's name for `template_id`, if it has one; `at` is the time of the
+    event, in UTC. On killed and paused, `started_at` is when the sandbox started, and `seconds` how
+    long it ran. `data` is the payload with its keys in snake case.
     """
 
     id: str
@@ -56,8 +56,10 @@ class Event:
 
 
 def full_name(event: str) -> str:
-    """`created` and `sandbox.created` are short for `sandbox.lifecycle.created`. Raises
-    `ValueError` for an event that there is not."""
+    """Return `sandbox.lifecycle.created` for `created` or `sandbox.created`.
+
+    Raises `ValueError` for an unknown event.
+    """
     name = f"{_PREFIX}{event.removeprefix(_PREFIX).removeprefix('sandbox.')}"
     if name not in EVENTS:
         short = [known.removeprefix(_PREFIX) for known in EVENTS]
@@ -67,13 +69,13 @@ def full_name(event: str) -> str:
 
 
 def signature(secret: str, body: bytes) -> str:
-    """What E2B signs a body with: base64 of SHA-256 of secret and body, without padding."""
+    """Return E2B's signature of a body: base64 of SHA-256 of secret and body, without padding."""
     return base64.b64encode(hashlib.sha256(secret.encode() + body).digest()).decode().rstrip("=")
 
 
-def signed(secret: str, body: bytes, given: str) -> bool:
-    """Whether `given` is the signature of `body`, in either alphabet of base64."""
-    text = given.strip().rstrip("=").translate(str.maketrans("-_", "+/"))
+def signed(secret: str, body: bytes, header: str) -> bool:
+    """Return whether `header` is the signature of `body`, in either alphabet of base64."""
+    text = header.strip().rstrip("=").translate(str.maketrans("-_", "+/"))
     try:
         digest = base64.b64decode(text + "=" * (-len(text) % 4), validate=True)
     except (ValueError, binascii.Error):
@@ -82,7 +84,7 @@ def signed(secret: str, body: bytes, given: str) -> bool:
 
 
 def parse(body: bytes, names: Mapping[str, str]) -> Event:
-    """The event in a body; `names` are the registry's, by template ID. Raises
+    """Return the event in a body; `names` maps template IDs to the registry's names. Raises
     `InvalidEventError`."""
     try:
         document = parse_json(body)
@@ -114,7 +116,7 @@ def parse(body: bytes, names: Mapping[str, str]) -> Event:
 
 
 def _snake(value: Any, depth: int = 0) -> Any:
-    """Keys in snake case; values of metadata keep theirs below the depth that has a meaning."""
+    """Return keys in snake case; metadata below the known depth keeps its keys."""
     if not isinstance(value, dict) or depth > 3:
         return value
     return {
@@ -130,7 +132,7 @@ def _text(payload: Mapping[str, Any], key: str) -> str:
     try:
         value.encode()
     except UnicodeEncodeError:
-        raise InvalidEventError(f"`{key}` holds half of a character") from None
+        raise InvalidEventError(f"`{key}` contains half a character") from None
     return value
 
 
@@ -142,7 +144,7 @@ def _number(payload: Mapping[str, Any], key: str) -> float | None:
     value = payload.get(key)
     if value is None:
         return None
-    # A year of milliseconds is more than a sandbox can live.
+    # More than a year: no sandbox lives as long.
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 4e10:
         raise InvalidEventError(f"`{key}` is not a number in range")
     return float(value)

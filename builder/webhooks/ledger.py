@@ -1,4 +1,4 @@
-"""What sandboxes have cost: a small SQLite file, written by the receiver of webhooks."""
+"""The usage and cost of sandboxes: a SQLite file, written by the webhook receiver."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ CREATE TABLE IF NOT EXISTS runs (
 );
 PRAGMA user_version = 1;
 """
-# The clock of the event and that of the sandbox may differ by this much.
+# The clocks of the event and of the sandbox may differ by this much.
 _SAME_SECONDS = 30.0
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Usage:
-    """What the sandboxes of one template were: how many, how many at once, minutes, US dollars.
+    """The sandboxes of one template: how many, how many at once, minutes, US dollars.
 
-    `running` of them have not ended; their minutes so far count. `unpriced` have not told their
-    size, so their cost is missing.
+    The minutes of the `running` ones count so far. The cost of the `unpriced` ones, whose size is
+    unknown, is missing.
     """
 
     template: str
@@ -50,13 +50,13 @@ class Usage:
 
 
 class Ledger:
-    """The file at `path`, made where there is none. Safe to use from several processes."""
+    """The file at `path`, created if missing. Several processes may use it at once."""
 
     def __init__(self, path: Path | str) -> None:
         self.path = Path(path)
 
     def add(self, event: Event) -> bool:
-        """Take an event; False when it was taken before. Raises `StorageError`."""
+        """Add an event. Return False if it was added before. Raises `StorageError`."""
         with self._open() as database:
             added = database.execute(
                 "INSERT OR IGNORE INTO events VALUES (?, ?)", (event.id, event.at.timestamp())
@@ -77,7 +77,7 @@ class Ledger:
         vcpu_second: float = VCPU_SECOND,
         gib_second: float = GIB_SECOND,
     ) -> list[Usage]:
-        """By template, the most expensive first; of runs that ended before `since` nothing."""
+        """Return the usage by template, the most expensive first, from `since` on."""
         end_of_time = (now or dt.datetime.now(dt.UTC)).timestamp()
         first = since.timestamp() if since else float("-inf")
         runs: dict[str, list[tuple[str, float, float, bool, int | None, int | None]]] = {}
@@ -117,7 +117,7 @@ class Ledger:
     @staticmethod
     def _begin(database: sqlite3.Connection, event: Event) -> None:
         at = event.at.timestamp()
-        # Deliveries come in any order: the end may have told of this run already.
+        # Deliveries come in any order: the end of this run may be known already.
         known = database.execute(
             "SELECT 1 FROM runs WHERE sandbox_id = ? AND started_at <= ?"
             " AND (ended_at IS NULL OR ended_at >= ?)",
@@ -143,8 +143,8 @@ class Ledger:
             (event.sandbox_id, at + _SAME_SECONDS),
         ).fetchone()
         if open_run:
-            # Of a sandbox that was paused and went on, an end may tell the first start again: that
-            # run is over, and this one began when it was resumed.
+            # The end of a resumed sandbox may repeat its first start: that run has ended, and this
+            # one began when it was resumed.
             taken = database.execute(
                 "SELECT 1 FROM runs WHERE sandbox_id = ? AND started_at = ? AND rowid != ?",
                 (event.sandbox_id, start, open_run[0]),
@@ -157,7 +157,7 @@ class Ledger:
                 (start, end, event.cpus, event.memory_mb, open_run[0]),
             )
         else:
-            # What was paused and is killed later ran no longer meanwhile: its run is there already.
+            # A paused sandbox that is killed later did not run meanwhile: its run is known already.
             database.execute(
                 "INSERT OR IGNORE INTO runs VALUES (?, ?, ?, ?, ?, ?, ?)",
                 (event.sandbox_id, event.template_id, event.template,
@@ -176,7 +176,7 @@ class Ledger:
         except (sqlite3.Error, OSError, ValueError) as error:
             raise StorageError(
                 f"the ledger {self.path} cannot be used: {error}",
-                hint="is it a file of this program, and writable?",
+                hint="check that it is a ledger of template-builder, and writable",
             ) from error
         finally:
             if database:
@@ -184,7 +184,7 @@ class Ledger:
 
 
 def _peak(spans: list[tuple[float, float]]) -> int:
-    """The most that were open at once; one that ends when another begins is not open with it."""
+    """Return how many ran at once at most; one that ends when another begins is not counted."""
     moments = sorted([(start, 1) for start, _ in spans] + [(stop, -1) for _, stop in spans])
     most = now = 0
     for _, change in moments:

@@ -1,4 +1,4 @@
-"""Receiving what E2B's webhooks deliver."""
+"""Receive the deliveries of E2B's webhooks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Handler = Callable[[Event], Awaitable[None] | None]
 
 
 class _Accepted(JSONResponse):
-    """The answer to an event, which is handled after it."""
+    """The answer to an event, which is handled afterwards."""
 
     def __init__(self, handling: Callable[[], asyncio.Task[None]]) -> None:
         super().__init__({"status": "accepted"})
@@ -41,25 +41,23 @@ class _Accepted(JSONResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            # Also when the answer did not arrive: the event counts as delivered from here on.
+            # Even if the answer did not arrive: the event counts as delivered from here on.
             await asyncio.shield(self._handling())
 
 
 class WebhookReceiver:
     """An ASGI application that receives deliveries; mount it anywhere.
 
-    Handlers run after the answer. `counts` tells what became of the deliveries: "accepted",
-    "replayed", "forged", "oversized", "malformed", "handler failed", ….
+    Handlers run after the answer. `counts` counts deliveries by outcome: "accepted", "replayed",
+    "forged", "oversized", "malformed", "handler failed", ….
     """
 
     def __init__(
         self, secret: str, *, ledger: Ledger | None = None, body_limit: int = _LONGEST_BODY
     ) -> None:
-        """`body_limit` is in bytes. With a `ledger`, events are remembered over restarts."""
+        """`body_limit` is in bytes. With a `ledger`, events are remembered across restarts."""
         if not isinstance(secret, str) or not secret.strip():
-            raise ValueError(
-                "a receiver needs the `secret` that deliveries are signed with, as text"
-            )
+            raise ValueError("a receiver needs the `secret` that signs the deliveries, as text")
         self._secret, self._ledger, self._body_limit = secret, ledger, body_limit
         self._handlers: dict[str, list[Handler]] = {}
         self._seen: OrderedDict[str, None] = OrderedDict()
@@ -75,11 +73,9 @@ class WebhookReceiver:
         )
 
     def on(self, event: str = "*") -> Callable[[Handler], Handler]:
-        """Have the decorated function, sync or async, called with each event; "*" is every one."""
+        """Register a function, sync or async, to call with each such event; "*" is all."""
         if not isinstance(event, str):
-            raise TypeError(
-                'name the event: @receiver.on("killed"), or @receiver.on() for every one'
-            )
+            raise TypeError('name the event: @receiver.on("killed"), or @receiver.on() for all')
         name = event if event == "*" else full_name(event)
 
         def register(handler: Handler) -> Handler:
@@ -104,7 +100,7 @@ class WebhookReceiver:
         try:
             event = parse(body, await run_in_threadpool(names_by_id))
         except InvalidEventError as error:
-            _logger.warning("a delivery of E2B is malformed: %s", error)
+            _logger.warning("a delivery from E2B is malformed: %s", error)
             return self._refused("malformed", 400)
         try:
             first = await self._first_time(event)
@@ -127,9 +123,9 @@ class WebhookReceiver:
         return b"".join(parts)
 
     async def _first_time(self, event: Event) -> bool:
-        """Whether the event came for the first time; it counts as seen when it is stored.
+        """Return whether the event is new, once it is stored.
 
-        Deliveries of one event that come meanwhile share the outcome of the first.
+        Deliveries of the same event that arrive meanwhile share the outcome of the first.
         """
         if event.id in self._seen:
             return False
@@ -137,7 +133,7 @@ class WebhookReceiver:
             self._remember(event)
             return True
         writing = self._writing.get(event.id)
-        # What another event loop writes cannot be awaited here; the ledger tells which came first.
+        # A write in another event loop cannot be awaited here; the ledger decides which came first.
         if writing and writing.get_loop() is asyncio.get_running_loop():
             await asyncio.shield(writing)
             return False
@@ -169,7 +165,7 @@ class WebhookReceiver:
             self._start_handling(event)
 
     def _start_handling(self, event: Event) -> asyncio.Task[None]:
-        """Handle the event in a task of its own, which does not end with the request."""
+        """Handle the event in its own task, which outlives the request."""
         task = asyncio.create_task(self._handle(event))
         self._handling.add(task)
         task.add_done_callback(self._handling.discard)

@@ -44,8 +44,8 @@ BASE = (
     '[service]\ncommand = ["serve"]\nready-url = "http://localhost:49999/health"\n'
 )
 COST = (
-    "four builds, two of them cut short, and at most 12 sandboxes of 2 CPUs and 1024 MiB, which end"
-    " as soon as they have answered; were each to run for 15 minutes, they would cost $0.35 by E2B's"
+    "four builds, two of them cancelled, and at most 12 sandboxes of 2 CPUs and 1024 MiB, which end"
+    " as soon as possible; if each ran for 15 minutes, they would cost $0.35 at E2B's"
     " prices of August 2026"
 )
 # What the server of the tests has no machine for.
@@ -132,7 +132,7 @@ def test_refusal_decides_one_line(
         assert server.state.templates == {}
         assert server.running == {}
     assert [event.text for event in events if event.kind == "warning"] == [
-        "what killed runs have left may still be there: listing templates was refused: 403: injected"
+        "templates of killed runs may be left: listing templates was refused: 403: injected"
     ]
 
 

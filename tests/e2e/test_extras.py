@@ -111,12 +111,12 @@ def test_main_job_needs_no_extra(
 MISSING = {
     "show leaf --sbom": (
         7,
-        "error: `cyclonedx` is not installed, which is in the extra `sbom`\n\n"
+        "error: `cyclonedx` is not installed; it is part of the extra `sbom`\n\n"
         "hint: pip install 'template-builder[sbom]'\n",
     ),
     "precheck": (
         16,
-        "error: `docker` is not installed, which is in the extra `docker`\n\n"
+        "error: `docker` is not installed; it is part of the extra `docker`\n\n"
         "hint: pip install 'template-builder[docker]'\n",
     ),
 }
@@ -139,7 +139,7 @@ def test_shared_registry_needs_its_extra(plain: Run, place: Place, command: str)
     done = plain("-m", "builder", *command.split(), cwd=place.folder, TEMPLATE_REGISTRY=url)
     assert done.returncode == 7
     assert done.stderr.endswith(
-        "error: `obstore` is not installed, which is in the extra `store`\n\n"
+        "error: `obstore` is not installed; it is part of the extra `store`\n\n"
         "hint: pip install 'template-builder[store]'\n"
     )
 
@@ -155,7 +155,7 @@ def test_receiver_needs_its_extra(plain: Run, tmp_path: Path) -> None:
         "    print(error)\n"
     )
     assert plain("-c", code, cwd=tmp_path).stdout == (
-        "`starlette` is not installed, which is in the extra `webhooks`\n\n"
+        "`starlette` is not installed; it is part of the extra `webhooks`\n\n"
         "hint: pip install 'template-builder[webhooks]'\n"
     )
 
@@ -172,7 +172,7 @@ def test_build_without_docker_package_is_not_prechecked(
     done = plain(*command, cwd=place.folder)
     assert done.returncode == 0, done.stderr
     assert (
-        "not pre-checked: `docker` is not installed, which is in the extra `docker`;"
+        "not pre-checked: `docker` is not installed; it is part of the extra `docker`;"
         " pip install 'template-builder[docker]'" in done.stderr
     )
 
@@ -190,7 +190,7 @@ def test_names_are_looked_up_without_dependencies(alone: Run, tmp_path: Path) ->
     assert (done.returncode, done.stdout, done.stderr) == (
         7,
         "",
-        "error: `typer` is not installed: without its dependencies, template-builder only looks up"
+        "error: `typer` is not installed: without its dependencies, template-builder can only look up"
         " names, with `builder.registry`\n\nhint: pip install template-builder\n",
     )
 

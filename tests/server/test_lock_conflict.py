@@ -116,8 +116,7 @@ def test_index_that_refuses_access(
     )
     assert error.hint == (
         "give uv the credentials of that index (~/.netrc, `uv auth login`, or"
-        " UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD), and check that they allow to read"
-        " it"
+        " UV_INDEX_<NAME>_USERNAME and UV_INDEX_<NAME>_PASSWORD), and check that they have read access"
     )
     assert SECRET not in str(error)
 

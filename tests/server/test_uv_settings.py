@@ -219,7 +219,7 @@ def test_settings_that_cannot_be_read(
     assert caught.value.message == (
         f"uv's settings in {path} are not valid TOML: Invalid value (at line 1, column 13)"
     )
-    assert caught.value.hint == "correct the file, or set UV_NO_CONFIG=1 to do without it"
+    assert caught.value.hint == "correct the file, or set UV_NO_CONFIG=1 to ignore it"
 
 
 def test_credentials_of_an_index_reach_uv() -> None:
@@ -265,7 +265,7 @@ def test_settings_that_uv_refuses(
     with pytest.raises(ProjectError) as caught:
         uv.run(["cache", "dir"], doing="asking uv")
     assert caught.value.message == message.format(path=path)
-    assert caught.value.hint == f"{hint}, or unset UV_CONFIG_FILE to do without it"
+    assert caught.value.hint == f"{hint}, or unset UV_CONFIG_FILE to ignore it"
 
 
 def test_variable_that_uv_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_variable_that_uv_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ProjectError) as caught:
         uv.run(["cache", "dir"], doing="asking uv")
     assert caught.value.message.startswith(
-        "uv does not accept a variable of this environment\n"
+        "uv does not accept an environment variable\n"
         "Failed to parse environment variable `UV_HTTP_TIMEOUT` with invalid value `x`"
     )
     assert caught.value.hint == "correct the variable, or unset it"

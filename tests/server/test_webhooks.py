@@ -365,7 +365,7 @@ def test_webhook_mistakes(account: Account) -> None:
     assert E2BWebhookPrimitive().events == EVENTS
     with pytest.raises(ValueError, match="needs a `callback_url` and a `secret`"):
         asyncio.run(E2BWebhookPrimitive(callback_url="https://here").register())
-    with pytest.raises(ValueError, match="is not the ID of a webhook"):
+    with pytest.raises(ValueError, match="is not a webhook ID"):
         asyncio.run(E2BWebhookPrimitive().get("../templates"))
     with pytest.raises(TargetUnavailableError) as caught:
         asyncio.run(E2BWebhookPrimitive(api_key="e2b_wrong").list())

@@ -124,9 +124,8 @@ def test_user_without_a_home_folder_is_told_what_to_set(monkeypatch: pytest.Monk
     with pytest.raises(StorageError) as caught:
         cache_folder()
     assert str(caught.value) == (
-        "this user has no home folder in which environments could be kept\n\n"
-        "hint: set HOME to a folder of this user, or TEMPLATE_BUILDER_CACHE_DIR to one for the"
-        " environments alone"
+        "this user has no home folder to keep environments in\n\n"
+        "hint: set HOME, or TEMPLATE_BUILDER_CACHE_DIR to a folder for the environments"
     )
     monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", "/srv/environments")
     assert cache_folder() == Path("/srv/environments")
@@ -179,7 +178,7 @@ def test_commands_without_a_home_folder(project: Path) -> None:
         assert "error: this user has no home folder" in output
         assert "Traceback" not in output
     code, output = run("doctor")
-    assert "no  environments  this user has no home folder" in output
+    assert "no     environments  this user has no home folder" in output
     assert "Traceback" not in output
 
 

@@ -52,7 +52,7 @@ def test_a_full_disk_behind_the_output_is_an_error(project: Path) -> None:
     assert (full.returncode, full.stderr) == (
         errors.StorageError.exit_code,
         "error: the disk is full: writing the output needed more space\n\n"
-        "hint: free some space and run the same command again; what is finished is kept\n",
+        "hint: free some space and run the same command again; finished work is kept\n",
     )
     pipe = bash(f"{PROGRAM} schema --json | true", project)
     assert (pipe.returncode, pipe.stderr) == (0, "")

@@ -37,7 +37,7 @@ def test_a_name_is_said_once() -> None:
         }
     )
     assert str(several) == (
-        "2 variants failed:\n`a` cannot be locked\n  hint: loosen it\n`b`: not here"
+        "2 templates failed:\n`a` cannot be locked\n  hint: loosen it\n`b`: not here"
     )
 
 

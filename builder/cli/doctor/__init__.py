@@ -1,6 +1,6 @@
-"""What this machine, this project and the accounts of its targets can do, each found out by trying.
+"""Checks of this machine, the project and the accounts of its targets, by trying them.
 
-`machine` looks; `live` builds, runs and removes a template of its own on E2B.
+`machine` only looks; `live` builds, runs and removes a template on E2B.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
-"""What this program assumes of E2B, and how far what a sandbox says of itself bears that out. Pure.
+"""What this program assumes of E2B, and the verdicts from what a sandbox reports. Pure.
 
-docs/e2b.md has the same list for people, and a test compares them.
+docs/e2b.md has the same list, and a test compares them.
 """
 
 from __future__ import annotations
@@ -38,12 +38,12 @@ ASSUMPTIONS = {
     "deleted": "a deleted template is gone, and its name with it",
 }
 
-# What a shell, Python or E2B's builder might read otherwise.
+# What a shell, Python or E2B's builder might misread.
 ENV = {
     "TEMPLATE_DOCTOR_PLAIN": "a  b $HOME ${X} `id` $(id) #x !y ~",
     "TEMPLATE_DOCTOR_QUOTES": 'it\'s "so" \\n \\\\ end',
 }
-# Target → mode, of files that belong to root when they are copied.
+# Target → mode of files that belong to root when they are copied.
 FILES = {
     "/home/user/template-doctor": "0600",
     "/usr/local/share/template-doctor": "0600",
@@ -57,7 +57,7 @@ AFTERWARDS = "print(kept + 1)"
 
 
 def inspection() -> str:
-    """Code that prints, as JSON, what a sandbox says of itself."""
+    """Return code that prints the facts of its sandbox as JSON."""
     return f"""
 import json as _json, os as _os, pwd as _pwd, stat as _stat, sys as _sys
 _warm = {WARM_MODULE!r} in _sys.modules
@@ -92,9 +92,8 @@ print(_json.dumps({{
 
 
 def verdicts(output: str, command: str | None) -> Iterator[tuple[str, bool, str]]:
-    """Each assumption that is decided by what `inspection` printed, and by what `commands.run`
-    answered to `id -un; pwd; env -0` (None where it could not be asked): its key, whether it holds,
-    and what was seen."""
+    """Yield the verdicts on the output of `inspection`, and of `id -un; pwd; env -0` by
+    `commands.run` (None if that failed): the key, whether it holds, and what was observed."""
     seen: Mapping[str, Any] = json.loads(output)
     yield "warm", seen["warm"], f"{WARM_MODULE} is {'' if seen['warm'] else 'not '}imported"
     yield "variables", seen["variables"] == ENV, _values(seen["variables"])
@@ -102,8 +101,8 @@ def verdicts(output: str, command: str | None) -> Iterator[tuple[str, bool, str]
     expected = [["user", "0600"], ["root", "0777"], ["root", "0640"]]
     yield "ownership", list(owners.values()) == expected, json.dumps(owners)
     share = seen["tmp_bytes"] / seen["memory_bytes"]
-    told_share = f"{seen['tmp']}, {share:.0%} of the memory"
-    yield "tmp", seen["tmp"] == "tmpfs" and 0.45 < share < 0.55, told_share
+    memory_share = f"{seen['tmp']}, {share:.0%} of the memory"
+    yield "tmp", seen["tmp"] == "tmpfs" and 0.45 < share < 0.55, memory_share
     if command is None:
         return
     user, folder, variables = command.split("\n", 2)

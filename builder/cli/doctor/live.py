@@ -1,6 +1,6 @@
-"""Trying out, on E2B itself, what this program assumes of it.
+"""Test on E2B itself what this program assumes of it.
 
-A small template is built twice, looked at from inside, and removed with all that was made for it.
+A small template is built twice, examined from inside, and removed with everything around it.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ _CHANNEL = "trial"
 _SANDBOXES = 12
 _CODE_SECONDS = 60.0
 _LONG_SECONDS = 40 * 86400
-# E2B answers for minutes from a cache what the state of a build was.
+# E2B caches the state of a build for minutes.
 _CANCEL_SECONDS = 420.0
 _BEGIN_SECONDS = 10.0
 
@@ -64,26 +64,26 @@ State = Literal["holds", "differs", "not checked"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checked:
-    """One assumption, and what was seen of it."""
+    """An assumption, and what was observed."""
 
     key: str
     state: State
     seen: str
 
     def to_json(self) -> dict[str, str]:
-        """It as plain values."""
+        """Return it as plain values."""
         assumed = ASSUMPTIONS[self.key]
         return {"key": self.key, "assumed": assumed, "state": self.state, "seen": self.seen}
 
 
 def cost() -> str:
-    """What trying it out takes of the account, at the very most."""
+    """Describe what a trial uses of the account at most."""
     second = CPU * VCPU_SECOND + MEMORY_MB / 1024 * GIB_SECOND
     dollars = _SANDBOXES * SANDBOX_SECONDS * second
     return (
-        f"four builds, two of them cut short, and at most {_SANDBOXES} sandboxes of {CPU} CPUs and"
-        f" {MEMORY_MB} MiB, which end as soon as they have answered; were each to run for"
-        f" {SANDBOX_SECONDS // 60} minutes, they would cost ${dollars:.2f} by E2B's prices of"
+        f"four builds, two of them cancelled, and at most {_SANDBOXES} sandboxes of {CPU} CPUs and"
+        f" {MEMORY_MB} MiB, which end as soon as possible; if each ran for"
+        f" {SANDBOX_SECONDS // 60} minutes, they would cost ${dollars:.2f} at E2B's prices of"
         " August 2026"
     )
 
@@ -91,12 +91,11 @@ def cost() -> str:
 def try_out(
     settings: TargetSettings, *, report: Reporter, base: str = BASE
 ) -> tuple[list[Checked], list[str], TemplateError | None]:
-    """Try out every assumption on the account of a target; return what was seen of each, what could
-    not be removed afterwards, and the error that ended the run before its end.
+    """Test every assumption on the account of a target. Return the results, what could not be
+    removed afterwards, and the error that ended the run early, if any.
 
-    `base` are tables of the spec: base image and service. Whatever happens, all that was made is
-    removed. Raises what keeps it from seeing anything at all: a key that is refused, a limit, a
-    network that is down.
+    `base` holds tables of the spec: base image and service. Everything that was created is removed
+    in any case. Raises what prevents any result: a refused key, a limit, a network that is down.
     """
     scratch = Scratch()
     try:
@@ -110,7 +109,7 @@ def try_out(
                 raise
             ended = error
         finally:
-            with processes.interruptible():  # its calls are to work after an interrupt, too
+            with processes.interruptible():  # its calls must work after an interrupt too
                 trial.clean_up()
         return live.results.in_order(), trial.left, ended
     finally:
@@ -129,7 +128,7 @@ class _Results(dict[str, Checked]):
         return key in self and self[key].state == "holds"
 
     def note(self, key: str, seen: str, *, holds: bool = True) -> None:
-        """Add what was seen of an assumption."""
+        """Add what was observed of an assumption."""
         self[key] = Checked(key=key, state="holds" if holds else "differs", seen=seen)
 
     def skip(self, *keys: str, why: str) -> None:
@@ -138,8 +137,8 @@ class _Results(dict[str, Checked]):
 
     @contextlib.contextmanager
     def deciding(self, *keys: str) -> Iterator[None]:
-        """Those of `keys` that an error leaves open do not hold. Errors that say nothing about
-        them, such as a limit or a network that is down, are raised."""
+        """On an error, the `keys` without a result do not hold. Errors that are unrelated to them,
+        such as a limit or a network that is down, are raised."""
         try:
             yield
         except (BuildError, SandboxError, VerifyError) as error:
@@ -164,7 +163,7 @@ class _Live:
         self._note, self._deciding = self.results.note, self.results.deciding
 
     def run(self) -> None:
-        """Go through the list."""
+        """Test every assumption."""
         self._trial.remove_abandoned()
         with self._deciding("build"):
             first = self._trial.build(DEFAULT_CHANNEL, WARM_MODULE)
@@ -294,7 +293,7 @@ class _Live:
 
     def _overtake(self, first: Made) -> None:
         template_id, older = self._trial.begin(first)
-        processes.pause(_BEGIN_SECONDS)  # and its state is not asked for: E2B would keep that
+        processes.pause(_BEGIN_SECONDS)  # do not ask for its state, which E2B would cache
         _, newer = self._trial.begin(first)
         tagged = self._trial.tags().get("overtaken")
         self._note(

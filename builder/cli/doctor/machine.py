@@ -1,4 +1,4 @@
-"""What this machine and project can do: facts, each with what to do where it falls short."""
+"""Checks of this machine and the project, with what to do where one fails."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ from builder.system import provenance, uv
 from builder.system.files import cache_folder
 
 _LOW_SPACE_BYTES = 8 << 30
-_TOLD = 20
+_SHOWN = 20
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Finding:
-    """One fact; `error` is set when the main job cannot work because of it."""
+    """The result of a check; `error` is set if template-builder cannot build because of it."""
 
     state: str
     what: str
@@ -44,12 +44,12 @@ class Finding:
     error: TemplateError | None = None
 
     def to_json(self) -> dict[str, str | None]:
-        """The finding as plain values."""
+        """Return the finding as plain values."""
         return {"state": self.state, "what": self.what, "found": self.found}
 
 
 def examine(project: Path | None) -> list[Finding]:
-    """Look at everything that the commands rely on; never raises for what it finds."""
+    """Check everything that the commands rely on; raises nothing for what it finds."""
     findings = [
         _tried("Python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         _tried("uv", lambda: uv.run(["--version"], doing="asking uv").strip()),
@@ -94,12 +94,12 @@ def _space() -> Iterator[Finding]:
     try:
         folder = cache_folder()
     except StorageError:
-        return  # that is said of the environments
+        return  # `_environments` reports it
     while not folder.exists():
         folder = folder.parent
     free = shutil.disk_usage(folder).free
     enough = free >= _LOW_SPACE_BYTES
-    note = "" if enough else "; the PyTorch variants may need 8 GiB"
+    note = "" if enough else "; PyTorch templates may need 8 GiB"
     yield Finding(
         state="ok" if enough else "low",
         what="free space",
@@ -118,7 +118,7 @@ def _docker() -> Finding:
 
 
 def _accounts(place: Project) -> Iterator[Finding]:
-    """For every target, whether its account accepts the key: one small request for each."""
+    """Check with one small request for each target that its account accepts the key."""
     for settings in place.targets.values():
         what = f"target {settings.name}"
         variable = settings.api_key_env
@@ -156,18 +156,18 @@ def _project(place: Project) -> Iterator[Finding]:
     broken = RegistryError(
         "\n  ".join(
             [
-                f"{recorded.path} was changed by something else than this program, in {places}:",
-                *map(one_line, texts[:_TOLD]),
+                f"{recorded.path} was modified outside template-builder, in {places}:",
+                *map(one_line, texts[:_SHOWN]),
             ]
         ),
-        hint="restore it from git, or keep what is there: `template-builder registry repair`",
+        hint="restore it from git, or accept it as it is with `template-builder registry repair`",
     )
     for text in texts:
         yield Finding(state="no", what="registry", found=text, error=broken)
 
 
 def _committed(place: Project) -> Contents | None:
-    """The registry as git has it; None where it has none."""
+    """Return the registry of the last commit; None if there is none."""
     if registry.is_url(place.registry):
         return None
     text = provenance.committed(Path(place.registry))
@@ -178,7 +178,7 @@ def _committed(place: Project) -> Contents | None:
 
 
 def _precisely(fault: history.Fault, recorded: Contents, committed: Contents | None) -> str:
-    """The fault, with the keys that were edited where the committed record tells them."""
+    """Describe the fault, with the edited keys if the committed record shows them."""
     if fault.kind != "record" or committed is None:
         return str(fault)
 
@@ -191,7 +191,7 @@ def _precisely(fault: history.Fault, recorded: Contents, committed: Contents | N
         return str(fault)
     old, new = _flat(before), _flat(record_of(recorded))
     changed = [key for key in sorted({*old, *new}) if old.get(key) != new.get(key)]
-    edits = [f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:_TOLD]]
+    edits = [f"{key}: {old.get(key)} → {new.get(key)}" for key in changed[:_SHOWN]]
     return f"{fault}; since the last commit: {', '.join(edits)}" if edits else str(fault)
 
 

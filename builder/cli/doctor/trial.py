@@ -1,4 +1,4 @@
-"""A small template of this program's own on E2B, with all that is made for it and removed again."""
+"""A small template on E2B for `doctor --live`, and the removal of all that is created for it."""
 
 from __future__ import annotations
 
@@ -46,19 +46,19 @@ _DELETE_SECONDS = 60.0
 
 
 class Throwaway(Project):
-    """A project that is in no registry but its own, whatever TEMPLATE_REGISTRY says."""
+    """A project with its own registry, whatever TEMPLATE_REGISTRY names."""
 
     __slots__ = ()
 
     @property
     def registry(self) -> str:
-        """A file of its own."""
+        """A file in the project."""
         return str(self.root / "registry.json")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Made:
-    """A build of the template; `cached` says how many of its steps were to come from the cache."""
+    """A build of the template; `cached` says how many steps the plan expected in the cache."""
 
     ref: Ref
     build_id: str
@@ -67,7 +67,7 @@ class Made:
 
 
 def refusal(call: Callable[[], object]) -> str | None:
-    """What E2B says where it refuses a call; None where it does not."""
+    """Return E2B's message if it refuses a call, else None."""
     try:
         call()
     except LimitError:
@@ -78,12 +78,12 @@ def refusal(call: Callable[[], object]) -> str | None:
 
 
 class Trial:
-    """The template. `left` is what could not be removed."""
+    """The template. `left` lists what could not be removed."""
 
     def __init__(
         self, project: Project, settings: TargetSettings, *, report: Reporter, base: str
     ) -> None:
-        """`base` are tables of the spec: base image and service."""
+        """`base` holds tables of the spec: base image and service."""
         self.project, self.settings, self._report, self._base = project, settings, report, base
         target = connect(settings, project, report=report)
         assert isinstance(target, E2BTarget)
@@ -100,7 +100,7 @@ class Trial:
         except (BuildError, NetworkError) as error:
             if isinstance(error, LimitError):
                 raise
-            self._warn(f"what killed runs have left may still be there: {error.message}")
+            self._warn(f"templates of killed runs may be left: {error.message}")
             return
         for listed in templates:
             names = [name.rpartition("/")[2] for name in listed.names]
@@ -108,7 +108,7 @@ class Trial:
                 refusal(partial(self.cloud.delete_template, listed.template_id))
 
     def build(self, channel: str, *imports: str) -> Made:
-        """What `template-builder build` does. Raises what keeps it from being built."""
+        """Build the template as `template-builder build` does. Raises why it cannot be built."""
         project = self.project
         (project.variants / "files").mkdir(parents=True, exist_ok=True)
         (project.variants / "files" / "doctor.txt").write_text("doctor\n", encoding="utf-8")
@@ -147,7 +147,7 @@ class Trial:
         return "\n".join(tables) + "\n"
 
     def begin(self, made: Made) -> tuple[str, str]:
-        """Begin a build that takes a minute; its template ID and build ID."""
+        """Start a build that takes a minute, and return its template ID and build ID."""
         program = replace(
             plan.program_of(made.rendered),
             steps=(Step(kind="RUN", args=("sleep 60", ""), stage="", lines=(1, 1)),),
@@ -161,11 +161,11 @@ class Trial:
         return template_id, build_id
 
     def tags(self) -> Mapping[str, str]:
-        """Tag → build ID."""
+        """Return the build ID of each tag."""
         return self.cloud.tags(self.name) or {}
 
     def last_used(self, made: Made) -> dt.datetime:
-        """When a sandbox of it was last created, as the list of templates says."""
+        """Return when a sandbox of the template was last created, by the list of templates."""
         template_id = made.ref.template_id
         used = {listed.template_id: listed.used for listed in self.cloud.templates()}
         return used.get(template_id, dt.datetime.min.replace(tzinfo=dt.UTC))
@@ -174,8 +174,8 @@ class Trial:
     def sandbox(
         self, ref: str | None = None, *, seconds: int = SANDBOX_SECONDS
     ) -> Iterator[tuple[Any, asyncio.Runner]]:
-        """A sandbox of what its bare name means, or of `ref`, as the SDK has it, and what runs the
-        SDK's calls, for the `with` block."""
+        """Create a sandbox of `ref`, by default of the bare name, for the `with` block: the SDK's
+        object, and what runs its calls."""
         with asyncio.Runner() as runner:
             sandbox, _ = runner.run(
                 self.cloud.create_sandbox(ref or self.name, seconds=seconds, metadata=self.mark)
@@ -186,11 +186,11 @@ class Trial:
                 self.cloud.kill_sandbox(sandbox.sandbox_id)
 
     def interpreter(self) -> Sandbox:
-        """Such a sandbox for running code."""
+        """Create a sandbox that runs code."""
         return open_sandbox(self.cloud, self.name, metadata=self.mark, cold=False, warn=self._warn)
 
     def delete(self, template_id: str) -> str | None:
-        """Delete it, once no sandbox of it runs any more; why not, where E2B goes on refusing."""
+        """Delete the template once its sandboxes have ended; return why E2B refuses, if it does."""
         deadline = time.monotonic() + _DELETE_SECONDS
         while refused := refusal(lambda: self.cloud.delete_template(template_id)):
             if time.monotonic() > deadline:
@@ -199,7 +199,7 @@ class Trial:
         return None
 
     def clean_up(self) -> None:
-        """Remove all that the run has made and not removed."""
+        """Remove everything that the run created."""
         try:
             self._target.tidy()
             for sandbox_id in self.cloud.sandboxes(self.mark):
@@ -215,7 +215,7 @@ class Trial:
         self._warn(f"not removed from {self.settings.name}: {text}")
 
     def _progress(self, event: Event) -> None:
-        # What is wrong with the spec is wrong on purpose.
+        # The spec of the trial deserves its warnings.
         if event.kind != "warning":
             self._report(event)
 
