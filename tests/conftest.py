@@ -51,6 +51,9 @@ LIGHT = (
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
 
 
+WHOLE_MODULES = ("tests/e2e/test_examples.py",)
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Begin with what takes longest."""
     items.sort(key=lambda item: item.get_closest_marker("soak") is None)
@@ -64,10 +67,13 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 
 class OneProcessForDocker(LoadScopeScheduling):  # type: ignore[misc] # not typed
-    """Gives each test to whichever process is free, and all with a Docker engine to one."""
+    """Gives each test to whichever process is free, all with a Docker engine to one, and all of a
+    module that builds an environment for them to one."""
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, test = nodeid.partition("::")
+        if path in WHOLE_MODULES:
+            return path
         whole_module, tests = with_docker(path)
         return "docker" if whole_module or test.partition("[")[0] in tests else nodeid
 

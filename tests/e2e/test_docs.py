@@ -149,16 +149,6 @@ def test_registry_page_runs_from_top_to_bottom(
     assert registry.resolve("my-old-one", path="s3://my-team/registry.json")
 
 
-@pytest.mark.network
-def test_spec_of_the_readme_builds(tmp_path: Path, run: Run) -> None:
-    """The variant that the README shows first builds and holds up."""
-    (text,) = [text for kind, text in blocks(ROOT / "README.md") if kind == "toml"]
-    (tmp_path / "variants").mkdir()
-    (tmp_path / "variants" / "_base.toml").write_text((ROOT / "variants/_base.toml").read_text())
-    (tmp_path / "variants" / "data.toml").write_text(text)
-    assert "tta-data-minimal  built" in run("template-builder", "build").stdout
-
-
 def test_code_of_the_readme_runs(run: Run) -> None:
     """The README's look-up runs in a clone of the project, before anything is built."""
     _, text = [text for kind, text in blocks(ROOT / "README.md") if kind == "python"]

@@ -10,31 +10,33 @@ from pathlib import Path
 
 import pytest
 
+from builder import registry
 from tests.conftest import ROOT, Command
 from tests.support.pages import blocks
+from tests.support.program import run_program
 from tests.support.webhooks import Account
 
 pytestmark = pytest.mark.network
 EXAMPLES = ROOT / "examples"
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The variables of a project in which the template of the examples is built."""
-    import shutil
-
+    """The variables of a project in which the template of the examples is built, from the spec that
+    the README shows first."""
+    (text,) = [text for kind, text in blocks(ROOT / "README.md") if kind == "toml"]
     project = tmp_path_factory.mktemp("examples")
-    for name in ("variants", "generated"):
-        shutil.copytree(ROOT / name, project / name)
+    (project / "variants").mkdir()
+    (project / "variants" / "_base.toml").write_text((ROOT / "variants/_base.toml").read_text())
+    (project / "variants" / "data.toml").write_text(text)
     variables = os.environ | {
         "TEMPLATE_BUILDER_CACHE_DIR": str(project / "cache"),
         "TEMPLATE_REGISTRY": str(project / "registry.json"),
         "TEMPLATE_TARGET": "local",
         "PYTHONPATH": str(ROOT),
     }
-    command = [sys.executable, "-m", "builder", "build", "tta-data-minimal", "--frozen"]
-    command += ["--target", "local"]
-    subprocess.run(command, check=True, cwd=project, env=variables, capture_output=True)
+    built = run_program(["build", "--target", "local"], cwd=project, env=variables)
+    assert "tta-data-minimal  built" in built.stdout, built.stderr
     return variables
 
 
@@ -48,6 +50,11 @@ def run(name: str, variables: dict[str, str], *arguments: str) -> str:
     )
     assert found.returncode == 0, found.stderr
     return found.stdout
+
+
+def test_spec_of_the_readme_builds(data: dict[str, str]) -> None:
+    """The template that the README shows first builds and holds up."""
+    assert registry.lookup("tta-data-minimal", path=data["TEMPLATE_REGISTRY"]).fields["verified"]
 
 
 def promised(name: str) -> str:

@@ -273,7 +273,7 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
     owner.communicate()
     assert gone(int(kernel))
     assert gone(int(child))
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + 60
     while Path(home).exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     assert not Path(home).parent.exists()

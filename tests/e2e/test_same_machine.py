@@ -20,17 +20,24 @@ LIGHT |= {"pandas": "tomli-w", "numpy": "packaging", "pillow": "certifi"}
 
 @pytest.mark.docker
 @pytest.mark.network
-def test_the_four_templates_are_the_same_machine(
-    write: Callable[..., Path], tmp_path: Path
+@pytest.mark.parametrize(
+    "kinds",
+    [("data", "ml"), pytest.param(("nlp", "vision"), marks=pytest.mark.soak)],
+    ids=" and ".join,
+)
+def test_templates_are_the_same_machine(
+    write: Callable[..., Path], tmp_path: Path, kinds: tuple[str, ...]
 ) -> None:
-    """For the four variants, on small packages, Docker's image and E2B's steps agree: every path,
-    mode, owner and content, the environment, user, folder, and what a sandbox starts."""
+    """For the product's templates, on small packages, Docker's image and E2B's steps agree: every
+    path, mode, owner and content, the environment, user, folder, and what a sandbox starts."""
     entry = '[[files]]\nsource = "tool.sh"\ntarget = "/opt/tools/tool"\nmode = "0755"\n'
     settings = PrecheckSettings(network="host")
     docker = DockerEngine(settings)
     base = engine.base_image()
     known = config_of(base)
-    for one in lightened(write, {"data": entry, "_torch": entry.replace("/opt/", "/home/user/")}):
+    files = {"data": entry, "_torch": entry.replace("/opt/", "/home/user/")}
+    names = [f"tta-{kind}-minimal" for kind in kinds]
+    for one in (each for each in lightened(write, files) if each.variant.name in names):
         context = tmp_path / one.variant.name
         for file in one.files:
             path = context / file.path

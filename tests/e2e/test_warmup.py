@@ -102,7 +102,7 @@ class Image:
 
     def has_begun(self) -> bool:
         """Wait until `serve` has made what the first interpreter looks for."""
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 120
         while time.monotonic() < deadline:
             if (self.script.parent / "state" / "todo").exists():
                 return True

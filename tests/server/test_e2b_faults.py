@@ -157,10 +157,19 @@ def test_clocks_may_differ(place: Place, lead: Callable[[Server], Server], hours
     ],
 )  # fmt: skip
 def test_fault_that_stays(
-    place: Place, cloud: Server, call: str, fault: Fault, kind: type[Exception], told: str
+    place: Place,
+    cloud: Server,
+    call: str,
+    fault: Fault,
+    kind: type[Exception],
+    told: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A fault that does not pass ends the build with its own error; nothing is recorded or lost,
     and once it is over, the next run ends what this one began."""
+    seconds = retries.Patience._seconds_before
+    shorter: Callable[..., float] = lambda *of: seconds(*of) / 20  # noqa: E731
+    monkeypatch.setattr(retries.Patience, "_seconds_before", shorter)
     fault = dataclasses.replace(fault, request=CALLS[call], times=1000)
     cloud.front.faults.append(fault)
     error = place.build("four")["four"].error

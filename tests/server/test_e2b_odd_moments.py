@@ -130,7 +130,7 @@ def test_interrupted_while_it_plans(
         process.send_signal(signal.SIGINT)
         sent = time.monotonic()
         _, said = process.communicate(timeout=60)
-        assert time.monotonic() - sent < 5
+        assert time.monotonic() - sent < 15
         assert process.returncode == InterruptedRunError.exit_code, said
 
 
@@ -217,7 +217,7 @@ def test_sandbox_that_ends_before_it_is_ready(
         time.sleep(0.3)
         for sandbox in list(server.running.values()):
             server.end(sandbox)
-        _, said = process.communicate(timeout=30)
+        _, said = process.communicate(timeout=90)
         assert process.returncode == SandboxError.exit_code, said
         assert "it ended before its code service started" in said
 

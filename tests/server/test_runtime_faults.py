@@ -124,7 +124,7 @@ def test_sandbox_that_ends_while_code_runs(ready: Server) -> None:
     found = asyncio.run(run())
     assert (found["success"], found["session_lost"]) == (False, True)
     assert (found["error"] or "").startswith("InterpreterDied: ")
-    assert time.monotonic() - start < 20
+    assert time.monotonic() - start < 50
     assert ready.front.requests.count("POST /execute") == 2  # the interpreter is set up, then used
 
 
