@@ -12,6 +12,8 @@ nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
 SIDE_BY_SIDE = ["--numprocesses=4"]  # tests wait more than they compute
+# Each of the many processes of the tests would compile what it imports.
+KEEP_BYTE_CODE = {"PYTHONDONTWRITEBYTECODE": None}
 SDK_TESTS = [f"tests/server/test_{name}.py" for name in ("sdk", "e2b", "e2b_places", "e2b_files")]
 PROJECT = nox.project.load_toml("pyproject.toml")
 TOOLS = "requirements-dev.txt"
@@ -56,14 +58,15 @@ def render(session: nox.Session) -> None:
 def unit(session: nox.Session) -> None:
     """Run the tests that need no network, engine or kernel; arguments go to pytest."""
     install(session, "tests")
-    session.run("pytest", "tests/unit", *(session.posargs or SIDE_BY_SIDE))
+    alone = ["tests/unit", "-m", "not soak and not network"]
+    session.run("pytest", *alone, *(session.posargs or ["--numprocesses=auto"]), env=KEEP_BYTE_CODE)
 
 
 @nox.session
 def tests(session: nox.Session) -> None:
     """Run all tests but the long ones, which `soak` has; arguments go to pytest."""
     install(session, "tests")
-    session.run("pytest", *(session.posargs or SIDE_BY_SIDE))
+    session.run("pytest", *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)
 
 
 @nox.session
@@ -97,7 +100,7 @@ def soak(session: nox.Session) -> None:
     """Run the long proofs, and 40 times as much of what is tried at random; takes hours."""
     install(session, "tests")
     long = ["-m", "soak or chance", "--rounds=40", "--timeout=0"]
-    session.run("pytest", *long, *(session.posargs or SIDE_BY_SIDE))
+    session.run("pytest", *long, *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)
 
 
 @nox.session

@@ -60,11 +60,16 @@ stdout = '''
     ids=len,
 )
 def test_templates_from_spec_to_running_code(
-    write: Callable[..., Path], lead: Callable[[Server], Server], kinds: tuple[str, ...]
+    write: Callable[..., Path],
+    lead: Callable[[Server], Server],
+    kinds: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The product's templates, on small packages, go through the SDK to a server that runs every
     step in Docker; their checks hold in containers made from the result, and the registry's ref
     opens one."""
+    # A real code service takes long to start on a busy machine.
+    monkeypatch.setattr("builder.targets.e2b.service.START_SECONDS", 600)
     rendered = lightened(write, {"data": CHANGED})
     project = Project.find(write().parent)
     names = [f"tta-{kind}-minimal" for kind in kinds]

@@ -19,7 +19,7 @@ from builder.registry.model import Build, Contents
 from builder.registry.object_store import StaleRegistryWarning
 from tests.conftest import ROOT, Command
 from tests.support.object_store import Store
-from tests.support.records import WRITER, WRITES
+from tests.support.records import WRITER, WRITERS, WRITES
 
 URL = "s3://bucket/team/registry.json"
 
@@ -161,7 +161,7 @@ def test_overtaken_writer_starts_over(store: Store, tmp_path: Path) -> None:
 
 @pytest.mark.chance
 def test_many_machines_lose_nothing(store: Store, tmp_path: Path) -> None:
-    """32 processes on 4 machines that write at once leave every build of every one of them."""
+    """Processes on 4 machines that write at once leave every build of every one of them."""
     code = WRITER.replace("Path(sys.argv[1])", "sys.argv[1]")
     writers = [
         subprocess.Popen(
@@ -171,12 +171,12 @@ def test_many_machines_lose_nothing(store: Store, tmp_path: Path) -> None:
             cwd=ROOT,
             env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / f"m{number % 4}")},
         )
-        for number in range(32)
+        for number in range(WRITERS)
     ]
-    assert [process.communicate()[0].count("\n") for process in writers] == [WRITES] * 32
+    assert [process.communicate()[0].count("\n") for process in writers] == [WRITES] * WRITERS
     templates = json.loads(store.text())["templates"]
     assert {name: len(found["local"]["builds"]) for name, found in templates.items()} == {
-        f"t{number}": WRITES for number in range(32)
+        f"t{number}": WRITES for number in range(WRITERS)
     }
 
 

@@ -67,6 +67,7 @@ def environment(cache: Path, ref: str, *, days: float = 100.0) -> Path:
 
 # How often each of 32 processes writes, and how many writers are killed.
 WRITES = rounds(3)
+WRITERS = min(rounds(8), 32)
 
 
 WRITER = """

@@ -20,7 +20,7 @@ from builder.registry.model import Build, Contents, Resources
 from builder.system.files import atomic_write, exclusive, remove_tree
 from tests.conftest import BASE, ROOT
 from tests.support.options import rounds
-from tests.support.records import WRITER, WRITES
+from tests.support.records import WRITER, WRITERS, WRITES
 from tests.support.samples import load, rendered_of, verified_of
 
 KILLS = rounds(13)
@@ -109,13 +109,13 @@ def test_change_that_fails_changes_nothing(tmp_path: Path) -> None:
 
 @pytest.mark.chance
 def test_many_processes_lose_nothing(tmp_path: Path) -> None:
-    """32 processes that record at once leave every build of every one of them."""
+    """Processes that record at once leave every build of every one of them."""
     path = tmp_path / "registry.json"
-    writers = [writer(path, f"t{number}", WRITES) for number in range(32)]
-    assert [process.communicate()[0].count("\n") for process in writers] == [WRITES] * 32
+    writers = [writer(path, f"t{number}", WRITES) for number in range(WRITERS)]
+    assert [process.communicate()[0].count("\n") for process in writers] == [WRITES] * WRITERS
     templates = registry.load(path).templates
     assert {name: len(t["local"].builds) for name, t in templates.items()} == {
-        f"t{number}": WRITES for number in range(32)
+        f"t{number}": WRITES for number in range(WRITERS)
     }
 
 

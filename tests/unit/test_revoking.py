@@ -5,6 +5,7 @@ import json
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -141,13 +142,16 @@ def test_a_channel_is_never_moved_to_what_is_revoked_or_unverified(tmp_path: Pat
         )
 
 
-def test_revocation_in_the_future_has_effect_from_then_on(tmp_path: Path) -> None:
+def test_revocation_in_the_future_has_effect_from_then_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Until its time a build resolves; from that second on it fails closed with the reason."""
     path, refs = made(tmp_path, "1.0")
-    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(time.time() + 2))
+    then = time.time() + 3600
+    soon = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(then))
     record.revoke(path, ("leaf", "local", refs[0]), reason="soon bad", by="x", at=soon)
     assert registry.resolve("leaf", path=path) == refs[0]
-    time.sleep(3.1)
+    monkeypatch.setattr("builder.registry.values.time", SimpleNamespace(time=lambda: then))
     with pytest.raises(RevokedError) as caught:
         registry.resolve("leaf", path=path)
     assert caught.value.message == (
