@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.errors import RevokedError
+from builder.errors import RevokedError, SandboxError
 from builder.runtime import CodeOutput
+from builder.runtime.pool import Pool
+from builder.targets.local import launch
 from tests.support.clouds import Opened, Place
-from tests.support.e2b_server import Server
-from tests.support.execution import executed, full
+from tests.support.e2b_server import Fault, Server
+from tests.support.execution import executed, full, one
+from tests.support.runs import revoke
 
 pytestmark = pytest.mark.network
 
@@ -163,3 +169,142 @@ def test_pool_that_cannot_open_tells_who_asks(
     (place.folder / "registry.json").write_text(json.dumps(revoke_on))
     with pytest.raises(RevokedError, match="is revoked: bad"):
         asyncio.run(executor.execute({"code": "1"}))
+
+
+def alive(kind: type) -> list[Any]:
+    gc.collect()
+    # By its class: some objects of libraries wake up when they are asked what they are.
+    return [instance for instance in gc.get_objects() if issubclass(type(instance), kind)]
+
+
+def kept() -> tuple[int, int]:
+    """How many pools there are, and closed event loops."""
+    loops = alive(asyncio.AbstractEventLoop)
+    return len(alive(Pool)), sum(loop.is_closed() for loop in loops)
+
+
+def no_more_than(before: tuple[int, int]) -> bool:
+    """Whether nothing is left that was not there; what others have left may go meanwhile."""
+    return all(now <= then for now, then in zip(kept(), before, strict=True))
+
+
+def sandboxes() -> list[Path]:
+    """The folders of forked sandboxes of this process."""
+    zygotes = launch._zygotes.values()
+    return [path for zygote in zygotes for path in zygote.folder.glob("template-*")]
+
+
+def wait_until(reached: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not reached():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_pools_end_with_their_loops(open_one: Opened, cloud: Server) -> None:
+    """Of programs that each run an event loop with a pool nothing is left: no pool, no closed loop,
+    no sandbox."""
+    before = kept()
+
+    async def run() -> None:
+        async with open_one(pool_size=1) as executor, executor.session() as other:
+            for each in (executor, other):
+                assert (await each.execute({"code": "print(1)"}))["output"] == "1\n"
+
+    for number in range(12):
+        if number % 4 == 3:
+            thread = threading.Thread(target=lambda: asyncio.run(run()))
+            thread.start()
+            thread.join()
+        else:
+            asyncio.run(run())
+    wait_until(lambda: no_more_than(before) and cloud.running == {} and sandboxes() == [])
+
+
+def test_pool_of_a_loop_that_was_only_closed(
+    open_one: Opened, cloud: Server, target: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The sandboxes of a pool whose loop was closed without ending its tasks are ended as well, and
+    asyncio reports none of its tasks as lost."""
+    before = kept()
+
+    async def run() -> list[str]:
+        pool = open_one(pool_size=2)._current.policy.pool()
+        await full(pool)
+        return [session.id for session in pool._ready]
+
+    loop = asyncio.new_event_loop()
+    ids = loop.run_until_complete(run())
+    assert len(set(ids)) == 2
+    loop.close()
+    del loop
+    wait_until(lambda: no_more_than(before) and cloud.running == {} and sandboxes() == [])
+    assert [entry.getMessage() for entry in caplog.records if entry.name == "asyncio"] == []
+
+
+def test_pool_does_not_wait_for_old_failures(ready: Server) -> None:
+    """After failures ahead of need, who asks is served as soon as sandboxes can be opened."""
+
+    async def run() -> float:
+        fault = Fault("POST /v2/sandboxes", "status", code=400, times=50)
+        ready.front.faults.append(fault)
+        with pytest.raises(Exception, match="400"):
+            async with one(pool_size=3):
+                pass
+        await asyncio.sleep(4)
+        ready.front.faults.clear()
+        start = time.monotonic()
+        async with one(pool_size=3) as executor:
+            await executor.execute({"code": "1"})
+        return time.monotonic() - start
+
+    assert asyncio.run(run()) < 6
+
+
+def test_cleaning_up_while_a_sandbox_is_opened_leaves_none(ready: Server) -> None:
+    """Whoever waits for the sandbox is told; the sandbox ends."""
+
+    async def run(readiness: Any) -> None:
+        executor = one(readiness=readiness)
+        if readiness == "background":
+            await executor.__aenter__()
+        waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
+        await asyncio.sleep(0.02)
+        await executor.cleanup()
+        with pytest.raises(SandboxError, match="cleaned up while its sandbox was being opened"):
+            await waiting
+
+    for readiness in ("wait", "background"):
+        asyncio.run(run(readiness))
+        assert ready.running == {}
+
+
+def test_cancelled_wait_for_a_background_opening_leaves_none(ready: Server) -> None:
+    """A call that is cancelled in any moment of an opening leaves no sandbox after the clean-up."""
+
+    async def run(delay: float) -> None:
+        async with one(readiness="background") as executor:
+            waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
+            await asyncio.sleep(delay)
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    for number in range(20):
+        asyncio.run(run(0.01 * number))
+    assert ready.running == {}
+
+
+def test_revoked_build_is_not_handed_out_by_a_pool(ready: Server, place: Place) -> None:
+    """A build that is revoked while sandboxes of it are ready is not handed out any more."""
+
+    async def run() -> None:
+        async with one(pool_size=1) as executor:
+            await executor.execute({"code": "1"})
+            await asyncio.sleep(1)
+            revoke(place, "one")
+            async with one_more.session():
+                pass
+
+    one_more = one(pool_size=1)
+    with pytest.raises(RevokedError):
+        asyncio.run(run())

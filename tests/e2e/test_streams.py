@@ -1,10 +1,14 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 
+from tests.conftest import Command
 from tests.support.shell import PROGRAM, bash
 
 
@@ -29,3 +33,64 @@ def test_a_reader_that_goes_away_does_not_stop_the_work(
     recorded = json.loads((project / "registry.json").read_text())
     assert list(recorded["templates"]["light"]["local"]["channels"]) == ["stable"]
     assert "Traceback" not in ended.stderr
+
+
+CLOSED = {
+    "stdin": "0<&-",
+    "stdout": "1>&-",
+    "stderr": "2>&-",
+    "stdin and stdout": "0<&- 1>&-",
+    "all": "0<&- 1>&- 2>&-",
+}
+
+
+def run(
+    project: Path, cache: Path, *arguments: str, closed: str
+) -> subprocess.CompletedProcess[str]:
+    """Run `template-builder` from a shell that has closed some of its streams."""
+    return subprocess.run(
+        ["bash", "-c", f'exec "$@" {closed}', "bash", sys.executable, "-m", "builder", *arguments],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=project,
+        env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)},
+        timeout=120,
+    )
+
+
+def written(project: Path) -> dict[str, bytes]:
+    files = (path for path in (project / "generated").rglob("*") if path.is_file())
+    return {str(path.relative_to(project)): path.read_bytes() for path in files}
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("closed", CLOSED.values(), ids=CLOSED)
+def test_lock_is_the_same_with_closed_streams(
+    project: Path, cache: Path, command: Command, closed: str
+) -> None:
+    """A lock that was made with closed streams is that of open ones."""
+    assert command("lock", cwd=project).returncode == 0
+    expected = written(project)
+    (project / "generated" / "light" / "requirements" / "light.txt").unlink()
+    done = run(project, cache, "lock", closed=closed)
+    assert (done.returncode, written(project)) == (0, expected)
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("closed", [CLOSED["stdin"], CLOSED["all"]], ids=["stdin", "all"])
+def test_build_and_looks_are_the_same_with_closed_streams(
+    project: Path, cache: Path, command: Command, closed: str
+) -> None:
+    """A build that ran with closed streams is made and recorded, and the commands that look at it
+    say what they say with open ones."""
+    done = run(project, cache, "build", "light", "--target", "local", "--force", closed=closed)
+    assert (done.returncode, done.stderr if "2>&-" in closed else "") == (0, "")
+    looks = (["plan", "light", "--target", "local"], ["outdated", "light", "--target", "local"])
+    for look in looks:
+        expected = command(*look, cwd=project)
+        found = run(project, cache, *look, closed=closed)
+        assert found.returncode == expected.returncode == 0
+        assert found.stdout == ("" if "1>&-" in closed else expected.stdout)
+    assert "nothing changed" in command(*looks[0], cwd=project).stdout

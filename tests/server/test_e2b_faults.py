@@ -5,8 +5,15 @@ from collections.abc import Callable
 
 import pytest
 
-from builder.errors import BuildError, LimitError, NetworkError, StepError, VerifyError
+from builder.errors import (
+    BuildError,
+    LimitError,
+    NetworkError,
+    StepError,
+    VerifyError,
+)
 from builder.targets.e2b import retries
+from tests.conftest import Command
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.options import rounds
@@ -221,3 +228,29 @@ def test_base_image_that_cannot_be_pulled(place: Place, lead: Callable[[Server],
     assert "\n  | [base] FROM localhost:1/python:3.13 [" in log
     told = [outcome.error.message for outcome in outcomes.values() if outcome.error]
     assert told.count("not built: the base image is that of `four`, where it failed") == 3
+
+
+def test_address_of_an_upload_is_not_shown(
+    place: Place, lead: Callable[[Server], Server], command: Command
+) -> None:
+    """The address that files are uploaded to is signed: it is in no message and no log."""
+    with Server() as server:
+        lead(server)
+        server.front.faults.append(Fault("PUT /upload/.*", "status", code=403, times=1000))
+        said = command("build", "four", "--frozen", "--precheck", "never", cwd=place.folder)
+    assert "` failed: Client error '403 Forbidden' for url" in said.stderr
+    for text in (said.stderr, said.stdout, place.log("four")):
+        assert "/upload/" not in text
+
+
+def test_error_without_a_reason(
+    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A failed build of which E2B does not say where is told by the last step of its log."""
+    monkeypatch.setattr(cloud, "tells_reasons", False)
+    assert isinstance(cloud.steps, ModelledSteps)
+    cloud.steps.fails = lambda step: "no" if step["type"] == "COPY" else None
+    error = place.build("four")["four"].error
+    assert isinstance(error, StepError)
+    assert error.message.startswith("step 2 of 6 failed on e2b: COPY requirements/uv.txt ")
+    assert "  E2B says: nothing\n" in error.message

@@ -7,15 +7,20 @@ import signal
 import time
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from builder.errors import InterruptedRunError
+from builder.errors import (
+    BuildError,
+    InterruptedRunError,
+    StepError,
+)
 from builder.targets.journal import Journal
 from tests.support.clouds import NAMES, Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.options import rounds
-from tests.support.runs import finished, once, started, until
+from tests.support.runs import finished, once, revoke, started, until
 
 KILLS = rounds(5)
 
@@ -198,3 +203,128 @@ def test_kill_at_any_moment(
                 *NAMES
             }
             assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()
+
+
+def digest_tag(server: Server) -> str:
+    (found,) = (tag for tag in server.tags("four") if tag.startswith("sha256-"))
+    return found
+
+
+def entry_path(place: Place) -> Any:
+    return place.folder / ".builder" / "journal" / "e2b" / "four.json"
+
+
+def killed_while_verifying(place: Place, server: Server) -> None:
+    server.ready_after = 3600
+    process = started(place, "four")
+    until(lambda: server.running)
+    process.kill()
+    process.communicate()
+    server.ready_after = 0
+
+
+def test_revoked_build_does_not_come_back(place: Place, cloud: Server) -> None:
+    """Though a revoked build still carries the tag of the digest, it is never taken again."""
+    place.build("four")
+    revoked = place.recorded("four")["build_id"]
+    revoke(place, "four")
+    outcome = place.build("four")["four"]
+    assert outcome.action == "built"
+    assert place.recorded("four")["build_id"] != revoked
+    tags = cloud.tags("four")
+    assert {tags["default"], tags["stable"], tags[digest_tag(cloud)]} == {
+        place.recorded("four")["build_id"]
+    }
+    assert [one.action for one in place.planned("four").variants] == ["skip"]
+
+
+def test_build_of_an_earlier_run_leaves_a_newer_one_alone(
+    places: Callable[[str], Place], cloud: Server
+) -> None:
+    """What is taken up and verified is recorded by its own ID, and moves no tag of a build that
+    another machine has begun since."""
+    one, other = places("one"), places("other")
+    killed_while_verifying(one, cloud)
+    (first,) = cloud.builds("four")
+    assert other.build("four", force=True)["four"].action == "built"
+    newer = other.recorded("four")["build_id"]
+    assert newer != first.id
+    outcome = one.build("four")["four"]
+    assert (outcome.action, outcome.ref) == ("built", f"{first.template_id}:{first.id}")
+    assert outcome.overtaken
+    tags = cloud.tags("four")
+    assert {tags["default"], tags["stable"], tags[digest_tag(cloud)]} == {newer}
+    assert [variant.action for variant in one.planned("four").variants] == ["skip"]
+
+
+def test_force_builds_anew_after_a_run_that_was_killed(place: Place, cloud: Server) -> None:
+    """--force does not take up a build that was begun without it."""
+    killed_while_verifying(place, cloud)
+    place.build("four", force=True)
+    first, second = cloud.builds("four")
+    assert place.recorded("four")["build_id"] == second.id
+    assert first.id != second.id
+
+
+def test_refused_force_leaves_nothing_to_take_up(place: Place, cloud: Server) -> None:
+    """--force that E2B refused is asked for anew by the next --force, and harms nothing before."""
+    place.build("four")
+    first = place.recorded("four")["build_id"]
+    fault = Fault("POST /v3/templates", "status", code=400, times=1000)
+    cloud.front.faults.append(fault)
+    assert isinstance(place.build("four", force=True)["four"].error, BuildError)
+    assert not entry_path(place).exists()
+    cloud.front.faults.clear()
+    assert place.build("four")["four"].action == "skipped"
+    assert place.build("four", force=True)["four"].action == "built"
+    assert place.recorded("four")["build_id"] != first
+    assert len(cloud.builds("four")) == 2
+
+
+def test_failed_force_keeps_the_good_build(place: Place, cloud: Server) -> None:
+    """After a forced build failed, the one before is still present, recorded and published."""
+    place.build("four")
+    first = place.recorded("four")["build_id"]
+    assert isinstance(cloud.steps, ModelledSteps)
+    cloud.steps.fails = lambda step: "no" if step["type"] == "RUN" else None
+    assert isinstance(place.build("four", force=True)["four"].error, StepError)
+    assert cloud.tags("four")["default"] == first
+    assert [one.action for one in place.planned("four").variants] == ["skip"]
+    assert place.build("four")["four"].action == "skipped"
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"template_id": "a/../b\n\x00", "build_id": "x?y"},
+        {"template_id": [], "build_id": {}},
+        {"verifying": 1},
+        {"forced": "yes"},
+        {"expected_cached": True},
+    ],
+)
+def test_odd_journal_is_as_good_as_none(
+    place: Place, cloud: Server, fields: dict[str, Any]
+) -> None:
+    """An entry of the journal that was tampered with is not taken up, and stops nothing."""
+    digest = place.planned("four").variants[0].digest
+    entry = {"name": "four", "digest": digest, "started_at": "", **fields}
+    entry_path(place).parent.mkdir(parents=True, exist_ok=True)
+    entry_path(place).write_text(json.dumps(entry))
+    assert Journal(entry_path(place).parents[1], target="e2b").read("four") is None
+    assert place.build("four")["four"].action == "built"
+    assert len(cloud.builds("four")) == 1
+
+
+def test_leftover_that_cannot_be_listed_stops_nothing(place: Place, cloud: Server) -> None:
+    """A sandbox of an earlier run that cannot be ended now is a warning, and not forgotten."""
+    killed_while_verifying(place, cloud)
+    cloud.front.faults.append(Fault("GET /v2/sandboxes", "status", code=403, times=1000))
+    assert place.build("three")["three"].action == "built"
+    (warning,) = place.warnings()
+    assert warning.startswith("a sandbox that an earlier run opened for `four` may still run: ")
+    assert warning.endswith("; the next run tries again to end it")
+    assert len(cloud.running) == 1
+    cloud.front.faults.clear()
+    place.build("three")
+    assert cloud.running == {}

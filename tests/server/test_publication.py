@@ -9,7 +9,11 @@ from typing import Any
 import pytest
 
 from builder import record, registry
-from builder.errors import RevokedError, StorageError
+from builder.errors import (
+    BuildError,
+    RevokedError,
+    StorageError,
+)
 from builder.record import publishing, store
 from builder.registry.model import Build, ContentRevocation, Contents
 from builder.targets.journal import Journal
@@ -17,7 +21,7 @@ from tests.conftest import BASE
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
 from tests.support.records import LEAF
-from tests.support.runs import finished, once, started
+from tests.support.runs import finished, once, revoke, started
 from tests.support.samples import load, rendered_of, verified_of
 
 KILLED_BEFORE_IT_WRITES = """
@@ -137,3 +141,17 @@ def test_run_that_was_killed_before_it_recorded_is_taken_up(place: Place, cloud:
     finished(started(place))
     once(cloud, place)
     assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()
+
+
+def test_registry_that_changed_since_the_plan(place: Place, cloud: Server) -> None:
+    """A tag is not moved to a build that was revoked after the plan was made."""
+    place.build("four")
+    planned = place.planned("four", channel="beta")
+    assert [one.action for one in planned.variants] == ["retag"]
+    revoke(place, "four")
+    outcome = place.carry_out(planned, "four")["four"]
+    assert isinstance(outcome.error, BuildError)
+    assert outcome.error.message == (
+        "the entry of `four` in registry.json has changed since the plan was made"
+    )
+    assert "beta" not in cloud.tags("four")

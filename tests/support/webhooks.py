@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import json
 import threading
 import time
@@ -129,3 +130,27 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     yield found
     server.should_exit = True
     thread.join()
+
+
+def event(number: int, kind: str, at: float, **fields: Any) -> dict[str, Any]:
+    """An event of sandbox `sandbox`, `at` seconds after noon."""
+    moment = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC) + dt.timedelta(seconds=at)
+    execution = fields.pop("execution", None)
+    return PAYLOAD | {
+        "id": f"e{number}",
+        "type": f"sandbox.lifecycle.{kind}",
+        "timestamp": moment.isoformat(),
+        "event_data": {"execution": execution} if execution else {},
+        "sandbox_id": fields.get("sandbox", "s1"),
+        "sandbox_template_id": fields.get("template", "3xmp0rmfztawhlpysu4v"),
+    }
+
+
+def execution(start: float, seconds: float) -> dict[str, Any]:
+    moment = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC) + dt.timedelta(seconds=start)
+    return {
+        "started_at": moment.isoformat(),
+        "vcpu_count": 2,
+        "memory_mb": 2048,
+        "execution_time": seconds * 1000,
+    }

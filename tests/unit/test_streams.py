@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 from builder import errors
+from builder.system import guard
 from tests.conftest import ROOT
 from tests.support.shell import PROGRAM, bash
 
@@ -119,3 +120,18 @@ def test_a_hang_up_ends_as_an_interrupt_does(project: Path) -> None:
         errs = process.communicate()[1]
         assert process.returncode == code, errs
         assert b"Traceback" not in errs
+
+
+def test_closed_descriptors_lead_nowhere() -> None:
+    """Of descriptors 0 to 2, those that are closed lead to /dev/null, for children, too; the
+    others stay what they are."""
+    code = (
+        "import os, subprocess, sys; sys.path.insert(0, sys.argv[1]); import guard\n"
+        "os.close(0); os.close(2); guard.open_standard_descriptors()\n"
+        "subprocess.run(['readlink', '/proc/self/fd/0', '/proc/self/fd/2'], check=True)\n"
+    )
+    folder = os.path.dirname(guard.__file__)
+    done = subprocess.run(
+        [sys.executable, "-c", code, folder], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "/dev/null\n/dev/null\n"

@@ -6,18 +6,16 @@ import asyncio
 import json
 import os
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from builder.errors import RevokedError, SandboxError, TargetUnavailableError
+from builder.errors import SandboxError
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
 from tests.support.clouds import Place
-from tests.support.e2b_server import Fault, Server
+from tests.support.e2b_server import Server
 from tests.support.execution import executed, one
-from tests.support.runs import revoke
 
 pytestmark = pytest.mark.network
 
@@ -176,128 +174,3 @@ def test_one_primitive_in_two_threads_is_refused(here: Any) -> None:
         "this CodeExecutionPrimitive is in use in another event loop: create one for each thread"
     }
     asyncio.run(primitive.cleanup())
-
-
-@pytest.mark.parametrize(
-    ("options", "kind", "told"),
-    [
-        ({"pool_size": 1.5}, TypeError, "pool_size is float, expected a whole number"),
-        ({"pool_size": "2"}, TypeError, "pool_size is str, expected a whole number"),
-        ({"max_output": None}, TypeError, "max_output is NoneType, expected a whole number"),
-        ({"max_output": 0}, ValueError, "max_output is 0, expected 1 or more"),
-        ({"default_timeout": float("inf")}, ValueError, "default_timeout is inf, expected more than 0, 604800 at most"),
-        ({"default_timeout": "30"}, TypeError, "default_timeout is str, expected seconds"),
-        ({"session_max_age": float("nan")}, ValueError, "session_max_age is nan, expected more than 0, 604800 at most"),
-        ({"template_id": 3}, TypeError, "template_id is int, expected text"),
-        ({"target": 3}, TypeError, "target is int, expected text"),
-        ({"api_key": "e2b_é"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
-        ({"api_key": "e2b\nX"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
-    ],
-)  # fmt: skip
-def test_argument_that_makes_no_sense(options: Any, kind: type[Exception], told: str) -> None:
-    """Wrong arguments are told when the primitive is made."""
-    with pytest.raises(kind) as caught:
-        CodeExecutionPrimitive(**{"template_id": "abc", "api_key": "e2b_x"} | options)
-    assert str(caught.value).partition("\n")[0] == told
-
-
-@pytest.mark.parametrize(
-    ("given", "kind", "told"),
-    [
-        ("print(1)", TypeError, "input_data is str, expected a table such as"),
-        (None, TypeError, "input_data is NoneType, expected a table such as"),
-        ({3: 4, "code": "1"}, ValueError, "input_data has an unknown key 3"),
-        ({"code": "1", "timeout": float("inf")}, ValueError, "input_data['timeout'] is inf"),
-        ({"code": "1", "timeout": 10**400}, ValueError, "input_data['timeout'] is 1000"),
-        ({"code": "'\ud800'"}, ValueError, "input_data['code'] contains an unpaired surrogate"),
-        ({"code": "1", "env_vars": {"A": "\udce9"}}, ValueError, "contains an unpaired surrogate"),
-    ],
-)
-def test_input_that_makes_no_sense(given: Any, kind: type[Exception], told: str) -> None:
-    """Wrong input is told before a sandbox is opened for it."""
-    primitive = CodeExecutionPrimitive(template_id="abc", api_key="e2b_x")
-    with pytest.raises(kind) as caught:
-        asyncio.run(primitive.execute(given))
-    assert told in str(caught.value)
-
-
-def test_unknown_language_keeps_the_session(ready: Server) -> None:
-    """A language that the service does not run is a `ValueError`; what was defined is kept."""
-
-    async def run() -> CodeOutput:
-        async with one() as executor:
-            await executor.execute({"code": "x = 1"})
-            ready.front.faults.append(Fault("POST /execute", "status", code=500))
-            with pytest.raises(ValueError, match="does not run 'klingon'"):
-                await executor.execute({"code": "1", "language": "klingon"})
-            return await executor.execute({"code": "print(x)"})
-
-    assert asyncio.run(run())["output"] == "1\n"
-
-
-def test_pool_does_not_wait_for_old_failures(ready: Server) -> None:
-    """After failures ahead of need, who asks is served as soon as sandboxes can be opened."""
-
-    async def run() -> float:
-        fault = Fault("POST /v2/sandboxes", "status", code=400, times=50)
-        ready.front.faults.append(fault)
-        with pytest.raises(Exception, match="400"):
-            async with one(pool_size=3):
-                pass
-        await asyncio.sleep(4)
-        ready.front.faults.clear()
-        start = time.monotonic()
-        async with one(pool_size=3) as executor:
-            await executor.execute({"code": "1"})
-        return time.monotonic() - start
-
-    assert asyncio.run(run()) < 6
-
-
-def test_cleaning_up_while_a_sandbox_is_opened_leaves_none(ready: Server) -> None:
-    """Whoever waits for the sandbox is told; the sandbox ends."""
-
-    async def run(readiness: Any) -> None:
-        executor = one(readiness=readiness)
-        if readiness == "background":
-            await executor.__aenter__()
-        waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
-        await asyncio.sleep(0.02)
-        await executor.cleanup()
-        with pytest.raises(SandboxError, match="cleaned up while its sandbox was being opened"):
-            await waiting
-
-    for readiness in ("wait", "background"):
-        asyncio.run(run(readiness))
-        assert ready.running == {}
-
-
-def test_cancelled_wait_for_a_background_opening_leaves_none(ready: Server) -> None:
-    """A call that is cancelled in any moment of an opening leaves no sandbox after the clean-up."""
-
-    async def run(delay: float) -> None:
-        async with one(readiness="background") as executor:
-            waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
-            await asyncio.sleep(delay)
-            waiting.cancel()
-            await asyncio.gather(waiting, return_exceptions=True)
-
-    for number in range(20):
-        asyncio.run(run(0.01 * number))
-    assert ready.running == {}
-
-
-def test_revoked_build_is_not_handed_out_by_a_pool(ready: Server, place: Place) -> None:
-    """A build that is revoked while sandboxes of it are ready is not handed out any more."""
-
-    async def run() -> None:
-        async with one(pool_size=1) as executor:
-            await executor.execute({"code": "1"})
-            await asyncio.sleep(1)
-            revoke(place, "one")
-            async with one_more.session():
-                pass
-
-    one_more = one(pool_size=1)
-    with pytest.raises(RevokedError):
-        asyncio.run(run())

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.conftest import BASE, Command
+from tests.support.clouds import Opened
 from tests.support.execution import ran
 
-pytestmark = pytest.mark.network
 ONE = (
     "schema = 1\nname = 'one'\nextends = '_base'\n[python]\npackages = ['pandas', 'plotly']\n"
     "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
 )
 
 
+@pytest.mark.network
 def test_charts_and_tables_are_shown_as_on_the_code_service(
     write: Callable[..., Path],
     command: Command,
@@ -47,3 +50,17 @@ def test_charts_and_tables_are_shown_as_on_the_code_service(
     assert (
         "\n  of the kernel and its display packages: " in command("show", "one", cwd=folder).stdout
     )
+
+
+@pytest.mark.network
+@pytest.mark.parametrize("target", ["e2b"])
+def test_table_of_real_code_arrives(open_one: Opened) -> None:
+    """A table that code displays comes out of a sandbox as E2B's type for tables."""
+    code = "display({'e2b/data': {'a': [1, 2]}, 'e2b/chart': {'type': 'pie'}}, raw=True)"
+
+    async def run() -> Any:
+        async with open_one() as executor:
+            return await executor.execute({"code": code})
+
+    (result,) = asyncio.run(run())["results"]
+    assert result.data == {"e2b/data": {"a": [1, 2]}, "e2b/chart": {"type": "pie"}}

@@ -11,17 +11,21 @@ import httpx
 import pytest
 import trustme
 
-from builder.errors import NetworkError, ProjectError, SandboxError, TargetUnavailableError
+from builder.errors import (
+    NetworkError,
+    ProjectError,
+    SandboxError,
+    TargetUnavailableError,
+)
 from builder.project import Project, address_error, domain_error
 from builder.runtime import CodeExecutionPrimitive, E2BWebhookPrimitive
-from builder.targets.adapters import connect
+from builder.targets.adapters import choose, connect
 from builder.targets.e2b import service
 from builder.targets.e2b.certificates import certificates
 from tests.conftest import Command
 from tests.support.clouds import Place
-from tests.support.e2b_server import Server
+from tests.support.e2b_server import Fault, Server
 from tests.support.e2b_server.door import DOMAIN, Door
-from tests.support.e2b_server.faults import Fault
 
 pytestmark = pytest.mark.network
 NOWHERE = "http://127.0.0.1:1"
@@ -251,3 +255,19 @@ def test_retries_do_not_multiply(ready: Server) -> None:
     with pytest.raises(NetworkError, match=r"creating a sandbox of .* failed: 503"):
         asyncio.run(run())
     assert ready.front.requests.count("POST /v2/sandboxes") == 5
+
+
+@pytest.mark.parametrize("channel", ["default", "sha256-1"])
+def test_channel_that_would_be_a_tag_of_ours(place: Place, command: Command, channel: str) -> None:
+    """A channel cannot have the name of a tag with a meaning of its own."""
+    said = command("build", "four", "--channel", channel, cwd=place.folder)
+    assert said.returncode == 64
+    assert f"'{channel}' is reserved for builds on E2B: choose another name" in said.stderr
+
+
+def test_key_of_spaces_is_none(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key that is set to spaces is not set."""
+    monkeypatch.setenv("E2B_API_KEY", "  ")
+    assert choose(place.project(), None)[0].kind == "local"
+    with pytest.raises(TargetUnavailableError, match="E2B_API_KEY"):
+        place.build("four")

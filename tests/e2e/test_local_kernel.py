@@ -1,0 +1,194 @@
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from builder.errors import (
+    SandboxError,
+)
+from builder.render import Rendered
+from builder.targets.local import place
+from builder.targets.local.kernel import KernelSandbox
+from builder.targets.local.target import LocalTarget
+from builder.targets.protocol import Opening
+from tests.conftest import ROOT
+from tests.support.sandboxes import alive, gone
+
+pytestmark = pytest.mark.network
+
+
+@pytest.fixture
+def sandbox(ref: str) -> Iterator[KernelSandbox]:
+    variables = {"HOUSE": "/root/.cache/house", "X": "1"}
+    with place.opened(ref, name="light") as path:
+        opened = KernelSandbox(path, warm=(), env=variables)
+    yield opened
+    opened.close()
+
+
+def test_environment_holds_exactly_the_lock(
+    light: Rendered, ref: str, sandbox: KernelSandbox
+) -> None:
+    """Every locked distribution is installed in its locked version, the kernel's own beside it."""
+    code = (
+        "import importlib.metadata as m, json\n"
+        "print(json.dumps({d.metadata['Name'].lower(): d.version for d in m.distributions()}))"
+    )
+    installed = json.loads(sandbox.run(code, timeout=30).stdout)
+    assert {name: installed[name] for name in light.lock.packages} == light.lock.packages
+    assert "ipykernel" in installed
+
+
+def test_code_gives_output_results_and_errors(sandbox: KernelSandbox) -> None:
+    """Output, rich results and errors with their traceback come back apart from each other."""
+    found = sandbox.run(
+        "import sys; print('out'); print('err', file=sys.stderr); 6 * 7", timeout=30
+    )
+    assert (found.stdout, found.stderr, found.error) == ("out\n", "err\n", None)
+    assert [(one.text, one.is_main) for one in found.results] == [("42", True)]
+    failed = sandbox.run("def f():\n    return 1 / 0\nf()", timeout=30)
+    assert failed.error == "ZeroDivisionError: division by zero"
+    assert "return 1 / 0" in failed.traceback
+    assert "\x1b" not in failed.traceback
+
+
+def test_state_lasts_within_a_sandbox_and_no_longer(ref: str, sandbox: KernelSandbox) -> None:
+    """Names and files live as long as their sandbox, and no other sandbox sees them."""
+    sandbox.run("x = 1; open('file', 'w').write('1')", timeout=30)
+    assert sandbox.run("print(x, open('file').read())", timeout=30).stdout == "1 1\n"
+    other = LocalTarget().open(Opening(ref=ref, name="light"))
+    try:
+        found = other.run("import os; print('x' in globals(), os.path.exists('file'))", timeout=30)
+        assert found.stdout == "False False\n"
+    finally:
+        other.close()
+
+
+def test_sandbox_sees_no_secret(ref: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment of the one who opens a sandbox does not reach the code in it."""
+    monkeypatch.setenv("E2B_API_KEY", "canary-in-the-environment")
+    monkeypatch.setenv("SOME_TOKEN", "canary-in-the-environment")
+    opened = LocalTarget().open(Opening(ref=ref, name="light"))
+    try:
+        found = opened.run("import os; print(dict(os.environ))", timeout=30)
+        assert "canary" not in found.stdout
+    finally:
+        opened.close()
+
+
+def test_template_environment_reaches_the_code(sandbox: KernelSandbox) -> None:
+    """The template's variables are there, with the homes of an E2B sandbox moved to this one's."""
+    found = sandbox.run("import os; print(os.environ['X'], os.environ['HOUSE'])", timeout=30)
+    assert found.stdout == f"1 {sandbox.home}/.cache/house\n"
+    where = sandbox.run("import os; print(os.getcwd(), os.path.expanduser('~'))", timeout=30)
+    assert where.stdout == f"{sandbox.home} {sandbox.home}\n"
+
+
+def test_timeout_interrupts_and_keeps_the_sandbox(sandbox: KernelSandbox) -> None:
+    """Code that runs out of time is interrupted; what was there before is still there."""
+    sandbox.run("x = 5", timeout=30)
+    found = sandbox.run("print('started', flush=True)\nwhile True: pass", timeout=1)
+    assert (found.timed_out, found.stdout, found.error) == (
+        True,
+        "started\n",
+        "KeyboardInterrupt: ",
+    )
+    assert sandbox.run("print(x)", timeout=30).stdout == "5\n"
+
+
+def test_code_that_does_not_obey_is_killed(sandbox: KernelSandbox) -> None:
+    """Code that swallows the interrupt loses its sandbox, and a later run says so."""
+    code = (
+        "import time\n"
+        "while True:\n"
+        "    try:\n"
+        "        time.sleep(60)\n"
+        "    except KeyboardInterrupt:\n"
+        "        pass\n"
+    )
+    found = sandbox.run(code, timeout=1)
+    assert found.timed_out
+    with pytest.raises(SandboxError, match="the sandbox is closed, or its kernel was killed"):
+        sandbox.run("1", timeout=5)
+    assert not sandbox.home.exists()
+
+
+def test_kernel_that_dies_is_an_error_not_a_wait(sandbox: KernelSandbox) -> None:
+    """A kernel that ends itself is noticed at once."""
+    start = time.monotonic()
+    with pytest.raises(SandboxError, match="the code ended its interpreter with exit status 1"):
+        sandbox.run("import os; os._exit(1)", timeout=60)
+    assert time.monotonic() - start < 30
+
+
+def test_close_ends_what_the_code_started(sandbox: KernelSandbox) -> None:
+    """Processes that code left in the background, even in a session of their own, end with it."""
+    code = (
+        "import os, subprocess\n"
+        "a = subprocess.Popen(['sleep', '1000'])\n"
+        "b = subprocess.Popen(['sh', '-c', 'sleep 1000 & echo $!'], start_new_session=True,"
+        " stdout=subprocess.PIPE, text=True)\n"
+        "print(os.getpid(), a.pid, b.stdout.readline().strip())"
+    )
+    pids = [int(pid) for pid in sandbox.run(code, timeout=30).stdout.split()]
+    assert all(alive(pid) for pid in pids)
+    sandbox.close()
+    assert all(gone(pid) for pid in pids)
+    assert not sandbox.home.exists()
+    sandbox.close()
+
+
+def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
+    """When the owner of a sandbox is killed, the kernel, its children and its folder go."""
+    code = (
+        "import sys, time; sys.path.insert(0, sys.argv[1])\n"
+        "from builder.targets.local.target import LocalTarget\n"
+        "from builder.targets.protocol import Opening\n"
+        "sandbox = LocalTarget().open(Opening(ref=sys.argv[2], name='light'))\n"
+        "print(sandbox.run('import os, subprocess;"
+        ' print(os.getpid(), subprocess.Popen(["sleep", "1000"]).pid, os.getcwd())\','
+        " timeout=30).stdout, flush=True)\n"
+        "time.sleep(1000)\n"
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", code, str(ROOT), ref], stdout=subprocess.PIPE, text=True
+    )
+    assert owner.stdout
+    kernel, child, home = owner.stdout.readline().split()
+    assert alive(int(kernel))
+    assert alive(int(child))
+    owner.send_signal(signal.SIGKILL)
+    owner.communicate()
+    assert gone(int(kernel))
+    assert gone(int(child))
+    deadline = time.monotonic() + 60
+    while Path(home).exists() and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert not Path(home).parent.exists()
+
+
+def test_warm_sandbox_has_imported_and_left_no_name(ref: str) -> None:
+    """A memory-warm sandbox has the modules in memory, and nothing in its namespace."""
+    opened = LocalTarget().open(Opening(ref=ref, name="light", warm=["dateutil.parser"]))
+    try:
+        code = "import sys; print('dateutil.parser' in sys.modules, '_name' in globals(), len(In))"
+        assert opened.run(code, timeout=30).stdout == "True False 2\n"
+    finally:
+        opened.close()
+
+
+def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
+    """A warm-up import that is not there is an error, and the half-open sandbox is closed."""
+    with pytest.raises(SandboxError) as caught:
+        LocalTarget().open(Opening(ref=ref, name="light", warm=["absent_module"]))
+    assert caught.value.message == (
+        "the warm-up imports fail in the sandbox:"
+        " ModuleNotFoundError: No module named 'absent_module'"
+    )
