@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import ast
 import re
+import tomllib
+from typing import Any
 
 from builder.project import PRECHECK_KEYS, TARGET_KEYS
 from builder.system.settings import KEYS
@@ -61,3 +63,21 @@ def test_every_setting_is_documented() -> None:
         "[tool.template-builder.precheck]": PRECHECK_KEYS,
         "[tool.template-builder.targets.NAME]": TARGET_KEYS,
     }
+
+
+def pages_of(entries: list[dict[str, Any]]) -> list[str]:
+    """The pages below entries of the site's navigation."""
+    return [
+        page
+        for entry in entries
+        for value in entry.values()
+        for page in ([value] if isinstance(value, str) else pages_of(value))
+    ]
+
+
+def test_every_page_is_in_the_navigation() -> None:
+    """The navigation of the site has every page once, and no other."""
+    site = tomllib.loads((ROOT / "zensical.toml").read_text())["project"]
+    docs = ROOT / "docs"
+    pages = sorted(str(page.relative_to(docs)) for page in docs.rglob("*.md"))
+    assert sorted(pages_of(site["nav"])) == pages
