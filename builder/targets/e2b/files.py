@@ -60,7 +60,7 @@ class CloudFiles:
             if info.type is e2b.FileType.DIR:
                 raise SandboxFileError(f"{shown(path)} in the sandbox is a folder, not a file")
             if info.type is not e2b.FileType.FILE:
-                raise SandboxFileError(f"{shown(path)} in the sandbox is no regular file")
+                raise SandboxFileError(f"{shown(path)} in the sandbox is not a regular file")
             stream = await self._files.read(place, format="stream")
         async with stream:
             yield Incoming(size=info.size, chunks=_chunks(path, stream, info.size))
@@ -109,7 +109,7 @@ class CloudFiles:
         if len(infos) > _MOST_ENTRIES and self._levels > 1:
             self._levels = _levels_within([entry for entry, _ in entries])
             _logger.warning(
-                "the working folder has more than %d files: not all that code changes are listed",
+                "the working folder has more than %d files: not all changed files are listed",
                 _MOST_ENTRIES,
             )
         return self._changes.since_last(listing)
