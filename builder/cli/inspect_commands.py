@@ -242,10 +242,7 @@ def outdated(
             "target": context.target_name,
             "templates": [template.to_json() for template in templates],
         },
-        text=[
-            _outdated_table(templates, channel),
-            *(f"note: {note}" for note in prepared.notes),
-        ],
+        text=[_outdated_table(templates, channel)],
         brief=f"outdated: {', '.join(stale)}" if exit_code and stale else None,
         error=failure_of(prepared.results),
         exit_code=SOMETHING_TO_DO if exit_code and stale else 0,

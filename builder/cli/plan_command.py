@@ -49,7 +49,7 @@ def plan_command(
     prepared = workflow.prepare(request, context, workflow.PLAN)
     planned = prepared.plan
     assert planned
-    result = Result(json=planned.to_json(), text=_plan_lines(planned))
+    result = Result(json=planned.to_json(), text=_plan_lines(planned, frozen=frozen))
     if not exit_code:
         return replace(result, error=failure_of(prepared.results))
     if planned.blocked:
@@ -66,7 +66,7 @@ def plan_command(
     return result
 
 
-def _plan_lines(planned: plan.Plan) -> Iterator[Line]:
+def _plan_lines(planned: plan.Plan, *, frozen: bool) -> Iterator[Line]:
     rows = []
     for variant in planned.variants:
         first, *others = [str(reason) for reason in variant.reasons]
@@ -80,17 +80,17 @@ def _plan_lines(planned: plan.Plan) -> Iterator[Line]:
     for stage, names in planned.shared.items():
         yield f"shared: {stage} by {', '.join(names)}"
     yield from _step_lines(planned)
-    unsupported = {
-        line: [v.name for v in planned.variants if line in v.unsupported]
-        for v in planned.variants
-        for line in v.unsupported
-    }
-    for line, variants in unsupported.items():
-        only = "" if len(variants) == len(planned.variants) else f" ({', '.join(variants)})"
-        yield f"not provided by {planned.target}: {line}{only}"
-    notes = (n for v in planned.variants for n in (v.stale_base, *v.notes) if n)
-    for note in dict.fromkeys(notes):
-        yield f"note: {note}"
+    lines: dict[str, list[str]] = {}
+    for variant in planned.variants:
+        # Notes on new locks were warnings already.
+        notes = [variant.stale_base, *(variant.notes if frozen else ())]
+        for line in (
+            *(f"not provided by {planned.target}: {text}" for text in variant.unsupported),
+            *(f"note: {note}" for note in notes if note),
+        ):
+            lines.setdefault(line, []).append(variant.name)
+    for line, owners in lines.items():
+        yield line if len(owners) == len(planned.variants) else f"{line} ({', '.join(owners)})"
 
 
 def _step_lines(planned: plan.Plan) -> Iterator[str]:

@@ -92,7 +92,8 @@ class _Case:
 
     def planned(self, stale_base: str | None, *, release: bool, programs: bool) -> PlannedVariant:
         rendered, situation, held = self.rendered, self.situation, self.channel.hold
-        image = rendered.lock.image
+        # A base image matters only to targets that build from it, and is described only once.
+        without_base = situation.this_machine or stale_base is not None
         program = program_of(rendered) if programs else None
         action, reasons, retag = self._decision()
         if held and not release:
@@ -111,7 +112,7 @@ class _Case:
             held=held,
             stages=tuple(stage.stem for stage in rendered.variant.stages),
             unsupported=tuple(situation.unsupported.get(self.name, ())),
-            notes=tuple(n for n in rendered.lock.notes if not (stale_base and n == image.note)),
+            notes=rendered.lock.notes[without_base and rendered.lock.image.note is not None :],
             forced=self.option is not None,
             stale_base=stale_base,
             program=program,

@@ -67,8 +67,8 @@ def lock(prepared: Prepared, context: Context) -> Prepared:
             folder=project.variants,
             report=context.report,
             has_image=lambda reference: _engine_has(project, reference),
-            bases_reported=not isinstance(context.target, TargetUnavailableError)
-            and context.target.steps_cached,
+            # With a target, the plan reports them where they matter: where Dockerfiles are built.
+            bases_reported=context.settings is not None,
         )
     return replace(prepared, locks=locks)
 
@@ -158,19 +158,15 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
 def _reach_engine_for(when: PrecheckWhen, prepared: Prepared, context: Context) -> Prepared:
     """Connect to the engine, unless `auto` allows to do without. Raise `EngineUnavailableError`."""
     if when is PrecheckWhen.auto and not context.connected().steps_cached:
-        text = (
-            "not pre-checked with Docker: this target does not build from the Dockerfile;"
-            " --precheck always does it anyway"
-        )
-    else:
-        try:
-            return reach_engine(prepared, context)
-        except EngineUnavailableError as error:
-            if when is PrecheckWhen.always:
-                raise
-            text = f"not pre-checked: {error.message}; {error.hint}"
-    context.report(Event(kind="note", text=text))
-    return prepared
+        return prepared  # the target does not build from the Dockerfile
+    try:
+        return reach_engine(prepared, context)
+    except EngineUnavailableError as error:
+        if when is PrecheckWhen.always:
+            raise
+        text = f"not pre-checked: {error.message}; {error.hint}"
+        context.report(Event(kind="note", text=text))
+        return prepared
 
 
 def reach_engine(prepared: Prepared, context: Context) -> Prepared:

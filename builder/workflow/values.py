@@ -77,13 +77,6 @@ class Prepared:
         """Whether it is all variants of the project, and none of them has failed."""
         return not self.request.names and len(self.rendered) == len(self.results)
 
-    @property
-    def notes(self) -> tuple[str, ...]:
-        """What should be known of the locks, each note once."""
-        return tuple(
-            dict.fromkeys(note for rendering in self.rendered for note in rendering.lock.notes)
-        )
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
