@@ -74,7 +74,7 @@ class Lock:
         fallen = [stage for stage in self.stages if stage.fell_back]
         for backend in dict.fromkeys(stage.torch_wanted for stage in fallen):
             sizes = [stage.fallback_bytes for stage in fallen if stage.torch_wanted == backend]
-            cost = "on Linux the CUDA build, a download of some GB"
+            cost = "on Linux the CUDA build, a download of several GB"
             if None not in sizes:
                 total = sum(size for size in sizes if size is not None) / 1e9
                 cost = f"on Linux on x86-64 the CUDA build, a download of {total:.2f} GB"

@@ -1,9 +1,9 @@
-"""Has each copy of a warm interpreter draw random numbers of its own.
+"""Reseed the random number generators in each copy of a warm interpreter.
 
-A copy, made by `fork` or from the snapshot of a machine, begins with the state that every random
-number generator had in the original: `keep` finds the generators before the copies are made,
-`reseed` gives each a new seed in a copy. The template's images have this module, too, so it uses
-the standard library only, and runs on every Python from 3.9.
+A copy, made with `fork` or from the snapshot of a machine, starts with the state of all generators
+in the original. `keep` finds the generators before copies are made, `reseed` gives each of them a
+new seed in a copy. Images include this module, so it uses only the standard library and runs on
+Python 3.9 and later.
 """
 
 import contextlib
@@ -19,30 +19,29 @@ from typing import Any
 __all__ = ["FAILS", "draws", "keep", "reseed", "reseed_at_first_execution"]
 
 FAILS = "`warmup.reseed` fails in the sandbox"
-_NAME = "_template_reseed"  # under which the code of a check finds this module
+_NAME = "_template_reseed"  # the name under which checks find this module
 _CHUNK = 50_000
 _kept: list[Any] = []
 
 
 def keep() -> None:
-    """Find every generator that the interpreter can reach; the copies reseed those."""
+    """Find every generator in the interpreter, to be reseeded in copies."""
     sys.modules.setdefault(_NAME, sys.modules[__name__])
-    gc.unfreeze()  # what a library has frozen is not listed
+    gc.unfreeze()  # frozen objects are not listed
     _kept[:] = _generators()
 
 
 def reseed(folder: str) -> None:
-    """Give every generator that was kept a new seed, then run the template's `warmup_reseed.py`,
-    which may be in `folder`, for what cannot be found.
+    """Reseed every generator that was kept, then run `warmup_reseed.py` in `folder`, if it exists.
 
-    Raises `RuntimeError` when that fails.
+    Raise `RuntimeError` if that fails.
     """
     for generator in _kept:
-        # Whatever it is that a library has made of its class: what stays the same, a check finds.
+        # A library may have changed the class; a check finds generators that were not reseeded.
         with contextlib.suppress(Exception):
             _kind(type(generator))[0](generator)
     ssl = sys.modules.get("_ssl")
-    if ssl is not None:  # OpenSSL notices a fork, but not that its machine is a copy
+    if ssl is not None:  # OpenSSL notices a fork, but not a copy of the machine
         ssl.RAND_add(os.urandom(32), 32.0)
     tensorflow = sys.modules.get("tensorflow")
     if tensorflow is not None:
@@ -60,10 +59,10 @@ def reseed(folder: str) -> None:
 
 
 def reseed_at_first_execution(shell: Any, folder: str) -> None:
-    """Reseed when `shell`, an IPython, is about to run the first code that somebody sends.
+    """Reseed when `shell`, an IPython, is about to run the first code of a caller.
 
-    What a code service executes for itself, such as changing the working directory, is silent, and
-    may come before the snapshot. Where the template's code fails, no other is run.
+    Code that the service runs itself, such as changing the working directory, is silent and may run
+    before the snapshot. If reseeding fails, no other code is run.
     """
 
     def first(_info: Any = None) -> None:
@@ -77,11 +76,11 @@ def reseed_at_first_execution(shell: Any, folder: str) -> None:
 
 
 def draws() -> list[tuple[str, str]]:
-    """(name, a value drawn) of each generator that was kept, in the same order in every copy."""
+    """Return (name, drawn value) of each kept generator, in the same order in every copy."""
     names = _names()
     drawn = []
     for generator in _kept:
-        with contextlib.suppress(Exception):  # what cannot be drawn from harms nobody
+        with contextlib.suppress(Exception):  # a generator that draws nothing is harmless
             value = str(_kind(type(generator))[1](generator))
             drawn.append((names.get(id(generator)) or f"a {_type_name(generator)}", value))
     return drawn
@@ -91,7 +90,7 @@ def _refusing(message: str) -> Any:
     from IPython.core.error import InputRejected
 
     class WarmupReseedError(InputRejected):
-        """Rejects code, other than any other exception of a transformer."""
+        """Reject the code, unlike other exceptions of a transformer."""
 
     class Refusing:
         def visit(self, _node: Any) -> Any:
@@ -101,15 +100,15 @@ def _refusing(message: str) -> Any:
 
 
 def _entropy() -> int:
-    """512 random bits: the clock is in them for machines whose kernels are copies as well."""
-    told = os.urandom(64) + f"{time.time_ns()} {os.getpid()}".encode()
-    return int.from_bytes(hashlib.sha512(told).digest(), "big")
+    """Return 512 random bits, mixed with the clock since the whole machine may be a copy."""
+    source = os.urandom(64) + f"{time.time_ns()} {os.getpid()}".encode()
+    return int.from_bytes(hashlib.sha512(source).digest(), "big")
 
 
 def _kind(cls: type) -> Any:
-    """How a generator of this class is reseeded, and drawn from: two functions. None of another.
+    """Return two functions that reseed and draw from a generator of a class; None for others.
 
-    By its class, not by `isinstance`, which would wake up what only poses as an object.
+    This checks the class, since `isinstance` would trigger lazy objects.
     """
     import _random
 
@@ -146,7 +145,7 @@ def _seed_sequence(sequence: Any) -> None:
 def _seed_bits(bits: Any) -> None:
     sequence = getattr(bits, "seed_seq", None) or getattr(bits, "_seed_seq", None)
     with contextlib.suppress(Exception):
-        _seed_sequence(sequence)  # from which the generators come that it spawns
+        _seed_sequence(sequence)  # for generators that it spawns
     fresh = type(bits)(_entropy())
     bits.state = fresh.state
 
@@ -154,7 +153,7 @@ def _seed_bits(bits: Any) -> None:
 def _seed_numpy(generator: Any) -> None:
     bits = getattr(generator, "bit_generator", None) or generator._bit_generator  # noqa: SLF001
     _seed_bits(bits)
-    if hasattr(generator, "set_state"):  # a RandomState, which may have half of a pair left
+    if hasattr(generator, "set_state"):  # a RandomState, which may hold half of a pair
         generator.set_state({**bits.state, "has_gauss": 0, "gauss": 0.0})
 
 
@@ -167,29 +166,29 @@ def _draw_torch(torch: Any, generator: Any) -> Any:
 
 
 def _generators() -> list[Any]:
-    """Every generator that a container of the interpreter refers to, in a settled order."""
+    """Return every generator that an object of the interpreter refers to, in a fixed order."""
     kinds: dict[type, bool] = {}
-    found: dict[int, Any] = {}
+    generators: dict[int, Any] = {}
     objects = gc.get_objects()
     for start in range(0, len(objects), _CHUNK):
-        # Some are no containers themselves, and known by those that hold them only.
+        # Objects that are not containers are only known from those that refer to them.
         for value in gc.get_referents(*objects[start : start + _CHUNK]):
             cls = type(value)
             is_kind = kinds.get(cls)
             if is_kind is None:
                 is_kind = kinds[cls] = _kind(cls) is not None
             if is_kind:
-                found[id(value)] = value
-    return list(found.values())
+                generators[id(value)] = value
+    return list(generators.values())
 
 
 def _names() -> Any:
-    """`module.attribute`, or `module.attribute.attribute`, by the identity of a generator."""
-    wanted = {id(generator) for generator in _kept}
+    """Return `module.attribute`, or `module.attribute.attribute`, by the ID of a generator."""
+    identities = {id(generator) for generator in _kept}
     names: dict[int, str] = {}
 
     def note(name: str, value: Any) -> None:
-        if id(value) in wanted:
+        if id(value) in identities:
             names.setdefault(id(value), name)
 
     for path, value in _attributes():
@@ -203,13 +202,13 @@ def _attributes() -> Iterator[tuple[str, Any]]:
     modules = [item for item in sys.modules.items() if item[0] not in (_NAME, __name__)]
     for name, module in modules:
         for key, value in list(_own(module).items()):
-            # A module is met under its own name.
+            # Modules are visited under their own names.
             if type(value) is not type(sys):
                 yield f"{name}.{key}", value
 
 
 def _own(value: Any) -> Any:
-    """The attributes that an object or class has itself."""
+    """Return the attributes of an object or class itself."""
     try:
         attributes = object.__getattribute__(value, "__dict__")
     except Exception:  # noqa: BLE001 - it has none

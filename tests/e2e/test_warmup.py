@@ -135,7 +135,7 @@ def test_ready_means_up_and_warm(image: Image) -> None:
     """The ready check fails before the service has an interpreter, before that is warm, and where
     the service does not answer."""
     image.run(str(image.script), "install")
-    cold = "ready: no interpreter of the service has begun to warm up\n"
+    cold = "ready: no interpreter of the service has started to warm up\n"
     assert (image.ready().returncode, image.ready().stderr) == (1, cold)
     image.serve()
     assert image.has_begun()

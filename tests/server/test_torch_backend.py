@@ -77,7 +77,7 @@ CHILD = """
 """
 NOTE = (
     '`torch-backend = "cpu"`: that index could not be reached; PyTorch is taken from the default'
-    " index (on Linux the CUDA build, a download of some GB)"
+    " index (on Linux the CUDA build, a download of several GB)"
 )
 
 

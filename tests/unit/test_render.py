@@ -121,7 +121,7 @@ def test_shared_stages_are_byte_identical() -> None:
         for k in ("ml", "vision")
     ]
     shared = [
-        t[t.index("# ---- variants/_base") : t.index("# What this variant alone")] for t in texts
+        t[t.index("# ---- variants/_base") : t.index("# Only for this template")] for t in texts
     ]
     start = shared[0].rindex("# ----")
     assert shared[0][:start] == shared[1][:start]

@@ -5,17 +5,17 @@
 # leaf
 
 # ---- variants/_base.toml ----
-# The stage that every variant on this base shares, to the byte: built once, cached for all.
+# Every template on this base shares this stage byte for byte, so it is built once and then cached.
 FROM localhost:1/python:3.13@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa AS shared-base
-# Packages go into the system's interpreter, the one that runs the code: that takes root.
+# Install into the system interpreter, which runs the code; that needs root.
 USER root
 WORKDIR /
-# A base image that was not made for E2B lacks the account that its sandboxes run as.
+# Sandboxes run as `user`, which base images not made for E2B lack.
 RUN id -u user >/dev/null 2>&1 || useradd --create-home --shell /bin/bash user
-# The lock was resolved for this range of Pythons: stop here, before the slow layers, if it is not met.
+# The lock is only valid for these versions of Python: fail here, before the slow layers.
 RUN python3 -c 'import sys; from pip._vendor.packaging.specifiers import SpecifierSet; found = ".".join(map(str, sys.version_info[:3])); found in SpecifierSet(">=3.11") or sys.exit("base.python: the image has Python " + found + ", expected " + ">=3.11")'
-# The installer is a layer of its own, below all packages, since it changes least of all.
-# Where /tmp is in memory, as on E2B, packages do not fit into it: TMPDIR is a folder on the disk.
+# The installer changes least often, so it has a layer of its own below all packages.
+# TMPDIR is on disk, since /tmp may be in memory, as on E2B, and too small for packages.
 COPY requirements/uv.txt /opt/template/requirements/uv.txt
 RUN mkdir /opt/template/tmp \
     && TMPDIR=/opt/template/tmp python3 -m pip install --no-cache-dir --no-deps --require-hashes \
@@ -23,15 +23,15 @@ RUN mkdir /opt/template/tmp \
     && rm -r /opt/template/tmp
 
 # ---- variants/leaf.toml ----
-# What this variant alone has; all above it comes from the cache that it shares.
+# Only for this template; all layers above come from the shared cache.
 FROM shared-base AS leaf
 
 # ---- warm-up: disk ----
-# Last, so that a change of what is warmed never installs anything again.
+# Last, so that a change to the warm-up does not reinstall anything.
 FROM leaf AS template
 COPY warmup.py /opt/template/warmup.py
-# Import once, as the user and in the environment of the sandbox's code: byte code and caches stay.
-# What that wrote into the home of `user` belongs to them, as E2B has it.
+# Import everything once, in the environment of the sandbox's code, to keep byte code and caches.
+# On E2B, `user` owns all files in their home.
 RUN python3 /opt/template/warmup.py disk \
     && chown -R user: /home/user
 USER user

@@ -5,17 +5,17 @@
 # leaf: Everything at once
 
 # ---- variants/_base.toml ----
-# The stage that every variant on this base shares, to the byte: built once, cached for all.
+# Every template on this base shares this stage byte for byte, so it is built once and then cached.
 FROM localhost:1/python:3.13@sha256:aaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaaa AS shared-base
-# Packages go into the system's interpreter, the one that runs the code: that takes root.
+# Install into the system interpreter, which runs the code; that needs root.
 USER root
 WORKDIR /
-# A base image that was not made for E2B lacks the account that its sandboxes run as.
+# Sandboxes run as `user`, which base images not made for E2B lack.
 RUN id -u user >/dev/null 2>&1 || useradd --create-home --shell /bin/bash user
-# The lock was resolved for this range of Pythons: stop here, before the slow layers, if it is not met.
+# The lock is only valid for these versions of Python: fail here, before the slow layers.
 RUN python3 -c 'import sys; from pip._vendor.packaging.specifiers import SpecifierSet; found = ".".join(map(str, sys.version_info[:3])); found in SpecifierSet(">=3.11") or sys.exit("base.python: the image has Python " + found + ", expected " + ">=3.11")'
-# The installer is a layer of its own, below all packages, since it changes least of all.
-# Where /tmp is in memory, as on E2B, packages do not fit into it: TMPDIR is a folder on the disk.
+# The installer changes least often, so it has a layer of its own below all packages.
+# TMPDIR is on disk, since /tmp may be in memory, as on E2B, and too small for packages.
 COPY requirements/uv.txt /opt/template/requirements/uv.txt
 RUN mkdir /opt/template/tmp \
     && TMPDIR=/opt/template/tmp python3 -m pip install --no-cache-dir --no-deps --require-hashes \
@@ -23,13 +23,13 @@ RUN mkdir /opt/template/tmp \
     && rm -r /opt/template/tmp
 
 # ---- variants/leaf.toml ----
-# What this variant alone has; all above it comes from the cache that it shares.
+# Only for this template; all layers above come from the shared cache.
 FROM shared-base AS leaf
 ENV PLAIN="/opt/x" \
     ODD="a \"b\" \$c \\ `d` #e" \
     PATH="/opt/bin:/usr/bin"
-# Login shells and sudo start from an environment of their own, and the code service runs under sudo.
-# What a sandbox was created with is kept by both.
+# Login shells and sudo, which runs the code service, reset the environment. Set the variables there,
+# too, unless the sandbox was created with other values.
 RUN mkdir -p /etc/profile.d /etc/sudoers.d \
     && printf '%s\n' \
         '[ -n "${PLAIN+set}" ] || export PLAIN=/opt/x' \
@@ -39,42 +39,42 @@ RUN mkdir -p /etc/profile.d /etc/sudoers.d \
     && printf '%s\n' 'Defaults env_keep += "PLAIN ODD PATH"' 'Defaults !secure_path' \
         > /etc/sudoers.d/template \
     && chmod 0440 /etc/sudoers.d/template
-# Before the Python packages: they may need these to load, and these change less often.
+# Before the Python packages, which may need these libraries and change more often.
 RUN apt-get update \
     && DEBIAN_FRONTEND=noninteractive apt-get install --yes --no-install-recommends \
         git \
         libgl1 \
     && rm -rf /var/lib/apt/lists/*
-# The lock alone is the cache key: exact versions with hashes, resolved when this was rendered.
+# The lock, exact versions with hashes, is the only cache key of this layer.
 COPY requirements/leaf.txt /opt/template/requirements/leaf.txt
-# A uv.toml of the base image must not decide what is installed, or where: indexes come by variables.
-# Unlike pip, uv leaves byte code to the first import in every sandbox unless it is asked for.
+# --no-config ignores a uv.toml of the base image; indexes are set with variables.
+# Unlike pip, uv compiles byte code only if asked; otherwise each sandbox would do so on first import.
 RUN mkdir /opt/template/tmp \
     && TMPDIR=/opt/template/tmp /opt/template/uv/bin/uv pip install --system \
         --break-system-packages --no-config --no-cache --no-deps --require-hashes --compile-bytecode \
         --requirement /opt/template/requirements/leaf.txt --torch-backend=cpu \
     && rm -r /opt/template/tmp
-# After the packages, since they change more often and nothing above depends on them.
+# After the packages, since files change more often and no package depends on them.
 COPY ["files/leaf/usr/local/bin/tool", "/usr/local/bin/tool"]
 RUN chmod 0755 /usr/local/bin/tool
 
 # ---- warm-up: memory ----
-# Last, so that a change of what is warmed never installs anything again.
+# Last, so that a change to the warm-up does not reinstall anything.
 FROM leaf AS template
 COPY warmup.py /opt/template/warmup.py
-# All sandboxes begin as copies of one interpreter: this has each draw random numbers of its own.
+# All sandboxes start as copies of one interpreter; this module reseeds random numbers in each.
 COPY reseed.py /opt/template/reseed.py
-# Import once, as the user and in the environment of the sandbox's code: byte code and caches stay.
-# What that wrote into the home of `user` belongs to them, as E2B has it.
-# Then have the service's first interpreter import again, for the snapshot that is taken of it.
+# Import everything once, in the environment of the sandbox's code, to keep byte code and caches.
+# On E2B, `user` owns all files in their home.
+# Then make the first interpreter of the service import it again, for the snapshot.
 RUN python3 /opt/template/warmup.py disk \
     && chown -R user: /home/user \
     && python3 /opt/template/warmup.py install
 USER user
 WORKDIR /home/user
-# Up means: the service answers and its interpreter is warm.
+# Healthy once the service answers and its interpreter is warm.
 HEALTHCHECK --interval=5s --timeout=10s --start-period=600s --retries=3 \
     CMD ["python3", "/opt/template/warmup.py", "ready"]
-# The base image's ENTRYPOINT would run instead of CMD.
+# Clear the base image's ENTRYPOINT, which would run instead of CMD.
 ENTRYPOINT []
 CMD ["python3", "/opt/template/warmup.py", "serve"]
