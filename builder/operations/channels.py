@@ -115,7 +115,7 @@ def rollback(
     if chosen.ref not in earlier:
         raise UnknownBuildError(
             f"channel `{channel}` of `{name}` never pointed at `{chosen.ref}` on `{target}`",
-            hint=f"`template-builder promote {name} {chosen.ref} --channel {channel}` has it point"
+            hint=f"`template-builder promote {name} {chosen.ref} --channel {channel}` points it"
             " there",
         )
     return _move(project, request, chosen, "rollback", report=report)
@@ -138,10 +138,9 @@ def _steps_back(
     gone = f"; revoked or gone: {', '.join(f'`{ref}`' for ref in passed)}" if passed else ""
     raise UnknownBuildError(
         f"channel `{request.channel}` of `{request.name}` on `{target}` cannot go back"
-        f" {counted(steps, 'build')}: of those that it pointed at before, those that may be used:"
-        f" {there}{gone}",
-        hint=f"`template-builder show {request.name} --target {target}` tells its history;"
-        " `promote` takes any build",
+        f" {counted(steps, 'build')}; usable builds that it pointed at before: {there}{gone}",
+        hint=f"`template-builder show {request.name} --target {target}` shows its history;"
+        " `promote` accepts any build",
     )
 
 
@@ -179,13 +178,13 @@ def adopt(
     if not re.fullmatch(r"[a-z0-9_/-]+(:[A-Za-z0-9_.-]+)?", ref):
         raise SelectionError(
             f"{ref!r} is not the ID of a template",
-            hint="expected an ID as E2B's dashboard shows it, with `:` and a build's ID or without",
+            hint="expected an ID as in E2B's dashboard, or ID:BUILD_ID",
         )
     if not re.fullmatch(r"[a-z0-9_-]{1,128}", name):
         raise SelectionError(f"{name!r} is not a template's name: a-z, 0-9, - and _, at most 128")
     if not settings.has_account:
         raise SelectionError(
-            f"target `{target}` is this machine: what it has was built here",
+            f"target `{target}` is this machine: there is nothing to adopt",
             hint=f"`template-builder build {name} --target {target}` records it",
         )
     entry = read_registry(project).contents.entry(name, target)
@@ -194,7 +193,7 @@ def adopt(
             template_id=Ref(ref).template_id,
             note="not checked against the cloud when it was adopted",
         )
-        note: str | None = f"not checked: whether {target} has it is not known"
+        note: str | None = f"not checked: {target} may not have it"
     else:
         build = _examined(project, settings, ref, report)
         bare = f"a bare ID follows the tag `default` there; {ref}:BUILD_ID pins one build"
@@ -213,8 +212,8 @@ def _examined(project: Project, settings: TargetSettings, ref: str, report: Repo
         inventory = connect(settings, project, report=report).inventory
     except TargetUnavailableError as error:
         raise TargetUnavailableError(
-            f"{error.message}, so `{ref}` cannot be looked for",
-            hint=f"set `{settings.api_key_env}`, or record it as it is with --unchecked",
+            f"{error.message}, so `{ref}` cannot be checked",
+            hint=f"set `{settings.api_key_env}`, or record it without a check with --unchecked",
         ) from error
     assert inventory  # an account has one
     return Build(template_id=inventory.examine(ref), checked_at=history.now())

@@ -61,8 +61,8 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
 def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:
     if registry.is_url(location):
         raise RegistryError(
-            f"{error.message}; an object in a store is not overwritten unread",
-            hint="move it away, and run the same command again",
+            f"{error.message}; an unreadable object in a store is not overwritten",
+            hint="move it away and run the command again",
         ) from error
     aside = f"{location}.unreadable-{history.now().replace(':', '')}"
     os.replace(location, aside)
@@ -87,10 +87,10 @@ def _build(context: Context, known: render.Rendered | None, name: str, tagged: T
         sandbox = opener.open(Opening(ref=tagged.ref, name=name))
         with contextlib.closing(sandbox):
             packages = inventory(sandbox)
-    warnings = (_NOTE, "the spec that it was built from is not known")
+    warnings = (_NOTE, "the spec that it was built from is unknown")
     verified_by = Verified(checks=("a sandbox opens and lists its packages",))
     known_of_it = explicit(Build, packages=packages, verified=verified_by, warnings=warnings)
     return Build.from_json(build.to_json() | known_of_it.to_json())
 
 
-_NOTE = "put back from what the target has; when it was built is not known"
+_NOTE = "put back from the target; its build time is unknown"

@@ -60,7 +60,7 @@ def reverify(recorded: registry.Record, context: Context) -> Reverified:
             # It passed before: the environment is damaged, or the checks depend on more than it.
             if opener.changes and _rendered(context, recorded):
                 again = f"`template-builder build {name} --force --target {recorded.target}`"
-                error.hint = f"{again} makes the environment anew"
+                error.hint = f"{again} recreates the environment"
             raise
     return Reverified(record=recorded, verified=verified, left_out=left_out)
 

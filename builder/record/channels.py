@@ -133,7 +133,7 @@ def move(
         build = entry.builds.get(ref)
         if build is None:
             raise UnknownBuildError(
-                f"`{change.name}` has no build `{ref}` on `{change.target}` any more"
+                f"`{change.name}` no longer has build `{ref}` on `{change.target}`"
             )
         check_usable(change, ref, build)
         before = entry.channels.get(channel)
@@ -166,7 +166,7 @@ def check_usable(change: Change, ref: str, build: Build) -> None:
     if build.is_revoked:
         raise RevokedError(
             f"build `{ref}` of `{name}` is {build.revocation}",
-            hint=f"`template-builder restore {name} {ref} --target {target}` puts it back, if it is"
+            hint=f"`template-builder restore {name} {ref} --target {target}` restores it, if it is"
             " good again",
         )
     if not (build.is_adopted or build.is_verified):
@@ -188,7 +188,7 @@ def adopt(location: str | os.PathLike[str], change: Change, ref: str, build: Bui
         known, new = entry.builds.get(ref), replace(build, origin="adopted")
         if known and not known.is_adopted:
             raise RegistryError(
-                f"`{ref}` is a build of `{change.name}` that was made here",
+                f"`{ref}` is a build of `{change.name}` made by template-builder",
                 hint=f"`template-builder promote {change.name} {ref}` points a channel at it",
             )
         if known:
@@ -247,7 +247,7 @@ def repair(location: str | os.PathLike[str], *, by: str) -> tuple[list[str], lis
                 entry = templates[fault.name][fault.target]
                 _keep_merged_channels(entry, by)
                 history.rechain(entry)
-                mended.append(f"{fault}: put in the order of its chain")
+                mended.append(f"{fault}: sorted by its chain")
         # After the events are sorted, since a channel's last event may have changed.
         for fault in list(history.faults(templates)):
             entry = templates[fault.name][fault.target]
@@ -296,7 +296,7 @@ def _mend(entry: Entry, fault: history.Fault, by: str) -> str | None:
         if not (builds[ref].is_adopted or builds[ref].is_verified):
             return None
         history.append(entry, "repair", by, build=ref, reason="kept as it was found")
-        return "taken into the history"
+        return "added to the history"
     if fault.kind == "channel":
         before = history.timeline(replace(entry, channels={}), ref)
         usable = [r for r in before if r in builds and not builds[r].is_revoked]
@@ -307,7 +307,7 @@ def _mend(entry: Entry, fault: history.Fault, by: str) -> str | None:
             to = None
         if to is None:
             lift(entry, ref)
-        history.append(entry, "repair", by, channel=ref, to=to, reason="did not fit to the history")
+        history.append(entry, "repair", by, channel=ref, to=to, reason="did not match the history")
         return f"now at `{to}`" if to else "removed"
     if fault.kind == "lost" and _removed_by_history(entry, ref):
         # Removed on one side of a merge, while the other side used it.

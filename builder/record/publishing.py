@@ -53,6 +53,6 @@ def update_published(
             except TemplateError as failure:
                 failures.append(failure.message)
         if isinstance(error, TemplateError) and take_back:
-            done = "; ".join(failures) or "what it had moved on the target was moved back"
+            done = "; ".join(failures) or "the target was moved back"
             error.message = f"{error.message}; nothing was recorded: {done}"
         raise

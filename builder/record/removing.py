@@ -68,7 +68,7 @@ def check_removable(entry: Entry, removal: Removal) -> None:
         named = " and ".join(f"`{channel}`" for channel in pointing)
         options = " ".join(f"--channel {channel}" for channel in pointing)
         raise SelectionError(
-            f"channel {named} of `{name}` on `{target}` points at what is to be removed",
+            f"channel {named} of `{name}` on `{target}` points at a build to be removed",
             hint=f"`template-builder remove {name} {options} --target {target}` removes the channel"
             " first",
         )

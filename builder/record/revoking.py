@@ -21,7 +21,9 @@ from builder.registry.model import Build, ContentRevocation, Contents, Revocatio
 
 _OWN = "build"
 _DIGEST = re.compile(r"[0-9a-f]{8,64}")
-_UNREADABLE = "`revocations` of the registry holds {0!r}, which is nothing that a build contains"
+_UNREADABLE = (
+    "`revocations` of the registry holds {0!r}, which is not a package, base image or stage"
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,15 +47,15 @@ class Content:
             value = str(_requirement(value))
         elif kind == "base" and (not value or " " in value or not value.isprintable()):
             raise SelectionError(
-                f"{value!r} is no base image", hint="name its digest: --base sha256:…"
+                f"{value!r} is not a base image", hint="name its digest: --base sha256:…"
             )
         elif kind == "stage":
             stem, _, digest = value.partition("@sha256:")
             if not stem or not stem.isprintable() or not _DIGEST.fullmatch(digest):
                 raise SelectionError(
-                    f"{value!r} is no stage of a build",
-                    hint="expected STAGE@sha256:…, as `template-builder show` tells it, with 8 or"
-                    " more digits",
+                    f"{value!r} is not a stage of a build",
+                    hint="expected STAGE@sha256:… with at least 8 digits, as in `template-builder"
+                    " show`",
                 )
         return cls(kind=kind, value=value)
 
@@ -87,12 +89,12 @@ def _requirement(text: str) -> Requirement:
         wanted = Requirement(text)
     except InvalidRequirement as error:
         raise SelectionError(
-            f"{text!r} is not a package with its version: {str(error).splitlines()[0]}",
+            f"{text!r} is not a package with a version: {str(error).splitlines()[0]}",
             hint="for instance --package torch==2.14.0",
         ) from error
     if not wanted.specifier or wanted.extras or wanted.marker or wanted.url:
         raise SelectionError(
-            f"{text!r} is not a package with its version",
+            f"{text!r} is not a package with a version",
             hint="for instance --package torch==2.14.0, or --package 'torch<2.14'",
         )
     return wanted
@@ -169,10 +171,10 @@ def restore(
                 content = ", ".join(contents.templates[name][target].builds[ref].revocations)
                 raise UnknownBuildError(
                     f"the build `{ref}` is not revoked",
-                    hint=f"it contains what is: {content}" if content else None,
+                    hint=f"it contains revoked content: {content}" if content else None,
                 )
             known = ", ".join(f"`{other.what}`" for other in listed) or "nothing of that kind"
-            raise UnknownBuildError(f"`{cause}` is not revoked; revoked is: {known}")
+            raise UnknownBuildError(f"`{cause}` is not revoked; revoked: {known}")
         listed[:] = rest
         return restored
 
@@ -255,7 +257,7 @@ def _meant(
     if not isinstance(subject, Content):
         name, target, ref = subject
         if ref not in contents.entry(name, target).builds:
-            raise UnknownBuildError(f"`{name}` has no build `{ref}` on `{target}` any more")
+            raise UnknownBuildError(f"`{name}` no longer has build `{ref}` on `{target}`")
         yield subject
         return
     for name, targets in sorted(contents.templates.items()):

@@ -32,8 +32,7 @@ def find() -> str:
         folder = os.getcwd()
     except OSError as error:
         raise RegistryError(
-            f"the working directory, where a registry is looked for, cannot be used:"
-            f" {error.strerror}",
+            f"cannot look for a registry in the working directory: {error.strerror}",
             hint="set TEMPLATE_REGISTRY, or change to a folder that exists",
         ) from error
     while True:
@@ -85,17 +84,19 @@ def parse(text: str, path: str) -> Registry:
         data = parse_json(text, object_pairs_hook=_once)
     except _TwiceError as error:
         raise RegistryError(
-            f"{path} is not a registry: `{error}` is there twice in one table, as after a merge",
+            f"{path} is not a registry: `{error}` appears twice in one table, as after a merge",
             hint="keep one of the two, then run `template-builder doctor`",
         ) from error
     except ValueError as error:
         if "\n<<<<<<< " in f"\n{text}":
             line = f"\n{text}".partition("\n<<<<<<< ")[0].count("\n") + 1
             raise RegistryError(
-                f"{path}:{line}: a merge in git has left its marks here",
+                f"{path}:{line}: unresolved merge conflict",
                 hint="resolve the conflict, then run `template-builder doctor`",
             ) from error
-        raise _no_registry(path, error, "; a run never leaves it half written") from error
+        raise _no_registry(
+            path, error, "; template-builder never leaves it half written"
+        ) from error
     if not isinstance(data, dict) or not isinstance(data.get("templates"), dict):
         raise _no_registry(path, "expected an object with `version` and `templates`")
     version = data.get("version")
@@ -103,7 +104,8 @@ def parse(text: str, path: str) -> Registry:
         raise _no_registry(path, f"`version` is {version!r}, expected {VERSION}")
     if version > VERSION:
         raise RegistryVersionError(
-            f"{path} has version {version}; this program reads up to version {VERSION}",
+            f"{path} has version {version}; this version of template-builder reads up to version"
+            f" {VERSION}",
             hint="upgrade template-builder",
         )
     return Registry(data, path)

@@ -181,7 +181,11 @@ def _faults(entry: Entry) -> Iterator[tuple[str, str, str]]:
         now_at, moved = entry.channels.get(channel), pointed.get(channel)
         to = moved.to if moved else None
         if now_at is not None and now_at not in entry.builds:
-            yield "channel", channel, f"channel `{channel}` points at `{now_at}`, which is no build"
+            yield (
+                "channel",
+                channel,
+                f"channel `{channel}` points at `{now_at}`, which is not a build",
+            )
         elif now_at != to:
             history = f"its history says {_quoted(to)}" + (f" ({_told(moved)})" if moved else "")
             text = f"channel `{channel}` points at {_quoted(now_at)}; {history}"
@@ -194,7 +198,7 @@ def _records(
     for ref in sorted({*builds, *recorded}):
         build, event = builds.get(ref), recorded.get(ref)
         if event is None:
-            yield "unknown", ref, f"its history does not know build `{ref}`"
+            yield "unknown", ref, f"build `{ref}` is not in its history"
         elif build is None:
             if event.action != "remove":
                 yield "lost", ref, f"the record of build `{ref}` is gone ({_told(event)})"
@@ -202,7 +206,7 @@ def _records(
             text = f"the record of build `{ref}` is not what was recorded: its checksum differs"
             yield "record", ref, f"{text} ({_told(event)})"
         elif build.checksum != event.record:
-            text = f"the record of build `{ref}` has another checksum than its history says"
+            text = f"the record of build `{ref}` does not have the checksum in its history"
             yield "record", ref, f"{text} ({_told(event)})"
 
 

@@ -68,8 +68,8 @@ def read(url: str, *, max_age: float = 0.0) -> tuple[str, float]:
             raise
         age = max(time.time() - kept.at, 0.0)
         warnings.warn(
-            f"{error.message}; using what was read {age_in_words(age)} ago, of which nothing newer"
-            " is known: no build that was revoked since, and no new one",
+            f"{error.message}; using a copy read {age_in_words(age)} ago, without later builds and"
+            " revocations",
             StaleRegistryWarning,
             stacklevel=2,
         )
@@ -112,7 +112,7 @@ def swap(
                     _swap_once(url, change, is_applied, again=again)
         except overtaken as error:
             raise RegistryError(
-                f"{url} was changed by others again and again for {_OVERTAKEN_SECONDS:.0f} seconds",
+                f"{url} was changed by other writers for {_OVERTAKEN_SECONDS:.0f} seconds",
                 hint="run the same command again",
             ) from error
 
@@ -151,7 +151,7 @@ def _look_again(
         raise error from None
     except (NetworkError, RegistryError):
         raise NetworkError(
-            f"{error.message}; whether the change was made is not known",
+            f"{error.message}; it is unknown whether the change was made",
             hint=f"look at the registry before you run the same command again; {error.hint}",
         ) from error
     assert now
@@ -232,7 +232,7 @@ def _translated(url: str) -> Iterator[None]:
     except FileNotFoundError as error:
         raise NoRegistryError(
             f"there is no registry at {url}",
-            hint="the first build or `template-builder adopt` makes it; is the address right?",
+            hint="check the address; the first build or `template-builder adopt` creates it",
         ) from error
     except (failures.PermissionDeniedError, failures.UnauthenticatedError) as error:
         raise RegistryError(

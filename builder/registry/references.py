@@ -23,7 +23,7 @@ def split(reference: str, recorded: Registry) -> tuple[str, str | None]:
     raise UnknownTemplateError(
         f"`{reference}` is neither a template nor a build in {recorded.path}",
         hint=did_you_mean(name, recorded.templates)
-        or "`template-builder list` shows what there is",
+        or "`template-builder list` shows all templates",
     )
 
 
@@ -56,7 +56,7 @@ def find_build(
         return recorded.record(name, target, matches[0])
     known = ", ".join(f"`{ref}`" for ref in sorted(matches or builds)) or "none"
     raise UnknownBuildError(
-        f"`{wanted}` means several builds of `{name}` on `{target}`: {known}"
+        f"`{wanted}` matches several builds of `{name}` on `{target}`: {known}"
         if matches
         else f"`{name}` has no build or channel `{wanted}` on `{target}`; its builds: {known}",
         hint=did_you_mean(wanted, [*entry.channels, *builds])

@@ -63,7 +63,7 @@ class Table:
         columns = _columns(cls)
         for key, column in columns.items():
             if column.default is _MISSING and key not in table:
-                raise WrongValueError(f"is not there, expected {_WORDS[column.shape.kind]}", key)
+                raise WrongValueError(f"is missing, expected {_WORDS[column.shape.kind]}", key)
         values: dict[str, Any] = {}
         rest: dict[str, object] = {}
         for key, item in table.items():

@@ -201,9 +201,9 @@ class Registry:
             usable = ", ".join(f"`{r}`" for r in others) or "none"
             raise RevokedError(
                 f"build `{ref}` of template `{name}` on target `{target}` is"
-                f" {record.build.revocation}; builds that may be used: {usable}",
+                f" {record.build.revocation}; usable builds: {usable}",
                 hint=f"`template-builder rollback {name} --target {target}{_named(channel)}`"
-                " goes back to one that may be used; a changed spec makes a new one",
+                " goes back to a usable build; a changed spec makes a new one",
             )
         return record
 
@@ -242,7 +242,7 @@ class Registry:
         if name not in templates:
             raise UnknownTemplateError(
                 f"no template `{name}` in {self.path}, which has {_count(templates)}",
-                hint=did_you_mean(name, templates) or "`template-builder list` shows what there is",
+                hint=did_you_mean(name, templates) or "`template-builder list` shows all templates",
             )
         targets: Any = templates[name]
         if not isinstance(targets, dict) or not all(isinstance(t, dict) for t in targets.values()):
@@ -264,8 +264,7 @@ class Registry:
             return next(iter(targets))
         built = ", ".join(f"`{t}`" for t in sorted(targets)) or "none"
         raise NotBuiltError(
-            f"template `{name}` needs a target to be named; it is built for: {built}"
-            f" (in {self.path})",
+            f"template `{name}` needs a target; it is built for: {built} (in {self.path})",
             hint='name one with `--target` (in Python `target="…"`) or TEMPLATE_TARGET',
         )
 
@@ -291,7 +290,9 @@ def no_channel_hint(
     or another machine has published a newer one."""
     if channels or not builds:
         return None
-    hint = f"`template-builder promote {name} --target {target}` points one at the newest build"
+    hint = (
+        f"`template-builder promote {name} --target {target}` points a channel at the newest build"
+    )
     if all(Ref(ref).is_local for ref in builds):
         return hint
     return (

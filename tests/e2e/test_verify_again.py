@@ -74,7 +74,7 @@ def test_damaged_environment_can_be_made_anew(
     damaged = command("verify", "light", cwd=project, **cache)
     assert damaged.returncode == 21
     assert damaged.stderr.endswith(
-        "hint: `template-builder build light --force --target local` makes the environment anew\n"
+        "hint: `template-builder build light --force --target local` recreates the environment\n"
     )
     assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
     assert command("verify", "light", cwd=project, **cache).returncode == 0

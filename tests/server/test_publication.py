@@ -67,7 +67,7 @@ def test_build_that_cannot_be_recorded_moves_no_tag(
     assert outcome.error
     (*_, made) = cloud.builds("four")
     done = (
-        "what it had moved on the target was moved back"
+        "the target was moved back"
         if earlier
         else f"`default` stays on {made.id}: E2B does not remove that tag"
     )
@@ -123,7 +123,7 @@ def test_publication_is_taken_back_when_another_writer_was_faster(
     assert moved == ["there", "back"]
     assert caught.value.message == (
         "`leaf` contains package idna==1.0, which is revoked as of 2026-01-01T00:00:00Z: a hole;"
-        " nothing was recorded: what it had moved on the target was moved back"
+        " nothing was recorded: the target was moved back"
     )
 
 

@@ -94,7 +94,7 @@ def test_readers_go_on_with_what_they_read(store: Store, command: Command, tmp_p
     adopt("a", "abc")
     assert registry.resolve("a", path=URL) == "abc"
     store.stop()
-    with pytest.warns(StaleRegistryWarning, match=r"using what was read \d+ s ago"):
+    with pytest.warns(StaleRegistryWarning, match=r"using a copy read \d+ s ago"):
         assert registry.resolve("a", path=URL) == "abc"
     told = command(
         "resolve", "a", cwd=tmp_path, TEMPLATE_REGISTRY=URL,
@@ -280,7 +280,7 @@ def test_change_that_cannot_be_looked_up_is_said(
         return real(url, text, before)
 
     monkeypatch.setattr(object_store, "_put", put)
-    with pytest.raises(NetworkError, match="; whether the change was made is not known"):
+    with pytest.raises(NetworkError, match="; it is unknown whether the change was made"):
         adopt("b", "def")
 
 

@@ -99,7 +99,7 @@ def test_repair_does_not_go_by_clocks(tmp_path: Path, monkeypatch: pytest.Monkey
     path, refs = with_clocks(monkeypatch, tmp_path, 20, 10, 15)
     edited(path, lambda entry: entry["history"][0].update(by="somebody else"))
     mended, left = record.repair(path, by="x")
-    assert [text.rpartition(": ")[2] for text in mended] == ["put in the order of its chain"]
+    assert [text.rpartition(": ")[2] for text in mended] == ["sorted by its chain"]
     assert left == []
     assert registry.resolve("leaf", path=path) == refs[2]
     assert [event["build"] for event in entry_of(path)["history"]] == refs

@@ -89,7 +89,7 @@ def test_lookup_returns_the_record(file: Path) -> None:
             {"name": "zzz"},
             UnknownTemplateError,
             "no template `zzz` in {path}, which has 3 templates\n\n"
-            "hint: `template-builder list` shows what there is",
+            "hint: `template-builder list` shows all templates",
         ),
         (
             {"name": "here", "target": "e2b"},
@@ -100,7 +100,7 @@ def test_lookup_returns_the_record(file: Path) -> None:
         (
             {"name": "two"},
             NotBuiltError,
-            "template `two` needs a target to be named; it is built for: `a`, `b` (in {path})\n\n"
+            "template `two` needs a target; it is built for: `a`, `b` (in {path})\n\n"
             'hint: name one with `--target` (in Python `target="…"`) or TEMPLATE_TARGET',
         ),
         (
@@ -130,8 +130,7 @@ def test_revoked_build_fails_closed(tmp_path: Path) -> None:
     with pytest.raises(RevokedError) as caught:
         registry.resolve("t", path=path)
     assert caught.value.message == (
-        "build `a:1` of template `t` on target `e2b` is revoked: CVE in torch;"
-        " builds that may be used: `a:0`"
+        "build `a:1` of template `t` on target `e2b` is revoked: CVE in torch; usable builds: `a:0`"
     )
 
 
@@ -155,7 +154,7 @@ def test_dangling_channel_is_an_error(tmp_path: Path) -> None:
         (
             '{"version": 2, "templates": {}}',
             RegistryVersionError,
-            "this program reads up to version 1",
+            "this version of template-builder reads up to version 1",
         ),
         ('{"version": 1, "templates": {"t": 5}}', RegistryError, "is not a table of targets"),
         (

@@ -89,7 +89,7 @@ def test_explicit_table_writes_what_says_nothing() -> None:
     [
         ({"changes": "x"}, '`changes` is "x", expected a list'),
         ({"changes": ["a", 5]}, "`changes[2]` is 5, expected text"),
-        ({"revocations": [{"reason": "r", "at": "x"}]}, "`revocations[1].what` is not there, expected text"),
+        ({"revocations": [{"reason": "r", "at": "x"}]}, "`revocations[1].what` is missing, expected text"),
         ({"templates": {"t": 5}}, "the entry of template `t` is not a table of targets"),
         ({"templates": {"t": {"e2b": []}}}, "the entry of template `t` is not a table of targets"),
         ({"channels": {"stable": None}}, "channel `stable` of template `t` on `e2b` is null, expected text"),
@@ -97,7 +97,7 @@ def test_explicit_table_writes_what_says_nothing() -> None:
         ({"builds": []}, "`builds` of template `t` on `e2b` is [], expected a table"),
         ({"history": [{}, {"by": 1}]}, "`by` of event 2 of the history of template `t` on `e2b` is 1, expected text"),
         ({"history": [5]}, "event 1 of the history of template `t` on `e2b` is 5, expected a table"),
-        ({"holds": {"stable": {"at": "x"}}}, "`by` of the hold on channel `stable` of template `t` on `e2b` is not there, expected text"),
+        ({"holds": {"stable": {"at": "x"}}}, "`by` of the hold on channel `stable` of template `t` on `e2b` is missing, expected text"),
         ({"holds": {"stable": 1}}, "the hold on channel `stable` of template `t` on `e2b` is 1, expected a table"),
     ],
 )  # fmt: skip

@@ -116,7 +116,7 @@ def test_template_that_is_there_twice_is_refused_by_all(path: Path, place: str, 
     path.write_text(TWICE[place](text, block).replace(block, other, 1))
     assert json.loads(path.read_text())
     key = "templates" if place.startswith("under") else name
-    message = f"{path} is not a registry: `{key}` is there twice in one table, as after a merge"
+    message = f"{path} is not a registry: `{key}` appears twice in one table, as after a merge"
     assert answers(name, path) == [message] * 3
 
 
@@ -125,7 +125,7 @@ def test_key_twice_within_an_entry_is_refused_by_all(path: Path) -> None:
     text = path.read_text()
     line = '"stable": "ref123"'
     path.write_text(text.replace(line, f'{line},\n          "stable": "other"'))
-    message = f"{path} is not a registry: `stable` is there twice in one table, as after a merge"
+    message = f"{path} is not a registry: `stable` appears twice in one table, as after a merge"
     assert answers("t123", path) == [message] * 3
 
 
@@ -134,7 +134,7 @@ def test_small_registry_with_a_key_twice_is_refused_by_all(tmp_path: Path) -> No
     path = tmp_path / "registry.json"
     block = f'"a": {json.dumps(entry_of("x"))}'
     path.write_text(f'{{"version": 1, "templates": {{{block}, {block}}}}}')
-    message = f"{path} is not a registry: `a` is there twice in one table, as after a merge"
+    message = f"{path} is not a registry: `a` appears twice in one table, as after a merge"
     assert answers("a", path) == [message] * 3
 
 

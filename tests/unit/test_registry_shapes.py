@@ -146,7 +146,7 @@ def test_no_value_of_another_type_is_a_traceback(
         ({"warmup": {"imports": "abc"}}, '`warmup.imports` of build `r` of template `t` on `e2b` is "abc", expected a list'),
         ({"verified": {"checks": [1]}}, "`verified.checks[1]` of build `r` of template `t` on `e2b` is 1, expected text"),
         ({"verified": {"seconds": {"build": True}}}, "`verified.seconds.build` of build `r` of template `t` on `e2b` is true, expected a number"),
-        ({"revocations": {"build": {}}}, "`revocations.build.reason` of build `r` of template `t` on `e2b` is not there, expected text"),
+        ({"revocations": {"build": {}}}, "`revocations.build.reason` of build `r` of template `t` on `e2b` is missing, expected text"),
         ({"size_bytes": 10**30}, f"`size_bytes` of build `r` of template `t` on `e2b` is {10**30}, expected a whole number"),
     ],
 )  # fmt: skip

@@ -27,7 +27,7 @@ def test_build_channel_and_template_are_removed(tmp_path: Path, command: Command
         return done.stdout or done.stderr
 
     assert remove(f"leaf@{new}", code=5) == (
-        "error: channel `stable` of `leaf` on `local` points at what is to be removed\n\n"
+        "error: channel `stable` of `leaf` on `local` points at a build to be removed\n\n"
         "hint: `template-builder remove leaf --channel stable --target local` removes the channel first\n"
     )
     assert remove("leaf", code=5).startswith("error: channel `stable` of `leaf` on `local` points")
@@ -67,7 +67,7 @@ def test_removal_asks(tmp_path: Path, command: Command) -> None:
     # What cannot be removed is said before anybody is asked.
     needed = command("remove", "leaf", cwd=tmp_path)
     assert needed.returncode == 5
-    assert "channel `stable` of `leaf` on `local` points at what is to be removed" in needed.stderr
+    assert "channel `stable` of `leaf` on `local` points at a build to be removed" in needed.stderr
     for wrong, code in ((("leaf@nothing",), 46), (("laef",), 42), (("leaf", "--channel", "x"), 44)):
         assert command("remove", *wrong, "--yes", cwd=tmp_path).returncode == code
     assert path.read_bytes() == before

@@ -110,7 +110,7 @@ def test_when_is_told_everywhere(tmp_path: Path, command: Command) -> None:
     assert f"\nRevoked as of {at}: bad now\n" in command("show", "leaf").stdout
     assert command("resolve", "leaf").stderr.startswith(
         f"error: build `{new}` of template `leaf` on target `local` is revoked as of {at}:"
-        f" bad now; builds that may be used: `{old}`\n"
+        f" bad now; usable builds: `{old}`\n"
     )
 
 

@@ -75,8 +75,8 @@ def test_lookup_errors_of_an_application(tmp_path: Path) -> None:
         registry.resolve("light", path=path)
     assert str(revoked.value) == (
         "build `local:light@1` of template `light` on target `local` is revoked:"
-        f" {SHOWN}; builds that may be used: none\n\n"
-        "hint: `template-builder rollback light --target local` goes back to one that may be used;"
+        f" {SHOWN}; usable builds: none\n\n"
+        "hint: `template-builder rollback light --target local` goes back to a usable build;"
         " a changed spec makes a new one"
     )
     with pytest.raises(LookupError, match="its channels") as unknown:
