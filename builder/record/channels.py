@@ -82,9 +82,9 @@ def record(
     return update_published(location, recorded, publish)
 
 
-def merged(known: Build, made: Build) -> Build:
+def merged(known: Build, later: Build) -> Build:
     """Return the record of a build, updated with a later one."""
-    return Build.from_json(known.to_json() | made.to_json())
+    return Build.from_json(known.to_json() | later.to_json())
 
 
 def lift(entry: Entry, channel: str) -> bool:

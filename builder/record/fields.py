@@ -42,7 +42,7 @@ def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) 
         for path, digest in contents.inputs["files"].items()
         if path.startswith("requirements/")
     }
-    made = explicit(
+    build = explicit(
         Build,
         template_id=built.template_id,
         build_id=built.build_id,
@@ -61,17 +61,17 @@ def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) 
         verified=replace(checked, seconds=seconds and model.Seconds.from_json(seconds)),
         warnings=(*rendered.lock.notes, *built.warnings, *verified.warnings),
     )
-    made = replace(
-        made,
+    build = replace(
+        build,
         size_bytes=measures.get("size_bytes"),
         steps=built.steps,
         base_fetched=built.base_fetched or None,
     )
-    return Build.from_json(contents.to_json() | made.to_json())
+    return Build.from_json(contents.to_json() | build.to_json())
 
 
 def contents_of(rendered: Rendered) -> Build:
-    """Return the record that a build would have before it is made; its packages are the lock's."""
+    """Return the record that a build would have before it is built; its packages are the lock's."""
     variant, lock, inputs = rendered.variant, rendered.lock, inputs_of(rendered)
     return explicit(
         Build,

@@ -169,7 +169,9 @@ def _faults(entry: Entry) -> Iterator[tuple[str, str, str]]:
     before = ""
     for number, event in enumerate(entry.history, 1):
         if event.chain != checksum(event.to_json(), without="chain", after=before):
-            text = f"event {number} of its history ({_told(event)}) does not follow from the one"
+            text = (
+                f"event {number} of its history ({_described(event)}) does not follow from the one"
+            )
             yield "chain", str(number), f"{text} before it: edited, lost, or merged from two sides"
         before = event.chain or ""
         if event.channel is not None:
@@ -187,7 +189,9 @@ def _faults(entry: Entry) -> Iterator[tuple[str, str, str]]:
                 f"channel `{channel}` points at `{now_at}`, which is not a build",
             )
         elif now_at != to:
-            history = f"its history says {_quoted(to)}" + (f" ({_told(moved)})" if moved else "")
+            history = f"its history says {_quoted(to)}" + (
+                f" ({_described(moved)})" if moved else ""
+            )
             text = f"channel `{channel}` points at {_quoted(now_at)}; {history}"
             yield "channel", channel, text
 
@@ -201,16 +205,16 @@ def _records(
             yield "unknown", ref, f"build `{ref}` is not in its history"
         elif build is None:
             if event.action != "remove":
-                yield "lost", ref, f"the record of build `{ref}` is gone ({_told(event)})"
+                yield "lost", ref, f"the record of build `{ref}` is gone ({_described(event)})"
         elif checksum(build.to_json()) != build.checksum:
             text = f"the record of build `{ref}` is not what was recorded: its checksum differs"
-            yield "record", ref, f"{text} ({_told(event)})"
+            yield "record", ref, f"{text} ({_described(event)})"
         elif build.checksum != event.record:
             text = f"the record of build `{ref}` does not have the checksum in its history"
-            yield "record", ref, f"{text} ({_told(event)})"
+            yield "record", ref, f"{text} ({_described(event)})"
 
 
-def _told(event: Event) -> str:
+def _described(event: Event) -> str:
     return f"{event.action} at {event.at} by {event.by}"
 
 

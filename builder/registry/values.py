@@ -58,8 +58,7 @@ class Record:
     @property
     def template_id(self) -> str:
         """The template's ID on its target."""
-        template_id: str = self._fields.get("template_id", self.ref.template_id)
-        return template_id
+        return str(self._fields.get("template_id", self.ref.template_id))
 
     @property
     def build_id(self) -> str | None:
@@ -75,8 +74,7 @@ class Record:
     @property
     def origin(self) -> str:
         """`built` from a spec, or `adopted`."""
-        origin: str = self._fields.get("origin", "built")
-        return origin
+        return str(self._fields.get("origin", "built"))
 
     @property
     def packages(self) -> dict[str, str]:
@@ -87,8 +85,7 @@ class Record:
     @property
     def level(self) -> str:
         """The warm-up level: `none`, `disk` or `memory`."""
-        level: str = self._fields.get("warmup", {}).get("level", "none")
-        return level
+        return str(self._fields.get("warmup", {}).get("level", "none"))
 
     @property
     def imports(self) -> tuple[str, ...]:
