@@ -98,15 +98,16 @@ def _moved(moved: operations.Moved) -> Result:
 
 
 def _lines(moved: operations.Moved) -> Iterator[str]:
-    channel = f"channel {moved.channel} of {moved.name} on {moved.target}"
+    change = moved.change
+    channel = f"channel {change.channel} of {change.name} on {change.target}"
     if moved.before == moved.ref:
         yield f"{channel} already points at {moved.ref}"
     else:
         yield f"{channel}: {moved.before or 'nothing'} → {moved.ref}"
     if moved.held:
         yield (
-            f"it is on hold: builds do not move it until `template-builder unhold {moved.name}"
-            f" --channel {moved.channel} --target {moved.target}`, `build --release` or `promote`"
+            f"it is on hold: builds do not move it until `template-builder unhold {change.name}"
+            f" --channel {change.channel} --target {change.target}`, `build --release` or `promote`"
         )
     for ref in moved.passed_over:
         yield f"skipped, because it is revoked or gone: {ref}"

@@ -26,6 +26,8 @@ from builder.system.events import Reporter
 from builder.targets.adapters import connect
 from builder.workflow import read_registry
 
+_UNCHECKED = "not checked against the cloud when it was adopted"
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ChannelRequest:
@@ -50,9 +52,7 @@ class Moved:
     """A channel that was moved. `before` is the ref that it pointed at, `passed_over` the skipped
     builds, `held` whether it is on hold; `note` is for the user."""
 
-    name: str
-    target: str
-    channel: str
+    change: record.Change
     before: str | None
     ref: str
     passed_over: tuple[str, ...] = ()
@@ -62,9 +62,9 @@ class Moved:
     def to_json(self) -> dict[str, Any]:
         """Return the move as plain values."""
         return {
-            "name": self.name,
-            "target": self.target,
-            "channel": self.channel,
+            "name": self.change.name,
+            "target": self.change.target,
+            "channel": self.change.channel,
             "from": self.before,
             "to": self.ref,
             "passed_over": list(self.passed_over),
@@ -189,21 +189,16 @@ def adopt(
         )
     entry = read_registry(project).contents.entry(name, target)
     if unchecked:
-        build = Build(
-            template_id=Ref(ref).template_id,
-            note="not checked against the cloud when it was adopted",
-        )
+        build = Build(template_id=Ref(ref).template_id, note=_UNCHECKED)
         note: str | None = f"not checked: {target} may not have it"
     else:
         build = _examined(project, settings, ref, report)
         bare = f"a bare ID follows the tag `default` there; {ref}:BUILD_ID pins one build"
         note = None if Ref(ref).build_id else bare
     build = replace(build, build_id=Ref(ref).build_id or None)
-    record.adopt(project.registry, request.on(target, project), ref, build)
-    before = entry.channels.get(request.channel)
-    return Moved(
-        name=name, target=target, channel=request.channel, before=before, ref=ref, note=note
-    )
+    change = request.on(target, project)
+    record.adopt(project.registry, change, ref, build)
+    return Moved(change=change, before=entry.channels.get(request.channel), ref=ref, note=note)
 
 
 def _examined(project: Project, settings: TargetSettings, ref: str, report: Reporter) -> Build:
@@ -238,9 +233,7 @@ def _move(
             publish = record.following(publisher, chosen.name, over=None)
         before = record.move(project.registry, change, chosen.ref, action=action, publish=publish)
     return Moved(
-        name=chosen.name,
-        target=chosen.target,
-        channel=request.channel,
+        change=change,
         before=before,
         ref=chosen.ref,
         passed_over=passed_over,

@@ -90,7 +90,7 @@ def _build(context: Context, known: render.Rendered | None, name: str, tagged: T
     warnings = (_NOTE, "the spec that it was built from is unknown")
     verified_by = Verified(checks=("a sandbox opens and lists its packages",))
     known_of_it = explicit(Build, packages=packages, verified=verified_by, warnings=warnings)
-    return Build.from_json(build.to_json() | known_of_it.to_json())
+    return build.updated(known_of_it)
 
 
 _NOTE = "put back from the target; its build time is unknown"

@@ -63,7 +63,7 @@ def record(
         entry = contents.new_entry(built.name, built.target)
         known = entry.builds.get(ref, Build())
         again = known.digest == built.digest and known.is_verified
-        build = known if again else merged(known, new)
+        build = known if again else known.updated(new)
         check_usable(change, ref, build)
         entry.builds[ref] = settled(build, marks_of(contents, new))
         lifted = release and lift(entry, channel)
@@ -80,11 +80,6 @@ def record(
         return Recorded(build=build, hold=hold, overtaken=overtaken)
 
     return update_published(location, recorded, publish)
-
-
-def merged(known: Build, later: Build) -> Build:
-    """Return the record of a build, updated with a later one."""
-    return Build.from_json(known.to_json() | later.to_json())
 
 
 def lift(entry: Entry, channel: str) -> bool:
@@ -193,7 +188,7 @@ def adopt(location: str | os.PathLike[str], change: Change, ref: str, build: Bui
             )
         if known:
             check_usable(change, ref, known)
-            new = merged(replace(known, note=None), new)
+            new = replace(known, note=None).updated(new)
         if entry.channels.get(channel) != ref:
             check_not_held(entry, change)
         entry.builds[ref] = new

@@ -67,7 +67,7 @@ def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) 
         steps=built.steps,
         base_fetched=built.base_fetched or None,
     )
-    return Build.from_json(contents.to_json() | build.to_json())
+    return contents.updated(build)
 
 
 def contents_of(rendered: Rendered) -> Build:

@@ -91,6 +91,10 @@ class Table:
                 table[key] = self.rest[key]
         return table | {key: value for key, value in self.rest.items() if key not in table}
 
+    def updated(self, later: Self) -> Self:
+        """Return the table with every key that `later` writes."""
+        return self.from_json(self.to_json() | later.to_json())
+
 
 def explicit(kind: Callable[_P, _T], *args: _P.args, **values: _P.kwargs) -> _T:
     """Return a table that writes all `values`, even those equal to their default."""
