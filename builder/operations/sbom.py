@@ -32,10 +32,9 @@ def bill_of_materials(record: Record) -> str:
     """
     if "packages" not in record.fields:
         raise UnknownBuildError(
-            f"what is in `{record.ref}` is not known: it was {record.origin}, and no sandbox of it"
-            " was ever asked",
-            hint=f"`template-builder build {record.name} --target {record.target}` makes one of"
-            " which it is known",
+            f"the packages of `{record.ref}` are unknown: it was {record.origin}, not verified",
+            hint=f"`template-builder build {record.name} --target {record.target}` makes a build"
+            " whose packages are recorded",
         )
     # CycloneDX and package URLs cannot hold half a surrogate pair.
     text = json.dumps(dict(record.fields), ensure_ascii=False).encode("utf-8", "replace")

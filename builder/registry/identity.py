@@ -1,4 +1,4 @@
-"""Text with a form of its own: digests, refs and times. A look-up loads this module."""
+"""Digests, refs and times, as text that knows its form. Light, since every look-up loads it."""
 
 from __future__ import annotations
 
@@ -33,17 +33,17 @@ class Ref(str):
 
     @property
     def template_id(self) -> str:
-        """The part that names the template."""
+        """The template's ID."""
         return self.partition(":")[0]
 
     @property
     def build_id(self) -> str:
-        """The part that names the build; empty for a bare template ID."""
+        """The build's ID; empty for a bare template ID."""
         return self.partition(":")[2]
 
     @property
     def is_local(self) -> bool:
-        """Whether each machine makes this build for itself: its target has the kind `local`."""
+        """Whether its target has the kind `local`: each machine makes such a build for itself."""
         return self.startswith("local:") and "@sha256-" in self
 
     @property
@@ -53,7 +53,7 @@ class Ref(str):
 
     @property
     def short(self) -> str:
-        """The ref, with the digest of a local build cut to what tells it from others."""
+        """The ref, with a shortened digest."""
         return f"{self.partition('@')[0]}@sha256-{self.digest.short}" if self.is_local else self
 
 

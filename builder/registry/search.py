@@ -50,9 +50,9 @@ def entry_of(name: str, path: str) -> bytes | None:
 
 
 def build_of(name: str, target: str, ref: str, path: str) -> bytes | None:
-    """Return the JSON of one build of a template; None where only reading more of the file tells.
+    """Return the JSON of one build of a template; None if this search cannot tell.
 
-    Raises `OSError` and `ValueError` where the file is not what this program writes.
+    Raise `OSError`, and `ValueError` if the file is not in the form that template-builder writes.
     """
     with _opened(path) as (text, as_written):
         place = _place_of(name, text) if as_written else None
@@ -64,7 +64,7 @@ def build_of(name: str, target: str, ref: str, path: str) -> bytes | None:
 def _table_in(
     place: tuple[int, int], key: str, indent: int, text: mmap.mmap
 ) -> tuple[int, int] | None:
-    """The inside of the table with this key and indent, its closing brace included."""
+    """Return where the table with this key and indent begins, and its closing brace ends."""
     begin, close = b"\n%*s%s: {\n" % (indent, b"", _quoted(key)), b"\n%*s}" % (indent, b"")
     start = text.find(begin, place[0] - 1, place[1])
     end = text.find(close, start, place[1])

@@ -160,7 +160,7 @@ class Registry:
         """Return the `Record` that `channel` points at.
 
         `target` defaults to `TEMPLATE_TARGET`, then `e2b` if the template has a build there, then
-        the only target it has. Raises `UnknownTemplateError`, `NotBuiltError`,
+        the only target it has. Raise `UnknownTemplateError`, `NotBuiltError`,
         `UnknownChannelError`, `RevokedError` (all `LookupError`s) and `RegistryError`.
         """
         target = self.target_of(name, target)
