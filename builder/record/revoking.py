@@ -16,11 +16,11 @@ from builder.errors import RegistryError, RevokedError, SelectionError, UnknownB
 from builder.record.fields import first_stages_of
 from builder.record.store import update
 from builder.registry import history
-from builder.registry.identity import is_time
+from builder.registry.identity import Stage, is_time
 from builder.registry.model import Build, ContentRevocation, Contents, Revocation
 
 _OWN = "build"
-_DIGEST = re.compile(r"[0-9a-f]{8,64}")
+_DIGEST = re.compile(r"sha256:[0-9a-f]{8,64}")
 _UNREADABLE = (
     "`revocations` of the registry holds {0!r}, which is not a package, base image or stage"
 )
@@ -50,8 +50,8 @@ class Content:
                 f"{value!r} is not a base image", hint="name its digest: --base sha256:…"
             )
         elif kind == "stage":
-            stem, _, digest = value.partition("@sha256:")
-            if not stem or not stem.isprintable() or not _DIGEST.fullmatch(digest):
+            stage = Stage(value)
+            if not (stage.stem and stage.isprintable() and _DIGEST.fullmatch(stage.digest)):
                 raise SelectionError(
                     f"{value!r} is not a stage of a build",
                     hint="expected STAGE@sha256:… with at least 8 digits, as in `template-builder"
@@ -65,9 +65,8 @@ class Content:
             base = build.base_image or ""
             return base == self.value or base.endswith(f"@{self.value}")
         if self.kind == "stage":
-            stem, _, digest = self.value.partition("@")
-            digests = [build.stages, first_stages_of(build.inputs)]
-            return any(stages.get(stem, "").startswith(digest) for stages in digests)
+            stage, digests = Stage(self.value), [build.stages, first_stages_of(build.inputs)]
+            return any(known.get(stage.stem, "").startswith(stage.digest) for known in digests)
         wanted = _requirement(self.value)
         for name, versions in {**build.other_packages, **build.packages}.items():
             if canonicalize_name(name) == canonicalize_name(wanted.name):

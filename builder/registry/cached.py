@@ -32,7 +32,7 @@ def about(word: str, location: str) -> Registry:
 
 
 def about_build(ref: str, location: str, *, name: str, target: str) -> Registry:
-    """Return the registry with at least one build of template `name`. Raise what `loaded` raises."""
+    """Return the registry with at least one build of `name`. Raise what `loaded` raises."""
     return _about_build(ref, name, target, _version(location))
 
 

@@ -57,6 +57,22 @@ class Ref(str):
         return f"{self.partition('@')[0]}@sha256-{self.digest.short}" if self.is_local else self
 
 
+class Stage(str):
+    """A stage of a build with its digest, or the beginning of it: `_torch@sha256:…`."""
+
+    __slots__ = ()
+
+    @property
+    def stem(self) -> str:
+        """The stage's name, which is that of its file."""
+        return self.partition("@")[0]
+
+    @property
+    def digest(self) -> str:
+        """The digest of all that the stage and its parents declare, possibly shortened."""
+        return self.partition("@")[2]
+
+
 def utc(seconds: float) -> str:
     """Return a time (seconds since the epoch) as it is recorded: `2026-11-23T07:49:55Z`."""
     return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
