@@ -70,8 +70,7 @@ def test_revoked_builds_are_passed_over_and_said(tmp_path: Path, local_cache: Pa
     with pytest.raises(UnknownBuildError) as caught:
         rollback()
     assert caught.value.message == (
-        "channel `stable` of `leaf` on `local` cannot go back 1 build: of those that it pointed at"
-        " before, those that may be used: none"
+        "channel `stable` of `leaf` on `local` cannot go back 1 build; usable builds that it pointed at before: none"
     )
 
 
@@ -126,10 +125,10 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
         (["revoke", "--reason", "x"], 5, "no build is named"),
         (["revoke", "leaf", "--reason", "x"], 5, "which build of `leaf`?"),
         (["revoke", "leaf", "stable", "--package", "a==1", "--reason", "x"], 5, "not both"),
-        (["revoke", "--package", "torch", "--reason", "x"], 5, "is not a package with its version"),
-        (["revoke", "--package", "t==1; x", "--reason", "x"], 5, "not a package with its version"),
-        (["revoke", "--stage", "_torch", "--reason", "x"], 5, "'_torch' is no stage of a build"),
-        (["revoke", "--base", "", "--reason", "x"], 5, "'' is no base image"),
+        (["revoke", "--package", "torch", "--reason", "x"], 5, "is not a package with a version"),
+        (["revoke", "--package", "t==1; x", "--reason", "x"], 5, "not a package with a version"),
+        (["revoke", "--stage", "_torch", "--reason", "x"], 5, "'_torch' is not a stage of a build"),
+        (["revoke", "--base", "", "--reason", "x"], 5, "'' is not a base image"),
         (["revoke", "leaf", "stable", "--reason", "x", "--at", "soon"], 5, "'soon' is not a time"),
         (["restore", "leaf", "stable"], 46, "is not revoked"),
         (["restore", "--package", "a==1"], 46, "`package a==1` is not revoked"),

@@ -48,7 +48,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
             fields.update(digest="sha256:0", checksum=checksum(fields | {"digest": "sha256:0"}))
             for fields in entry["builds"].values()
         ],
-        "has another checksum than its history says",
+        "does not have the checksum in its history",
     ),
     "a channel": (
         lambda entry: entry["channels"].update(stable=_other(entry)),
@@ -60,7 +60,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a channel to nowhere": (
         lambda entry: entry["channels"].update(stable="local:gone"),
-        "channel `stable` points at `local:gone`, which is no build",
+        "channel `stable` points at `local:gone`, which is not a build",
     ),
     "a channel that is removed": (
         lambda entry: entry["channels"].clear(),
@@ -72,7 +72,7 @@ EDITS: dict[str, tuple[Callable[[dict[str, Any]], object], str]] = {
     ),
     "a build that is added": (
         lambda entry: entry["builds"].update(x={"template_id": "x", "origin": "adopted"}),
-        "its history does not know build `x`",
+        "build `x` is not in its history",
     ),
     "an event that is edited": (
         lambda entry: entry["history"][0].update(by="somebody else"),
@@ -210,7 +210,7 @@ def test_marks_of_a_merge_are_told_by_line(tmp_path: Path, command: Command) -> 
     path.write_text("\n".join([*lines[:4], "<<<<<<< ours", *lines[4:]]))
     done = command("list", cwd=tmp_path)
     assert done.returncode == 40
-    assert f"{path}:5: a merge in git has left its marks here" in done.stderr
+    assert f"{path}:5: unresolved merge conflict" in done.stderr
 
 
 def test_key_that_is_there_twice_is_refused(tmp_path: Path, command: Command) -> None:
@@ -221,7 +221,7 @@ def test_key_that_is_there_twice_is_refused(tmp_path: Path, command: Command) ->
     path.write_text(text.replace(block, f"{block},\n{block}"))
     done = command("doctor", cwd=tmp_path)
     assert done.returncode == 40
-    assert "`leaf` is there twice in one table, as after a merge" in done.stderr
+    assert "`leaf` appears twice in one table, as after a merge" in done.stderr
 
 
 @pytest.mark.parametrize("seed", range(20))

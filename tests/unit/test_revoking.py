@@ -156,7 +156,7 @@ def test_revocation_in_the_future_has_effect_from_then_on(
         registry.resolve("leaf", path=path)
     assert caught.value.message == (
         f"build `{refs[0]}` of template `leaf` on target `local` is revoked as of {soon}: soon bad;"
-        " builds that may be used: none"
+        " usable builds: none"
     )
 
 

@@ -31,7 +31,7 @@ def test_look_up_without_a_working_directory(
         with pytest.raises(RegistryError) as caught:
             look_up()
         assert str(caught.value) == (
-            "the working directory, where a registry is looked for, cannot be used: No such file"
+            "cannot look for a registry in the working directory: No such file"
             " or directory\n\nhint: set TEMPLATE_REGISTRY, or change to a folder that exists"
         )
     with pytest.raises(ProjectError, match=r"in the working directory \(No such file or directory"):
