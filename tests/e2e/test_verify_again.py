@@ -109,7 +109,7 @@ def test_verify_names_what_was_changed(project: Path, tmp_path: Path, command: C
     assert "  and 1 more" in lines
     assert (
         lines[-1]
-        == "hint: `template-builder build light --force --target local` makes the environment anew"
+        == "hint: `template-builder build light --force --target local` recreates the environment"
     )
     assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
     assert command("verify", "light", cwd=project, **cache).returncode == 0

@@ -101,7 +101,10 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
     for arguments, said in (
         (["rollback", "light", "--reason", "slower"], "channel stable of light on local: "),
         (["promote", "light", "--channel", "prod"], "channel prod of light on local: nothing → "),
-        (["promote", "light", "--channel", "prod"], "channel prod of light on local points at "),
+        (
+            ["promote", "light", "--channel", "prod"],
+            "channel prod of light on local already points",
+        ),
         (["revoke", "light", "prod", "--reason", "bad"], "revoked as of 2"),
         (["restore", "light", "prod"], "restored: local:light@sha256-"),
     ):
@@ -124,7 +127,7 @@ def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> N
         (["revoke", "leaf", "stable"], 64, ""),
         (["revoke", "--reason", "x"], 5, "no build is named"),
         (["revoke", "leaf", "--reason", "x"], 5, "which build of `leaf`?"),
-        (["revoke", "leaf", "stable", "--package", "a==1", "--reason", "x"], 5, "not both"),
+        (["revoke", "leaf", "stable", "--package", "a==1", "--reason", "x"], 5, "are both named"),
         (["revoke", "--package", "torch", "--reason", "x"], 5, "is not a package with a version"),
         (["revoke", "--package", "t==1; x", "--reason", "x"], 5, "not a package with a version"),
         (["revoke", "--stage", "_torch", "--reason", "x"], 5, "'_torch' is not a stage of a build"),
