@@ -188,7 +188,7 @@ def diff(
     labels = [side.label for side in sides]
     differences = compare.compare(*sides)
     table = Table(
-        headings=["in", "what", *labels],
+        headings=["kind", "name", *labels],
         rows=[[d.kind, d.what, d.old or "-", d.new or "-"] for d in differences],
     )
     return Result(

@@ -26,22 +26,23 @@ def lines_of(headings: Row, rows: Sequence[Row], width: int | None) -> Iterator[
     No word is broken. Where the table is too wide, refs, digests and people are shortened, then
     times, then text is wrapped; at last each row becomes a paragraph.
     """
-    cells, widths = [list(row) for row in rows], _widths(headings, rows)
+    cells = table = [headings, *rows]
+    widths = _widths(cells)
     if width is None:
-        yield from _aligned([headings, *cells], widths)
+        yield from _aligned(cells, widths)
         return
     for shorten in (_short_refs, _short_times):
         if _total(widths) > width:
-            cells = [[shorten(cell) for cell in row] for row in rows]
-            widths = _widths(headings, cells)
-    least = [_least(column) for column in zip(headings, *cells, strict=True)]
+            cells = [[shorten(cell) for cell in row] for row in table]
+            widths = _widths(cells)
+    least = [_least(column) for column in zip(*cells, strict=True)]
     if _total(least) > width:
-        yield from _paragraphs(headings, cells, width)
+        yield from _paragraphs([[_short_refs(cell) for cell in row] for row in table], width)
         return
     while _total(widths) > width:
         shrinking = [i for i, needed in enumerate(least) if widths[i] > needed]
         widths[max(shrinking, key=lambda i: widths[i])] -= 1
-    yield from _aligned([headings, ["─" * width for width in widths], *cells], widths)
+    yield from _aligned([cells[0], ["─" * width for width in widths], *cells[1:]], widths)
 
 
 def _short_refs(text: str) -> str:
@@ -52,8 +53,8 @@ def _short_times(text: str) -> str:
     return _TIME.sub(r"\1", _short_refs(text))
 
 
-def _widths(headings: Row, rows: Sequence[Row]) -> list[int]:
-    return [max(map(len, column)) for column in zip(headings, *rows, strict=True)]
+def _widths(table: Sequence[Row]) -> list[int]:
+    return [max(map(len, column)) for column in zip(*table, strict=True)]
 
 
 def _total(widths: Sequence[int]) -> int:
@@ -75,8 +76,9 @@ def _aligned(rows: Sequence[Row], widths: Sequence[int]) -> Iterator[str]:
             yield _GAP.join(padded).rstrip()
 
 
-def _paragraphs(headings: Row, rows: Sequence[Row], width: int) -> Iterator[str]:
-    for first, *rest in rows:
+def _paragraphs(table: Sequence[Row], width: int) -> Iterator[str]:
+    headings = table[0]
+    for first, *rest in table[1:]:
         if first:
             yield first
         line = ""
