@@ -74,6 +74,7 @@ def test_revoked_builds_are_passed_over_and_said(tmp_path: Path, local_cache: Pa
     )
 
 
+@pytest.mark.network
 @pytest.mark.needs("git")
 def test_who_and_from_which_commit_is_told(project: Path, command: Command) -> None:
     """History names the actor, provenance the commit of the specs and whether they differ."""

@@ -47,6 +47,7 @@ def test_registry_that_is_no_file_is_refused(project: Path, command: Command, ki
     assert not (project / "registry.json").is_file() or kind == "huge"
 
 
+@pytest.mark.network
 @pytest.mark.parametrize("kind", ["/dev/zero", "pipe", "folder", "huge"])
 @pytest.mark.parametrize(
     ("where", "code"),
@@ -108,6 +109,7 @@ def test_source_outside_is_refused(project: Path, command: Command, source: str,
     assert "secret" not in done.stdout + done.stderr
 
 
+@pytest.mark.network
 def test_names_with_new_lines_work_or_are_refused(
     project: Path, command: Command, tmp_path: Path
 ) -> None:
@@ -130,6 +132,7 @@ def test_names_with_new_lines_work_or_are_refused(
     assert "the file name of a spec consists of a-z, 0-9, - and _" in done.stderr
 
 
+@pytest.mark.network
 def test_generated_folder_behind_a_link_is_not_written_through(
     project: Path, command: Command, tmp_path: Path
 ) -> None:

@@ -21,6 +21,7 @@ from builder.project import Project
 from builder.render import Rendered, drift, render, write
 from tests.conftest import ASCII_LOCALE, BASE, ROOT
 from tests.support.here import results_of
+from tests.support.program import start_program
 from tests.support.samples import load, lock_of, rendered_of
 
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n"
@@ -238,12 +239,7 @@ def test_writers_of_generated_do_not_disturb_each_other(tmp_path: Path) -> None:
         for path in (tmp_path / "generated").rglob("Dockerfile"):
             path.write_text(str(number))
         running = [
-            subprocess.Popen(
-                [sys.executable, "-m", "builder", "render", "-q", "--project", tmp_path],
-                stderr=subprocess.PIPE,
-                text=True,
-                cwd=ROOT,
-            )
+            start_program(["render", "-q", "--project", str(tmp_path)], cwd=ROOT, env=os.environ)
             for _ in range(4)
         ]
         said = [process.communicate()[1] for process in running]

@@ -20,6 +20,7 @@ SECRETS = {
 }
 
 
+@pytest.mark.network
 def test_secrets_of_the_environment_stay_there(
     project: Path, command: Command, tmp_path: Path
 ) -> None:
