@@ -14,7 +14,9 @@ nox.options.sessions = ["lint", "types", "tests"]
 SIDE_BY_SIDE = ["--numprocesses=4"]  # tests wait more than they compute
 # Each of the many processes of the tests would compile what it imports.
 KEEP_BYTE_CODE = {"PYTHONDONTWRITEBYTECODE": None}
-SDK_TESTS = [f"tests/server/test_{name}.py" for name in ("sdk", "e2b", "e2b_places", "e2b_files")]
+SDK_TESTS = [
+    f"tests/server/test_{name}.py" for name in ("sdk", "e2b", "e2b_connection", "e2b_files")
+]
 PROJECT = nox.project.load_toml("pyproject.toml")
 TOOLS = "requirements-dev.txt"
 

@@ -1,14 +1,14 @@
 from __future__ import annotations
 
-import json
 import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from builder import errors
-from tests.conftest import LIGHT, Command
+from builder import errors, render
+from tests.conftest import BASE, LIGHT, OTHER, Command
+from tests.support.samples import load, rendered_of
 
 ODD = ["/dev/zero", "/dev/full", "/dev/stdin", "pipe", "folder", "huge", "circle"]
 
@@ -73,17 +73,10 @@ def test_file_that_is_none_is_refused(
 @pytest.fixture(scope="session")
 def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """`generated/` of the project of two light variants."""
-    import subprocess
-    import sys
-    import textwrap
-
-    from tests.conftest import BASE, OTHER
-
     folder = tmp_path_factory.mktemp("rendered")
-    (folder / "variants").mkdir()
-    for stem, text in {"_base": BASE, "light": LIGHT, "other": OTHER}.items():
-        (folder / "variants" / f"{stem}.toml").write_text(textwrap.dedent(text))
-    subprocess.run([sys.executable, "-m", "builder", "lock"], check=True, cwd=folder)
+    variants = load(folder, _base=BASE, light=LIGHT, other=OTHER)
+    all_rendered = [rendered_of(variant) for variant in variants.values()]
+    render.write(all_rendered, folder / "generated", all_variants=True)
     return folder / "generated"
 
 
@@ -107,41 +100,3 @@ def test_source_outside_is_refused(project: Path, command: Command, source: str,
     assert "`files[0].source`" in done.stderr
     assert said in done.stderr
     assert "secret" not in done.stdout + done.stderr
-
-
-@pytest.mark.network
-def test_names_with_new_lines_work_or_are_refused(
-    project: Path, command: Command, tmp_path: Path
-) -> None:
-    """A project and a cache below folders with new lines, quotes and spaces in their names build
-    and resolve; a variant's own file with one is refused."""
-    odd_place = tmp_path / "a\nb 'c' \"d\" $e"
-    project.rename(odd_place)
-    cache = str(tmp_path / "ca\nche")
-    built = command(
-        "build", "light", "--target", "local", cwd=odd_place, TEMPLATE_BUILDER_CACHE_DIR=cache
-    )
-    assert built.returncode == 0, built.stderr
-    found = command("show", "light", "--json", cwd=odd_place)
-    assert json.loads(found.stdout)["name"] == "light"
-    checked = command("doctor", cwd=odd_place, TEMPLATE_BUILDER_CACHE_DIR=cache)
-    assert checked.returncode == 0, checked.stderr
-    (odd_place / "variants" / "x\ny.toml").write_text(LIGHT)
-    done = command("validate", cwd=odd_place)
-    assert done.returncode == errors.SpecError.exit_code
-    assert "the file name of a spec consists of a-z, 0-9, - and _" in done.stderr
-
-
-@pytest.mark.network
-def test_generated_folder_behind_a_link_is_not_written_through(
-    project: Path, command: Command, tmp_path: Path
-) -> None:
-    """Links within `generated/` are replaced, and what they lead to is left alone."""
-    outside = tmp_path / "outside"
-    outside.mkdir()
-    (outside / "Dockerfile").write_text("mine")
-    (project / "generated" / "light").mkdir(parents=True)
-    (project / "generated" / "light" / "Dockerfile").symlink_to(outside / "Dockerfile")
-    assert command("lock", "light", cwd=project).returncode == 0
-    assert (outside / "Dockerfile").read_text() == "mine"
-    assert not (project / "generated" / "light" / "Dockerfile").is_symlink()
