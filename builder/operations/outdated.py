@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import datetime as dt
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,15 +57,15 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
         ref, held, build = current.ref, current.hold, current.build or Build()
         age = _age_days(build, context.clock())
         if ref is None:
-            reasons: Sequence[plan.Reason] = [_missing(name, targets, target, channel)]
+            reasons = [_state(_missing(name, targets, target, channel))]
         else:
             reasons = _reasons(rendered, build)
         if age is not None and age > max_age_days:
-            text = f"{counted(age, 'day')} old, and so is what the target adds to a build"
-            reasons = [*reasons, plan.Reason(kind="state", subject=text)]
+            old = f"{counted(age, 'day')} old, and so is what the target adds to a build"
+            reasons.append(_state(old))
         usable = {b.digest for b in entry.builds.values() if not b.is_revoked}
         if held and rendered.digest in usable:
-            reasons = ()  # a rebuild would bring nothing new
+            reasons = []  # a rebuild would bring nothing new
         findings.append(
             Outdated(
                 name=name,
@@ -79,7 +79,7 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
     return findings
 
 
-def _missing(name: str, targets: Mapping[str, Entry], target: str, channel: str) -> plan.Reason:
+def _missing(name: str, targets: Mapping[str, Entry], target: str, channel: str) -> str:
     """Return why there is no build to compare with."""
     built = sorted(name for name, entry in targets.items() if entry.builds)
     if target in built:
@@ -91,23 +91,22 @@ def _missing(name: str, targets: Mapping[str, Entry], target: str, channel: str)
                 f": {why}; `template-builder registry rebuild {name} --target {target}` records"
                 " that one"
             )
-        return plan.Reason(kind="state", subject=text)
-    text = f"never built on {target}"
-    if built:
-        text += f", but on {' and '.join(built)}: --target looks there"
-    return plan.Reason(kind="state", subject=text)
+        return text
+    elsewhere = f", but on {' and '.join(built)}: --target looks there" if built else ""
+    return f"never built on {target}{elsewhere}"
 
 
-def _reasons(rendered: render.Rendered, build: Build) -> Sequence[plan.Reason]:
-    reasons: list[plan.Reason] = []
-    if build.is_revoked:
-        text = f"the build is {build.revocation}"
-        reasons.append(plan.Reason(kind="state", subject=text))
+def _reasons(rendered: render.Rendered, build: Build) -> list[plan.Reason]:
+    reasons = [_state(f"the build is {build.revocation}")] if build.is_revoked else []
     if build.is_adopted:
-        return [*reasons, plan.Reason(kind="state", subject="adopted, not built from this spec")]
-    if build.digest != rendered.digest:
+        reasons.append(_state("adopted, not built from this spec"))
+    elif build.digest != rendered.digest:
         reasons += plan.differences(build, plan.inputs_of(rendered))
     return reasons
+
+
+def _state(text: str) -> plan.Reason:
+    return plan.Reason(kind="state", subject=text)
 
 
 def _age_days(build: Build, now: dt.datetime) -> float | None:

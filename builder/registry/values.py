@@ -11,6 +11,7 @@ from builder.errors import (
     RevokedError,
     UnknownChannelError,
     UnknownTemplateError,
+    counted,
     did_you_mean,
 )
 from builder.registry.identity import Digest, Ref, is_time, utc
@@ -238,7 +239,8 @@ class Registry:
         templates = self._data["templates"]
         if name not in templates:
             raise UnknownTemplateError(
-                f"no template `{name}` in {self.path}, which has {_count(templates)}",
+                f"no template `{name}` in {self.path}, which has"
+                f" {counted(len(templates), 'template')}",
                 hint=did_you_mean(name, templates) or "`template-builder list` shows all templates",
             )
         targets: Any = templates[name]
@@ -300,10 +302,6 @@ def no_channel_hint(
 
 def _named(channel: str) -> str:
     return "" if channel == DEFAULT_CHANNEL else f" --channel {channel}"
-
-
-def _count(templates: dict[str, Any]) -> str:
-    return "1 template" if len(templates) == 1 else f"{len(templates)} templates"
 
 
 def empty(path: str) -> Registry:
