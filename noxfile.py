@@ -66,7 +66,7 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests but the long ones, which `soak` has; arguments go to pytest."""
+    """Run all tests except the long ones of `soak`; arguments go to pytest."""
     install(session, "tests")
     session.run("pytest", *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)
 
@@ -99,7 +99,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Run the long proofs, and 40 times as much of what is tried at random; takes hours."""
+    """Run the long proofs, and 40 times as many random trials as `tests`; takes hours."""
     install(session, "tests")
     long = ["-m", "soak or chance", "--rounds=40", "--timeout=0"]
     session.run("pytest", *long, *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)

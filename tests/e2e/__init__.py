@@ -1,1 +1,1 @@
-"""Tests with real parts: uv and an index, kernels, a Docker engine, whole commands."""
+"""Tests of real parts: uv with a package index, kernels, a Docker engine, whole commands."""

@@ -1,1 +1,1 @@
-"""Tests against servers of ours: E2B's, an index, an object store, webhooks."""
+"""Tests against stand-ins for servers: E2B, a package index, an object store, webhooks."""

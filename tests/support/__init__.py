@@ -1,1 +1,1 @@
-"""What tests of more than one module use."""
+"""What several test modules share."""

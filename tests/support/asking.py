@@ -1,4 +1,4 @@
-"""Requests to the server of the tests that no client makes."""
+"""Requests to the stand-in for E2B, sent without its SDK."""
 
 from __future__ import annotations
 

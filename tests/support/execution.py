@@ -1,4 +1,4 @@
-"""Code that is run in sandboxes, and files that are copied there and back."""
+"""Run code in sandboxes, and fill pools."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Files that tests look into or copy."""
+"""Search files, and measure copies of large ones."""
 
 from __future__ import annotations
 

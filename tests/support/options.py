@@ -1,6 +1,6 @@
-"""The options that these tests add to pytest's.
+"""The options that these tests add to pytest.
 
-Their values are known before a test module is imported, so that a module may size what it tries.
+They are read before test modules are imported, so that a module can use them at its top level.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=_programs,
         default=(),
         metavar="NAMES",
-        help=f"fail instead of skip where one of these is missing: {','.join(PROGRAMS)}",
+        help=f"fail, do not skip, tests whose program is missing: {','.join(PROGRAMS)}",
     )
-    group.addoption("--base", metavar="IMAGE", help="base image of the tests with Docker")
+    group.addoption("--base", metavar="IMAGE", help="base image of the Docker tests")
     group.addoption(
         "--rounds",
         type=int,
         default=1,
         metavar="N",
-        help="have tests of chance (marker `chance`) try N times as much",
+        help="multiply the number of random trials (marker `chance`) by N",
     )
-    group.addoption("--seed", type=int, help="repeat what a test of chance has tried")
+    group.addoption("--seed", type=int, help="repeat the random trials of a failed test")
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -52,34 +52,34 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
 
 
 def required(program: str) -> bool:
-    """Whether a test that needs a program must fail without it."""
+    """Return whether a test fails, rather than skips, without a program."""
     return program in _value("require", ())
 
 
 def base() -> str | None:
-    """The base image that the tests with Docker build on, where one was named."""
+    """Return the base image given with `--base`, or None."""
     image: str | None = _value("base", None)
     return image
 
 
 def rounds(usual: int) -> int:
-    """How often a test of chance tries that tries `usual` times where `--rounds` is not set."""
+    """Return how many random trials a test makes, which are `usual` ones without `--rounds`."""
     return usual * int(_value("rounds", 1))
 
 
 def seed() -> int:
-    """The seed of a test of chance: that of `--seed`, or another one each time."""
+    """Return the seed given with `--seed`, or a new one."""
     chosen = _value("seed", None)
     return random.randrange(1 << 32) if chosen is None else int(chosen)
 
 
 def _value(name: str, default: object) -> Any:
-    """The value of an option; its default in a process that a test has started."""
+    """Return the value of an option, or `default` in a process that a test has started."""
     return _config[0].getoption(name) if _config else default
 
 
 def _programs(text: str) -> tuple[str, ...]:
-    """The programs that `--require` names."""
+    """Parse the value of `--require`."""
     names = tuple(text.split(","))
     if unknown := sorted({*names} - {*PROGRAMS}):
         raise argparse.ArgumentTypeError(f"no test needs {', '.join(unknown)}")

@@ -1,4 +1,4 @@
-"""Specs that are pre-checked on the Docker engine of the tests, and what that says."""
+"""Projects that the Docker tests pre-check."""
 
 from __future__ import annotations
 

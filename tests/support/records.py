@@ -1,4 +1,4 @@
-"""Registries that were not built, and what they hold."""
+"""Registries written without a build, and what they hold."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Builds on the server of the tests: what runs, what is waited for, and what must be left."""
+"""Builds on the stand-in for E2B: start them, wait for them, check what they leave."""
 
 from __future__ import annotations
 

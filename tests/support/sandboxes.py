@@ -1,4 +1,4 @@
-"""Environments and sandboxes of this machine."""
+"""Environments and sandboxes of the target `local`."""
 
 from __future__ import annotations
 

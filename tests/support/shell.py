@@ -1,4 +1,4 @@
-"""The program in lines of a shell."""
+"""Run the program from a shell."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""E2B's webhooks: an account that has them, and deliveries."""
+"""A stand-in for E2B's webhooks, and deliveries to a receiver."""
 
 from __future__ import annotations
 

@@ -1,1 +1,1 @@
-"""Tests that need neither a network, an engine nor a kernel."""
+"""Tests that need no network, engine or kernel."""
