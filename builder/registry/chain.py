@@ -7,7 +7,6 @@ event that was edited, or whose predecessor is lost, follows no other. Pure.
 from __future__ import annotations
 
 import hashlib
-import heapq
 import json
 from collections.abc import Iterable, Mapping, Sequence
 
@@ -38,6 +37,8 @@ def in_order(events: Iterable[Event]) -> list[Event]:
 
     Otherwise keep the order in which they are given.
     """
+    import heapq  # only repairs need it; every look-up loads this module
+
     distinct = list(
         {json.dumps(event.to_json(), sort_keys=True): event for event in events}.values()
     )
