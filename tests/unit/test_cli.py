@@ -87,7 +87,6 @@ def test_exit_codes(
         assert found.stderr == message
 
 
-@pytest.mark.network
 def test_broken_registry_stops_the_build_before_the_work(project: Path, command: Command) -> None:
     """A registry that cannot be read is told before anything is resolved or built."""
     (project / "registry.json").write_text('{"version": 1, "templates"')
