@@ -22,7 +22,7 @@ OWNERS = {
         f"targets/e2b/{name}.py"
         for name in (
             *("api", "cloud", "connection", "creation", "failures", "files", "program"),
-            *("service", "session"),
+            "session",
         )
     },
     "e2b_dockerfile_utils": {

@@ -12,11 +12,10 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 from importlib import resources
 from typing import Any, Unpack
 
-import e2b
 import httpx
 
 from builder.errors import InterpreterDiedError, SandboxGoneError
@@ -47,15 +46,8 @@ _NAMES = {"js": "javascript", "ts": "typescript"}
 class CodeService:
     """Runs code in a sandbox. One caller at a time; `close` it when done."""
 
-    def __init__(
-        self,
-        sandbox: e2b.AsyncSandbox,
-        *,
-        alive: Callable[[], Awaitable[bool]],
-        worded: Callable[[str], str],
-    ) -> None:
-        """`alive` asks whether the sandbox runs, `worded` makes a message about it."""
-        self._connection = Connection(sandbox, alive=alive, worded=worded)
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
         self._context: str | None = None
         self._installed = False
         self.broken = False

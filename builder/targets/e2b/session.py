@@ -16,6 +16,7 @@ from builder.sandbox.execution import Execution
 from builder.sandbox.session import RunOptions
 from builder.system.limits import limit_error
 from builder.targets.e2b.account import Account
+from builder.targets.e2b.connection import Connection
 from builder.targets.e2b.creation import Creation
 from builder.targets.e2b.failures import translated, words_of
 from builder.targets.e2b.files import CloudFiles
@@ -49,7 +50,8 @@ class CloudSession:
         self.files = CloudFiles(sandbox)
         self.opened_at = time.monotonic()
         self._gone = False
-        self.service = CodeService(sandbox, alive=self.check, worded=self.worded)
+        connection = Connection(sandbox, alive=self.check, worded=self.worded)
+        self.service = CodeService(connection)
 
     @classmethod
     async def open(cls, ref: str, *, account: Account, seconds: int) -> CloudSession:
