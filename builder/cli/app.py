@@ -98,8 +98,8 @@ def _name(function: str) -> str:
     return function.removesuffix("_command")
 
 
-def _version(asked: bool) -> None:
-    if asked:
+def _version(wanted: bool) -> None:
+    if wanted:
         Output().text([f"template-builder {__version__}"])
         raise typer.Exit
 

@@ -75,8 +75,13 @@ def gc(
                 as_json=output.as_json,
             )
         items = operations.remove_unused(items, lambda item: output.text([_outcome(item)]))
-    found = [item.to_json() for item in items]
-    return Result(json={"dry_run": dry_run, "size_bytes": size_bytes, "found": found})
+    return Result(
+        json={
+            "dry_run": dry_run,
+            "size_bytes": size_bytes,
+            "found": [item.to_json() for item in items],
+        }
+    )
 
 
 def _show(

@@ -170,10 +170,10 @@ def diff(
     recorded = open_registry(project)
     sides: list[compare.Side] = []
     name = None
-    for asked in (old, new):
-        if asked.endswith(".toml"):
-            sides.append(_spec_side(Project.find(project), asked))
-        elif asked == _SPEC:
+    for side_name in (old, new):
+        if side_name.endswith(".toml"):
+            sides.append(_spec_side(Project.find(project), side_name))
+        elif side_name == _SPEC:
             if name is None:
                 raise SelectionError(
                     "`spec` means the spec of the build before it, and there is none",
@@ -181,7 +181,7 @@ def diff(
                 )
             sides.append(_spec_side(Project.find(project), name))
         else:
-            called = template_called(asked, recorded.templates, project)
+            called = template_called(side_name, recorded.templates, project)
             name, wanted = split(called, recorded)
             build = find_build(recorded, name, wanted, target=target)
             sides.append(compare.side_of_build(build, with_measures(build.ref, build.build)))
@@ -202,14 +202,16 @@ def diff(
     )
 
 
-def _spec_side(project: Project, asked: str) -> compare.Side:
+def _spec_side(project: Project, side_name: str) -> compare.Side:
     from builder import plan
 
-    request = BuildRequest(names=(asked,), frozen=True)
+    request = BuildRequest(names=(side_name,), frozen=True)
     prepared = workflow.prepare(request, Context(project=project), workflow.RENDER)
     if len(prepared.variants) > 1:
         names = ", ".join(f"`{variant.name}`" for variant in prepared.variants)
-        raise SelectionError(f"`{asked}` means several templates: {names}", hint="name one of them")
+        raise SelectionError(
+            f"`{side_name}` means several templates: {names}", hint="name one of them"
+        )
     if error := failure_of(prepared.results):
         raise error
     (rendered,) = prepared.rendered

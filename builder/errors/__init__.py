@@ -101,7 +101,7 @@ class _ProblemsError(TemplateError):
 class SpecError(_ProblemsError, exit_code=4):
     """A spec is not valid."""
 
-    where = "in the variants"
+    where = "in the specs"
 
 
 class SelectionError(TemplateError, exit_code=5):

@@ -248,7 +248,7 @@ def test_unknown_image_is_an_error_with_its_line(registry: Registry, tmp_path: P
     assert isinstance(error, SpecError)
     image = registry.reference
     assert error.message == (
-        "1 problem in the variants:\n"
+        "1 problem in the specs:\n"
         f"variants/_mine.toml:4:1: `base.image`: the image {image!r} does not exist in its registry (check the"
         " spelling; for an image that needs credentials, pull it with Docker first, or append its"
         f" digest: {image}@sha256:…)"
@@ -279,7 +279,7 @@ def test_near_match_of_an_image(tmp_path: Path) -> None:
     )
     error = unknown_image(variants["leaf"], "does not exist in its registry", tmp_path / "variants")
     assert error.message == (
-        "1 problem in the variants:\n"
+        "1 problem in the specs:\n"
         "variants/leaf.toml:4:1: `base.image`: the image 'pyhton:3.13' does not exist in its registry"
         " (did you mean `python`?)"
     )

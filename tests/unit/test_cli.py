@@ -23,7 +23,7 @@ def test_invalid_spec_ends_with_its_code(project: Path, command: Command) -> Non
     assert (
         found.stderr
         == (
-            "error: 2 problems in the variants:\n"
+            "error: 2 problems in the specs:\n"
             "variants/light.toml: `name`: is missing (every spec without a leading `_` needs a name)\n"
             "variants/light.toml:2:1: `nmae`: unknown key (did you mean `name`?)\n"
         )

@@ -199,7 +199,7 @@ def test_a_mistake_that_children_share_is_told_once(write: Write) -> None:
     with pytest.raises(SpecError) as error:
         selected(Project.find(folder.parent))
     assert str(error.value) == (
-        "1 problem in the variants:\n"
+        "1 problem in the specs:\n"
         "variants/_base.toml:9:1: `files[0].target`: '/a/b' is below '/a', a file of"
         " variants/_mid.toml"
     )

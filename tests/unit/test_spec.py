@@ -363,7 +363,7 @@ def test_schemas_are_committed() -> None:
 
 
 def test_schemas_accept_what_the_project_holds() -> None:
-    """Editors find no fault in the variants of this repository, nor in its registry."""
+    """Editors find no fault in the specs of this repository, nor in its registry."""
     for path in (ROOT / "variants").glob("*.toml"):
         jsonschema.validate(tomllib.loads(path.read_text()), schemas()["variant"])
         assert path.read_text().startswith("#:schema ../schemas/variant.schema.json\n")

@@ -83,11 +83,11 @@ def _environments() -> str:
         probe.unlink()
     except OSError as error:
         raise from_os_error(error, "keeping environments") from error
-    made = len(list((folder / "environments").glob("sha256-*")))
+    count = len(list((folder / "environments").glob("sha256-*")))
     cache = Path(uv.run(["cache", "dir"], doing="asking uv").strip())
     linked = cache.exists() and cache.stat().st_dev == folder.stat().st_dev
     how = "linked to uv's cache" if linked else "copied, since uv's cache is on another disk"
-    return f"{made} in {folder}; files are {how}"
+    return f"{count} in {folder}; files are {how}"
 
 
 def _space() -> Iterator[Finding]:
@@ -111,8 +111,8 @@ def _docker() -> Finding:
     try:
         engine = connect_engine(PrecheckSettings())
     except EngineUnavailableError as error:
-        found = f"{error.message}; only precheck needs one"
-        return Finding(state="-", what="docker", found=found)
+        text = f"{error.message}; only precheck needs one"
+        return Finding(state="-", what="docker", found=text)
     engine.close()
     return Finding(state="ok", what="docker", found=f"engine {engine.identity.split()[-1]}")
 
@@ -120,13 +120,13 @@ def _docker() -> Finding:
 def _accounts(place: Project) -> Iterator[Finding]:
     """Check with one small request for each target that its account accepts the key."""
     for settings in place.targets.values():
-        what = f"target {settings.name}"
+        check = f"target {settings.name}"
         variable = settings.api_key_env
         if variable and not os.environ.get(variable, "").strip():
             text = f"{variable} is not set; only this target needs it"
-            yield Finding(state="-", what=what, found=text)
+            yield Finding(state="-", what=check, found=text)
             continue
-        finding = _tried(what, partial(_account, settings, place))
+        finding = _tried(check, partial(_account, settings, place))
         text = f"{variable} is set; {finding.found}" if variable else finding.found
         yield replace(finding, found=text)
 
@@ -139,7 +139,7 @@ def _account(settings: TargetSettings, place: Project) -> str:
 
 
 def _project(place: Project) -> Iterator[Finding]:
-    yield _tried("variants", lambda: f"{len(workflow.variants_called(place, []))} valid")
+    yield _tried("specs", lambda: f"{len(workflow.variants_called(place, []))} valid")
     try:
         recorded = workflow.read_registry(place)
     except TemplateError as error:
