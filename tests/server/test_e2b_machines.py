@@ -255,7 +255,7 @@ def ended(server: Server, runners: list[Runner]) -> None:
                 event.get("channel") == "stable" and event.get("to") == ref
                 for event in entry["history"]
             )
-            assert ref == there or moved or f"`{ref}` is recorded and overtaken" in said, said
+            assert ref == there or moved or f"`{ref}` is recorded but was overtaken" in said, said
             assert fields["build_id"] in verified, said
     assert server.running == {}
     assert server.problems == []

@@ -55,9 +55,8 @@ def test_interpreter_that_was_not_warmed_fails_verification(
         error = place.build("one")["one"].error
     assert isinstance(error, VerifyError)
     assert error.message.splitlines()[1:] == [
-        "  the random numbers of two sandboxes cannot be compared: the interpreter that runs code"
-        " was not warmed by `/opt/template/warmup.py`; is it the one that `service.command` starts"
-        " first?"
+        "  the random numbers of two sandboxes cannot be compared: `/opt/template/warmup.py` did not"
+        " warm the interpreter that runs code; does `service.command` start that interpreter first?"
     ]
 
 
