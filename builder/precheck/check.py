@@ -280,8 +280,7 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
                 hint="correct `service.command`",
             )
         if seconds is None:
-            words = ["python3", "/opt/template/warmup.py", "ready"]
-            code, _, why = machine.run(words, timeout=30)
+            code, why = _ready_check(machine)
             if code == 0:
                 seconds = round(time.perf_counter() - begun, 3)
             elif code == _WARMUP_FAILED:
@@ -298,6 +297,17 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
                 hint="correct `service.ready-url` or `service.command`",
             )
         time.sleep(_POLL_SECONDS)
+
+
+def _ready_check(machine: Machine) -> tuple[int, str]:
+    try:
+        words = ["python3", "/opt/template/warmup.py", "ready"]
+        code, _, why = machine.run(words, timeout=30)
+    except PrecheckError as error:
+        if machine.state()[0] in ("exited", "out of memory"):
+            return 1, error.message  # the next look at its state says why it stopped
+        raise
+    return code, why
 
 
 def _debian(machine: Machine) -> dict[str, str]:
