@@ -20,7 +20,7 @@ from builder.system import telemetry
 _logger = logging.getLogger(__name__)
 # How long a sandbox outlives the age at which it is replaced, for what still runs in it.
 _MARGIN_SECONDS = 300
-_CLEANED_UP = "it was cleaned up while its sandbox was being opened"
+_CLEANED_UP = "`cleanup` was called while the sandbox was being opened"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -68,7 +68,7 @@ def checked(input_data: Mapping[str, Any]) -> CodeInput:
     """Return an input without its `None`s. Raise `ValueError` or `TypeError` for an invalid one."""
     if not isinstance(input_data, Mapping):
         raise TypeError(
-            f"input_data is {type(input_data).__name__}, expected a table such as"
+            f"input_data is {type(input_data).__name__}, expected a mapping such as"
             ' {"code": "1 + 1"}'
         )
     for key, value in input_data.items():
@@ -89,7 +89,7 @@ def checked(input_data: Mapping[str, Any]) -> CodeInput:
         )
     for name, value in (input_data.get("env_vars") or {}).items():
         if not isinstance(name, str) or not isinstance(value, str):
-            raise TypeError("input_data['env_vars'] is not a table of text by name")
+            raise TypeError("input_data['env_vars'] must map names to text")
         if not name or "=" in name or "\0" in name + value:
             raise ValueError(f"input_data['env_vars'] cannot hold {name!r}")
         _check_text(f"env_vars']['{name}", name + value)

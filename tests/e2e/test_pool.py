@@ -271,7 +271,9 @@ def test_cleaning_up_while_a_sandbox_is_opened_leaves_none(ready: Server) -> Non
         waiting = asyncio.ensure_future(executor.execute({"code": "1"}))
         await asyncio.sleep(0.02)
         await executor.cleanup()
-        with pytest.raises(SandboxError, match="cleaned up while its sandbox was being opened"):
+        with pytest.raises(
+            SandboxError, match="`cleanup` was called while the sandbox was being opened"
+        ):
             await waiting
 
     for readiness in ("wait", "background"):

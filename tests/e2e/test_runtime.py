@@ -119,7 +119,7 @@ def test_logs_have_the_lines_of_a_terminal(open_one: Opened) -> None:
         ({"code": "1", "time_out": 3}, ValueError, "input_data has an unknown key 'time_out' (did you mean `timeout`?)"),
         ({"code": "1", "timeout": 0}, ValueError, "input_data['timeout'] is 0, expected seconds above 0, at most 604800"),
         ({"code": "1", "timeout": True}, TypeError, "input_data['timeout'] is bool, expected int or float"),
-        ({"code": "1", "env_vars": {"A": 1}}, TypeError, "input_data['env_vars'] is not a table of text by name"),
+        ({"code": "1", "env_vars": {"A": 1}}, TypeError, "input_data['env_vars'] must map names to text"),
         ({"code": "1", "env_vars": {"A=B": "1"}}, ValueError, "input_data['env_vars'] cannot hold 'A=B'"),
     ],
 )  # fmt: skip

@@ -41,8 +41,8 @@ def test_argument_that_makes_no_sense(options: Any, kind: type[Exception], told:
 @pytest.mark.parametrize(
     ("given", "kind", "told"),
     [
-        ("print(1)", TypeError, "input_data is str, expected a table such as"),
-        (None, TypeError, "input_data is NoneType, expected a table such as"),
+        ("print(1)", TypeError, "input_data is str, expected a mapping such as"),
+        (None, TypeError, "input_data is NoneType, expected a mapping such as"),
         ({3: 4, "code": "1"}, ValueError, "input_data has an unknown key 3"),
         ({"code": "1", "timeout": float("inf")}, ValueError, "input_data['timeout'] is inf"),
         ({"code": "1", "timeout": 10**400}, ValueError, "input_data['timeout'] is 1000"),

@@ -7,7 +7,6 @@ those that are not being made or used.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import itertools
 import json
 import os
@@ -48,7 +47,6 @@ from builder.targets.local.place import (
 )
 from builder.targets.local.sealed import seal
 
-_AT_FDCWD, _EXCHANGE = -100, 2  # linux/fs.h
 _WARMUP_TIMEOUT_SECONDS = 1800
 # What packages need to show charts and tables but do not depend on; E2B's code service has it.
 _SHOWN_WITH = {"plotly": "nbformat", "pandas": "jinja2"}
@@ -92,30 +90,15 @@ def activate(digest: str, folder: Path) -> None:
     try:
         link.unlink(missing_ok=True)
         link.symlink_to(folder.name)
-        if before == place and place.is_dir():
+        if before == place and place.is_dir():  # made by an earlier version
             before = place.with_name(f"{MADE}{secrets.token_hex(4)}-{place.name}")
-            if _exchanged(link, place):
-                os.rename(link, before)
-            else:
-                os.rename(place, before)
-                os.replace(link, place)
-        else:
-            os.replace(link, place)
+            os.rename(place, before)
+        os.replace(link, place)
     except OSError as error:
         raise from_os_error(error, "putting the environment in place") from error
     if before != place:
         with contextlib.suppress(OSError):  # the next sweep tries again
             remove_unused(before)
-
-
-def _exchanged(path: Path, other: Path) -> bool:
-    """Exchange two paths in one step; return whether that is possible here."""
-    try:
-        exchange = ctypes.CDLL(None).renameat2
-    except (OSError, AttributeError):
-        return False
-    names = os.fsencode(path), os.fsencode(other)
-    return bool(exchange(_AT_FDCWD, names[0], _AT_FDCWD, names[1], _EXCHANGE) == 0)
 
 
 def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> None:
@@ -205,7 +188,7 @@ def _uv(arguments: list[str], detail: Callable[[str], None]) -> None:
         uv.run(arguments, doing=f"`uv {' '.join(arguments[:2])}`", on_line=detail)
     except uv.UvError as error:
         installing = arguments[0] == "pip"
-        hint = "the lock resolves, but a package of it does not install here: uv says which"
+        hint = "a locked package does not install on this machine: see the output of uv"
         raise BuildError(error.message, hint=hint if installing else None) from error
 
 

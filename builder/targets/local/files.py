@@ -53,7 +53,7 @@ class LocalFiles:
 
     def __init__(self, home: Path) -> None:
         self._home = str(home)
-        self._identity = _identity(os.stat(home, follow_symlinks=False))
+        self._status = os.stat(home, follow_symlinks=False)
         self._changes = Changes()
         self._cut = False
 
@@ -179,7 +179,7 @@ class LocalFiles:
         with _worded(path):
             folders = [os.open(self._home, _FOLDER)]
         try:
-            if _identity(os.fstat(folders[0])) != self._identity:
+            if not os.path.samestat(os.fstat(folders[0]), self._status):
                 raise SandboxFileError(
                     "code has replaced the sandbox's folder",
                     hint="open another sandbox",
@@ -223,10 +223,6 @@ class LocalFiles:
             if below(path, home):
                 return os.path.relpath(path, home)
         raise _outside(path)
-
-
-def _identity(status: os.stat_result) -> tuple[int, int]:
-    return status.st_dev, status.st_ino
 
 
 def _outside(path: str) -> SandboxFileError:
@@ -335,7 +331,6 @@ def _worded(path: str) -> Iterator[None]:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise SandboxFileError(
                 f"the sandbox's disk is full: there is no room for {shown(path)}",
-                hint="remove files of the sandbox, or free space on the disk of this machine that"
-                " temporary files are on",
+                hint="remove files in the sandbox, or free space where temporary files are kept",
             ) from error
         raise SandboxFileError(f"{shown(path)} in the sandbox: {error.strerror}") from error

@@ -67,7 +67,7 @@ def unused(own: str, needs: Needs) -> list[Unused]:
     for folder, stray in _strays():
         with contextlib.suppress(BlockingIOError), exclusive(lock_of(stray), wait=False):
             if not _in_use(folder):
-                waste.append(_waste(folder.name, folder, folder, "no build leads to it any more"))
+                waste.append(_waste(folder.name, folder, folder, "it belongs to no build"))
     return sorted(waste, key=lambda entry: -(entry.size or 0))
 
 

@@ -80,8 +80,8 @@ class LocalTarget:
         if (place.read(folder) if folder else place.find(digest)) is None:
             raise BuildError(
                 f"the environment of `{name}`, {digest}, is not on this machine",
-                hint=f"`template-builder build {name} --target {self.name}` makes the spec's own; a"
-                " check that removes the environment it runs in fails like this, too",
+                hint=f"`template-builder build {name} --target {self.name}` builds the current"
+                " spec; a check that removes its own environment also causes this",
             )
         if folder:
             environment.activate(digest, folder)

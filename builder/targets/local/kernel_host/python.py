@@ -1,4 +1,4 @@
-"""The kernel and shell of a sandbox, which run code as a Python program runs."""
+"""A kernel and its shell, which run code as a Python program runs."""
 
 from __future__ import annotations
 
@@ -23,14 +23,29 @@ from IPython.core.error import UsageError
 from traitlets import Type
 from zmq import RCVHWM, SNDHWM, XPUB_NODROP
 
+from . import installs
 from .interrupts import Interrupts
-from .output import Messages, restore_streams, usable_streams
+from .output import Messages, connect_streams, restore_streams, usable_streams
 from .tracebacks import message_of, rendered
 
 _WAITING = 16  # messages
 
 
-def hide_host() -> None:
+def run_kernel(connection: str, *, parent: int | None = None) -> None:
+    """Run one kernel until it is shut down. `parent` is the process that it must not outlive."""
+    installs.watch()
+    options = ["-f", connection, "--HistoryManager.enabled=False"]
+    options.append("--InteractiveShell.enable_tip=False")  # it would draw from `random`
+    if parent is not None:
+        options.append(f"--IPKernelApp.parent_handle={parent}")
+    app: Any = KernelApp.instance(kernel_class=PythonKernel, outstream_class=None)
+    app.initialize(options)
+    connect_streams(os.path.dirname(connection), app.log)
+    _hide_host()
+    _run_loop(app)
+
+
+def _hide_host() -> None:
     """Remove traces of this program from how the interpreter was started."""
     sys.argv[:] = [""]
     if hasattr(sys, "orig_argv"):
@@ -43,7 +58,7 @@ def hide_host() -> None:
         process.ORIGINAL_DIR = os.getcwd()
 
 
-def run_loop(app: Any) -> None:
+def _run_loop(app: Any) -> None:
     """Run the kernel until it is shut down. An exception that ends the event loop comes from a task
     that code has left behind, and ends only that task."""
     start = app.start

@@ -57,10 +57,10 @@ def _formatted(error: BaseException, name_of: Callable[[str], str]) -> Iterator[
             "max_group_width": _EXCEPTIONS_OF_A_GROUP,
             "max_group_depth": _EXCEPTIONS_OF_A_GROUP,
         }
-    made = traceback.TracebackException(
+    formatted = traceback.TracebackException(
         type(error), error, error.__traceback__, limit=0, lookup_lines=False, **groups
     )
-    left: list[tuple[Any, BaseException | None]] = [(made, error)]
+    left: list[tuple[Any, BaseException | None]] = [(formatted, error)]
     while left:
         part, raised = left.pop()
         if part is None or raised is None:
@@ -69,7 +69,7 @@ def _formatted(error: BaseException, name_of: Callable[[str], str]) -> Iterator[
             part.stack = _Frames(raised.__traceback__, name_of)
         left += [(part.__cause__, raised.__cause__), (part.__context__, raised.__context__)]
         left += zip(getattr(part, "exceptions", None) or (), getattr(raised, "exceptions", ()))
-    return made.format()
+    return formatted.format()
 
 
 class _Frames:

@@ -21,7 +21,6 @@ from typing import Any
 
 from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed
 from .keeper import fork, keep
-from .kernel import run_kernel
 
 _TEMPLATE = f"{sys.prefix}/template"  # kernels have another prefix
 
@@ -110,6 +109,8 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
     except RuntimeError as error:
         os.write(2, f"{error}\n".encode())
         os._exit(1)
+    from .python import run_kernel  # `preload` has found out first what it imports
+
     run_kernel(request["connection"], parent=keeper_id)
 
 
