@@ -100,7 +100,7 @@ def test_variant_is_added_to_a_project(project: Path, command: Command) -> None:
     assert "variants/project.toml" not in command("init", cwd=project).stdout
     other = project / "variants" / "other.toml"
     other.rename(project / "variants" / "another.toml")
-    assert "kept  variants/another.toml, which" in command("init", "other", cwd=project).stdout
+    assert "kept  variants/another.toml\n" in command("init", "other", cwd=project).stdout
     assert "wrote variants/new.toml" in command("init", "new", cwd=project).stdout
     valid = command("validate", "--json", cwd=project)
     assert [one["name"] for one in json.loads(valid.stdout)] == ["light", "new", "other"]
@@ -117,7 +117,7 @@ def test_project_elsewhere(tmp_path: Path, command: Command) -> None:
     assert command("validate", "--project", "a b/c", cwd=tmp_path).returncode == 0
     inside = command("init", cwd=tmp_path / "a b" / "c" / "variants")
     assert inside.returncode == ProjectError.exit_code
-    assert inside.stderr.startswith(f"error: {tmp_path}/a b/c/variants is the folder of the var")
+    assert inside.stderr.startswith(f"error: {tmp_path}/a b/c/variants is the folder of the specs")
 
 
 @pytest.mark.parametrize(
