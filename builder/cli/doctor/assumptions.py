@@ -13,7 +13,7 @@ ASSUMPTIONS = {
     "build": "a spec becomes a template that is built, verified, tagged and recorded",
     "tags": "a published build has the tags of its digest and its channel, and `default`",
     "default": "a build that is given a tag does not move `default`",
-    "order": "a template lists its builds, the one that was asked for last first",
+    "order": "a template lists its builds, the one that was requested last first",
     "source": "no tag is moved from a tag that does not exist",
     "cache": "steps that an earlier build has run come from the cache, and the log says so",
     "variables": "`[env]` reaches the interpreter, each value to the character",
