@@ -143,7 +143,7 @@ def test_doctor_tells_what_is_broken(project: Path, local_cache: Path) -> None:
     """doctor looks at everything at once and names what does not work."""
     (project / "registry.json").write_text("{")
     found = {finding.what: finding.state for finding in examine(project)}
-    assert found["variants"] == "ok"
+    assert found["specs"] == "ok"
     assert found["uv"] == "ok"
     assert found["registry"] == "no"
 
