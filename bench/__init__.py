@@ -1,6 +1,5 @@
-"""How fast it is: always a ratio of the medians of two things that are run side by side.
+"""Benchmarks: each compares the medians of two programs that run side by side.
 
-The two sides are run in turns (A B, B A, A B …) on one machine at one moment, so that what slows
-the machine down slows both. Nothing here fails for being slow: a figure beside its target is the
-result.
+The two sides take turns (A B, B A, A B …) on one machine, so anything that slows the machine down
+slows both. A benchmark never fails for being slow: it reports the figure beside its target.
 """

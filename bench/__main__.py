@@ -46,7 +46,7 @@ BENCHMARKS: dict[str, Callable[[Options], Result]] = {
 
 
 def main() -> None:
-    """Run what is asked for, everything by default; a missed target is a result, not a failure."""
+    """Run the named benchmarks, by default all of them; a missed target is not a failure."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=main.__doc__)
     parser.add_argument("names", nargs="*", metavar="NAME", help=", ".join(BENCHMARKS))
     parser.add_argument(

@@ -1,6 +1,6 @@
-"""`template-builder build --frozen` on `local`, beside a plain script of uv commands to that end.
+"""`template-builder build --frozen` on `local`, beside a script of uv commands that does the same.
 
-Verification is left out: the script has none, and what it costs is what it is worth.
+Verification is left out, because the script has none.
 """
 
 from __future__ import annotations
@@ -33,26 +33,26 @@ _NOISE = (
 
 
 def measure(options: Options) -> Result:
-    """All templates, made from nothing but uv's cache in every round, by turns."""
+    """Build all templates on both sides in turns, each time from nothing but uv's cache."""
     workshop = options.workshop
     workshop.require_space(4)
     cache, plain = workshop.folder / "build-cache", workshop.folder / "plain"
     task = workshop.folder / "plain.json"
     environments = _environments(workshop, plain)
     jobs = workflow.BuildRequest().jobs
-    told = {"uv": uv.binary(), "jobs": jobs, "environments": environments}
-    task.write_text(json.dumps(told), encoding="utf-8")
+    task_data = {"uv": uv.binary(), "jobs": jobs, "environments": environments}
+    task.write_text(json.dumps(task_data), encoding="utf-8")
     ours = [sys.executable, "-m", "bench.programs.ours", str(workshop.project)]
     theirs = [sys.executable, "-m", "bench.programs.plain", str(task)]
-    found = take_turns(
+    measured = take_turns(
         {
             "build": lambda: _fresh(ours, cache, workshop.variables(cache)),
             "plain uv": lambda: _fresh(theirs, plain, {}),
         },
         rounds=options.rounds or _ROUNDS,
     )
-    ours_wall, ours_cpu = zip(*found["build"], strict=True)
-    theirs_wall, theirs_cpu = zip(*found["plain uv"], strict=True)
+    ours_wall, ours_cpu = zip(*measured["build"], strict=True)
+    theirs_wall, theirs_cpu = zip(*measured["plain uv"], strict=True)
     value = median(ours_wall) / median(theirs_wall)
     cpu_value = median(ours_cpu) / median(theirs_cpu)
     return Result(
@@ -84,7 +84,7 @@ def measure(options: Options) -> Result:
 
 
 def _fresh(command: list[str], folder: Path, variables: dict[str, str]) -> tuple[float, float]:
-    # What the other side has left to be written must not be written on this one's time.
+    # Flush what the other side wrote, so that this side is not slowed down by it.
     os.sync()
     before = cpu_seconds()
     try:

@@ -1,4 +1,4 @@
-"""Processes that are measured: in a clean environment, and failing loudly."""
+"""Run the processes to measure in a clean environment; a failure is an error."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from typing import Any
 __all__ = ["ROOT", "ChildError", "answer", "cpu_seconds", "environment", "timed"]
 
 ROOT = Path(__file__).parent.parent
-# Byte code is part of what is measured, and the caller's own settings of the program are not.
+# Byte code is part of the measurement; the caller's own settings of the program are not.
 _DROPPED = ("PYTHONDONTWRITEBYTECODE", "PYTHONPROFILEIMPORTTIME", "VIRTUAL_ENV", "E2B_API_KEY")
 _DROPPED_PREFIX = "TEMPLATE_"
 
 
 class ChildError(Exception):
-    """A process that was to be measured failed; nothing can be said of its time."""
+    """A process to be measured failed, so its time means nothing."""
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
-    """The variables of this process without those that would change what is measured."""
+    """Return this process's variables without those that would affect the measurement."""
     kept = {
         name: value
         for name, value in os.environ.items()
@@ -36,7 +36,7 @@ def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
 def timed(
     command: Sequence[str], *, folder: Path = ROOT, extra: Mapping[str, str] | None = None
 ) -> float:
-    """Seconds from the start of a process to its end. Raises `ChildError`."""
+    """Run a process, and return how many seconds it took. Raises `ChildError`."""
     variables = environment(extra)
     start = time.perf_counter()
     finished = _run(command, folder, variables)
@@ -46,13 +46,13 @@ def timed(
 
 
 def cpu_seconds() -> float:
-    """What all processes that have ended below this one have used so far."""
+    """Return the CPU seconds used so far by all descendants that have ended."""
     used = resource.getrusage(resource.RUSAGE_CHILDREN)
     return used.ru_utime + used.ru_stime
 
 
 def answer(command: Sequence[str], *, extra: Mapping[str, str] | None = None) -> Any:
-    """The JSON value that a program of ours prints. Raises `ChildError`."""
+    """Run one of our programs, and return the JSON value that it prints. Raises `ChildError`."""
     finished = _run(command, ROOT, environment(extra))
     _check(finished)
     return json.loads(finished.stdout)
@@ -68,6 +68,6 @@ def _run(
 
 def _check(finished: subprocess.CompletedProcess[str]) -> None:
     if finished.returncode:
-        said = "\n".join((finished.stdout + finished.stderr).strip().splitlines()[-20:])
+        output = "\n".join((finished.stdout + finished.stderr).strip().splitlines()[-20:])
         command = " ".join(finished.args)
-        raise ChildError(f"`{command}` ended with {finished.returncode}:\n{said}")
+        raise ChildError(f"`{command}` ended with {finished.returncode}:\n{output}")

@@ -1,6 +1,6 @@
-"""Builds on E2B, side by side: what sharing steps saves, and what it costs to wait for them.
+"""Builds on E2B, side by side: what shared steps save, and what waiting for them costs.
 
-The server is the tests' own, with steps that take a time and do nothing.
+The server is that of the tests; its steps take time and do nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ Measured = tuple[float, int]
 
 
 def measure(options: Options) -> Result:
-    """Build the four templates of the product in four ways, each on a server of its own."""
+    """Build the product's four templates in four ways, each on its own server."""
     project = Project.find(options.workshop.project)
     request = workflow.BuildRequest(frozen=True)
     prepared = workflow.prepare(request, workflow.Context(project=project), workflow.RENDER)
@@ -53,12 +53,12 @@ def measure(options: Options) -> Result:
         "all at once": lambda: _naive(project, together, jobs=len(planned.variants)),
         "template-builder, nothing shared": lambda: _ours(project, alone),
     }
-    found = take_turns(sides, rounds=options.rounds or _ROUNDS)
+    measured = take_turns(sides, rounds=options.rounds or _ROUNDS)
     longest = max(map(_modelled, planned.variants))
     distinct = len({key for one in planned.variants for key in _prefixes(one)})
     apart_steps = sum(len(one.step_keys) for one in apart.variants)
-    times = {name: median(value for value, _ in values) for name, values in found.items()}
-    ran = {name: values[-1][1] for name, values in found.items()}
+    times = {name: median(value for value, _ in values) for name, values in measured.items()}
+    ran = {name: values[-1][1] for name, values in measured.items()}
     return Result(
         title="cloud: four templates on E2B",
         measured="From the first request until the last build is ready, on a server that speaks"
@@ -96,25 +96,25 @@ def measure(options: Options) -> Result:
     )
 
 
-def _alone(one: plan.PlannedVariant) -> plan.PlannedVariant:
-    """The same variant on a base image of its own."""
-    assert one.program
+def _alone(planned: plan.PlannedVariant) -> plan.PlannedVariant:
+    """Return the same variant on its own base image."""
+    assert planned.program
     return replace(
-        one,
-        program=replace(one.program, base_image=f"{one.name}:1"),
-        step_keys=tuple(f"{one.name} {key}" for key in one.step_keys),
+        planned,
+        program=replace(planned.program, base_image=f"{planned.name}:1"),
+        step_keys=tuple(f"{planned.name} {key}" for key in planned.step_keys),
         cached=0,
         cached_by=None,
     )
 
 
-def _prefixes(one: plan.PlannedVariant) -> list[tuple[str, ...]]:
-    return [one.step_keys[:count] for count in range(1, len(one.step_keys) + 1)]
+def _prefixes(planned: plan.PlannedVariant) -> list[tuple[str, ...]]:
+    return [planned.step_keys[:count] for count in range(1, len(planned.step_keys) + 1)]
 
 
-def _modelled(one: plan.PlannedVariant) -> float:
-    assert one.program
-    steps = sum(_SECONDS[step.kind] for step in one.program.steps)
+def _modelled(planned: plan.PlannedVariant) -> float:
+    assert planned.program
+    steps = sum(_SECONDS[step.kind] for step in planned.program.steps)
     return _BASE_SECONDS + steps + _FINAL_SECONDS
 
 

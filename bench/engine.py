@@ -1,4 +1,4 @@
-"""A project whose templates are built on an image that is on the Docker engine here."""
+"""A project whose templates are built on an image of this machine's Docker engine."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
 
 def connect() -> DockerEngine:
-    """The engine, with the base image on it. Raises `ChildError`."""
+    """Return the engine, once it has the base image. Raises `ChildError`."""
     try:
         engine = DockerEngine(PrecheckSettings(network="host"))
     except EngineUnavailableError as error:
@@ -32,7 +32,7 @@ def connect() -> DockerEngine:
 
 
 def project(workshop: Workshop) -> Path:
-    """A copy of the project with its templates, locks and all, on the base image."""
+    """Copy the project, with its specs and locks, onto the base image."""
     place = workshop.folder / "engine-project"
     if place.exists():
         return place

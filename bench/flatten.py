@@ -1,4 +1,4 @@
-"""From a Dockerfile of a thousand instructions to steps, beside what its parser alone takes."""
+"""Flatten a Dockerfile of a thousand instructions, beside its parser alone."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _GROUPS = 250
 
 
 def measure(options: Options) -> Result:
-    """Flatten, and parse, the same text again and again in this process."""
+    """Flatten and parse the same text repeatedly in this process."""
     lines = ["FROM image", "USER root"]
     for number in range(_GROUPS):
         lines += [
@@ -30,22 +30,22 @@ def measure(options: Options) -> Result:
             f"COPY file-{number} /copied-{number}",
         ]
     text = "\n".join(lines)
-    found = take_turns(
+    measured = take_turns(
         {
             "flatten": _timer(lambda: flatten(text)),
             "parse": _timer(lambda: parse_dockerfile_ast(text)),
         },
         rounds=options.rounds or _ROUNDS,
     )
-    value = median(found["flatten"]) / median(found["parse"])
+    value = median(measured["flatten"]) / median(measured["parse"])
     return Result(
         title="flatten: a Dockerfile of 1,000 instructions",
         measured="ENV, WORKDIR, RUN and COPY in turn, the worst order for joining RUNs, flattened"
         " into steps of E2B, compared with a call of the parser that flattening begins with.",
         headings=("call", "median", "fastest", "slowest", "ratio"),
         rows=(
-            ("`flatten`", *spread(found["flatten"]), ratio(value)),
-            ("`parse_dockerfile_ast`", *spread(found["parse"]), "1"),
+            ("`flatten`", *spread(measured["flatten"]), ratio(value)),
+            ("`parse_dockerfile_ast`", *spread(measured["parse"]), "1"),
         ),
         targets=(Target(what="flatten to parser", value=value, limit=3),),
     )

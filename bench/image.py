@@ -1,5 +1,5 @@
-"""An image with a template's packages, made our way and as the field makes it: the time of the
-build, the size, and the first import in a container of it, before anything was warmed up."""
+"""An image with a template's packages, built our way and the usual way: the build time, the size,
+and the first import in a container, before any warm-up."""
 
 from __future__ import annotations
 
@@ -54,13 +54,15 @@ class _Made:
 
 
 def measure(options: Options) -> Result:
-    """Build both Dockerfiles without Docker's cache, by turns, on the same base image."""
+    """Build both Dockerfiles in turns, without Docker's cache and on the same base image."""
     engine = connect()
     place = project(options.workshop)
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     for stem in options.variants:
-        variants = {one.stem: one for one in workflow.variants_called(Project.find(place), [])}
+        variants = {
+            variant.stem: variant for variant in workflow.variants_called(Project.find(place), [])
+        }
         if stem not in variants:
             raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(variants)}")
         variant = variants[stem]
@@ -70,7 +72,7 @@ def measure(options: Options) -> Result:
             for path in folder.rglob("*")
             if path.is_file()
         }
-        # Only what installs is compared: the warm-up has a benchmark of its own.
+        # Only the installation is compared: the warm-up has its own benchmark.
         text = ours["Dockerfile"].decode().replace("e2bdev/code-interpreter:latest", BASE)
         ours["Dockerfile"] = _trusting(text.partition("# ---- warm-up")[0])
         field = f"FROM {BASE} AS field\nUSER root\nRUN pip install --break-system-packages"
@@ -79,8 +81,8 @@ def measure(options: Options) -> Result:
             "lock and uv": _builder(ours, variant.imports),
             _PIP: _builder({"Dockerfile": _trusting(field)}, variant.imports),
         }
-        found = take_turns(sides, rounds=options.rounds or _ROUNDS)
-        medians = {way: _Made.median(made) for way, made in found.items()}
+        measured = take_turns(sides, rounds=options.rounds or _ROUNDS)
+        medians = {way: _Made.median(made) for way, made in measured.items()}
         pip = medians[_PIP]
         for way, made in medians.items():
             rows.append(

@@ -1,7 +1,7 @@
-"""What a job waits for until `import pandas` has answered: with a template, and without one.
+"""How long a job waits until its imports are done, with a template and without one.
 
-Without: a fresh environment, the packages of the spec, the first import; by pip, and by uv. With: a
-sandbox of the template that was built before, at each warm-up level.
+Without: a new environment, the packages of the spec and the first import, by pip and by uv. With: a
+sandbox of a template that was built before, at each warm-up level.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ _MEMORY = (
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wait:
-    """Seconds until there is a place to run code, until it has the packages, until they answer."""
+    """Seconds to get a place to run code, to install the packages, and to import them."""
 
     place: float
     install: float
@@ -56,26 +56,28 @@ class Wait:
 
     @property
     def total(self) -> float:
-        """Seconds from nothing to the answer."""
+        """Seconds in total."""
         return self.place + self.install + self.first
 
 
 def measure(options: Options) -> Result:
-    """The job of each variant asked for, in as many ways as there are."""
+    """Measure the job of each requested variant in every way."""
     workshop = options.workshop
     rounds = options.rounds or _ROUNDS
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     for stem in options.variants:
         variant = variant_of(workshop, stem)
-        found = take_turns(
+        measured = take_turns(
             without_template(workshop, variant)
             | {f"template, level {k}": v for k, v in sandboxes(workshop, variant).items()},
             rounds=rounds,
         )
-        slowest = median(wait.total for wait in found[PIP])
-        rows += [_row(variant.name, way, waits, slowest) for way, waits in found.items()]
-        ours, pips = (median(w.first for w in found[way]) for way in ("template, level none", PIP))
+        slowest = median(wait.total for wait in measured[PIP])
+        rows += [_row(variant.name, way, waits, slowest) for way, waits in measured.items()]
+        ours, pips = (
+            median(w.first for w in measured[way]) for way in ("template, level none", PIP)
+        )
         what = f"{variant.name}, first imports at level none to pip"
         targets.append(Target(what=what, value=ours / pips, limit=1.1))
     return Result(
@@ -113,16 +115,16 @@ def _row(name: str, way: str, waits: list[Wait], slowest: float) -> tuple[str, .
 
 
 def variant_of(workshop: Workshop, stem: str) -> Variant:
-    """The variant of the copy. Raises `ChildError`."""
+    """Return a variant of the copied project. Raises `ChildError`."""
     variants = workflow.variants_called(Project.find(workshop.project), [])
-    found = {variant.stem: variant for variant in variants}
-    if stem not in found:
-        raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(found)}")
-    return found[stem]
+    by_stem = {variant.stem: variant for variant in variants}
+    if stem not in by_stem:
+        raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(by_stem)}")
+    return by_stem[stem]
 
 
 def without_template(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], Wait]]:
-    """A fresh environment, the packages, the first import."""
+    """Make an environment, install the packages, and import them."""
     folder = workshop.folder / "job"
     inside = str(folder / "bin" / "python")
     chosen = interpreter.choose(variant.python)
@@ -133,7 +135,7 @@ def without_template(workshop: Workshop, variant: Variant) -> dict[str, Callable
     pip = [inside, "-m", "pip", "install", "--quiet", *variant.requirements]
     uv_venv = [program, "venv", "--quiet", "--no-project", "--python", chosen, str(folder)]
     uv_pip = [program, "pip", "install", "--quiet", "--python", inside, *variant.requirements]
-    # A cache of its own, which the warm-up turn fills: the user's may hold anything.
+    # A separate cache, filled by the warm-up turn: the user's may hold anything.
     cached = {"PIP_CACHE_DIR": str(workshop.folder / "pip-cache")}
 
     def wait(make: list[str], install: list[str], extra: dict[str, str]) -> Wait:
@@ -161,7 +163,7 @@ def _first_import(python: str, variant: Variant, home: Path) -> float:
 
 
 def sandboxes(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], Wait]]:
-    """A sandbox of the template at each level of warm-up."""
+    """Measure a sandbox of the template at each warm-up level."""
     workshop.build(variant.name)
     variables = workshop.variables(workshop.cache)
     program = [sys.executable, "-m", "bench.programs.ours", str(workshop.project), variant.name]
@@ -171,8 +173,8 @@ def sandboxes(workshop: Workshop, variant: Variant) -> dict[str, Callable[[], Wa
     def wait(ref: str, warm: tuple[str, ...]) -> Wait:
         task = {"ref": ref, "warm": warm, "env": dict(variant.env), "imports": variant.imports}
         command = [sys.executable, "-m", "bench.programs.sandbox", json.dumps(task)]
-        said = answer(command, extra=variables)
-        return Wait(place=said["up"], install=0.0, first=said["first"])
+        figures = answer(command, extra=variables)
+        return Wait(place=figures["up"], install=0.0, first=figures["first"])
 
     return {
         "none": lambda: wait(bare, ()),

@@ -1,4 +1,4 @@
-"""The machine in words that name nobody's: cores, memory, versions."""
+"""Describe the machine without identifying it: cores, memory, versions."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ __all__ = ["describe", "program"]
 
 
 def describe() -> str:
-    """One sentence for the head of the page."""
+    """Return a sentence for the top of the page."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
     return (
         f"{os.cpu_count()} cores, {memory:.0f} GiB of memory, {platform.system()}"
@@ -24,10 +24,10 @@ def describe() -> str:
 
 
 def program() -> str:
-    """A hash of all that is measured, to tell whether it was edited under way."""
-    found = hashlib.sha256()
+    """Return a hash of the measured program, which shows whether it was edited meanwhile."""
+    digest = hashlib.sha256()
     for name in ("builder", "bench", "variants", "generated"):
         for path in sorted((ROOT / name).rglob("*")):
             if path.is_file() and "__pycache__" not in path.parts:
-                found.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
-    return found.hexdigest()
+                digest.update(f"{path.relative_to(ROOT)}\0".encode() + path.read_bytes())
+    return digest.hexdigest()

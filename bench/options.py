@@ -1,4 +1,4 @@
-"""What a benchmark is told: for how long, of which variants, and where it may work."""
+"""The options of a benchmark: its rounds, its variants and its working folder."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ __all__ = ["Options"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Options:
-    """`rounds` is None for each benchmark's own number; `variants` are stems such as `data`."""
+    """If `rounds` is None, each benchmark uses its own number; `variants` are stems like `data`."""
 
     workshop: Workshop
     rounds: int | None

@@ -1,4 +1,4 @@
-"""`template-builder plan --frozen` with nothing to do, beside importing what it is made of."""
+"""`template-builder plan --frozen` with nothing to do, beside importing its libraries."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ _LIBRARIES = "import pydantic, jinja2, typer, rich"
 
 
 def measure(options: Options) -> Result:
-    """Build the four templates once, then ask again and again whether there is something to do."""
+    """Build the four templates once, then plan repeatedly."""
     workshop = options.workshop
     workshop.build()
     program = [sys.executable, "-m", "builder", "plan", "--frozen", "--target", "local"]
-    # With --exit-code a plan that has something to do fails, and is not mistaken for a fast one.
+    # With --exit-code, a plan with something to do fails instead of passing for a fast one.
     program += ["--exit-code", "--project", str(workshop.project)]
     libraries = [sys.executable, "-c", _LIBRARIES]
-    found = take_turns(
+    measured = take_turns(
         {
             "plan": lambda: timed(
                 program, folder=workshop.folder, extra=workshop.variables(workshop.cache)
@@ -33,7 +33,7 @@ def measure(options: Options) -> Result:
         },
         rounds=options.rounds or _ROUNDS,
     )
-    value = median(found["plan"]) / median(found["imports"])
+    value = median(measured["plan"]) / median(measured["imports"])
     return Result(
         title="plan: is there something to do?",
         measured="A whole process that reads the specs, locks and registry of the four built"
@@ -41,8 +41,8 @@ def measure(options: Options) -> Result:
         " four of the libraries it is made of.",
         headings=("process", "median", "fastest", "slowest", "ratio"),
         rows=(
-            ("`template-builder plan --frozen`", *spread(found["plan"]), ratio(value)),
-            (f'`python -c "{_LIBRARIES}"`', *spread(found["imports"]), "1"),
+            ("`template-builder plan --frozen`", *spread(measured["plan"]), ratio(value)),
+            (f'`python -c "{_LIBRARIES}"`', *spread(measured["imports"]), "1"),
         ),
         targets=(Target(what="plan to imports", value=value, limit=1.8),),
     )

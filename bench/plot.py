@@ -1,6 +1,6 @@
-"""Pictures of the tables in docs/benchmarks.md: docs/benchmarks/NAME.svg for each of `PLOTS`.
+"""Plot the tables of docs/benchmarks.md: docs/benchmarks/NAME.svg for each of `PLOTS`.
 
-The page's tables are the data: `python -m bench --write` draws what it has written there.
+The data are the page's tables: `python -m bench --write` plots them after writing them.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ _COLORS = ("#4c78a8", "#f2a14e", "#6ba565")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Plot:
-    """A bar for each row of a table: the columns named, one after another, on a scale of time."""
+    """A bar for each row of a table: the named columns end to end, on a time scale."""
 
     label: str  # the column with the name of a row
     columns: tuple[str, ...]
@@ -36,12 +36,14 @@ PLOTS = {
 
 def tables(page: str) -> dict[str, list[dict[str, str]]]:
     """Return the table of each section of the page, by the section's name, as rows by heading."""
-    found = {}
+    sections = {}
     for section in page.split("\n## ")[1:]:
         lines = [line for line in section.splitlines() if line.startswith("| ")]
         headings, *rows = ([cell.strip() for cell in line.split("|")[1:-1]] for line in lines)
-        found[section.partition(":")[0]] = [dict(zip(headings, row, strict=True)) for row in rows]
-    return found
+        sections[section.partition(":")[0]] = [
+            dict(zip(headings, row, strict=True)) for row in rows
+        ]
+    return sections
 
 
 def seconds_of(cell: str) -> float:
@@ -60,7 +62,7 @@ def bars(plot: Plot, rows: list[dict[str, str]]) -> list[tuple[str, list[float]]
 
 
 def draw(page: Path) -> None:
-    """Draw all plots of the page into the folder beside it that has its name."""
+    """Write all plots of the page to the folder beside it that has the same name."""
     import matplotlib as mpl
     from matplotlib import pyplot as plt
 

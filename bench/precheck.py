@@ -1,4 +1,4 @@
-"""What a pre-check finds of the warm-up levels, and what it costs when nothing changed."""
+"""What a pre-check measures at each warm-up level, and what it costs when nothing changed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _LEVELS = ("none", "disk", "memory")
 
 
 def measure(options: Options) -> Result:
-    """Pre-check each variant asked for anew, several times, then ask again and again."""
+    """Pre-check each requested variant several times from scratch, then repeatedly unchanged."""
     connect()
     place = project(options.workshop)
     variables = options.workshop.variables(options.workshop.cache)
@@ -54,21 +54,21 @@ def measure(options: Options) -> Result:
         ]
         warm = first["memory"] * 1e3
         targets.append(Target(what=f"{name}, memory", value=warm, limit=50, unit=" ms"))
-    found = take_turns(
+    measured = take_turns(
         {
             "precheck": lambda: timed([*program, "precheck", *rest], extra=variables),
             "plan": lambda: timed([*program, "plan", *rest], extra=variables),
         },
         rounds=options.rounds or _ROUNDS,
     )
-    value = median(found["precheck"]) / median(found["plan"])
+    value = median(measured["precheck"]) / median(measured["plan"])
     rows += [
         (
             "`template-builder precheck --frozen`, unchanged",
-            *spread(found["precheck"]),
+            *spread(measured["precheck"]),
             ratio(value),
         ),
-        ("`template-builder plan --frozen`", *spread(found["plan"]), "1"),
+        ("`template-builder plan --frozen`", *spread(measured["plan"]), "1"),
     ]
     return Result(
         title="precheck: a fresh container, and a pre-check that finds nothing new",

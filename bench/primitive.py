@@ -1,4 +1,4 @@
-"""`CodeExecutionPrimitive` in large registries: constructing one, and the check of a hand-out."""
+"""`CodeExecutionPrimitive` in large registries: its constructor, and the check for revocations."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _KEY = {"E2B_API_KEY": f"e2b_{'0' * 40}"}  # nothing is opened with it
 
 
 def measure(options: Options) -> Result:
-    """Registries of several sizes, beside a bare look-up of the same name."""
+    """Compare the primitive with a bare look-up, in registries of several sizes."""
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     for count in _SIZES:

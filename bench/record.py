@@ -1,4 +1,4 @@
-"""Writing to one registry: by one process and by many at once, in a file and in an object store."""
+"""Write to one registry from one process and from many, in a file and in an object store."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ _WRITER = ROOT / "bench" / "programs" / "writer.py"
 
 
 def measure(options: Options) -> Result:
-    """Writers of a file, then round trips to a store of S3's protocol on this machine."""
+    """Measure writers of a file, then round trips to an S3 server on this machine."""
     rows = [_contended(options.workshop.folder, count) for count in _PROCESSES]
-    found = _round_trips(options.workshop.folder, options.rounds or _ROUNDS)
-    raw = median(found["obstore"])
+    measured = _round_trips(options.workshop.folder, options.rounds or _ROUNDS)
+    raw = median(measured["obstore"])
     for label, side in (
         ("object store, `get` and `put` by obstore alone", "obstore"),
         ("object store, one change", "change"),
         ("object store, one look-up", "resolve"),
     ):
-        rows.append((label, "1", *spread(found[side]), "-", ratio(median(found[side]) / raw)))
-    value = median(found["change"]) / raw
+        rows.append((label, "1", *spread(measured[side]), "-", ratio(median(measured[side]) / raw)))
+    value = median(measured["change"]) / raw
     return Result(
         title="record: writing to one registry",
         measured=f"How long one change takes: a file, to which 1 to 32 processes write {_WRITES}"
@@ -73,9 +73,9 @@ def _contended(folder: Path, processes: int) -> tuple[str, ...]:
     seconds = time.perf_counter() - start
     if any(writer.returncode for writer in writers):
         raise ChildError("a writer failed")
-    times = [one for told in answers for one in json.loads(told)]
+    times = [taken for printed in answers for taken in json.loads(printed)]
     kept = json.loads(path.read_text())["templates"].values()
-    if sum(len(found["e2b"]["builds"]) for found in kept) != processes * _WRITES:
+    if sum(len(entry["e2b"]["builds"]) for entry in kept) != processes * _WRITES:
         raise ChildError("a write was lost")
     rate = f"{processes * _WRITES / seconds:.0f}"
     return ("a file", str(processes), *spread(times), rate, "-")

@@ -14,7 +14,7 @@ _WIDTH = 100
 
 
 def text(result: Result) -> str:
-    """A table of aligned columns, with its targets below."""
+    """Return a table of aligned columns, with its targets below."""
     widths = [max(map(len, column)) for column in zip(result.headings, *result.rows, strict=True)]
     lines = ["", result.title, ""]
     for row in (result.headings, *result.rows):
@@ -25,8 +25,8 @@ def text(result: Result) -> str:
 
 
 def page(results: Sequence[Result], machine: str, before: str = "") -> str:
-    """The whole page; it says how to write it anew. Of a page that was written `before`, on such a
-    machine, the sections of other benchmarks are kept. Raises `ValueError` on another machine."""
+    """Return the whole page. The page as it was `before` keeps its sections of other benchmarks.
+    Raises `ValueError` if it was written on another machine."""
     lines = [
         "# Benchmarks",
         "",
@@ -48,7 +48,7 @@ def page(results: Sequence[Result], machine: str, before: str = "") -> str:
         if " ".join(measured.split()).partition("Measured with")[2] != f" {machine}.":
             raise ValueError("the page was written on another machine: measure all of it anew")
         sections = {section.partition(":")[0]: f"## {section.rstrip()}" for section in kept}
-    sections |= {one.title.partition(":")[0]: "\n".join(_section(one)) for one in results}
+    sections |= {result.title.partition(":")[0]: "\n".join(_section(result)) for result in results}
     return "\n\n".join([head, *sections.values()]) + "\n"
 
 

@@ -1,4 +1,4 @@
-"""`registry.resolve`, in a fresh process and in one that runs already, for any size."""
+"""`registry.resolve` in a new process and in a running one, for registries of several sizes."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _RESOLVE = (
     "import sys; from builder import registry;"
     " registry.resolve(sys.argv[1], target='e2b', path=sys.argv[2])"
 )
-# What the look-up comes down to, without any of its checks.
+# The bare look-up, without any checks.
 _PARSE = (
     "import sys, json;"
     " found = json.load(open(sys.argv[2]))['templates'][sys.argv[1]]['e2b'];"
@@ -40,29 +40,29 @@ print(json.dumps(times))
 
 
 def measure(options: Options) -> Result:
-    """This repository's registry beside `json`, then larger ones beside a bare Python."""
+    """Compare this repository's registry with `json`, then larger ones with a bare Python."""
     rounds = options.rounds or _ROUNDS
     rows: list[tuple[str, ...]] = []
     targets = []
     own, name = ROOT / "registry.json", "tta-ml-minimal"
     folder = options.workshop.folder
-    found = _taken({"resolve": _RESOLVE, "json": _PARSE, "bare": "pass"}, name, own, folder, rounds)
+    times = _taken({"resolve": _RESOLVE, "json": _PARSE, "bare": "pass"}, name, own, folder, rounds)
     label = f"this repository's, {_size(own)}"
-    bare = median(found["bare"])
+    bare = median(times["bare"])
     rows += [
-        (label, "a Python that does nothing", *spread(found["bare"]), "1"),
-        (label, "one that loads it with `json`", *_cells(found["json"], bare)),
-        (label, "one that resolves", *_cells(found["resolve"], bare)),
+        (label, "a Python that does nothing", *spread(times["bare"]), "1"),
+        (label, "one that loads it with `json`", *_cells(times["json"], bare)),
+        (label, "one that resolves", *_cells(times["resolve"], bare)),
     ]
-    value = median(found["resolve"]) / median(found["json"])
+    value = median(times["resolve"]) / median(times["json"])
     targets.append(Target(what="resolve to json, this repository's", value=value, limit=1.5))
     for count in _SIZES:
         path = folder / f"registry-{count}.json"
         name = write_registry(path, count, _BUILDS)
         label = f"{count:,} templates, {_BUILDS} builds each, {_size(path)}"
-        found = _taken({"resolve": _RESOLVE, "bare": "pass"}, name, path, folder, rounds)
-        value = median(found["resolve"]) / median(found["bare"])
-        rows.append((label, "one that resolves", *_cells(found["resolve"], median(found["bare"]))))
+        times = _taken({"resolve": _RESOLVE, "bare": "pass"}, name, path, folder, rounds)
+        value = median(times["resolve"]) / median(times["bare"])
+        rows.append((label, "one that resolves", *_cells(times["resolve"], median(times["bare"]))))
         targets.append(Target(what=f"resolve to Python's start, {count:,}", value=value, limit=3))
         hot = answer([sys.executable, "-c", _HOT, name, str(path), str(rounds)])
         rows.append((label, "a further look-up in it", *spread(hot), "-"))

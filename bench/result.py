@@ -1,4 +1,4 @@
-"""What a benchmark gives: a table, and the targets with what was measured for them."""
+"""The result of a benchmark: a table, and its targets with the measured values."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Result", "Target", "ratio", "seconds"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Target:
-    """What `what` measures should be at most `limit`; `value` is what it is."""
+    """A target: `value`, the measured ratio or time of `what`, should be at most `limit`."""
 
     what: str
     value: float
@@ -18,7 +18,7 @@ class Target:
 
     @property
     def met(self) -> bool:
-        """Whether the value keeps the limit."""
+        """Whether the value is within the limit."""
         return self.value <= self.limit
 
     def __str__(self) -> str:
@@ -30,7 +30,7 @@ class Target:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """One benchmark's outcome. `measured` says in words what the rows of the table are."""
+    """The outcome of a benchmark. `measured` describes the rows of the table."""
 
     title: str
     measured: str
@@ -41,7 +41,7 @@ class Result:
 
 
 def seconds(value: float) -> str:
-    """A duration with the digits that mean something."""
+    """Format a duration in seconds, with its significant digits."""
     if value >= 1:
         return f"{value:.2f} s"
     if value < 1e-4:
@@ -50,5 +50,5 @@ def seconds(value: float) -> str:
 
 
 def ratio(value: float) -> str:
-    """A ratio, as tables show it."""
+    """Format a ratio for a table."""
     return f"{value:.2f}" if value >= 0.1 else f"{value:.3f}"

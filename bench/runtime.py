@@ -1,4 +1,4 @@
-"""Running code as an application does: with a template, from the pool, and the ways without."""
+"""Run code as an application does: with a template, from the pool, and without a template."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ __all__ = ["measure"]
 
 
 def measure(options: Options) -> Result:
-    """The same wait as in `job`, through `CodeExecutionPrimitive`; what it costs, what it leaks."""
+    """Measure the wait of `job` through `CodeExecutionPrimitive`, its memory and its leaks."""
     workshop = options.workshop
     variant = variant_of(workshop, options.variants[0])
     name, code = variant.name, f"import {', '.join(variant.imports)}; print(1)"
@@ -24,24 +24,24 @@ def measure(options: Options) -> Result:
         raise ChildError(f"`{name}` has level {variant.level}; this is measured with memory")
     levels = sandboxes(workshop, variant)
     ways = without_template(workshop, variant)
-    found = take_turns(
+    measured = take_turns(
         {PIP: ways[PIP], UV: ways[UV], **{f"template, level {k}": levels[k] for k in levels}},
         rounds=options.rounds or 1,
     )
     variables = workshop.variables(workshop.cache)
     variables["TEMPLATE_REGISTRY"] = str(workshop.project / "registry.json")
     program = [sys.executable, "-m", "bench.programs.runtime", name, code]
-    told: dict[str, Any] = {}
+    figures: dict[str, Any] = {}
     for task in ("first", "pool", "leaks"):
         print(f"  {task}", file=sys.stderr, flush=True)
-        told[task] = answer([*program, task], extra=variables)
-    first = told["first"]
-    found["the primitive, first sandbox of a program"] = [_wait(first["first"])]
-    found["the primitive, each further one"] = [_wait(one) for one in first["next"]]
-    found["the primitive, from the pool"] = [_wait(one) for one in told["pool"]["pool"]]
-    totals = {way: median(wait.total for wait in waits) for way, waits in found.items()}
-    pooled = median(one["first"] for one in told["pool"]["pool"])
-    session = median(told["pool"]["open"])
+        figures[task] = answer([*program, task], extra=variables)
+    first = figures["first"]
+    measured["the primitive, first sandbox of a program"] = [_wait(first["first"])]
+    measured["the primitive, each further one"] = [_wait(one) for one in first["next"]]
+    measured["the primitive, from the pool"] = [_wait(one) for one in figures["pool"]["pool"]]
+    totals = {way: median(wait.total for wait in waits) for way, waits in measured.items()}
+    pooled = median(one["first"] for one in figures["pool"]["pool"])
+    session = median(figures["pool"]["open"])
     slowest = totals[PIP]
     return Result(
         title="runtime: from a name to the answer of the imports",
@@ -50,7 +50,7 @@ def measure(options: Options) -> Result:
         headings=(
             "way", "sandbox up", "packages installed", "first result", "total", "ratio to pip",
         ),
-        rows=tuple(_row(way, waits, slowest) for way, waits in found.items()),
+        rows=tuple(_row(way, waits, slowest) for way, waits in measured.items()),
         targets=(
             Target(
                 what=f"{name}, first sandbox of a program to pip",
@@ -68,12 +68,12 @@ def measure(options: Options) -> Result:
                 limit=3,
             ),
         ),
-        notes=(_memory(told["pool"]["memory"]), *_leaks(told["leaks"])),
+        notes=(_memory(figures["pool"]["memory"]), *_leaks(figures["leaks"])),
     )  # fmt: skip
 
 
-def _wait(told: dict[str, float]) -> Wait:
-    return Wait(place=told["up"], install=0.0, first=told["first"])
+def _wait(figures: dict[str, float]) -> Wait:
+    return Wait(place=figures["up"], install=0.0, first=figures["first"])
 
 
 def _row(way: str, waits: list[Wait], slowest: float) -> tuple[str, ...]:
@@ -89,24 +89,24 @@ def _row(way: str, waits: list[Wait], slowest: float) -> tuple[str, ...]:
     )
 
 
-def _memory(told: dict[str, float]) -> str:
+def _memory(usage: dict[str, float]) -> str:
     return (
-        f"Memory: the process that sandboxes are forked from has {told['zygote_pss']:.0f} MiB as"
-        f" its share; each of {told['sandboxes']} pooled sandboxes has {told['own']:.0f} MiB of its"
-        f" own, {told['pss']:.0f} MiB with its share of what is in memory once for all of them;"
-        f" {told['rss']:.0f} MiB are mapped."
+        f"Memory: the process that sandboxes are forked from has {usage['zygote_pss']:.0f} MiB as"
+        f" its share; each of {usage['sandboxes']} pooled sandboxes has {usage['own']:.0f} MiB of"
+        f" its own, {usage['pss']:.0f} MiB with its share of what is in memory once for all of"
+        f" them; {usage['rss']:.0f} MiB are mapped."
     )
 
 
-def _leaks(told: dict[str, dict[str, float]]) -> tuple[str, ...]:
-    before = told["before"]
+def _leaks(figures: dict[str, dict[str, float]]) -> tuple[str, ...]:
+    before = figures["before"]
     return tuple(
         f"After {what}: {now['processes'] - before['processes']:+.0f} processes,"
         f" {now['descriptors'] - before['descriptors']:+.0f} descriptors,"
         f" {now['rss'] - before['rss']:+.1f} MiB in the application, which had"
         f" {before['rss']:.0f}."
         for what, now in (
-            ("200 sandboxes, one after another", told["sequential"]),
-            ("40 more, 20 at a time", told["concurrent"]),
+            ("200 sandboxes, one after another", figures["sequential"]),
+            ("40 more, 20 at a time", figures["concurrent"]),
         )
     )

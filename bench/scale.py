@@ -1,4 +1,4 @@
-"""Validate, render and plan 100 and 1,000 variants: the time must grow no faster than they do."""
+"""Validate, render and plan 100 and 1,000 variants: the time must grow at most in proportion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _STEPS = ("validate", "render", "plan")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class _Turn:
-    """One process: what it said of its steps, and how long it lived."""
+    """The figures of one process: those that it printed, and how long it ran."""
 
     steps: Mapping[str, float]
     whole: float
@@ -37,27 +37,27 @@ class _Turn:
 
 
 def measure(options: Options) -> Result:
-    """Two projects that differ in their number of variants alone."""
+    """Measure two projects that differ only in their number of variants."""
     sides: dict[str, Callable[[], _Turn]] = {}
     for count in (_FEW, _MANY):
         folder = options.workshop.folder / f"scale-{count}" / "variants"
         write_variants(folder, count)
         sides[str(count)] = functools.partial(_turn, folder)
-    found = take_turns(sides, rounds=options.rounds or _ROUNDS)
-    few, many = found[str(_FEW)], found[str(_MANY)]
+    turns = take_turns(sides, rounds=options.rounds or _ROUNDS)
+    few, many = turns[str(_FEW)], turns[str(_MANY)]
     growth = median(turn.work for turn in many) / median(turn.work for turn in few)
     whole = median(turn.whole for turn in many)
     peak = max(turn.rss for turn in many) / 2**20
     rows = [
         (
             f"{count:,}",
-            *(seconds(median(turn.steps[step] for turn in turns)) for step in _STEPS),
-            seconds(median(turn.work for turn in turns)),
-            seconds(median(turn.whole for turn in turns)),
-            f"{max(turn.rss for turn in turns) / 2**20:.0f} MiB",
-            ratio(growth) if turns is many else "1",
+            *(seconds(median(turn.steps[step] for turn in sized)) for step in _STEPS),
+            seconds(median(turn.work for turn in sized)),
+            seconds(median(turn.whole for turn in sized)),
+            f"{max(turn.rss for turn in sized) / 2**20:.0f} MiB",
+            ratio(growth) if sized is many else "1",
         )
-        for count, turns in ((_FEW, few), (_MANY, many))
+        for count, sized in ((_FEW, few), (_MANY, many))
     ]
     return Result(
         title="scale: from 100 to 1,000 variants",
@@ -76,6 +76,6 @@ def measure(options: Options) -> Result:
 
 def _turn(folder: Path) -> _Turn:
     start = time.perf_counter()
-    said = answer([sys.executable, "-m", "bench.programs.scale", str(folder)])
+    figures = answer([sys.executable, "-m", "bench.programs.scale", str(folder)])
     whole = time.perf_counter() - start
-    return _Turn(steps=said, whole=whole, rss=said["rss"])
+    return _Turn(steps=figures, whole=whole, rss=figures["rss"])

@@ -1,4 +1,4 @@
-"""Variants, locks and registries of any size: made up, but shaped like real ones; no network."""
+"""Generate specs, locks and registries of any size, shaped like real ones, without the network."""
 
 from __future__ import annotations
 
@@ -89,7 +89,7 @@ timeout = 30
 
 
 def write_variants(folder: Path, count: int) -> None:
-    """Write `count` variants: chains of `_base`, one of a few shared stages, and a leaf."""
+    """Write specs of `count` variants: chains of `_base`, one of a few shared stages, a leaf."""
     (folder / "files").mkdir(parents=True)
     (folder / "files" / "settings.json").write_text('{"debug": false}\n', encoding="utf-8")
     texts = {"_base": _BASE}
@@ -100,17 +100,17 @@ def write_variants(folder: Path, count: int) -> None:
 
 
 def lock_of(variant: Variant) -> Lock:
-    """A lock of the variant's shape, no two leaves alike."""
+    """Return a lock of the variant's shape; no two leaves have the same one."""
     image = BaseImage(reference=variant.image, digest=f"sha256:{_hash('image')}")
     stages = tuple(_stage_lock(stage) for stage in variant.stages)
     return Lock(image=image, python=variant.python, stages=stages)
 
 
 def write_registry(path: Path, count: int, builds: int = 1) -> str:
-    """Write a registry of `count` templates with `builds` each on e2b, as the program writes it;
-    returns the last one's name.
+    """Write a registry of `count` templates with `builds` builds each on e2b, as the program writes
+    it; return the name of the last template.
 
-    Written piece by piece: a child's peak memory starts at that of the process that forked it.
+    It is written in pieces, since a child's peak memory starts at that of the forking process.
     """
     names = [f"template-{number:05}" for number in range(count)]
     with path.open("w", encoding="utf-8") as file:
@@ -127,8 +127,8 @@ def write_registry(path: Path, count: int, builds: int = 1) -> str:
 
 
 def _entry(name: str, builds: int) -> dict[str, object]:
-    found = dict(_build(name, number) for number in range(builds))
-    return {"e2b": {"channels": {DEFAULT_CHANNEL: max(found)}, "builds": found}}
+    records = dict(_build(name, number) for number in range(builds))
+    return {"e2b": {"channels": {DEFAULT_CHANNEL: max(records)}, "builds": records}}
 
 
 def _build(name: str, number: int) -> tuple[str, dict[str, object]]:

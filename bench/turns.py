@@ -1,4 +1,4 @@
-"""Taking turns: every side once per round, so that a noisy moment hits all of them."""
+"""Let the sides take turns, each once per round, so that a noisy moment affects all of them."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ Measured = TypeVar("Measured")
 def take_turns(
     sides: Mapping[str, Callable[[], Measured]], *, rounds: int
 ) -> dict[str, list[Measured]]:
-    """What each side measured, round by round.
+    """Return the measurements of each side, one for each round.
 
-    The first turn of each side is thrown away: it is there to write byte code and fill caches.
-    Who begins changes from round to round, so that none always finds what another left behind.
+    The first turn of each side is discarded: it writes byte code and fills caches. The order is
+    reversed in every round, so that no side always benefits from the work of another.
     """
-    found: dict[str, list[Measured]] = {name: [] for name in sides}
+    measurements: dict[str, list[Measured]] = {name: [] for name in sides}
     for number in range(rounds + 1):
         for name in list(sides) if number % 2 else reversed(list(sides)):
-            of = f"round {number} of {rounds}" if number else "warm-up"
-            print(f"  {of}: {name}", file=sys.stderr, flush=True)
+            turn = f"round {number} of {rounds}" if number else "warm-up"
+            print(f"  {turn}: {name}", file=sys.stderr, flush=True)
             measured = sides[name]()
             if number:
-                found[name].append(measured)
-    return found
+                measurements[name].append(measured)
+    return measurements
 
 
 def spread(times: Sequence[float]) -> tuple[str, str, str]:
-    """Median, fastest and slowest, as cells of a table."""
+    """Return the median, fastest and slowest time, as cells of a table."""
     return seconds(median(times)), seconds(min(times)), seconds(max(times))

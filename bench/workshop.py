@@ -1,4 +1,4 @@
-"""A throw-away copy of the project, with a cache of its own: nothing of the user's is touched."""
+"""A temporary copy of the project with its own cache, so that the user's files stay untouched."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ _GIB_PER_ENVIRONMENT = 4
 
 
 class Workshop:
-    """Use it in a `with` block; all that was built in it goes at the end."""
+    """The copy; use it in a `with` block, which removes it and everything built in it."""
 
     def __init__(self) -> None:
-        # Where the program's own cache is, so that uv can link there what it links there.
+        # Beside the program's own cache, so that uv can link files here, too.
         place = cache_folder().parent
         place.mkdir(parents=True, exist_ok=True)
         self.folder = Path(tempfile.mkdtemp(prefix="template-builder-bench-", dir=place))
@@ -31,7 +31,7 @@ class Workshop:
             shutil.copytree(ROOT / name, self.project / name)
 
     def build(self, *names: str) -> None:
-        """Build, verify and record templates of the copy, all for no names; again is cheap."""
+        """Build, verify and record templates of the copy, by default all; repeating it is cheap."""
         self.require_space(len(names) or 4)
         which = ", ".join(names) or "all templates"
         print(f"  set-up: building {which}", file=sys.stderr, flush=True)
@@ -40,11 +40,11 @@ class Workshop:
         timed(command, extra=self.variables(self.cache))
 
     def variables(self, cache: Path) -> dict[str, str]:
-        """What makes a process of the program keep its environments in `cache`."""
+        """Return the variables that make the program keep its environments in `cache`."""
         return {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)}
 
     def require_space(self, environments: int) -> None:
-        """Raise `ChildError` when the disk has no room for so many environments."""
+        """Raise `ChildError` if the disk has no room for this number of environments."""
         free, needed = (
             shutil.disk_usage(self.folder).free >> 30,
             environments * _GIB_PER_ENVIRONMENT,

@@ -1,1 +1,1 @@
-"""What the benchmarks start as processes of their own; each prints one JSON value."""
+"""Programs that the benchmarks start as separate processes; each prints one JSON value."""

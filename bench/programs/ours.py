@@ -1,6 +1,6 @@
-"""Build templates on `local` as the command does, with the verification left out; print the refs.
+"""Build templates on `local` as the command does, but without verification; print the refs.
 
-`--level` builds the variants as if their specs said that level.
+`--level` builds the variants as if their specs set that level.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _BUILD, *_ = workflow.EACH
 
 
 def main() -> None:
-    """Print a template's ref by its name."""
+    """Print template name → ref."""
     parser = argparse.ArgumentParser()
     parser.add_argument("project", type=Path)
     parser.add_argument("names", nargs="*")
@@ -54,7 +54,7 @@ def _at(
 
 
 def _put_in_place(attempt: workflow.Attempt, context: workflow.Context) -> workflow.Attempt:
-    """What publishing does on this target; nothing that is not verified is recorded."""
+    """Activate the environment as publishing does, but record nothing: it is not verified."""
     assert attempt.built
     build = Build(digest=attempt.built.digest)
     context.connected().publish(

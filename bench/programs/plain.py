@@ -1,7 +1,7 @@
-"""The same environments as somebody would script them: uv, the lock files, one first import.
+"""Make the same environments with a script: uv, the lock files, one first import.
 
-It is told by a JSON file what to make. It knows nothing of template-builder, and has its
-parallelism, so that the ratio is not one of job counts.
+A JSON file lists what to make. The script does not use template-builder, but runs as many jobs in
+parallel, so that the ratio does not depend on the number of jobs.
 """
 
 from __future__ import annotations
@@ -19,22 +19,24 @@ from typing import Any
 def main(task: Mapping[str, Any]) -> None:
     """Make every environment of `task`, `jobs` at a time."""
     with ThreadPoolExecutor(max_workers=task["jobs"]) as pool:
-        list(pool.map(lambda one: _make(task["uv"], one), task["environments"]))
+        list(pool.map(lambda environment: _make(task["uv"], environment), task["environments"]))
 
 
-def _make(uv: str, one: Mapping[str, Any]) -> None:
-    folder = Path(one["folder"])
+def _make(uv: str, environment: Mapping[str, Any]) -> None:
+    folder = Path(environment["folder"])
     python = str(folder / "bin" / "python")
     install = [uv, "pip", "install", "--compile-bytecode", "--python", python]
-    locks = one["requirements"]
-    _run([uv, "venv", "--no-project", "--python", one["python"], str(folder)])
-    backend = [f"--torch-backend={one['torch_backend']}"] if one["torch_backend"] else []
+    locks = environment["requirements"]
+    _run([uv, "venv", "--no-project", "--python", environment["python"], str(folder)])
+    backend = (
+        [f"--torch-backend={environment['torch_backend']}"] if environment["torch_backend"] else []
+    )
     _run([*install, "--no-deps", "--require-hashes", *backend, *(f"-r{lock}" for lock in locks)])
     _run([*install, *(f"-c{lock}" for lock in locks), "ipykernel"])
-    # A home of its own, as the other side has: some modules make caches there when first imported.
+    # A separate home, as on the other side: some modules make caches there when first imported.
     home = folder / "home"
     home.mkdir()
-    _run([python, "-c", f"import {', '.join(one['imports'])}"], home=home)
+    _run([python, "-c", f"import {', '.join(environment['imports'])}"], home=home)
 
 
 def _run(command: list[str], home: Path | None = None) -> None:

@@ -1,6 +1,7 @@
-"""Look a template up, construct a primitive of it, check it before a hand-out; say how long each
-took. None of it waits, so that processor time is what it costs. The registry, which
-TEMPLATE_REGISTRY names, is one that this process may write to.
+"""Look up a template, construct a primitive, check for a revocation; print the CPU time of each.
+
+Nothing here waits, so CPU time is the whole cost. The process writes to the registry that
+TEMPLATE_REGISTRY names.
 """
 
 from __future__ import annotations
@@ -30,13 +31,13 @@ def _seconds(action: Callable[[], object], times: int, before: Callable[[], None
 
 
 def _written(path: Path) -> None:
-    """Leave the file as a write to another template does."""
+    """Change the file as a write to another template does."""
     os.utime(path)
     leave_mark(path, path.stat())
 
 
 def _entry_written(path: Path, name: str) -> None:
-    """…and as a write to the template itself does."""
+    """Change the file as a write to the template itself does."""
     with path.open("r+b") as file, mmap.mmap(file.fileno(), 0) as text:
         at = text.find(b'"origin": "', text.find(f'"{name}": {{'.encode())) + len(b'"origin": "')
         text[at : at + 5] = f"{time.monotonic_ns() % 100_000:05}".encode()  # over `built`
@@ -44,7 +45,7 @@ def _entry_written(path: Path, name: str) -> None:
 
 
 def main() -> None:
-    """`lookup` and `construct` are what a new process does once, `again` is what one goes on to."""
+    """Do `lookup` or `construct` once, as a new process does, or time repetitions with `again`."""
     task, name, times = sys.argv[1], sys.argv[2], int(sys.argv[3])
     path = Path(os.environ["TEMPLATE_REGISTRY"])
 

@@ -1,7 +1,7 @@
-"""Open sandboxes of a template as an application does, and run its imports; say how long it took.
+"""Open sandboxes of a template as an application does, and run its imports; print the times.
 
-Every opening is timed from the call to the answer of the imports. What an application imports is
-loaded before the clock runs: it pays that once.
+Each time runs from the call until the imports are done. The application's own modules are loaded
+before the clock starts, since it loads them only once.
 """
 
 from __future__ import annotations
@@ -25,62 +25,62 @@ _CONCURRENT = 20
 
 
 async def _opened(name: str, code: str, **options: Any) -> dict[str, float]:
-    """Seconds until a sandbox is up, and from there until the imports have answered."""
+    """Return the seconds until a sandbox is up, and from then until the imports are done."""
     start = time.perf_counter()
     async with CodeExecutionPrimitive(template_id=name, target="local", **options) as executor:
         up = time.perf_counter()
-        found = await executor.execute({"code": code, "timeout": 600})
+        execution = await executor.execute({"code": code, "timeout": 600})
         end = time.perf_counter()
-    if not found["success"]:
-        sys.exit(f"the imports fail in the sandbox: {found['error']}")
+    if not execution["success"]:
+        sys.exit(f"the imports fail in the sandbox: {execution['error']}")
     return {"up": up - start, "first": end - up}
 
 
 async def _filled(executor: CodeExecutionPrimitive) -> None:
-    pool = executor._current.policy.pool()  # noqa: SLF001 - how full it is matters to nobody else
-    while pool.ready() < pool.size:  # noqa: ASYNC110 - nobody but this asks for it
+    pool = executor._current.policy.pool()  # noqa: SLF001 - only this benchmark waits for it to fill
+    while pool.ready() < pool.size:  # noqa: ASYNC110 - only this polls it
         await asyncio.sleep(0.02)
-    await asyncio.sleep(0.2)  # what filling it has started must not run into what is measured
+    await asyncio.sleep(0.2)  # let the work that filled it end first
 
 
 async def _pooled(name: str, code: str) -> dict[str, Any]:
-    found: dict[str, Any] = {"pool": [], "open": []}
+    times: dict[str, Any] = {"pool": [], "open": []}
     options: dict[str, Any] = {"template_id": name, "target": "local", "pool_size": _POOL}
     async with CodeExecutionPrimitive(**options) as executor:
         await _filled(executor)
-        found["memory"] = _memory()
+        times["memory"] = _memory()
         for _ in range(_TIMES):
-            found["pool"].append(await _opened(name, code, pool_size=_POOL))
+            times["pool"].append(await _opened(name, code, pool_size=_POOL))
             await _filled(executor)
             start = time.perf_counter()
             await executor.execute({"code": code})
-            found["open"].append(time.perf_counter() - start)
-    return found
+            times["open"].append(time.perf_counter() - start)
+    return times
 
 
 def _memory() -> dict[str, float]:
-    """MiB: of the process that kernels are forked from, and of each sandbox with its keeper; its
-    own pages, and its part of those that it shares."""
+    """Return the MiB of the zygote, and of each sandbox with its keeper: its own pages, and those
+    with its share of the shared ones."""
     kernels: list[dict[str, float]] = []
     zygote = {}
     for pid in _descendants(os.getpid()):
         if not _forked_or_forks(pid):
             continue
         depth = _depth(pid)
-        told = _smaps(pid)
+        sizes = _smaps(pid)
         if depth == 0:
-            zygote = told
+            zygote = sizes
         elif depth == 1:
-            kernels.append(told)
+            kernels.append(sizes)
         else:
-            kernels[-1] = {key: kernels[-1][key] + told[key] for key in told}
+            kernels[-1] = {key: kernels[-1][key] + sizes[key] for key in sizes}
     count = len(kernels)
     return {
         "zygote_pss": zygote.get("Pss", 0.0),
         "sandboxes": count,
-        "own": sum(one["Private"] for one in kernels) / count,
-        "pss": sum(one["Pss"] for one in kernels) / count,
-        "rss": sum(one["Rss"] for one in kernels) / count,
+        "own": sum(kernel["Private"] for kernel in kernels) / count,
+        "pss": sum(kernel["Pss"] for kernel in kernels) / count,
+        "rss": sum(kernel["Rss"] for kernel in kernels) / count,
     }
 
 
@@ -89,13 +89,13 @@ def _parent(pid: int) -> int:
 
 
 def _forked_or_forks(pid: int) -> bool:
-    """Whether it is a zygote or came of one; a guard has its command, too, but runs isolated."""
+    """Return whether it is a zygote or forked from one; a guard with that command runs isolated."""
     command = Path(f"/proc/{pid}/cmdline").read_bytes()
     return b"kernel_host" in command and b"\0-I\0" not in command
 
 
 def _depth(pid: int) -> int:
-    """How many forks away from the zygote: 1 is a sandbox's keeper, 2 its kernel."""
+    """Return the number of forks from the zygote: 1 for a sandbox's keeper, 2 for its kernel."""
     depth = 0
     while _forked_or_forks(pid := _parent(pid)):
         depth += 1
@@ -103,30 +103,30 @@ def _depth(pid: int) -> int:
 
 
 def _descendants(pid: int) -> list[int]:
-    """Every process below `pid`, parents first."""
-    found = []
+    """Return every process below `pid`, parents first."""
+    processes = []
     with contextlib.suppress(FileNotFoundError):  # a thread, or all of it, has ended meanwhile
         for task in Path(f"/proc/{pid}/task").iterdir():
             with contextlib.suppress(FileNotFoundError):
                 for child in (task / "children").read_text(encoding="ascii").split():
-                    found += [int(child), *_descendants(int(child))]
-    return found
+                    processes += [int(child), *_descendants(int(child))]
+    return processes
 
 
 def _smaps(pid: int) -> dict[str, float]:
-    found = {"Pss": 0.0, "Rss": 0.0, "Private": 0.0}
+    sizes = {"Pss": 0.0, "Rss": 0.0, "Private": 0.0}
     for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
         key, value = line.split(":")
         size = int(value.split()[0]) / 1024
         if key in ("Pss", "Rss"):
-            found[key] += size
+            sizes[key] += size
         elif key.startswith("Private_") and key != "Private_Hugetlb":
-            found["Private"] += size
-    return found
+            sizes["Private"] += size
+    return sizes
 
 
 async def _leaks(name: str) -> dict[str, Any]:
-    """What is there before and after many sandboxes: processes, descriptors, MiB."""
+    """Return the processes, descriptors and MiB in use before and after many sandboxes."""
 
     def now() -> dict[str, float]:
         return {
@@ -138,7 +138,7 @@ async def _leaks(name: str) -> dict[str, Any]:
     async def one() -> None:
         await _opened(name, "1")
 
-    for _ in range(20):  # caches fill with the first ones
+    for _ in range(20):  # the first ones fill caches
         await one()
     before = now()
     for _ in range(_SEQUENTIAL):
@@ -157,7 +157,7 @@ async def _all(name: str, code: str, task: str) -> Any:
 
 
 def main() -> None:
-    """`NAME CODE TASK`: print what the task `first`, `pool` or `leaks` found."""
+    """Take `NAME CODE TASK`, and print the result of the task `first`, `pool` or `leaks`."""
     for module in ("builder.targets.local.session", "builder.runtime.primitive"):
         importlib.import_module(module)
     print(json.dumps(asyncio.run(_all(*sys.argv[1:4]))))

@@ -1,7 +1,7 @@
-"""Open a sandbox of a local build and import modules in it; say how long both took.
+"""Open a sandbox of a local build and import modules in it; print how long both took.
 
-What an application imports to be able to open one is loaded before the clock runs: it pays that
-once, not with every sandbox.
+The application's own modules are loaded before the clock starts, since it loads them once, not for
+each sandbox.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from builder.targets.protocol import Opening
 
 
 def main(task: Mapping[str, Any]) -> None:
-    """Print `up`, until the sandbox can be used, and `first`, until the imports have answered."""
+    """Print the seconds until the sandbox is ready (`up`) and of the imports (`first`)."""
     importlib.import_module("builder.targets.local.kernel")
     start = time.perf_counter()
     sandbox = LocalTarget().open(
@@ -26,12 +26,12 @@ def main(task: Mapping[str, Any]) -> None:
     )
     up = time.perf_counter()
     try:
-        found = sandbox.run(f"import {', '.join(task['imports'])}", timeout=600)
+        execution = sandbox.run(f"import {', '.join(task['imports'])}", timeout=600)
     finally:
         sandbox.close()
-    if found.error or found.timed_out:
-        sys.exit(f"the imports fail in the sandbox: {found.error or 'no end'}")
-    print(json.dumps({"up": up - start, "first": found.seconds}))
+    if execution.error or execution.timed_out:
+        sys.exit(f"the imports fail in the sandbox: {execution.error or 'no end'}")
+    print(json.dumps({"up": up - start, "first": execution.seconds}))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Validate, render and plan every variant of a folder; say how long each took, and the peak memory.
+"""Validate, render and plan every variant of a folder; print the times and the peak memory.
 
-The locks are made up before the clock runs: resolving is uv's and the network's business.
+The locks are made up before the clock starts: resolving depends on uv and the network.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from builder.spec import load_variants
 
 
 def main(folder: Path) -> None:
-    """Print seconds by step, and `rss` in bytes."""
+    """Print the seconds by step, and `rss` in bytes."""
     start = time.perf_counter()
     variants = load_variants(folder)
     validated = time.perf_counter()
     locks = {variant.name: lock_of(variant) for variant in variants}
-    # The first render of a process compiles the templates, whatever the number of variants.
+    # The first render of a process compiles the templates, regardless of the number of variants.
     render(variants[0], locks[variants[0].name])
     locked = time.perf_counter()
     rendered = {variant.name: render(variant, locks[variant.name]) for variant in variants}

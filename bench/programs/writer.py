@@ -1,4 +1,4 @@
-"""Writes builds into a registry, and prints how long each took: LOCATION NAME COUNT."""
+"""Write builds to a registry, and print how long each took: LOCATION NAME COUNT."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from builder.registry.model import Build, Contents
 
 
 def main() -> None:
-    """Record COUNT builds of template NAME, one change each."""
+    """Record COUNT builds of template NAME, one per change."""
     location, name, count = sys.argv[1], sys.argv[2], int(sys.argv[3])
     times = []
     for number in range(count):

@@ -1,4 +1,4 @@
-"""Requests to the stand-in for E2B, sent without its SDK."""
+"""Send requests to the stand-in for E2B without the SDK."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ def requested(ask: Ask, name: str, **options: Any) -> Any:
 
 
 def built(ask: Ask, name: str, *, start: dict[str, Any] | None = None, **options: Any) -> Any:
-    """Request a build, start it and wait until it has ended: the request's answer, with the last
-    status and all lines of the log."""
-    made = requested(ask, name, **options)
-    path = f"templates/{made['templateID']}/builds/{made['buildID']}"
+    """Request a build, start it and wait for its end. Return the response to the request, with the
+    last status and all lines of the log."""
+    response = requested(ask, name, **options)
+    path = f"templates/{response['templateID']}/builds/{response['buildID']}"
     begun = ask("POST", f"/v2/{path}", start or {"fromImage": "ubuntu:22.04", "steps": []})
     assert begun.status_code == 202, begun.text
 
     def ended() -> bool:
-        made["status"] = ask("GET", f"/{path}/status").json()
-        return made["status"]["status"] in ("ready", "error")
+        response["status"] = ask("GET", f"/{path}/status").json()
+        return response["status"]["status"] in ("ready", "error")
 
     until(ended)
-    made["lines"] = [entry["message"] for entry in made["status"]["logEntries"]]
-    return made
+    response["lines"] = [entry["message"] for entry in response["status"]["logEntries"]]
+    return response

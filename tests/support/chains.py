@@ -1,4 +1,4 @@
-"""Generated chains of stages, which use the Dockerfile language widely, for Hypothesis."""
+"""Generate chains of stages for Hypothesis that use most of the Dockerfile language."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ FILES = {
     "run.sh": ("#!/bin/sh\necho run\n", 0o755),
     "d/b": ("", 0o600),
 }
-# Shows what a program is given: arguments, environment, user and folder.
+# Shows the arguments, environment, user and folder of a program.
 TELL = '#!/bin/sh\nprintf "<%s>" "$@"; echo; id -un; pwd; echo "$A|$B|$C|$PATH|$HOME"\n'
 
 names = st.sampled_from(["A", "B", "C"])
@@ -19,7 +19,7 @@ text = st.text(alphabet="ab1 %\\-\"'$`!~*?#:;&|<>(){}[]é\t", max_size=8)
 
 
 def quoted(value: str) -> str:
-    """As a value of ENV or ARG, in double quotes: `$`, `"` and a backslash are escaped."""
+    """Quote a value of ENV or ARG with double quotes, escaping `$`, `"` and backslashes."""
     escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
     return f'"{escaped}"'
 
@@ -95,7 +95,7 @@ stage = st.lists(instruction, min_size=1, max_size=6)
 
 @st.composite
 def chains(draw: st.DrawFn, base: str) -> str:
-    """A Dockerfile of one to three stages on `base`, and sometimes one beside them."""
+    """Draw a Dockerfile of one to three stages on `base`, sometimes with an unrelated stage."""
     lines = [
         "ARG G='from outside'",
         f"ARG IMAGE={base}",

@@ -1,4 +1,4 @@
-"""A project of four small variants, and building it on a server of ours."""
+"""A project of four small templates, and builds of it on the stand-in for E2B."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from builder.targets.adapters import connect
 from builder.workflow import BuildRequest, Context, Outcome, Prepared
 from tests.support.e2b_server import Server
 
-# Packages that the interpreter of the tests has, too: sandboxes of the server run on it.
+# Packages that the tests' interpreter also has, since it runs the server's sandboxes.
 FILES = {
     "_base": (
         'schema = 1\n[base]\nimage = "localhost:1/python:3.13"\npython = ">=3.11"\n'
@@ -41,7 +41,7 @@ NAMES = ("four", "one", "three", "two")
 
 
 class Place:
-    """One copy of the project, as on one machine."""
+    """A copy of the project, as on one machine."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -66,7 +66,7 @@ class Place:
         require_cache: bool = False,
         jobs: int | None = None,
     ) -> dict[str, Outcome]:
-        """What the command `build --frozen --precheck never` does, in this process."""
+        """Build as `build --frozen --precheck never` does, in this process."""
         request = BuildRequest(
             names=names,
             channel=channel,
@@ -81,7 +81,7 @@ class Place:
         return self._carried_out(prepared, context)
 
     def carry_out(self, planned: Plan, *names: str) -> dict[str, Outcome]:
-        """Carry out a plan that was made before."""
+        """Carry out a plan made earlier."""
         context = self._context(planned.target)
         request = BuildRequest(names=names, channel=planned.channel, frozen=True)
         prepared = workflow.prepare(request, context, workflow.RENDER)
@@ -101,16 +101,16 @@ class Place:
         return {outcome.name: outcome for outcome in outcomes}
 
     def recorded(self, name: str, target: str = "e2b") -> dict[str, Any]:
-        """The record that the channel `stable` of a template points at."""
+        """Return the record that a template's channel `stable` points at."""
         entry = json.loads((self.folder / "registry.json").read_text())["templates"][name][target]
-        found: dict[str, Any] = entry["builds"][entry["channels"]["stable"]]
-        return found
+        record: dict[str, Any] = entry["builds"][entry["channels"]["stable"]]
+        return record
 
     def warnings(self) -> list[str]:
         return [event.text for event in self.events if event.kind == "warning"]
 
     def edit(self, stem: str, change: Callable[[str], str]) -> None:
-        """Change a spec in a way that needs no other packages, and render it anew."""
+        """Change a spec without changing its packages, and render it again."""
         path = self.folder / "variants" / f"{stem}.toml"
         path.write_text(change(path.read_text()))
         render_all(self.project(), frozen=True)
@@ -130,7 +130,7 @@ def render_all(project: Project, *, frozen: bool) -> None:
 
 @pytest.fixture(scope="session")
 def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project, locked and rendered once for all tests."""
+    """Lock and render the project, once for all tests."""
     folder = tmp_path_factory.mktemp("locked")
     (folder / "variants").mkdir()
     for stem, text in FILES.items():
@@ -141,7 +141,7 @@ def locked(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def places(locked: Path, tmp_path: Path) -> Callable[[str], Place]:
-    """Make a copy of the project, by name."""
+    """Return a function that makes a copy of the project with a name."""
 
     def make(name: str) -> Place:
         shutil.copytree(locked, tmp_path / name)
@@ -157,7 +157,7 @@ def place(places: Callable[[str], Place]) -> Place:
 
 @pytest.fixture
 def lead(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], Server]:
-    """Have the SDK speak to a server."""
+    """Point the SDK at a server."""
 
     def to(server: Server) -> Server:
         for name, value in server.environment.items():
@@ -169,7 +169,7 @@ def lead(monkeypatch: pytest.MonkeyPatch) -> Callable[[Server], Server]:
 
 @pytest.fixture
 def cloud(lead: Callable[[Server], Server]) -> Iterator[Server]:
-    """A server on which every step takes no time at all."""
+    """Start a server whose steps take no time."""
     with Server() as server:
         yield lead(server)
         assert server.problems == []
@@ -177,7 +177,7 @@ def cloud(lead: Callable[[Server], Server]) -> Iterator[Server]:
 
 @pytest.fixture
 def ready(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
-    """A server with the template `one`, resolved by the project's registry."""
+    """Start a server with the template `one`, which the project's registry resolves."""
     place.build("one")
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     cloud.front.requests.clear()
@@ -195,7 +195,7 @@ def target(request: pytest.FixtureRequest) -> str:
 def open_one(
     target: str, place: Place, cloud: Server, local_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Opened]:
-    """A primitive of the template `one`, built on the target; at the end nothing of it is left."""
+    """Yield a primitive of the template `one`, built on the target, and clean up at the end."""
     assert place.build("one", target=target)["one"].action in ("built", "reused")
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
 

@@ -1,6 +1,6 @@
-"""A Docker engine for tests, and E2B's way to carry out steps, played on it.
+"""A Docker engine for tests, which also runs steps as E2B does.
 
-What E2B does for each kind of step was read from its published sources (github.com/e2b-dev/infra,
+Each kind of step follows E2B's published sources (github.com/e2b-dev/infra,
 `packages/orchestrator/pkg/template/build/commands`).
 """
 
@@ -39,7 +39,7 @@ LABEL = "template-builder-test"
 
 @functools.cache
 def client() -> docker.DockerClient:
-    """The engine. Skips the test where there is none, unless `--require` names docker."""
+    """Return the engine. Skip the test if there is none, unless `--require` names docker."""
     try:
         connected, _ = connect(timeout=600)
     except EngineUnavailableError as error:
@@ -51,9 +51,9 @@ def client() -> docker.DockerClient:
 
 @functools.cache
 def base_image() -> str:
-    """The image that tests build on, made by `make.sh` where it is not there yet.
+    """Return the image that tests build on; `make.sh` makes it if it is missing.
 
-    Its tag is a hash of all that it is made from, so that no older one is taken for it.
+    Its tag is a hash of its sources, so that an outdated image is not used.
     """
     if image := options.base():
         return image
@@ -65,49 +65,51 @@ def base_image() -> str:
         return image
     if not shutil.which("mmdebstrap") and not options.required("docker"):
         pytest.skip("mmdebstrap is not installed, which makes the base image")
-    made = subprocess.run(
+    finished = subprocess.run(
         ["bash", SOURCES / "make.sh", image],
         capture_output=True,
         text=True,
         check=False,
     )
-    assert made.returncode == 0, made.stderr
+    assert finished.returncode == 0, finished.stderr
     return image
 
 
 @functools.cache
 def buildkit() -> str:
-    """A `docker` that builds with BuildKit: that of Docker 20.10 does, newer ones with buildx."""
+    """Return a `docker` that builds with BuildKit: Docker 20.10 can, newer ones need buildx."""
     for folder in os.get_exec_path():
-        found = Path(folder) / "docker"
-        if found.exists():
+        command = Path(folder) / "docker"
+        if command.exists():
             version = subprocess.run(
-                [found, "--version"], capture_output=True, text=True, check=True
+                [command, "--version"], capture_output=True, text=True, check=True
             )
-            plugin = subprocess.run([found, "buildx", "version"], capture_output=True, check=False)
+            plugin = subprocess.run(
+                [command, "buildx", "version"], capture_output=True, check=False
+            )
             if "version 20.10" in version.stdout or plugin.returncode == 0:
-                return str(found)
+                return str(command)
     pytest.skip("no docker command here builds with BuildKit")
 
 
 def build(folder: Path, *, network: str = "none") -> str:
-    """Build the Dockerfile of `folder` with BuildKit; the image's ID."""
-    found = subprocess.run(
+    """Build the Dockerfile of `folder` with BuildKit, and return the image's ID."""
+    finished = subprocess.run(
         [buildkit(), "build", "--quiet", "--network", network, "--label", LABEL, str(folder)],
         capture_output=True,
         text=True,
         check=False,
         env=os.environ | {"DOCKER_BUILDKIT": "1"},
     )
-    assert found.returncode == 0, found.stderr + (folder / "Dockerfile").read_text()
-    return found.stdout.strip()
+    assert finished.returncode == 0, finished.stderr + (folder / "Dockerfile").read_text()
+    return finished.stdout.strip()
 
 
 @contextlib.contextmanager
 def running(
     image: str, *, network: str = "none", tmpfs: Mapping[str, str] | None = None
 ) -> Iterator[Container]:
-    """A container of an image that does nothing; `tmpfs` is path → options of a mount."""
+    """Yield an idle container of an image; `tmpfs` is path → mount options."""
     container = client().containers.run(
         image,
         ["infinity"],
@@ -125,17 +127,17 @@ def running(
         container.remove(force=True)
 
 
-# What E2B gives to a shell, and appends to a PATH of the template's own.
+# The PATH of a shell on E2B, which is appended to a PATH set by the template.
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 def home_of(user: str) -> str:
-    """The home of an account."""
+    """Return the home of an account."""
     return "/root" if user == "root" else f"/home/{user}"
 
 
 class Machine:
-    """A container in which steps run as E2B runs them."""
+    """A container in which steps run as on E2B."""
 
     def __init__(self, container: Container, base_env: Mapping[str, str]) -> None:
         self.container = container
@@ -146,18 +148,18 @@ class Machine:
 
     @property
     def workdir(self) -> str:
-        """Where commands run: the home of the user of the moment, until a step says otherwise."""
+        """Where commands run: the current user's home, unless a step has changed it."""
         return self.workdir_set or home_of(self.user)
 
     def carry_out(self, program: Program, context: Path) -> None:
-        """Every step in turn."""
+        """Run every step, in order."""
         for step in program.steps:
             getattr(self, f"_{step.kind.lower()}")(step.args, context)
 
     def bash(
         self, command: str, *, user: str, workdir: str | None = None, env: Mapping[str, str]
     ) -> str:
-        """Run a command in a login shell that has `env` alone; its standard output."""
+        """Run a command in a login shell with only `env`; return its standard output."""
         home = home_of(user)
         variables = {"PATH": _PATH, "HOME": home, "USER": user, "LOGNAME": user} | dict(env)
         if "PATH" in env:
@@ -165,7 +167,7 @@ class Machine:
         pairs = [f"{name}={value}" for name, value in variables.items()]
         shell = ("timeout", "60", "/bin/bash", "-l", "-c")
         found: Any = self.container.exec_run(
-            # Unlike the engine, E2B does not make a folder that is missing.
+            # Unlike the engine, E2B does not create a missing folder.
             ["/usr/bin/env", "-i", f"--chdir={workdir or home}", *pairs, *shell, command],
             user=user,
             demux=True,
@@ -229,13 +231,13 @@ class Machine:
         self.container.exec_run(["rm", "-rf", place])
 
     def finalize(self) -> None:
-        """What E2B does after the last step, before it starts what is to run."""
+        """Do what E2B does after the last step, before the start command."""
         made = "id -u user || useradd --create-home --shell /bin/bash user"
         opened = "chown -R user:user /home/user && chmod -R 777 /usr/local"
         self.bash(f"{made}; mkdir -p /code && {opened} /code", user="root", env={})
 
 
-# Everything below / but what an engine or a clock puts there; hashes of what is newer than `since`.
+# Lists everything below / except what an engine or a clock adds; hashes files newer than `since`.
 _WALK = """
 import hashlib, json, os, stat, sys
 since, skipped = float(sys.argv[1]), tuple(sys.argv[2:])
@@ -262,7 +264,7 @@ _SKIPPED = (
 
 
 def tree(container: Container, since: float) -> dict[str, list[Any]]:
-    """Path → type, mode, owner, group and content of everything in a container."""
+    """Return path → type, mode, owner, group and content of everything in a container."""
     found: Any = container.exec_run(["python3", "-c", _WALK, str(since), *_SKIPPED], user="root")
     assert found.exit_code == 0, found.output
     parsed: dict[str, list[Any]] = json.loads(found.output)
@@ -270,7 +272,7 @@ def tree(container: Container, since: float) -> dict[str, list[Any]]:
 
 
 def differences(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) -> list[str]:
-    """What is not the same in two trees; a hash that only one side took is not compared."""
+    """Return the differences of two trees; a hash that only one side has is not compared."""
     found = []
     for path in sorted({*one, *other}):
         a, b = one.get(path), other.get(path)
@@ -280,7 +282,7 @@ def differences(one: Mapping[str, list[Any]], other: Mapping[str, list[Any]]) ->
 
 
 def moment() -> float:
-    """Now, a second ago, for clocks that are not fine."""
+    """Return the time a second ago, to allow for coarse clocks."""
     return time.time() - 1
 
 

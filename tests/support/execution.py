@@ -23,7 +23,7 @@ def executed(primitive: CodeExecutionPrimitive, *codes: str, **options: Any) -> 
 
 
 def ran(*codes: str, timeout: float = 60, **options: Any) -> list[CodeOutput]:
-    """Run codes in one sandbox of the template `one`."""
+    """Run pieces of code in one sandbox of the template `one`."""
 
     async def run() -> list[CodeOutput]:
         async with CodeExecutionPrimitive(template_id="one", target="local", **options) as executor:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def files_with(text: str, *folders: Path) -> list[str]:
-    """Every file below the folders that holds the text."""
+    """Return every file below the folders that contains the text."""
     return [
         str(path.relative_to(folder))
         for folder in folders
@@ -44,7 +44,7 @@ asyncio.run(main())
 
 
 def grown(home: Path, folder: Path, *, run: Callable[..., str]) -> int:
-    """By how many KiB the memory of a process grows when it copies 200 MB there and back."""
+    """Return the KiB by which a process grows when it copies 200 MB into a sandbox and back."""
     with open(folder / "large", "wb") as large:
         large.truncate(200_000_000)
         large.seek(150_000_000)

@@ -1,5 +1,5 @@
-"""Parts of the sequence, run in this process: up to what is rendered, and builds of `local` that
-are put in place, but not verified."""
+"""Parts of the sequence, run in this process: up to rendering, and builds on `local` that are
+activated but not verified."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["build_here", "put_module", "results_of", "unseal"]
 
 
 def results_of(project: Project, *, frozen: bool = False) -> Mapping[str, Rendered | TemplateError]:
-    """Lock and render all variants of a project; what became of each."""
+    """Lock and render all variants of a project; return the result or error of each."""
     request, context = BuildRequest(frozen=frozen), Context(project=project)
     return prepare(request, context, RENDER).results
 
 
 def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
-    """Make the environment of what was rendered, and have it serve; `options` are the order's."""
+    """Make the environment of a rendered variant and activate it; `options` are those of the order."""
     target, name = LocalTarget(), rendered.variant.name
     with target.claimed(name):
         built = target.build(order_of(rendered, **options), report=discard, log=log)
@@ -40,7 +40,7 @@ def build_here(rendered: Rendered, log: Log, **options: Any) -> Built:
 
 
 def put_module(environment: Path, name: str, text: str) -> None:
-    """Have an environment hold one more module, as if it had been built with that."""
+    """Add a module to an environment, as if it had been built with it."""
     unseal(environment)
     (folder,) = environment.glob("lib/python*/site-packages")
     (folder / f"{name}.py").write_text(text)
@@ -48,6 +48,6 @@ def put_module(environment: Path, name: str, text: str) -> None:
 
 
 def unseal(environment: Path) -> None:
-    """Let an ordinary user change an environment, too."""
+    """Make an environment writable, also for ordinary users."""
     for folder, _, _ in os.walk(environment):
         os.chmod(folder, 0o755)  # noqa: S103 - of a folder of a test

@@ -1,8 +1,8 @@
-"""Package indexes on loopback that play every host of the world, over real TLS.
+"""Package indexes on loopback that answer for every host, over real TLS.
 
-The server is an HTTP proxy whose tunnels all end in itself, with a certificate for whatever host
-was asked for. A client that is given `variables` reaches nothing else. Which index is meant shows
-in the path of a request, so no host's name stands here: those that were asked for are learnt.
+The server is an HTTP proxy whose tunnels all end at itself, with a certificate for the requested
+host. A client with the environment `variables` reaches nothing else. The path of a request tells
+which index it is for, so no host is named here: the server records the requested ones.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ import trustme
 JSON = "application/vnd.pypi.simple.v1+json"
 _T = TypeVar("_T")
 
-# How a host fails: the proxy has no route to it, hangs up or leaves the client waiting; its
-# certificate is not to be trusted; it answers with an error, without a content type, with something
-# that is not JSON or HTML, or with the page of a login.
+# How a host fails: the proxy has no route to it, hangs up or keeps the client waiting; its
+# certificate is not trusted; it answers with an error, without a content type, with something other
+# than JSON or HTML, or with a login page.
 Failure = Literal[
     "no route", "hangs up", "silent", "untrusted", "503", "403", "401", "no type", "text", "login"
 ]
@@ -41,7 +41,7 @@ Failure = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wheel:
-    """A wheel as an index offers it."""
+    """A wheel of an index."""
 
     filename: str
     metadata: bytes
@@ -50,13 +50,13 @@ class Wheel:
 
     @property
     def name(self) -> str:
-        """The project's name, as it stands in the paths of an index."""
+        """The project's name, as in the paths of an index."""
         return self.filename.partition("-")[0].replace("_", "-")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What was asked of an index."""
+    """A request to an index."""
 
     host: str
     path: str
@@ -74,7 +74,7 @@ def wheel(
     requires: Sequence[str] = (),
     **files: str,
 ) -> Wheel:
-    """A wheel with one module of its own name; `files` are the sources of its modules."""
+    """Return a wheel with a module of the same name, or with `files` as sources of its modules."""
     stem = f"{name.replace('-', '_')}-{version}"
     info = f"{stem}.dist-info"
     lines = ["Metadata-Version: 2.1", f"Name: {name}", f"Version: {version}"]
@@ -89,7 +89,7 @@ def wheel(
     buffer = io.BytesIO()
     with zipfile.ZipFile(buffer, "w") as archive:
         for path, text in contents.items():
-            # An entry without a time of its own: the same wheel has the same hash in every run.
+            # An entry with a fixed time, so that the same wheel has the same hash in every run.
             archive.writestr(zipfile.ZipInfo(path), text)
     return Wheel(
         filename=f"{stem}-{tag}.whl", metadata=metadata.encode(), content=buffer.getvalue()
@@ -99,9 +99,9 @@ def wheel(
 class IndexServer(ThreadingHTTPServer):
     """Serves `indexes`, each below its path, on every host; use it as a context manager.
 
-    `tunnels` are the hosts that a connection was asked for, `requests` what was then asked of them.
-    `down` says which hosts fail; with `all_down` every one does. With `says_sizes` its pages are
-    those of an index that knows how large its files are.
+    `tunnels` are the hosts that clients connected to, `requests` their requests. `down` are the
+    hosts that fail, and how; with `all_down`, every host does. With `says_sizes`, the pages list
+    the sizes of the files.
     """
 
     daemon_threads = False
@@ -122,31 +122,31 @@ class IndexServer(ThreadingHTTPServer):
 
     @property
     def variables(self) -> dict[str, str]:
-        """What makes a client go through this server, and trust it."""
+        """Return the variables that make a client use this server, and trust it."""
         proxy = f"http://127.0.0.1:{self.server_port}"
         return {"HTTPS_PROXY": proxy, "SSL_CERT_FILE": str(self._bundle)}
 
     def failure(self, host: str) -> Failure | None:
-        """How `host` fails; None when it works."""
+        """Return how `host` fails, or None if it works."""
         return self.all_down or self.down.get(host)
 
     def hosts(self, below: str) -> set[str]:
-        """The hosts that were asked for something below a path."""
+        """Return the hosts that were asked for something below a path."""
         return {request.host for request in self.requests if request.path.startswith(below)}
 
     def paths(self, below: str) -> list[str]:
-        """The paths below a path that were asked for, in order."""
+        """Return the requested paths below a path, in order."""
         return [request.path for request in self.requests if request.path.startswith(below)]
 
     def context(self, host: str) -> ssl.SSLContext:
-        """The server's side of TLS as `host`."""
+        """Return the server's TLS context for `host`."""
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         issuer = self._stranger if self.failure(host) == "untrusted" else self._authority
         issuer.issue_cert(host).configure_cert(context)
         return context
 
     def handle_error(self, request: Any, client_address: Any) -> None:
-        """Say nothing of clients that have gone: uv drops connections when it knows enough."""
+        """Ignore clients that disconnect: uv drops a connection once it has what it needs."""
         if not isinstance(sys.exception(), ConnectionError):
             super().handle_error(request, client_address)
 
@@ -168,7 +168,7 @@ class IndexServer(ThreadingHTTPServer):
 
 @contextlib.contextmanager
 def served(folder: Path, indexes: Mapping[str, Sequence[Wheel]]) -> Iterator[IndexServer]:
-    """An index server that is all that uv can reach, and a uv that knows nothing from before."""
+    """Start an index server, the only one that uv can reach, and give uv an empty cache."""
     with IndexServer(indexes, folder) as index, pytest.MonkeyPatch.context() as monkeypatch:
         for name in os.environ:
             foreign = name.startswith("UV_") and not name.startswith("UV_PYTHON_")
@@ -182,9 +182,9 @@ def served(folder: Path, indexes: Mapping[str, Sequence[Wheel]]) -> Iterator[Ind
 
 
 class _Tls(io.RawIOBase):
-    """The server's side of TLS over a socket that stays as it is.
+    """The server's side of TLS, over a socket that stays open.
 
-    `SSLContext.wrap_socket` leaks the socket when the client is gone before the handshake.
+    `SSLContext.wrap_socket` leaks the socket if the client disconnects before the handshake.
     """
 
     def __init__(self, connection: socket.socket, context: ssl.SSLContext) -> None:
@@ -211,7 +211,7 @@ class _Tls(io.RawIOBase):
         return self._done(lambda: self._tls.write(content))
 
     def _done(self, action: Callable[[], _T]) -> _T:
-        """The result of `action`, with all that it needs to be sent and received."""
+        """Return the result of `action`, having sent and received what it needs."""
         while True:
             try:
                 return action()
@@ -273,7 +273,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, content, kind)
 
     def log_message(self, *_arguments: Any) -> None:
-        """Say nothing: what was asked for is in the server's lists."""
+        """Log nothing: the server's lists have the requests."""
 
     def _answer(self, status: int, content: bytes = b"", kind: str | None = "") -> None:
         if kind == "":
@@ -287,31 +287,31 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 def answers(indexes: Mapping[str, Sequence[Wheel]]) -> Iterator[tuple[str, bytes]]:
-    """What is answered to whom asks for a path of the indexes."""
+    """Yield every path of the indexes, with its answer."""
     for index, wheels in indexes.items():
         pages: dict[str, list[tuple[str, Wheel]]] = {}
-        for one in wheels:
-            path = f"{index}/files/{one.filename.replace('+', '%2B')}"
-            yield path, one.content
-            yield f"{path}.metadata", one.metadata
-            pages.setdefault(one.name, []).append((path, one))
-        for name, found in pages.items():
+        for wheel in wheels:
+            path = f"{index}/files/{wheel.filename.replace('+', '%2B')}"
+            yield path, wheel.content
+            yield f"{path}.metadata", wheel.metadata
+            pages.setdefault(wheel.name, []).append((path, wheel))
+        for name, listed in pages.items():
             links = [
-                f'<a href="{path}#sha256={sha256(one.content)}"'
-                f' data-core-metadata="sha256={sha256(one.metadata)}">{one.filename}</a>'
-                for path, one in found
+                f'<a href="{path}#sha256={sha256(wheel.content)}"'
+                f' data-core-metadata="sha256={sha256(wheel.metadata)}">{wheel.filename}</a>'
+                for path, wheel in listed
             ]
             page = f"<!DOCTYPE html><html><body>{'<br>'.join(links)}</body></html>"
             yield f"{index}/{name}/", page.encode()
             files = [
                 {
-                    "filename": one.filename,
+                    "filename": wheel.filename,
                     "url": path,
-                    "hashes": {"sha256": sha256(one.content)},
-                    "core-metadata": {"sha256": sha256(one.metadata)},
-                    "size": one.size or len(one.content),
+                    "hashes": {"sha256": sha256(wheel.content)},
+                    "core-metadata": {"sha256": sha256(wheel.metadata)},
+                    "size": wheel.size or len(wheel.content),
                 }
-                for path, one in found
+                for path, wheel in listed
             ]
             document = {"meta": {"api-version": "1.1"}, "name": name, "files": files}
             yield f"{index}/{name}/{JSON}", json.dumps(document).encode()

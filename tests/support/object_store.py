@@ -1,4 +1,4 @@
-"""An object store for tests: a server that speaks S3's protocol, as a process's thread."""
+"""An object store for tests: an S3 server in a thread of the test process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ __all__ = ["Store", "store"]
 
 
 class Store:
-    """A server that speaks S3's protocol, with one empty bucket."""
+    """An S3 server with one empty bucket."""
 
     def __init__(self) -> None:
         backends = DomainDispatcherApplication(create_backend_app)
@@ -27,7 +27,7 @@ class Store:
         self.lost = 0
 
         def one_at_a_time(environ: Any, start_response: Any) -> list[bytes]:
-            # A store compares and swaps in one step, which moto's threads alone do not.
+            # A store compares and swaps in one step; moto's threads do not.
             with alone:
                 if not self.losing or environ["REQUEST_METHOD"] != "PUT":
                     return list(backends(environ, start_response))
@@ -81,12 +81,12 @@ class Store:
 
 @pytest.fixture
 def store(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Store]:
-    """The store, in force for this test, with a cache of its own."""
-    found = Store()
-    for name, value in found.variables.items():
+    """Start a store, and use it for this test with an empty cache."""
+    server = Store()
+    for name, value in server.variables.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(tmp_path / "cache"))
     try:
-        yield found
+        yield server
     finally:
-        found.stop()
+        server.stop()

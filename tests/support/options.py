@@ -63,7 +63,7 @@ def base() -> str | None:
 
 
 def rounds(usual: int) -> int:
-    """Return how many random trials a test makes, which are `usual` ones without `--rounds`."""
+    """Return how many random trials a test makes: `usual` times the value of `--rounds`."""
     return usual * int(_value("rounds", 1))
 
 

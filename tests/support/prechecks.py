@@ -1,4 +1,4 @@
-"""Projects that the Docker tests pre-check."""
+"""Projects for the pre-checks of the Docker tests."""
 
 from __future__ import annotations
 
@@ -28,19 +28,19 @@ SERVICE = """
 LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n'
 
 
-def failed(found: subprocess.CompletedProcess[str], kind: type[errors.TemplateError]) -> str:
-    """The error that a command ended with."""
-    assert found.returncode == kind.exit_code, found.stderr
-    assert str(ROOT / "builder") not in found.stderr  # no traceback of ours
-    return found.stderr[found.stderr.index("error: ") :]
+def failed(finished: subprocess.CompletedProcess[str], kind: type[errors.TemplateError]) -> str:
+    """Return the error that a command ended with."""
+    assert finished.returncode == kind.exit_code, finished.stderr
+    assert str(ROOT / "builder") not in finished.stderr  # no traceback of ours
+    return finished.stderr[finished.stderr.index("error: ") :]
 
 
-# The product's own chains, with packages that are small.
+# The product's own chains, with small packages.
 LIGHT = {"torch": "six", "torchvision": "idna", "transformers": "attrs", "spacy": "toolz"}
 
 
 def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendered]:
-    """The variants of this repository on the test's base image, rendered with small packages."""
+    """Render this repository's variants on the tests' base image, with small packages."""
     image = engine.base_image()
     texts = {}
     for path in (ROOT / "variants").glob("*.toml"):
@@ -49,7 +49,7 @@ def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendere
             text = re.sub(rf'"{name}"', f'"{small}"', text)
         text = re.sub(r"imports = \[[^]]*\]", 'imports = ["sqlite3"]', text)
         text = re.sub(r"torch-backend.*\n", "", text)
-        # The network of the place where tests run may need its own certificates.
+        # The network in which the tests run may need its own certificates.
         text = text.replace("[env]", '[env]\nSSL_CERT_FILE = "/etc/ssl/certs/ca-certificates.crt"')
         texts[path.stem] = text.partition("[[verify]]")[0] + files.get(path.stem, "")
     folder = write(**texts)

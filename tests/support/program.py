@@ -1,8 +1,8 @@
-"""`template-builder` in processes of its own, forked from one that has loaded it.
+"""Run `template-builder` in processes forked from one that has loaded it.
 
-Each is what a process started anew is, but for the half second in which Python loads the program.
+Each behaves like a new process, but saves the half second that Python takes to load the program.
 Run as a program, this module is the process that is forked: a connection to its socket carries the
-streams, folder, environment and arguments of one run, and then the run's exit code.
+streams, folder, environment and arguments of one run, and then its exit code.
 """
 
 from __future__ import annotations
@@ -29,9 +29,9 @@ from typing import Any
 
 __all__ = ["Running", "folder_of_program", "run_program", "start_program"]
 
-# Variables that Python and some libraries read as they are loaded.
+# Variables that Python and some libraries read when they are loaded.
 READ_WHEN_LOADED = ("COV", "FORCE_COLOR", "LANG", "LC_", "PYTHON", "TERMINAL_WIDTH")
-# What the program loads only where a command needs it.
+# Modules that the program loads only for commands that need them.
 NEEDED_BY_SOME = ("docker", "e2b", "httpx", "jupyter_client", "rich.live", "rich.progress")
 NEVER_NEEDED = ("builder.__main__", "builder.targets.local.kernel_host", "builder.webhooks")
 ROOT = Path(__file__).parents[2]
@@ -53,14 +53,14 @@ sys.exit(int(code) if int(code) >= 0 else 128 - int(code))
 def run_program(
     arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]
 ) -> subprocess.CompletedProcess[str]:
-    """Run `python -m builder`, as `subprocess.run` would; the output is captured as text."""
+    """Run `python -m builder`, as `subprocess.run` would, and capture its output as text."""
     running = start_program(arguments, cwd=cwd, env=env)
     out, err = running.communicate()
     return subprocess.CompletedProcess(["builder", *arguments], running.wait(), out, err)
 
 
 def start_program(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]) -> Running:
-    """Start `python -m builder`, its output in pipes, as text."""
+    """Start `python -m builder`, with its output in text pipes."""
     if sys.platform.startswith("linux") and _read_when_loaded(env) == _server().variables:
         job = {"arguments": ["builder", *arguments], "cwd": str(cwd), "env": dict(env)}
         return _server().start(job)
@@ -75,7 +75,7 @@ def start_program(arguments: Sequence[str], *, cwd: Path, env: Mapping[str, str]
 
 
 def folder_of_program() -> str:
-    """A folder for PATH whose `template-builder` is forked, too."""
+    """Return a folder for PATH whose `template-builder` is forked, too."""
     if sys.platform.startswith("linux"):
         return _server().folder
     return str(Path(sys.executable).parent)
@@ -91,7 +91,7 @@ def _server() -> Server:
 
 
 class Forked:
-    """A process of the program; the part of `subprocess.Popen` that tests use."""
+    """A process of the program, with the part of `subprocess.Popen` that tests use."""
 
     def __init__(self, connection: socket.socket, out: int, err: int) -> None:
         self._connection = connection
@@ -101,7 +101,7 @@ class Forked:
         self.returncode: int | None = None
 
     def communicate(self, timeout: float | None = None) -> tuple[str, str]:
-        """Read what it writes until nobody can write any more, and wait for its end."""
+        """Read its output until every writer has closed it, and wait for its end."""
         with ThreadPoolExecutor(max_workers=2) as threads:
             texts = [threads.submit(stream.read) for stream in (self.stdout, self.stderr)]
             try:
@@ -115,7 +115,7 @@ class Forked:
         return out, err
 
     def wait(self, timeout: float | None = None) -> int:
-        """Wait for its end; the exit code."""
+        """Wait for its end, and return the exit code."""
         if self.returncode is None:
             self._connection.settimeout(timeout)
             self.returncode = int(self._answers.readline())
@@ -130,7 +130,7 @@ class Forked:
                 os.kill(self.pid, number)
 
     def kill(self) -> None:
-        """End it at once."""
+        """Kill it."""
         self.send_signal(signal.SIGKILL)
 
 
@@ -138,7 +138,7 @@ Running = subprocess.Popen[str] | Forked
 
 
 class Server:
-    """The process that is forked, and the way to it."""
+    """The process that is forked, and the connection to it."""
 
     def __init__(self) -> None:
         self.variables = _read_when_loaded(os.environ)
@@ -215,7 +215,7 @@ def _reap() -> None:
 
 
 def _wait(connection: socket.socket) -> None:
-    """Run the program in a child; tell how that ended."""
+    """Run the program in a child, and report how it ended."""
     _, streams, _, _ = socket.recv_fds(connection, 1, 3)
     job = json.loads(b"".join(iter(lambda: connection.recv(1 << 20), b"")))
     pid = os.fork()

@@ -1,4 +1,4 @@
-"""Registries written without a build, and what they hold."""
+"""Registries written without building, and their content."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n[python]\npackages = ['idn
 
 
 def made(folder: Path, *versions: str) -> tuple[Path, list[str]]:
-    """A registry with a build for each version of the one package, the last one `stable`."""
+    """Write a registry with a build for each version of a package; the last one is `stable`."""
     path = folder / "registry.json"
     variant = load(folder, _base=BASE, leaf=LEAF)["leaf"]
     refs: list[str] = []
@@ -34,8 +34,8 @@ def made(folder: Path, *versions: str) -> tuple[Path, list[str]]:
 
 
 def entry_of(path: Path, name: str = "leaf", target: str = "local") -> dict[str, Any]:
-    found: dict[str, Any] = json.loads(path.read_text())["templates"][name][target]
-    return found
+    entry: dict[str, Any] = json.loads(path.read_text())["templates"][name][target]
+    return entry
 
 
 def typed_entry_of(path: Path) -> Entry:
@@ -43,7 +43,7 @@ def typed_entry_of(path: Path) -> Entry:
 
 
 def edited(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
-    """Edit the file as a person with an editor would: without this program's knowing."""
+    """Edit the file by hand, without this program noticing."""
     data = json.loads(path.read_text())
     change(data["templates"]["leaf"]["local"])
     path.write_text(json.dumps(data, indent=2, sort_keys=True) + "\n")
@@ -54,7 +54,7 @@ def faults(path: Path) -> list[str]:
 
 
 def environment(cache: Path, ref: str, *, days: float = 100.0) -> Path:
-    """An environment as a build leaves it, last used some days ago."""
+    """Write an environment like that of a build, last used some days ago."""
     folder = cache / "environments" / f"sha256-{ref.rpartition('-')[2]}"
     (folder / "bin").mkdir(parents=True, exist_ok=True)
     (folder / "bin" / "python").symlink_to(sys.executable)
@@ -88,7 +88,7 @@ for number in range(count):
 
 
 def built(path: Path, version: str, *, release: bool = False) -> str:
-    """Record a build of another version, as `build` does; its ref."""
+    """Record a build of another version, as `build` does, and return its ref."""
     rendered = rendered_of(load(path.parent, _base=BASE, leaf=LEAF)["leaf"], version=version)
     verified = verified_of(rendered, packages={"idna": version})
     record.record(path, verified, rendered, by="a job", release=release)
@@ -100,6 +100,6 @@ def held(path: Path) -> Hold | None:
 
 
 def faultless(path: Path) -> bool:
-    """Whether `doctor` accepts the registry, and `repair` has nothing to do."""
+    """Return whether `doctor` accepts the registry, and `repair` has nothing to do."""
     templates = registry.load(path).checked().templates
     return not list(history.faults(templates)) and record.repair(path, by="x") == ([], [])

@@ -24,14 +24,14 @@ def started(place: Place, *arguments: str, command: str = "build") -> Running:
 
 
 def finished(process: Running) -> str:
-    """Wait for a run that must succeed; what it said."""
-    _, said = process.communicate(timeout=120)
-    assert process.returncode == 0, said
-    return said
+    """Wait for a run that must succeed, and return its output."""
+    _, output = process.communicate(timeout=120)
+    assert process.returncode == 0, output
+    return output
 
 
 def once(server: Server, *places: Place) -> None:
-    """Every variant is built, published and recorded once, and nothing is left behind."""
+    """Check that every variant was built, published and recorded once, and nothing is left."""
     for name in NAMES:
         begun = [build for build in server.builds(name) if build.times_started]
         assert [build.status for build in begun] == ["ready"], name
@@ -54,7 +54,7 @@ def until(condition: Callable[[], object], seconds: float = 120) -> None:
 
 @contextmanager
 def meanwhile(act: Callable[[], None]) -> Iterator[None]:
-    """What another machine does during the `with` block."""
+    """Do in the background what another machine does, during the `with` block."""
     failures: list[BaseException] = []
 
     def guarded() -> None:
@@ -71,12 +71,12 @@ def meanwhile(act: Callable[[], None]) -> Iterator[None]:
 
 
 def variable(place: Place, value: str) -> None:
-    """Have the template `four` be another one by a variable."""
+    """Change the template `four` by a variable."""
     place.edit("four", lambda text: f'{text.partition("[env]")[0]}[env]\nA = "{value}"\n')
 
 
 def reasons(place: Place, name: str) -> tuple[str, list[str]]:
-    """What the plan would do with a variant, and why."""
+    """Return what the plan would do with a variant, and why."""
     (planned,) = place.planned(name).variants
     return planned.action, [str(reason) for reason in planned.reasons]
 
@@ -90,7 +90,7 @@ def revoke(place: Place, name: str) -> None:
 
 
 def two_builds(place: Place) -> tuple[str, str]:
-    """The refs of an older and a newer build of `four` on E2B; the newer one is `stable`."""
+    """Build `four` twice on E2B; return the refs of the older build and the newer, `stable` one."""
     old = place.build("four")["four"].ref
     place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
     new = place.build("four")["four"].ref

@@ -1,4 +1,4 @@
-"""Variants, locks and builds for tests of the pure rooms: made by hand, no network."""
+"""Variants, locks and builds for tests of pure code, made without a network."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ HASH = "0" * 64
 
 
 def pins(*names_and_versions: str) -> str:
-    """A locked requirements text, as uv writes it."""
+    """Return a lock of pins, as uv writes it."""
     return "".join(f"{pin} \\\n    --hash=sha256:{HASH}\n" for pin in names_and_versions)
 
 
 def load(folder: Path, **files: str) -> dict[str, Variant]:
-    """Write specs below `folder` and load them: name → variant."""
+    """Write specs below `folder`, load them, and return name → variant."""
     variants = folder / "variants"
     variants.mkdir(parents=True, exist_ok=True)
     for stem, text in files.items():
@@ -45,7 +45,7 @@ def lock_of(
     torch_backend: str | None = None,
     extra: Sequence[str] = (),
 ) -> Lock:
-    """A lock in which every requirement has the same version."""
+    """Return a lock in which every requirement has the same version."""
     stages = tuple(
         StageLock(
             stem=stage.stem,
@@ -63,17 +63,17 @@ def lock_of(
 
 
 def rendered_of(variant: Variant, **options: Any) -> Rendered:
-    """What the variant renders to under a lock made by hand."""
+    """Render the variant with the lock of `lock_of`."""
     return render(variant, lock_of(variant, **options))
 
 
 def order_of(rendered: Rendered, **options: Any) -> BuildInput:
-    """An order for a target that takes what it needs from what was rendered."""
+    """Return the build input of a rendered variant."""
     return BuildInput(rendered=rendered, folder=Path(), **options)
 
 
 def verified_of(rendered: Rendered, *, target: str = "local", **changes: Any) -> Verified:
-    """A verified build of what was rendered, with figures made up."""
+    """Return a verified build of a rendered variant, with made-up figures."""
     name, build_id = rendered.variant.name, rendered.digest.tag
     built = Built(
         name=name,

@@ -33,11 +33,11 @@ LIGHT = (
 
 
 def prepared(folder: Path) -> Rendered:
-    """Lock and render the only variant of a project, for real."""
+    """Lock and render the only variant of a project with uv."""
     project = Project.find(folder)
-    (found,) = results_of(project).values()
-    assert isinstance(found, Rendered)
-    return found
+    (rendered,) = results_of(project).values()
+    assert isinstance(rendered, Rendered)
+    return rendered
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,13 @@ def gone(pid: int, seconds: float = 10) -> bool:
 
 @pytest.fixture(params=["cold", "forked"])
 def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterator[KernelSandbox]:
-    """A sandbox whose kernel has started anew, and one whose kernel was forked."""
+    """Yield a sandbox whose kernel was started from scratch, and one whose kernel was forked."""
     path = place.find_build(ref, name="light").path
     zygote = None
     if request.param == "forked":
         if sys.platform != "linux":
             pytest.skip("only Linux forks sandboxes")
-        # Which keeps the folder that it was imported in.
+        # This module keeps the folder in which it was imported.
         zygote = zygote_of(path, digest=light.digest, warm=["multiprocessing.process"], env={})
     opened = KernelSandbox(path, warm=(), env={}, zygote=zygote)
     yield opened
@@ -97,14 +97,14 @@ def printed(sandbox: KernelSandbox, code: str) -> str:
 
 
 def build(place: Place, extra: str = "") -> None:
-    """The template `one` with a module of its own among what is warm."""
+    """Build the template `one` with a variable and `extra` lines in its spec."""
     place.edit("one", lambda text: f'{text}[env]\nHF_HOME = "/root/.cache/hf"\n{extra}')
     assert place.build("one", target="local")["one"].error is None
 
 
 def with_module(place: Place, name: str, text: str) -> None:
-    """Put a module into the environment of `one`, and have it imported at warm-up."""
-    # An environment that no other test uses: it is changed.
+    """Add a module to the environment of `one`, and import it at warm-up."""
+    # An environment that no other test uses, since it is changed.
     build(place, f'OF = "{secrets.token_hex(4)}"\n')
     digest = place.recorded("one", "local")["build_id"]
     environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest

@@ -12,7 +12,7 @@ PROGRAM = f"{shlex.quote(sys.executable)} -m builder"
 
 
 def bash(script: str, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
-    """Run a script as a person would type it, with the exit code of the first failure in a pipe."""
+    """Run a script in bash, where a pipe fails with the exit code of its last failing command."""
     return subprocess.run(
         ["bash", "-o", "pipefail", "-c", script],
         capture_output=True,

@@ -1,4 +1,4 @@
-"""A stand-in for E2B's webhooks, and deliveries to a receiver."""
+"""Simulate E2B's webhooks, and deliver events to a receiver."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ PAYLOAD: dict[str, Any] = {
 def post(
     receiver: Any, body: bytes, *, path: str = "/", method: str = "POST", **headers: str
 ) -> httpx.Response:
-    """One delivery, over ASGI; signed unless a signature is given."""
+    """Make a delivery over ASGI, signed unless a signature is given."""
     given_headers = {
         "e2b-signature": signature(SECRET, body),
         "e2b-signature-version": "v1",
@@ -76,7 +76,7 @@ def receiver() -> WebhookReceiver:
 
 
 class Account:
-    """The part of E2B's API that keeps webhooks."""
+    """The part of E2B's API for webhooks."""
 
     def __init__(self) -> None:
         self.hooks: dict[str, dict[str, Any]] = {}
@@ -94,11 +94,11 @@ class Account:
         if self.failures:
             return JSONResponse({"message": "later"}, self.failures.pop())
         if request.method == "GET":
-            return JSONResponse([self.told(hook) for hook in self.hooks.values()])
-        made = {"id": f"w{len(self.hooks)}", **await request.json()}
-        assert set(made) == {"id", "name", "url", "enabled", "events", "signatureSecret"}
-        self.hooks[made["id"]] = made
-        return JSONResponse(self.told(made), 201)
+            return JSONResponse([self.public(hook) for hook in self.hooks.values()])
+        hook = {"id": f"w{len(self.hooks)}", **await request.json()}
+        assert set(hook) == {"id", "name", "url", "enabled", "events", "signatureSecret"}
+        self.hooks[hook["id"]] = hook
+        return JSONResponse(self.public(hook), 201)
 
     async def one(self, request: Request) -> Response:
         hook = self.hooks.get(request.path_params["id"])
@@ -109,17 +109,17 @@ class Account:
             return Response(status_code=204)
         if request.method == "PATCH":
             hook |= await request.json()
-        return JSONResponse(self.told(hook))
+        return JSONResponse(self.public(hook))
 
     @staticmethod
-    def told(hook: dict[str, Any]) -> dict[str, Any]:
+    def public(hook: dict[str, Any]) -> dict[str, Any]:
         return {key: value for key, value in hook.items() if key != "signatureSecret"}
 
 
 @pytest.fixture
 def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
-    found = Account()
-    server = uvicorn.Server(uvicorn.Config(found.application, port=0, log_level="critical"))
+    account = Account()
+    server = uvicorn.Server(uvicorn.Config(account.application, port=0, log_level="critical"))
     thread = threading.Thread(target=server.run)
     thread.start()
     while not server.started:
@@ -127,13 +127,13 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
     port = server.servers[0].sockets[0].getsockname()[1]
     monkeypatch.setenv("E2B_API_URL", f"http://127.0.0.1:{port}")
     monkeypatch.setenv("E2B_API_KEY", "e2b_key")
-    yield found
+    yield account
     server.should_exit = True
     thread.join()
 
 
 def event(number: int, kind: str, at: float, **fields: Any) -> dict[str, Any]:
-    """An event of sandbox `sandbox`, `at` seconds after noon."""
+    """Return an event of sandbox `sandbox`, `at` seconds after noon."""
     moment = dt.datetime(2026, 11, 1, 12, tzinfo=dt.UTC) + dt.timedelta(seconds=at)
     execution = fields.pop("execution", None)
     return PAYLOAD | {

@@ -1,8 +1,7 @@
-"""A server that speaks E2B's protocol: its rules, its cache, its limits, its nastiness.
+"""The stand-in for E2B: its protocol, rules, cache, limits and faults.
 
-What it does for each call was read from E2B's published sources (github.com/e2b-dev/infra) and from
-the SDKs. Every request and answer is checked against `description.yaml`, the facts of E2B's
-published OpenAPI description.
+Its behaviour follows E2B's published sources (github.com/e2b-dev/infra) and SDKs. Every request and
+response is checked against `description.yaml`, the facts of E2B's published OpenAPI description.
 """
 
 from tests.support.e2b_server.faults import Fault

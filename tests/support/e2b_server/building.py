@@ -1,4 +1,4 @@
-"""Carrying a build out: its base, its steps, their cache, its log."""
+"""Carry out builds: base image, steps, cache and log."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Builder:
-    """Carries builds out, each in a thread of its own."""
+    """Carries out builds, each in its own thread."""
 
     def __init__(self, server: Server) -> None:
         self.server = server
@@ -44,26 +44,26 @@ class Builder:
         team, steps = build.team.key, build.request.get("steps", [])
         force = bool(build.request.get("force"))
         with self._phase(build, "base"):
-            key, made = self._base(build, force=force)
+            key, layer = self._base(build, force=force)
         cached = True
         for number, step in enumerate(steps, start=1):
             with self._phase(build, str(number)):
                 force = force or bool(step.get("force"))
                 key = chained(key, step)
                 text = f"{step['type'].upper()} {' '.join(step.get('args', []))}"
-                told = f"[builder {number}/{len(steps)}] {text} [{key}]"
+                line = f"[builder {number}/{len(steps)}] {text} [{key}]"
                 known = self._known(team, key, force=force)
-                self._tell(build, f"CACHED {told}" if known else told, str(number))
+                self._tell(build, f"CACHED {line}" if known else line, str(number))
                 if not cached:
                     self._tell(build, f"Saved: {uuid.uuid4()}", str(number - 1), "debug")
                 cached = known is not None
-                made = self._run(build, made, step, number, len(steps)) if not known else known[0]
+                layer = self._run(build, layer, step, number, len(steps)) if not known else known[0]
                 if not known:
                     with self.server.state.lock:
                         self.server.state.executed.append((team, key))
                     for doing in ("Adding layer to cache", "Uploading layer"):
                         self._tell(build, f"{doing}: {uuid.uuid4()}", str(number), "debug")
-                self._keep(team, key, made)
+                self._keep(team, key, layer)
         for name, text in (
             ("resize-disk", "Resizing disk"),
             ("finalize", "Finalizing template build"),
@@ -72,10 +72,10 @@ class Builder:
             with self._phase(build, name):
                 self._tell(build, f"[{name}] {text} [{hashed(key, name)}]", name)
                 if name == "finalize":
-                    self._start(build, made)
+                    self._start(build, layer)
 
     def _base(self, build: Build, *, force: bool) -> tuple[str, Any]:
-        """What the first step starts from, and its key: an image or another template's machine."""
+        """Return what the first step starts from, an image or another template, and its key."""
         team, reference = build.team.key, build.request.get("fromTemplate")
         known: tuple[Any] | None
         if reference:
@@ -88,16 +88,16 @@ class Builder:
             key = hashed(str(build.free_disk_mb), image)
             known = self._known(team, key, force=force)
         self._tell(build, f"Building template {build.template_id}/{build.id}")
-        told = f"[base] FROM {f'TEMPLATE {reference}' if reference else image} [{key}]"
-        self._tell(build, f"CACHED {told}" if known else told, "base")
+        line = f"[base] FROM {f'TEMPLATE {reference}' if reference else image} [{key}]"
+        self._tell(build, f"CACHED {line}" if known else line, "base")
         if known is None:
             self._tell(build, "Provisioning sandbox template", "base")
             known = (self.server.steps.base(image),)
             self._keep(team, key, known[0])
         key = hashed(key, "DEFAULT USER", "user")
-        told = f"[base] DEFAULT USER user [{key}]"
+        line = f"[base] DEFAULT USER user [{key}]"
         cached = self._known(team, key, force=force)
-        self._tell(build, f"CACHED {told}" if cached else told, "base")
+        self._tell(build, f"CACHED {line}" if cached else line, "base")
         self._keep(team, key, known[0])
         return key, known[0]
 
@@ -107,15 +107,15 @@ class Builder:
         except ApiError as error:
             raise StepError(error.message.replace("Invalid", "invalid")) from error
 
-    def _start(self, build: Build, made: Any) -> None:
-        """The commands of the template, or else those of the one that it is built from."""
+    def _start(self, build: Build, layer: Any) -> None:
+        """Run the template's start and ready commands, or those of the template below it."""
         own = build.request.get("startCmd") or "", build.request.get("readyCmd") or ""
-        build.start = (*own, made) if any(own) else build.start
+        build.start = (*own, layer) if any(own) else build.start
         start, ready = build.start[:2] if build.start else ("", "")
         if start:
             self._tell(build, f"Running start command: {start}", "finalize")
         build.machine = self.server.steps.finish(
-            made, build, lambda line: self._tell(build, f"[start] {line}", "finalize")
+            layer, build, lambda line: self._tell(build, f"[start] {line}", "finalize")
         )
         if build.start:
             ready = ready or ("sleep 20" if start else "sleep 0")
@@ -124,7 +124,7 @@ class Builder:
 
     @contextlib.contextmanager
     def _phase(self, build: Build, name: str) -> Iterator[None]:
-        """A phase, by the name that errors in it have; it ends where a test wants it to."""
+        """Run a phase, under the name that its errors have; fail if a test wants it to."""
         state = self.server.state
         with state.lock:
             due = state.failures.pop(0) if state.failures and state.failures[0][0] == name else None
@@ -149,9 +149,9 @@ class Builder:
             layers = self.server.state.layers
             return (layers[team, key],) if (team, key) in layers and not force else None
 
-    def _keep(self, team: str, key: str, made: Any) -> None:
+    def _keep(self, team: str, key: str, layer: Any) -> None:
         with self.server.state.lock:
-            self.server.state.layers[team, key] = made
+            self.server.state.layers[team, key] = layer
 
     def _run(self, build: Build, layer: Any, step: dict[str, Any], number: int, count: int) -> Any:
         files, kind = None, step["type"].upper()
@@ -178,11 +178,11 @@ class Builder:
 
 
 class _CancelledError(Exception):
-    """A newer build has taken this one's place."""
+    """A newer build has replaced this one."""
 
 
 class _FailedError(Exception):
-    """The build failed; `step` is the one that E2B names, if it does."""
+    """The build failed; `step` is the step that E2B names, if any."""
 
     def __init__(self, message: str, step: str | None) -> None:
         super().__init__(message)

@@ -1,4 +1,4 @@
-"""Whether requests and answers fit E2B's description of its interface, kept in `description.yaml`."""
+"""Check requests and responses against E2B's description of its API, in `description.yaml`."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _TYPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """What one call takes and answers, as JSON schemas; an answer without a body is None."""
+    """The parameters, request and responses of a call, as JSON schemas; None is no body."""
 
     asks: dict[str, Any] | None
     query: dict[str, Any]
     answers: dict[int, dict[str, Any] | None] = field(default_factory=dict)
 
     def misfit(self, code: int, value: Any) -> str | None:
-        """What is wrong with an answer."""
+        """Return what is wrong with a response, or None."""
         if code not in self.answers:
             return f"status {code} is not one of {sorted(self.answers)}"
         schema = self.answers[code]
@@ -43,14 +43,14 @@ class Call:
         return misfit(schema, value)
 
     def misfit_of_query(self, query: dict[str, str]) -> str | None:
-        """What is wrong with the parameters of a request."""
+        """Return what is wrong with the parameters of a request, or None."""
         whole = {key: int(text) if text.isdecimal() else text for key, text in query.items()}
         texts = {"metadata", "nextToken", "teamID", "template"}
         return misfit(self.query, whole | {key: query[key] for key in texts & query.keys()})
 
 
 def misfit(schema: dict[str, Any], value: Any) -> str | None:
-    """What of a value does not fit a schema, or None."""
+    """Return why a value does not fit a schema, or None."""
     for error in Draft202012Validator(schema | {"$defs": _objects()}).iter_errors(value):
         return f'Error at "/{"/".join(str(part) for part in error.absolute_path)}": {error.message}'
     return None
@@ -58,7 +58,7 @@ def misfit(schema: dict[str, Any], value: Any) -> str | None:
 
 @cache
 def calls() -> dict[str, Call]:
-    """Every call, by its method and path with `{}` for each parameter."""
+    """Return every call, by its method and path with `{}` for each parameter."""
     return {
         shape(call): Call(
             asks=_type(facts["asks"]) if "asks" in facts else None,
@@ -74,21 +74,21 @@ def calls() -> dict[str, Call]:
 
 
 def shape(call: str) -> str:
-    """A method and path, without the names of the path's parameters."""
+    """Return a method and path without the names of the path's parameters."""
     return re.sub(r"\{\w+\}", "{}", call)
 
 
 @cache
 def objects() -> dict[str, dict[str, str]]:
-    """The fields of each object, by its name."""
-    found: dict[str, dict[str, str]] = _facts()["objects"]
-    return found
+    """Return the fields of each object, by its name."""
+    fields: dict[str, dict[str, str]] = _facts()["objects"]
+    return fields
 
 
 @cache
 def _facts() -> dict[str, Any]:
-    found: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
-    return found
+    facts: dict[str, Any] = yaml.safe_load(Path(__file__).with_suffix(".yaml").read_text())
+    return facts
 
 
 @cache

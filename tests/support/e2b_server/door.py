@@ -1,4 +1,4 @@
-"""The server as a cluster has it: behind a domain, over TLS, with certificates of its own."""
+"""Serve the stand-in for E2B as a cluster does: at a domain, over TLS, with its own certificates."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ DOMAIN = "cloud.test"
 
 
 class Door:
-    """A proxy that leads every host to `server`, over TLS; use it as a context manager.
+    """A TLS proxy from every host to `server`; use it as a context manager.
 
-    `environment` has a client come through it, `hosts` are those that were asked for.
+    `environment` makes a client use it; `hosts` are the requested hosts.
     """
 
     def __init__(self, server: Server, folder: Path) -> None:

@@ -1,5 +1,5 @@
-"""Files of a sandbox as E2B's envd serves them: `/files` over HTTP, the rest as Connect calls in
-JSON. Rules and messages are those of its published sources."""
+"""Serve the files of a sandbox as E2B's envd does: `/files` over HTTP, the rest as Connect calls in
+JSON. Rules and messages follow its published sources."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Machine:
         self._folder.cleanup()
 
     def resolve(self, path: str, user: str) -> str:
-        """`ExpandAndResolve`: an absolute path of the machine."""
+        """Return an absolute path of the machine, as `ExpandAndResolve` does."""
         if path.startswith("~"):
             if path[1:2] not in ("", "/", "\\"):
                 raise ValueError(
@@ -67,7 +67,7 @@ class Machine:
         return posixpath.normpath(posixpath.join(_HOMES[user], path))
 
     def here(self, path: str) -> str:
-        """Where a path of the machine is on this one."""
+        """Return where this computer keeps a path of the machine."""
         return self.root + path
 
     def there(self, path: str) -> str:
@@ -83,7 +83,7 @@ class Machine:
                 raise ApiError(500, f"error ensuring directories: path is a file: {at}")
 
     def entry(self, path: str) -> dict[str, Any]:
-        """`EntryInfo` as protojson writes it: what is zero or empty is left out."""
+        """Return an `EntryInfo` as protojson writes it, without zeros and empty values."""
         try:
             path.encode()
             status = os.lstat(self.here(path))
@@ -119,14 +119,14 @@ class Machine:
 
     # ---- filesystem.Filesystem
 
-    def list_dir(self, asked: dict[str, Any], user: str) -> dict[str, Any]:
-        path = self.resolve(asked.get("path", ""), user)
+    def list_dir(self, fields: dict[str, Any], user: str) -> dict[str, Any]:
+        path = self.resolve(fields.get("path", ""), user)
         place = os.path.realpath(self.here(path))
         if not os.path.exists(place):
             raise ConnectError("not_found", f"path not found: lstat {path}: no such file or directory")  # fmt: skip
         if not os.path.isdir(place):
             raise ConnectError("invalid_argument", f"path is not a directory: {path}")
-        depth = asked.get("depth") or 1
+        depth = fields.get("depth") or 1
         return {"entries": [self.entry(inside) for inside in self._walk(path, place, depth)]}
 
     def _walk(self, path: str, place: str, depth: int) -> Iterator[str]:
@@ -136,11 +136,11 @@ class Machine:
             if depth > 1 and os.path.isdir(inner) and not os.path.islink(inner):
                 yield from self._walk(posixpath.join(path, name), inner, depth - 1)
 
-    def stat(self, asked: dict[str, Any], user: str) -> dict[str, Any]:
-        return {"entry": self.entry(self.resolve(asked.get("path", ""), user))}
+    def stat(self, fields: dict[str, Any], user: str) -> dict[str, Any]:
+        return {"entry": self.entry(self.resolve(fields.get("path", ""), user))}
 
-    def make_dir(self, asked: dict[str, Any], user: str) -> dict[str, Any]:
-        path = self.resolve(asked.get("path", ""), user)
+    def make_dir(self, fields: dict[str, Any], user: str) -> dict[str, Any]:
+        path = self.resolve(fields.get("path", ""), user)
         if os.path.isdir(self.here(path)):
             raise ConnectError("already_exists", f"directory already exists: {path}")
         if os.path.exists(self.here(path)):
@@ -155,8 +155,8 @@ class Machine:
         except ApiError as error:
             raise ConnectError("internal", error.message) from error
 
-    def move(self, asked: dict[str, Any], user: str) -> dict[str, Any]:
-        source, target = (self.resolve(asked.get(key, ""), user) for key in ("source", "destination"))  # fmt: skip
+    def move(self, fields: dict[str, Any], user: str) -> dict[str, Any]:
+        source, target = (self.resolve(fields.get(key, ""), user) for key in ("source", "destination"))  # fmt: skip
         self._folders(posixpath.dirname(target))
         try:
             os.rename(self.here(source), self.here(target))
@@ -167,8 +167,8 @@ class Machine:
             raise ConnectError("internal", message) from error
         return {"entry": self.entry(target)}
 
-    def remove(self, asked: dict[str, Any], user: str) -> dict[str, Any]:
-        path = self.here(self.resolve(asked.get("path", ""), user))
+    def remove(self, fields: dict[str, Any], user: str) -> dict[str, Any]:
+        path = self.here(self.resolve(fields.get("path", ""), user))
         if os.path.isdir(path) and not os.path.islink(path):
             shutil.rmtree(path)
         else:
@@ -179,7 +179,7 @@ class Machine:
     # ---- /files
 
     async def upload(self, path: str, body: AsyncIterator[bytes]) -> None:
-        """`processFile`: in place, so that what fails leaves a part."""
+        """Write a file in place, as `processFile` does, so that a failure leaves a part of it."""
         self.make_folders(posixpath.dirname(path))
         if os.path.isdir(self.here(path)):
             raise ApiError(400, f"path is a directory: {path}")
@@ -239,7 +239,7 @@ _METHODS: dict[str, Callable[[Machine, dict[str, Any], str], dict[str, Any]]] = 
 
 
 async def _part(request: Request) -> AsyncIterator[bytes]:
-    """The one part of a form, named `file`."""
+    """Return the only part of a form, named `file`."""
     boundary = request.headers["content-type"].partition("boundary=")[2].encode()
     body = await request.body()
     head, _, rest = body.partition(b"\r\n\r\n")
@@ -303,7 +303,7 @@ def _called(machine: Machine, request: Request, body: bytes) -> Response:
 def routes(
     machine_of: Callable[[Request], Machine], version: Callable[[], str], problems: list[str]
 ) -> list[Route]:
-    """The routes, for the sandbox that a request is for; what goes wrong here is a problem."""
+    """Return the routes for the sandbox of a request; unexpected errors become problems."""
 
     async def endpoint(request: Request) -> Response:
         try:
@@ -318,7 +318,7 @@ def routes(
         except ApiError as error:
             content = {"code": error.code, "message": error.message}
             return JSONResponse(content, status_code=error.code)
-        except ClientDisconnect:  # the part that came is left, as by envd
+        except ClientDisconnect:  # the part that arrived stays, as with envd
             return Response(status_code=500)
         except Exception as error:  # noqa: BLE001 - a test looks at what went wrong
             problems.append(f"{request.method} {request.url.path}: {error!r}")

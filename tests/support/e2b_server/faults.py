@@ -1,4 +1,4 @@
-"""Things that go wrong on the way: answers that are errors, late, cut off, or do not come."""
+"""Faults on the way to the server: responses that are errors, late, cut off or missing."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Kind = Literal[
 
 @dataclass
 class Fault:
-    """Something to go wrong with the next `times` requests whose "METHOD /path" matches."""
+    """A fault of the next `times` requests whose "METHOD /path" matches."""
 
     request: str
     kind: Kind
@@ -36,7 +36,7 @@ class Fault:
 
 
 class Faulty:
-    """The application with faults in front; nothing may wrap it, since it closes connections."""
+    """An application behind faults; it must be outermost, since it closes connections."""
 
     def __init__(self, application: Any) -> None:
         self._application = application
@@ -61,7 +61,7 @@ class Faulty:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
-        # As in E2B's router: what is encoded in a segment of a path is no part of the path.
+        # As in E2B's router, an encoded `/` does not split a segment of the path.
         scope = {**scope, "path": scope["raw_path"].decode()}
         fault = self._due(f"{scope['method']} {scope['path']}")
         if fault is None:
@@ -97,9 +97,9 @@ class Faulty:
         if fault.kind == "truncated":
             body = body[: len(body) // 2]
         elif fault.kind == "lost page":
-            found = json.loads(body)
-            found["logEntries"] = []
-            body = json.dumps(found).encode()
+            content = json.loads(body)
+            content["logEntries"] = []
+            body = json.dumps(content).encode()
         if fault.kind == "slow body":
             headers = [(k, v) for k, v in start["headers"] if k != b"content-length"]
             await send(start | {"headers": headers})
@@ -120,7 +120,7 @@ class Faulty:
 
 
 async def _answer(send: Any, code: int, body: bytes, headers: dict[str, str]) -> None:
-    told = {"content-type": "application/json", "content-length": str(len(body))} | headers
-    raw = [(name.lower().encode(), value.encode()) for name, value in told.items()]
+    all_headers = {"content-type": "application/json", "content-length": str(len(body))} | headers
+    raw = [(name.lower().encode(), value.encode()) for name, value in all_headers.items()]
     await send({"type": "http.response.start", "status": code, "headers": raw})
     await send({"type": "http.response.body", "body": body})

@@ -31,7 +31,7 @@ class SandboxCalls:
         self._bodies: dict[str, bytes] = {}
 
     def routes(self) -> list[tuple[str, str, Handler]]:
-        """Method, path, and what answers it."""
+        """Return the method, path and handler of each call."""
         return [
             ("POST", "/v2/sandboxes", self._create_sandbox),
             ("POST", "/sandboxes", self._create_sandbox),
@@ -49,13 +49,13 @@ class SandboxCalls:
 
     def _create_sandbox(self, request: Request, body: bytes) -> Response:
         team = self.server.team_of(request)
-        asked = json.loads(body)
+        fields = json.loads(body)
         key = request.headers.get("idempotency-key")
         with self.server.state.lock:
             if key and self._bodies.setdefault(key, body) != body:
                 raise ApiError(422, "the idempotency key was used with another request")
-            template, build = self.server.state.resolve(team, asked["templateID"])
-            seconds = asked.get("timeout", 15)
+            template, build = self.server.state.resolve(team, fields["templateID"])
+            seconds = fields.get("timeout", 15)
             if seconds <= 0:
                 raise ApiError(400, "Timeout must be greater than 0")
             if seconds > team.sandbox_hours * 3600:
@@ -63,7 +63,7 @@ class SandboxCalls:
             if key and key in self._by_key:
                 return self._sandbox_answer(self._by_key[key])
             most = team.sandboxes_at_a_time
-            if sum(one.team is team for one in self._alive()) >= most:
+            if sum(sandbox.team is team for sandbox in self._alive()) >= most:
                 raise ApiError(
                     429,
                     f"you have reached the maximum number of concurrent E2B sandboxes ({most}). If"
@@ -75,7 +75,7 @@ class SandboxCalls:
                 team=team,
                 template=template,
                 build=build,
-                metadata=asked.get("metadata") or {},
+                metadata=fields.get("metadata") or {},
                 started=self.server.now(),
                 ends=time.monotonic() + seconds,
                 ready_at=time.monotonic() + self.server.ready_after,
@@ -90,7 +90,7 @@ class SandboxCalls:
         return self._sandbox_answer(sandbox)
 
     def _sandbox_answer(self, sandbox: Running) -> Response:
-        told = {
+        content = {
             "templateID": sandbox.template.id,
             "sandboxID": sandbox.id,
             "clientID": "6532622b",
@@ -98,49 +98,49 @@ class SandboxCalls:
             "envdAccessToken": sandbox.token,
             "alias": sandbox.template.name,
         }
-        return JSONResponse(told, status_code=201)
+        return JSONResponse(content, status_code=201)
 
     def _list_sandboxes(self, request: Request, _body: bytes) -> Response:
         team, query = self.server.team_of(request), request.query_params
         wanted = dict(parse_qsl(query.get("metadata", "")))
-        told: list[dict[str, Any]] = []
+        listed: list[dict[str, Any]] = []
         if "running" in query.get("state", "running,paused").split(","):
-            told = [
-                self._listed(one)
-                for one in self._alive()
-                if one.team is team and wanted.items() <= one.metadata.items()
+            listed = [
+                self._listed(sandbox)
+                for sandbox in self._alive()
+                if sandbox.team is team and wanted.items() <= sandbox.metadata.items()
             ]
-        told.sort(key=lambda one: one["startedAt"], reverse=query.get("order") != "asc")
-        return page(request, told)
+        listed.sort(key=lambda sandbox: sandbox["startedAt"], reverse=query.get("order") != "asc")
+        return page(request, listed)
 
-    def _listed(self, one: Running) -> dict[str, Any]:
-        end = self.server.now() + dt.timedelta(seconds=one.ends - time.monotonic())
+    def _listed(self, sandbox: Running) -> dict[str, Any]:
+        end = self.server.now() + dt.timedelta(seconds=sandbox.ends - time.monotonic())
         return {
-            "templateID": one.template.id,
-            "sandboxID": one.id,
+            "templateID": sandbox.template.id,
+            "sandboxID": sandbox.id,
             "clientID": "6532622b",
-            "startedAt": one.started.isoformat(),
+            "startedAt": sandbox.started.isoformat(),
             "endAt": end.isoformat(),
-            "cpuCount": one.build.cpu,
-            "memoryMB": one.build.memory_mb,
+            "cpuCount": sandbox.build.cpu,
+            "memoryMB": sandbox.build.memory_mb,
             "diskSizeMB": 1024,
             "state": "running",
             "envdVersion": self.server.envd_version,
-            "alias": one.template.name,
-            "metadata": one.metadata,
+            "alias": sandbox.template.name,
+            "metadata": sandbox.metadata,
         }
 
     def _alive(self) -> list[Running]:
         with self.server.state.lock:
-            for one in list(self.server.running.values()):
-                if one.ends < time.monotonic():
-                    self.server.end(one)
+            for sandbox in list(self.server.running.values()):
+                if sandbox.ends < time.monotonic():
+                    self.server.end(sandbox)
             return list(self.server.running.values())
 
     def _sandbox(self, sandbox_id: str | None, team: Team | None = None) -> Running:
-        for one in self._alive():
-            if one.id == sandbox_id and team in (None, one.team):
-                return one
+        for sandbox in self._alive():
+            if sandbox.id == sandbox_id and team in (None, sandbox.team):
+                return sandbox
         message = f"Sandbox \"{sandbox_id}\" doesn't exist or you don't have access to it"
         raise ApiError(404, message)
 
@@ -212,8 +212,8 @@ class SandboxCalls:
 
 
 def _addressed(request: Request) -> tuple[str | None, str | None]:
-    """The sandbox and the port that a request is for. The first label of its host says it, except
-    of hosts that all sandboxes share."""
+    """Return the sandbox and the port of a request: from the first label of the host, or from the
+    headers if all sandboxes share the host."""
     label, _, domain = (request.url.hostname or "").partition(".")
     port, dash, sandbox = label.partition("-")
     if dash and domain:

@@ -1,4 +1,4 @@
-"""Sandboxes whose code service runs code in real Jupyter kernels, here or in a container."""
+"""Sandboxes whose code service runs code in real Jupyter kernels, on this machine or in Docker."""
 
 from __future__ import annotations
 
@@ -34,9 +34,9 @@ class Service(Protocol):
 
     def contexts(self) -> list[dict[str, Any]]: ...
 
-    def create(self, asked: dict[str, Any]) -> dict[str, Any]: ...
+    def create(self, fields: dict[str, Any]) -> dict[str, Any]: ...
 
-    def execute(self, asked: dict[str, Any]) -> Iterator[bytes] | AsyncIterator[bytes]: ...
+    def execute(self, fields: dict[str, Any]) -> Iterator[bytes] | AsyncIterator[bytes]: ...
 
     def restart(self, context: str) -> None: ...
 
@@ -46,20 +46,20 @@ class Service(Protocol):
 
 
 class _Confined:
-    """A context in a thread of its own, whose event loop ends with it."""
+    """A context in its own thread, whose event loop ends with it."""
 
     def __init__(self, start: Callable[..., Any], home: str) -> None:
         self._thread = ThreadPoolExecutor(max_workers=1)
-        made: Any = Context
+        new_context: Any = Context
         try:
-            self._context = self._thread.submit(made, "python", home, start).result()
+            self._context = self._thread.submit(new_context, "python", home, start).result()
         except BaseException:
             self._thread.submit(lambda: ensure_event_loop().close())
             self._thread.shutdown()
             raise
         self.public: dict[str, Any] = self._context.public()
 
-    async def execute(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
+    async def execute(self, fields: dict[str, Any]) -> AsyncIterator[bytes]:
         loop = asyncio.get_running_loop()
         events: asyncio.Queue[bytes | None] = asyncio.Queue()
         left = threading.Event()
@@ -70,8 +70,8 @@ class _Confined:
 
         def run() -> None:
             try:
-                variables = asked.get("env_vars")
-                for event in self._context.execute(asked["code"], variables, left.is_set):
+                variables = fields.get("env_vars")
+                for event in self._context.execute(fields["code"], variables, left.is_set):
                     put(json.dumps(event).encode() + b"\n")
             finally:
                 put(None)
@@ -99,7 +99,7 @@ class _Confined:
 
 
 class KernelService:
-    """Kernels of this machine's own interpreter, the first one warm, if the copied files say so."""
+    """Kernels of the tests' interpreter; the first one is warm if the copied files ask for it."""
 
     def __init__(self, zygote: Zygote, home: str, archives: Sequence[bytes]) -> None:
         self._start, self._home = zygote.start, home
@@ -114,7 +114,7 @@ class KernelService:
         self._new(self._warmed(folder / "warmup.py") if warm else self._start)
 
     def _warmed(self, script: Path) -> Callable[..., Any]:
-        # The one change: a folder of this sandbox instead of the one that an image has to itself.
+        # The only change: a folder of this sandbox instead of the fixed folder of an image.
         state = script.parent / "state"
         state.mkdir()
         (state / "todo").touch()
@@ -132,25 +132,25 @@ class KernelService:
         with self._lock:
             if self._closed:
                 raise ApiError(502, "The sandbox was not found")
-            made = _Confined(start or self._start, self._home)
-            self._contexts[made.public["id"]] = made
-            return made.public
+            context = _Confined(start or self._start, self._home)
+            self._contexts[context.public["id"]] = context
+            return context.public
 
     def contexts(self) -> list[dict[str, Any]]:
         return [context.public for context in self._contexts.values()]
 
-    def create(self, asked: dict[str, Any]) -> dict[str, Any]:
+    def create(self, fields: dict[str, Any]) -> dict[str, Any]:
         return self._new()
 
-    def execute(self, asked: dict[str, Any]) -> AsyncIterator[bytes]:
-        if asked.get("context_id") and asked.get("language"):
+    def execute(self, fields: dict[str, Any]) -> AsyncIterator[bytes]:
+        if fields.get("context_id") and fields.get("language"):
             raise ApiError(400, "Only one of context_id or language can be provided")
-        if asked.get("language") not in (None, "python"):
-            raise ApiError(500, f"no kernel for {asked['language']}")
-        context = self._contexts.get(asked.get("context_id") or next(iter(self._contexts)))
+        if fields.get("language") not in (None, "python"):
+            raise ApiError(500, f"no kernel for {fields['language']}")
+        context = self._contexts.get(fields.get("context_id") or next(iter(self._contexts)))
         if context is None:
             raise ApiError(404, "context not found")
-        return context.execute(asked)
+        return context.execute(fields)
 
     def restart(self, context: str) -> None:
         with self._lock:
@@ -172,7 +172,7 @@ class KernelService:
 
 
 class ContainerService:
-    """The code service in a container made from a build."""
+    """The code service in a container of a build."""
 
     def __init__(self, build: Build) -> None:
         from tests.support import engine
@@ -186,7 +186,7 @@ class ContainerService:
             entrypoint=[],
             user=user,
             working_dir=workdir,
-            # No envd is in the container that the service could ask for a sandbox's variables.
+            # The container has no envd that the service could ask for the sandbox's variables.
             environment=env | {"E2B_LOCAL": "true"},
             detach=True,
             labels={engine.LABEL: ""},
@@ -199,15 +199,15 @@ class ContainerService:
         if self._ready:
             return True
         if self._container.logs().count(b"startup failed") > self._restarts:
-            # E2B copies the memory of a service that is up. Here each starts anew, and on a busy
-            # machine its first kernel may be too late for it.
+            # E2B copies the memory of a running service. Here each service starts anew, and on a
+            # busy machine its first kernel may start too late.
             self._restarts += 1
             self._container.restart(timeout=0)
             return False
-        found: Any = self._container.exec_run(
+        finished: Any = self._container.exec_run(
             ["/bin/bash", "-l", "-c", self._ready_command], user=self._build.machine[2]
         )
-        self._ready = found.exit_code == 0
+        self._ready = finished.exit_code == 0
         return self._ready
 
     @property
@@ -218,11 +218,11 @@ class ContainerService:
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()
-        asked = urllib.request.Request(  # noqa: S310 - the container's own address
+        request = urllib.request.Request(  # noqa: S310 - the container's own address
             self._origin + path, data, {"Content-Type": "application/json"}, method=method
         )
         try:
-            return urllib.request.urlopen(asked, timeout=120)  # noqa: S310
+            return urllib.request.urlopen(request, timeout=120)  # noqa: S310
         except urllib.error.HTTPError as error:
             raise ApiError(error.code, error.reason) from error
         except OSError as error:
@@ -230,16 +230,16 @@ class ContainerService:
 
     def contexts(self) -> list[dict[str, Any]]:
         with self._ask("GET", "/contexts") as answer:
-            found: list[dict[str, Any]] = json.load(answer)
-            return found
+            contexts: list[dict[str, Any]] = json.load(answer)
+            return contexts
 
-    def create(self, asked: dict[str, Any]) -> dict[str, Any]:
-        with self._ask("POST", "/contexts", asked) as answer:
-            found: dict[str, Any] = json.load(answer)
-            return found
+    def create(self, fields: dict[str, Any]) -> dict[str, Any]:
+        with self._ask("POST", "/contexts", fields) as answer:
+            context: dict[str, Any] = json.load(answer)
+            return context
 
-    def execute(self, asked: dict[str, Any]) -> Iterator[bytes]:
-        with self._ask("POST", "/execute", asked) as answer:
+    def execute(self, fields: dict[str, Any]) -> Iterator[bytes]:
+        with self._ask("POST", "/execute", fields) as answer:
             yield from answer
 
     def restart(self, context: str) -> None:
@@ -253,7 +253,7 @@ class ContainerService:
 
 @dataclass
 class Running:
-    """A sandbox that runs."""
+    """A running sandbox."""
 
     id: str
     team: Team
@@ -271,7 +271,7 @@ class Running:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def close(self) -> None:
-        """End what runs in it; nothing can be started in it any more."""
+        """End everything that runs in it; nothing more can be started."""
         with self.lock:
             self.closed = True
             if self.service:
@@ -279,7 +279,7 @@ class Running:
             self.machine.close()
 
     def use(self) -> Service:
-        """Its code service, which is not up at once."""
+        """Return its code service. Raises `ApiError` until that is up."""
         with self.lock:
             if self.closed or time.monotonic() < self.ready_at:
                 raise ApiError(502, "The sandbox is running but port is not open")

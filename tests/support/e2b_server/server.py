@@ -1,4 +1,4 @@
-"""The server: its calls over real HTTP, its builds in threads."""
+"""The server: calls over real HTTP, builds in threads."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ KEY = "e2b_" + "0123456789abcdef" * 2 + "01234567"
 class Server:
     """A running server; use it as a context manager.
 
-    `url` is where, `key` the first team's key, `state` what it knows. `ready_after` is how many
-    seconds a sandbox's code service takes, `skew` how wrong its clock is.
+    `url` is its address, `key` the first team's key, `state` its data. A sandbox's code service is
+    up after `ready_after` seconds. Its clock is wrong by `skew`.
     """
 
     def __init__(
@@ -95,11 +95,11 @@ class Server:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The variables that lead the SDK here."""
+        """Return the variables that point the SDK at this server."""
         return {"E2B_API_KEY": self.key, "E2B_API_URL": self.url, "E2B_SANDBOX_URL": self.url}
 
     def builds(self, name: str | None = None) -> list[Build]:
-        """Every build, of one template or of all."""
+        """Return every build, of one template or of all."""
         with self.state.lock:
             return [
                 build
@@ -109,7 +109,7 @@ class Server:
             ]
 
     def tags(self, name: str) -> dict[str, str]:
-        """Tag → build ID, as sandboxes resolve them."""
+        """Return tag → build ID, as sandboxes resolve them."""
         with self.state.lock:
             template = next(t for t in self.state.templates.values() if t.name == name)
             found = {tag: template.newest(tag, ready=True) for tag, _, _ in template.tags}

@@ -1,4 +1,4 @@
-"""What the server knows: teams, templates, builds, tags, uploaded files, cached layers."""
+"""The server's data: teams, templates, builds, tags, uploaded files and cached layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ TOO_MANY = (
 
 
 class ApiError(Exception):
-    """An answer that is an error."""
+    """A response that is an error."""
 
     def __init__(self, code: int, message: str, headers: dict[str, str] | None = None) -> None:
         super().__init__(message)
@@ -71,7 +71,7 @@ class Build:
     # The start and ready command and the layer that they run in: its own, or those of the template
     # that it is built from.
     start: tuple[str, str, Any] | None = None
-    # Status, message and step as the route of the status has them in its cache.
+    # Status, message and step, as cached for the status call.
     cached: tuple[str, str, str | None] | None = None
 
     def become(self, status: str, message: str = "", step: str | None = None) -> None:
@@ -90,7 +90,7 @@ class Build:
 
 @dataclass
 class Template:
-    """A name and its builds."""
+    """A template and its builds."""
 
     id: str
     name: str
@@ -99,7 +99,7 @@ class Template:
     created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     spawned: list[dt.datetime] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
-    # (tag, build ID, when), oldest first; a tag is where its newest assignment says.
+    # (tag, build ID, when), oldest first; the newest assignment of a tag counts.
     tags: list[tuple[str, str, dt.datetime]] = field(default_factory=list)
 
     def tags_of(self, build_id: str) -> set[str]:
@@ -110,7 +110,7 @@ class Template:
         return f"{self.team.slug}/{self.name}"
 
     def build(self, build_id: str) -> Build | None:
-        """The build, as long as a tag was given to it and not taken away since."""
+        """Return the build, if it still has a tag."""
         if not self.tags_of(build_id):
             return None
         return next(build for build in self.builds if build.id == build_id)
@@ -124,7 +124,7 @@ class Template:
 
 
 class State:
-    """All of it, under one lock."""
+    """All data of the server, under one lock."""
 
     def __init__(self, teams: list[Team]) -> None:
         self.lock = threading.RLock()
@@ -133,9 +133,9 @@ class State:
         self.files: dict[tuple[str, str], bytes] = {}
         self.layers: dict[tuple[str, str], Any] = {}
         self.executed: list[tuple[str, str]] = []
-        # Where the next builds fail: (phase or number of a step, the step that is told, why).
+        # Where the next builds fail: (phase or number of a step, reported step, reason).
         self.failures: list[tuple[str, str | None, str]] = []
-        # How long it takes the API to learn of a build that its builder has cancelled.
+        # How long the API takes to notice that a builder has cancelled a build.
         self.poll_seconds = 0.2
 
     def team(self, key: str | None) -> Team:
@@ -151,7 +151,7 @@ class State:
         return self.teams[key]
 
     def look_up(self, team: Team, identifier: str) -> Template:
-        """From `namespace/alias`, an alias of the team or the ID of any template."""
+        """Return a template by `namespace/alias`, an alias of the team, or the ID of any team's."""
         namespace, slash, alias = identifier.rpartition("/")
         for template in self.templates.values():
             if (template.team.slug, template.name) == (namespace or team.slug, alias):
@@ -175,7 +175,7 @@ class State:
         return template
 
     def by_id(self, team: Team, template_id: str, missing: str, refused: str) -> Template:
-        """The template of an ID; an alias will not do."""
+        """Return the template with an ID; aliases are refused."""
         template = self.templates.get(template_id)
         if template is None:
             raise ApiError(404, missing)
@@ -184,7 +184,7 @@ class State:
         return template
 
     def request_build(self, team: Team, body: dict[str, Any]) -> tuple[Template, Build, list[str]]:
-        """What `POST /v3/templates` does."""
+        """Request a build, as `POST /v3/templates` does."""
         text = body.get("name", body.get("alias"))
         if text is None:
             raise ApiError(400, "Name is required")
@@ -214,9 +214,9 @@ class State:
             self.templates[template.id] = template
         for build in template.builds:
             if build.status == "waiting" and template.tags_of(build.id) & set(wanted):
-                # The cache of the status is not told.
+                # The cached status is not updated.
                 build.status, build.message = "error", SUPERSEDED
-        made = Build(
+        build = Build(
             id=str(uuid.uuid4()),
             template_id=template.id,
             team=team,
@@ -224,12 +224,12 @@ class State:
             memory_mb=memory,
             free_disk_mb=body.get("minFreeDiskMb"),
         )
-        template.builds.append(made)
-        template.tags += [(tag, made.id, dt.datetime.now(dt.UTC)) for tag in wanted]
-        return template, made, wanted
+        template.builds.append(build)
+        template.tags += [(tag, build.id, dt.datetime.now(dt.UTC)) for tag in wanted]
+        return template, build, wanted
 
     def start_build(self, team: Team, template_id: str, build_id: str) -> Build:
-        """What `POST /v2/templates/{id}/builds/{id}` checks and cancels."""
+        """Check a build to be started and cancel others, as `POST /v2/templates/{id}/builds/{id}`."""
         template = self.templates.get(template_id)
         build = template.build(build_id) if template else None
         if template is None or build is None:
@@ -245,7 +245,7 @@ class State:
         return build
 
     def _cancel(self, build: Build) -> None:
-        """End a running build at its builder; the API learns of it when it asks there."""
+        """End a running build in its builder; the API notices that when it polls the builder."""
 
         def learn() -> None:
             with self.lock:
@@ -257,7 +257,7 @@ class State:
         timer.start()
 
     def resolve(self, team: Team, reference: str) -> tuple[Template, Build]:
-        """From what a sandbox is created of to its build: `id`, `name`, `name:tag`, `id:build`."""
+        """Return the build that `id`, `name`, `name:tag` or `id:build` means for a new sandbox."""
         identifier, tag = parse_name(reference, "Invalid template reference")
         template = self.look_up(team, identifier)
         matched = identifier if identifier == template.id else template.full_name
@@ -272,7 +272,7 @@ class State:
 
     @staticmethod
     def ready(template: Template, tag: str | None) -> Build | None:
-        """The build that a tag or a build's own ID leads to."""
+        """Return the ready build with a tag, or with a build ID in its place."""
         if tag and is_uuid(tag):
             build = template.build(tag)
             return build if build and build.status == "ready" else None
@@ -281,7 +281,7 @@ class State:
 
 
 def parse_name(text: str, invalid: str) -> tuple[str, str | None]:
-    """`namespace/alias:tag`, trimmed and lowered; the tag `default` is as none."""
+    """Split `namespace/alias:tag`, trimmed and in lower case; the tag `default` counts as none."""
     name, colon, tag = text.strip().partition(":")
     try:
         tag = _cleaned(tag, "tag", _TAG) if colon else DEFAULT_TAG
@@ -297,7 +297,7 @@ def parse_name(text: str, invalid: str) -> tuple[str, str | None]:
 
 
 def clean_tags(tags: list[str]) -> list[str]:
-    """Tags lowered, each once, and in no order that anybody asked for."""
+    """Return the tags in lower case, without duplicates and in an arbitrary order."""
     cleaned = set()
     for tag in tags:
         try:
@@ -323,7 +323,7 @@ def check_namespace(identifier: str, team: Team) -> None:
 
 
 def checked_size(team: Team, body: dict[str, Any]) -> tuple[int, int]:
-    """CPUs and memory, within what machines can have and what the team may."""
+    """Return CPUs and memory, if they are possible and within the team's limits."""
     cpu, memory = body.get("cpuCount", 2), body.get("memoryMB", 1024)
     more = "(if you need to increase this limit, please contact support)"
     if cpu > 32:

@@ -1,4 +1,4 @@
-"""Carrying builds out: steps whose time is modelled, or steps run for real in Docker."""
+"""Carry out the steps of builds: with modelled times, or for real in Docker."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from tests.support.e2b_server.state import Build
 
 
 class StepError(Exception):
-    """A step that went wrong; its text is the reason."""
+    """A step failed; the text is the reason."""
 
 
 class Steps(Protocol):
-    """How the steps of builds are carried out. A layer is whatever the next step starts from."""
+    """Carries out the steps of builds. A layer is whatever the next step starts from."""
 
     def base(self, image: str) -> Any: ...
 
@@ -37,8 +37,8 @@ def _nothing_fails(_step: dict[str, Any]) -> str | None:
 
 @dataclass
 class ModelledSteps:
-    """Steps that take a time and do nothing; a layer is the archives that were copied into it.
-    `fails` says of a step why it fails."""
+    """Steps that take time and do nothing; a layer is the list of archives copied into it.
+    `fails` returns why a step fails, or None."""
 
     seconds: Callable[[dict[str, Any]], float] = lambda _step: 0.0
     base_seconds: float = 0.0
@@ -66,7 +66,7 @@ class ModelledSteps:
 
 @dataclass
 class DockerSteps:
-    """Steps run in containers, each result an image, as `tests.support.engine` plays E2B's way of it."""
+    """Steps run in containers as `tests.support.engine` runs them; each layer is an image."""
 
     network: str = "host"
     made: list[str] = field(default_factory=list)
@@ -111,10 +111,10 @@ class DockerSteps:
             for text in machine.log:
                 for line in text.splitlines():
                     tell(f"[stdout]: {line}")
-            made = container.commit()
+            layer_image = container.commit()
         with self.lock:
-            self.made.append(str(made.id))
-        return made.id, dict(machine.env), machine.user, machine.workdir_set
+            self.made.append(str(layer_image.id))
+        return layer_image.id, dict(machine.env), machine.user, machine.workdir_set
 
     def finish(self, layer: Any, build: Build, tell: Any) -> Any:
         from tests.support import engine
@@ -124,10 +124,10 @@ class DockerSteps:
             machine = engine.Machine(container, env)
             machine.user, machine.workdir_set = user, workdir
             machine.finalize()
-            made = container.commit()
+            layer_image = container.commit()
         with self.lock:
-            self.made.append(str(made.id))
-        return made.id, env, user, machine.workdir
+            self.made.append(str(layer_image.id))
+        return layer_image.id, env, user, machine.workdir
 
     def remove(self) -> None:
         from tests.support import engine
@@ -146,16 +146,16 @@ def evaluation(value: str) -> str:
 
 
 def extract(archive: bytes, folder: Path) -> None:
-    """Unpack what was uploaded."""
+    """Unpack an upload."""
     with tarfile.open(fileobj=io.BytesIO(archive), mode="r:gz") as tar:
-        # An attribute, since Python 3.11.2 has no argument for it.
+        # Set as an attribute, since Python 3.11.2 has no argument for it.
         tar.extraction_filter = getattr(tarfile, "tar_filter", None)
         tar.extractall(folder)  # noqa: S202 - archives of this program's own
 
 
 @contextlib.contextmanager
 def unpacked(files: bytes | None) -> Any:
-    """The folder that an upload holds."""
+    """Yield the folder of an unpacked upload."""
     import tempfile
 
     with tempfile.TemporaryDirectory() as folder:
@@ -165,6 +165,6 @@ def unpacked(files: bytes | None) -> Any:
 
 
 def chained(parent: str, step: dict[str, Any]) -> str:
-    """The key of a step's layer: its parent's, its kind, its arguments, its files."""
+    """Return the key of a step's layer, from the parent's key, kind, arguments and files."""
     told = [parent, step["type"], " ".join(step.get("args", [])), step.get("filesHash", "")]
     return hashlib.sha256("\n".join(told).encode()).hexdigest()

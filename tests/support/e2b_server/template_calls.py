@@ -38,7 +38,7 @@ class TemplateCalls:
         self.threads: list[threading.Thread] = []
 
     def routes(self) -> list[tuple[str, str, Handler]]:
-        """Method, path, and what answers it."""
+        """Return the method, path and handler of each call."""
         return [
             ("POST", "/v3/templates", self._request_build),
             ("GET", "/templates/aliases/{alias}", self._alias),
@@ -58,9 +58,9 @@ class TemplateCalls:
 
     def _request_build(self, request: Request, body: bytes) -> Response:
         team = self.server.team_of(request)
-        asked = json.loads(body)
+        fields = json.loads(body)
         with self.server.state.lock:
-            template, build, tags = self.server.state.request_build(team, asked)
+            template, build, tags = self.server.state.request_build(team, fields)
         return JSONResponse(
             {
                 "templateID": template.id,
@@ -83,8 +83,8 @@ class TemplateCalls:
         if ":" in reference and self.server.state.ready(template, tag) is None:
             missing = tag or DEFAULT_TAG
             raise ApiError(404, f"tag '{missing}' does not exist for template '{identifier}'")
-        told = {"templateID": template.id, "public": template.public}
-        return JSONResponse(told)
+        content = {"templateID": template.id, "public": template.public}
+        return JSONResponse(content)
 
     def _file(self, request: Request, _body: bytes) -> Response:
         team = self.server.team_of(request)
@@ -110,16 +110,18 @@ class TemplateCalls:
 
     def _start_build(self, request: Request, body: bytes) -> Response:
         team = self.server.team_of(request)
-        asked = json.loads(body)
+        fields = json.loads(body)
         with self.server.state.lock:
             build = self.server.state.start_build(
                 team, request.path_params["name"], request.path_params["build"]
             )
-            build.request = asked
-            given = sum(asked.get(source) is not None for source in ("fromImage", "fromTemplate"))
-            if given != 1:
-                rule = "cannot specify both" if given else "must specify either"
-                named = "fromImage and fromTemplate" if given else "fromImage or fromTemplate"
+            build.request = fields
+            sources = sum(
+                fields.get(source) is not None for source in ("fromImage", "fromTemplate")
+            )
+            if sources != 1:
+                rule = "cannot specify both" if sources else "must specify either"
+                named = "fromImage and fromTemplate" if sources else "fromImage or fromTemplate"
                 why = f"failed to set template source: {rule} {named}"
                 build.become("error", f"error when building env: {why}")
                 raise ApiError(500, f"Error when starting template build: {why}")
@@ -140,11 +142,11 @@ class TemplateCalls:
         if not 0 <= limit <= 100:
             raise ApiError(400, "limit must be at most 100")
         with self.server.state.lock:
-            # Whoever asks leaves the answer in the cache, for minutes.
+            # A call caches the status, which E2B keeps for minutes.
             build.cached = build.cached or (build.status, build.message, build.step)
             status, message, step = build.cached
             entries = [] if status == "waiting" else build.log[offset : offset + limit]
-            told: dict[str, Any] = {
+            content: dict[str, Any] = {
                 "logs": [],
                 "logEntries": entries,
                 "templateID": template.id,
@@ -152,14 +154,16 @@ class TemplateCalls:
                 "status": status,
             }
             if message and self.server.tells_reasons:
-                told["reason"] = {"message": message, "logEntries": []}
+                content["reason"] = {"message": message, "logEntries": []}
                 if step is not None:
-                    shown = [one for one in entries if one.get("step") == step]
-                    told["reason"] |= {
+                    shown = [entry for entry in entries if entry.get("step") == step]
+                    content["reason"] |= {
                         "step": step,
-                        "logEntries": [one for one in shown if one["level"] in ("warn", "error")],
+                        "logEntries": [
+                            entry for entry in shown if entry["level"] in ("warn", "error")
+                        ],
                     }
-        return JSONResponse(told)
+        return JSONResponse(content)
 
     def _template_for_build(self, request: Request) -> Template:
         team = self.server.team_of(request)
@@ -176,40 +180,40 @@ class TemplateCalls:
         )
         with self.server.state.lock:
             newest = {tag: (build, when) for tag, build, when in template.tags}
-        told = [
+        content = [
             {"tag": tag, "buildID": build, "createdAt": when.isoformat()}
             for tag, (build, when) in sorted(newest.items())
         ]
-        return JSONResponse(told)
+        return JSONResponse(content)
 
     def _assign_tags(self, request: Request, body: bytes) -> Response:
         team = self.server.team_of(request)
-        asked = json.loads(body)
-        if not asked["tags"]:
+        fields = json.loads(body)
+        if not fields["tags"]:
             raise ApiError(400, "At least one tag is required")
-        identifier, tag = parse_name(asked["target"], "Invalid target template format")
+        identifier, tag = parse_name(fields["target"], "Invalid target template format")
         check_namespace(identifier, team)
         with self.server.state.lock:
             template = self.server.state.look_up(team, identifier)
             build = self.server.state.ready(template, tag)
             if build is None:
-                target = f"Template '{asked['target']}' with tag '{tag or DEFAULT_TAG}'"
+                target = f"Template '{fields['target']}' with tag '{tag or DEFAULT_TAG}'"
                 raise ApiError(404, f"{target} not found")
             self.server.state.owned(team, identifier)
-            tags = clean_tags(asked["tags"])
+            tags = clean_tags(fields["tags"])
             now = dt.datetime.now(dt.UTC)
             template.tags += [(tag, build.id, now) for tag in tags]
         return JSONResponse({"tags": tags, "buildID": build.id}, status_code=201)
 
     def _delete_tags(self, request: Request, body: bytes) -> Response:
         team = self.server.team_of(request)
-        asked = json.loads(body)
-        tags = clean_tags(asked["tags"])
+        fields = json.loads(body)
+        tags = clean_tags(fields["tags"])
         if not tags:
             raise ApiError(400, "At least one tag is required")
         if DEFAULT_TAG in tags:
             raise ApiError(400, "Cannot delete the 'default' tag")
-        identifier, tag = parse_name(asked["name"], "Invalid template name format")
+        identifier, tag = parse_name(fields["name"], "Invalid template name format")
         check_namespace(identifier, team)
         if tag is not None:
             instead = "use the 'tags' field instead"
@@ -220,7 +224,7 @@ class TemplateCalls:
         return Response(status_code=204)
 
     def _described(self, template: Template) -> dict[str, Any]:
-        """A template in a list: sizes are those of the build that the tag `default` is on."""
+        """Return an entry of a list; its sizes are those of the build with the tag `default`."""
         newest = template.newest(DEFAULT_TAG, ready=False)
         latest = template.build(newest[1]) if newest else None
         build = self.server.state.ready(template, None)
@@ -244,7 +248,7 @@ class TemplateCalls:
         }
 
     def _list_templates(self, request: Request, _body: bytes) -> Response:
-        return JSONResponse([self._described(one) for one in self._of_team(request)])
+        return JSONResponse([self._described(template) for template in self._of_team(request)])
 
     def _list_templates_in_pages(self, request: Request, _body: bytes) -> Response:
         newest_first = self._of_team(request)[::-1]
@@ -254,7 +258,9 @@ class TemplateCalls:
         team = self.server.team_of(request)
         if request.query_params.get("teamID", team.id) != team.id:
             raise ApiError(400, "Team ID param mismatch with the API key")
-        return [one for one in self.server.state.templates.values() if one.team is team]
+        return [
+            template for template in self.server.state.templates.values() if template.team is team
+        ]
 
     def _get_template(self, request: Request, _body: bytes) -> Response:
         wanted = request.path_params["name"]
@@ -268,7 +274,7 @@ class TemplateCalls:
         return page(request, builds, lambda builds: self._described(template) | {"builds": builds})
 
     def _build(self, build: Build) -> dict[str, Any]:
-        told: dict[str, Any] = {
+        content: dict[str, Any] = {
             "buildID": build.id,
             "status": build.status,
             "createdAt": build.created.isoformat(),
@@ -277,8 +283,8 @@ class TemplateCalls:
             "memoryMB": build.memory_mb,
         }
         if build.status == "ready":
-            told |= {"diskSizeMB": 1024, "envdVersion": self.server.envd_version}
-        return told if build.active else told | {"finishedAt": build.created.isoformat()}
+            content |= {"diskSizeMB": 1024, "envdVersion": self.server.envd_version}
+        return content if build.active else content | {"finishedAt": build.created.isoformat()}
 
     def _named(self, request: Request) -> Template:
         return self.server.state.owned(
@@ -290,14 +296,14 @@ class TemplateCalls:
 
     def _update_template(self, request: Request, body: bytes) -> Response:
         template = self._named(request)
-        asked = json.loads(body)
-        template.public = asked.get("public", template.public)
-        told = {"names": [template.full_name]}
-        return JSONResponse(told)
+        fields = json.loads(body)
+        template.public = fields.get("public", template.public)
+        content = {"names": [template.full_name]}
+        return JSONResponse(content)
 
     def _delete_template(self, request: Request, _body: bytes) -> Response:
         template = self._named(request)
-        if any(one.template is template for one in self.server.running.values()):
+        if any(sandbox.template is template for sandbox in self.server.running.values()):
             why = "because there are running sandboxes using it"
             raise ApiError(400, f"cannot delete template '{template.id}' {why}")
         with self.server.state.lock:

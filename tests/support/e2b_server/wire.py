@@ -1,4 +1,4 @@
-"""What every call is answered with."""
+"""The form of the responses."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Handler = Callable[[Request, bytes], Response]
 
 
 def page(request: Request, items: list[Any], whole: Callable[[list[Any]], Any] = list) -> Response:
-    """One page of a list, and in a header where the next one starts."""
+    """Return a page of a list; a header says where the next one starts."""
     try:
         limit = int(request.query_params.get("limit", 100))
         start = int(request.query_params.get("nextToken") or 0)

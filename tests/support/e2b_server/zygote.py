@@ -1,7 +1,7 @@
-"""Real Jupyter kernels in a tenth of their time: forked from a process that has loaded them.
+"""Start real Jupyter kernels in a tenth of the time, by forking a process that has loaded them.
 
-Run as a program, it is that process: a line of standard input is the connection file and the
-folder of a kernel to fork; the answer is the kernel's process ID.
+Run as a program, this module is that process. A line of its standard input is the connection file
+and the folder of a kernel to fork; it answers with the kernel's process ID.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from builder.targets.local.kernel_host.zygote import preload
 
 
 class ForkedKernel:
-    """What the code service asks of a kernel's manager."""
+    """The methods of a kernel manager that the code service uses."""
 
     def __init__(self, pid: int, folder: tempfile.TemporaryDirectory[str]) -> None:
         # Not its number, which another process may have once this one has ended.
@@ -45,14 +45,14 @@ class ForkedKernel:
 
 
 class Zygote:
-    """The process that kernels are forked from, started when the first one is asked for."""
+    """The process that kernels are forked from, started for the first of them."""
 
     def __init__(self) -> None:
         self._process: subprocess.Popen[str] | None = None
         self._lock = threading.Lock()
 
     def start(self, *, cwd: str) -> tuple[ForkedKernel, Any]:
-        """A kernel and its client, ready."""
+        """Start a kernel; return it with its client once it is ready."""
         from jupyter_client.blocking.client import BlockingKernelClient
         from jupyter_client.connect import write_connection_file
 
@@ -91,7 +91,7 @@ class Zygote:
         return kernel, client
 
     def close(self) -> None:
-        """End it; the kernels that are left end with it."""
+        """End it, and with it its kernels."""
         with self._lock:
             if self._process and self._process.stdin and self._process.stdout:
                 self._process.stdin.close()
@@ -130,7 +130,7 @@ def main() -> None:
 
 
 def reap(children: set[int]) -> None:
-    """Take the ends of children; until then nobody else can have their numbers."""
+    """Reap children; until then their process IDs are not reused."""
     while children:
         pid, _ = os.waitpid(-1, os.WNOHANG)
         if not pid:
