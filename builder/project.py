@@ -87,7 +87,7 @@ BUILT_IN_TARGETS = {
 
 
 def address_error(url: str) -> str | None:
-    """Return why `url` is no address of a server, without repeating a password in it."""
+    """Return why `url` is not the address of a server, without repeating a password in it."""
     if "@" in url:
         return "contains a user name or a password, which messages and logs would show"
     with contextlib.suppress(ValueError):
@@ -99,7 +99,7 @@ def address_error(url: str) -> str | None:
 
 
 def domain_error(domain: str) -> str | None:
-    """Return why `domain` is no domain of a cluster, like `address_error`."""
+    """Return why `domain` is not the domain of a cluster, like `address_error`."""
     wrong = address_error(f"https://{domain}")
     if "@" in domain or (wrong is None and "/" not in domain):
         return wrong
@@ -178,7 +178,7 @@ class Project:
         """Return the folder of the nearest project from the working directory upwards, if any."""
         try:
             here = Path.cwd()
-        except OSError:  # it is gone
+        except OSError:  # it no longer exists
             return None
         return next((f for f in (here, *here.parents) if (f / "variants").is_dir()), None)
 

@@ -28,7 +28,7 @@ def main() -> NoReturn:
     """Run the command line, and exit the process with the exit code of the outcome."""
     guard.open_standard_descriptors()
     for number in _STOPPING:
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as by nohup
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as under nohup
             signal.signal(number, _interrupted)
     # Start fast: do not collect garbage while modules load, and do not search every installed
     # distribution for plugins of pydantic.
@@ -58,7 +58,7 @@ def main() -> NoReturn:
     finally:
         # The work is done: a signal from here on would only change the exit code.
         _ignore_signals()
-        gc.freeze()  # do not take apart at exit what was loaded
+        gc.freeze()  # skip the destruction of everything at exit
     sys.exit(code)
 
 

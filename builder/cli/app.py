@@ -69,8 +69,8 @@ def run(arguments: list[str]) -> int:
 
 
 def program(first: str | None = None) -> typer.Typer:
-    """Return the program; with that command alone where `first` names one, since loading them all
-    takes as long as many a command."""
+    """Return the program; if `first` is a command, with that one alone, since loading all of them
+    takes as long as running some commands."""
     app = typer.Typer(
         name="template-builder",
         no_args_is_help=True,

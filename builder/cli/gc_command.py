@@ -31,7 +31,8 @@ Days = Annotated[
 Forget = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="REGISTRY", help="Ignore this registry, or those in this folder: it is gone."
+        metavar="REGISTRY",
+        help="Ignore a registry that no longer exists: its path, or a folder above it.",
     ),
 ]
 

@@ -115,7 +115,7 @@ def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, str]
 
 
 def _file_of(folder: Path, name: str) -> Path:
-    """Return the spec file of the template `name`, whatever it is called; or where it belongs."""
+    """Return the path of the spec of template `name`, or the one for a new spec."""
     try:
         variants = spec.load_variants(folder) if folder.is_dir() else ()
     except TemplateError:

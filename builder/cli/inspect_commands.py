@@ -130,7 +130,7 @@ def _short(ref: Ref | None) -> str:
 
 
 def _lines(value: dict[str, Any], indent: str) -> list[str]:
-    """A line per value; what is empty or was not measured is left out."""
+    """Return a line for each value, without empty and unmeasured ones."""
     lines = []
     for key, item in value.items():
         if item in (None, {}, []):

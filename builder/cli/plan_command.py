@@ -94,7 +94,7 @@ def _plan_lines(planned: plan.Plan, *, frozen: bool) -> Iterator[Line]:
 
 
 def _step_lines(planned: plan.Plan) -> Iterator[str]:
-    """Yield the steps that E2B would run, those that templates share, and what is not a step."""
+    """Yield lines about the steps on E2B: all, shared, cached, and instructions without a step."""
     programs = {v.name: v.program for v in planned.variants if v.program}
     for name, program in programs.items():
         yield (

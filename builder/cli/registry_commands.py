@@ -1,4 +1,4 @@
-"""Commands that read what is recorded: resolve, list, logs."""
+"""Commands that read the registry and the logs: resolve, list, logs."""
 
 from __future__ import annotations
 

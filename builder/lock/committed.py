@@ -113,7 +113,7 @@ def _check_shape(lock: Lock) -> None:
 
 
 def _gaps(variant: Variant, lock: Lock, packages: Mapping[str, str]) -> Iterable[str]:
-    """Yield how the files of requirements/ differ from what was locked."""
+    """Yield the differences between the files of requirements/ and the lock."""
     names: list[str] = []
     for stage in lock.stages:
         names += [name for name, _ in parse_pins(stage.text)]

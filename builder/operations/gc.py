@@ -1,4 +1,4 @@
-"""Find and remove what no template needs any more: environments, images, tags."""
+"""Find and remove environments, images and tags that no template needs any more."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from builder.workflow import read_registry
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Candidate:
-    """An unused thing, and the cleaner that can remove it; `kept` is why it was kept."""
+    """Something unused, and the cleaner that can remove it; `kept` is why it was kept."""
 
     place: str
     cleaner: Cleaner

@@ -25,8 +25,8 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
     """Record every build that a channel's tag on the target points at and the registry lacks.
 
     `prepared` are the current specs: a build with the digest of one is verified again; of any
-    other, only what a sandbox tells is recorded. An unreadable registry is renamed. Return what was
-    put back, as plain values. Raise what the target raises.
+    other, only what a sandbox reports is recorded. An unreadable registry is renamed. Return the
+    builds put back, as plain values. Raise what the target raises.
     """
     project, target = context.project, context.connected()
     try:

@@ -1,4 +1,4 @@
-"""Verify recorded builds again, against what was promised when they were made."""
+"""Verify recorded builds again, against the promises of their records."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Reverified:
     left_out: tuple[str, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
-        """Return what was checked, as plain values."""
+        """Return it as plain values."""
         return {
             "ref": self.record.ref,
             "checks": [check.name for check in self.verified.checks],

@@ -73,7 +73,7 @@ def program_of(rendered: Rendered) -> Program:
 
 
 def step_keys_of(rendered: Rendered, program: Program) -> tuple[str, ...]:
-    """Return a key for each step: what decides, after the steps before, if E2B has it cached."""
+    """Return a key for each step: E2B has a step cached if its key and those before are equal."""
     keys = []
     for step in program.steps:
         content = rendered.content(step.args[0]) if step.kind == "COPY" else b""

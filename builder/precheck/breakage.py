@@ -162,7 +162,7 @@ def look_into(machine: Machine) -> Base:
 
 
 def kept(folder: Path, image: str) -> Base | None:
-    """Return what is kept of an image that was examined before."""
+    """Return the stored content of an image; None if it was not examined before."""
     try:
         content = parse_json(_place(folder, image).read_text(encoding="utf-8"))
         return Base(**{**content, "conflicts": tuple(content["conflicts"])})
@@ -171,7 +171,7 @@ def kept(folder: Path, image: str) -> Base | None:
 
 
 def keep(folder: Path, image: str, base: Base) -> None:
-    """Keep the content of an image. Raise `StorageError`."""
+    """Store the content of an image. Raise `StorageError`."""
     text = json.dumps(dataclasses.asdict(base), indent=2, sort_keys=True) + "\n"
     atomic_write(_place(folder, image), text.encode())
 

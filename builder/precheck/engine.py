@@ -1,7 +1,7 @@
 """A Docker engine: build images from rendered files, and start containers from them.
 
-Images and containers are labelled with their owner, so that the next run can remove what a killed
-one left behind.
+Images and containers are labelled with their owner, so that the next run can remove those of a
+killed one.
 """
 
 from __future__ import annotations

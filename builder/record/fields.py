@@ -1,4 +1,4 @@
-"""What the record of a build holds."""
+"""The content of the record of a build."""
 
 from __future__ import annotations
 

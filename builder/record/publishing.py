@@ -35,7 +35,7 @@ def update_published(
     publish: Publish | None,
 ) -> _T:
     """Run `update` with a `change` that publishes; if the registry cannot be written afterwards,
-    undo what the target moved."""
+    undo the move on the target."""
     take_back: list[TakeBack] = []
 
     def publishing(build: Build, channel: str | None) -> None:

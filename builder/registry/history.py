@@ -20,7 +20,7 @@ _RECORDING = ("adopt", "build")
 
 
 def now() -> str:
-    """Return the time as it is recorded."""
+    """Return the current time in UTC, as records hold it: `2026-11-23T07:49:55Z`."""
     return utc(time.time())
 
 
@@ -36,8 +36,8 @@ def append(
 ) -> None:
     """Add an event to the history of `entry`.
 
-    `build` is the ref of the record that was added, changed or removed; its checksum is renewed.
-    Point `channel`, if given, at `to`, or remove it if `to` is None.
+    `by` is who acts. `build` is the ref of the record that was added, changed or removed; its
+    checksum is renewed. Point `channel`, if given, at the ref `to`, or remove it if `to` is None.
     """
     record = entry.builds.get(build) if build is not None else None
     if build is not None and record:

@@ -1,4 +1,4 @@
-"""Find a recorded build by what a user calls it."""
+"""Find a recorded build by any of its names."""
 
 from __future__ import annotations
 
@@ -65,7 +65,8 @@ def find_build(
 
 
 def newest_usable(recorded: Registry, name: str, target: str) -> Record:
-    """Return the newest usable build of `name`. Raise `UnknownBuildError`."""
+    """Return the newest usable build of `name`. Raise `UnknownBuildError` if there is none, and the
+    `LookupError`s of `Registry.lookup`."""
     entry = recorded.entry(name, target)
     builds = entry.builds
     for ref in newest_first(entry):

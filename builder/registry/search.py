@@ -137,7 +137,7 @@ def _place_of(name: str, text: mmap.mmap) -> tuple[int, int] | None:
     high = last = end.start()
     while low < high:
         middle = (low + high) // 2
-        # Where it begins is before `high`.
+        # It begins before `high`.
         following = _NEXT_KEY.search(text, middle, high + len(_KEY) - 1)
         if following is None:
             high = middle

@@ -51,7 +51,7 @@ class WrongValueError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Table:
-    """A table of the file. `rest` holds what the other attributes do not: unknown keys, and known
+    """A table of the file. `rest` holds keys that no other attribute holds: unknown ones, and known
     ones that were written with their default."""
 
     rest: Mapping[str, object] = field(default_factory=dict, repr=False)

@@ -226,12 +226,14 @@ class Registry:
         return target
 
     def entry(self, name: str, target: str | None = None) -> Entry:
-        """Return the records of a template on the target that `target_of` returns."""
+        """Return the records of a template on the target that `target_of` returns. Raise its errors
+        and what `contents` raises."""
         target = self.target_of(name, target)
         return self.templates[name][target]
 
     def record(self, name: str, target: str, ref: str) -> Record:
-        """Return the record of a build. Raise what `contents` raises."""
+        """Return the record of a build. Raise `KeyError` if there is none, and what `contents`
+        raises."""
         fields = self.templates[name][target].builds[ref].to_json()
         return Record(name=name, target=target, ref=ref, fields=fields)
 

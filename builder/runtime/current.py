@@ -118,7 +118,7 @@ class CurrentSession:
         return self._session or await self._kept(self._open(seconds))
 
     async def replace(self, seconds: float) -> Session:
-        """Replace a session that is gone by a new one, not from the pool."""
+        """Replace a session that has ended by a new one, not from the pool."""
         await self.drop("replaced")
         return await self._kept(self._open_cold(seconds))
 

@@ -1,4 +1,4 @@
-"""From the name that an application gives to what sandboxes are created from."""
+"""Find the template that an application names."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from builder.targets.e2b.account import Account, account_of
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Template:
-    """What sandboxes are created from. `ref` is fixed; `imports` are the modules of the warm-up.
+    """A template. Its sandboxes are created from `ref`, which is fixed; `imports` warm them up.
 
     `registry` is where it was looked up, as an absolute path or a URL, and where revocations are
     checked, even after the application has changed its folder. `name` is its name there, None for

@@ -1,4 +1,4 @@
-"""The lines that a terminal shows of a text: progress bars draw over what they drew before."""
+"""The lines of a text as a terminal shows them: progress bars overwrite themselves."""
 
 from __future__ import annotations
 

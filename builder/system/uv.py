@@ -115,7 +115,7 @@ def _started(
         env={
             **uv_settings.variables(os.environ),
             "NO_COLOR": "1",
-            "TMPDIR": str(folder),  # what uv leaves when it is killed goes with it
+            "TMPDIR": str(folder),  # removed with everything that a killed uv leaves behind
             **environment,
         },
     )

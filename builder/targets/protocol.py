@@ -70,8 +70,8 @@ class Built:
     first import in seconds, if the builder could measure it. `size` is in bytes, None if unknown.
     `steps` are the identities of its steps, `cached` how many came from the cache; `base_fetched`
     means that the base image did not. If it is `one_of_many`, other machines make the same build
-    for themselves, and `notes` apply to this machine's only. `missing` is what the spec names and
-    the target does not provide. `folder` is where the build is on this machine, or None.
+    for themselves, and `notes` apply to this machine's only. `missing` are features of the spec
+    that the target lacks. `folder` is where the build is on this machine, or None.
     """
 
     name: str
@@ -215,10 +215,10 @@ class Builder(Claims, Protocol):
         """The journal of running builds, or None if no build outlives its run."""
 
     def look(self, query: StateQuery) -> TargetState:
-        """Return what the target has of a variant."""
+        """Return the state of a variant on the target."""
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
-        """Return what of the variant this target cannot provide, in words."""
+        """Return the features of the variant that this target cannot provide, in words."""
 
     def blocked(self, variant: Variant) -> str | None:
         """Return why this target cannot build the variant at all, or None."""
@@ -226,7 +226,7 @@ class Builder(Claims, Protocol):
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build, or find it, with the template claimed.
 
-        Raises `BuildError` and the like, leaving nothing but what the next run can use.
+        Raises `BuildError` and the like, and leaves only what the next run can use.
         """
 
     def tidy(self) -> None:
@@ -241,7 +241,7 @@ class Opener(Claims, Protocol):
 
     @property
     def changes(self) -> Callable[[str], Sequence[str]] | None:
-        """Return what has changed in a build, by its ref, in words; None if builds cannot change.
+        """Return the changes in a build since it was made, in words; None if builds cannot change.
         Raises `StorageError`."""
 
     @property
@@ -288,7 +288,7 @@ class Cleaner(Protocol):
     """Something that keeps builds: a target, or a Docker engine."""
 
     def unused(self, needs: Needs) -> list[Unused]:
-        """Return what it keeps and nothing needs, largest first."""
+        """Return the items that nothing needs, largest first."""
 
     def remove(self, waste: Unused) -> str | None:
         """Remove something `unused`; return why not if it is in use again."""

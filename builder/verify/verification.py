@@ -92,7 +92,7 @@ class Verified:
 def verify(
     built: Built, promises: Promises, opener: Opener, *, report: Reporter, log: Log
 ) -> Verified:
-    """Open sandboxes of `built`, take the times, and run every check.
+    """Open sandboxes of `built`, measure times, and run every check.
 
     Raise `VerifyError` with each failed check, `SandboxError` if a sandbox does not start.
     """
@@ -208,7 +208,7 @@ class _Run:
     def copies(self, first: Sandbox, opening: Opening) -> Generator[Sandbox, None, None]:
         """Open sandboxes whose interpreters are copies of the same warm one, one after the other.
 
-        Where all sandboxes are copies of the build, `first`, opened with `opening`, is one of them.
+        If all sandboxes are copies of the build, `first`, opened with `opening`, is one of them.
         """
         if self.opener.copies:
             yield from self.opener.copies(opening)

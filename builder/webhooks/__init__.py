@@ -1,1 +1,1 @@
-"""E2B's webhooks: what it tells of sandboxes' lives, received and kept."""
+"""E2B's webhooks: register them, receive events of sandboxes, and record usage."""

@@ -50,7 +50,8 @@ class E2BWebhookPrimitive:
         api_key: str | None = None,
         target: str = "e2b",
     ) -> None:
-        """What `register` registers. Raises `ValueError` for an unknown event or without a key."""
+        """Set what `register` registers. Raises `ValueError` for an unknown event or without a key,
+        and `TypeError` if `events` is not a list of names."""
         if isinstance(events, str) or not all(isinstance(event, str) for event in events):
             raise TypeError("events is a list of names, such as ['created', 'killed']")
         self.events = tuple(full_name(event) for event in events)

@@ -184,7 +184,7 @@ class Ledger:
 
 
 def _peak(spans: list[tuple[float, float]]) -> int:
-    """Return how many ran at once at most; one that ends when another begins is not counted."""
+    """Return the most sandboxes that ran at once; one ending when another begins is not counted."""
     moments = sorted([(start, 1) for start, _ in spans] + [(stop, -1) for _, stop in spans])
     most = now = 0
     for _, change in moments:

@@ -37,7 +37,7 @@ from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome,
 if TYPE_CHECKING:
     from builder.record import Change
 
-# After that, only unanswered requests are left of an interrupted run.
+# After this time, only unanswered requests of an interrupted run remain.
 _CLEAN_UP_SECONDS = 20.0
 
 Stages = Sequence[Callable[[Attempt, Context], Attempt]]

@@ -1,4 +1,4 @@
-"""What this program assumes of E2B, and the verdicts from what a sandbox reports. Pure.
+"""This program's assumptions about E2B, and the verdicts from a sandbox's report. Pure.
 
 docs/e2b.md has the same list, and a test compares them.
 """

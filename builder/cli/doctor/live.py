@@ -1,4 +1,4 @@
-"""Test on E2B itself what this program assumes of it.
+"""Test this program's assumptions on E2B itself.
 
 A small template is built twice, examined from inside, and removed with everything around it.
 """
@@ -77,7 +77,7 @@ class Checked:
 
 
 def cost() -> str:
-    """Describe what a trial uses of the account at most."""
+    """Describe the most that a trial uses of the account."""
     second = CPU * VCPU_SECOND + MEMORY_MB / 1024 * GIB_SECOND
     dollars = _SANDBOXES * SANDBOX_SECONDS * second
     return (
@@ -128,7 +128,7 @@ class _Results(dict[str, Checked]):
         return key in self and self[key].state == "holds"
 
     def note(self, key: str, seen: str, *, holds: bool = True) -> None:
-        """Add what was observed of an assumption."""
+        """Add an observation about an assumption."""
         self[key] = Checked(key=key, state="holds" if holds else "differs", seen=seen)
 
     def skip(self, *keys: str, why: str) -> None:
@@ -137,8 +137,8 @@ class _Results(dict[str, Checked]):
 
     @contextlib.contextmanager
     def deciding(self, *keys: str) -> Iterator[None]:
-        """On an error, the `keys` without a result do not hold. Errors that are unrelated to them,
-        such as a limit or a network that is down, are raised."""
+        """If the block fails, note that the `keys` without a result do not hold. Raise unrelated
+        errors, such as a limit or a network that is down."""
         try:
             yield
         except (BuildError, SandboxError, VerifyError) as error:

@@ -1,4 +1,4 @@
-"""Checks of this machine and the project, with what to do where one fails."""
+"""Checks of this machine and the project, each with a hint if it fails."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ class Finding:
 
 
 def examine(project: Path | None) -> list[Finding]:
-    """Check everything that the commands rely on; raises nothing for what it finds."""
+    """Check everything that the commands rely on. Problems are findings, not exceptions."""
     findings = [
         _tried("Python", lambda: f"{platform.python_version()} on {platform.platform()}"),
         _tried("uv", lambda: uv.run(["--version"], doing="asking uv").strip()),

@@ -174,8 +174,8 @@ class Trial:
     def sandbox(
         self, ref: str | None = None, *, seconds: int = SANDBOX_SECONDS
     ) -> Iterator[tuple[Any, asyncio.Runner]]:
-        """Create a sandbox of `ref`, by default of the bare name, for the `with` block: the SDK's
-        object, and what runs its calls."""
+        """Create a sandbox of `ref`, by default of the bare name, for the `with` block; yield the
+        SDK's object and the runner for its calls."""
         with asyncio.Runner() as runner:
             sandbox, _ = runner.run(
                 self.cloud.create_sandbox(ref or self.name, seconds=seconds, metadata=self.mark)
@@ -215,7 +215,7 @@ class Trial:
         self._warn(f"not removed from {self.settings.name}: {text}")
 
     def _progress(self, event: Event) -> None:
-        # The spec of the trial deserves its warnings.
+        # The trial's spec causes warnings on purpose.
         if event.kind != "warning":
             self._report(event)
 

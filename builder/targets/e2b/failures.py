@@ -33,7 +33,7 @@ class ForeignResponseError(Exception):
 
 
 class AbsentError(e2b.TemplateException):
-    """E2B has no such thing."""
+    """E2B does not have the requested object."""
 
 
 class ForbiddenError(e2b.TemplateException):
@@ -91,7 +91,7 @@ def is_foreign(error: BaseException) -> bool:
     ):
         return True
     text, status = str(error), status_of(error) or 0
-    # Where a refusal is not JSON, the SDK quotes its bytes.
+    # If a refusal is not JSON, the SDK quotes its bytes.
     refused = 400 <= status < 500 and _BYTES.match(text) is not None
     other = _UNKNOWN.match(text) is not None or NO_ROUTE in text
     return refused or 300 <= status < 400 or other
@@ -124,7 +124,7 @@ def translated(error: Exception, doing: str, account: Account) -> TemplateError:
     """Return the error for a failure of the SDK while `doing` something."""
     reason = account.redacted(words_of(error))
     if isinstance(error, e2b.FileUploadException):
-        # The address of an upload is signed: whoever has it can write there.
+        # The address of an upload is signed: anyone who has it can write there.
         reason = re.sub(r"(https?://[^/\s']+)[^\s']*", r"\1/…", reason.splitlines()[0])
     if isinstance(error, e2b.AuthenticationException):
         return TargetUnavailableError(

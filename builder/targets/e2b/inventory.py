@@ -1,4 +1,4 @@
-"""The templates of an account on E2B, by their tags, and what of them can be removed."""
+"""The templates of an account on E2B, by their tags, and which of them can be removed."""
 
 from __future__ import annotations
 

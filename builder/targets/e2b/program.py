@@ -1,4 +1,4 @@
-"""Turn a Program into a template of the SDK, and tell what of a spec E2B cannot provide."""
+"""Turn a Program into a template of the SDK, and report features of a spec that E2B lacks."""
 
 from __future__ import annotations
 

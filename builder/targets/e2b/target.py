@@ -99,7 +99,7 @@ class E2BTarget(Sandboxes, Cleaning):
         return None
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
-        """Return what E2B cannot provide, apart from what is an error when its steps are made."""
+        """Return the features that E2B lacks, except those that are errors when flattening."""
         return (*not_provided(variant), *unknown_service(variant))
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:

@@ -61,7 +61,7 @@ class KernelClient:
     def wait_until_ready(self, deadline: float) -> bool:
         """Wait until the kernel answers and its output is received; return False when time is up.
 
-        A subscription takes a moment to arrive, and what is published before is lost.
+        A subscription takes a moment to arrive; messages published before that are lost.
         """
         while time.monotonic() < deadline:
             request = self._client.kernel_info()
@@ -88,7 +88,7 @@ class KernelClient:
         return request
 
     def reply(self, request: str, timeout: float) -> dict[str, Any] | None:
-        """Take replies until the one to `request`; None when none came for `timeout` seconds."""
+        """Return the reply to `request`; None if no reply comes for `timeout` seconds."""
         with contextlib.suppress(queue.Empty):
             while True:
                 answer = self._client.get_shell_msg(timeout=timeout)

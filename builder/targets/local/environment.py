@@ -175,8 +175,8 @@ def _install(
 
 
 def _compile(folder: Path) -> None:
-    """Compile the packages, as pip does: what no warm-up imports would be compiled again in every
-    sandbox."""
+    """Compile the packages, as pip does: otherwise, every sandbox would compile the modules that
+    the warm-up does not import."""
     script, packages = byte_code.__file__, str(packages_of(folder))
     code, output = _run(folder, ["-I", "-S", script, packages, str(byte_code_folder())], {})
     if code:

@@ -210,7 +210,7 @@ class KernelSandbox:
 
 
 def _start_error(error: BaseException) -> Exception | None:
-    """Return what to raise instead of an error met while a sandbox was started."""
+    """Return the error to raise for an error while a sandbox was started."""
     folder = short_folder()
     if isinstance(error, Exception) and shutil.disk_usage(folder).free < _FULL_BYTES:
         error = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), folder)

@@ -300,7 +300,7 @@ def zygote_of(
 ) -> Zygote:
     """Return this process's zygote for these modules and variables, a new one if it has ended or
     the environment of `digest` has moved. The caller releases it."""
-    # By process: one that was forked from a process with zygotes has none.
+    # By process, since a process forked from one with zygotes has none itself.
     key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())))
     replaced = None
     with _lock:

@@ -36,7 +36,7 @@ def make_layer(folder: Path, environment: Path) -> Path:
     own.mkdir(parents=True)
     (layer / "lib64").symlink_to("lib")
     shutil.copyfile(environment / "pyvenv.cfg", layer / "pyvenv.cfg")
-    # Read last, so that what the sandbox adds to the search path comes before. ASCII, because older
+    # Read last, so that the sandbox's additions to the search path come first. ASCII, because older
     # versions of Python read it in the encoding of the locale.
     path = ascii(os.fspath(shared))
     (own / "zz-environment.pth").write_text(f"import site; site.addsitedir({path})\n")

@@ -94,8 +94,8 @@ def remove(waste: Unused) -> str | None:
 
 
 def sweep() -> None:
-    """Remove what belongs to no build and is not being made or used: what killed processes left
-    behind, and what was replaced."""
+    """Remove environments that belong to no build and are not being made or used: those of killed
+    processes, and replaced ones."""
     for folder, digest in _strays():
         with contextlib.suppress(OSError), exclusive(lock_of(digest), wait=False):
             if folder_of(digest) != folder:

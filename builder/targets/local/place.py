@@ -1,4 +1,4 @@
-"""Where environments are, by digest, and what a process in one of them gets.
+"""The locations of environments, by digest, and the variables of processes in them.
 
 `environments/<digest>` is a symbolic link to the folder of the active environment. A rebuild makes
 another folder beside it and moves the link in one step; processes in the previous folder go on.
@@ -38,8 +38,8 @@ _SANDBOX_HOMES = ("/root", "/home/user")
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Environment:
-    """A complete environment. Making it took `seconds`, its `size` is in bytes; `cold` is the time
-    in seconds of each warm-up import, when it was imported first."""
+    """A complete environment. Making it took `seconds`, its `size` is in bytes; `cold` has the
+    seconds that each warm-up module took when it was first imported."""
 
     path: Path
     python: str

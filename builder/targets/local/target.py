@@ -97,7 +97,7 @@ class LocalTarget:
         return leftovers.remove(waste)
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
-        """List what of the variant needs a machine of its own."""
+        """List the features of the variant that need a separate machine."""
         return (
             *_missing(variant),
             f"the base image {variant.image} and its service: Python comes from this machine",
@@ -232,7 +232,7 @@ class LocalTarget:
 
 
 def _missing(variant: Variant) -> tuple[str, ...]:
-    """List what a variant requires by name and environments do not have."""
+    """List the packages and files of a variant that environments cannot have."""
     missing = []
     for stage in variant.stages:
         if stage.system:

@@ -109,7 +109,7 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
     except RuntimeError as error:
         os.write(2, f"{error}\n".encode())
         os._exit(1)
-    from .python import run_kernel  # `preload` has found out first what it imports
+    from .python import run_kernel  # only after `preload` has found its imports
 
     run_kernel(request["connection"], parent=keeper_id)
 
