@@ -14,7 +14,7 @@ def confirm(question: str, *, otherwise: str, hint: str, as_json: bool) -> None:
     Without a terminal, raises `UnconfirmedError` with the text `otherwise`.
     """
     if as_json or not progress.interactive():
-        raise UnconfirmedError(f"{otherwise}, and there is nobody to ask", hint=hint)
+        raise UnconfirmedError(f"{otherwise}, but there is no terminal to ask at", hint=hint)
     try:
         confirmed = typer.confirm(question, err=True)
     except typer.Abort:  # Ctrl-D leaves the cursor behind the question

@@ -125,7 +125,7 @@ def _state(build: Build) -> str:
 
 
 def _short(ref: Ref | None) -> str:
-    """A ref with its digest shortened, which commands accept too."""
+    """Return a ref with a shortened digest, which commands also accept."""
     return ref.short if ref else "-"
 
 

@@ -1,4 +1,4 @@
-"""Tables as lines of text: what is shortened, wrapped or laid out anew to fit a width. Pure."""
+"""Tables as lines of text, shortened, wrapped or laid out as paragraphs to fit a width. Pure."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def _total(widths: Sequence[int]) -> int:
 
 
 def _least(column: Row) -> int:
-    """The width below which a word would be broken or text would become hard to read."""
+    """Return the width below which a word would be broken or text would become hard to read."""
     word = max(len(word) for cell in column for word in cell.split() or [""])
     return max(word, min(max(map(len, column)), _LEAST_WRAPPED))
 

@@ -170,7 +170,7 @@ def adopt(
 ) -> Moved:
     """Record a template on E2B that was built elsewhere, and point the channel at it.
 
-    `ref` is its ID, or `ID:BUILD_ID` for one build. E2B is asked for it, unless `unchecked`. Raise
+    `ref` is its ID, or `ID:BUILD_ID` for one build. E2B must have it, unless `unchecked`. Raise
     `BuildError` if E2B does not have it, `TargetUnavailableError` without a key, `SelectionError`
     for a target of kind `local`, and what `update` raises.
     """

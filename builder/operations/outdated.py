@@ -61,7 +61,7 @@ def outdated(prepared: Prepared, context: Context, *, max_age_days: float) -> li
         else:
             reasons = _reasons(rendered, build)
         if age is not None and age > max_age_days:
-            old = f"{counted(age, 'day')} old, and so is what the target adds to a build"
+            old = f"{counted(age, 'day')} old, like everything that the target adds to a build"
             reasons.append(_state(old))
         usable = {b.digest for b in entry.builds.values() if not b.is_revoked}
         if held and rendered.digest in usable:

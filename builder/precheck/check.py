@@ -248,7 +248,7 @@ class Precheck:
         )
 
     def _measure(self, level: WarmupLevel) -> tuple[float, Mapping[str, float]]:
-        """Measure time to ready and first use at a lower level, in an image of its own."""
+        """Measure time to ready and first use at a lower level, in a separate image."""
         variant = dataclasses.replace(self._variant, level=level)
         self._step(f"measuring warm-up level {level}")
         image = self._build(render(variant, self.rendered.lock))

@@ -101,7 +101,7 @@ class DockerEngine:
                     identity=tags[0] if tags else image["Id"][:19],
                     subject=image["Id"],
                     size=image["Size"],
-                    why=f"no channel needs what it was built from, {days} old",
+                    why=f"no channel needs its content; {days} old",
                 )
             )
         return sorted(unused, key=lambda image: -(image.size or 0))

@@ -22,8 +22,8 @@ _INTERPRETER_PORT = 49999  # of the code service of sandboxes on E2B
 _FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
 
 
-# Runs in the container, so that none of its ports must be reachable from here, and passes on the
-# answer of E2B's code service.
+# Runs in the container, whose ports need not be reachable from here, and passes on the answer of
+# E2B's code service.
 _CLIENT = """
 import http.client, json, sys, time, urllib.request
 origin, path, limit, timed_out = sys.argv[1], sys.argv[2], float(sys.argv[3]), int(sys.argv[4])

@@ -78,6 +78,6 @@ def check_removable(entry: Entry, removal: Removal) -> None:
             raise SelectionError(
                 f"build `{ref}` of `{name}` on `{target}` is {build.revocation};"
                 " without its record, the same build could be made and used again",
-                hint="`template-builder gc` frees what it takes up; if it may be used again:"
+                hint="`template-builder gc` frees its space; if it may be used again:"
                 f" `template-builder restore {name} {ref} --target {target}`",
             )

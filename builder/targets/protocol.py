@@ -167,7 +167,7 @@ class Unused:
     """Something that a target keeps and nothing needs.
 
     `identity` is the target's name for it, `size` is in bytes (None if unknown), `why` is why it is
-    not needed. `kept` is why it stays all the same: it may be needed.
+    not needed. `kept` is why it is kept anyway: it may be needed.
     """
 
     kind: str

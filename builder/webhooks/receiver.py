@@ -85,7 +85,7 @@ class WebhookReceiver:
         return register
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """The ASGI application."""
+        """Handle a request or the lifespan, as an ASGI application."""
         await self._application(scope, receive, send)
 
     async def _answer(self, request: Request) -> JSONResponse:

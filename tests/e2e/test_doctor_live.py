@@ -191,7 +191,9 @@ def test_nothing_is_built_without_a_yes(cloud: Server, options: list[str]) -> No
     """Where nobody can be asked, and without --yes, it says what it would cost, and does nothing."""
     with pytest.raises(UnconfirmedError) as caught:
         run(["doctor", "--live", "--target", "e2b", *options])
-    assert caught.value.message == f"this would take {COST} on e2b, and there is nobody to ask"
+    assert (
+        caught.value.message == f"this would take {COST} on e2b, but there is no terminal to ask at"
+    )
     assert caught.value.hint == "`--yes` continues without asking"
     assert cloud.front.requests == []
 

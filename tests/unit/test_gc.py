@@ -145,7 +145,7 @@ def test_nothing_goes_without_a_yes(tmp_path: Path, own_cache: Path, command: Co
     done = command(*few, cwd=tmp_path, **variables)
     assert done.returncode == 6
     assert done.stderr.endswith(
-        "error: 1 item on local would be removed, and there is nobody to ask\n\n"
+        "error: 1 item on local would be removed, but there is no terminal to ask at\n\n"
         "hint: `--yes` removes them without asking, `--dry-run` lists them\n"
     )
     done = command(*few, "--json", cwd=tmp_path, **variables)

@@ -61,8 +61,8 @@ def test_removal_asks(tmp_path: Path, command: Command) -> None:
         done = command("remove", f"leaf@{old}", *arguments, cwd=tmp_path)
         assert done.returncode == 6
         assert done.stderr == (
-            f"error: build {old} of leaf on local would be removed, and there is nobody to ask\n\n"
-            "hint: `--yes` removes it without asking\n"
+            f"error: build {old} of leaf on local would be removed, but there is no terminal to ask"
+            " at\n\nhint: `--yes` removes it without asking\n"
         )
     # What cannot be removed is said before anybody is asked.
     needed = command("remove", "leaf", cwd=tmp_path)
@@ -84,8 +84,8 @@ def test_revoked_build_is_not_removed(tmp_path: Path, command: Command) -> None:
         assert (done.returncode, done.stderr) == (
             5,
             f"error: build `{old}` of `leaf` on `local` is {revoked}; without its record, the same"
-            " build could be made and used again\n\nhint: `template-builder gc` frees what it takes"
-            f" up; if it may be used again: `template-builder restore leaf {old} --target local`\n",
+            " build could be made and used again\n\nhint: `template-builder gc` frees its space;"
+            f" if it may be used again: `template-builder restore leaf {old} --target local`\n",
         )
         assert command("restore", "leaf", old, "--target", "local", cwd=tmp_path).returncode == 0
     record.revoke(path, record.Content.parse("package", "idna==1.0"), reason="a hole", by="x")

@@ -23,7 +23,7 @@ from builder.targets.protocol import BuildInput, Built
 
 # E2B ends a build after an hour.
 _LONGEST_SECONDS = 75 * 60.0
-# How long the log may be silent before the tags are asked whether the build was replaced.
+# How long the log may be silent before the tags are checked: the build may have been replaced.
 _QUIET_SECONDS = 5.0
 # Of a build that was running, and of one that was waiting; neither names a step.
 _CANCELLED = re.compile(r"\bcancell?ed\b")
@@ -118,7 +118,7 @@ class Building:
                 raise BuildError(
                     f"build {build.build_id} of `{self._name}` did not finish within"
                     f" {_LONGEST_SECONDS / 60:.0f} minutes",
-                    hint="run the same command again to look at it once more",
+                    hint="run the same command again to keep waiting for it",
                 )
             if not state.lines and state.status not in ("ready", "error"):
                 pause(POLL_SECONDS)

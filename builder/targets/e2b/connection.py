@@ -34,7 +34,7 @@ class Connection:
         alive: Callable[[], Awaitable[bool]],
         worded: Callable[[str], str],
     ) -> None:
-        """`alive` asks whether the sandbox runs, `worded` makes a message about it."""
+        """`alive` returns whether the sandbox runs, `worded` makes a message about it."""
         config = sandbox.connection_config
         self.urls = {
             port: config.get_sandbox_url(sandbox.sandbox_id, sandbox.sandbox_domain, port=port)

@@ -62,7 +62,7 @@ def promote(
         if claims or any(now.get(tag) != build_id for tag in tags):
             _move(cloud, template, build_id, channel)
     except NetworkError:
-        # The tags may have moved all the same: only the response may be lost.
+        # The tags may have moved anyway: perhaps only the response was lost.
         with contextlib.suppress(BuildError, NetworkError):
             undo()
         raise

@@ -79,7 +79,7 @@ class Sandboxes:
     """
 
     def __init__(self, cloud: Cloud, *, journal: Path, report: Reporter) -> None:
-        """`report` receives what belongs to no single template."""
+        """`report` receives events that concern no single template."""
         self.name, self.cloud = cloud.account.target, cloud
         self.journal = Journal(journal, target=self.name)
         self._report = report
@@ -127,7 +127,7 @@ class Sandboxes:
                 self.cloud, ref, metadata=self._metadata(name), cold=opening.cold, warn=warn
             )
         except NetworkError:
-            self._unended.add(name)  # it may exist: only the response may be lost
+            self._unended.add(name)  # it may exist: perhaps only the response was lost
             raise
         except BuildError as error:
             raise NotOnThisMachineError(

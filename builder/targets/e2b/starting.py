@@ -87,7 +87,7 @@ class Starter:
             try:
                 return self._start_once()
             except (BuildError, NetworkError) as error:
-                # It may have started all the same: only the response may be lost.
+                # It may have started anyway: perhaps only the response was lost.
                 if build := self._own():
                     return build
                 if isinstance(error, _ReplacedError) or self._is_replaced():

@@ -32,7 +32,7 @@ class E2BTarget(Sandboxes, Cleaning):
     blocked = staticmethod(cannot_be_checked)
 
     def __init__(self, account: Account, *, journal: Path, report: Reporter = discard) -> None:
-        """`report` receives what belongs to no single template: limits, sandboxes left over."""
+        """`report` receives events of no single template, such as limits and leftover sandboxes."""
         cloud = Cloud(account, waiting=lambda why: report(Event(kind="step", text=why)))
         super().__init__(cloud, journal=journal, report=report)
         self.inventory = Inventory(cloud)

@@ -1,4 +1,4 @@
-"""Seal finished environments: make them read-only, and list files that were modified all the same.
+"""Seal finished environments: make them read-only, and list files that were modified anyway.
 
 The list holds the size and time of each file: reading gigabytes would take too long.
 """

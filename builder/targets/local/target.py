@@ -49,7 +49,7 @@ class LocalTarget:
     journal = None  # a run that is killed leaves nothing worth resuming
 
     def __init__(self, *, name: str = "local", registry: str = "") -> None:
-        """`registry` is where its builds are recorded, and noted as needed by it."""
+        """`registry` is the location of the registry that records its builds and needs them."""
         self.name = name
         self._registry = registry
         self._claims: dict[str, contextlib.ExitStack] = {}
