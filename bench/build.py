@@ -98,19 +98,19 @@ def _environments(workshop: Workshop, folder: Path) -> list[dict[str, object]]:
     project = Project.find(workshop.project)
     request = workflow.BuildRequest(frozen=True)
     prepared = workflow.prepare(request, workflow.Context(project=project), workflow.RENDER)
-    found: list[dict[str, object]] = []
-    for name, one in prepared.results.items():
-        if not isinstance(one, Rendered):
-            raise ChildError(str(one))
-        stages = [stage for stage in one.lock.stages if stage.text]
+    inputs: list[dict[str, object]] = []
+    for name, rendered in prepared.results.items():
+        if not isinstance(rendered, Rendered):
+            raise ChildError(str(rendered))
+        stages = [stage for stage in rendered.lock.stages if stage.text]
         locks = project.generated / name / "requirements"
-        found.append(
+        inputs.append(
             {
                 "folder": str(folder / name),
-                "python": interpreter.choose(one.variant.python),
+                "python": interpreter.choose(rendered.variant.python),
                 "requirements": [str(locks / f"{stage.stem}.txt") for stage in stages],
                 "torch_backend": next((s.torch_backend for s in stages if s.torch_backend), None),
-                "imports": list(one.variant.imports),
+                "imports": list(rendered.variant.imports),
             }
         )
-    return found
+    return inputs

@@ -55,8 +55,8 @@ def measure(options: Options) -> Result:
     }
     measured = take_turns(sides, rounds=options.rounds or _ROUNDS)
     longest = max(map(_modelled, planned.variants))
-    distinct = len({key for one in planned.variants for key in _prefixes(one)})
-    apart_steps = sum(len(one.step_keys) for one in apart.variants)
+    distinct = len({key for variant in planned.variants for key in _prefixes(variant)})
+    apart_steps = sum(len(variant.step_keys) for variant in apart.variants)
     times = {name: median(value for value, _ in values) for name, values in measured.items()}
     ran = {name: values[-1][1] for name, values in measured.items()}
     return Result(
@@ -132,7 +132,7 @@ def _measured(server: Server, build: Callable[[], object]) -> Measured:
     os.environ.update(server.environment)
     start = time.monotonic()
     build()
-    ended = [one.ended_at for one in server.builds()]
+    ended = [build.ended_at for build in server.builds()]
     assert all(ended)
     assert server.problems == []
     return max(ended) - start, len(server.state.executed)
@@ -153,13 +153,14 @@ def _ours(project: Project, prepared: workflow.Prepared) -> Measured:
 
 def _naive(project: Project, prepared: workflow.Prepared, *, jobs: int) -> Measured:
     assert prepared.plan
-    planned, rendered = prepared.plan, {one.variant.name: one for one in prepared.rendered}
+    planned = prepared.plan
+    rendered = {rendering.variant.name: rendering for rendering in prepared.rendered}
 
-    def build(one: plan.PlannedVariant) -> None:
-        folder: Path = project.generated / one.name
-        order = BuildInput(rendered=rendered[one.name], folder=folder, program=one.program)
+    def build(variant: plan.PlannedVariant) -> None:
+        folder: Path = project.generated / variant.name
+        order = BuildInput(rendered=rendered[variant.name], folder=folder, program=variant.program)
         options: dict[str, Any] = {"cpu_count": 2, "memory_mb": 2048}
-        e2b.Template.build(template_of(order), one.name, **options)
+        e2b.Template.build(template_of(order), variant.name, **options)
 
     with _server() as server, ThreadPoolExecutor(max_workers=jobs) as pool:
         return _measured(server, lambda: list(pool.map(build, planned.variants)))

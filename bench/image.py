@@ -37,7 +37,7 @@ _CERTIFICATES = "/etc/ssl/certs/ca-certificates.crt"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class _Made:
+class _Figures:
     """Seconds of the build, CPU seconds of the first imports, bytes of the image."""
 
     build: float
@@ -45,11 +45,11 @@ class _Made:
     first: float
 
     @classmethod
-    def median(cls, all_made: Sequence[_Made]) -> _Made:
+    def median(cls, all_figures: Sequence[_Figures]) -> _Figures:
         return cls(
-            build=median(made.build for made in all_made),
-            size=median(made.size for made in all_made),
-            first=median(made.first for made in all_made),
+            build=median(figures.build for figures in all_figures),
+            size=median(figures.size for figures in all_figures),
+            first=median(figures.first for figures in all_figures),
         )
 
 
@@ -64,7 +64,7 @@ def measure(options: Options) -> Result:
             variant.stem: variant for variant in workflow.variants_called(Project.find(place), [])
         }
         if stem not in variants:
-            raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(variants)}")
+            raise ChildError(f"there is no spec `{stem}`; there are: {', '.join(variants)}")
         variant = variants[stem]
         folder = place / "generated" / variant.name
         ours = {
@@ -82,18 +82,18 @@ def measure(options: Options) -> Result:
             _PIP: _builder({"Dockerfile": _trusting(field)}, variant.imports),
         }
         measured = take_turns(sides, rounds=options.rounds or _ROUNDS)
-        medians = {way: _Made.median(made) for way, made in measured.items()}
+        medians = {way: _Figures.median(figures) for way, figures in measured.items()}
         pip = medians[_PIP]
-        for way, made in medians.items():
+        for way, figures in medians.items():
             rows.append(
                 (
                     f"`{variant.name}`",
                     way,
-                    seconds(made.build),
-                    ratio(made.build / pip.build),
-                    f"{(made.size - engine.image(BASE).size) / 2**20:,.0f} MiB",
-                    seconds(made.first),
-                    ratio(made.first / pip.first),
+                    seconds(figures.build),
+                    ratio(figures.build / pip.build),
+                    f"{(figures.size - engine.image(BASE).size) / 2**20:,.0f} MiB",
+                    seconds(figures.first),
+                    ratio(figures.first / pip.first),
                 )
             )
         value = medians["lock and uv"].first / pip.first
@@ -124,11 +124,11 @@ def _trusting(dockerfile: str) -> bytes:
     return f"{first}USER root\nENV SSL_CERT_FILE={_CERTIFICATES}\n{rest}".encode()
 
 
-def _builder(files: Mapping[str, bytes], imports: Sequence[str]) -> Callable[[], _Made]:
+def _builder(files: Mapping[str, bytes], imports: Sequence[str]) -> Callable[[], _Figures]:
     client = docker.from_env(timeout=3600)
     command = ["python3", "-c", _IMPORTS.format(names=list(imports))]
 
-    def build() -> _Made:
+    def build() -> _Figures:
         packed = io.BytesIO()
         with tarfile.open(fileobj=packed, mode="w") as tar:
             for path, content in files.items():
@@ -144,6 +144,6 @@ def _builder(files: Mapping[str, bytes], imports: Sequence[str]) -> Callable[[],
         run: Any = {"entrypoint": [], "user": "root", "network_mode": "none", "remove": True}
         first = [float(client.containers.run(image, command, **run)) for _ in range(_CONTAINERS)]
         client.images.remove(str(image.id), force=True)
-        return _Made(build=taken, size=int(image.attrs["Size"]), first=median(first))
+        return _Figures(build=taken, size=int(image.attrs["Size"]), first=median(first))
 
     return build

@@ -119,7 +119,7 @@ def variant_of(workshop: Workshop, stem: str) -> Variant:
     variants = workflow.variants_called(Project.find(workshop.project), [])
     by_stem = {variant.stem: variant for variant in variants}
     if stem not in by_stem:
-        raise ChildError(f"there is no variant `{stem}`; there are: {', '.join(by_stem)}")
+        raise ChildError(f"there is no spec `{stem}`; there are: {', '.join(by_stem)}")
     return by_stem[stem]
 
 

@@ -25,7 +25,9 @@ def measure(options: Options) -> Result:
     connect()
     place = project(options.workshop)
     variables = options.workshop.variables(options.workshop.cache)
-    variants = {one.stem: one.name for one in workflow.variants_called(Project.find(place), [])}
+    variants = {
+        variant.stem: variant.name for variant in workflow.variants_called(Project.find(place), [])
+    }
     rows: list[tuple[str, ...]] = []
     targets: list[Target] = []
     names = [variants[stem] for stem in options.variants]
@@ -34,12 +36,12 @@ def measure(options: Options) -> Result:
     command = [*program, "precheck", "--force", "--json", *rest]
     rounds = min(options.rounds or _LEVEL_ROUNDS, _LEVEL_ROUNDS)
     checked = [answer(command, extra=variables) for _ in range(rounds + 1)][1:]
-    for name, *found_of in zip(names, *checked, strict=True):
+    for name, *checks in zip(names, *checked, strict=True):
         ready = {
-            level: median(one["ready_seconds"][level] for one in found_of) for level in _LEVELS
+            level: median(check["ready_seconds"][level] for check in checks) for level in _LEVELS
         }
         first = {
-            level: median(sum(one["first_use"][level].values()) for one in found_of)
+            level: median(sum(check["first_use"][level].values()) for check in checks)
             for level in _LEVELS
         }
         rows += [

@@ -38,22 +38,22 @@ def measure(options: Options) -> Result:
             "first primitive of a process": first["construct"],
             "a further look-up": again["lookup"],
             "a further primitive": again["construct"],
-            **{what: times for what, times in again.items() if what.startswith("check")},
+            **{row: times for row, times in again.items() if row.startswith("check")},
         }
-        rows += [(label, what, *spread(times)) for what, times in sides.items()]
+        rows += [(label, row, *spread(times)) for row, times in sides.items()]
         limits = {
             "first primitive above a look-up": (
                 median(first["construct"]) - median(first["lookup"]), 10,
             ),
             **{
-                what: (median(times), 1)
-                for what, times in sides.items()
-                if what.startswith("check")
+                row: (median(times), 1)
+                for row, times in sides.items()
+                if row.startswith("check")
             },
         }  # fmt: skip
         targets += [
-            Target(what=f"{count:,}, {what}", value=1000 * value, limit=limit, unit=" ms")
-            for what, (value, limit) in limits.items()
+            Target(what=f"{count:,}, {row}", value=1000 * value, limit=limit, unit=" ms")
+            for row, (value, limit) in limits.items()
         ]
     return Result(
         title="primitive: from a name to what a sandbox is created from, and the check before it",

@@ -37,10 +37,12 @@ def measure(options: Options) -> Result:
         figures[task] = answer([*program, task], extra=variables)
     first = figures["first"]
     measured["the primitive, first sandbox of a program"] = [_wait(first["first"])]
-    measured["the primitive, each further one"] = [_wait(one) for one in first["next"]]
-    measured["the primitive, from the pool"] = [_wait(one) for one in figures["pool"]["pool"]]
+    measured["the primitive, each further one"] = [_wait(sandbox) for sandbox in first["next"]]
+    measured["the primitive, from the pool"] = [
+        _wait(sandbox) for sandbox in figures["pool"]["pool"]
+    ]
     totals = {way: median(wait.total for wait in waits) for way, waits in measured.items()}
-    pooled = median(one["first"] for one in figures["pool"]["pool"])
+    pooled = median(sandbox["first"] for sandbox in figures["pool"]["pool"])
     session = median(figures["pool"]["open"])
     slowest = totals[PIP]
     return Result(
