@@ -147,7 +147,7 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
             checked[name] = _checked(rendering, prepared.engine, context, force=force)
         except TemplateError as error:
             if when is PrecheckWhen.auto and isinstance(error, _OF_THE_ENGINE):
-                text = f"not pre-checked with Docker: {', '.join(error.message.splitlines()[:2])}"
+                text = f"not pre-checked with Docker: {': '.join(error.message.splitlines()[:2])}"
                 context.report(Event(kind="warning", variant=name, text=text))
             else:
                 failed[name] = error
