@@ -212,7 +212,10 @@ def test_interrupt_speaks(project: Path, tmp_path: Path, scratch: Path) -> None:
     running.send_signal(signal.SIGINT)
     out, said = running.communicate(timeout=120)
     assert running.returncode == 130
-    assert "error: interrupted; what was finished is recorded" in said
+    assert (
+        "error: interrupted; finished builds are recorded, and unfinished ones were removed here"
+        in said
+    )
     assert json.loads(out)["error"]["kind"] == "InterruptedRunError"
 
 
@@ -231,5 +234,5 @@ def test_build_that_removes_itself_is_not_recorded(project: Path, command: Comma
     found = command("build", "light", cwd=project)
     assert found.returncode == errors.BuildError.exit_code
     assert "is not on this machine" in found.stderr
-    assert "a check that removes the environment it runs in fails like this" in found.stderr
+    assert "a check that removes its own environment also causes this" in found.stderr
     assert not (project / "registry.json").exists()
