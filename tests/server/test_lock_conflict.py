@@ -137,7 +137,7 @@ def test_answer_that_is_no_page_of_an_index(
     )
     assert error.hint == (
         "check the URL of the index that uv is configured for; a login page or a filter may have"
-        " answered in its place"
+        " answered instead"
     )
     assert SECRET not in str(error)
 
