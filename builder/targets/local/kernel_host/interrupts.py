@@ -130,7 +130,7 @@ def _belongs_to_code(frame: FrameType | None) -> bool:
     called = frame
     while frame:
         module = str(frame.f_globals.get("__name__"))
-        if module == "asyncio.events":
+        if (module, frame.f_code.co_name) == ("asyncio.events", "_run"):
             return frame is not called or not _of_asyncio(frame.f_locals.get("self"))
         package = module.partition(".")[0]
         if package in _KERNEL_MODULES or module == "asyncio.base_events":
