@@ -146,7 +146,9 @@ class Server:
         self.folder = self._temporary.name
         self._address = f"{self.folder}/socket"
         command = Path(self.folder) / "template-builder"
-        command.write_text(f"#!{sys.executable} -IS\n" + COMMAND.format(address=self._address))
+        # A shebang takes no path with a space. To Python the first lines are a string.
+        start = f"#!/bin/sh\n'''exec' \"{sys.executable}\" -IS \"$0\" \"$@\"\n' '''\n"
+        command.write_text(start + COMMAND.format(address=self._address))
         command.chmod(0o755)
         self._process = subprocess.Popen(
             [sys.executable, "-m", __name__, self._address],
