@@ -55,7 +55,7 @@ def test_secrets_of_the_environment_stay_there(
 def test_spans_hold_no_secret(tmp_path: Path) -> None:
     """Spans of opening and running tell the template and the target, and no key."""
     code = """
-import asyncio, sys
+import asyncio, dataclasses, sys
 from opentelemetry import trace
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import ConsoleSpanExporter, SimpleSpanProcessor
@@ -63,6 +63,8 @@ provider = TracerProvider()
 provider.add_span_processor(SimpleSpanProcessor(ConsoleSpanExporter()))
 trace.set_tracer_provider(provider)
 from builder.runtime import CodeExecutionPrimitive
+from builder.targets.e2b import session
+session.OF_APPLICATIONS = dataclasses.replace(session.OF_APPLICATIONS, attempts=1, slow_attempts=1)
 async def main():
     try:
         async with CodeExecutionPrimitive(template_id="abc", api_key=sys.argv[1]) as one:
