@@ -46,15 +46,14 @@ def main() -> NoReturn:
     except errors.TemplateError as error:
         code = _report(error)
     except (_Stopped, KeyboardInterrupt):
-        code = _report(
-            errors.InterruptedRunError(
-                "interrupted; finished builds are recorded, and unfinished ones were removed here",
-                hint="run the same command again to continue, also with builds running on E2B",
-            )
-        )
-        _end_at_once(code)
+        _end_interrupted()
     except OSError as error:
         code = _report(errors.from_os_error(error, "the command"))
+    except Exception:
+        # pydantic wraps what is raised while it builds a schema.
+        if not _Stopped.raised:
+            raise
+        _end_interrupted()
     finally:
         # The work is done: a signal from here on would only change the exit code.
         _ignore_signals()
@@ -76,6 +75,8 @@ class _Stopped(BaseException):
     Not KeyboardInterrupt, which typer would swallow.
     """
 
+    raised = False
+
 
 def _check_working_directory() -> None:
     try:
@@ -90,7 +91,18 @@ def _check_working_directory() -> None:
 def _interrupted(_signal: int, _frame: Any) -> None:
     # `kill` cleans up as Ctrl-C does. A second signal must not interrupt that.
     _ignore_signals()
+    _Stopped.raised = True
     raise _Stopped
+
+
+def _end_interrupted() -> NoReturn:
+    code = _report(
+        errors.InterruptedRunError(
+            "interrupted; finished builds are recorded, and unfinished ones were removed here",
+            hint="run the same command again to continue, also with builds running on E2B",
+        )
+    )
+    _end_at_once(code)
 
 
 def _end_at_once(code: int) -> NoReturn:
