@@ -42,8 +42,8 @@ def dead_links(site: Path) -> list[str]:
             target = target / "index.html" if target.is_dir() else target
             inside = target.is_relative_to(site.resolve()) and target.is_file()
             fragment = unquote(parts.fragment)
-            found = not fragment or target not in pages or fragment in pages[target].anchors
-            if not inside or not found:
+            reachable = not fragment or target not in pages or fragment in pages[target].anchors
+            if not inside or not reachable:
                 dead.append(f"{path.relative_to(site.resolve())}: {link}")
     return dead
 

@@ -12,6 +12,7 @@ import pytest
 
 from builder import registry
 from tests.conftest import ROOT
+from tests.support.files import files_of_the_project
 
 NAMES = ["tta-data-minimal", "tta-ml-minimal", "tta-nlp-minimal", "tta-vision-minimal"]
 
@@ -19,18 +20,10 @@ NAMES = ["tta-data-minimal", "tta-ml-minimal", "tta-nlp-minimal", "tta-vision-mi
 @pytest.fixture
 def clone(tmp_path: Path) -> Iterator[Path]:
     """The project as somebody who has just cloned it has it, with a Python that has pip alone."""
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    ).stdout
-    for name in filter(None, listed.split("\0")):
-        if (ROOT / name).is_file():
-            target = tmp_path / "clone" / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy2(ROOT / name, target)
+    for path in files_of_the_project():
+        target = tmp_path / "clone" / path.relative_to(ROOT)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(path, target)
     venv.create(tmp_path / "python", with_pip=True)
     yield tmp_path / "clone"
     shutil.rmtree(tmp_path, ignore_errors=True)

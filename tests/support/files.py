@@ -1,9 +1,24 @@
-"""Search files, and measure copies of large ones."""
+"""List and search files, and measure copies of large ones."""
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
+
+from tests.conftest import ROOT
+
+
+def files_of_the_project() -> list[Path]:
+    """Return every file that git tracks or would add."""
+    listed = subprocess.run(
+        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
+        capture_output=True,
+        text=True,
+        check=True,
+        cwd=ROOT,
+    ).stdout
+    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
 
 
 def files_with(text: str, *folders: Path) -> list[str]:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT
+from tests.support.files import files_of_the_project
 
 SOURCES = sorted((ROOT / "builder").rglob("*.py"))
 TESTS = sorted((ROOT / "tests").rglob("*.py"))
@@ -56,24 +57,13 @@ OWNERS = {
 
 
 def imports(path: Path) -> set[str]:
-    found = set()
+    modules = set()
     for node in ast.walk(ast.parse(path.read_text())):
         if isinstance(node, ast.Import):
-            found |= {name.name.partition(".")[0] for name in node.names}
+            modules |= {name.name.partition(".")[0] for name in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            found.add(node.module.partition(".")[0])
-    return found
-
-
-def tracked() -> list[Path]:
-    listed = subprocess.run(
-        ["git", "ls-files", "-z", "--cached", "--others", "--exclude-standard"],
-        capture_output=True,
-        text=True,
-        check=True,
-        cwd=ROOT,
-    ).stdout
-    return [ROOT / name for name in listed.split("\0") if name and (ROOT / name).is_file()]
+            modules.add(node.module.partition(".")[0])
+    return modules
 
 
 def test_contributors_are_told_what_each_room_holds() -> None:
@@ -88,10 +78,10 @@ def test_import_contracts_hold() -> None:
     """Imports go in one direction, exhaustively, and what must stay light stays light."""
     tool = Path(sys.executable).parent / "lint-imports"
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-    found = subprocess.run(
+    ended = subprocess.run(
         [tool], capture_output=True, text=True, check=False, cwd=ROOT, env=environment
     )
-    assert found.returncode == 0, found.stdout
+    assert ended.returncode == 0, ended.stdout
 
 
 @pytest.mark.parametrize("library", OWNERS)
@@ -117,10 +107,10 @@ def test_help_and_lookups_load_nothing_heavy() -> None:
         "heavy = {'httpx', 'jupyter_client', 'zmq', 'tree_sitter', 'rich.live', 'e2b', 'docker'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
-    found = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT
     )
-    assert found.stderr == "[]\n"
+    assert ended.stderr == "[]\n"
 
 
 def test_plan_loads_nothing_that_it_does_not_use() -> None:
@@ -135,7 +125,7 @@ def test_plan_loads_nothing_that_it_does_not_use() -> None:
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}
-    found = subprocess.run(
+    ended = subprocess.run(
         [sys.executable, "-c", code],
         capture_output=True,
         text=True,
@@ -143,7 +133,7 @@ def test_plan_loads_nothing_that_it_does_not_use() -> None:
         cwd=ROOT,
         env=environment,
     )
-    assert found.stderr.splitlines()[-1] == "[]"
+    assert ended.stderr.splitlines()[-1] == "[]"
 
 
 def test_files_stay_short() -> None:
@@ -188,7 +178,7 @@ def test_tests_say_what_they_prove() -> None:
 def test_no_index_is_named_and_no_machine() -> None:
     """No tracked file names the host of a package index or the folder it was written in."""
     hosts = ("py" + "pi.org", "python" + "hosted.org", "npm" + "js.org", "pytorch" + ".org")
-    for path in tracked():
+    for path in files_of_the_project():
         text = path.read_bytes().decode("utf-8", "replace")
         assert not [host for host in hosts if host in text], path
         assert f"{ROOT}/" not in text, path
