@@ -10,9 +10,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from builder.errors import Problem
-from builder.spec.models import TABLES, VariantFile, python_floor
+from builder.spec.models import TABLES, VariantFile
 from builder.spec.secret_shapes import secret_in
 from builder.spec.spec_file import SpecFile
+from builder.spec.types import python_floor
 from builder.spec.variant import Check, FileEntry, Stage, Variant
 from builder.spec.wording import NO_SECRETS
 

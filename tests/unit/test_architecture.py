@@ -42,7 +42,10 @@ OWNERS = {
     "opentelemetry": {"system/telemetry.py"},
     "platformdirs": {"system/files.py"},
     "psutil": {"precheck/engine.py", "system/limits.py", "targets/local/leftovers.py"},
-    "pydantic": {"targets/journal.py", "spec/models.py", "spec/load.py", "spec/wording.py"},
+    "pydantic": {
+        "targets/journal.py",
+        *(f"spec/{n}.py" for n in ("load", "models", "types", "wording")),
+    },
     "rich": {"cli/progress.py", "runtime/files.py"},
     "starlette": {"webhooks/receiver.py"},
     "tenacity": {

@@ -14,8 +14,9 @@ from hypothesis import strategies as st
 
 from builder.errors import SpecError
 from builder.spec import Variant, load_variants
-from builder.spec.models import python_floor, schemas
+from builder.spec.models import schemas
 from builder.spec.positions import Positions
+from builder.spec.types import python_floor
 from tests.conftest import BASE, ROOT
 from tests.support.samples import problems
 
