@@ -124,24 +124,26 @@ def project(write: Callable[..., Path]) -> Path:
     return write(_base=BASE, light=LIGHT, other=OTHER).parent
 
 
-@pytest.fixture(autouse=True)
-def _clean_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.fixture(scope="session", autouse=True)
+def _clean_environment() -> Iterator[None]:
     """No variable of the person who runs the tests may change what they prove."""
-    for name in (
+    own = (
         "TEMPLATE_TARGET",
         "TEMPLATE_REGISTRY",
+        "TEMPLATE_BUILDER_CACHE_DIR",
         "E2B_API_KEY",
         "E2B_API_URL",
         "E2B_DEBUG",
         "E2B_DOMAIN",
         "E2B_SANDBOX_URL",
-        "TEMPLATE_BUILDER_CACHE_DIR",
-    ):
-        monkeypatch.delenv(name, raising=False)
+    )
     # In a git hook these lead to the repository that the hook belongs to.
-    for name in [name for name in os.environ if name.startswith("GIT_")]:
-        monkeypatch.delenv(name)
-    monkeypatch.setenv("COLUMNS", "200")
+    of_git = [name for name in os.environ if name.startswith("GIT_")]
+    with pytest.MonkeyPatch.context() as patch:
+        for name in (*own, *of_git):
+            patch.delenv(name, raising=False)
+        patch.setenv("COLUMNS", "200")
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import shutil
 from collections.abc import Callable, Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from builder.system.events import Event
 from builder.targets.adapters import connect
 from builder.workflow import BuildRequest, Context, Outcome, Prepared
 from tests.support.e2b_server import Server
+from tests.support.e2b_server.state import State
 
 # Packages that the tests' interpreter also has, since it runs the server's sandboxes.
 FILES = {
@@ -175,13 +177,50 @@ def cloud(lead: Callable[[Server], Server]) -> Iterator[Server]:
         assert server.problems == []
 
 
+@dataclass(frozen=True, kw_only=True)
+class Built:
+    """The project with the template `one` built on a target, and the data of the server then."""
+
+    folder: Path
+    state: State
+
+    def copy_to(self, place: Place, server: Server) -> None:
+        """Have a project and a server as they are after the build."""
+        shutil.copytree(self.folder, place.folder, dirs_exist_ok=True)
+        server.state.copy(self.state)
+
+
+@pytest.fixture(scope="session")
+def built_on(
+    locked: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Callable[[str], Built]:
+    """Return a function that builds the template `one` on a target, once for all tests."""
+
+    @functools.cache
+    def build(target: str) -> Built:
+        folder = tmp_path_factory.mktemp("built") / target
+        shutil.copytree(locked, folder)
+        with Server() as server, pytest.MonkeyPatch.context() as patch:
+            for name, value in server.environment.items():
+                patch.setenv(name, value)
+            patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
+            assert Place(folder).build("one", target=target)["one"].error is None
+            assert server.problems == []
+            return Built(folder=folder, state=server.state)
+
+    return build
+
+
 @pytest.fixture
-def ready(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> Server:
+def ready(
+    place: Place,
+    cloud: Server,
+    built_on: Callable[[str], Built],
+    monkeypatch: pytest.MonkeyPatch,
+) -> Server:
     """Start a server with the template `one`, which the project's registry resolves."""
-    place.build("one")
+    built_on("e2b").copy_to(place, cloud)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-    cloud.front.requests.clear()
-    cloud.created = 0
     return cloud
 
 
@@ -193,10 +232,15 @@ def target(request: pytest.FixtureRequest) -> str:
 
 @pytest.fixture
 def open_one(
-    target: str, place: Place, cloud: Server, local_cache: Path, monkeypatch: pytest.MonkeyPatch
+    target: str,
+    place: Place,
+    cloud: Server,
+    built_on: Callable[[str], Built],
+    local_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Opened]:
-    """Yield a primitive of the template `one`, built on the target, and clean up at the end."""
-    assert place.build("one", target=target)["one"].action in ("built", "reused")
+    """Yield a function that returns a primitive of the template `one`, built on the target."""
+    built_on(target).copy_to(place, cloud)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
 
     def make(**options: Any) -> CodeExecutionPrimitive:

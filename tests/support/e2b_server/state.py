@@ -9,7 +9,7 @@ import re
 import string
 import threading
 import uuid
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 _IDENTIFIER = re.compile(r"[a-z0-9-_]+")
@@ -102,6 +102,14 @@ class Template:
     # (tag, build ID, when), oldest first; the newest assignment of a tag counts.
     tags: list[tuple[str, str, dt.datetime]] = field(default_factory=list)
 
+    def copied(self, team: Team) -> Template:
+        """Return a copy for the same team on another server."""
+        builds = [
+            replace(build, team=team, log=[*build.log], canceled=threading.Event())
+            for build in self.builds
+        ]
+        return replace(self, team=team, spawned=[*self.spawned], builds=builds, tags=[*self.tags])
+
     def tags_of(self, build_id: str) -> set[str]:
         return {tag for tag, build, _ in self.tags if build == build_id}
 
@@ -137,6 +145,14 @@ class State:
         self.failures: list[tuple[str, str | None, str]] = []
         # How long the API takes to notice that a builder has cancelled a build.
         self.poll_seconds = 0.2
+
+    def copy(self, other: State) -> None:
+        """Add what was built on another server."""
+        self.files |= other.files
+        self.layers |= other.layers
+        self.executed += other.executed
+        for template in other.templates.values():
+            self.templates[template.id] = template.copied(self.teams[template.team.key])
 
     def team(self, key: str | None) -> Team:
         refused = "Invalid API key, please visit https://e2b.dev/docs/api-key for more information."
