@@ -147,9 +147,29 @@ def _clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def byte_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The byte code of packages, compiled once for all processes that run tests."""
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "byte-code"
+    folder.mkdir(exist_ok=True)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def cache(tmp_path_factory: pytest.TempPathFactory, byte_code: Path) -> Path:
     """An environment cache for the whole test run, so that one environment serves many tests."""
-    return tmp_path_factory.mktemp("cache")
+    folder = tmp_path_factory.mktemp("cache")
+    (folder / "byte-code").symlink_to(byte_code)
+    return folder
+
+
+@pytest.fixture
+def new_cache(tmp_path: Path, byte_code: Path) -> Path:
+    """A cache for one test, without environments, but with the byte code of packages."""
+    folder = tmp_path / "new-cache"
+    folder.mkdir()
+    (folder / "byte-code").symlink_to(byte_code)
+    return folder
 
 
 @pytest.fixture

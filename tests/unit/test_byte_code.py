@@ -43,6 +43,21 @@ def test_same_file_is_compiled_once(tmp_path: Path) -> None:
     assert not compiled(first / "template.py").exists()
 
 
+def test_same_file_is_compiled_once_side_by_side(tmp_path: Path) -> None:
+    """Environments that are made at the same time share their byte code, too."""
+    folders = [tmp_path / "a", tmp_path / "b"]
+    names = [f"module_{number}.py" for number in range(200)]
+    for folder in folders:
+        folder.mkdir()
+        for name in names:
+            (folder / name).write_text(f"NAME = {name!r}\n")
+    program = [sys.executable, "-I", "-S", byte_code.__file__]
+    running = [subprocess.Popen([*program, folder, tmp_path / "store"]) for folder in folders]
+    assert [process.wait() for process in running] == [0, 0]
+    first, second = folders
+    assert all(compiled(first / name).samefile(compiled(second / name)) for name in names)
+
+
 def test_shared_byte_code_is_taken(tmp_path: Path) -> None:
     """Python takes the byte code as it is, and says in a traceback where the module really is."""
     first, second = environment(tmp_path / "a"), environment(tmp_path / "b", time=2)

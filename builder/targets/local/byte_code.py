@@ -8,10 +8,12 @@ The module is also a program, run by the environment's Python, so it imports not
 """
 
 import contextlib
+import fcntl
 import hashlib
 import os
 import py_compile
 import sys
+from collections.abc import Iterator
 from importlib.util import MAGIC_NUMBER, cache_from_source
 
 _AT_A_TIME = 32
@@ -21,18 +23,15 @@ def provide(packages: str, store: str) -> None:
     """Provide byte code for all modules below `packages`, from `store` or compiled into it.
 
     Files that do not compile are skipped, as pip does."""
-    store = os.path.join(store, f"{sys.implementation.cache_tag}-{MAGIC_NUMBER.hex()}")
-    missing = [
-        (source, kept)
-        for source, kept in _sources(packages, store)
-        if not _linked(kept, cache_from_source(source))
-    ]
-    if missing:
+    kept = os.path.join(store, f"{sys.implementation.cache_tag}-{MAGIC_NUMBER.hex()}")
+    if missing := _missing(_sources(packages, kept)):
         from concurrent.futures import ProcessPoolExecutor
 
-        with ProcessPoolExecutor() as pool:
-            for _ in pool.map(_compile, missing, chunksize=_AT_A_TIME):
-                pass
+        with _alone(store):  # builds side by side often contain the same files
+            missing = _missing(missing)
+            with ProcessPoolExecutor() as pool:
+                for _ in pool.map(_compile, missing, chunksize=_AT_A_TIME):
+                    pass
 
 
 def prune(store: "str | os.PathLike[str]") -> None:
@@ -56,6 +55,23 @@ def _sources(packages: str, store: str) -> "list[tuple[str, str]]":
                     digest = hashlib.sha256(file.read()).hexdigest()
                 sources.append((path, os.path.join(store, digest[:2], digest)))
     return sources
+
+
+def _missing(sources: "list[tuple[str, str]]") -> "list[tuple[str, str]]":
+    """Link the byte code that the store has; return the modules that it does not have."""
+    return [
+        (source, kept) for source, kept in sources if not _linked(kept, cache_from_source(source))
+    ]
+
+
+@contextlib.contextmanager
+def _alone(store: str) -> Iterator[None]:
+    """Wait until no other process compiles into the store, and keep others waiting."""
+    os.makedirs(store, exist_ok=True)
+    with open(os.path.realpath(store) + ".lock", "w") as file:
+        with contextlib.suppress(OSError):  # a file system without locks: it is compiled twice
+            fcntl.lockf(file, fcntl.LOCK_EX)  # unlike that of `flock`, not held by forked processes
+        yield
 
 
 def _linked(path: str, name: str) -> bool:
