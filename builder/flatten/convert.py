@@ -15,15 +15,16 @@ from e2b_dockerfile_utils import DockerfileInstruction, parse_heredoc
 from builder.errors import FlattenError
 from builder.flatten import shell
 from builder.flatten.copies import ALWAYS_THERE, CopySteps, check_plain, content_of, parents_of
-from builder.flatten.losses import METADATA, check_add, check_flags
+from builder.flatten.losses import METADATA, check_add, check_flags, check_from
 from builder.flatten.program import BaseConfig, Metadata, Program, Step
 from builder.flatten.runs import RunSteps
-from builder.flatten.stages import Report, Scope, StageText, chain_of, flags_of
+from builder.flatten.stages import Report, Scope, StageText, chain_of
 
 # The default user and folder of a sandbox.
 E2B_USER = "user"
 E2B_WORKDIR = "/home/user"
 _NAME = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+_TIMES = {"interval", "timeout", "start-period", "start-interval", "retries"}
 _STEP_KINDS = ("RUN", "COPY", "ENV", "WORKDIR", "USER")
 
 
@@ -107,14 +108,19 @@ class _Converter:
         if not args:
             self.report.add(instruction, "there is no name and value")
         for word, value in zip(args[::3], args[1::3], strict=False):
-            name = scope.expand(instruction, word)
-            scope.check_name(instruction, name)
-            values[name] = scope.expand(instruction, value)
+            name, expanded = scope.expand(instruction, word), scope.expand(instruction, value)
+            if name is not None:
+                scope.check_name(instruction, name)
+                values[name] = expanded or ""
         scope.keep(values)
 
     def _user(self, instruction: DockerfileInstruction) -> None:
         check_flags(instruction, {}, self.report)
         account = self.scope.expand(instruction, "".join(instruction.args))
+        if not account:
+            if account is not None:
+                self.report.add(instruction, "there is no name")
+            return
         name, _, group = account.partition(":")
         name = "root" if name == "0" else name
         if not _NAME.fullmatch(name) or group not in ("", "0" if name == "root" else "", name):
@@ -130,7 +136,8 @@ class _Converter:
         check_flags(instruction, {}, self.report)
         path = self.scope.expand(instruction, "".join(instruction.args))
         if not path:
-            self.report.add(instruction, "there is no path")
+            if path is not None:
+                self.report.add(instruction, "there is no path")
             return
         if not path.startswith("/"):
             self._assume_workdir()
@@ -164,14 +171,15 @@ class _Converter:
             self.command = []  # Docker drops the CMD of the parent stage
 
     def _healthcheck(self, instruction: DockerfileInstruction) -> None:
+        times = check_flags(instruction, _TIMES, self.report)
         kind, *rest = instruction.args or [""]
         if kind.upper() == "NONE":
             self.ready = None
         elif kind.upper() == "CMD" and rest:
             self.ready = self._words(instruction, rest)
-            times = ", ".join(sorted(f"--{name}={v}" for name, v in flags_of(instruction).items()))
             if times:
-                why = f"{times}: E2B checks every 2 seconds, for at most 10 minutes"
+                flags = ", ".join(sorted(f"--{name}={time}" for name, time in times.items()))
+                why = f"{flags}: E2B checks every 2 seconds, for at most 10 minutes"
                 self._note(instruction, why)
         else:
             self.report.add(instruction, "expected HEALTHCHECK CMD command, or HEALTHCHECK NONE")
@@ -190,8 +198,8 @@ class _Converter:
 
     def _volume(self, instruction: DockerfileInstruction) -> None:
         for path in instruction.args:
-            expanded = posixpath.normpath(self.scope.expand(instruction, path))
-            self.copies.volumes[expanded] = instruction.start_line
+            if expanded := self.scope.expand(instruction, path):
+                self.copies.volumes[posixpath.normpath(expanded)] = instruction.start_line
         self._note(instruction, "a sandbox has a single disk of its own")
 
     def _label(self, instruction: DockerfileInstruction) -> None:
@@ -248,6 +256,7 @@ def flatten(
     scope.keep(config.env)
     converter = _Converter(scope, config, files)
     for stage in chain:
+        check_from(stage.opening, stage.base, outer)
         converter.run_stage(stage, outer.visible)
     if report.problems:
         raise FlattenError(report.problems)

@@ -56,11 +56,11 @@ class CopySteps:
         if len(words) < 2:
             self._report.add(instruction, "expected at least one source, and a target")
             return
-        owner = scope.expand(instruction, flags.get("chown", "root:root"))
+        owner = scope.expand(instruction, flags.get("chown", "")) or "root:root"
         if not _OWNER.fullmatch(owner):
             self._report.add(instruction, f"`--chown={owner}` is not user:group")
         owner = owner if ":" in owner else f"{owner}:{owner}"
-        mode = scope.expand(instruction, flags.get("chmod", ""))
+        mode = scope.expand(instruction, flags.get("chmod", "")) or ""
         if mode and not _MODE.fullmatch(mode):
             self._report.add(
                 instruction,
@@ -68,6 +68,8 @@ class CopySteps:
                 "write an octal mode such as --chmod=0755",
             )
         target = scope.expand(instruction, words[-1])
+        if target is None:  # this has been reported; any target would do for the other checks
+            target = "/"
         if not target.startswith("/"):
             target = posixpath.join(workdir, target)
         if len(words) > 2 and not target.endswith(("/", "/.")):
@@ -79,8 +81,10 @@ class CopySteps:
             if marker and marker.name in heredocs:
                 self._write(copy, heredocs[marker.name], scope)
             else:
-                source = posixpath.normpath(scope.expand(instruction, word)).lstrip("/") or "."
-                self._copy(copy, source, is_folder=word.endswith("/"))
+                source = scope.expand(instruction, word)
+                if source is not None:
+                    path = posixpath.normpath(source).lstrip("/") or "."
+                    self._copy(copy, path, is_folder=source.endswith("/"))
 
     def _copy(self, copy: _Copy, source: str, *, is_folder: bool) -> None:
         instruction, target, owner, mode = copy.instruction, copy.target, copy.owner, copy.mode
@@ -164,7 +168,7 @@ class CopySteps:
         self.check_volumes(instruction, copy.target)
         content = content_of(heredoc)
         if heredoc.expand:
-            content = scope.expand(instruction, content, heredoc=True)
+            content = scope.expand(instruction, content, heredoc=True) or ""
         command = shell.write_file(
             content, copy.target, heredoc.name, owner=copy.owner, mode=copy.mode or "0644"
         )

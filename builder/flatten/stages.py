@@ -99,8 +99,11 @@ class Scope:
     visible: dict[str, str | None] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
 
-    def expand(self, at: DockerfileInstruction, word: str, *, heredoc: bool = False) -> str:
-        """Return `word` without quotes and with its variables expanded."""
+    def expand(self, at: DockerfileInstruction, word: str, *, heredoc: bool = False) -> str | None:
+        """Return `word` without quotes and with its variables expanded.
+
+        If that is impossible, report the reason and return None.
+        """
         if not _LEXED.search(word):
             return word
         variables = _Variables(self.visible)
@@ -111,25 +114,28 @@ class Scope:
             expanded: str = lexer.process_word(word)
         except ValueError as error:
             self.report.add(at, str(error))
-            return word
-        for name in dict.fromkeys(variables.missing):
-            if not self.base_known:
-                self.report.add(
-                    at,
-                    f"`${name}` is not set in this file, and a step of E2B cannot see the variables"
-                    " of the base image",
-                    f"write the value itself, or declare it: ARG {name}=…",
-                )
-        return expanded
+            return None
+        if self.base_known or not variables.missing:
+            return expanded
+        for name in variables.missing:
+            self.report.add(
+                at,
+                f"`${name}` is not set in this file, and a step of E2B cannot see the variables"
+                " of the base image",
+                f"write the value itself, or declare it: ARG {name}=…",
+            )
+        return None
 
     def declare(self, instruction: DockerfileInstruction, outer: Mapping[str, str | None]) -> None:
         """Process an ARG: its value is that in `arguments`, its default, or that in `outer`."""
         if not instruction.args:
             self.report.add(instruction, "there is no name")
         for word in instruction.args:
-            name, has_default, default = word.partition("=")
-            name = self.expand(instruction, name)
-            value = self.expand(instruction, default) if has_default else None
+            target, has_default, default = word.partition("=")
+            if (name := self.expand(instruction, target)) is None:
+                continue
+            # Where the default is unknown, its variable has been reported.
+            value = self.expand(instruction, default) or "" if has_default else None
             if name in self.arguments:
                 value = self.arguments[name]
             elif value is None:
@@ -153,13 +159,11 @@ class Scope:
             )
 
 
-def flags_of(instruction: DockerfileInstruction) -> dict[str, str]:
-    """Return the value of each flag; a flag without a value is "true"."""
-    flags = {}
+def flags_of(instruction: DockerfileInstruction) -> Iterator[tuple[str, str]]:
+    """Yield the name and value of each flag; the value is empty if there is none."""
     for flag in instruction.flags:
-        name, has_value, value = flag.removeprefix("--").partition("=")
-        flags[name] = value if has_value else "true"
-    return flags
+        name, _, value = flag.removeprefix("--").partition("=")
+        yield name, value
 
 
 def instruction_lines(text: str) -> list[tuple[int, int]]:
@@ -222,8 +226,6 @@ def chain_of(
     chain = [stages[-1]]
     while chain[0].parent:
         chain.insert(0, chain[0].parent)
-    for stage in chain:
-        _check_opening(stage, report)
     return chain, outer
 
 
@@ -236,25 +238,6 @@ def _opened(
         return StageText(name=str(number), opening=instruction, base="?")
     name = args[2] if len(args) == 3 else str(number)
     base = outer.expand(instruction, args[0])
+    if base is None:
+        return StageText(name=name, opening=instruction, base="?")
     return StageText(name=name, opening=instruction, base=base, parent=stages.get(base.lower()))
-
-
-def _check_opening(stage: StageText, report: Report) -> None:
-    opening = stage.opening
-    if flags_of(opening):
-        report.add(
-            opening,
-            "E2B builds for linux/amd64 and ignores a platform",
-            "remove --platform",
-            key="FROM --platform",
-        )
-    if stage.base == "scratch":
-        report.add(
-            opening,
-            "E2B needs a base image with an operating system",
-            "write FROM debian:stable-slim, or another image",
-        )
-    elif not stage.base:
-        report.add(
-            opening, f"`{opening.args[0]}` is empty after expansion", "give the ARG a default"
-        )
