@@ -108,7 +108,8 @@ class _Converter:
         if not args:
             self.report.add(instruction, "there is no name and value")
         for word, value in zip(args[::3], args[1::3], strict=False):
-            name, expanded = scope.expand(instruction, word), scope.expand(instruction, value)
+            name = scope.expand(instruction, word)
+            expanded = scope.expand(instruction, value, base_path=True)
             if name is not None:
                 scope.check_name(instruction, name)
                 values[name] = expanded or ""
@@ -266,7 +267,7 @@ def flatten(
         steps=(*converter.runs.steps, *_settings(converter, chain[-1])),
         start_command=_service(words, scope.env) if words else None,
         ready_command=_service(converter.ready, scope.env) if converter.ready else None,
-        env=dict(scope.env),
+        env={name: v.replace(shell.BASE_PATH, "$PATH") for name, v in scope.env.items()},
         user=converter.user,
         workdir=converter.workdir,
         metadata=tuple(converter.metadata),

@@ -6,13 +6,16 @@ import functools
 import shlex
 from collections.abc import Mapping, Sequence
 
+# In a value, for the PATH of the base image, which each shell of E2B has.
+BASE_PATH = "\0PATH\0"
+
 
 def env_literal(value: str) -> str:
     """Escape `value` for E2B, which escapes everything in double quotes except `$`.
 
     `$0` is always set, so `${0:+$}` expands to a dollar sign.
     """
-    return value.replace("$", "${0:+$}")
+    return value.replace("$", "${0:+$}").replace(BASE_PATH, "$PATH")
 
 
 def exports(variables: Mapping[str, str]) -> str:
@@ -22,12 +25,16 @@ def exports(variables: Mapping[str, str]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _pair(name: str, value: str) -> str:
-    return f"{name}={shlex.quote(value)}"
+    return f"{name}={_quoted(value)}"
+
+
+def _quoted(value: str) -> str:
+    return shlex.quote(value).replace(BASE_PATH, "'\"$PATH\"'")
 
 
 def command_line(words: Sequence[str]) -> str:
     """Return the words of an exec form as a command line."""
-    return shlex.join(words)
+    return " ".join(map(_quoted, words))
 
 
 def make_folders(path: str, owner: str) -> str:
@@ -56,7 +63,7 @@ def write_file(content: str, target: str, name: str, *, owner: str, mode: str) -
     lines += [
         'folder=$(dirname "$target")',
         _make_folders('"$folder"', owner) + " || exit",
-        f"printf '%s' {shlex.quote(content)} > \"$target\" || exit",
+        f"printf '%s' {_quoted(content)} > \"$target\" || exit",
         f'chown {shlex.quote(owner)} "$target" && chmod {shlex.quote(mode)} "$target"',
     ]
     return "\n".join(lines)

@@ -14,6 +14,7 @@ from e2b_dockerfile_utils import (
 )
 
 from builder.errors import Problem
+from builder.flatten.shell import BASE_PATH
 from builder.system.documents import MAX_DEPTH, has_deep_brackets
 
 # Special to the lexer; most words have none and need no lexer.
@@ -46,6 +47,7 @@ class Report:
         """Add a mistake at an instruction or line."""
         line = at if isinstance(at, int) else at.start_line
         name = key or ("" if isinstance(at, int) else at.name)
+        message = message.replace(BASE_PATH, "$PATH")
         self.problems.append(Problem(self.file, message, line=line, column=1, key=name, hint=hint))
 
 
@@ -61,13 +63,19 @@ class StageText:
 
 
 class _Variables(Mapping[str, str]):
-    """Variables for expansion; names that are not declared are kept in `missing`."""
+    """Variables for expansion; names that are not declared are kept in `missing`.
 
-    def __init__(self, values: Mapping[str, str | None]) -> None:
+    With `base_path`, PATH may be that of the base image.
+    """
+
+    def __init__(self, values: Mapping[str, str | None], *, base_path: bool) -> None:
         self._values = values
+        self._base_path = base_path
         self.missing: list[str] = []
 
     def __getitem__(self, name: str) -> str:
+        if name == "PATH" and self._base_path and name not in self._values:
+            return BASE_PATH
         if name not in self._values and name not in PREDEFINED:
             self.missing.append(name)
         value = self._values.get(name)
@@ -99,14 +107,22 @@ class Scope:
     visible: dict[str, str | None] = field(default_factory=dict)
     env: dict[str, str] = field(default_factory=dict)
 
-    def expand(self, at: DockerfileInstruction, word: str, *, heredoc: bool = False) -> str | None:
+    def expand(
+        self,
+        at: DockerfileInstruction,
+        word: str,
+        *,
+        heredoc: bool = False,
+        base_path: bool = False,
+    ) -> str | None:
         """Return `word` without quotes and with its variables expanded.
 
-        If that is impossible, report the reason and return None.
+        If that is impossible, report the reason and return None. With `base_path`, a PATH that only
+        the base image sets expands to `BASE_PATH`.
         """
         if not _LEXED.search(word):
             return word
-        variables = _Variables(self.visible)
+        variables = _Variables(self.visible, base_path=base_path and not self.base_known)
         lexer = ShellLex(
             self.escape, env=variables, skip_unset_env=False, skip_process_quotes=heredoc
         )

@@ -25,6 +25,7 @@ from builder.render.template_toml import template_toml
 from builder.spec import Stage, Variant
 from builder.spec.variant import stage_name
 from builder.system.files import cache_folder
+from builder.system.variables import as_reference, written
 
 RESEED_FILE = "reseed.py"
 
@@ -167,8 +168,11 @@ def _env_pairs(env: Mapping[str, str]) -> str:
 
 def _env_value(value: str) -> str:
     r"""Quote for ENV: BuildKit's lexer interprets `\\`, `"` and `$` in quotes."""
-    escaped = value.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
-    return f'"{escaped}"'
+
+    def escaped(text: str) -> str:
+        return text.replace("\\", "\\\\").replace('"', '\\"').replace("$", "\\$")
+
+    return f'"{written(value, literal=escaped, reference=as_reference)}"'
 
 
 def _python(value: str | Sequence[str] | None) -> str:
@@ -183,7 +187,8 @@ def _merged_env(stages: Sequence[Stage]) -> dict[str, str]:
 def _export_line(name: str, value: str) -> str:
     # /etc/profile of a login shell has already set PATH.
     unset = "" if name == "PATH" else f'[ -n "${{{name}+set}}" ] || '
-    return shlex.quote(f"{unset}export {name}={shlex.quote(value)}")
+    quoted = written(value, literal=shlex.quote, reference=lambda name: f'"${name}"')
+    return shlex.quote(f"{unset}export {name}={quoted}")
 
 
 def _sudo_lines(env: Mapping[str, str]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -16,6 +17,7 @@ from builder.spec.spec_file import SpecFile
 from builder.spec.types import python_floor
 from builder.spec.variant import Check, FileEntry, Stage, Variant
 from builder.spec.wording import NO_SECRETS
+from builder.system.variables import UnknownVariableError, as_reference, expand
 
 # Keys that do not affect what a stage builds, or belong to its parents.
 _DESCRIBING = {"schema_version", "name", "description", "extends"}
@@ -37,11 +39,12 @@ def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
 def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
     """Return what the last file of `chain` adds, and note mistakes in the files that it copies."""
     file = chain[-1]
-    model = cast(VariantFile, file.model)
+    model, env = cast(VariantFile, file.model), _env(chain)
     return Stage(
         stem=file.stem,
         source=file.shown,
-        env=dict(model.env),
+        env=env,
+        env_instruction=_instruction(chain),
         system=tuple(model.system.packages) if model.system else (),
         requirements=tuple(model.python.packages) if model.python else (),
         torch_backend=_merged(chain, "python")["torch_backend"],
@@ -52,6 +55,31 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         ),
         path=folder / f"{file.stem}.toml",
     )
+
+
+def _env(chain: Sequence[SpecFile]) -> dict[str, str]:
+    """Return the variables of the last file of `chain`, expanded; note unknown ones."""
+    known: dict[str, str] = {}
+    for file in chain:
+        for name, value in cast(VariantFile, file.model).env.items():
+            try:
+                known[name] = expand(value, known)
+            except UnknownVariableError as error:
+                known[name] = ""
+                if file is chain[-1]:
+                    file.add(("env", name), str(error), error.hint)
+    return {name: known[name] for name in cast(VariantFile, chain[-1].model).env}
+
+
+def _instruction(chain: Sequence[SpecFile]) -> dict[str, str]:
+    """Return the same variables as an ENV instruction of the last file's stage sets them: it sees
+    those of earlier stages, but not those that it sets itself."""
+    *earlier, own = (cast(VariantFile, file.model).env for file in chain)
+    known = {name: as_reference(name) for env in earlier for name in env}
+    for name, value in own.items():
+        with contextlib.suppress(UnknownVariableError):
+            known[name] = expand(value, known)
+    return {name: known[name] for name in own if name in known}
 
 
 def _files(folder: Path, file: SpecFile) -> Iterable[FileEntry]:

@@ -150,7 +150,9 @@ class VariantFile(_Table):
     )
     base: BaseTable | None = None
     env: dict[EnvName, Text] = Field(
-        {}, description="environment variables of every process in a sandbox"
+        {},
+        description="environment variables of every process in a sandbox; `$NAME` and `${NAME}`"
+        " are the values so far, `$$` is a dollar sign",
     )
     service: ServiceTable | None = None
     resources: ResourcesTable | None = None

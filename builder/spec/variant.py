@@ -41,13 +41,15 @@ class Stage:
     """What one spec adds to a template.
 
     `stem` is the file's name without .toml, `source` its path as shown in messages, `path` its path
-    on disk, if it was read from there. `declared` is its content as canonical JSON, without keys
+    on disk, if it was read from there. `env_instruction` is `env` with references to variables of
+    earlier stages. `declared` is its content as canonical JSON, without keys
     that only describe it.
     """
 
     stem: str
     source: str
     env: Mapping[str, str] = field(default_factory=dict)
+    env_instruction: Mapping[str, str] = field(default_factory=dict)
     system: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
     torch_backend: str | None = None

@@ -22,7 +22,8 @@ ODD = "$HOME ${HOME} $(id) `id` %s $"
 # What E2B's builder evaluates, and what it gives to `user` or opens when a build ends.
 CHANGED = f"""
 [env]
-ODD = "{ODD}"
+ODD = "{ODD.replace("$", "$$")}"
+PATH = "/opt/tools/bin:$PATH"
 [[files]]
 source = "tool.sh"
 target = "/home/user/tool"
@@ -36,12 +37,14 @@ name = "variables and files"
 code = '''
 import os, stat
 print(os.environ["ODD"])
+print(os.environ["PATH"].startswith("/opt/tools/bin:/usr/local/"))
 for path in ("/home/user/tool", "/usr/local/bin/tool"):
     found = os.stat(path)
     print(stat.filemode(found.st_mode), found.st_uid)
 '''
 stdout = '''
 {ODD}
+True
 -rw------- 1000
 -rwxrwxrwx 0
 '''

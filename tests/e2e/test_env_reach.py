@@ -50,12 +50,14 @@ def check(name: str, code: str, stdout: str) -> str:
 
 def test_variables_of_a_template_reach_every_process(prechecked: Callable[..., None]) -> None:
     """A template's variables are, to the character, in code, in the commands of `user` and below
-    sudo, the leaf's before its parent's; what a sandbox was created with goes before both."""
+    sudo, the leaf's before its parent's, PATH in front of the image's; what a sandbox was created with goes before both."""
     odd = 'it\'s "quoted" $HOME `id` \\n  ${X}\\'
     look = 'python3 -c \'import os; print([os.environ[n] for n in ("BOTH", "ODD", "BASE")])\''
+    paths = "/opt/leaf/bin:/opt/base/bin:/usr/local/"
     ours, given = ["leaf", odd, "base"], ["given", "", "base"]
     prechecked(
-        f'[env]\nBOTH = "leaf"\nODD = {json.dumps(odd)}\nPATH = "/opt/leaf/bin:/usr/local/bin:/usr/sbin:/usr/bin"\n'
+        f'[env]\nBOTH = "leaf"\nODD = {json.dumps(odd.replace("$", "$$"))}\n'
+        'PATH = "/opt/leaf/bin:${PATH}"\nBASE = "$BASE"\n'
         + check("code", "print([os.environ[n] for n in ('BOTH', 'ODD', 'BASE')])", repr(ours))
         + check("command", f"print(command({look!r}))", repr(ours))
         + check("sudo", f"print(command('sudo ' + {look!r}))", repr(ours))
@@ -63,10 +65,11 @@ def test_variables_of_a_template_reach_every_process(prechecked: Callable[..., N
         + check("both", f"print(command('sudo ' + {look!r}, BOTH='given', ODD=''))", repr(given))
         + check(
             "path",
-            "print(command('echo $PATH'))",
-            "/opt/leaf/bin:/usr/local/bin:/usr/sbin:/usr/bin",
+            f"print([path.startswith({paths!r}) for path in"
+            " (os.environ['PATH'], command('echo $PATH'), command('sudo printenv PATH'))])",
+            "[True, True, True]",
         ),
-        env='[env]\nBOTH = "base"\nBASE = "base"\nPATH = "/opt/base/bin:/usr/local/bin:/usr/sbin:/usr/bin"\n',
+        env='[env]\nBOTH = "base"\nBASE = "base"\nPATH = "/opt/base/bin:$PATH"\n',
     )
 
 

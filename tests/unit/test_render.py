@@ -33,7 +33,7 @@ FULL = (
     + """
 [env]
 PLAIN = "/opt/x"
-ODD = 'a "b" $c \\ `d` #e'
+ODD = 'a "b" $$c \\ `d` #e'
 PATH = "/opt/bin:/usr/bin"
 [system]
 packages = ["git", "libgl1"]
@@ -282,7 +282,7 @@ def test_no_value_can_add_or_alter_an_instruction(
     it had, ENV means that text to BuildKit and login shells export that text."""
     leaf = (
         LEAF
-        + f"description = {toml(description)}\n[env]\nA = {toml(env)}\n"
+        + f"description = {toml(description)}\n[env]\nA = {toml(env.replace('$', '$$'))}\n"
         + f"[service]\ncommand = ['run', {toml(argument)}]\nready-url = 'http://localhost/'\n"
         + f"[[verify]]\nname = 'x'\ncode = 'pass'\nstdout = {toml(stdout)}\n"
     )

@@ -22,6 +22,7 @@ from builder.errors import NotOnThisMachineError
 from builder.registry import Digest, Ref
 from builder.system.documents import parse_json
 from builder.system.files import atomic_write, cache_folder
+from builder.system.variables import plain
 
 MANIFEST = "environment.json"
 USED = "used"
@@ -32,6 +33,8 @@ _PASSED_ON = ("LANG", "LANGUAGE", "LC_ALL", "LC_CTYPE", "TZ", "SSL_CERT_FILE", "
 # No byte code is written beside modules of the environment; no pip, such as the host's, installs
 # outside a virtual environment or asks questions.
 _KEPT_OUT = {"PYTHONDONTWRITEBYTECODE": "1", "PIP_REQUIRE_VIRTUALENV": "1", "PIP_NO_INPUT": "1"}
+# Where programs are on every Linux and macOS.
+_PATH = "/usr/local/bin:/usr/bin:/bin"
 # The homes of an E2B sandbox; paths below them become paths below the local sandbox's home.
 _SANDBOX_HOMES = ("/root", "/home/user")
 
@@ -172,17 +175,15 @@ def held(path: Path) -> Iterator[tuple[int, ...]]:
 def sandbox_variables(env: Mapping[str, str], *, path: Path, home: Path) -> dict[str, str]:
     """Return all variables of a sandbox's process: those of the template, and no secrets."""
     variables = {name: os.environ[name] for name in _PASSED_ON if name in os.environ}
-    variables |= {name: _rebased(value, home) for name, value in env.items()}
-    search = [
-        str(path / "bin"),
-        *filter(None, [variables.get("PATH")]),
-        "/usr/local/bin",
-        "/usr/bin",
-        "/bin",
-    ]
+    variables |= {name: _rebased(plain(value, path=_PATH), home) for name, value in env.items()}
+    search = [str(path / "bin"), *variables.get("PATH", "").split(":"), *_PATH.split(":")]
     return (
         variables
-        | {"HOME": str(home), "PATH": ":".join(search), "VIRTUAL_ENV": str(path)}
+        | {
+            "HOME": str(home),
+            "PATH": ":".join(filter(None, dict.fromkeys(search))),
+            "VIRTUAL_ENV": str(path),
+        }
         | _KEPT_OUT
     )
 
