@@ -16,6 +16,7 @@ from builder.cli.output import Output
 _COMMANDS = (
     ("init_command", "init", "init my-template"),
     ("spec_commands", "validate", "validate"),
+    ("config_command", "config", "config tta-ml-minimal"),
     ("spec_commands", "lock", "lock tta-data-minimal"),
     ("spec_commands", "render_command", "render --check"),
     ("spec_commands", "schema", "schema"),

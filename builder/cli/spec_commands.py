@@ -15,6 +15,7 @@ from builder.cli.output import Output, Result
 from builder.errors import RenderDriftError, TemplateError, counted
 from builder.lock.committed import read_committed
 from builder.project import Project
+from builder.spec import Variant
 from builder.spec.models import schemas
 from builder.system.events import Reporter
 from builder.system.files import atomic_write
@@ -29,11 +30,21 @@ def validate(names: Names = None, *, project: Project) -> Result:
             {"name": v.name, "source": v.source, "stages": [s.stem for s in v.stages]}
             for v in variants
         ],
-        text=[
-            f"{v.source}: {v.name} ({' → '.join(stage.stem for stage in v.stages)}): valid"
-            for v in variants
-        ],
+        text=[line for variant in variants for line in _valid(variant)],
     )
+
+
+def _valid(variant: Variant) -> Iterator[str]:
+    yield (
+        f"{variant.source}: {variant.name}"
+        f" ({' → '.join(stage.stem for stage in variant.stages)}): valid"
+    )
+    if not variant.command:
+        yield (
+            f"{variant.source}: {variant.name}: nothing runs code in its sandboxes on E2B, since"
+            f" `base.image` is {variant.image}; remove `base.image` to get E2B's code interpreter,"
+            " or start a code service with [service]"
+        )
 
 
 def lock(names: Names = None, *, project: Project, report: Reporter) -> Result:

@@ -125,17 +125,25 @@ def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
                     yield file.problem(("files", number, "target"), message)
 
 
-def _missing_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> Iterator[Problem]:
-    """Report required values that no file of the chain sets."""
-    leaf = chain[-1]
-    for key, example in (("image", "python:3.13"), ("python", ">=3.11")):
-        if merged[key] is None:
-            files = " or ".join(file.shown for file in chain)
-            hint = f'write [base] {key} = "{example}" in {files}'
-            yield leaf.problem(("base", key), "is not set in any file of the chain", hint)
+def _without_default_service(chain: Sequence[SpecFile], merged: dict[str, Any]) -> None:
+    """Leave out the service of the default image, if the chain names another image."""
+    tables = [
+        (cast(VariantFile, file.model).base, cast(VariantFile, file.model).service)
+        for file in chain
+    ]
+    if any(base and "image" in base.model_fields_set for base, _ in tables):
+        for key in ("command", "ready_url"):
+            if not any(service and key in service.model_fields_set for _, service in tables):
+                merged[key] = None
+
+
+def _service_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> Iterator[Problem]:
+    """Report a service without a sign that it is ready."""
     if merged["command"] and not merged["ready_url"]:
         hint = "set the URL that answers 200 once the service is up"
-        yield leaf.problem(("service", "ready-url"), "is required with `service.command`", hint)
+        yield chain[-1].problem(
+            ("service", "ready-url"), "is required with `service.command`", hint
+        )
 
 
 def _warmup_problems(leaf: SpecFile, merged: Mapping[str, Any]) -> Iterator[Problem]:
@@ -174,8 +182,9 @@ def variant_of(
     leaf = chain[-1]
     model = cast(VariantFile, leaf.model)
     merged = _merged(chain, "base", "service", "resources", "warmup")
+    _without_default_service(chain, merged)
     problems = [
-        *_missing_problems(chain, merged),
+        *_service_problems(chain, merged),
         *_warmup_problems(leaf, merged),
         *_target_problems(chain),
         *_check_problems(chain, stages),

@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
 
+from builder.spec import defaults
 from builder.spec.types import (
     AptPackage,
     Code,
@@ -55,26 +56,29 @@ class _Table(BaseModel):
 class BaseTable(_Table):
     """The image that the first stage starts from."""
 
-    image: Image | None = Field(None, description="image reference; its digest is locked")
-    python: PythonVersions | None = Field(
-        None, description="Python version that the image must have, e.g. '>=3.11'"
+    image: Image = Field(defaults.IMAGE, description="image reference; its digest is locked")
+    python: PythonVersions = Field(
+        defaults.PYTHON, description="Python versions, of which the image must have one"
     )
 
 
 class ServiceTable(_Table):
-    """The service that runs in every sandbox."""
+    """The service that runs in every sandbox.
 
-    command: Command | None = Field(None, description="program and arguments")
-    ready_url: Url | None = Field(
-        None, description="URL that answers 200 once the service is ready"
+    With another `base.image`, there is none by default.
+    """
+
+    command: Command = Field(list(defaults.COMMAND), description="program and arguments")
+    ready_url: Url = Field(
+        defaults.READY_URL, description="URL that answers 200 once the service is ready"
     )
 
 
 class ResourcesTable(_Table):
     """The resources of a sandbox."""
 
-    cpu: Cpus = Field(2, description="virtual CPUs: 1 or an even number up to 32")
-    memory_mb: Memory = Field(1024, description="memory in MiB: even, at least 128")
+    cpu: Cpus = Field(defaults.CPU, description="virtual CPUs: 1 or an even number up to 32")
+    memory_mb: Memory = Field(defaults.MEMORY_MB, description="memory in MiB: even, at least 128")
     free_disk_mb: Annotated[StrictInt, Field(ge=0)] | None = Field(
         None,
         description="free disk space in MiB that E2B adds after the steps; E2B's default if unset",

@@ -19,6 +19,7 @@ from tests.support.clouds import FILES
 from tests.support.e2b_server import Server
 from tests.support.object_store import Store
 from tests.support.pages import blocks
+from tests.support.prechecks import SERVICE
 from tests.support.program import folder_of_program
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -68,7 +69,7 @@ def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
 def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
     """Every block of the page about Docker does what it says, its settings being in force."""
     base = (ROOT / "variants" / "_base.toml").read_text()
-    base = base.replace("e2bdev/code-interpreter:latest", engine.base_image())
+    base += f'[base]\nimage = "{engine.base_image()}"\n{SERVICE}'
     leaf = "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['six']\n"
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "_base.toml").write_text(base)

@@ -109,7 +109,7 @@ def test_caches_are_shared_by_root_and_user(prechecked: Callable[..., None], lev
     """huggingface_hub writes one cache as root, which code runs as, and as `user`: whoever of them
     was there first, the other reads what is there and adds to it."""
     variants = (ROOT / "variants" / "_base.toml").read_text()
-    env = variants[variants.index("[env]") : variants.index("[service]")]
+    env = variants[variants.index("[env]") : variants.index("[resources]")]
     script = (
         "print(as_root('a/root', 'one'), as_user('a/root', 'one'), as_user('a/root', 'two'))\n"
         "print(as_user('a/user', 'one'), as_root('a/user', 'one'), as_root('a/user', 'two'))\n"

@@ -44,7 +44,7 @@ OWNERS = {
     "psutil": {"precheck/engine.py", "system/limits.py", "targets/local/leftovers.py"},
     "pydantic": {
         "targets/journal.py",
-        *(f"spec/{n}.py" for n in ("load", "models", "types", "wording")),
+        *(f"spec/{n}.py" for n in ("load", "models", "settings", "types", "wording")),
     },
     "rich": {"cli/progress.py", "runtime/files.py"},
     "starlette": {"webhooks/receiver.py"},
@@ -53,7 +53,7 @@ OWNERS = {
         "webhooks/client.py",
         "targets/e2b/retries.py",
     },
-    "tomli_w": {"render/template_toml.py", "system/uv_settings.py"},
+    "tomli_w": {"render/template_toml.py", "spec/settings.py", "system/uv_settings.py"},
     "tree_sitter": {"spec/positions.py"},
     "uv": {"system/uv.py"},
 }

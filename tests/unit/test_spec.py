@@ -149,15 +149,6 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
             ["variants/_a.toml:2:1: `extends`: extends itself: _a → _a"],
         ),
         (
-            {"a": "schema = 1\nname = 'a'"},
-            [
-                "variants/a.toml: `base.image`: is not set in any file of the chain"
-                ' (write [base] image = "python:3.13" in variants/a.toml)',
-                "variants/a.toml: `base.python`: is not set in any file of the chain"
-                ' (write [base] python = ">=3.11" in variants/a.toml)',
-            ],
-        ),
-        (
             {"_base": BASE, "a": LEAF + "[warmup]\nlevel = 'disk'"},
             [
                 "variants/a.toml:5:1: `warmup.level`: is 'disk', but there is nothing to import"
