@@ -13,7 +13,7 @@ import pytest
 
 from builder.targets.local import place as places_here
 from tests.conftest import Command
-from tests.support.clouds import Place
+from tests.support.clouds import Built, Place
 from tests.support.e2b_server import Server
 
 pytestmark = pytest.mark.network
@@ -22,11 +22,15 @@ FAILS = "[[verify]]\nname = 'odd'\ncode = 'print(4)'\nstdout = '5'\n"
 
 
 @pytest.fixture
-def machine(places: Callable[[str], Place], command: Command) -> Callable[..., Path]:
-    """A machine with a copy of the project and a cache of its own, on which `one` was built."""
+def machine(
+    places: Callable[[str], Place], command: Command, byte_code: Path
+) -> Callable[..., Path]:
+    """A machine with a copy of the project and environments of its own, on which `one` was built."""
 
     def build(name: str, registry: Path | None = None) -> Path:
         folder = places(name).folder
+        cache_of(folder).mkdir()
+        (cache_of(folder) / "byte-code").symlink_to(byte_code)
         if registry:
             shutil.copy2(registry, folder / "registry.json")
         run(command, folder, *BUILD)
@@ -35,8 +39,12 @@ def machine(places: Callable[[str], Place], command: Command) -> Callable[..., P
     return build
 
 
+def cache_of(folder: Path) -> Path:
+    return folder.with_name(f"cache-{folder.name}")
+
+
 def run(command: Command, folder: Path, *arguments: str, code: int = 0) -> str:
-    cache = str(folder.parent / f"cache-{folder.name}")
+    cache = str(cache_of(folder))
     done = command(*arguments, cwd=folder, TEMPLATE_BUILDER_CACHE_DIR=cache)
     assert done.returncode == code, done.stderr
     return done.stdout
@@ -77,10 +85,12 @@ def test_builds_of_what_is_recorded_change_no_byte(
     assert shown[0]["verified"]["seconds"] != shown[1]["verified"]["seconds"]
 
 
-def test_either_side_of_a_conflict_is_right(machine: Callable[..., Path], command: Command) -> None:
+def test_either_side_of_a_conflict_is_right(
+    built_on: Callable[[str], Built], machine: Callable[..., Path], command: Command
+) -> None:
     """When two people have built the same commit, both records lead to what both have: whichever is
     taken, nothing is left to do on either machine."""
-    first, second = machine("first"), machine("second")
+    first, second = built_on("local").folder, machine("second")
     taken = json.loads((first / "registry.json").read_text())["templates"]["one"]["local"]
     other = json.loads((second / "registry.json").read_text())["templates"]["one"]["local"]
     assert taken["channels"] == other["channels"]
@@ -95,11 +105,10 @@ def test_either_side_of_a_conflict_is_right(machine: Callable[..., Path], comman
 
 
 @pytest.mark.needs("git")
-def test_git_sees_what_is_to_be_committed_alone(
-    machine: Callable[..., Path], command: Command
-) -> None:
+def test_git_sees_what_is_to_be_committed_alone(place: Place, command: Command) -> None:
     """After a build git sees the registry and what was generated: `.builder/` ignores itself."""
-    folder = machine("first")
+    folder = place.folder
+    assert command("build", "four", "--frozen", "--target", "local", cwd=folder).returncode == 0
     git(folder, "init", "--quiet")
     assert git(folder, "status", "--porcelain").split() == [
         "??", "generated/", "??", "registry.json", "??", "variants/",
@@ -115,25 +124,28 @@ def tree(folder: Path) -> dict[str, bytes]:
 def test_failed_build_leaves_generated_as_it_was(place: Place, command: Command) -> None:
     """What a variant renders to is written when its build holds up, and not before; the others' is
     written."""
-    for stem in ("one", "two"):
+    build = ("build", "three", "two", "--frozen", "--target", "local")
+    for stem in ("three", "two"):
         path = place.folder / "variants" / f"{stem}.toml"
-        path.write_text(path.read_text() + (FAILS if stem == "one" else "[env]\nA = '1'\n"))
+        path.write_text(path.read_text() + (FAILS if stem == "three" else "[env]\nA = '1'\n"))
     before = tree(place.folder)
-    run(command, place.folder, "build", "--frozen", "--target", "local", code=21)
+    assert command(*build, cwd=place.folder).returncode == 21
     after = tree(place.folder)
     changed = {path for path in {*before, *after} if before.get(path) != after.get(path)}
     assert changed == {"generated/two/Dockerfile", "generated/two/template.toml"}
-    path = place.folder / "variants" / "one.toml"
+    path = place.folder / "variants" / "three.toml"
     path.write_text(path.read_text().replace("'5'", "'4'"))
-    run(command, place.folder, *BUILD)
-    assert b"odd" in tree(place.folder)["generated/one/template.toml"]
+    assert command(*build, cwd=place.folder).returncode == 0
+    assert b"odd" in tree(place.folder)["generated/three/template.toml"]
 
 
 def test_folder_of_a_variant_that_is_gone_goes_with_a_build(place: Place, command: Command) -> None:
     """A build of all variants removes what was generated for one that is no more."""
-    (place.folder / "variants" / "four.toml").unlink()
-    run(command, place.folder, "build", "--frozen", "--target", "local")
-    assert not (place.folder / "generated" / "four").exists()
+    for stem in ("one", "three", "two"):
+        (place.folder / "variants" / f"{stem}.toml").unlink()
+    done = command("build", "--frozen", "--target", "local", cwd=place.folder)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in (place.folder / "generated").iterdir()] == ["four"]
 
 
 def test_failed_build_on_e2b_leaves_generated_as_it_was(place: Place, cloud: Server) -> None:
@@ -150,11 +162,18 @@ def test_failed_build_on_e2b_leaves_generated_as_it_was(place: Place, cloud: Ser
 
 
 def test_measures_of_an_environment_that_is_gone_are_not_shown(
-    machine: Callable[..., Path], command: Command, monkeypatch: pytest.MonkeyPatch
+    place: Place,
+    built_on: Callable[[str], Built],
+    command: Command,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On a machine without the environment `show` and `diff` tell what is recorded alone."""
-    folder = machine("first")
-    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(folder.parent / "cache-none"))
+    """On a machine without the environment `show` tells what is recorded alone."""
+    shutil.copytree(built_on("local").folder, place.folder, dirs_exist_ok=True)
+    shown = command("show", "one", "--json", cwd=place.folder)
+    assert "seconds" in json.loads(shown.stdout)["verified"]
+    empty = str(tmp_path / "empty")
+    shown = command("show", "one", "--json", cwd=place.folder, TEMPLATE_BUILDER_CACHE_DIR=empty)
+    assert "seconds" not in json.loads(shown.stdout)["verified"]
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", empty)
     assert places_here.measures("sha256:" + "0" * 64) == {}
-    elsewhere = folder.rename(folder.with_name("none"))
-    assert "seconds" not in json.loads(run(command, elsewhere, "show", "one", "--json"))["verified"]

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -97,8 +96,10 @@ class Nights:
 
 
 @pytest.fixture
-def nights(tmp_path: Path) -> Nights:
-    return Nights(tmp_path, tmp_path / "cache")
+def nights(tmp_path: Path, cache: Path) -> Nights:
+    folder = tmp_path / "nights"
+    folder.mkdir()
+    return Nights(folder, cache)
 
 
 @pytest.fixture(params=["local", "e2b"])
@@ -113,7 +114,7 @@ def target(request: pytest.FixtureRequest, lead: Callable[[Server], Server]) -> 
         assert server.problems == []
 
 
-def test_three_nights(nights: Nights, target: str) -> None:
+def test_three_nights(nights: Nights, new_cache: Path, target: str) -> None:
     """The job builds once, leaves a night without news alone, also when nobody has promoted, and
     takes in a change of the spec."""
     assert nights.job["env"] == {"E2B_API_KEY": "${{ secrets.E2B_API_KEY }}"}
@@ -121,8 +122,7 @@ def test_three_nights(nights: Nights, target: str) -> None:
     first = nights.recorded(target, "candidate")
     assert nights.night() == []
     assert nights.night(rebuild=True) == []
-    # A machine on which nothing of the first night is there.
-    shutil.rmtree(nights.cache, ignore_errors=True)
+    nights.cache = new_cache  # of a machine on which nothing of the first night is there
     assert nights.night() == []
     nights.pull()
     spec = nights.developer / "variants" / "light.toml"
