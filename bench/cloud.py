@@ -25,6 +25,7 @@ from builder.targets.e2b.account import Account
 from builder.targets.e2b.program import template_of
 from builder.targets.e2b.target import E2BTarget
 from builder.targets.protocol import BuildInput
+from builder.workflow.carry_out import carry_out
 from tests.support.e2b_server import ModelledSteps, Server
 
 __all__ = ["measure"]
@@ -148,7 +149,7 @@ def _ours(project: Project, prepared: workflow.Prepared) -> Measured:
         context = workflow.Context(project=project, settings=project.targets["e2b"], target=target)
         # Builds are measured, not sandboxes.
         stages = workflow.EACH[:1]
-        return _measured(server, lambda: workflow.carry_out(prepared, context, stages))
+        return _measured(server, lambda: carry_out(prepared, context, stages))
 
 
 def _naive(project: Project, prepared: workflow.Prepared, *, jobs: int) -> Measured:

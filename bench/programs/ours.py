@@ -18,6 +18,7 @@ from builder.registry.model import Build
 from builder.spec import WarmupLevel
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Publication
+from builder.workflow.carry_out import carry_out
 
 _SELECT, *_REST = workflow.PLAN
 _BUILD, *_ = workflow.EACH
@@ -37,7 +38,7 @@ def main() -> None:
     request = workflow.BuildRequest(names=tuple(arguments.names), frozen=True)
     stages = (_SELECT, *([_at(arguments.level)] if arguments.level else ()), *_REST)
     prepared = workflow.prepare(request, context, stages)
-    done = workflow.carry_out(prepared, context, (_BUILD, _put_in_place))
+    done = carry_out(prepared, context, (_BUILD, _put_in_place))
     for error in done.errors.values():
         raise error
     print(json.dumps({outcome.name: outcome.ref for outcome in done.outcomes}))

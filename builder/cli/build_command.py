@@ -17,6 +17,7 @@ from builder.system.events import Reporter
 from builder.targets.measures import measures_of, with_measures
 from builder.verify import first_use_pairs
 from builder.workflow import BuildRequest, Context
+from builder.workflow.carry_out import build_all
 
 _HEADINGS = ("template", "result", "ref", "packages", "size", "duration", "first import")
 
@@ -86,7 +87,7 @@ def build(
             hint="use only one of the two",
         )
     request = BuildRequest(names=names or (), **options)
-    done = workflow.build_all(request, Context.choose(project, target, report=report))
+    done = build_all(request, Context.choose(project, target, report=report))
     return Result(
         json={
             "target": done.plan.target,

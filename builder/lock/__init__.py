@@ -1,5 +1,5 @@
-"""Lock a variant to exact packages: the latest, or those of the committed lock."""
+"""Lock a variant to exact packages: the latest (`resolve`), or those committed (`committed`)."""
 
-from builder.lock.resolve import Lock, StageLock, lock_latest
+from builder.lock.values import Lock, StageLock
 
-__all__ = ["Lock", "StageLock", "lock_latest"]
+__all__ = ["Lock", "StageLock"]

@@ -5,9 +5,10 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
+if TYPE_CHECKING:
+    from packaging.requirements import Requirement
 
 _PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; (.+?))?(?: \\)?$", re.MULTILINE)
 _LOCKED_TEXT = re.compile(
@@ -52,8 +53,15 @@ def missing_from(
 
     A requirement whose marker is false on every Python from `python_floor` on may be missing.
     """
-    locked = {canonicalize_name(name) for name in names}
-    for text in requirements:
+    listed = set(names)
+    unlisted = [text for text in requirements if text not in listed]
+    if not unlisted:
+        return
+    from packaging.requirements import Requirement  # slow to load
+    from packaging.utils import canonicalize_name
+
+    locked = {canonicalize_name(name) for name in listed}
+    for text in unlisted:
         requirement = Requirement(text)
         is_locked = canonicalize_name(requirement.name) in locked
         if not is_locked and _can_hold(requirement, python_floor):

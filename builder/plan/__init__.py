@@ -8,7 +8,15 @@ from __future__ import annotations
 from builder.plan.decide import make_plan
 from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import common_steps, program_of, step_keys_of
-from builder.plan.values import Drift, Plan, PlannedVariant, Reason, Situation, TargetState
+from builder.plan.values import (
+    Drift,
+    Plan,
+    PlannedVariant,
+    Reason,
+    Situation,
+    StateQuery,
+    TargetState,
+)
 
 __all__ = [
     "Drift",
@@ -16,6 +24,7 @@ __all__ = [
     "PlannedVariant",
     "Reason",
     "Situation",
+    "StateQuery",
     "TargetState",
     "common_steps",
     "differences",

@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from builder.registry import Digest, Ref
-from builder.registry.model import Hold
+from builder.registry.model import Entry, Hold
 
 if TYPE_CHECKING:
     from builder.flatten import Program
+    from builder.render import Rendered
 
 Action = Literal["build", "skip", "retag", "blocked"]
 
@@ -59,6 +60,16 @@ class Drift:
     text: str
     usable: bool
     elsewhere: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StateQuery:
+    """A variant to look for on a target, with the target's part of its entry in the registry and
+    the channel that builds would move."""
+
+    rendered: Rendered
+    recorded: Entry
+    channel: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

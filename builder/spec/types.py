@@ -13,7 +13,6 @@ import warnings
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from packaging.requirements import InvalidRequirement, Requirement
 from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
@@ -63,6 +62,10 @@ def _matching(pattern: re.Pattern[str], kind: str) -> Any:
 
 def _requirement(value: str) -> str:
     _one_line(value)
+    if _DISTRIBUTION.fullmatch(value):
+        return value
+    from packaging.requirements import InvalidRequirement, Requirement  # slow to load
+
     try:
         requirement = Requirement(value)
     except InvalidRequirement as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from builder.errors import TargetUnavailableError
 from builder.project import (
@@ -15,7 +16,9 @@ from builder.project import (
     target_called,
 )
 from builder.system.events import Reporter, discard
-from builder.targets.protocol import Target
+
+if TYPE_CHECKING:
+    from builder.targets.protocol import Target
 
 
 def choose(

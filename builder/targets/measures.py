@@ -5,13 +5,15 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import StorageError
 from builder.registry import Ref
 from builder.registry.model import Build, Seconds, Verified
 from builder.targets.local import place
-from builder.targets.protocol import Built
+
+if TYPE_CHECKING:
+    from builder.targets.protocol import Built
 
 
 def keep_measures(built: Built, measures: Mapping[str, Any]) -> None:

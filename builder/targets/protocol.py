@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from builder.plan import TargetState
+from builder.plan import StateQuery, TargetState
 from builder.registry import Digest, Ref
 from builder.registry.model import Build, Entry
 from builder.render import Rendered
@@ -27,16 +27,6 @@ if TYPE_CHECKING:
 
 def _discard(_steps: int) -> None:
     """Discard the number of steps that are over."""
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class StateQuery:
-    """A variant to look for on a target, with the target's part of its entry in the registry and
-    the channel that builds would move."""
-
-    rendered: Rendered
-    recorded: Entry
-    channel: str
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

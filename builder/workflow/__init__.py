@@ -1,9 +1,8 @@
 """The sequence of a build: spec → lock → render → plan → precheck → build → verify → record.
 
-Variants go through it in parallel; one that fails does not stop the others.
+Variants go through it in parallel (`carry_out`); one that fails does not stop the others.
 """
 
-from builder.workflow.carry_out import build_all, carry_out
 from builder.workflow.context import Context, read_registry
 from builder.workflow.selection import is_glob, template_names, variants_called
 from builder.workflow.sequence import EACH, PLAN, PRECHECK, PREPARE, RENDER, execute, prepare
@@ -20,8 +19,6 @@ __all__ = [
     "Context",
     "Outcome",
     "Prepared",
-    "build_all",
-    "carry_out",
     "execute",
     "is_glob",
     "prepare",

@@ -8,19 +8,23 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import TYPE_CHECKING
 
 from builder.errors import VerifyError
 from builder.registry.history import build_ids
 from builder.render import write_files
 from builder.system import processes, provenance
-from builder.targets.measures import keep_measures
-from builder.targets.protocol import Builder, BuildInput
 from builder.workflow.context import Context
 from builder.workflow.values import Attempt
+
+if TYPE_CHECKING:
+    from builder.targets.protocol import Builder
 
 
 def build(attempt: Attempt, context: Context) -> Attempt:
     """Build when it is its turn, or take an existing build. Raise `BuildError` and subclasses."""
+    from builder.targets.protocol import BuildInput
+
     planned, target = attempt.planned, context.connected()
     shared = attempt.schedule.start(planned.name)
     folder = context.project.state / "context" / planned.name
@@ -45,6 +49,7 @@ def build(attempt: Attempt, context: Context) -> Attempt:
 
 def verify(attempt: Attempt, context: Context) -> Attempt:
     """Verify the build in real sandboxes. Raise `VerifyError`, `SandboxError`."""
+    from builder.targets.measures import keep_measures
     from builder.verify import verify as verify_build
 
     built, target = attempt.built, context.connected()

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from builder import registry
 from builder.errors import TargetUnavailableError
@@ -15,7 +16,9 @@ from builder.registry.model import Entry
 from builder.registry.object_store import NoRegistryError
 from builder.system.events import Event, Reporter, discard
 from builder.targets.adapters import choose, connect
-from builder.targets.protocol import Target
+
+if TYPE_CHECKING:
+    from builder.targets.protocol import Target
 
 
 def read_registry(project: Project) -> registry.Registry:

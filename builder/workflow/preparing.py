@@ -18,7 +18,7 @@ from builder.errors import (
     TemplateError,
 )
 from builder.lock.committed import read_committed
-from builder.plan import Plan, Situation, TargetState, make_plan
+from builder.plan import Plan, Situation, StateQuery, TargetState, make_plan
 from builder.project import PrecheckWhen, Project
 from builder.registry import Registry
 from builder.render import Rendered
@@ -28,7 +28,6 @@ from builder.system import processes
 from builder.system.events import Event
 from builder.system.files import ignored
 from builder.system.logs import Log
-from builder.targets.protocol import Builder, StateQuery
 from builder.workflow.context import Context
 from builder.workflow.selection import variants_called
 from builder.workflow.values import Prepared
@@ -36,6 +35,7 @@ from builder.workflow.values import Prepared
 if TYPE_CHECKING:
     from builder.precheck import Checked
     from builder.precheck.engine import DockerEngine
+    from builder.targets.protocol import Builder
 
 _LOOKS_AT_A_TIME = 8
 # Problems of the engine, not of the template: it cannot pull, its disk is full.

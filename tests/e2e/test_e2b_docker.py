@@ -11,7 +11,8 @@ import pytest
 from builder import registry
 from builder.project import Project
 from builder.targets.adapters import connect
-from builder.workflow import PLAN, BuildRequest, Context, Prepared, carry_out, execute
+from builder.workflow import PLAN, BuildRequest, Context, Prepared, execute
+from builder.workflow.carry_out import carry_out
 from tests.support import engine
 from tests.support.e2b_server import DockerSteps, Server
 from tests.support.e2b_server.sandboxes import ContainerService

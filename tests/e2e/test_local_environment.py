@@ -15,6 +15,7 @@ from builder import workflow
 from builder.errors import (
     NotOnThisMachineError,
 )
+from builder.plan import StateQuery
 from builder.project import Project
 from builder.registry.model import Entry
 from builder.render import Rendered
@@ -22,7 +23,7 @@ from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
 from builder.targets.local.target import LocalTarget
-from builder.targets.protocol import Opening, StateQuery
+from builder.targets.protocol import Opening
 from builder.verify import verify
 from tests.conftest import BASE, ROOT
 from tests.support.here import build_here, unseal

@@ -7,9 +7,10 @@ from pathlib import Path
 import pytest
 
 from builder.errors import LockConflictError, NetworkError, TemplateError
-from builder.lock import Lock, lock_latest
+from builder.lock import Lock
 from builder.lock.conflict import explain
 from builder.lock.pins import parse_pins
+from builder.lock.resolve import lock_latest
 from builder.spec import load_variants
 from builder.system.events import Event, discard
 from tests.conftest import BASE, Command

@@ -14,9 +14,10 @@ from urllib.parse import parse_qsl, urlsplit
 import pytest
 
 from builder.errors import SpecError, TemplateError
-from builder.lock import Lock, lock_latest
+from builder.lock import Lock
 from builder.lock.base_image import BaseImage, UnknownImageError, _parts, resolve_digest
 from builder.lock.conflict import unknown_image
+from builder.lock.resolve import lock_latest
 from builder.system.events import discard
 from tests.support.samples import load
 

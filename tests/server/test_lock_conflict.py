@@ -6,7 +6,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import LockConflictError, NetworkError, TemplateError
-from builder.lock import Lock, lock_latest
+from builder.lock import Lock
+from builder.lock.resolve import lock_latest
 from builder.system.events import discard
 from tests.support.index_server import Failure, IndexServer, served, wheel
 from tests.support.samples import load

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import NetworkError, TemplateError
-from builder.lock import Lock, StageLock, lock_latest
+from builder.lock import Lock, StageLock
+from builder.lock.resolve import lock_latest
 from builder.render import Rendered, render
 from builder.system.events import Event
 from builder.system.logs import Log

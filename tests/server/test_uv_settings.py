@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from builder.errors import ProjectError
-from builder.lock import Lock, lock_latest
+from builder.lock import Lock
+from builder.lock.resolve import lock_latest
 from builder.render import render
 from builder.system import uv, uv_settings
 from builder.system.events import discard

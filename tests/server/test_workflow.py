@@ -9,7 +9,8 @@ import pytest
 
 from builder.errors import BuildError
 from builder.project import Project
-from builder.workflow import EACH, PLAN, PREPARE, BuildRequest, Context, carry_out, execute, prepare
+from builder.workflow import EACH, PLAN, PREPARE, BuildRequest, Context, execute, prepare
+from builder.workflow.carry_out import carry_out
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
 

@@ -19,6 +19,7 @@ from builder.runtime import CodeExecutionPrimitive
 from builder.system.events import Event
 from builder.targets.adapters import connect
 from builder.workflow import BuildRequest, Context, Outcome, Prepared
+from builder.workflow.carry_out import carry_out
 from tests.support.e2b_server import Server
 from tests.support.e2b_server.state import State
 
@@ -99,7 +100,7 @@ class Place:
 
     @staticmethod
     def _carried_out(prepared: Prepared, context: Context) -> dict[str, Outcome]:
-        outcomes = workflow.carry_out(prepared, context).outcomes
+        outcomes = carry_out(prepared, context).outcomes
         return {outcome.name: outcome for outcome in outcomes}
 
     def recorded(self, name: str, target: str = "e2b") -> dict[str, Any]:

@@ -8,7 +8,8 @@ from collections.abc import Callable
 from pathlib import Path
 
 from builder import errors
-from builder.lock import Lock, lock_latest
+from builder.lock import Lock
+from builder.lock.resolve import lock_latest
 from builder.render import Rendered, render
 from builder.spec import load_variants
 from builder.system.events import discard

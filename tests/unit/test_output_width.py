@@ -11,6 +11,7 @@ import pytest
 from syrupy.assertion import SnapshotAssertion
 
 from builder import __version__, workflow
+from builder.cli import build_command
 from builder.cli.app import run
 from builder.registry import Digest, Ref
 from builder.registry.model import Build, Seconds, Verified
@@ -51,7 +52,7 @@ def project(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     assert (
         run(["promote", "leaf", older, "--channel", "beta", "--reason", "a slow import", "-q"]) == 0
     )
-    monkeypatch.setattr(workflow, "build_all", report)
+    monkeypatch.setattr(build_command, "build_all", report)
     return path
 
 

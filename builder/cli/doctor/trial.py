@@ -28,6 +28,7 @@ from builder.targets.e2b.program import serialized
 from builder.targets.e2b.sandbox import open_sandbox
 from builder.targets.e2b.target import E2BTarget
 from builder.targets.protocol import BuildInput
+from builder.workflow.carry_out import carry_out
 
 PREFIX = "template-builder-doctor-"
 CPU, MEMORY_MB = 2, 1024
@@ -118,7 +119,7 @@ class Trial:
         )
         request = workflow.BuildRequest(channel=channel, require_cache=True)
         prepared = workflow.prepare(request, context, workflow.PLAN)
-        done = workflow.carry_out(prepared, context)
+        done = carry_out(prepared, context)
         (outcome,), (planned,) = done.outcomes, done.plan.variants
         if outcome.error:
             raise outcome.error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
-from builder.plan import Drift, TargetState
+from builder.plan import Drift, StateQuery, TargetState
 from builder.registry import history
 from builder.spec import Variant
 from builder.system.events import Event, Reporter, discard
@@ -17,7 +17,7 @@ from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_o
 from builder.targets.e2b.program import cannot_be_checked, not_provided, unknown_service
 from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import Sandboxes
-from builder.targets.protocol import BuildInput, Built, Publication, StateQuery
+from builder.targets.protocol import BuildInput, Built, Publication
 
 
 class E2BTarget(Sandboxes, Cleaning):

@@ -9,7 +9,6 @@ import sys
 from packaging.specifiers import SpecifierSet
 
 from builder.errors import TemplateError
-from builder.system import uv
 
 
 @functools.cache
@@ -18,6 +17,8 @@ def choose(specifier: str) -> str | None:
     does, else the first that uv finds, else None."""
     if SpecifierSet(specifier).contains(platform.python_version(), prereleases=True):
         return getattr(sys, "_base_executable", None) or sys.executable
+    from builder.system import uv
+
     try:
         path = uv.run(
             ["python", "find", "--system", "--no-project", "--no-python-downloads", specifier],

@@ -1,6 +1,7 @@
 """The adapter of the target `local`.
 
-It is not a security boundary: code in a sandbox can do all that the user who runs it can do.
+It is not a security boundary: code in a sandbox can do all that the user who runs it can do. What
+only builds, sandboxes and cleaning need is imported there, since every plan loads this module.
 """
 
 from __future__ import annotations
@@ -15,26 +16,17 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from builder.errors import BuildError, from_os_error
-from builder.plan import TargetState
+from builder.plan import StateQuery, TargetState
 from builder.registry import Ref
-from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Event, Kind, Reporter
-from builder.system.limits import room
 from builder.system.logs import Log
-from builder.targets.local import environment, interpreter, leftovers, place, sealed
-from builder.targets.protocol import (
-    BuildInput,
-    Built,
-    Needs,
-    Opening,
-    Publication,
-    StateQuery,
-    Unused,
-)
+from builder.targets.local import interpreter, place
 
 if TYPE_CHECKING:
+    from builder.sandbox.session import Sandbox
     from builder.targets.local.kernel import KernelSandbox
+    from builder.targets.protocol import BuildInput, Built, Needs, Opening, Publication, Unused
 
 
 class LocalTarget:
@@ -57,6 +49,8 @@ class LocalTarget:
 
     def tidy(self) -> None:
         """Remove environments that belong to no build and are not being made or used."""
+        from builder.targets.local import leftovers
+
         leftovers.sweep()
 
     def look(self, query: StateQuery) -> TargetState:
@@ -74,6 +68,8 @@ class LocalTarget:
     def publish(self, publication: Publication) -> None:
         """Activate a new environment. Only the registry has channels, but they must not point to an
         environment that is gone."""
+        from builder.targets.local import environment, leftovers
+
         name: str = publication.name
         digest = str(publication.build.digest)
         folder = self._unpublished.get(digest)
@@ -90,10 +86,14 @@ class LocalTarget:
 
     def unused(self, needs: Needs) -> list[Unused]:
         """List environments that nothing needs."""
+        from builder.targets.local import leftovers
+
         return leftovers.unused(self._registry, needs)
 
     def remove(self, waste: Unused) -> str | None:
         """Remove one; return why not, if it is in use."""
+        from builder.targets.local import leftovers
+
         return leftovers.remove(waste)
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
@@ -121,6 +121,8 @@ class LocalTarget:
 
         Call it with the variant claimed. A new environment becomes active when it is published.
         """
+        from builder.targets.protocol import Built
+
         rendered = order.rendered
         built, reused = self._environment(order, report, log)
         build_id = rendered.digest.tag
@@ -151,6 +153,8 @@ class LocalTarget:
     def _environment(
         self, order: BuildInput, report: Reporter, log: Log
     ) -> tuple[place.Environment, bool]:
+        from builder.targets.local import environment
+
         rendered, started = order.rendered, time.time()
         digest, name = rendered.digest, rendered.variant.name
         if not order.force and (existing := place.find(digest)):
@@ -175,6 +179,8 @@ class LocalTarget:
 
     def _discard(self, digest: str, folder: Path) -> None:
         """Remove a new environment that was not published."""
+        from builder.targets.local import leftovers
+
         if self._unpublished.pop(digest, None):
             leftovers.remove_unused(folder)
 
@@ -182,6 +188,7 @@ class LocalTarget:
         """Start a kernel of the build `local:<name>@sha256-…`, cold unless modules are to be
         imported."""
         from builder.sandbox.blocking import BlockingSession
+        from builder.system.limits import room
         from builder.targets.local.kernel import KernelSandbox
         from builder.targets.local.session import LocalSession
 
@@ -193,6 +200,8 @@ class LocalTarget:
 
     def changes(self, ref: str) -> list[str]:
         """Describe files of the build `local:<name>@sha256-…` that were modified later."""
+        from builder.targets.local import sealed
+
         digest = Ref(ref).digest
         try:
             return sealed.changes(self._unpublished.get(digest) or place.folder_of(digest))
