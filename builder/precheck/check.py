@@ -32,6 +32,7 @@ from builder.verify.checks import (
     CheckResult,
     first_use_seconds,
     inventory,
+    not_imported,
     run_checks,
     same_in_forks,
 )
@@ -154,6 +155,7 @@ class Precheck:
         if variant.cpu > engine.cpus:
             text = f"checked with {engine.cpus} CPUs, all that the engine has, instead of"
             notes.insert(0, f"{text} {variant.cpu}")
+        notes += filter(None, [not_imported(variant)])
         ready_seconds: dict[str, float] = {}
         first_use: dict[str, Mapping[str, float]] = {}
         with self._started(image) as (machine, ready_seconds[variant.level]):
@@ -294,7 +296,7 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
             raise PrecheckError(
                 f"the health check of `{variant.name}` never passed: {output}\n"
                 f"output of the service: {machine.logs() or 'none'}",
-                hint="correct `service.ready-url` or `service.command`",
+                hint=f"correct `service.{variant.ready_key}` or `service.command`",
             )
         time.sleep(_POLL_SECONDS)
 

@@ -127,6 +127,7 @@ def recalled(recorded: Record) -> Recalled:
         memory_mb=0,
         level=cast("WarmupLevel", build.warmup.level),
         imports=build.warmup.imports,
+        not_imported=tuple(filter(None, spec.get("python.not-imported", "").split(", "))),
     )
     left_out = tuple(named) if build.checks is None else ()
     return Recalled(

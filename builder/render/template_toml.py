@@ -14,6 +14,7 @@ from builder.spec import Stage, Variant
 
 def template_toml(variant: Variant, lock: Lock) -> str:
     """Return the text of `template.toml`."""
+    unimported = variant.not_imported
     document: dict[str, Any] = {
         "schema": 1,
         "name": variant.name,
@@ -21,7 +22,12 @@ def template_toml(variant: Variant, lock: Lock) -> str:
         "source": variant.source,
         "base": {"image": variant.image, "python": variant.python},
         "env": dict(variant.env),
-        "service": _present(command=list(variant.command), ready_url=variant.ready_url),
+        "service": _present(
+            command=list(variant.command),
+            ready_url=variant.ready_url,
+            ready_command=list(variant.ready_command) or None,
+            ready_port=variant.ready_port,
+        ),
         "resources": _present(
             cpu=variant.cpu, memory_mb=variant.memory_mb, free_disk_mb=variant.free_disk_mb
         ),
@@ -30,6 +36,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
             "imports": list(variant.imports),
             **_present(reseed=variant.reseed or None),
         },
+        **({"python": {"not-imported": list(unimported)}} if unimported else {}),
         "stages": [_stage_table(stage) for stage in variant.stages],
         "lock": {
             **_present(image=lock.image.reference, digest=lock.image.digest, note=lock.image.note),

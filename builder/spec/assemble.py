@@ -10,9 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from builder.errors import Problem
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from builder.errors import Problem, did_you_mean
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.secret_shapes import secret_in
+from builder.spec.service import service_of, service_problems
 from builder.spec.spec_file import SpecFile
 from builder.spec.types import python_floor
 from builder.spec.variant import Check, FileEntry, Stage, Variant
@@ -125,25 +129,17 @@ def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
                     yield file.problem(("files", number, "target"), message)
 
 
-def _without_default_service(chain: Sequence[SpecFile], merged: dict[str, Any]) -> None:
-    """Leave out the service of the default image, if the chain names another image."""
-    tables = [
-        (cast(VariantFile, file.model).base, cast(VariantFile, file.model).service)
-        for file in chain
-    ]
-    if any(base and "image" in base.model_fields_set for base, _ in tables):
-        for key in ("command", "ready_url"):
-            if not any(service and key in service.model_fields_set for _, service in tables):
-                merged[key] = None
-
-
-def _service_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> Iterator[Problem]:
-    """Report a service without a sign that it is ready."""
-    if merged["command"] and not merged["ready_url"]:
-        hint = "set the URL that answers 200 once the service is up"
-        yield chain[-1].problem(
-            ("service", "ready-url"), "is required with `service.command`", hint
-        )
+def _import_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
+    """Report packages that are not to be imported but are not packages of the chain."""
+    tables = [cast(VariantFile, file.model).python for file in chain]
+    names = [Requirement(text).name for table in tables if table for text in table.packages]
+    known = {canonicalize_name(name): name for name in names}
+    for file, table in zip(chain, tables, strict=True):
+        for number, name in enumerate(table.not_imported if table else ()):
+            if canonicalize_name(name) not in known:
+                hint = did_you_mean(name, known.values()) or "name one of `python.packages`"
+                key = ("python", "not-imported", number)
+                yield file.problem(key, f"{name!r} is not a package of this spec", hint)
 
 
 def _warmup_problems(leaf: SpecFile, merged: Mapping[str, Any]) -> Iterator[Problem]:
@@ -181,10 +177,10 @@ def variant_of(
     """Return the variant at the end of `chain`, and the mistakes that no single file shows."""
     leaf = chain[-1]
     model = cast(VariantFile, leaf.model)
-    merged = _merged(chain, "base", "service", "resources", "warmup")
-    _without_default_service(chain, merged)
+    merged = _merged(chain, "base", "resources", "warmup") | service_of(chain)
     problems = [
-        *_service_problems(chain, merged),
+        *service_problems(chain, merged),
+        *_import_problems(chain),
         *_warmup_problems(leaf, merged),
         *_target_problems(chain),
         *_check_problems(chain, stages),
@@ -192,7 +188,8 @@ def variant_of(
     if problems or model.name is None:
         return None, problems
     tables = [cast(VariantFile, file.model).python for file in chain]
-    merged |= {key: tuple(merged[key] or ()) for key in ("command", "imports")}
+    lists = ("command", "ready_command", "imports")
+    merged |= {key: tuple(merged[key] or ()) for key in lists}
     variant = Variant(
         name=model.name,
         stem=leaf.stem,
@@ -202,6 +199,7 @@ def variant_of(
         python_floor=python_floor(merged["python"]),
         env={name: value for stage in stages for name, value in stage.env.items()},
         accept_broken=tuple(name for table in tables if table for name in table.accept_broken),
+        not_imported=tuple(name for table in tables if table for name in table.not_imported),
         **merged,
     )
     return variant, problems

@@ -22,6 +22,7 @@ from builder.spec.types import (
     Memory,
     Mode,
     Module,
+    Port,
     PythonCode,
     PythonPackage,
     PythonVersions,
@@ -63,7 +64,7 @@ class BaseTable(_Table):
 
 
 class ServiceTable(_Table):
-    """The service that runs in every sandbox.
+    """The service that runs in every sandbox, and one key that says when it is ready.
 
     With another `base.image`, there is none by default.
     """
@@ -71,6 +72,14 @@ class ServiceTable(_Table):
     command: Command = Field(list(defaults.COMMAND), description="program and arguments")
     ready_url: Url = Field(
         defaults.READY_URL, description="URL that answers 200 once the service is ready"
+    )
+    ready_command: Command | None = Field(
+        None,
+        description="program and arguments that exit with 0, within 8 seconds, once the service is"
+        " ready",
+    )
+    ready_port: Port | None = Field(
+        None, description="TCP port that accepts connections once the service is ready"
     )
 
 
@@ -94,6 +103,10 @@ class PythonTable(_Table):
     )
     accept_broken: list[Distribution] = Field(
         [], description="packages of the base image that may stop working when others are upgraded"
+    )
+    not_imported: list[Distribution] = Field(
+        [],
+        description="packages of this spec that no check imports, since they need a display, say",
     )
 
 

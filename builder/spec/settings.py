@@ -11,6 +11,7 @@ from pydantic import BaseModel
 
 from builder.spec.load import place_of
 from builder.spec.models import TABLES, VariantFile
+from builder.spec.service import READY_KEYS
 from builder.spec.variant import Variant
 from builder.spec.wording import dotted
 from builder.system.documents import parse_toml
@@ -49,6 +50,9 @@ def settings_of(variant: Variant) -> tuple[Setting, ...]:
                 last = counts[tuple(table)] = counts.get(tuple(table), -1) + 1
             merged = (*table, last)
             settings[merged] = Setting(key=merged, value=value, place=place)
+    for name in READY_KEYS:
+        if not getattr(variant, name):  # a spec replaces how its parent's service is ready
+            settings.pop(("service", name.replace("_", "-")), None)
     fields = [info.alias or name for name, info in VariantFile.model_fields.items()]
     return tuple(sorted(settings.values(), key=lambda setting: fields.index(str(setting.key[0]))))
 

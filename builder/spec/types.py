@@ -197,6 +197,7 @@ Url = Annotated[StrictStr, AfterValidator(_url)]
 SourcePath = Annotated[StrictStr, AfterValidator(_source)]
 SandboxPath = Annotated[StrictStr, AfterValidator(_path)]
 Mode = Annotated[StrictStr, Field(pattern=r"^0[0-7]{3}$")]
+Port = Annotated[StrictInt, Field(ge=1, le=65535)]
 Cpus = Annotated[StrictInt, Field(ge=1, le=32), AfterValidator(_cpu)]
 Memory = Annotated[StrictInt, Field(ge=128), AfterValidator(_even)]
 TemplateName = Annotated[

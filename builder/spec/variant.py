@@ -74,6 +74,8 @@ class Variant:
     env: Mapping[str, str]
     command: tuple[str, ...] = ()
     ready_url: str | None = None
+    ready_command: tuple[str, ...] = ()
+    ready_port: int | None = None
     cpu: int
     memory_mb: int
     free_disk_mb: int | None = None
@@ -81,6 +83,14 @@ class Variant:
     imports: tuple[str, ...]
     reseed: str = ""
     accept_broken: tuple[str, ...] = ()
+    not_imported: tuple[str, ...] = ()
+
+    @property
+    def ready_key(self) -> str:
+        """The key of `[service]` that says when the service is ready."""
+        if self.ready_command:
+            return "ready-command"
+        return "ready-port" if self.ready_port else "ready-url"
 
     @property
     def checks(self) -> tuple[Check, ...]:

@@ -50,7 +50,9 @@ def run_checks(
     requirements = map(Requirement, variant.requirements)
     names = [(canonicalize_name(each.name), each.marker) for each in requirements]
     # The marker of a missing package excludes this platform.
-    imported = dict.fromkeys(name for name, marker in names if not marker or name in packages)
+    installed = dict.fromkeys(name for name, marker in names if not marker or name in packages)
+    excluded = {canonicalize_name(name) for name in variant.not_imported}
+    imported = [name for name in installed if name not in excluded]
     planned: list[tuple[str, Callable[[], CheckResult | str], Callable[[], str]]] = [
         (f"import {name}", partial(_smoke, sandbox, name), lambda: "") for name in imported
     ]
@@ -73,6 +75,14 @@ def run_checks(
         else:
             results.append(outcome)
     return results, failures
+
+
+def not_imported(variant: Variant) -> str | None:
+    """Return a line about the packages that no check imports, if there are any."""
+    if not variant.not_imported:
+        return None
+    names = ", ".join(f"`{name}`" for name in variant.not_imported)
+    return f"not checked, as `python.not-imported` says: the import of {names}"
 
 
 def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, float]:

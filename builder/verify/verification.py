@@ -23,6 +23,7 @@ from builder.verify.checks import (
     draws,
     first_use_seconds,
     inventory,
+    not_imported,
     run_checks,
     same_draws,
 )
@@ -176,7 +177,12 @@ class _Run:
             stack.close()  # an account may have no room for two
             if not failures:
                 failures += self.same_draws(drawn, copies)
-        warnings = ((_UNCHECKED, not results), (_NOT_COMPARED, drawn is None))
+        unimported = not_imported(variant)
+        warnings = (
+            (_UNCHECKED, not results and unimported is None),
+            (_NOT_COMPARED, drawn is None),
+            (unimported or "", unimported is not None),
+        )
         verified = Verified(
             built=built,
             checks=tuple(results),

@@ -150,3 +150,20 @@ def test_service_that_nobody_knows_is_named(
             " port 49999"
         ]
     )
+
+
+def test_imports_that_are_left_out_are_recorded(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """A package of `python.not-imported` is not imported by the checks, and the record, `show` and a
+    later `verify` say so."""
+    place.edit("four", lambda text: f'{text}not-imported = ["Iniconfig"]\n')
+    assert place.build("four")["four"].error is None
+    line = "not checked, as `python.not-imported` says: the import of `Iniconfig`"
+    recorded = place.recorded("four")
+    assert recorded["verified"]["checks"] == []
+    assert recorded["warnings"][-1] == line
+    assert line in command("show", "four", "--target", "e2b", cwd=place.folder).stdout
+    again = command("verify", "four", "--target", "e2b", "--json", cwd=place.folder)
+    result = json.loads(again.stdout)["four"]
+    assert (result["checks"], result["warnings"]) == ([], [line])

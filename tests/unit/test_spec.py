@@ -174,7 +174,8 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
             {"_base": BASE, "a": LEAF + "[service]\ncommand = ['run']"},
             [
                 "variants/a.toml:4:2: `service.ready-url`: is required with `service.command`"
-                " (set the URL that answers 200 once the service is up)"
+                " (set the URL that answers 200 once the service is up, or `ready-port` or"
+                " `ready-command`)"
             ],
         ),
         (
