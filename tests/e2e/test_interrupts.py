@@ -57,20 +57,39 @@ def processes_in(folder: Path) -> list[int]:
     return found
 
 
+def reach(running: Running, stage: str) -> None:
+    """Wait until a build reports a stage, and then until it is in the middle of it."""
+    assert running.stderr
+    for line in running.stderr:
+        if stage in line:
+            time.sleep(0.1)
+            return
+    raise AssertionError(f"the build ended before {stage!r}")
+
+
+STAGES = (
+    "target local",
+    "making the environment",
+    "installing the locked packages",
+    "compiling them",
+    "warming up the disk",
+    "opening a sandbox",
+    "a name is encoded",
+)
+
+
 @pytest.mark.network
-@pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGTERM])
-def test_interrupted_build_leaves_nothing(
-    project: Path, tmp_path: Path, scratch: Path, sent: signal.Signals
-) -> None:
+def test_interrupted_build_leaves_nothing(project: Path, tmp_path: Path, scratch: Path) -> None:
     """Ctrl-C or `kill` at any moment: code 130, no process, no half environment, a whole registry,
     and the next run works."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    for pause in (0.4, 0.8, 1.2, 1.6, 2.2, 3.0):
+    for number, stage in enumerate(STAGES):
+        sent = signal.SIGTERM if number % 2 else signal.SIGINT
         running = build_process(project, cache, scratch)
-        time.sleep(pause)
+        reach(running, stage)
         running.send_signal(sent)
-        if pause > 1:  # an impatient person: the second one must not break into the cleaning up
+        if number > 2:  # an impatient person: the second one must not break into the cleaning up
             time.sleep(0.1)
             running.send_signal(sent)
         _, said = running.communicate(timeout=120)
@@ -89,9 +108,9 @@ def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scr
     """SIGKILL at any moment leaves what the next run cleans up, and a registry that reads."""
     cache = tmp_path / "cache"
     cache.mkdir()
-    for pause in (0.5, 1.0, 1.5, 2.0, 2.6):
+    for stage in STAGES[1::2]:
         running = build_process(project, cache, scratch)
-        time.sleep(pause)
+        reach(running, stage)
         running.kill()
         running.communicate()
         if (project / "registry.json").exists():
@@ -104,11 +123,9 @@ def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scr
 
 
 @pytest.mark.network
-def test_two_builds_at_once(project: Path, tmp_path: Path, scratch: Path) -> None:
+def test_two_builds_at_once(project: Path, new_cache: Path, scratch: Path) -> None:
     """Two builds of the same project at once both succeed, and every record is there."""
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    running = [build_process(project, cache, scratch) for _ in range(2)]
+    running = [build_process(project, new_cache, scratch) for _ in range(2)]
     ended = [process.communicate(timeout=180)[1] for process in running]
     assert [process.returncode for process in running] == [0, 0], ended
     assert set(json.loads((project / "registry.json").read_text())["templates"]) == {
@@ -124,83 +141,88 @@ def arguments(pid: int) -> bytes:
         return b""
 
 
-def with_module(project: Path, source: str) -> None:
-    """Let the variant `light` import a module of the test at its warm-up."""
-    modules = project.parent / "modules"
+def with_module(project: Path, source: str, name: str = "light") -> None:
+    """Let a variant import a module of the test at its warm-up."""
+    modules = project.parent / f"modules-of-{name}"
     modules.mkdir()
     (modules / "odd_module.py").write_text(source)
-    (project / "variants" / "light.toml").write_text(
-        "schema = 1\nname = 'light'\nextends = '_base'\n"
+    (project / "variants" / f"{name}.toml").write_text(
+        f"schema = 1\nname = '{name}'\nextends = '_base'\n"
         "[warmup]\nlevel = 'disk'\nimports = ['odd_module']\n"
         f"[env]\nPYTHONPATH = '{modules}'\n"
     )
 
 
+ODD_MODULES = {
+    "says-bye": "import atexit; atexit.register(lambda: print('bye'))",
+    "prints": "print('noise')",
+    "exits": "raise SystemExit(0)",
+    "ends": "import os; os._exit(0)",
+    "silences": "import builtins; builtins.print = lambda *a, **k: None",
+}
+
+
 @pytest.mark.network
-@pytest.mark.parametrize(
-    ("source", "failure"),
-    [
-        ("import atexit; atexit.register(lambda: print('bye'))", None),
-        ("print('noise')", None),
-        ("raise SystemExit(0)", "the interpreter ended before the last import"),
-        ("import os; os._exit(0)", "the interpreter ended before the last import"),
-        ("import builtins; builtins.print = lambda *a, **k: None", "its answer cannot be read: ''"),
-    ],
-)
-def test_odd_warm_up_module_stops_no_other_variant(
-    project: Path, command: Command, source: str, failure: str | None
-) -> None:
-    """Whatever a warm-up import does, it is told in a sentence, and the other variant is built."""
-    with_module(project, source)
-    found = command("build", cwd=project)
-    assert "Traceback" not in found.stderr.replace("Traceback (most recent call last) ", "")
+def test_odd_warm_up_module_stops_no_other_variant(project: Path, command: Command) -> None:
+    """Whatever a warm-up import does, the error says it in a sentence, and the other variants are
+    built."""
+    (project / "variants" / "light.toml").unlink()
+    for name, source in ODD_MODULES.items():
+        with_module(project, source, name)
+    done = command("build", cwd=project)
+    assert "Traceback" not in done.stderr.replace("Traceback (most recent call last) ", "")
+    hint = "  hint: correct `warmup.imports`, or add the missing package\n"
+    failed = f"fail in the new environment:\nthe interpreter ended before the last import\n{hint}"
+    silent = f"odd_module fail in a sandbox: its answer cannot be read: ''\n{hint}"
+    assert done.stderr.endswith(
+        f"error: 3 templates failed:\n`ends`: the warm-up imports {failed}"
+        f"`exits`: the warm-up imports {failed}`silences`: the warm-up imports {silent}"
+    )
     templates = json.loads((project / "registry.json").read_text())["templates"]
-    assert "other" in templates
-    if failure:
-        assert failure in found.stderr
-        assert "light" not in templates
+    assert set(templates) == {"other", "prints", "says-bye"}
 
 
 @pytest.mark.network
-def test_process_that_a_warm_up_import_starts(project: Path, tmp_path: Path, scratch: Path) -> None:
+def test_process_that_a_warm_up_import_starts(
+    project: Path, new_cache: Path, scratch: Path
+) -> None:
     """A process that an import leaves behind neither holds up the build nor outlives it."""
+    (project / "variants" / "other.toml").unlink()
     with_module(
         project,
         "import subprocess, sys\n"
         "code = 'import os, time; os.chdir(sys.argv[1]); time.sleep(1000)'\n"
         "code = 'import sys; ' + code\n"
-        f"subprocess.Popen([sys.executable, '-c', code, {str(tmp_path / 'cache')!r}],"
+        f"subprocess.Popen([sys.executable, '-c', code, {str(new_cache)!r}],"
         " start_new_session=True)\n",
     )
-    (tmp_path / "cache").mkdir()
     start = time.monotonic()
-    running = build_process(project, tmp_path / "cache", scratch)
+    running = build_process(project, new_cache, scratch)
     _, said = running.communicate(timeout=120)
     assert time.monotonic() - start < 100
     assert running.returncode == 0, said
-    assert processes_in(tmp_path / "cache") == []
+    assert processes_in(new_cache) == []
 
 
 @pytest.mark.network
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_import_that_hangs_ends_with_the_builder(
-    project: Path, tmp_path: Path, scratch: Path, sent: signal.Signals
+    project: Path, new_cache: Path, scratch: Path, sent: signal.Signals
 ) -> None:
     """An import that never ends is ended with the builder, whether that is asked to or killed."""
+    (project / "variants" / "other.toml").unlink()
     with_module(project, "import time; time.sleep(1000)")
-    cache = tmp_path / "cache"
-    cache.mkdir()
-    running = build_process(project, cache, scratch)
+    running = build_process(project, new_cache, scratch)
     deadline = time.monotonic() + 120
-    while not any(b"warmup.json" in arguments(pid) for pid in processes_in(cache)):
+    while not any(b"warmup.json" in arguments(pid) for pid in processes_in(new_cache)):
         assert time.monotonic() < deadline
         time.sleep(0.1)
     running.send_signal(sent)
     running.communicate(timeout=120)
     deadline = time.monotonic() + 120
-    while processes_in(cache) and time.monotonic() < deadline:
+    while processes_in(new_cache) and time.monotonic() < deadline:
         time.sleep(0.1)
-    assert processes_in(cache) == []
+    assert processes_in(new_cache) == []
 
 
 def test_interrupt_speaks(project: Path, tmp_path: Path, scratch: Path) -> None:
