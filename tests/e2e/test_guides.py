@@ -22,6 +22,7 @@ from tests.conftest import BASE, LIGHT, ROOT, Command
 from tests.support import engine
 from tests.support.e2b_server import Server
 from tests.support.index_server import answers, wheel
+from tests.support.program import folder_of_program
 
 DOCS = ROOT / "docs"
 FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
@@ -41,7 +42,7 @@ def walk(tmp_path: Path, cache: Path) -> Callable[..., str]:
 
     def follow(page: str, replace: Mapping[str, str] = {}, **variables: str) -> str:
         printed = []
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        path = f"{folder_of_program()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
         environment = os.environ | {"PATH": path, "TEMPLATE_BUILDER_CACHE_DIR": str(cache)}
         for kind, written in blocks(page):
             text = functools.reduce(lambda t, pair: t.replace(*pair), replace.items(), written)
