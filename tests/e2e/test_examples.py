@@ -80,7 +80,7 @@ def outputs(data: dict[str, str]) -> dict[str, list[str]]:
     assert done.returncode == 0, done.stderr
     printed: dict[str, list[str]] = {}
     for name, output, error in json.loads(done.stdout):
-        printed.setdefault(name, []).append(error if error else output)
+        printed.setdefault(name, []).append(error or output)
     return printed
 
 
