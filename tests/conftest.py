@@ -51,7 +51,11 @@ LIGHT = (
 OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['six']\n"
 
 
-WHOLE_MODULES = ("tests/e2e/test_examples.py",)
+# Their tests share what takes long to make.
+WHOLE_MODULES = {
+    f"tests/e2e/test_{name}.py"
+    for name in ("code_as_in_python", "examples", "interrupted_code", "tracebacks")
+}
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -68,7 +72,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
 
 class OneProcessForDocker(LoadScopeScheduling):  # type: ignore[misc] # not typed
     """Gives each test to whichever process is free, all with a Docker engine to one, and all of a
-    module that builds an environment for them to one."""
+    module that shares an environment or sandboxes to one."""
 
     def _split_scope(self, nodeid: str) -> str:
         path, _, test = nodeid.partition("::")

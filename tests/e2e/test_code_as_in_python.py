@@ -16,22 +16,22 @@ pytestmark = pytest.mark.network
 HOST = str(Path(kernel_host.__path__[0]).parents[2])
 
 
-def test_arguments_are_those_of_nobody(sandbox: KernelSandbox) -> None:
+def test_arguments_are_those_of_nobody(kept_sandbox: KernelSandbox) -> None:
     """`sys.argv` holds nothing, so that `argparse` finds its defaults."""
     code = (
         "import argparse; p = argparse.ArgumentParser(); p.add_argument('--n', type=int, default=3)"
         "; print(p.parse_args().n); import sys; print(sys.argv)"
     )
-    assert printed(sandbox, code) == "3\n['']\n"
+    assert printed(kept_sandbox, code) == "3\n['']\n"
 
 
-def test_what_describes_a_kernel_draws_nothing(sandbox: KernelSandbox) -> None:
+def test_what_describes_a_kernel_draws_nothing(kept_sandbox: KernelSandbox) -> None:
     """What the kernel tells of itself, as often as it is asked, draws from no generator."""
     code = "import random; random.seed(1); get_ipython().banner; print(random.random())"
-    assert printed(sandbox, code) == "0.13436424411240122\n"
+    assert printed(kept_sandbox, code) == "0.13436424411240122\n"
 
 
-def test_nothing_of_the_host_is_in_sight(sandbox: KernelSandbox) -> None:
+def test_nothing_of_the_host_is_in_sight(kept_sandbox: KernelSandbox) -> None:
     """No path of this program is in what tells how an interpreter was started, and nothing of it
     can be imported, in a process that code starts neither."""
     code = (
@@ -43,10 +43,10 @@ def test_nothing_of_the_host_is_in_sight(sandbox: KernelSandbox) -> None:
         "print(run('-m', 'site').stdout)\n"
         "print(run('-m', 'builder').stderr)\n"
     )
-    printout = printed(sandbox, code)
+    printout = printed(kept_sandbox, code)
     assert HOST not in printout
     assert "No module named builder" in printout
-    missing = sandbox.run("import builder", timeout=60)
+    missing = kept_sandbox.run("import builder", timeout=60)
     assert missing.error == "ModuleNotFoundError: No module named 'builder'"
 
 
@@ -64,9 +64,11 @@ def test_own_module_of_a_common_name_is_found(sandbox: KernelSandbox) -> None:
 
 
 @pytest.mark.parametrize("method", ["spawn", "forkserver", "fork"])
-def test_workers_find_modules_of_the_working_folder(sandbox: KernelSandbox, method: str) -> None:
+def test_workers_find_modules_of_the_working_folder(
+    kept_sandbox: KernelSandbox, method: str
+) -> None:
     """A module that code has written is found in the processes of `multiprocessing`."""
-    sandbox.run(
+    kept_sandbox.run(
         "open('wmod.py', 'w').write('def sq(x): return x*x\\n')\nimport wmod, multiprocessing as mp",
         timeout=60,
     )
@@ -78,7 +80,7 @@ def test_workers_find_modules_of_the_working_folder(sandbox: KernelSandbox, meth
         f"with ProcessPoolExecutor(1, mp_context=mp.get_context({method!r})) as p:\n"
         "    print(list(p.map(wmod.sq, [1, 2, 3])))\n"
     )
-    assert printed(sandbox, code) == "[1, 4, 9]\n" * 2
+    assert printed(kept_sandbox, code) == "[1, 4, 9]\n" * 2
 
 
 @pytest.mark.parametrize(
@@ -96,12 +98,14 @@ def test_workers_find_modules_of_the_working_folder(sandbox: KernelSandbox, meth
         "import asyncio; await asyncio.sleep(0); sys.exit(0)",
     ],
 )
-def test_code_that_ends_itself_well_is_no_error(sandbox: KernelSandbox, end: str) -> None:
+def test_code_that_ends_itself_well_is_no_error(kept_sandbox: KernelSandbox, end: str) -> None:
     """However code ends itself with success, that is no error, ends it there, and keeps the
     session."""
-    sandbox.run("x = 1; open('ender.py', 'w').write('def end(): exit()'); import ender", timeout=60)
-    assert printed(sandbox, f"import sys; print('ok'); {end}\nprint('not this')") == "ok\n"
-    assert printed(sandbox, "print(x)") == "1\n"
+    kept_sandbox.run(
+        "x = 1; open('ender.py', 'w').write('def end(): exit()'); import ender", timeout=60
+    )
+    assert printed(kept_sandbox, f"import sys; print('ok'); {end}\nprint('not this')") == "ok\n"
+    assert printed(kept_sandbox, "print(x)") == "1\n"
 
 
 @pytest.mark.parametrize(
@@ -116,18 +120,18 @@ def test_code_that_ends_itself_well_is_no_error(sandbox: KernelSandbox, end: str
     ],
 )
 def test_code_that_ends_itself_badly_is_an_error(
-    sandbox: KernelSandbox, end: str, error: str
+    kept_sandbox: KernelSandbox, end: str, error: str
 ) -> None:
     """An exit status other than 0, and a message, are errors; they keep the session, too, even from
     a task of its own, and nothing is written to standard error."""
-    sandbox.run("x = 1; import asyncio, sys\nasync def failing(): sys.exit(3)", timeout=60)
-    execution = sandbox.run(end, timeout=60)
+    kept_sandbox.run("x = 1; import asyncio, sys\nasync def failing(): sys.exit(3)", timeout=60)
+    execution = kept_sandbox.run(end, timeout=60)
     assert (execution.error, execution.stderr) == (error, "")
     assert end in execution.traceback
-    assert printed(sandbox, "print(x)") == "1\n"
+    assert printed(kept_sandbox, "print(x)") == "1\n"
 
 
-def test_forked_child_ends_with_its_code(sandbox: KernelSandbox) -> None:
+def test_forked_child_ends_with_its_code(kept_sandbox: KernelSandbox) -> None:
     """A process that code forks ends where the code ends, with its status, and is no second
     kernel."""
     code = (
@@ -137,12 +141,12 @@ def test_forked_child_ends_with_its_code(sandbox: KernelSandbox) -> None:
         "    {}\n"
         "if pid: print(os.waitpid(pid, 0)[1] >> 8)"
     )
-    assert printed(sandbox, code.format("pass")) == "0\n"
-    assert printed(sandbox, code.format("sys.exit(5)")) == "5\n"
-    failed = sandbox.run(code.format("1 / 0"), timeout=60)
+    assert printed(kept_sandbox, code.format("pass")) == "0\n"
+    assert printed(kept_sandbox, code.format("sys.exit(5)")) == "5\n"
+    failed = kept_sandbox.run(code.format("1 / 0"), timeout=60)
     assert (failed.stdout, failed.error) == ("1\n", None)
     assert failed.stderr.endswith("ZeroDivisionError: division by zero\n")
-    assert printed(sandbox, "print('one')") == "one\n"
+    assert printed(kept_sandbox, "print('one')") == "one\n"
 
 
 def told(execution: Execution) -> tuple[str | None, bool]:
@@ -158,10 +162,10 @@ def test_debugger_and_input_do_not_wait(sandbox: KernelSandbox) -> None:
     assert printed(sandbox, "import sys; print(repr(sys.stdin.read()))") == "''\n"
 
 
-def test_lines_of_a_command_end_as_lines(sandbox: KernelSandbox) -> None:
+def test_lines_of_a_command_end_as_lines(kept_sandbox: KernelSandbox) -> None:
     """What `!command` prints has the line ends of text, not those of a terminal."""
-    assert printed(sandbox, "!printf 'a\\nb\\n'") == "a\nb\n"
-    assert printed(sandbox, "!seq 3000").split("\n") == [*map(str, range(1, 3001)), ""]
+    assert printed(kept_sandbox, "!printf 'a\\nb\\n'") == "a\nb\n"
+    assert printed(kept_sandbox, "!seq 3000").split("\n") == [*map(str, range(1, 3001)), ""]
 
 
 def test_modules_of_the_kernel_are_of_an_old_python() -> None:

@@ -18,7 +18,6 @@ import pytest
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.session import _translated
 from tests.conftest import ROOT
-from tests.support.clouds import Place
 
 pytestmark = [
     pytest.mark.network,
@@ -53,12 +52,6 @@ print(json.dumps(asyncio.run(main())))
 
 
 @pytest.fixture
-def built(place: Place, local_cache: Path) -> Place:
-    place.build("one", target="local")
-    return place
-
-
-@pytest.fixture
 def scratch() -> Iterator[Path]:
     """A folder for temporary files, with a name that is short enough for sockets."""
     folder = Path(tempfile.mkdtemp(prefix="limits-"))
@@ -67,7 +60,7 @@ def scratch() -> Iterator[Path]:
 
 
 def opened(
-    place: Place, scratch: Path, limit: str, *, count: int = 12, pool: int = 0
+    registry: Path, scratch: Path, limit: str, *, count: int = 12, pool: int = 0
 ) -> tuple[int, str, bool, str]:
     """How many sandboxes a program opens under a limit, what it says then, whether those that it
     has work, and what it writes to standard error; nothing of it is left."""
@@ -77,10 +70,10 @@ def opened(
         capture_output=True,
         text=True,
         check=False,
-        cwd=place.folder,
+        cwd=registry.parent,
         env=os.environ
         | {
-            "TEMPLATE_REGISTRY": str(place.folder / "registry.json"),
+            "TEMPLATE_REGISTRY": str(registry),
             "TMPDIR": str(scratch),
             "PYTHONPATH": str(ROOT),
         },
@@ -93,10 +86,10 @@ def opened(
 
 @pytest.mark.parametrize("pool", [0, 1])
 @pytest.mark.parametrize("limit", [100, 40])
-def test_too_few_descriptors(built: Place, scratch: Path, limit: int, pool: int) -> None:
+def test_too_few_descriptors(local_one: Path, scratch: Path, limit: int, pool: int) -> None:
     """A program that has no descriptors for another sandbox is told so, and by how many they are
     limited; those that it has work on, and nothing is left."""
-    number, message, working, err = opened(built, scratch, f"-n {limit}", pool=pool)
+    number, message, working, err = opened(local_one, scratch, f"-n {limit}", pool=pool)
     assert number < 12
     assert working
     assert message == (
@@ -107,9 +100,9 @@ def test_too_few_descriptors(built: Place, scratch: Path, limit: int, pool: int)
     assert "Error" not in err, err
 
 
-def test_too_little_memory(built: Place, scratch: Path) -> None:
+def test_too_little_memory(local_one: Path, scratch: Path) -> None:
     """A program that may not have the memory of another sandbox is told so."""
-    number, message, working, err = opened(built, scratch, "-v 700000", count=2)
+    number, message, working, err = opened(local_one, scratch, "-v 700000", count=2)
     assert (number, working) == (0, True)
     assert message.startswith(
         "there is no room for another sandbox: the limit of memory is reached (`ulimit -v`: 700000 KiB)"
@@ -118,7 +111,7 @@ def test_too_little_memory(built: Place, scratch: Path) -> None:
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
-def test_too_few_processes(built: Place, scratch: Path) -> None:
+def test_too_few_processes() -> None:
     """A program whose user may have no further processes is told so; root may have any number."""
     other = ("setpriv", "--reuid=54321", "--regid=54321", "--clear-groups")
     done = subprocess.run(

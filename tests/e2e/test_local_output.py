@@ -6,6 +6,7 @@ import asyncio
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -13,17 +14,9 @@ from builder.runtime import CodeExecutionPrimitive, CodeOutput
 from tests.conftest import ROOT
 from tests.support.clouds import Place
 from tests.support.execution import ran
-from tests.support.sandboxes import build, with_module
+from tests.support.sandboxes import FORKED, with_module
 
 pytestmark = pytest.mark.network
-FORKED = sys.platform == "linux"
-
-
-@pytest.fixture
-def here(place: Place, local_cache: object, monkeypatch: pytest.MonkeyPatch) -> Place:
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-    return place
-
 
 WRITTEN = {
     "import subprocess, sys; subprocess.run(['echo', 'x'], stdout=sys.stdout); print('y')": "x\ny\n",
@@ -48,17 +41,15 @@ WRITTEN = {
 }
 
 
-def test_all_that_is_written_to_standard_output_arrives_in_order(here: Place) -> None:
+def test_all_that_is_written_to_standard_output_arrives_in_order(local_one: Path) -> None:
     """Whoever writes to descriptor 1, Python, C or a process, is heard, in the order of writing."""
-    build(here)
     outputs = ran(*WRITTEN)
     assert [output["error"] for output in outputs] == [None] * len(WRITTEN)
     assert dict(zip(WRITTEN, [output["output"] for output in outputs], strict=True)) == WRITTEN
 
 
-def test_standard_error_is_heard_as_well(here: Place) -> None:
+def test_standard_error_is_heard_as_well(local_one: Path) -> None:
     """Warnings, processes and `faulthandler` reach standard error, and nothing else does."""
-    build(here)
     codes = (
         "import faulthandler; faulthandler.dump_traceback()",
         "import os; os.system('echo e >&2')",
@@ -73,17 +64,19 @@ def test_standard_error_is_heard_as_well(here: Place) -> None:
 
 
 @pytest.mark.skipif(not FORKED, reason="only Linux forks sandboxes")
-def test_a_logger_made_by_a_warm_import_is_heard(here: Place) -> None:
+def test_a_logger_made_by_a_warm_import_is_heard(
+    place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a warm module has kept of `sys.stderr` at its import leads to each sandbox's output."""
     text = "import logging, sys\nlogging.getLogger('warm').addHandler(logging.StreamHandler(sys.stderr))\n"
-    with_module(here, "warm", text)
+    with_module(place, "warm", text)
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     (output,) = ran("import logging; logging.getLogger('warm').error('heard')")
     assert output["logs"] == ["[stderr] heard"]
 
 
-def test_nothing_is_lost_with_the_interpreter(here: Place) -> None:
+def test_nothing_is_lost_with_the_interpreter(local_one: Path) -> None:
     """What was written before the interpreter was killed is in the output, up to the last byte."""
-    build(here)
     code = (
         "import os, sys\nprint('x' * 50_000 + 'é')\nprint('last', end='')\n"
         "sys.stderr.write('e')\nos.kill(os.getpid(), 9)"
@@ -95,10 +88,9 @@ def test_nothing_is_lost_with_the_interpreter(here: Place) -> None:
     assert exited["output"] == "é" * 50_000
 
 
-def test_output_of_the_background_never_waits(here: Place) -> None:
+def test_output_of_the_background_never_waits(local_one: Path) -> None:
     """What is written between two executions is in neither, and keeps nobody waiting; a process
     that outlives its execution holds none up."""
-    build(here)
     code = (
         "import subprocess, threading\n"
         "p = subprocess.Popen('head -c 3000000 /dev/zero; touch ended; exec sleep 600', shell=True)\n"
@@ -133,9 +125,8 @@ SHOWN = {
 }
 
 
-def test_what_is_replaced_ends_as_its_last_state(here: Place) -> None:
+def test_what_is_replaced_ends_as_its_last_state(local_one: Path) -> None:
     """A display with an ID is shown once, in its last state; cleared output is gone."""
-    build(here)
     outputs = ran(*SHOWN)
     assert [output["error"] for output in outputs] == [None] * len(SHOWN)
     shown = [[result.text for result in output["results"]] for output in outputs]
@@ -154,10 +145,9 @@ sys.{name} = Tee()
 
 
 @pytest.mark.parametrize("name", ["stdout", "stderr"])
-def test_code_may_put_anything_in_the_place_of_a_stream(here: Place, name: str) -> None:
+def test_code_may_put_anything_in_the_place_of_a_stream(local_one: Path, name: str) -> None:
     """A stream of the code's that is None or has no `flush` is its own until the end of its
     execution, changes nothing of what else the code gives, and does not end the session."""
-    build(here)
     replaced = [
         f"import sys; sys.{name} = None",
         f"sys.{name} = sys.__{name}__ = None",
@@ -218,10 +208,9 @@ asyncio.run(main())
 """
 
 
-def test_what_is_received_is_bounded(here: Place) -> None:
+def test_what_is_received_is_bounded(local_one: Path) -> None:
     """Whatever code writes, shows or raises, the application takes at most 32 MiB more, and what
     was left out is counted to the character."""
-    build(here)
     done = subprocess.run(
         [sys.executable, "-c", MEMORY], capture_output=True, text=True, check=True, cwd=ROOT
     )

@@ -190,12 +190,8 @@ def test_revoked_build_is_not_opened_again(open_one: Opened, place: Place, targe
         open_one()
 
 
-def test_local_is_asked_for_by_name(
-    place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_local_is_asked_for_by_name(local_one: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without a key nothing runs on this machine instead, and the error says how to ask for it."""
-    place.build("one", target="local")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     for name in ("E2B_API_KEY", "E2B_KEY", "TEMPLATE_TARGET"):
         monkeypatch.delenv(name, raising=False)
     with pytest.raises(TargetUnavailableError) as caught:
@@ -238,14 +234,10 @@ def test_what_is_e2bs_own_passes_through(
     assert cloud.running == {}
 
 
-def test_ref_of_a_revoked_build_is_refused(
-    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_ref_of_a_revoked_build_is_refused(ready: Server, place: Place) -> None:
     """Naming a revoked build by its ref does not get around the registry."""
-    place.build("one")
     record = place.recorded("one")
     revoke(place, "one")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     with pytest.raises(RevokedError, match="of `one` is revoked: a package with malware"):
         CodeExecutionPrimitive(template_id=f"{record['template_id']}:{record['build_id']}")
 

@@ -13,7 +13,6 @@ import pytest
 
 from builder.errors import SandboxError
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
-from tests.support.clouds import Place
 from tests.support.e2b_server import Server
 from tests.support.execution import executed, one
 
@@ -21,10 +20,8 @@ pytestmark = pytest.mark.network
 
 
 @pytest.fixture
-def here(place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+def here(local_one: Path) -> Any:
     """Primitives of the template `one` on this machine."""
-    place.build("one", target="local")
-    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
 
     def make(**options: Any) -> CodeExecutionPrimitive:
         return CodeExecutionPrimitive(template_id="one", target="local", **options)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import secrets
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,7 @@ from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import zygote_of
 from tests.conftest import BASE
-from tests.support.clouds import Place
+from tests.support.clouds import Built, Place
 from tests.support.here import build_here, put_module, results_of
 
 SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
@@ -75,19 +76,72 @@ def gone(pid: int, seconds: float = 10) -> bool:
     return not alive(pid)
 
 
-@pytest.fixture(params=["cold", "forked"])
-def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterator[KernelSandbox]:
-    """Yield a sandbox whose kernel was started from scratch, and one whose kernel was forked."""
+KINDS = ("cold", "forked")
+FORKED = sys.platform == "linux"  # which alone forks sandboxes
+
+
+def opened(kind: str, light: Rendered, ref: str) -> KernelSandbox:
+    """Open a sandbox whose kernel is started from scratch, or forked."""
     path = place.find_build(ref, name="light").path
     zygote = None
-    if request.param == "forked":
-        if sys.platform != "linux":
+    if kind == "forked":
+        if not FORKED:
             pytest.skip("only Linux forks sandboxes")
         # This module keeps the folder in which it was imported.
         zygote = zygote_of(path, digest=light.digest, warm=["multiprocessing.process"], env={})
-    opened = KernelSandbox(path, warm=(), env={}, zygote=zygote)
-    yield opened
-    opened.close()
+    return KernelSandbox(path, warm=(), env={}, zygote=zygote)
+
+
+@pytest.fixture(params=KINDS)
+def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterator[KernelSandbox]:
+    """Yield a new sandbox of each kind."""
+    with contextlib.closing(opened(request.param, light, ref)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture
+def new_sandbox(light: Rendered, ref: str) -> Iterator[KernelSandbox]:
+    """Yield a new sandbox of the kind that is opened sooner."""
+    with contextlib.closing(opened("forked" if FORKED else "cold", light, ref)) as sandbox:
+        yield sandbox
+
+
+@pytest.fixture(scope="module")
+def kept_sandboxes() -> Iterator[dict[str, KernelSandbox]]:
+    """Yield what `kept_sandbox` keeps, by kind."""
+    sandboxes: dict[str, KernelSandbox] = {}
+    yield sandboxes
+    for sandbox in sandboxes.values():
+        sandbox.close()
+
+
+@pytest.fixture(params=KINDS)
+def kept_sandbox(
+    request: pytest.FixtureRequest,
+    kept_sandboxes: dict[str, KernelSandbox],
+    light: Rendered,
+    ref: str,
+) -> KernelSandbox:
+    """Return the sandbox of each kind that the tests of a module share; a new one if a test has
+    ended it."""
+    kind: str = request.param
+    sandbox = kept_sandboxes.get(kind)
+    if sandbox and not sandbox.alive():
+        sandbox.close()
+        sandbox = None
+    kept_sandboxes[kind] = sandbox or opened(kind, light, ref)
+    return kept_sandboxes[kind]
+
+
+@pytest.fixture
+def local_one(
+    built_on: Callable[[str], Built], local_cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> Path:
+    """Resolve templates with a registry that has `one`, built on this machine; return its path.
+    Tests share it and change nothing in it."""
+    registry = built_on("local").folder / "registry.json"
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(registry))
+    return registry
 
 
 def printed(sandbox: KernelSandbox, code: str) -> str:
