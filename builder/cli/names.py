@@ -1,4 +1,7 @@
-"""From names on the command line to templates, accounts and registries."""
+"""From names on the command line to templates, accounts and registries.
+
+The workflow is imported where a name is not that of a recorded template: `resolve` needs no specs.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from builder import registry, workflow
+from builder import registry
 from builder.cli import progress
 from builder.errors import SelectionError, UnknownTemplateError, near
 from builder.project import Project, TargetSettings
@@ -17,6 +20,8 @@ from builder.targets.adapters import choose_account
 def open_registry(project: Path | None) -> registry.Registry:
     """Return the registry in use, or that of a project. Raises `RegistryError`."""
     if project:
+        from builder import workflow
+
         return workflow.read_registry(Project.find(project))
     return registry.load(registry_in_use()).checked()
 
@@ -42,6 +47,8 @@ def account_named(project: Project, target: str | None, report: Reporter) -> Tar
 
 def recorded_name(project: Project, name: str) -> str:
     """Return the template that `name` means in the project's registry, as `template_called`."""
+    from builder import workflow
+
     return template_called(name, workflow.read_registry(project).templates, project.root)
 
 
@@ -54,6 +61,8 @@ def template_called(name: str, known: Iterable[str], project: Path | None) -> st
     known = list(known)
     if name in known:
         return name
+    from builder import workflow
+
     head, at, build = name.partition("@")
     matches = workflow.template_names(head, known, _project(project))
     if len(matches) > 1:
@@ -69,6 +78,8 @@ def templates_called(
 ) -> set[str]:
     """Return the recorded templates that `names` mean. Raises `UnknownTemplateError` for names that
     match none, with near matches."""
+    from builder import workflow
+
     known = recorded.templates
     matches = {
         name: [
