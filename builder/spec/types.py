@@ -13,10 +13,10 @@ import warnings
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from packaging.specifiers import InvalidSpecifier, SpecifierSet
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
 _MINORS = range(8, 30)
+_AT_LEAST = re.compile(r">= ?3\.([0-9]+)")
 # apt-get removes a package whose name ends in `-`.
 _APT = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
 # A name as in PEP 508.
@@ -82,16 +82,20 @@ def _python(value: str) -> str:
     _one_line(value)
     if not value.strip():
         raise ValueError("is empty; write for example '>=3.11'")
-    try:
-        python_floor(value)
-    except InvalidSpecifier as error:
-        raise ValueError(f"{value!r} is not a version specifier such as '>=3.11'") from error
+    python_floor(value)
     return value
 
 
 def python_floor(specifier: str) -> str:
     """Return the lowest Python ("3.11") that `specifier` allows, else raise `ValueError`."""
-    allowed = SpecifierSet(specifier)
+    if (minor := at_least(specifier)) in _MINORS:
+        return f"3.{minor}"
+    from packaging.specifiers import InvalidSpecifier, SpecifierSet
+
+    try:
+        allowed = SpecifierSet(specifier)
+    except InvalidSpecifier as error:
+        raise ValueError(f"{specifier!r} is not a version specifier such as '>=3.11'") from error
     # The first and last patch decide for most, as for ">3.11" or ">=3.11.4"; "==3.11.4" needs those
     # between. Trying them all would cost more than everything else in a spec.
     for patches in ((0, 99), range(1, 99)):
@@ -99,6 +103,12 @@ def python_floor(specifier: str) -> str:
             if any(allowed.contains(f"3.{minor}.{patch}") for patch in patches):
                 return f"3.{minor}"
     raise ValueError(f"no Python 3 version satisfies {specifier!r}")
+
+
+def at_least(specifier: str) -> int | None:
+    """Return N if `specifier` is the usual `>=3.N`: loading packaging takes longer than a spec."""
+    match = _AT_LEAST.fullmatch(specifier)
+    return int(match[1]) if match else None
 
 
 def _path(value: str) -> str:
