@@ -55,19 +55,21 @@ def executed(*codes: str, **options: Any) -> list[CodeOutput]:
 
 
 @pytest.mark.parametrize("reached", [True, False], ids=["Jupyter", "closing"])
-@pytest.mark.parametrize("code", ENDLESS.values(), ids=ENDLESS)
-def test_time_out_keeps_the_session(ready: Server, code: str, *, reached: bool) -> None:
+def test_time_out_keeps_the_session(ready: Server, *, reached: bool) -> None:
     """Code that is interrupted leaves the interpreter free, whether Jupyter can be asked to
     interrupt it or the service does so because the connection was closed; nothing that it prints
     then ends up elsewhere."""
     ready.jupyter_is_reached = reached
-    _, late, after = executed("x = 1", code, "print(x)", timeout=1)
-    assert (late["timed_out"], late["session_lost"]) == (True, False)
-    assert late["execution_time"] < 8
-    assert (after["output"], after["error"]) == ("1\n", None)
-    assert after["sandbox_id"] == late["sandbox_id"]
-    if reached:
-        assert late["output"] == {SWALLOWED_ONCE: "caught\n", LATE: "late\n"}.get(code, "")
+    codes = [code for endless in ENDLESS.values() for code in (endless, "print(x)")]
+    first, *others = executed("x = 1", *codes, timeout=1)
+    for name, late, after in zip(ENDLESS, others[::2], others[1::2], strict=True):
+        assert (late["timed_out"], late["session_lost"]) == (True, False), name
+        assert late["execution_time"] < 8, name
+        assert (after["output"], after["error"]) == ("1\n", None), name
+        assert after["sandbox_id"] == late["sandbox_id"] == first["sandbox_id"], name
+        if reached:
+            printed = {"swallowed once": "caught\n", "late output": "late\n"}
+            assert late["output"] == printed.get(name, ""), name
 
 
 @pytest.mark.parametrize("reached", [True, False], ids=["Jupyter", "closing"])

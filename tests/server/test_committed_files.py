@@ -86,11 +86,11 @@ def test_builds_of_what_is_recorded_change_no_byte(
 
 
 def test_either_side_of_a_conflict_is_right(
-    built_on: Callable[[str], Built], machine: Callable[..., Path], command: Command
+    built_on: Callable[..., Built], machine: Callable[..., Path], command: Command
 ) -> None:
     """When two people have built the same commit, both records lead to what both have: whichever is
     taken, nothing is left to do on either machine."""
-    first, second = built_on("local").folder, machine("second")
+    first, second = built_on("local", "one").folder, machine("second")
     taken = json.loads((first / "registry.json").read_text())["templates"]["one"]["local"]
     other = json.loads((second / "registry.json").read_text())["templates"]["one"]["local"]
     assert taken["channels"] == other["channels"]
@@ -163,13 +163,13 @@ def test_failed_build_on_e2b_leaves_generated_as_it_was(place: Place, cloud: Ser
 
 def test_measures_of_an_environment_that_is_gone_are_not_shown(
     place: Place,
-    built_on: Callable[[str], Built],
+    built_on: Callable[..., Built],
     command: Command,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On a machine without the environment `show` tells what is recorded alone."""
-    shutil.copytree(built_on("local").folder, place.folder, dirs_exist_ok=True)
+    shutil.copytree(built_on("local", "one").folder, place.folder, dirs_exist_ok=True)
     shown = command("show", "one", "--json", cwd=place.folder)
     assert "seconds" in json.loads(shown.stdout)["verified"]
     empty = str(tmp_path / "empty")

@@ -13,7 +13,7 @@ from builder.errors import (
     VerifyError,
 )
 from tests.conftest import Command
-from tests.support.clouds import NAMES, Place
+from tests.support.clouds import NAMES, Built, Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.e2b_server.state import Team
 
@@ -86,13 +86,14 @@ def test_request_is_the_program(place: Place, cloud: Server) -> None:
     assert (build.cpu, build.memory_mb, build.free_disk_mb) == (4, 512, 9)
 
 
-def test_second_run_has_nothing_to_do(place: Place, cloud: Server) -> None:
+def test_second_run_has_nothing_to_do(
+    place: Place, cloud: Server, built_on: Callable[..., Built]
+) -> None:
     """What is recorded and there is skipped: no build is asked for, no sandbox opened."""
-    place.build()
-    asked = len(cloud.front.requests)
+    built_on("e2b", *NAMES).copy_to(place, cloud)
     outcomes = place.build()
     assert {outcome.action for outcome in outcomes.values()} == {"skipped"}
-    assert {r.split()[0] for r in cloud.front.requests[asked:]} == {"GET"}
+    assert {request.split()[0] for request in cloud.front.requests} == {"GET"}
     assert not place.planned().something_to_do
 
 
@@ -106,10 +107,9 @@ def test_publishing_comes_after_verifying(place: Place, cloud: Server) -> None:
     assert executed < ended < asked.index("POST /templates/tags")
 
 
-def test_failed_check_leaves_the_last_good_build(place: Place, cloud: Server) -> None:
+def test_failed_check_leaves_the_last_good_build(place: Place, ready: Server) -> None:
     """A build that is not what it promises moves no tag and is not recorded, though it is there."""
-    place.build("one")
-    before, tags = (place.folder / "registry.json").read_text(), cloud.tags("one")
+    before, tags = (place.folder / "registry.json").read_text(), ready.tags("one")
     place.edit("one", lambda text: text.replace('stdout = "2"', 'stdout = "3"'))
     error = place.build("one")["one"].error
     assert isinstance(error, VerifyError)
@@ -119,8 +119,8 @@ def test_failed_check_leaves_the_last_good_build(place: Place, cloud: Server) ->
         "hint: nothing was recorded; `template-builder logs one` shows the details"
     )
     assert (place.folder / "registry.json").read_text() == before
-    assert {tag: build for tag, build in cloud.tags("one").items() if tag in tags} == tags
-    assert cloud.running == {}
+    assert {tag: build for tag, build in ready.tags("one").items() if tag in tags} == tags
+    assert ready.running == {}
     place.edit("one", lambda text: text.replace('stdout = "3"', 'stdout = "2"'))
     assert place.build("one")["one"].action == "skipped"
 
@@ -183,9 +183,11 @@ def test_shared_step_that_fails_is_tried_once(
         assert server.builds("two") == []
 
 
-def test_forced_build_runs_every_step_again_once(place: Place, cloud: Server) -> None:
+def test_forced_build_runs_every_step_again_once(
+    place: Place, cloud: Server, built_on: Callable[..., Built]
+) -> None:
     """With --force nothing comes from the cache of before, and still no step runs twice."""
-    place.build()
+    built_on("e2b", *NAMES).copy_to(place, cloud)
     first = list(cloud.state.executed)
     refs = {name: place.recorded(name)["build_id"] for name in NAMES}
     cloud.state.executed.clear()
@@ -195,26 +197,25 @@ def test_forced_build_runs_every_step_again_once(place: Place, cloud: Server) ->
     assert all(place.recorded(name)["build_id"] != refs[name] for name in NAMES)
 
 
-def test_step_that_should_be_cached(place: Place, cloud: Server) -> None:
+def test_step_that_should_be_cached(place: Place, ready: Server) -> None:
     """A step that was run though an earlier build left it in the cache is a warning; with
     --require-cache it is an error, and the build is not published."""
-    place.build("one")
     place.edit("two", lambda text: f'{text}[env]\nA = "1"\n')
     assert place.planned("two").variants[0].cached == 5
-    cloud.state.layers.clear()
+    ready.state.layers.clear()
     error = place.build("two", require_cache=True)["two"].error
     assert isinstance(error, CacheMissError)
     told = "steps that should have come from the cache ran again: 1, 2, 3, 4, 5"
     assert error.message == f"`two` was built, but {told}"
-    assert "default" not in cloud.tags("two")
+    assert "default" not in ready.tags("two")
     # The same build, taken up: it is still not what was asked for.
     assert isinstance(place.build("two", require_cache=True)["two"].error, CacheMissError)
     assert place.build("two")["two"].action == "built"
-    assert len(cloud.builds("two")) == 1
+    assert len(ready.builds("two")) == 1
     place.events.clear()
     place.edit("three", lambda text: f'{text}[env]\nA = "1"\n')
     place.build("four")
-    cloud.state.layers.clear()
+    ready.state.layers.clear()
     assert place.build("three")["three"].action == "built"
     assert place.warnings() == ["steps that should have come from the cache ran again: 1, 2, 3"]
     assert place.recorded("three")["warnings"][-1] == place.warnings()[0]

@@ -134,20 +134,18 @@ def test_what_was_built_is_what_code_resolves(place: Place, cloud: Server) -> No
 
 
 def test_verify_runs_the_checks_of_the_recorded_build(
-    place: Place, cloud: Server, command: Command
+    place: Place, ready: Server, command: Command
 ) -> None:
     """`verify` opens sandboxes of the recorded build itself, even where its digest has a newer
     one, builds nothing, and leaves nothing running."""
-    place.build("one")
     first = place.recorded("one")["build_id"]
-    asked = len(cloud.front.requests)
     found = command("verify", "one", "--target", "e2b", cwd=place.folder)
     assert found.returncode == 0, found.stderr
     assert "one: 3 checks passed" in found.stdout
-    posts = {r for r in cloud.front.requests[asked:] if r.startswith("POST")}
+    posts = {r for r in ready.front.requests if r.startswith("POST")}
     assert posts == {"POST /v2/sandboxes", "POST /contexts", "POST /execute"}
-    assert cloud.running == {}
-    assert [build.id for build in cloud.builds("one")] == [first]
+    assert ready.running == {}
+    assert [build.id for build in ready.builds("one")] == [first]
     assert list((place.folder / ".builder" / "journal").rglob("*.json")) == []
 
 

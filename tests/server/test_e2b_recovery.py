@@ -22,7 +22,7 @@ from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.options import rounds
 from tests.support.runs import finished, once, revoke, started, until
 
-KILLS = rounds(5)
+KILLS = rounds(3)
 
 
 def test_killed_run_is_taken_up(place: Place, lead: Callable[[Server], Server]) -> None:
@@ -104,8 +104,9 @@ def test_what_was_abandoned_is_not_published(
         assert place.recorded("four")["build_id"] == server.tags("four")["default"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-@pytest.mark.parametrize("moment", ["building", "verifying"])
+@pytest.mark.parametrize(
+    ("number", "moment"), [(signal.SIGINT, "building"), (signal.SIGTERM, "verifying")]
+)
 def test_interrupted_run_is_taken_up(
     place: Place, lead: Callable[[Server], Server], number: signal.Signals, moment: str
 ) -> None:

@@ -189,15 +189,15 @@ def test_tags_on_e2b_go_with_what_is_removed(
     assert entry["channels"] == {}
 
 
-def test_registry_is_put_back_from_the_cloud(place: Place, cloud: Server, command: Command) -> None:
+def test_registry_is_put_back_from_the_cloud(place: Place, ready: Server, command: Command) -> None:
     """When the file is lost, `registry rebuild` finds the builds by their tags, runs their checks
     again, and what resolves is what resolved before."""
-    place.build("one", "four")
+    place.build("four")
     path = place.folder / "registry.json"
     before = {name: registry.resolve(name, path=path) for name in ("one", "four")}
     place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')  # built from another spec than now's
     path.write_text("{ not a registry")
-    key = cloud.environment
+    key = ready.environment
     done = command("registry", "rebuild", "--target", "e2b", cwd=place.folder, **key)
     assert done.returncode == 0, done.stderr
     assert "it was moved to" in done.stderr
@@ -213,7 +213,7 @@ def test_registry_is_put_back_from_the_cloud(place: Place, cloud: Server, comman
     assert "iniconfig" in four.packages
     again = command("registry", "rebuild", "--target", "e2b", cwd=place.folder, **key)
     assert again.stdout == "no build is missing that e2b has\n"
-    assert not cloud.running
+    assert not ready.running
 
 
 def test_held_channel_on_e2b_keeps_its_tags(place: Place, cloud: Server) -> None:
@@ -285,18 +285,18 @@ def answered(folder: Path, answer: bytes, *arguments: str) -> tuple[int, str]:
     return process.wait(), shown.decode().replace("\r\n", "\n")
 
 
-@pytest.mark.parametrize("answer", [b"n\n", b"\n", b"\x04"], ids=["n", "Enter", "Ctrl-D"])
-def test_no_changes_nothing(place: Place, cloud: Server, answer: bytes) -> None:
+def test_no_changes_nothing(place: Place, cloud: Server) -> None:
     """Whoever does not say yes ends the command with one line and exit code 1, and nothing is
     changed."""
     old, _new = two_builds(place)
     path = place.folder / "registry.json"
     before, tags = path.read_bytes(), cloud.tags("four")
-    for arguments in (
-        ("remove", f"four@{old}", "--target", "e2b"),
-        ("gc", "--target", "e2b", "--keep", "1", "--history", "0", "--protect-days", "0"),
-        ("doctor", "--live", "--target", "e2b"),
-    ):
+    remove = ("remove", f"four@{old}", "--target", "e2b")
+    gc = ("gc", "--target", "e2b", "--keep", "1", "--history", "0", "--protect-days", "0")
+    doctor = ("doctor", "--live", "--target", "e2b")
+    enter, end = b"\n", b"\x04"  # Ctrl-D
+    asked = [(b"n\n", remove), (b"n\n", gc), (b"n\n", doctor), (enter, remove), (end, remove)]
+    for answer, arguments in asked:
         code, shown = answered(place.folder, answer, *arguments)
         lines = shown.splitlines()
         assert (code, lines[-1]) == (1, "not confirmed: nothing was changed"), shown

@@ -111,23 +111,25 @@ def write(path: Path, text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "where",
-    ["temporary", "here/inner", "here", "home/uv", "machine/uv", "pyproject", "named"],
+    "places",
+    [("temporary", "here/inner", "home/uv"), ("here", "machine/uv"), ("pyproject",), ("named",)],
 )
 def test_no_file_decides_what_is_locked_or_installed(
-    tmp_path: Path, index: IndexServer, monkeypatch: pytest.MonkeyPatch, where: str
+    tmp_path: Path, index: IndexServer, monkeypatch: pytest.MonkeyPatch, places: tuple[str, ...]
 ) -> None:
     """Whatever file has settings for uv, and whoever wrote it, the same is locked and installed,
     and in the same place."""
-    if where == "temporary":
-        monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / where))
-    if where == "named":
-        monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / where / "uv.toml"))
-    if where == "pyproject":
-        tables = FOREIGN.replace("[pip]", "[tool.uv.pip]")
-        write(Path("pyproject.toml"), f"[project]\nname='x'\nversion='1'\n[tool.uv]\n{tables}")
-    else:
-        write(tmp_path / where / "uv.toml", FOREIGN)
+    for where in places:
+        if where == "temporary":
+            monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / where))
+        if where == "named":
+            monkeypatch.setenv("UV_CONFIG_FILE", str(tmp_path / where / "uv.toml"))
+        if where == "pyproject":
+            tables = FOREIGN.replace("[pip]", "[tool.uv.pip]")
+            project = f"[project]\nname='x'\nversion='1'\n[tool.uv]\n{tables}"
+            write(Path("pyproject.toml"), project)
+        else:
+            write(tmp_path / where / "uv.toml", FOREIGN)
     lock = locked(tmp_path)
     assert lock.packages == {"idna": "3.20"}
     assert installed(tmp_path, lock) == {"idna-3.20", "ipykernel-7.0.0"}

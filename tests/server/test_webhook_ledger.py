@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from builder.errors import StorageError
@@ -27,6 +27,7 @@ LIFE = [
 ]
 
 
+@settings(max_examples=30)
 @given(st.permutations(LIFE))
 def test_ledger_does_not_depend_on_the_order(order: list[dict[str, Any]]) -> None:
     """However deliveries are ordered and repeated, the ledger says the same."""

@@ -180,7 +180,7 @@ def cloud(lead: Callable[[Server], Server]) -> Iterator[Server]:
 
 @dataclass(frozen=True, kw_only=True)
 class Built:
-    """The project with the template `one` built on a target, and the data of the server then."""
+    """The project with templates built on a target, and the data of the server then."""
 
     folder: Path
     state: State
@@ -194,18 +194,19 @@ class Built:
 @pytest.fixture(scope="session")
 def built_on(
     locked: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[[str], Built]:
-    """Return a function that builds the template `one` on a target, once for all tests."""
+) -> Callable[..., Built]:
+    """Return a function that builds templates on a target, once for all tests."""
 
     @functools.cache
-    def build(target: str) -> Built:
+    def build(target: str, *names: str) -> Built:
         folder = tmp_path_factory.mktemp("built") / target
         shutil.copytree(locked, folder)
         with Server() as server, pytest.MonkeyPatch.context() as patch:
             for name, value in server.environment.items():
                 patch.setenv(name, value)
             patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
-            assert Place(folder).build("one", target=target)["one"].error is None
+            outcomes = Place(folder).build(*names, target=target)
+            assert {outcome.error for outcome in outcomes.values()} == {None}
             assert server.problems == []
             return Built(folder=folder, state=server.state)
 
@@ -216,11 +217,11 @@ def built_on(
 def ready(
     place: Place,
     cloud: Server,
-    built_on: Callable[[str], Built],
+    built_on: Callable[..., Built],
     monkeypatch: pytest.MonkeyPatch,
 ) -> Server:
     """Start a server with the template `one`, which the project's registry resolves."""
-    built_on("e2b").copy_to(place, cloud)
+    built_on("e2b", "one").copy_to(place, cloud)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     return cloud
 
@@ -236,12 +237,12 @@ def open_one(
     target: str,
     place: Place,
     cloud: Server,
-    built_on: Callable[[str], Built],
+    built_on: Callable[..., Built],
     local_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Iterator[Opened]:
     """Yield a function that returns a primitive of the template `one`, built on the target."""
-    built_on(target).copy_to(place, cloud)
+    built_on(target, "one").copy_to(place, cloud)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
 
     def make(**options: Any) -> CodeExecutionPrimitive:
