@@ -54,7 +54,16 @@ OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['s
 # Their tests share what takes long to make.
 WHOLE_MODULES = {
     f"tests/e2e/test_{name}.py"
-    for name in ("code_as_in_python", "examples", "interrupted_code", "tracebacks")
+    for name in (
+        "code_as_in_python",
+        "examples",
+        "interrupted_code",
+        "local_installs",
+        "rebuilds",
+        "reseed",
+        "tracebacks",
+        "warmup",
+    )
 }
 
 

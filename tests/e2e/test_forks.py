@@ -6,12 +6,13 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from tests.conftest import ROOT
-from tests.support.clouds import Place
+from tests.support.clouds import Built, Place
 from tests.support.sandboxes import gone
 
 pytestmark = [
@@ -65,8 +66,8 @@ sandbox.close()
 
 
 @pytest.fixture
-def ref(place: Place, local_cache: Path) -> str:
-    assert place.build("one", target="local")["one"].error is None
+def ref(built_on: Callable[[str], Built], local_cache: Path) -> str:
+    place = Place(built_on("local").folder)
     return f"local:one@{place.recorded('one', 'local')['build_id']}"
 
 

@@ -79,7 +79,7 @@ def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
         moved.rename(python)
 
 
-def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
+def test_one_maker_at_a_time(light: Rendered, tmp_path: Path, new_cache: Path) -> None:
     """Three processes that build one digest at once make it once, and all have it."""
     code = (
         "import sys; sys.path.insert(0, sys.argv[1])\n"
@@ -110,19 +110,18 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path) -> None:
     for file in light.files:
         (generated / file.path).parent.mkdir(parents=True, exist_ok=True)
         (generated / file.path).write_bytes(file.content)
-    cache = tmp_path / "cache"
     running = [
         subprocess.Popen(
             [sys.executable, "-c", code, str(ROOT), str(project)],
             stdout=subprocess.PIPE,
             text=True,
-            env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(cache)},
+            env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(new_cache)},
         )
         for _ in range(3)
     ]
     said = sorted(process.communicate()[0].strip() for process in running)
     assert said == ["False", "True", "True"]
-    assert sorted(p.is_symlink() for p in (cache / "environments").iterdir()) == [False, True]
+    assert sorted(p.is_symlink() for p in (new_cache / "environments").iterdir()) == [False, True]
 
 
 def test_verified_build_carries_its_measurements(light: Rendered, ref: str, log: Log) -> None:

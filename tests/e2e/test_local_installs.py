@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import textwrap
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,11 @@ from tests.support.index_server import wheel
 
 pytestmark = pytest.mark.network
 SPEC = "schema = 1\nname = '{name}'\nextends = '_base'\n[python]\npackages = {packages}\n"
-KINDS = ["cold", pytest.param("forked", marks=pytest.mark.skipif(not forks(), reason="no forks"))]
+# A forked kernel is led to what it installs in another way than one that is started anew. What
+# watches over installs is the same in both.
+NO_FORKS = pytest.mark.skipif(not forks(), reason="no forks")
+KINDS = ["cold", pytest.param("forked", marks=NO_FORKS)]
+one_kind = pytest.mark.parametrize("opening", ["forked" if forks() else "cold"], indirect=True)
 Opening = Callable[..., KernelSandbox]
 
 
@@ -114,14 +118,24 @@ WAYS = (
     "!uv pip install {0}",
     "from pip._internal.cli.main import main; main(['install', '-q', '{0}'])",
 )
+# Those that depend on how the interpreter was started: the rest only changes the command.
+WAYS_COLD = tuple(way for way in WAYS if way.startswith(("%pip", "import", "from")))
 
 
-def test_installed_in_one_sandbox_only(with_pip: Path, opening: Opening) -> None:
+@pytest.mark.parametrize(
+    ("opening", "ways"),
+    [("cold", WAYS_COLD if forks() else WAYS), pytest.param("forked", WAYS, marks=NO_FORKS)],
+    indirect=["opening"],
+    ids=["cold", "forked"],
+)
+def test_installed_in_one_sandbox_only(
+    with_pip: Path, opening: Opening, ways: Sequence[str]
+) -> None:
     """What pip installs, however it is called, is imported at once in that sandbox; another one and
     the environment know nothing of it."""
     before = files(with_pip)
     first, second = opening(with_pip), opening(with_pip)
-    for number, way in enumerate(WAYS):
+    for number, way in enumerate(ways):
         execution = first.run(f"import way_{number}", timeout=30)
         assert execution.error == f"ModuleNotFoundError: No module named 'way_{number}'"
         printed(first, way.format(f"way_{number}"))
@@ -180,6 +194,7 @@ def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) 
     assert "=1=" in printed(sandbox, "!ipython --no-banner run_me.ipy")
 
 
+@one_kind
 def test_failed_install_is_an_error(with_pip: Path, opening: Opening) -> None:
     """An install that fails is an error of the code with pip's last lines, and its exit status is
     kept; the session goes on."""
@@ -200,6 +215,7 @@ def test_failed_install_is_an_error(with_pip: Path, opening: Opening) -> None:
         assert printed(sandbox, "print(_exit_code)") == "1\n"
 
 
+@one_kind
 def test_command_that_did_what_was_asked_is_no_error(with_pip: Path, opening: Opening) -> None:
     """What has installed all that was asked for, or was not to install anything, is no error."""
     sandbox = opening(with_pip)
@@ -214,6 +230,7 @@ def test_command_that_did_what_was_asked_is_no_error(with_pip: Path, opening: Op
         assert expected in printed(sandbox, command)
 
 
+@one_kind
 def test_installer_that_the_template_lacks_is_named(without_pip: Path, opening: Opening) -> None:
     """Where the template has no pip, an install says so and what to do."""
     sandbox = opening(without_pip)
@@ -227,6 +244,7 @@ def test_installer_that_the_template_lacks_is_named(without_pip: Path, opening: 
             )
 
 
+@one_kind
 def test_installers_of_the_host_are_out_of_reach(without_pip: Path, opening: Opening) -> None:
     """No name of an installer leads to the host's, and pip of the host, called by its path, is told
     to refuse what is outside of a virtual environment."""

@@ -99,12 +99,15 @@ def test_build_of_another_machine_does_not_resolve_as_if_it_were_here(
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are Unicode")
 def test_folders_that_are_not_unicode(
-    places: Callable[[str], Place], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    places: Callable[[str], Place],
+    tmp_path: Path,
+    new_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A project in a folder whose name is not UTF-8 works with every command, and JSON stays JSON;
     of a cache in such a folder it is said that uv makes no environments there."""
     plain = places("plain").folder
-    folder, cache = os.fsencode(tmp_path) + b"/caf\xe9", tmp_path / "cache"
+    folder, cache = os.fsencode(tmp_path) + b"/caf\xe9", new_cache
     os.rename(os.fsencode(plain), folder)
     build = ("build", "one", "--frozen", "--target", "local", "--json")
     (outcome,) = json.loads(run(folder, cache, *build).stdout)["outcomes"]
@@ -122,7 +125,6 @@ def test_folders_that_are_not_unicode(
         ("gc", "--dry-run", "--protect-days", "0", "--json", "--target", "local"),
         ("doctor", "--json"),
         ("registry", "repair"),
-        (*build, "--force"),
     ):
         done = run(folder, cache, *arguments)
         assert "Traceback" not in done.stderr

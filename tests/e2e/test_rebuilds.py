@@ -21,31 +21,62 @@ from builder.targets.local import launch, leftovers
 from builder.targets.local import place as places_here
 from tests.conftest import Command
 from tests.support.clouds import Place
+from tests.support.here import copy_environment
 from tests.support.options import rounds
 from tests.support.program import start_program
 
 pytestmark = pytest.mark.network
 REBUILDS = rounds(1)
-OPENINGS_A_REBUILD = 25
+OPENINGS_A_REBUILD = 10
 BUILD = ("build", "one", "--frozen", "--target", "local")
+
+
+@pytest.fixture(scope="module")
+def fail(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The path of a file; while there is one, a check of the template `one` fails."""
+    return tmp_path_factory.mktemp("checked") / "fail"
+
+
+@pytest.fixture(scope="module")
+def first(
+    locked: Path, fail: Path, tmp_path_factory: pytest.TempPathFactory, byte_code: Path
+) -> Place:
+    """The template `one`, built on this machine with a cache of its own."""
+    place = Place(tmp_path_factory.mktemp("first") / "place")
+    shutil.copytree(locked, place.folder)
+    code = f"import os; assert not os.path.exists({str(fail)!r})"
+    check = f"[[verify]]\nname = 'outside'\ncode = {json.dumps(code)}\n"
+    place.edit("one", lambda text: text + check)
+    cache = place.folder / "cache"
+    cache.mkdir()
+    (cache / "byte-code").symlink_to(byte_code)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
+        assert place.build("one", target="local")["one"].error is None
+    return place
 
 
 @pytest.fixture
 def built(
-    place: Place, local_cache: Path, command: Command, monkeypatch: pytest.MonkeyPatch
-) -> Place:
-    """The template `one`, built on this machine with a cache of its own."""
-    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(place.folder / "cache"))
+    first: Place, place: Place, fail: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Place]:
+    """A copy of the project and of its cache, which may be on another file system."""
+    cache = place.folder / "cache"
+    monkeypatch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
-    place.edit("one", lambda text: text + check_of(place))
-    again(place, command)
-    return place
-
-
-def check_of(place: Place) -> str:
-    """A check that fails while there is a file `fail` in the project."""
-    code = f"import os; assert not os.path.exists({str(place.folder / 'fail')!r})"
-    return f"[[verify]]\nname = 'outside'\ncode = {json.dumps(code)}\n"
+    shutil.copytree(
+        first.folder,
+        place.folder,
+        symlinks=True,
+        dirs_exist_ok=True,
+        ignore=shutil.ignore_patterns("environments"),
+    )
+    (environment,) = folders(first)
+    copy_environment(environment, cache / "environments" / environment.name)
+    link = places_here.place_of(place.recorded("one", "local")["digest"])
+    link.symlink_to(environment.name)
+    yield place
+    fail.unlink(missing_ok=True)
 
 
 def again(place: Place, command: Command, *options: str, code: int = 0) -> str:
@@ -140,11 +171,13 @@ def test_what_was_replaced_goes_with_the_last_who_runs_in_it(
     assert before not in environments
 
 
-def test_rebuild_that_fails_its_checks_changes_nothing(built: Place, command: Command) -> None:
+def test_rebuild_that_fails_its_checks_changes_nothing(
+    built: Place, fail: Path, command: Command
+) -> None:
     """When the new environment is not what it promises, the one before serves, and the new is
     gone."""
     before, registry = folder(built), (built.folder / "registry.json").read_bytes()
-    (built.folder / "fail").touch()
+    fail.touch()
     stderr = again(built, command, "--force", code=21)
     assert "check `outside` failed: AssertionError" in stderr
     assert folders(built) == [before]
@@ -165,7 +198,7 @@ def test_killed_rebuild_changes_nothing(built: Place) -> None:
     chance = random.Random(5)
     for _ in range(REBUILDS + 2):
         running = start_program([*BUILD, "--force"], cwd=built.folder, env=os.environ)
-        time.sleep(chance.uniform(0.5, 6.0))
+        time.sleep(chance.uniform(0.2, 3.0))
         running.send_signal(signal.SIGKILL)
         running.communicate()
         assert asyncio.run(printed("import idna; print(6 * 7)")) == "42"

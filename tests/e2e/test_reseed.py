@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import json
-import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -27,101 +27,26 @@ BASE = (
     '[service]\ncommand = ["serve"]\nready-url = "http://localhost:49999/health"\n'
 )
 Light = Callable[..., Place]
-
-
-@pytest.fixture
-def light(tmp_path: Path, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Light:
-    """A project of one variant, from its packages, its warm-up imports and further lines."""
-
-    def make(packages: str, imports: str, extra: str = "") -> Place:
-        (tmp_path / "variants").mkdir(exist_ok=True)
-        (tmp_path / "variants" / "light.toml").write_text(
-            f"{BASE}[python]\npackages = [{packages}]\n"
-            f'[warmup]\nlevel = "memory"\nimports = [{imports}]\n{extra}'
-        )
-        project = Project.find(tmp_path)
-        rendered = results_of(project)["light"]
-        assert isinstance(rendered, render.Rendered), rendered
-        render.write([rendered], project.generated, all_variants=True)
-        monkeypatch.setenv("TEMPLATE_REGISTRY", str(tmp_path / "registry.json"))
-        return Place(tmp_path)
-
-    return make
-
-
-def with_module(place: Place, name: str, text: str) -> None:
-    """Put a module into the environment of `light`, and have it imported at warm-up."""
-    assert place.build("light", target="local")["light"].error is None
-    digest = place.recorded("light", "local")["build_id"]
-    environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest
-    put_module(environment, name, text)
-    path = place.folder / "registry.json"
-    path.write_text(path.read_text().replace('"imports": [', f'"imports": ["{name}", '))
-
-
-def printed(code: str, sandboxes: int = 2) -> list[str]:
-    """What the code prints in sandboxes that are open at once."""
-
-    async def run() -> list[str]:
-        executors = [
-            CodeExecutionPrimitive(template_id="light", target="local") for _ in range(sandboxes)
-        ]
-        try:
-            results = [await executor.execute({"code": code}) for executor in executors]
-        finally:
-            for executor in executors:
-                await executor.cleanup()
-        assert [result["error"] for result in results] == [None] * sandboxes
-        return [result["output"] for result in results]
-
-    return asyncio.run(run())
-
-
-def test_names_made_up_by_faker_differ(light: Light) -> None:
-    """A library that made its generator while it was imported makes up other names in each
-    sandbox."""
-    place = light('"faker"', '"faker"')
-    assert place.build("light", target="local")["light"].error is None
-    code = "from faker import Faker; print(Faker().name(), Faker().name())"
-    assert len(set(printed(code, 3))) > 1
-
-
-def test_every_kind_of_generator_is_reseeded(light: Light) -> None:
-    """Generators of `random` and NumPy draw other values in each sandbox, wherever they are kept
-    and whatever they were seeded with."""
-    place = light('"numpy"', '"numpy"')
-    with_module(
-        place,
-        "odd_random",
-        "import numpy, random, tempfile\n"
-        "class Slots:\n    __slots__ = ('own',)\n"
-        "slots = Slots(); slots.own = random.Random(42)\n"
-        "def closure(own=random.Random(42)):\n    inner = random.Random(42)\n"
-        "    return lambda: inner.random()\n"
-        "drawn = closure()\n"
-        "plain = random.Random(42)\nplain.gauss(0, 1)\n"
-        "generator = numpy.random.default_rng(42)\n"
-        "state = numpy.random.RandomState(42)\nstate.standard_normal()\n"
-        "philox = numpy.random.Generator(numpy.random.Philox(42))\n"
-        "sequence = numpy.random.SeedSequence(42)\n"
-        "spawning = numpy.random.default_rng(42)\n"
-        "system = random.SystemRandom()\n"
-        "next(tempfile._get_candidate_names())\n",
-    )
-    code = (
-        "import odd_random as odd, numpy, random, tempfile, json, uuid\n"
-        "print(json.dumps({'slots': odd.slots.own.random(), 'closure': odd.drawn(),\n"
-        "  'default': odd.closure.__defaults__[0].random(), 'plain': odd.plain.gauss(0, 1),\n"
-        "  'generator': odd.generator.random(), 'state': odd.state.standard_normal(),\n"
-        "  'philox': odd.philox.random(), 'sequence': odd.sequence.generate_state(1).tolist(),\n"
-        "  'spawned': odd.spawning.spawn(1)[0].random(), 'system': odd.system.random(),\n"
-        "  'random': random.random(), 'numpy': numpy.random.random(),\n"
-        "  'temporary': next(tempfile._get_candidate_names()), 'uuid': str(uuid.uuid1())}))"
-    )
-    first, second = map(json.loads, printed(code))
-    assert {name for name in first if first[name] == second[name]} == set()
-
-
+ODD_RANDOM = """
+import numpy, random, tempfile
+class Slots:
+    __slots__ = ('own',)
+slots = Slots(); slots.own = random.Random(42)
+def closure(own=random.Random(42)):
+    inner = random.Random(42)
+    return lambda: inner.random()
+drawn = closure()
+plain = random.Random(42)
+plain.gauss(0, 1)
+generator = numpy.random.default_rng(42)
+state = numpy.random.RandomState(42)
+state.standard_normal()
+philox = numpy.random.Generator(numpy.random.Philox(42))
+sequence = numpy.random.SeedSequence(42)
+spawning = numpy.random.default_rng(42)
+system = random.SystemRandom()
+next(tempfile._get_candidate_names())
+"""
 # As much of PyTorch as finding its generators, seeding them and drawing from them takes.
 TORCH = """
 import random
@@ -162,13 +87,100 @@ def manual_seed(seed):
 def initial_seed():
     return default_generator.initial_seed()
 """
+MODULES = {"odd_random": ODD_RANDOM, "torch": TORCH}
 
 
-def test_generators_of_torch_are_reseeded(light: Light) -> None:
+def template(folder: Path, packages: str, imports: str, extra: str = "") -> Place:
+    """Write a project of one variant, from its packages, its warm-up imports and further lines."""
+    (folder / "variants").mkdir()
+    (folder / "variants" / "light.toml").write_text(
+        f"{BASE}[python]\npackages = [{packages}]\n"
+        f'[warmup]\nlevel = "memory"\nimports = [{imports}]\n{extra}'
+    )
+    project = Project.find(folder)
+    rendered = results_of(project)["light"]
+    assert isinstance(rendered, render.Rendered), rendered
+    render.write([rendered], project.generated, all_variants=True)
+    return Place(folder)
+
+
+@pytest.fixture
+def light(tmp_path: Path, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Light:
+    """Write the project of a test, whose registry is in force."""
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(tmp_path / "registry.json"))
+    return functools.partial(template, tmp_path)
+
+
+@pytest.fixture(scope="module")
+def registry(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Path:
+    """The registry with a template that has generators of every kind."""
+    place = template(tmp_path_factory.mktemp("drawing"), '"faker", "numpy"', '"faker", "numpy"')
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
+        assert place.build("light", target="local")["light"].error is None
+    path = place.folder / "registry.json"
+    environment = cache / "environments" / place.recorded("light", "local")["build_id"]
+    for name, text in MODULES.items():
+        put_module(environment, name, text)
+    names = "".join(f'"{name}", ' for name in MODULES)
+    path.write_text(path.read_text().replace('"imports": [', f'"imports": [{names}'))
+    return path
+
+
+@pytest.fixture
+def drawing(registry: Path, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The registry with that template is in force."""
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(registry))
+
+
+def printed(code: str, sandboxes: int = 2) -> list[str]:
+    """What the code prints in sandboxes that are open at once."""
+
+    async def run() -> list[str]:
+        executors = [
+            CodeExecutionPrimitive(template_id="light", target="local") for _ in range(sandboxes)
+        ]
+        try:
+            results = [await executor.execute({"code": code}) for executor in executors]
+        finally:
+            for executor in executors:
+                await executor.cleanup()
+        assert [result["error"] for result in results] == [None] * sandboxes
+        return [result["output"] for result in results]
+
+    return asyncio.run(run())
+
+
+@pytest.mark.usefixtures("drawing")
+def test_names_made_up_by_faker_differ() -> None:
+    """A library that made its generator while it was imported makes up other names in each
+    sandbox."""
+    code = "from faker import Faker; print(Faker().name(), Faker().name())"
+    assert len(set(printed(code, 3))) > 1
+
+
+@pytest.mark.usefixtures("drawing")
+def test_every_kind_of_generator_is_reseeded() -> None:
+    """Generators of `random` and NumPy draw other values in each sandbox, wherever they are kept
+    and whatever they were seeded with."""
+    code = (
+        "import odd_random as odd, numpy, random, tempfile, json, uuid\n"
+        "print(json.dumps({'slots': odd.slots.own.random(), 'closure': odd.drawn(),\n"
+        "  'default': odd.closure.__defaults__[0].random(), 'plain': odd.plain.gauss(0, 1),\n"
+        "  'generator': odd.generator.random(), 'state': odd.state.standard_normal(),\n"
+        "  'philox': odd.philox.random(), 'sequence': odd.sequence.generate_state(1).tolist(),\n"
+        "  'spawned': odd.spawning.spawn(1)[0].random(), 'system': odd.system.random(),\n"
+        "  'random': random.random(), 'numpy': numpy.random.random(),\n"
+        "  'temporary': next(tempfile._get_candidate_names()), 'uuid': str(uuid.uuid1())}))"
+    )
+    first, second = map(json.loads, printed(code))
+    assert {name for name in first if first[name] == second[name]} == set()
+
+
+@pytest.mark.usefixtures("drawing")
+def test_generators_of_torch_are_reseeded() -> None:
     """PyTorch's default generator and those that modules keep have another seed in each sandbox,
     of which it takes all bits, and verification draws from them."""
-    place = light('"idna"', '"idna"')
-    with_module(place, "torch", TORCH)
     seen = printed(
         "import json, torch, sys\n"
         "print(json.dumps([torch.initial_seed(), torch.own[0].initial_seed(),"

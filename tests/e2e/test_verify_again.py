@@ -61,25 +61,6 @@ def test_verify_checks_what_is_served(project: Path, command: Command) -> None:
         assert (done.returncode, said in done.stderr) == (code, True), done.stderr
 
 
-@pytest.mark.network
-def test_damaged_environment_can_be_made_anew(
-    project: Path, tmp_path: Path, command: Command
-) -> None:
-    """`verify` of an environment that lacks a package says how to make it anew, and that does."""
-    cache = {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "own")}
-    assert command("build", "light", cwd=project, **cache).returncode == 0
-    (package,) = (tmp_path / "own" / "environments").glob("sha256-*/lib/python3*/*-packages/idna")
-    unseal(package.parent)
-    shutil.rmtree(package)
-    damaged = command("verify", "light", cwd=project, **cache)
-    assert damaged.returncode == 21
-    assert damaged.stderr.endswith(
-        "hint: `template-builder build light --force --target local` recreates the environment\n"
-    )
-    assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
-    assert command("verify", "light", cwd=project, **cache).returncode == 0
-
-
 WRITES = (
     "[[verify]]\nname = 'writes'\n"
     'code = "import idna, os; os.chmod(os.path.dirname(idna.__file__), 0o755);'
@@ -88,13 +69,14 @@ WRITES = (
 
 
 @pytest.mark.network
-def test_verify_names_what_was_changed(project: Path, tmp_path: Path, command: Command) -> None:
-    """`verify` names the files of an environment that are not as they were, and how to make it
-    anew, which works; a build whose checks change the environment is not recorded."""
-    cache = {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "own")}
+def test_verify_names_what_was_changed(project: Path, new_cache: Path, command: Command) -> None:
+    """`verify` of an environment that lacks a package, or whose files are not as they were, names
+    these, and says how to make it anew, which works; a build whose checks change the environment is
+    not recorded."""
+    cache = {"TEMPLATE_BUILDER_CACHE_DIR": str(new_cache)}
     assert command("build", "light", cwd=project, **cache).returncode == 0
     assert command("verify", "light", cwd=project, **cache).returncode == 0
-    (package,) = (tmp_path / "own" / "environments").glob("sha256-*/lib/python3*/*-packages/idna")
+    (package,) = (new_cache / "environments").glob("sha256-*/lib/python3*/*-packages/idna")
     assert not package.stat().st_mode & stat.S_IWUSR
     package.chmod(0o755)
     for number in range(6):
@@ -107,10 +89,13 @@ def test_verify_names_what_was_changed(project: Path, tmp_path: Path, command: C
     assert "error: the build of `light` on `local` was modified after it was built:" in lines
     assert len(set(named) & set(lines)) == 5
     assert "  and 1 more" in lines
-    assert (
-        lines[-1]
-        == "hint: `template-builder build light --force --target local` recreates the environment"
-    )
+    hint = "hint: `template-builder build light --force --target local` recreates the environment"
+    assert lines[-1] == hint
+    unseal(package.parent)
+    shutil.rmtree(package)
+    damaged = command("verify", "light", cwd=project, **cache)
+    assert damaged.returncode == 21
+    assert damaged.stderr.endswith(f"{hint}\n")
     assert command("build", "light", "--force", cwd=project, **cache).returncode == 0
     assert command("verify", "light", cwd=project, **cache).returncode == 0
     spec = project / "variants" / "light.toml"

@@ -5,8 +5,10 @@ import os
 import socket
 import subprocess
 import sys
+import textwrap
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,7 @@ from tests.conftest import BASE
 from tests.support.here import build_here, results_of
 
 pytestmark = pytest.mark.network
+PORT = 59173
 
 
 @pytest.fixture
@@ -29,32 +32,49 @@ def port() -> int:
         return int(probe.getsockname()[1])
 
 
-@pytest.fixture
-def image(
-    write: Callable[..., Path], local_cache: Path, tmp_path: Path, port: int
-) -> Iterator[Image]:
-    """What a memory-level image would hold: an interpreter with IPython, and warmup.py."""
-    command = [sys.executable, "-m", "http.server", str(port), "--bind", "127.0.0.1"]
-    folder = write(
-        _base=BASE,
-        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """An environment with IPython, and the files of the template."""
+
+    python: Path
+    rendered: Rendered
+
+    def script(self, *, state: Path, port: int) -> str:
+        """Return warmup.py with two changes: the folder and the port of a test instead of those that
+        an image has to itself."""
+        text = self.rendered.content("warmup.py").decode()
+        return text.replace("/tmp/template-warmup", str(state)).replace(str(PORT), str(port))
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Prepared:
+    folder = tmp_path_factory.mktemp("prepared")
+    (folder / "variants").mkdir()
+    (folder / "variants" / "_base.toml").write_text(textwrap.dedent(BASE))
+    command = [sys.executable, "-m", "http.server", str(PORT), "--bind", "127.0.0.1"]
+    (folder / "variants" / "light.toml").write_text(
+        "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"
         "[warmup]\nlevel = 'memory'\nimports = ['idna']\n"
-        f"[service]\ncommand = {command!r}\nready-url = 'http://127.0.0.1:{port}/'\n",
+        f"[service]\ncommand = {command!r}\nready-url = 'http://127.0.0.1:{PORT}/'\n",
     )
-    project = Project.find(folder.parent)
-    (rendered,) = results_of(project).values()
+    (rendered,) = results_of(Project.find(folder)).values()
     assert isinstance(rendered, Rendered)
-    with Log(tmp_path / "logs", target="local") as log:
+    with pytest.MonkeyPatch.context() as patch, Log(folder / "logs", target="local") as log:
+        patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
         build_here(rendered, log)
-    found = place.find(rendered.digest)
-    assert found
+        environment = place.find(rendered.digest)
+    assert environment
+    return Prepared(python=environment.path / "bin" / "python", rendered=rendered)
+
+
+@pytest.fixture
+def image(prepared: Prepared, tmp_path: Path, port: int) -> Iterator[Image]:
+    """What a memory-level image would hold: an interpreter with IPython, and warmup.py."""
     script = tmp_path / "warmup.py"
-    text = rendered.content("warmup.py").decode()
-    # The one change: a folder of this test instead of the one that an image has to itself.
-    script.write_text(text.replace("/tmp/template-warmup", str(tmp_path / "state")))
-    made = Image(python=found.path / "bin" / "python", script=script, home=tmp_path / "home")
+    script.write_text(prepared.script(state=tmp_path / "state", port=port))
+    (tmp_path / "reseed.py").write_bytes(prepared.rendered.content("reseed.py"))
+    made = Image(python=prepared.python, script=script, home=tmp_path / "home")
     made.home.mkdir()
-    (tmp_path / "reseed.py").write_bytes(rendered.content("reseed.py"))
     yield made
     made.stop()
 

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -21,7 +22,7 @@ import pytest
 from builder.runtime import CodeExecutionPrimitive
 from builder.targets.local import launch, session
 from tests.conftest import ROOT
-from tests.support.clouds import Place
+from tests.support.clouds import Built, Place
 from tests.support.sandboxes import build, with_module
 
 pytestmark = [
@@ -33,7 +34,14 @@ THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, dae
 
 
 @pytest.fixture
-def built(place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch) -> Place:
+def built(
+    place: Place,
+    built_on: Callable[[str], Built],
+    local_cache: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Place:
+    """The project with the template `one`, built on this machine."""
+    shutil.copytree(built_on("local").folder, place.folder, dirs_exist_ok=True)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     return place
 
@@ -57,6 +65,7 @@ def printed(*codes: str) -> list[list[str]]:
 
 def test_paths_kept_at_import_lead_to_the_own_home(built: Place) -> None:
     """What a module keeps of its home while it is imported is each sandbox's own home."""
+    build(built)
     with_module(built, "odd_home", ODD)
     homes, kept, *_ = printed(
         "import os; print(os.environ['HOME'])",
@@ -74,7 +83,6 @@ def test_paths_kept_at_import_lead_to_the_own_home(built: Place) -> None:
 
 def test_modules_are_there_already(built: Place) -> None:
     """A forked sandbox has the warm-up's modules, and nothing else of a name."""
-    build(built)
     ((found, _),) = printed("import sys; print('idna' in sys.modules, 'idna' in globals())")
     assert found == "True False\n"
 
@@ -96,7 +104,6 @@ def test_imports_that_leave_threads_are_not_forked(
 def test_zygote_that_was_killed_is_replaced(built: Place) -> None:
     """When the guard of the process that forks is killed, that goes with it, its sandboxes end, and
     the next one has a new one."""
-    build(built)
     folders: list[str] = []
 
     async def run() -> str:
@@ -180,7 +187,6 @@ def test_zygote_that_dies_at_any_moment_is_replaced(
 ) -> None:
     """A sandbox is opened although the process that forks it dies after it was looked at, before it
     has taken up the connection, or right after its answer, once or twice."""
-    build(built)
     deadly = types.SimpleNamespace(socket=Deadly, AF_UNIX=socket.AF_UNIX, SHUT_WR=socket.SHUT_WR)
 
     async def run() -> str:
@@ -225,7 +231,6 @@ def test_nothing_survives_the_application(
     built: Place, number: signal.Signals, tmp_path: Path
 ) -> None:
     """An application that is killed leaves no process and no folder, pool or not."""
-    build(built)
     program = (
         "import asyncio, os\n"
         "from builder.runtime import CodeExecutionPrimitive\n"
@@ -254,8 +259,7 @@ def test_nothing_survives_the_application(
 
 
 def test_many_sandboxes_leave_nothing(built: Place) -> None:
-    """Forty sandboxes one after another, and twenty at once, leave no process and no descriptor."""
-    build(built)
+    """Twelve sandboxes one after another, and eight at once, leave no process and no descriptor."""
 
     def now() -> tuple[int, int]:
         below = [p for p in os.listdir("/proc") if p.isdigit() and parent(p) == os.getpid()]
@@ -263,17 +267,17 @@ def test_many_sandboxes_leave_nothing(built: Place) -> None:
 
     async def run() -> list[tuple[int, int]]:
         found = []
-        for number in range(40):
+        for number in range(12):
             async with one() as executor:
                 await executor.execute({"code": "1"})
-            if number in (9, 39):
+            if number in (3, 11):
                 found.append(now())
 
         async def once() -> None:
             async with one() as executor:
                 await executor.execute({"code": "1"})
 
-        await asyncio.gather(*(once() for _ in range(20)))
+        await asyncio.gather(*(once() for _ in range(8)))
         found.append(now())
         return found
 

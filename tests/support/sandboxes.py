@@ -20,7 +20,7 @@ from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import zygote_of
 from tests.conftest import BASE
 from tests.support.clouds import Built, Place
-from tests.support.here import build_here, put_module, results_of
+from tests.support.here import build_here, copy_environment, put_module, results_of
 
 SERVICE = "[service]\ncommand = ['run']\nready-url = 'http://localhost:1/'\n"
 
@@ -156,12 +156,17 @@ def build(place: Place, extra: str = "") -> None:
     assert place.build("one", target="local")["one"].error is None
 
 
-def with_module(place: Place, name: str, text: str) -> None:
+def with_module(project: Place, name: str, text: str) -> None:
     """Add a module to the environment of `one`, and import it at warm-up."""
-    # An environment that no other test uses, since it is changed.
-    build(place, f'OF = "{secrets.token_hex(4)}"\n')
-    digest = place.recorded("one", "local")["build_id"]
-    environment = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments" / digest
+    registry = project.folder / "registry.json"
+    if not registry.exists():
+        build(project)
+    built = project.recorded("one", "local")["digest"].removeprefix("sha256:")
+    # A copy, by a digest of its own, since other tests use the environment.
+    digest = secrets.token_hex(32)
+    environments = Path(os.environ["TEMPLATE_BUILDER_CACHE_DIR"]) / "environments"
+    environment = environments / f"sha256-{digest}"
+    copy_environment((environments / f"sha256-{built}").resolve(), environment)
     put_module(environment, name, text)
-    path = place.folder / "registry.json"
-    path.write_text(path.read_text().replace('"idna"\n', f'"idna",\n              "{name}"\n'))
+    records = registry.read_text().replace(built, digest)
+    registry.write_text(records.replace('"idna"\n', f'"idna",\n              "{name}"\n'))
