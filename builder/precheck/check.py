@@ -292,7 +292,7 @@ def _wait_until_ready(machine: Machine, variant: Variant, begun: float, limit: f
                 )
         if state == "healthy" and seconds is not None:
             return seconds
-        if state == "unhealthy" or time.perf_counter() > deadline:
+        if time.perf_counter() > deadline:
             raise PrecheckError(
                 f"the health check of `{variant.name}` never passed: {output}\n"
                 f"output of the service: {machine.logs() or 'none'}",
