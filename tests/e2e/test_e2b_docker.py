@@ -107,7 +107,7 @@ def test_templates_from_spec_to_running_code(
 
         sandbox = Sandbox.create(record.ref)
         try:
-            until(lambda: _up(sandbox), 60)
+            until(lambda: _up(sandbox), 300)
             found = sandbox.run_code("import os, six; print(six.__name__, os.environ['HF_HOME'])")
             assert found.logs.stdout == ["six /home/user/.cache/huggingface\n"]
         finally:
@@ -138,7 +138,7 @@ def test_a_code_service_whose_first_kernel_is_late_starts_again() -> None:
     )
     service = ContainerService(build)
     try:
-        until(service.ready, 60)
+        until(service.ready, 300)
         assert [context["language"] for context in service.contexts()] == ["python"]
     finally:
         service.close()

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import ROOT, Command
-from tests.support import engine
-from tests.support.prechecks import CERTIFICATES, LEAF, SERVICE
+from tests.support.prechecks import SERVICE, write_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 
@@ -23,54 +22,10 @@ def command(line, **variables):
 """
 
 
-@pytest.fixture
-def prechecked(write: Callable[..., Path], command: Command) -> Callable[..., None]:
-    """Pre-check a variant on the base image, whose checks must hold."""
-
-    def run(leaf: str, *, env: str, **files: str) -> None:
-        image = engine.base_image()
-        base = f'schema = 1\n[base]\nimage = "{image}"\npython = ">=3.11"\n{SERVICE}{env}'
-        folder = write(_base=base, light=LEAF + leaf).parent
-        for name, text in files.items():
-            (folder / "variants" / f"{name}.py").write_text(text)
-        if CERTIFICATES.exists():
-            settings = f'[tool.template-builder.precheck]\nca-bundle = "{CERTIFICATES}"\n'
-            (folder / "pyproject.toml").write_text(settings)
-        done = command("precheck", cwd=folder)
-        assert done.returncode == 0, done.stderr
-
-    return run
-
-
 def check(name: str, code: str, stdout: str) -> str:
     values = (f"{key} = {json.dumps(value)}\n" for key, value in
               (("name", name), ("code", COMMAND + code), ("stdout", stdout)))  # fmt: skip
     return "[[verify]]\n" + "".join(values)
-
-
-def test_variables_of_a_template_reach_every_process(prechecked: Callable[..., None]) -> None:
-    """A template's variables are, to the character, in code, in the commands of `user` and below
-    sudo, the leaf's before its parent's, PATH in front of the image's; what a sandbox was created with goes before both."""
-    odd = 'it\'s "quoted" $HOME `id` \\n  ${X}\\'
-    look = 'python3 -c \'import os; print([os.environ[n] for n in ("BOTH", "ODD", "BASE")])\''
-    paths = "/opt/leaf/bin:/opt/base/bin:/usr/local/"
-    ours, given = ["leaf", odd, "base"], ["given", "", "base"]
-    prechecked(
-        f'[env]\nBOTH = "leaf"\nODD = {json.dumps(odd.replace("$", "$$"))}\n'
-        'PATH = "/opt/leaf/bin:${PATH}"\nBASE = "$BASE"\n'
-        + check("code", "print([os.environ[n] for n in ('BOTH', 'ODD', 'BASE')])", repr(ours))
-        + check("command", f"print(command({look!r}))", repr(ours))
-        + check("sudo", f"print(command('sudo ' + {look!r}))", repr(ours))
-        + check("given", f"print(command({look!r}, BOTH='given', ODD=''))", repr(given))
-        + check("both", f"print(command('sudo ' + {look!r}, BOTH='given', ODD=''))", repr(given))
-        + check(
-            "path",
-            f"print([path.startswith({paths!r}) for path in"
-            " (os.environ['PATH'], command('echo $PATH'), command('sudo printenv PATH'))])",
-            "[True, True, True]",
-        ),
-        env='[env]\nBOTH = "base"\nBASE = "base"\nPATH = "/opt/base/bin:$PATH"\n',
-    )
 
 
 # A hub of one repository: each revision has one file, which holds the revision's name.
@@ -104,21 +59,63 @@ def as_user(repository, revision):
 """
 
 
-@pytest.mark.parametrize("level", ["none", "disk"])
-def test_caches_are_shared_by_root_and_user(prechecked: Callable[..., None], level: str) -> None:
-    """huggingface_hub writes one cache as root, which code runs as, and as `user`: whoever of them
-    was there first, the other reads what is there and adds to it."""
-    variants = (ROOT / "variants" / "_base.toml").read_text()
-    env = variants[variants.index("[env]") : variants.index("[resources]")]
+ODD = 'it\'s "quoted" $HOME `id` \\n  ${X}\\'
+BASE_ENV = 'BOTH = "base"\nBASE = "base"\nPATH = "/opt/base/bin:$PATH"\n'
+LEAF_ENV = (
+    f'BOTH = "leaf"\nODD = {json.dumps(ODD.replace("$", "$$"))}\n'
+    'PATH = "/opt/leaf/bin:${PATH}"\nBASE = "$BASE"\n'
+)
+
+
+def checks_of_variables() -> str:
+    look = 'python3 -c \'import os; print([os.environ[n] for n in ("BOTH", "ODD", "BASE")])\''
+    paths = "/opt/leaf/bin:/opt/base/bin:/usr/local/"
+    ours, given = ["leaf", ODD, "base"], ["given", "", "base"]
+    return (
+        check("code", "print([os.environ[n] for n in ('BOTH', 'ODD', 'BASE')])", repr(ours))
+        + check("command", f"print(command({look!r}))", repr(ours))
+        + check("sudo", f"print(command('sudo ' + {look!r}))", repr(ours))
+        + check("given", f"print(command({look!r}, BOTH='given', ODD=''))", repr(given))
+        + check("both", f"print(command('sudo ' + {look!r}, BOTH='given', ODD=''))", repr(given))
+        + check(
+            "path",
+            f"print([path.startswith({paths!r}) for path in"
+            " (os.environ['PATH'], command('echo $PATH'), command('sudo printenv PATH'))])",
+            "[True, True, True]",
+        )
+    )
+
+
+def check_of_caches() -> str:
     script = (
         "print(as_root('a/root', 'one'), as_user('a/root', 'one'), as_user('a/root', 'two'))\n"
         "print(as_user('a/user', 'one'), as_root('a/user', 'one'), as_root('a/user', 'two'))\n"
         "print(as_user('a/user', 'two'), as_user('a/user', 'three'), sorted({os.stat(x).st_uid"
         " for x, *_ in os.walk(os.environ['HF_HOME'])}))"
     )
-    prechecked(
+    return check("one cache", HUB + script, "one one two\none one two\ntwo three [0, 1000]")
+
+
+@pytest.mark.parametrize("level", [pytest.param("none", marks=pytest.mark.soak), "disk"])
+def test_root_and_user_have_the_same_variables_and_caches(
+    write: Callable[..., Path],
+    command: Command,
+    tmp_path_factory: pytest.TempPathFactory,
+    level: str,
+) -> None:
+    """A template's variables are, to the character, in code, in the commands of `user` and below
+    sudo, the leaf's before its parent's, PATH in front of the image's, and what a sandbox was created
+    with goes before both; of huggingface_hub's one cache, whoever of root and `user` was there
+    first, the other reads what is there and adds to it."""
+    variants = (ROOT / "variants" / "_base.toml").read_text()
+    env = variants[variants.index("[env]") : variants.index("[resources]")]
+    folder = write_project(
+        write,
         '[python]\npackages = ["huggingface_hub"]\n'
         f'[warmup]\nlevel = "{level}"\nimports = ["huggingface_hub"]\n'
-        + check("one cache", HUB + script, "one one two\none one two\ntwo three [0, 1000]"),
-        env=env,
+        f"[env]\n{LEAF_ENV}" + checks_of_variables() + check_of_caches(),
+        base=env + BASE_ENV + SERVICE,
+        known=tmp_path_factory.getbasetemp() / "known",
     )
+    done = command("precheck", cwd=folder)
+    assert done.returncode == 0, done.stderr

@@ -58,7 +58,7 @@ def context(tmp_path: Path) -> Path:
 
 @pytest.mark.chance
 @settings(
-    max_examples=rounds(10),
+    max_examples=rounds(4),
     deadline=None,
     phases=[Phase.explicit, Phase.reuse, Phase.generate],  # a smaller example costs many builds
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import signal
@@ -17,27 +18,19 @@ from builder.flatten import flatten
 from tests.conftest import Command
 from tests.support import engine
 from tests.support.engine import config_of
-from tests.support.prechecks import CERTIFICATES, LEAF, SERVICE, failed
+from tests.support.prechecks import SERVICE, failed, write_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 OWNED: dict[str, Any] = {"label": "template-builder.owner"}
 
 
 @pytest.fixture
-def made(write: Callable[..., Path]) -> Callable[..., Path]:
+def made(
+    write: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """Write a project with one variant on the base image; the text of the leaf is given."""
-
-    def write_project(leaf: str, *, base: str = "", ready: int = 60) -> Path:
-        image = engine.base_image()
-        text = f'schema = 1\n[base]\nimage = "{image}"\npython = ">=3.11"\n{base}'
-        folder = write(_base=text, light=LEAF + leaf).parent
-        settings = f'[tool.template-builder.precheck]\nnetwork = "host"\nready-seconds = {ready}\n'
-        if CERTIFICATES.exists():
-            settings += f'ca-bundle = "{CERTIFICATES}"\n'
-        (folder / "pyproject.toml").write_text(settings)
-        return folder
-
-    return write_project
+    known = tmp_path_factory.getbasetemp() / "known"
+    return functools.partial(write_project, write, known=known, network="host")
 
 
 @pytest.fixture(autouse=True)
@@ -89,28 +82,6 @@ def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -
     assert ", expected >=3.28\ngenerated/light/Dockerfile:\n" in said
     assert ">   16 | RUN python3 -c " in said
     assert said.endswith("hint: correct `base.python`, or choose another `base.image`\n")
-
-
-def test_settings_of_the_base_image_change_no_install(
-    made: Callable[..., Path], command: Command, tmp_path: Path
-) -> None:
-    """A `uv.toml` in the base image changes neither what is installed nor where."""
-    project = made('[python]\npackages = ["idna"]\n')
-    hostile = r'override-dependencies = ["idna==3.4"]\n[pip]\ntarget = "/elsewhere"\n'
-    (tmp_path / "Dockerfile").write_text(
-        f"FROM {engine.base_image()}\nUSER root\n"
-        f"RUN mkdir -p /etc/uv && printf '{hostile}' | tee /etc/uv/uv.toml >/uv.toml\n"
-    )
-    engine.client().images.build(path=str(tmp_path), tag=f"{engine.LABEL}:settings")
-    spec = project / "variants" / "_base.toml"
-    spec.write_text(spec.read_text().replace(engine.base_image(), f"{engine.LABEL}:settings"))
-    try:
-        done = command("precheck", "--json", cwd=project)
-    finally:
-        command("gc", "--protect-days", "0", "--yes", cwd=project)
-        engine.client().images.remove(f"{engine.LABEL}:settings", force=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)[0]["checks"] == ["import idna"]
 
 
 def test_step_that_fails(made: Callable[..., Path], command: Command) -> None:
@@ -176,17 +147,8 @@ def test_service_that_does_not_come_up(
 ) -> None:
     """A service that is killed, ends, or never answers is told for what it is."""
     base = f"[service]\ncommand = {json.dumps(service)}\nready-url = 'http://localhost:49998/'\n"
-    project = made("[resources]\nmemory-mb = 256\n", base=base, ready=8)
+    project = made("[resources]\nmemory-mb = 256\n", base=base, ready=6)
     assert message in failed(command("precheck", cwd=project), errors.PrecheckError)
-
-
-def test_check_that_differs(made: Callable[..., Path], command: Command) -> None:
-    """A check that fails inside is told with both sides, in a machine without a service, too."""
-    project = made("[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n")
-    said = failed(command("precheck", cwd=project), errors.VerifyError)
-    assert "error: `light` builds with Docker but fails its checks:\n" in said
-    assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\nlog: " in said
-    assert not (project / ".builder" / "precheck" / "light.json").exists()
 
 
 def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> None:
@@ -249,11 +211,20 @@ def test_stopped_in_the_middle(
 
 
 def test_build_pre_checks_where_it_is_told_to(made: Callable[..., Path], command: Command) -> None:
-    """`build --precheck always` builds nothing of what fails with Docker; `auto` checks nothing on `local`."""
-    project = made("[[verify]]\nname = 'root'\ncode = 'open(\"/root/.bashrc\")'\n")
-    said = command("build", "--precheck", "always", cwd=project)
-    assert failed(said, errors.VerifyError).startswith("error: `light` builds with Docker but")
+    """`build --precheck always` builds nothing of what fails with Docker, in a machine without a
+    service, too, and tells both sides of a check; `auto` checks nothing on `local`."""
+    project = made(
+        "[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n"
+        "[[verify]]\nname = 'root'\ncode = 'open(\"/root/.bashrc\")'\n"
+    )
+    said = failed(command("build", "--precheck", "always", cwd=project), errors.VerifyError)
+    assert said.startswith("error: `light` builds with Docker but fails its checks:\n")
+    assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\n" in said
+    assert "  variants/light.toml:9: check `root` failed: PermissionError: " in said
+    assert not (project / ".builder" / "precheck" / "light.json").exists()
     assert not (project / "registry.json").exists()
+    spec = project / "variants" / "light.toml"
+    spec.write_text(spec.read_text().replace("'3'", "'2'"))
     found = command("build", cwd=project)
     assert found.returncode in (0, errors.VerifyError.exit_code)
     assert "pre-check" not in found.stderr
@@ -280,17 +251,20 @@ def test_generators_that_stay_the_same(made: Callable[..., Path], command: Comma
 
 _COMPILED = """
 import importlib.metadata, importlib.util, json, pathlib
-files = importlib.metadata.distribution("pygments").locate_file("pygments").rglob("*.py")
+distribution = importlib.metadata.distribution("pygments")
+files = distribution.locate_file("pygments").rglob("*.py")
 lacking = [str(f) for f in files if not pathlib.Path(importlib.util.cache_from_source(f)).exists()]
-print(json.dumps(lacking))
+print(json.dumps([distribution.version, lacking]))
 """
+_HOSTILE = r'override-dependencies = ["pygments==2.3.1"]\n[pip]\ntarget = "/elsewhere"\n'
 
 
 def test_packages_larger_than_tmp(
     write: Callable[..., Path], command: Command, tmp_path: Path
 ) -> None:
-    """In a machine whose /tmp is a tmpfs smaller than the packages, as E2B's is, the install steps
-    unpack them on the disk, compile every module and leave no temporary file."""
+    """In a machine whose /tmp is a tmpfs smaller than the packages, as E2B's is, and whose `uv.toml`
+    asks for another version in another place, the install steps unpack the locked packages on the
+    disk, compile every module and leave no temporary file."""
     base = engine.base_image()
     project = write(
         _base=f'schema = 1\n[base]\nimage = "{base}"\npython = ">=3.11"\n',
@@ -301,11 +275,16 @@ def test_packages_larger_than_tmp(
     context = project / "generated" / "light"
     files = [str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()]
     program = flatten((context / "Dockerfile").read_text(), files=files)
+    lock = (context / "requirements" / "light.txt").read_text()
     with engine.running(base, network="host", tmpfs={"/tmp": "size=1m"}) as container:
         machine = engine.Machine(container, config_of(base).env)
         machine.env["SSL_CERT_FILE"] = "/etc/ssl/certs/ca-certificates.crt"
+        written = f"mkdir -p /etc/uv && printf '{_HOSTILE}' | tee /etc/uv/uv.toml >/uv.toml"
+        machine.bash(written, user="root", env={})
         machine.carry_out(program, context)
         printout = machine.bash(f"python3 -c '{_COMPILED}'", user="user", env={})
-        assert json.loads(printout) == []
+        version, lacking = json.loads(printout)
+        assert f"pygments=={version} " in lock
+        assert lacking == []
         left = machine.bash("ls /tmp /opt/template", user="root", env={}).split()
         assert left == ["/opt/template:", "requirements", "uv", "warmup.py", "/tmp:"]

@@ -12,10 +12,7 @@ from builder.system.events import discard
 from builder.system.logs import Log
 from tests.support import engine
 from tests.support.engine import config_of
-from tests.support.prechecks import LIGHT, lightened
-
-LIGHT |= {"opencv-python-headless": "iniconfig", "scikit-learn": "pluggy", "matplotlib": "cycler"}
-LIGHT |= {"pandas": "tomli-w", "numpy": "packaging", "pillow": "certifi"}
+from tests.support.prechecks import lightened
 
 
 @pytest.mark.docker

@@ -8,34 +8,30 @@ import pytest
 
 from builder import errors
 from tests.conftest import Command
-from tests.support import engine
-from tests.support.prechecks import CERTIFICATES, LEAF, SERVICE, failed
+from tests.support.prechecks import SERVICE, failed, write_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 PACKAGES = "/usr/local/lib/python3.13/site-packages"
 
 
 @pytest.fixture
-def project(write: Callable[..., Path]) -> Callable[..., Path]:
+def project(
+    write: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
+) -> Callable[..., Path]:
     """Write a project whose one variant has the code service of the base image."""
+    known = tmp_path_factory.getbasetemp() / "known"
 
-    def write_project(leaf: str, *, service: str = SERVICE, **modules: str) -> Path:
-        image = engine.base_image()
-        base = f'schema = 1\n[base]\nimage = "{image}"\npython = ">=3.11"\n{service}'
+    def with_modules(leaf: str, *, service: str = SERVICE, **modules: str) -> Path:
         files = "".join(
             f'[[files]]\nsource = "{name}.py"\ntarget = "{PACKAGES}/{name}.py"\n'
             for name in modules
         )
-        folder = write(_base=base, light=LEAF + leaf + files).parent
+        folder = write_project(write, leaf + files, known=known, base=service, ready=90)
         for name, text in modules.items():
             (folder / "variants" / f"{name}.py").write_text(text)
-        settings = "[tool.template-builder.precheck]\nready-seconds = 90\n"
-        if CERTIFICATES.exists():
-            settings += f'ca-bundle = "{CERTIFICATES}"\n'
-        (folder / "pyproject.toml").write_text(settings)
         return folder
 
-    return write_project
+    return with_modules
 
 
 @pytest.mark.soak

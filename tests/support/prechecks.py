@@ -29,6 +29,31 @@ SERVICE = """
 LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n'
 
 
+def write_project(
+    write: Callable[..., Path],
+    leaf: str,
+    *,
+    known: Path,
+    base: str = "",
+    ready: int = 60,
+    network: str = "default",
+) -> Path:
+    """Write a project with one spec, `light`, on the tests' base image; `known` keeps what
+    pre-checks find in base images, for those of other projects, too."""
+    text = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n{base}'
+    folder = write(_base=text, light=LEAF + leaf).parent
+    settings = f'[tool.template-builder.precheck]\nnetwork = "{network}"\nready-seconds = {ready}\n'
+    if CERTIFICATES.exists():
+        settings += f'ca-bundle = "{CERTIFICATES}"\n'
+    (folder / "pyproject.toml").write_text(settings)
+    known.mkdir(exist_ok=True)
+    kept = folder / ".builder" / "precheck" / "bases"
+    if not kept.exists():
+        kept.parent.mkdir(parents=True)
+        kept.symlink_to(known)
+    return folder
+
+
 def failed(finished: subprocess.CompletedProcess[str], kind: type[errors.TemplateError]) -> str:
     """Return the error that a command ended with."""
     assert finished.returncode == kind.exit_code, finished.stderr
@@ -37,7 +62,18 @@ def failed(finished: subprocess.CompletedProcess[str], kind: type[errors.Templat
 
 
 # The product's own chains, with small packages.
-LIGHT = {"torch": "six", "torchvision": "idna", "transformers": "attrs", "spacy": "toolz"}
+LIGHT = {
+    "torch": "six",
+    "torchvision": "idna",
+    "transformers": "attrs",
+    "spacy": "toolz",
+    "pandas": "tomli-w",
+    "scikit-learn": "pluggy",
+    "matplotlib": "cycler",
+    "numpy": "packaging",
+    "pillow": "certifi",
+    "opencv-python-headless": "iniconfig",
+}
 
 
 def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendered]:

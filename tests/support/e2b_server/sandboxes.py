@@ -27,6 +27,7 @@ from tests.support.e2b_server.steps import extract
 from tests.support.e2b_server.zygote import Zygote
 
 SERVICE_PORT = 49999
+_LOOK_SECONDS = 0.5  # a look costs the machine on which the service starts more than the service
 
 
 class Service(Protocol):
@@ -193,11 +194,13 @@ class ContainerService:
         )
         self._build = build
         self._ready = False
+        self._look_again = 0.0
         self._restarts = 0
 
     def ready(self) -> bool:
-        if self._ready:
-            return True
+        if self._ready or time.monotonic() < self._look_again:
+            return self._ready
+        self._look_again = time.monotonic() + _LOOK_SECONDS
         if self._container.logs().count(b"startup failed") > self._restarts:
             # E2B copies the memory of a running service. Here each service starts anew, and on a
             # busy machine its first kernel may start too late.
