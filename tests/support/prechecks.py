@@ -81,7 +81,9 @@ def lightened(write: Callable[..., Path], files: dict[str, str]) -> list[Rendere
     image = engine.base_image()
     texts = {}
     for path in (ROOT / "variants").glob("*.toml"):
-        text = path.read_text().replace("e2bdev/code-interpreter:latest", image)
+        text = path.read_text()
+        if path.stem == "_base":
+            text += f'[base]\nimage = "{image}"\n{SERVICE}'
         for name, small in LIGHT.items():
             text = re.sub(rf'"{name}"', f'"{small}"', text)
         text = re.sub(r"imports = \[[^]]*\]", 'imports = ["sqlite3"]', text)
