@@ -10,9 +10,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
-from packaging.requirements import Requirement
-from packaging.utils import canonicalize_name
-
 from builder.errors import Problem, did_you_mean
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.secret_shapes import secret_in
@@ -132,6 +129,11 @@ def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
 def _import_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
     """Report packages that are not to be imported but are not packages of the chain."""
     tables = [cast(VariantFile, file.model).python for file in chain]
+    if not any(table and table.not_imported for table in tables):
+        return
+    from packaging.requirements import Requirement  # slow to load
+    from packaging.utils import canonicalize_name
+
     names = [Requirement(text).name for table in tables if table for text in table.packages]
     known = {canonicalize_name(name): name for name in names}
     for file, table in zip(chain, tables, strict=True):

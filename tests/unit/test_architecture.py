@@ -101,13 +101,15 @@ def test_command_line_alone_knows_typer() -> None:
 
 
 def test_help_and_lookups_load_nothing_heavy() -> None:
-    """`resolve` on the command line loads neither the resolver, the kernels nor a drawing library."""
+    """`resolve` on the command line loads neither specs, the resolver, kernels nor a drawing
+    library."""
     code = (
         "import sys; sys.argv = ['template-builder', 'resolve', 'tta-ml-minimal', '--target', 'e2b']\n"
         "from builder.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'httpx', 'jupyter_client', 'zmq', 'tree_sitter', 'rich.live', 'e2b', 'docker'}\n"
+        "heavy = {'httpx', 'jupyter_client', 'zmq', 'tree_sitter', 'rich.live', 'e2b', 'docker',"
+        " 'jinja2', 'builder.spec', 'builder.workflow'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     ended = subprocess.run(
@@ -117,14 +119,15 @@ def test_help_and_lookups_load_nothing_heavy() -> None:
 
 
 def test_plan_loads_nothing_that_it_does_not_use() -> None:
-    """A plan from committed locks loads no client, event loop or pool of processes."""
+    """A plan from committed locks loads no client, event loop, parser of requirements or builder."""
     code = (
         "import sys; sys.argv = ['template-builder', 'plan', '--frozen', '--target', 'local', '-q']\n"
         "from builder.cli import main\n"
         "try: main()\n"
         "except SystemExit: pass\n"
-        "heavy = {'asyncio', 'multiprocessing', 'packaging.pylock', 'httpx', 'jupyter_client', 'e2b',"
-        " 'docker', 'obstore', 'opentelemetry', 'starlette', 'cyclonedx'}\n"
+        "heavy = {'asyncio', 'multiprocessing', 'packaging', 'httpx', 'jupyter_client', 'e2b',"
+        " 'docker', 'obstore', 'opentelemetry', 'starlette', 'cyclonedx',"
+        " 'builder.lock.resolve', 'builder.targets.protocol', 'builder.workflow.carry_out'}\n"
         "print(sorted(heavy & set(sys.modules)), file=sys.stderr)\n"
     )
     environment = {k: v for k, v in os.environ.items() if not k.startswith("COV")}

@@ -304,6 +304,8 @@ def test_tables_nested_without_end_are_told(write: Write, text: str, place: str)
     ("specifier", "floor"),
     [
         (">=3.11", "3.11"),
+        (">= 3.12", "3.12"),
+        (">=3.7", "3.8"),
         (">3.11", "3.11"),
         (">=3.11.4,<3.13", "3.11"),
         ("==3.12.*", "3.12"),
