@@ -57,6 +57,7 @@ WHOLE_MODULES = {
     for name in (
         "code_as_in_python",
         "examples",
+        "extras",
         "interrupted_code",
         "local_installs",
         "rebuilds",

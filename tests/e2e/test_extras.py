@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -21,16 +22,21 @@ MODULES = ("docker", "requests", "cyclonedx", "packageurl", "obstore", "starlett
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
-def environment(folder: Path, *options: str) -> Run:
-    """An environment with this package, as `uv pip install` makes it; runs its Python."""
+def environment(folder: Path, *options: str) -> Path:
+    """Make an environment with this package, as `uv pip install` does."""
     python = folder / "bin" / "python"
     subprocess.run(["uv", "venv", "--quiet", str(folder)], check=True)
     install = ["uv", "pip", "install", "--quiet", "--python", str(python)]
     subprocess.run([*install, *options, str(ROOT)], check=True)
+    return folder
+
+
+def python_of(folder: Path) -> Run:
+    """Run the Python of an environment."""
 
     def run(*arguments: object, cwd: Path, **variables: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [str(python), *map(str, arguments)],
+            [str(folder / "bin" / "python"), *map(str, arguments)],
             capture_output=True,
             text=True,
             check=False,
@@ -42,26 +48,31 @@ def environment(folder: Path, *options: str) -> Run:
 
 
 @pytest.fixture(scope="module")
-def plain(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def plain_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package without any extra."""
     return environment(tmp_path_factory.mktemp("plain") / "environment")
 
 
 @pytest.fixture(scope="module")
-def untraced(tmp_path_factory: pytest.TempPathFactory) -> Run:
+def plain(plain_folder: Path) -> Run:
+    return python_of(plain_folder)
+
+
+@pytest.fixture(scope="module")
+def untraced(plain_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The package without OpenTelemetry, which E2B's SDK brings, too."""
     folder = tmp_path_factory.mktemp("untraced") / "environment"
-    run = environment(folder)
-    python = folder / "bin" / "python"
-    uninstall = ["uv", "pip", "uninstall", "--quiet", "--python", str(python), "opentelemetry-api"]
+    shutil.copytree(plain_folder, folder, symlinks=True)  # with the byte code that is there
+    python = str(folder / "bin" / "python")
+    uninstall = ["uv", "pip", "uninstall", "--quiet", "--python", python, "opentelemetry-api"]
     subprocess.run(uninstall, check=True)
-    return run
+    return python_of(folder)
 
 
 @pytest.fixture(scope="module")
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """The package without what it depends on."""
-    return environment(tmp_path_factory.mktemp("alone") / "environment", "--no-deps")
+    return python_of(environment(tmp_path_factory.mktemp("alone") / "environment", "--no-deps"))
 
 
 @pytest.mark.network
@@ -88,7 +99,7 @@ asyncio.run(main())
 
 
 @pytest.mark.network
-@pytest.mark.parametrize(("target", "installed"), [("local", "untraced"), ("e2b", "plain")])
+@pytest.mark.parametrize(("target", "installed"), [("e2b", "plain"), ("local", "untraced")])
 def test_main_job_needs_no_extra(
     request: pytest.FixtureRequest,
     place: Place,
