@@ -137,7 +137,10 @@ class Trial:
         tables = [
             f"schema = 1\nname = {json.dumps(self.name)}\n{self._base}",
             f"[resources]\ncpu = {CPU}\nmemory-mb = {MEMORY_MB}",
-            "[env]\n" + "\n".join(f"{name} = {json.dumps(value)}" for name, value in ENV.items()),
+            "[env]\n"
+            + "\n".join(
+                f"{name} = {json.dumps(value.replace('$', '$$'))}" for name, value in ENV.items()
+            ),
             *(
                 f"[[files]]\nsource = 'files/doctor.txt'\ntarget = '{path}'\nmode = '{mode}'"
                 for path, mode in FILES.items()
