@@ -16,7 +16,16 @@ import typer
 
 from builder import spec
 from builder.cli.output import Result
-from builder.errors import ProjectError, TemplateError, from_os_error
+from builder.convert import Conversion, Folder, convert
+from builder.errors import (
+    Problem,
+    ProjectError,
+    SelectionError,
+    SourceError,
+    TemplateError,
+    did_you_mean,
+    from_os_error,
+)
 from builder.spec.models import schemas
 from builder.system.files import atomic_write
 
@@ -53,6 +62,15 @@ def init(
             "--project", metavar="DIR", help="The project; by default the current folder."
         ),
     ] = None,
+    source: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="FILE",
+            help="Convert a Dockerfile, e2b.toml, requirements.txt, pyproject.toml or"
+            " environment.yml into the spec.",
+        ),
+    ] = None,
     ci: Annotated[
         Ci | None,
         typer.Option(
@@ -70,39 +88,55 @@ def init(
             f"{root} is the folder of the specs, not the project",
             hint="run the command in the folder above, or name that with --project",
         )
-    files, name = _files(root, name, ci)
+    conversion = _convert(source, root, name) if source else None
+    files, name = _files(root, conversion.name if conversion else name, ci)
+    executable: set[Path] = set()
+    if conversion:
+        folder = root / "variants"
+        del files[folder / "_base.toml"]  # the source says what is needed of it
+        files[_file_of(folder, conversion.name)] = conversion.text.encode()
+        for inside, file in conversion.files.items():
+            files[folder / inside] = file.content
+            if file.executable:
+                executable.add(folder / inside)
     written: list[str] = []
     kept: list[str] = []
     for path, content in files.items():
         exists = os.path.lexists(path)
         (kept if exists else written).append(os.path.relpath(path, root))
         if not exists:
-            atomic_write(path, content.encode())
+            atomic_write(path, content, mode=0o755 if path in executable else None)
     (written if _ignore(root / ".gitignore") else kept).append(".gitignore")
+    notes = conversion.notes if conversion else ()
     where = f" --project {shlex.quote(str(project))}" if project else ""
     return Result(
-        json={"name": name, "written": written, "kept": kept},
+        json={"name": name, "written": written, "kept": kept}
+        | ({"not_taken_over": [note.to_json() for note in conversion.notes]} if conversion else {}),
         text=[
             *(f"wrote {path}" for path in written),
             *(f"kept  {path}" for path in kept),
+            *(["not taken over, or not in the same way:"] if notes else ()),
+            *(f"  {note}" for note in notes),
             "next:",
             *(f"  template-builder {command}{where}" for command in ("plan", "build")),
         ],
     )
 
 
-def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, str], str | None]:
+def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, bytes], str | None]:
     """Return the files of the project by path, and the template's name; None if the project has
     specs and no name was given."""
     folder = root / "variants"
     if name is None and not any(not path.stem.startswith("_") for path in folder.glob("*.toml")):
         name = default_name(root.name)
-    files = {folder / "_base.toml": _text("_base.toml")}
+    files = {folder / "_base.toml": _text("_base.toml").encode()}
     if name is not None:
         variant = _text("variant.toml").replace("NAME", name)
-        files[_file_of(folder, name)] = variant
+        files[_file_of(folder, name)] = variant.encode()
     for kind, content in schemas().items():
-        files[root / "schemas" / f"{kind}.schema.json"] = json.dumps(content, indent=2) + "\n"
+        files[root / "schemas" / f"{kind}.schema.json"] = (
+            f"{json.dumps(content, indent=2)}\n".encode()
+        )
     if ci:
         repository = next((f for f in (root, *root.parents) if (f / ".git").exists()), root)
         workflow = _text(f"{ci}.yml")
@@ -110,8 +144,37 @@ def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, str]
             within = json.dumps(root.relative_to(repository).as_posix())
             defaults = f"defaults:\n  run:\n    working-directory: {within}\njobs:\n"
             workflow = workflow.replace("jobs:\n", defaults, 1)
-        files[repository / _WORKFLOW] = workflow
+        files[repository / _WORKFLOW] = workflow.encode()
     return files, name
+
+
+def _convert(source: Path, root: Path, name: str | None) -> Conversion:
+    """Return the spec that a file becomes, if the project has none of that name."""
+    try:
+        if not source.is_file():
+            raise SourceError([_not_a_file(source)])
+        content = source.read_bytes()
+    except OSError as error:
+        raise from_os_error(error, f"reading `{source}`") from error
+    variants = root / "variants"
+    files = Folder(source.parent, without=variants, dockerfile=source.name)
+    draft = convert(content, source.name, files)
+    name = name or default_name(draft.name or root.name)
+    path = _file_of(variants, name)
+    if os.path.lexists(path):
+        raise SelectionError(
+            f"there is already a spec `{os.path.relpath(path, root)}`, and it is not overwritten",
+            hint=f"give the template another name: template-builder init NAME --from {source}",
+        )
+    has_base = (variants / "_base.toml").exists()
+    return draft.conversion(name, extends="_base" if has_base else None)
+
+
+def _not_a_file(source: Path) -> Problem:
+    if source.exists():
+        return Problem(str(source), "is not a regular file")
+    names = os.listdir(source.parent) if source.parent.is_dir() else []
+    return Problem(str(source), "there is no such file", hint=did_you_mean(source.name, names))
 
 
 def _file_of(folder: Path, name: str) -> Path:

@@ -116,6 +116,12 @@ class MissingExtraError(TemplateError, ImportError, exit_code=7):
     """A required extra is not installed."""
 
 
+class SourceError(_ProblemsError, exit_code=8):
+    """A file given to `init --from` cannot be converted."""
+
+    where = "in the file to convert"
+
+
 class LockConflictError(TemplateError, exit_code=10):
     """The requirements cannot all be met; `absent` are packages that the index does not have."""
 
@@ -150,10 +156,6 @@ class PrecheckError(TemplateError, exit_code=15):
 
 class EngineUnavailableError(TemplateError, exit_code=16):
     """No Docker engine answers, or its client is not installed."""
-
-
-class FetchError(TemplateError, exit_code=17):
-    """A file that a spec names by its address does not exist, or is not the expected one."""
 
 
 class BuildError(TemplateError, exit_code=20):

@@ -1,7 +1,7 @@
 """Convert a multi-stage Dockerfile to steps of E2B without loss: anything else is an error.
 
-Pure: text in, values out. No other room uses e2b-dockerfile-utils, which is BuildKit's parser. How
-E2B runs a step is known from its published sources (github.com/e2b-dev/infra,
+Pure: text in, values out. The parser, e2b-dockerfile-utils, is BuildKit's. How E2B runs a step is
+known from its published sources (github.com/e2b-dev/infra,
 `packages/orchestrator/pkg/template/build/commands`).
 """
 

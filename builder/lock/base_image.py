@@ -1,7 +1,8 @@
 """Resolve the tag of a base image to its current digest.
 
 It asks the image's registry, with the OCI distribution protocol
-(https://github.com/opencontainers/distribution-spec), and pulls nothing.
+(https://github.com/opencontainers/distribution-spec), and pulls nothing. No other module on the
+build side uses httpx.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Render a variant and its lock to the files to build, and keep these files on disk."""
 
 from builder.render.dockerfile import RESEED_FILE, Rendered, render
-from builder.render.fetched import write_fetched
-from builder.render.generated import check_place, drift, prune, write, write_context
+from builder.render.generated import check_place, drift, prune, write, write_files
 
 __all__ = [
     "RESEED_FILE",
@@ -12,6 +11,5 @@ __all__ = [
     "prune",
     "render",
     "write",
-    "write_context",
-    "write_fetched",
+    "write_files",
 ]

@@ -1,6 +1,6 @@
 """Read the specs, and report every mistake in every file at once."""
 
-from builder.spec.load import Source, Specs, load_specs, load_variants, place_of
+from builder.spec.load import Source, Specs, load_specs, load_variants, mistakes_in, place_of
 from builder.spec.secret_shapes import secret_in
 from builder.spec.variant import Check, Stage, Variant, WarmupLevel
 
@@ -13,6 +13,7 @@ __all__ = [
     "WarmupLevel",
     "load_specs",
     "load_variants",
+    "mistakes_in",
     "place_of",
     "secret_in",
 ]

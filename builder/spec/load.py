@@ -193,22 +193,38 @@ def _place(text: str, offset: int) -> tuple[int, int]:
     return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
 
 
+def mistakes_in(document: Mapping[str, Any]) -> list[str]:
+    """Return what is wrong with tables of a spec; the keys that every spec needs may be missing."""
+    return [
+        f"{message} ({hint})" if hint else message
+        for _, message, hint in _check({"schema": 1} | dict(document))[1]
+    ]
+
+
 def _validate(document: Mapping[str, Any], file: SpecFile) -> None:
-    # First, since the messages of later checks repeat the values.
-    secrets = list(secrets_of(document))
-    for key, kind in secrets:
-        file.add(key, f"{kind}; {NO_SECRETS}")
     name, extends = document.get("name"), document.get("extends")
     file.name = name if isinstance(name, str) else None
     file.extends = extends if isinstance(extends, str) else None
-    if secrets:
-        return
+    file.model, mistakes = _check(document)
+    for mistake in mistakes:
+        file.add(*mistake)
+
+
+def _check(
+    document: Mapping[str, Any],
+) -> tuple[VariantFile | None, list[tuple[tuple[str | int, ...], str, str | None]]]:
+    """Return the model of a spec, or None and every mistake: its key, a sentence and a hint."""
+    # First, since the messages of later checks repeat the values.
+    if secrets := list(secrets_of(document)):
+        return None, [(key, f"{kind}; {NO_SECRETS}", None) for key, kind in secrets]
     try:
-        file.model = VariantFile.model_validate(document)
+        return VariantFile.model_validate(document), []
     except ValidationError as error:
+        mistakes = []
         for mistake in error.errors(include_url=False):
             key = tuple(part for part in mistake["loc"] if part != "[key]")
-            file.add(key, *worded(mistake, key))
+            mistakes.append((key, *worded(mistake, key)))
+        return None, mistakes
 
 
 def _check_names(files: Iterable[SpecFile]) -> dict[str, list[Problem]]:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import base64
 import functools
+import itertools
+import json
 import os
 import re
 import subprocess
 import sys
 import textwrap
 import threading
+import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -17,10 +20,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from builder.cli.init_command import init
+from builder.flatten import flatten
 from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
 from tests.conftest import BASE, LIGHT, ROOT, Command
 from tests.support import engine
-from tests.support.content_server import ContentServer, sha256, tar_of
 from tests.support.e2b_server import Server
 from tests.support.index_server import answers, wheel
 from tests.support.program import folder_of_program
@@ -79,37 +83,48 @@ def test_tutorial(walk: Callable[..., str]) -> None:
 
 @pytest.mark.network
 def test_requirements(walk: Callable[..., str], tmp_path: Path) -> None:
-    """The program of the guide turns requirements into a spec that builds."""
+    """Every list of packages of the page becomes the spec that it shows, and is built."""
     walk("guides/requirements.md")
-    assert (tmp_path / "variants/reports.toml").read_text() == (
-        'schema = 1\nname = "reports"\nextends = "_base"\n\n[python]\npackages = [\n'
-        '    "python-dateutil==2.9.0.post0",\n    "tabulate>=0.9",\n'
-        '    "idna ; python_version < \\"4\\"",\n]\n'
-    )
-    assert (tmp_path / "registry.json").is_file()
-
-
-@pytest.mark.network
-@pytest.mark.parametrize("page", ["dockerfile", "files"])
-def test_guides_that_render(page: str, walk: Callable[..., str]) -> None:
-    """What takes a virtual machine is checked and rendered."""
-    walk(f"guides/{page}.md")
-
-
-@pytest.mark.network
-def test_downloads(walk: Callable[..., str], content_server: ContentServer, tmp_path: Path) -> None:
-    """The downloads of the guide are locked, and the plan says how each gets into a layer."""
-    archive = tar_of({"atlas.txt": "maps"})
-    content_server.files |= {
-        "cities.csv": b"city,inhabitants\nBonn,336000\nKiel,248000\nGera,93000\n",
-        "atlas-1.2.tar.gz": archive,
+    shown = {
+        tomllib.loads(text)["name"]: text
+        for kind, text in blocks("guides/requirements.md")
+        if kind == "toml"
     }
-    replace = {"https://downloads.example.com": content_server.url, "0" * 64: sha256(archive)}
-    printed = walk("guides/downloads.md", replace)
-    line = re.search(r"fetched: .*csv: \d+ bytes", (DOCS / "guides/downloads.md").read_text())
-    assert line
-    assert line[0].replace("https://downloads.example.com", content_server.url) in printed
-    assert (tmp_path / "generated/cities/Dockerfile").is_file()
+    variants = tmp_path / "variants"
+    assert {path.stem: path.read_text() for path in variants.glob("*.toml")} == shown
+    records = json.loads((tmp_path / "registry.json").read_text())
+    assert set(records["templates"]) == set(shown) == {"reports", "analysis", "lab"}
+
+
+@pytest.mark.network
+def test_dockerfile(tmp_path: Path, command: Command, walk: Callable[..., str]) -> None:
+    """Every instruction of the page becomes what it shows, and all of it is built."""
+    walk("guides/dockerfile.md")
+    (_, whole), *pairs = [
+        (source, spec)
+        for (kind, source), (result, spec) in itertools.pairwise(blocks("guides/dockerfile.md"))
+        if (kind, result) in {("dockerfile", "toml"), ("sh", "toml")}
+    ]
+    assert (tmp_path / "variants/reports.toml").read_text() == whole
+    for number, (source, shown) in enumerate(pairs):
+        name = f"part-{number}"
+        start = "" if source.startswith("FROM") else "FROM e2bdev/code-interpreter:latest\n"
+        (tmp_path / f"{name}.Dockerfile").write_text(f"{start}{source}")
+        init(name, project=tmp_path, source=tmp_path / f"{name}.Dockerfile")
+        spec = tomllib.loads((tmp_path / f"variants/{name}.toml").read_text())
+        head = {"schema": 1, "name": name}
+        assert spec == head | tomllib.loads(shown.replace("NAME", name))
+    built = command("build", "part-*", "--target", "local")
+    assert built.returncode == 0, built.stderr
+    for number in range(len(pairs)):
+        text = (tmp_path / f"generated/part-{number}/Dockerfile").read_text()
+        assert flatten(text).steps
+
+
+@pytest.mark.network
+def test_files(walk: Callable[..., str]) -> None:
+    """The specs of the page are checked and rendered."""
+    walk("guides/files.md")
 
 
 def test_cost(tmp_path: Path, walk: Callable[..., str]) -> None:

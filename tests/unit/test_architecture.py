@@ -28,12 +28,12 @@ OWNERS = {
         )
     },
     "e2b_dockerfile_utils": {
-        f"flatten/{name}.py" for name in ("convert", "copies", "losses", "runs", "stages")
+        *(f"flatten/{name}.py" for name in ("convert", "copies", "losses", "runs", "stages")),
+        *(f"convert/{name}.py" for name in ("dockerfile", "folder")),
     },
     "filelock": {"system/files.py"},
     "httpx": {
         "lock/base_image.py",
-        "lock/http.py",
         "webhooks/client.py",
         *(f"targets/e2b/{name}.py" for name in ("api", "certificates")),
         *(f"targets/e2b/{name}.py" for name in ("connection", "failures", "service")),
@@ -55,9 +55,15 @@ OWNERS = {
         "webhooks/client.py",
         "targets/e2b/retries.py",
     },
-    "tomli_w": {"render/template_toml.py", "spec/settings.py", "system/uv_settings.py"},
-    "tree_sitter": {"spec/positions.py"},
+    "tomli_w": {
+        "convert/draft.py",
+        "render/template_toml.py",
+        "spec/settings.py",
+        "system/uv_settings.py",
+    },
+    "tree_sitter": {"convert/shell.py", "spec/positions.py"},
     "uv": {"system/uv.py"},
+    "yaml": {"convert/yaml.py"},
 }
 
 

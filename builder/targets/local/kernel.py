@@ -26,7 +26,6 @@ from builder.sandbox.execution import (
 )
 from builder.system.scratch import Scratch
 from builder.targets.local.client import KernelClient, add_error
-from builder.targets.local.home import copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import KernelProcess, Zygote, last_lines, launch, short_folder
 from builder.targets.local.layer import make_layer
@@ -90,7 +89,7 @@ class KernelSandbox:
         return folder
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
-        copy_home(environment, self.home)
+        shutil.copytree(environment / "home", self.home, symlinks=True)
         self._client = KernelClient(self._folder, check_alive=self._check_alive)
         self._held.callback(self._client.close)
         layer = make_layer(self._folder, environment)

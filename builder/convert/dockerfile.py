@@ -1,0 +1,290 @@
+"""Take over the instructions of a Dockerfile: those of its last stage and of the stages below."""
+
+from __future__ import annotations
+
+import dataclasses
+import posixpath
+import re
+import shlex
+
+from e2b_dockerfile_utils import DockerfileInstruction as Instruction
+
+from builder.convert.copies import Copies
+from builder.convert.draft import Draft
+from builder.convert.runs import Place, Runs
+from builder.convert.service import Service
+from builder.convert.values import FileCopy, Files, Line
+from builder.errors import SourceError
+from builder.flatten.losses import METADATA, check_from
+from builder.flatten.shell import BASE_PATH
+from builder.flatten.stages import Report, Scope, chain_of, flags_of
+from builder.spec.defaults import IMAGE
+
+DEFAULT_DOCKERFILES = ["e2b.Dockerfile", "Dockerfile"]
+_CODE_INTERPRETER = re.compile(r"(?:.*/)?e2bdev/code-interpreter(?:[:@].*)?")
+_PYTHON = re.compile(r"(?:.*/)?python:(3\.\d+).*")
+_ALPINE = re.compile(r"(.*:.*?)-?alpine[\d.]*")
+# Images of systems and languages whose Python, if there is any, has no pip.
+_WITHOUT_PIP = re.compile(
+    r"(?:(?:docker\.io/)?(?:library/)?)?(?:alpine|busybox|debian|golang|node|rust|ubuntu)(?:[:@].*)?"
+)
+_HOME = "/home/user"
+
+
+def convert_dockerfile(text: str, file: str, draft: Draft, files: Files) -> Service:
+    """Take over a Dockerfile; return the service, which another file may still change."""
+    report = Report(file)
+    chain, outer = chain_of(text.removeprefix("\ufeff"), report, {})
+    if not chain:
+        raise SourceError(report.problems)
+    reader = _Reader(
+        file, draft, files, Scope(outer.escape, report, {}, base_known=True), chain[0].opening
+    )
+    reader.base(chain[0].opening, chain[0].base)
+    check_from(chain[0].opening, "any", outer)
+    for stage in chain:
+        reader.stage(stage.instructions, outer)
+    for problem in report.problems:
+        if problem.key != "FROM":
+            draft.note(Line(file=file, number=problem.line, text=problem.key), problem.message)
+    reader.runs.take_over()
+    return reader.service
+
+
+class _Reader:
+    """What Docker carries over from one instruction to the next."""
+
+    def __init__(
+        self, file: str, draft: Draft, files: Files, scope: Scope, opening: Instruction
+    ) -> None:
+        self.file = file
+        self.draft = draft
+        self.scope = scope
+        self.outer: Scope = scope
+        self.user = "root"
+        self.workdir = "/"
+        self.shell: list[str] = []
+        self.entrypoint: tuple[Line, list[str], bool] | None = None
+        self.command: tuple[Line, list[str]] | None = None
+        self.copies = Copies(draft, files)
+        self.runs = Runs(draft, files, self._expand, self._path)
+        self.service = Service()
+        self._at = opening
+
+    def base(self, opening: Instruction, image: str) -> None:
+        """Take over the image of the first FROM."""
+        line = self._line(opening)
+        if _CODE_INTERPRETER.fullmatch(image):
+            self.service.is_code_interpreter = True
+        elif _WITHOUT_PIP.fullmatch(image) or image in ("", "scratch"):
+            self.draft.note(
+                line, "a base image needs python3 and pip: this spec begins with E2B's instead"
+            )
+            return
+        elif match := _ALPINE.fullmatch(image):
+            image = match[1].rstrip(":")
+            self.draft.note(line, f"Alpine has no apt-get: this spec begins with `{image}`")
+        match = _PYTHON.fullmatch(image)
+        if image.removeprefix("docker.io/") == IMAGE:
+            return  # what a spec has that says nothing
+        if self.draft.set(line, "base", "image", image) and match:
+            self.draft.set(line, "base", "python", f">={match[1]}")
+
+    def stage(self, instructions: list[Instruction], outer: Scope) -> None:
+        """Take over the instructions of a stage."""
+        self.scope.keep(self.scope.env)  # an ARG of the stage below no longer hides an ENV
+        self.outer = outer
+        for instruction in instructions:
+            self._at = instruction
+            line, name = self._line(instruction), instruction.name
+            if name in METADATA and name != "EXPOSE":
+                self.draft.note(line, METADATA[name])
+            elif handler := getattr(self, f"_{name.lower()}", None):
+                handler(line, instruction)
+            else:
+                self.draft.note(line, "unknown instruction")
+        self._start()
+
+    # ---- variables
+
+    def _arg(self, line: Line, instruction: Instruction) -> None:
+        self.scope.declare(instruction, self.outer.visible)
+        for word in instruction.args:
+            name = word.partition("=")[0]
+            value = self.scope.visible.get(name) or ""
+            if self.draft.secrets.is_secret(name, value):
+                self.draft.note(
+                    line, f"`{name}` is a secret: pass it to a sandbox when you open it"
+                )
+
+    def _env(self, line: Line, instruction: Instruction) -> None:
+        args = instruction.args
+        for word, text in zip(args[::3], args[1::3], strict=False):
+            name = self._expand(word)
+            value = self._expand(text, base_path=True)
+            if name is None or value is None:
+                self.draft.note(line, f"`{word}` uses a variable that only the base image may set")
+                continue
+            if self.draft.secrets.is_secret(name, value):
+                self.draft.note(
+                    line, f"`{name}` is a secret: pass it to a sandbox when you open it"
+                )
+            else:
+                shown = value.replace("$", "$$").replace(BASE_PATH, "${PATH}")
+                self.draft.set(line, "env", name, shown)
+            self.scope.keep({name: value})
+
+    def _expand(self, word: str, *, base_path: bool = False) -> str | None:
+        """Return a word with its variables, without quotes; None if one has no value here. With
+        `base_path`, the PATH of the base image is `BASE_PATH`."""
+        scope = dataclasses.replace(self.scope, base_known=False, report=Report(self.file))
+        return scope.expand(self._at, word, base_path=base_path)
+
+    # ---- files and commands
+
+    def _run(self, line: Line, instruction: Instruction) -> None:
+        for flag in instruction.flags:
+            if not self._is_harmless(line, flag):
+                return
+        if instruction.json:
+            script = shlex.join(instruction.args)
+        elif instruction.heredocs:
+            if len(instruction.heredocs) > 1 or not instruction.args[0].strip().startswith("<<"):
+                self.draft.note(line, "a command with here-documents has no counterpart")
+                return
+            script = instruction.heredocs[0].content
+        else:
+            script = instruction.args[0] if instruction.args else ""
+        arguments = {k: v for k, v in self.scope.visible.items() if v is not None}
+        self.runs.add(
+            line, script, Place(user=self.user, workdir=self.workdir, arguments=arguments)
+        )
+
+    def _is_harmless(self, line: Line, flag: str) -> bool:
+        """Return whether a command does without a flag of RUN; a bind mount is remembered."""
+        name, _, value = flag.removeprefix("--").partition("=")
+        if name != "mount":
+            return True
+        options = dict(part.partition("=")[::2] for part in value.split(","))
+        kind = options.get("type", "bind")
+        target = options.get("target") or options.get("dst") or options.get("destination") or ""
+        if kind == "bind" and "from" not in options:
+            source = options.get("source") or options.get("src") or "."
+            self.copies.remember(
+                posixpath.normpath(source), posixpath.normpath(posixpath.join(self.workdir, target))
+            )
+        elif kind in ("secret", "ssh"):
+            self.draft.note(line, "a build has no secrets: what it needs must be public")
+            return False
+        elif kind == "bind":
+            self.draft.note(line, "there is no other stage or image to mount")
+            return False
+        return True
+
+    def _path(self, path: str) -> str | None:
+        return self.copies.source_of(posixpath.normpath(posixpath.join(self.workdir, path)))
+
+    def _copy(self, line: Line, instruction: Instruction) -> None:
+        words = self._words(line, instruction)
+        if words is None:
+            return
+        flags = dict(flags_of(instruction))
+        if stage := flags.get("from"):
+            self.draft.note(line, f"there is no other stage or image `{stage}` to copy from")
+        elif instruction.heredocs:
+            self._heredoc(line, instruction, flags, words[-1])
+        elif instruction.name == "ADD":
+            self.copies.add(line, words, flags, self.workdir)
+        else:
+            self.copies.copy(line, words, flags, self.workdir)
+
+    _add = _copy
+
+    def _words(self, line: Line, instruction: Instruction) -> list[str] | None:
+        words = [self._expand(word) for word in instruction.args]
+        known = [word for word in words if word is not None]
+        if len(known) < len(words):
+            self.draft.note(line, "it needs a variable that has no value here")
+            return None
+        if len(known) < 2:
+            self.draft.note(line, "expected a source and a target")
+            return None
+        return known
+
+    def _heredoc(
+        self, line: Line, instruction: Instruction, flags: dict[str, str], target: str
+    ) -> None:
+        heredoc = instruction.heredocs[0]
+        content = heredoc.content
+        if heredoc.expand:
+            content = self.scope.expand(instruction, content, heredoc=True) or ""
+        if len(instruction.heredocs) > 1 or target.endswith("/"):
+            self.draft.note(line, "expected one here-document and the path of a file")
+            return
+        target = posixpath.normpath(posixpath.join(self.workdir, target))
+        file = FileCopy(content=content.encode("utf-8", "surrogateescape"))
+        self.copies.write(line, posixpath.basename(target), target, file, flags)
+
+    def _user(self, line: Line, instruction: Instruction) -> None:
+        account = self._expand("".join(instruction.args)) or ""
+        name = account.partition(":")[0]
+        self.user = {"0": "root", "1000": "user"}.get(name, name)
+        if self.user not in ("root", "user"):
+            self.draft.note(line, "a sandbox has the users `root` and `user`")
+            self.user = "user"
+
+    def _workdir(self, line: Line, instruction: Instruction) -> None:
+        path = self._expand("".join(instruction.args))
+        if path is None:
+            self.draft.note(line, "it needs a variable that has no value here")
+            return
+        self.workdir = posixpath.normpath(posixpath.join(self.workdir, path))
+        self.copies.folders.add(self.workdir)
+        if self.workdir not in ("/", _HOME):
+            self.draft.note(line, f"a sandbox starts in {_HOME}")
+
+    def _shell(self, _line: Line, instruction: Instruction) -> None:
+        self.shell = list(instruction.args)
+
+    # ---- processes of a sandbox
+
+    def _cmd(self, line: Line, instruction: Instruction) -> None:
+        self.command = (line, self._process(instruction))
+
+    def _entrypoint(self, line: Line, instruction: Instruction) -> None:
+        self.entrypoint = (line, self._process(instruction), not instruction.json)
+        self.command = None
+
+    def _process(self, instruction: Instruction) -> list[str]:
+        if instruction.json or not instruction.args:
+            return list(instruction.args)
+        return [*(self.shell or ["/bin/sh", "-c"]), instruction.args[0]]
+
+    def _start(self) -> None:
+        """Combine ENTRYPOINT and CMD as Docker does."""
+        line, words, is_shell = self.entrypoint or (None, [], False)
+        if self.command and not is_shell:
+            line, words = self.command[0], [*words, *self.command[1]]
+        if line:
+            self.service.start(line, words)
+
+    def _healthcheck(self, line: Line, instruction: Instruction) -> None:
+        kind, *rest = instruction.args or [""]
+        if kind.upper() == "CMD" and rest:
+            self.service.ready(line, shlex.join(rest) if instruction.json else rest[0])
+
+    def _expose(self, line: Line, instruction: Instruction) -> None:
+        for word in instruction.args:
+            port = (self._expand(word) or "").partition("/")[0]
+            if port.isdecimal():
+                self.service.port(int(port))
+        self.draft.note(line, METADATA["EXPOSE"])
+
+    def _volume(self, line: Line, _instruction: Instruction) -> None:
+        self.draft.note(line, "a sandbox has a single disk of its own")
+
+    def _onbuild(self, line: Line, _instruction: Instruction) -> None:
+        self.draft.note(line, "no Dockerfile begins with a template")
+
+    def _line(self, instruction: Instruction) -> Line:
+        return Line(file=self.file, number=instruction.start_line, text=instruction.original)

@@ -1,0 +1,164 @@
+"""Recognize the commands of a Dockerfile that install packages or only clean up."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+from collections.abc import Callable, Iterator, Sequence
+
+from builder.convert.draft import Draft
+from builder.convert.requirements import convert_requirements, note_option, require
+from builder.convert.values import Files, Line
+
+Paths = Callable[[str], str | None]
+
+_SYSTEM_FOLDERS = {"", "/usr/bin", "/usr/local/bin", "/bin"}
+_PIP = re.compile(r"pip[\d.]*")
+_PYTHON = re.compile(r"python[\d.]*")
+# Options that the builder sets itself, or that change only what is printed.
+_PIP_SILENT = {
+    "--no-cache-dir", "--no-cache", "--upgrade", "-U", "--user", "--break-system-packages", "-q",
+    "--quiet", "-qq", "--disable-pip-version-check", "--no-input", "--progress-bar", "--system",
+    "--root-user-action", "--compile", "--no-compile", "--compile-bytecode", "--default-timeout",
+    "--timeout", "--retries", "--force-reinstall", "--ignore-installed", "-I", "--prefer-binary",
+    "--no-warn-script-location", "--require-hashes", "--verbose", "--upgrade-strategy",
+    "--exists-action", "-v",
+}  # fmt: skip
+_PIP_VALUES = {
+    "--progress-bar", "--root-user-action", "--default-timeout", "--timeout", "--retries", "-i",
+    "--upgrade-strategy", "--exists-action", "--index-url", "--extra-index-url", "--requirement",
+    "--find-links", "--trusted-host", "-c", "--constraint", "-e", "--editable", "-r", "-f",
+    "--no-binary", "--only-binary", "--use-feature", "--platform", "--python-version",
+}  # fmt: skip
+# They install to somewhere else, or not as a lock would.
+_PIP_OTHER = {"--target", "-t", "--prefix", "--root", "--no-deps", "--python", "-p", "--dry-run"}
+_APT_SILENT = re.compile(
+    r"-[yqmf]+(?:=\d)?|--yes|--assume-yes|--quiet|--no-install-recommends|--no-install-suggests"
+    r"|--fix-missing|--fix-broken|--allow-downgrades|--install-recommends"
+)
+_APT_VALUES = {"-o", "--option", "-t", "--target-release", "--default-release"}
+_APT_CLEANING = {"update", "clean", "autoclean", "autoremove"}
+_CACHES = re.compile(
+    r"/var/lib/apt/lists(?:/.*)?|/var/cache/(?:apt|debconf)(?:/.*)?|/(?:var/)?tmp/\*"
+    r"|(?:~|/root|\$HOME)/\.(?:cache|npm)(?:/.*)?"
+)
+_INSTALLERS = {"pip", "setuptools", "wheel", "uv"}
+_CACHE_COMMANDS = (
+    ("pip", "cache", "purge"),
+    ("uv", "cache", "clean"),
+    ("npm", "cache", "clean"),
+    ("conda", "clean"),
+)
+
+
+def program_of(words: Sequence[str]) -> tuple[str, ...]:
+    """Return the words of a command without `sudo` and without the folder of its program;
+    `python3 -m pip` and `uv pip` are `pip`."""
+    rest = list(words)
+    if rest[:1] == ["sudo"]:
+        rest.pop(0)
+        while rest and rest[0] in ("-E", "-H", "-n"):
+            rest.pop(0)
+    if not rest:
+        return ()
+    folder, name = posixpath.split(rest[0])
+    if folder in _SYSTEM_FOLDERS:
+        rest[0] = name
+    if (_PYTHON.fullmatch(rest[0]) and rest[1:3] == ["-m", "pip"]) or rest[:2] == ["uv", "pip"]:
+        return ("pip", *rest[3 if rest[1] == "-m" else 2 :])
+    if _PIP.fullmatch(rest[0]):
+        rest[0] = "pip"
+    return tuple(rest)
+
+
+def only_cleans(words: Sequence[str]) -> bool:
+    """Return whether a command only removes caches or prints, which a build needs not repeat."""
+    match tuple(words):
+        case ("apt-get" | "apt", *arguments):
+            verbs = [word for word in arguments if not word.startswith("-")]
+            return bool(verbs) and verbs[0] in _APT_CLEANING
+        case ("rm", *arguments):
+            paths = [word for word in arguments if not word.startswith("-")]
+            return bool(paths) and all(_CACHES.fullmatch(path) for path in paths)
+        case ("true" | ":" | "echo", *_):
+            return True
+        case _:
+            return any(tuple(words[: len(command)]) == command for command in _CACHE_COMMANDS)
+
+
+def apt_packages(words: Sequence[str]) -> list[str] | None:
+    """Return what `apt-get install` installs; None for anything else."""
+    if words[:1] not in (("apt-get",), ("apt",)):
+        return None
+    packages, release = [], ""
+    arguments = iter(words[1:])
+    for word in arguments:
+        option, has_value, value = word.partition("=")
+        if option in _APT_VALUES and word.startswith("-"):
+            value = value if has_value else next(arguments, "")
+            release = release if option in ("-o", "--option") else value
+        elif word.startswith("-"):
+            if not _APT_SILENT.fullmatch(word):
+                return None
+        else:
+            packages.append(word)
+    if packages[:1] != ["install"] or any("/" in name and name[0] in "./" for name in packages):
+        return None
+    return [f"{name}/{release}" if release else name for name in packages[1:]]
+
+
+def is_pip_install(words: Sequence[str]) -> bool:
+    """Return whether a command installs Python packages as a lock would."""
+    return tuple(words[:2]) == ("pip", "install") and not any(
+        word.partition("=")[0] in _PIP_OTHER or word in (".", "./") for word in words
+    )
+
+
+def pip_install(line: Line, words: Sequence[str], draft: Draft, files: Files, paths: Paths) -> None:
+    """Take over `pip install`; `paths` returns which file of the source has a path in the image."""
+    for option, value in _pip_arguments(words[2:]):
+        if option in ("-r", "--requirement"):
+            source = paths(value)
+            content = files.content(source) if source else None
+            if source is None or content is None:
+                draft.note(line, f"`{value}` is no file that the Dockerfile copies from here")
+            else:
+                convert_requirements(content.decode("utf-8", "replace"), source, draft, files)
+                draft.without_file(source)
+        elif option:
+            note_option(
+                line, {"--editable": "-e", "--constraint": "-c"}.get(option, option), value, draft
+            )
+        elif re.split(r"[\[<>=!~ ]", value, maxsplit=1)[0] in _INSTALLERS:
+            draft.note(line, f"`{value}`: packages are installed with uv, whatever the image has")
+        else:
+            require(line, value, draft)
+
+
+def _pip_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """Yield the options that mean something with their values, and the packages after ""."""
+    arguments = iter(words)
+    for word in arguments:
+        option, has_value, value = word.partition("=")
+        if not word.startswith("-"):
+            yield "", word
+            continue
+        if option in _PIP_VALUES and not has_value:
+            value = next(arguments, "")
+        if option not in _PIP_SILENT:
+            yield option, value
+
+
+def npm_packages(words: Sequence[str]) -> list[str] | None:
+    """Return what `npm install -g` installs; None for anything else."""
+    if words[:1] != ("npm",) or len(words) < 2 or words[1] not in ("install", "i", "add"):
+        return None
+    flags = {word for word in words[2:] if word.startswith("-")}
+    packages = [word for word in words[2:] if not word.startswith("-")]
+    if (
+        not flags & {"-g", "--global"}
+        or not packages
+        or any("/" in p and p[0] in "./" for p in packages)
+    ):
+        return None
+    return packages

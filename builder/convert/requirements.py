@@ -1,0 +1,118 @@
+"""Take over the lines of a requirements.txt."""
+
+from __future__ import annotations
+
+import posixpath
+import re
+import shlex
+from collections.abc import Iterator
+
+from builder.convert.draft import Draft
+from builder.convert.values import Files, Line
+
+_COMMENT = re.compile(r"(^|\s)#.*")
+_HASH = re.compile(r"\s--hash[= ]\S+")
+# PyTorch's own indexes, one for each backend.
+_TORCH_INDEX = re.compile(r"/whl/(cpu|xpu|cu\d+|rocm[\d.]+)/?$")
+_INDEX = "the index is a setting of the machine: see the guide about a private index"
+_OPTIONS = {
+    "-i": _INDEX,
+    "--index-url": _INDEX,
+    "--extra-index-url": _INDEX,
+    "-f": _INDEX,
+    "--find-links": _INDEX,
+    "--no-index": _INDEX,
+    "--trusted-host": _INDEX,
+    "-c": "the lock decides on versions; put a bound that you need into `packages`",
+    "-e": "an editable installation needs its folder; build a wheel from it",
+    "--pre": "a pre-release is taken if a bound names one, as in `torch>=3.0rc1`",
+    "--no-binary": "where there is a wheel, it is installed",
+    "--only-binary": "where there is a wheel, it is installed",
+    "--prefer-binary": "where there is a wheel, it is installed",
+    "--require-hashes": "the lock always has hashes",
+    "--use-feature": "packages are installed with uv, not with pip",
+    "--no-build-isolation": "the lock decides how packages are built",
+}
+_LONG = {"--constraint": "-c", "--editable": "-e", "--requirement": "-r"}
+_LOCAL = re.compile(r"(\.{0,2}/|file:|~)|.*\.(whl|tar\.gz|zip)$")
+
+
+def convert_requirements(text: str, file: str, draft: Draft, files: Files) -> None:
+    """Take over the lines of a requirements file, and of the files that it includes."""
+    _convert(text, file, draft, files, {file})
+
+
+def _convert(text: str, file: str, draft: Draft, files: Files, seen: set[str]) -> None:
+    for number, line in logical_lines(text):
+        content = _HASH.sub("", line).strip()
+        place = Line(file=file, number=number, text=content)
+        if not content:
+            continue
+        if not content.startswith("-"):
+            require(place, content, draft)
+            continue
+        option, value = _option(content)
+        if option == "-r":
+            _include(place, posixpath.join(posixpath.dirname(file), value), draft, files, seen)
+        else:
+            note_option(place, option, value, draft)
+
+
+def logical_lines(text: str) -> Iterator[tuple[int, str]]:
+    """Yield number and content of each line, without comments; a backslash continues it."""
+    parts: list[str] = []
+    first = 0
+    for number, line in enumerate(text.removeprefix("\ufeff").splitlines(), 1):
+        first = first if parts else number
+        content = _COMMENT.sub("", line)
+        if content.endswith("\\"):
+            parts.append(content[:-1])
+            continue
+        yield first, "".join([*parts, content])
+        parts.clear()
+    if parts:
+        yield first, "".join(parts)
+
+
+def _option(content: str) -> tuple[str, str]:
+    option, has_value, value = content.partition("=")
+    if not has_value or " " in option.strip():
+        option, _, value = content.partition(" ")
+    if not option.startswith("--"):
+        option, value = content[:2], content[2:].strip()
+    value = value.strip().strip("'\"")
+    return _LONG.get(option, option), value
+
+
+def _include(line: Line, path: str, draft: Draft, files: Files, seen: set[str]) -> None:
+    path = posixpath.normpath(path)
+    content = files.content(path)
+    if content is None:
+        draft.note(line, f"there is no file `{path}` here")
+    elif path not in seen:
+        seen.add(path)
+        _convert(content.decode("utf-8", "replace"), path, draft, files, seen)
+
+
+def note_option(line: Line, option: str, value: str, draft: Draft) -> None:
+    """Note an option of pip; an index of PyTorch becomes the backend."""
+    if _OPTIONS.get(option) == _INDEX and (match := _TORCH_INDEX.search(value)):
+        draft.set(line, "python", "torch-backend", match[1])
+        return
+    draft.note(line, _OPTIONS.get(option, f"the option `{option}` has no counterpart in a spec"))
+
+
+def require(line: Line, requirement: str, draft: Draft) -> None:
+    """Take over a requirement; a folder or file of this machine is none."""
+    if _LOCAL.match(requirement) and "@" not in requirement:
+        draft.note(line, "a file or folder has no place in a lock; build a wheel from it")
+    else:
+        draft.require(line, requirement)
+
+
+def words_of(text: str) -> list[str]:
+    """Return the words of a command line, or none if its quotes do not match."""
+    try:
+        return shlex.split(text)
+    except ValueError:
+        return []

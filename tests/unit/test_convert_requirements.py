@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import pytest
+
+from tests.support.conversions import converted
+
+INDEX = "the index is a setting of the machine: see the guide about a private index"
+
+
+def test_lines_become_packages() -> None:
+    """Each requirement is a package; comments, hashes and continued lines are understood."""
+    text = (
+        "\ufeff# all\nidna\nsix>=1 # why\nattrs==25.1 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\n"
+        'tomli ; python_version < "3.11"\nidna\nrich[jupyter]\n'
+    )
+    packages = ["idna", "six>=1", "attrs==25.1", 'tomli ; python_version < "3.11"', "rich[jupyter]"]
+    assert converted(text, "requirements.txt") == ({"python": {"packages": packages}}, [])
+
+
+def test_included_files_are_read() -> None:
+    """`-r` is followed from the folder of the file that names it, once."""
+    files = {
+        "requirements/base.txt": "six\n-r more.txt\n",
+        "requirements/more.txt": "-r base.txt\n",
+    }
+    document, notes = converted(
+        "-r requirements/base.txt\nidna\n--requirement=nowhere.txt\n", "requirements.txt", files
+    )
+    assert document == {"python": {"packages": ["six", "idna"]}}
+    assert notes == [
+        "requirements.txt:3: `--requirement=nowhere.txt`: there is no file `nowhere.txt` here"
+    ]
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("--index-url https://packages.example.com/simple", INDEX),
+        ("-i https://packages.example.com/simple", INDEX),
+        ("--extra-index-url=https://packages.example.com/simple", INDEX),
+        (
+            "-c constraints.txt",
+            "the lock decides on versions; put a bound that you need into `packages`",
+        ),
+        (
+            "-e ./lib",
+            "an editable installation needs its folder; build a wheel from it",
+        ),
+        ("./lib", "a file or folder has no place in a lock; build a wheel from it"),
+        (
+            "lib-1.0-py3-none-any.whl",
+            "a file or folder has no place in a lock; build a wheel from it",
+        ),
+        ("--pre", "a pre-release is taken if a bound names one, as in `torch>=3.0rc1`"),
+        ("--what", "the option `--what` has no counterpart in a spec"),
+    ],
+)
+def test_what_cannot_be_taken_over(line: str, reason: str) -> None:
+    """What a spec cannot say is a note with the line and the reason."""
+    document, notes = converted(f"idna\n{line}\n", "requirements.in")
+    assert document == {"python": {"packages": ["idna"]}}
+    assert notes == [f"requirements.in:2: `{line}`: {reason}"]
+
+
+def test_backend_of_pytorch() -> None:
+    """One of PyTorch's own indexes is a backend, not an index of the machine."""
+    text = "--extra-index-url https://download.example.com/whl/cpu\ntorch\n"
+    expected = {"python": {"torch-backend": "cpu", "packages": ["torch"]}}
+    assert converted(text, "requirements.txt") == (expected, [])
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "--index-url https://robot:hunter2@packages.example.com/simple",
+        "--extra-index-url https://hunter2@packages.example.com/simple",
+        "lib @ https://hunter2@packages.example.com/lib-1.0-py3-none-any.whl",
+        "lib @ https://robot:hunter2@packages.example.com/lib.zip",
+    ],
+)
+def test_no_credentials_in_the_spec(line: str) -> None:
+    """Of an address with a user or password, only the line is named."""
+    document, notes = converted(f"idna\n{line}\n", "requirements.txt")
+    assert document == {"python": {"packages": ["idna"]}}
+    assert "hunter2" not in "".join(notes)
+    assert notes[0].startswith("requirements.txt:2: ")
