@@ -69,11 +69,21 @@ def test_registry_of_another_shape(
     """A registry of valid JSON that cannot be meant is refused with the entry that is wrong."""
     path = project / "registry.json"
     path.write_text(json.dumps({"version": 1, "templates": {"light": entry}}))
+    done = command("list", cwd=project)
+    assert done.returncode == errors.RegistryError.exit_code
+    assert done.stderr.endswith(f"error: {path}: {message}{FROM_GIT}")
+
+
+def test_no_command_takes_a_registry_of_another_shape(project: Path, command: Command) -> None:
+    """Commands that plan and build refuse it, too, and leave it as it is."""
+    path = project / "registry.json"
+    path.write_text('{"version": 1, "templates": {"light": {"local": {"channels": []}}}}')
     before = path.read_bytes()
-    for arguments in (["list"], ["plan", "--frozen"], ["build", "--frozen"]):
-        found = command(*arguments, cwd=project)
-        assert found.returncode == errors.RegistryError.exit_code
-        assert found.stderr.endswith(f"error: {path}: {message}{FROM_GIT}")
+    message = "`channels` of template `light` on `local` is [], expected a table"
+    for arguments in (["plan", "--frozen"], ["build", "--frozen"]):
+        done = command(*arguments, cwd=project)
+        assert done.returncode == errors.RegistryError.exit_code
+        assert done.stderr.endswith(f"error: {path}: {message}{FROM_GIT}")
     assert path.read_bytes() == before
 
 
