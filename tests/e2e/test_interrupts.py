@@ -31,9 +31,10 @@ def scratch() -> Iterator[Path]:
     shutil.rmtree(folder)
 
 
-def build_process(project: Path, cache: Path, scratch: Path, option: str = "--force") -> Running:
+def build_process(project: Path, cache: Path, scratch: Path, *arguments: str) -> Running:
     variables = {"TEMPLATE_BUILDER_CACHE_DIR": str(cache), "TMPDIR": str(scratch)}
-    return start_program(["build", option], cwd=project, env=os.environ | variables)
+    command = ["build", "--force", *arguments]
+    return start_program(command, cwd=project, env=os.environ | variables)
 
 
 def left_in(folder: Path, seconds: float = 120) -> list[Path]:
@@ -85,8 +86,9 @@ def test_interrupted_build_leaves_nothing(project: Path, tmp_path: Path, scratch
     cache = tmp_path / "cache"
     cache.mkdir()
     for number, stage in enumerate(STAGES):
-        sent = signal.SIGTERM if number % 2 else signal.SIGINT
-        running = build_process(project, cache, scratch)
+        # One build is interrupted, or two side by side.
+        sent, names = (signal.SIGTERM, []) if number % 2 else (signal.SIGINT, ["light"])
+        running = build_process(project, cache, scratch, *names)
         reach(running, stage)
         running.send_signal(sent)
         if number > 2:  # an impatient person: the second one must not break into the cleaning up
