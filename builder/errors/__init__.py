@@ -158,6 +158,10 @@ class EngineUnavailableError(TemplateError, exit_code=16):
     """No Docker engine answers, or its client is not installed."""
 
 
+class FetchError(TemplateError, exit_code=17):
+    """A file that a spec names by its address does not exist, or is not the expected one."""
+
+
 class BuildError(TemplateError, exit_code=20):
     """A target could not build the template."""
 

@@ -1,8 +1,7 @@
 """Resolve the tag of a base image to its current digest.
 
 It asks the image's registry, with the OCI distribution protocol
-(https://github.com/opencontainers/distribution-spec), and pulls nothing. No other module on the
-build side uses httpx.
+(https://github.com/opencontainers/distribution-spec), and pulls nothing.
 """
 
 from __future__ import annotations

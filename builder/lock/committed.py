@@ -10,8 +10,9 @@ from typing import Any
 from builder.errors import StaleLockError, TemplateError
 from builder.lock import Lock, StageLock
 from builder.lock.base_image import DIGEST, BaseImage
+from builder.lock.content import LockedDownload
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
-from builder.spec import Variant
+from builder.spec import Stage, Variant
 from builder.system.documents import parse_toml
 from builder.system.regular_file import read_regular
 
@@ -76,6 +77,7 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
             torch_wanted=entry.get("torch-backend-wanted"),
             torch_backend=entry.get("torch-backend"),
             fallback_bytes=entry.get("fallback-bytes"),
+            downloads=tuple(map(LockedDownload.of_toml, entry.get("downloads", ()))),
         )
         for entry in locked["stages"]
     )
@@ -136,12 +138,28 @@ def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
         yield f"stages: {' → '.join(old)} became {' → '.join(new)}"
         return
     for stage, locked in zip(variant.stages, lock.stages, strict=True):
-        for requirement in locked.requirements:
-            if requirement not in stage.requirements:
-                yield f"{stage.source}: `{requirement}` was removed from `python.packages`"
-        for requirement in stage.requirements:
-            if requirement not in locked.requirements:
-                yield f"{stage.source}: `{requirement}` was added to `python.packages`"
-        if stage.torch_backend != locked.torch_wanted:
-            was, now = locked.torch_wanted or "none", stage.torch_backend or "none"
-            yield f"{stage.source}: `python.torch-backend`: {was} → {now}"
+        for change in (*_stage_changes(stage, locked), *_download_changes(stage, locked)):
+            yield f"{stage.source}: {change}"
+
+
+def _stage_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
+    for requirement in locked.requirements:
+        if requirement not in stage.requirements:
+            yield f"`{requirement}` was removed from `python.packages`"
+    for requirement in stage.requirements:
+        if requirement not in locked.requirements:
+            yield f"`{requirement}` was added to `python.packages`"
+    if stage.torch_backend != locked.torch_wanted:
+        was, now = locked.torch_wanted or "none", stage.torch_backend or "none"
+        yield f"`python.torch-backend`: {was} → {now}"
+
+
+def _download_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
+    old, new = [d.url for d in locked.downloads], [d.url for d in stage.downloads]
+    yield from (f"the download {url} was removed" for url in old if url not in new)
+    yield from (f"the download {url} was added" for url in new if url not in old)
+    if sorted(old) == sorted(new) and old != new:
+        yield "the order of the downloads has changed"
+    if old == new:
+        pairs = zip(stage.downloads, locked.downloads, strict=True)
+        yield from filter(None, (lock.difference(download) for download, lock in pairs))

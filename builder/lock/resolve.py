@@ -20,6 +20,7 @@ from packaging.utils import canonicalize_name
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.lock.base_image import BaseImage, UnknownImageError, kept, resolve_digest
 from builder.lock.conflict import absent_packages, explain, missing_extra, not_found, unknown_image
+from builder.lock.downloads import lock_downloads, with_downloads
 from builder.lock.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.lock.values import Lock, StageLock
 from builder.spec import Stage, Variant
@@ -44,14 +45,16 @@ def lock_latest(
     for positions in errors; `has_image` returns whether this machine has an image that its registry
     does not give. Base images that are not pinned are reported unless the plan does so
     (`bases_reported`). The result maps the name of each variant to its lock or to its error
-    (`LockConflictError`, `NetworkError`, `SpecError`).
+    (`LockConflictError`, `NetworkError`, `SpecError`, `FetchError`).
     """
     with ThreadPoolExecutor(max_workers=_JOBS) as pool, processes.interruptible():
         looked_up = {
             reference: pool.submit(_image, reference, has_image)
             for reference in {variant.image for variant in variants}
         }
+        fetching = pool.submit(lock_downloads, variants, report)
         done = _lock_stages(variants, pool, folder)
+        downloads = fetching.result()
         images = {reference: future.result() for reference, future in looked_up.items()}
     locks: dict[str, Lock | TemplateError] = {}
     for variant in variants:
@@ -63,11 +66,12 @@ def lock_latest(
         elif failed:
             locks[variant.name] = failed[-1]  # it includes those above
         else:
-            locks[variant.name] = Lock(
+            lock = Lock(
                 image=image,
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
+            locks[variant.name] = with_downloads(lock, variant, downloads)
     _report_notes(locks, report, bases_reported=bases_reported)
     return locks
 

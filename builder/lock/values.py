@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.lock.base_image import BaseImage
+from builder.lock.content import LockedDownload
 from builder.lock.pins import parse_pins
 
 
@@ -22,6 +23,7 @@ class StageLock:
     torch_wanted: str | None
     torch_backend: str | None
     fallback_bytes: int | None = None
+    downloads: tuple[LockedDownload, ...] = ()
 
     @property
     def fell_back(self) -> bool:

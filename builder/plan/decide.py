@@ -113,11 +113,16 @@ class _Case:
             stages=tuple(stage.stem for stage in rendered.variant.stages),
             unsupported=tuple(situation.unsupported.get(self.name, ())),
             notes=rendered.lock.notes[without_base and rendered.lock.image.note is not None :],
+            fetched=self._fetched(),
             forced=self.option is not None,
             stale_base=stale_base,
             program=program,
             step_keys=step_keys_of(rendered, program) if program else (),
         )
+
+    def _fetched(self) -> tuple[str, ...]:
+        memory = None if self.situation.this_machine else self.rendered.variant.memory_mb
+        return tuple(content.described(memory) for content in self.rendered.fetched)
 
     def _decision(self) -> _Decision:
         situation, ref, drift = self.situation, self.channel.ref, self.drift

@@ -44,6 +44,11 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
             spec[f"{stage.stem}: file {entry.target}"] = (
                 f"{entry.mode} {_short_hash(entry.content)}"
             )
+    for content in rendered.fetched:
+        rights = " ".join(filter(None, (content.owner, content.mode)))
+        spec[f"{content.stage}: download {content.target}"] = (
+            f"{rights} {content.files[0].sha256[:12]}{' extracted' * content.extract}"
+        )
     return {
         "spec": {key: value for key, value in spec.items() if value},
         "base": {"base.image": lock.image.pinned},

@@ -68,15 +68,17 @@ def program_of(rendered: Rendered) -> Program:
     return flatten(
         rendered.content("Dockerfile").decode(),
         file=f"generated/{rendered.variant.name}/Dockerfile",
-        files=[file.path for file in rendered.files],
+        files=rendered.context_paths,
     )
 
 
 def step_keys_of(rendered: Rendered, program: Program) -> tuple[str, ...]:
     """Return a key for each step: E2B has a step cached if its key and those before are equal."""
+    contents = {file.path: file.content for file in rendered.files}
     keys = []
     for step in program.steps:
-        content = rendered.content(step.args[0]) if step.kind == "COPY" else b""
+        # The path of fetched content has its hash.
+        content = contents.get(step.args[0], b"") if step.kind == "COPY" else b""
         decisive = repr((program.base_image, step.kind, step.args, content))
         keys.append(hashlib.sha256(decisive.encode()).hexdigest()[:12])
     return tuple(keys)

@@ -111,7 +111,8 @@ class PlannedVariant:
 
     `ref` is the build that the channel points at, `held` the hold on it, `retag` the recorded build
     of this spec and lock that it should point at. `forced` runs every step, from the base image on.
-    `stale_base` describes how the target caches a base image that is not pinned.
+    `stale_base` describes how the target caches a base image that is not pinned. `fetched` says
+    what the build fetches beside packages, and how.
 
     The first `cached` steps are expected to be cached, by earlier builds (`cached_before`) or by
     another build of this plan (`cached_by`).
@@ -127,6 +128,7 @@ class PlannedVariant:
     stages: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+    fetched: tuple[str, ...] = ()
     forced: bool = False
     stale_base: str | None = None
     program: Program | None = None
@@ -147,6 +149,7 @@ class PlannedVariant:
             "stages": list(self.stages),
             "not_provided": list(self.unsupported),
             "notes": list(self.notes),
+            "fetched": list(self.fetched),
             "stale_base": self.stale_base,
             "program": self.program.to_json() if self.program else None,
             "cached_steps": self.cached,

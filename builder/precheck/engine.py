@@ -7,15 +7,15 @@ killed one.
 from __future__ import annotations
 
 import contextlib
-import io
 import os
 import re
 import socket
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import docker.errors
 import psutil
@@ -32,9 +32,9 @@ from builder.errors import (
 )
 from builder.precheck import Image
 from builder.precheck.connection import connect
-from builder.precheck.machine import Machine, packed
+from builder.precheck.machine import Machine, pack, packed
 from builder.project import PrecheckSettings
-from builder.render import Rendered
+from builder.render import Rendered, write_fetched
 from builder.spec import Variant
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
@@ -141,16 +141,29 @@ class DockerEngine:
 
         Raise `PrecheckError` with the step that failed, `StorageError`, `NetworkError`.
         """
-        base, variant = rendered.lock.image.pinned, rendered.variant
+        base = rendered.lock.image.pinned
         dockerfile = rendered.content("Dockerfile").decode()
         if self._settings.ca_bundle:
             self.image(base)
             dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
         files = {file.path: (file.content, file.mode) for file in rendered.files}
         files["Dockerfile"] = (dockerfile.encode(), 0o644)
+        with (
+            tempfile.TemporaryDirectory() as folder,
+            tempfile.TemporaryFile() as context,
+        ):
+            write_fetched(rendered.fetched, Path(folder), report=report)
+            pack(files, context, Path(folder))
+            self._follow(rendered, context, tag, report, log)
+        return _image(self._client.images.get(tag))
+
+    def _follow(
+        self, rendered: Rendered, context: IO[bytes], tag: str, report: Reporter, log: Log
+    ) -> None:
+        variant = rendered.variant
         step = _Step(number=0, count="0", text="")
         labels = {_SUBJECT: variant.name, _DIGEST: rendered.digest}
-        for line in self._stream(packed(files), tag, labels, variant.memory_mb << 20):
+        for line in self._stream(context, tag, labels, variant.memory_mb << 20):
             if "error" in line:
                 raise step.failure(line, rendered, log)
             status = " ".join(filter(None, map(line.get, ("id", "status", "progress"))))
@@ -167,7 +180,6 @@ class DockerEngine:
                 last = text.rpartition("\n")[2]
                 report(Event(kind="detail", variant=variant.name, text=last))
             log.line(text)
-        return _image(self._client.images.get(tag))
 
     def remove_image(self, image: Image) -> None:
         """Remove an image, and keep the layers below it for the next build."""
@@ -210,7 +222,7 @@ class DockerEngine:
                     container.remove(force=True, v=True)
 
     def _stream(
-        self, context: io.BytesIO, tag: str, labels: Mapping[str, str], memory: int | None
+        self, context: IO[bytes], tag: str, labels: Mapping[str, str], memory: int | None
     ) -> Iterator[dict[str, Any]]:
         limits: Any = {"memory": memory, "memswap": memory} if memory else {}
         try:

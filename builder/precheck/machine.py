@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import io
+import os
 import tarfile
 from collections.abc import Mapping, Sequence
-from typing import Any
+from pathlib import Path
+from typing import IO, Any
 
 import docker.errors
 
@@ -64,10 +66,25 @@ class Machine:
 def packed(files: Mapping[str, tuple[bytes, int]]) -> io.BytesIO:
     """Pack path → (content, mode) into an archive for the engine."""
     archive = io.BytesIO()
+    pack(files, archive)
+    return archive
+
+
+def pack(
+    files: Mapping[str, tuple[bytes, int]], archive: IO[bytes], folder: Path | None = None
+) -> None:
+    """Pack the same into `archive`, with what is in `folder`, as files of root."""
     with tarfile.open(fileobj=archive, mode="w") as tar:
         for path, (content, mode) in sorted(files.items()):
             entry = tarfile.TarInfo(path)
             entry.size, entry.mode = len(content), mode
             tar.addfile(entry, io.BytesIO(content))
+        for path in sorted(os.listdir(folder)) if folder else ():
+            tar.add(f"{folder}/{path}", arcname=path, filter=_of_root)
     archive.seek(0)
-    return archive
+
+
+def _of_root(entry: tarfile.TarInfo) -> tarfile.TarInfo:
+    entry.uid = entry.gid = 0
+    entry.uname = entry.gname = ""
+    return entry

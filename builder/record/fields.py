@@ -148,7 +148,13 @@ def stages_of(rendered: Rendered) -> dict[str, Digest]:
     for stage in rendered.variant.stages:
         files = [(f.target, f.mode, hashlib.sha256(f.content).hexdigest()) for f in stage.files]
         lock = locks.get(f"requirements/{stage.stem}.txt", "")
-        digest = _sha256([digest, stage.declared, files, lock])
+        fetched = [
+            [(content.target, file.path, file.sha256) for file in content.files]
+            for content in rendered.fetched
+            if content.stage == stage.stem
+        ]
+        # Left out where there is none, so that earlier digests remain valid.
+        digest = _sha256([digest, stage.declared, files, lock, *fetched])
         stages[stage.stem] = Digest(f"sha256:{digest}")
     return stages
 

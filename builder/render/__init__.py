@@ -1,7 +1,8 @@
 """Render a variant and its lock to the files to build, and keep these files on disk."""
 
 from builder.render.dockerfile import RESEED_FILE, Rendered, render
-from builder.render.generated import check_place, drift, prune, write, write_files
+from builder.render.fetched import write_fetched
+from builder.render.generated import check_place, drift, prune, write, write_context
 
 __all__ = [
     "RESEED_FILE",
@@ -11,5 +12,6 @@ __all__ = [
     "prune",
     "render",
     "write",
-    "write_files",
+    "write_context",
+    "write_fetched",
 ]

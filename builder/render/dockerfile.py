@@ -21,6 +21,7 @@ from builder.errors import StorageError
 from builder.errors.visible import one_line
 from builder.lock import Lock
 from builder.registry import Digest
+from builder.render.fetched import Fetched, fetched_of
 from builder.render.template_toml import template_toml
 from builder.spec import Stage, Variant
 from builder.spec.variant import stage_name
@@ -41,11 +42,15 @@ class GeneratedFile:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rendered:
-    """All files of one variant, and the digest of exactly these files."""
+    """All files of one variant, and the digest of exactly these files.
+
+    `fetched` is content beside them; the files name its hashes.
+    """
 
     variant: Variant
     lock: Lock
     files: tuple[GeneratedFile, ...]
+    fetched: tuple[Fetched, ...] = ()
     digest: Digest
 
     @property
@@ -62,14 +67,21 @@ class Rendered:
         """Return the content of a file. Raise `KeyError`."""
         return {file.path: file.content for file in self.files}[path]
 
+    @property
+    def context_paths(self) -> list[str]:
+        """Return the paths of the build context; archives that are extracted have a made-up one."""
+        copied = (path for each in self.fetched if each.copied for path in each.context_paths)
+        return [*(file.path for file in self.files), *copied]
+
 
 def render(variant: Variant, lock: Lock) -> Rendered:
     """Render a variant with its lock."""
-    environment = _environment()
+    environment, fetched = _environment(), fetched_of(variant, lock)
     values = {
         "variant": variant,
         "image": lock.image.pinned,
         "locks": {stage.stem: stage for stage in lock.stages},
+        "fetched": fetched,
     }
     contents: dict[str, tuple[int, bytes]] = {}
     for path in ("Dockerfile", "warmup.py"):
@@ -79,6 +91,10 @@ def render(variant: Variant, lock: Lock) -> Rendered:
         contents[RESEED_FILE] = (0o644, _reseeding())
         if variant.reseed:
             contents["warmup_reseed.py"] = (0o644, (variant.reseed.rstrip("\n") + "\n").encode())
+    for content in fetched:
+        if not content.copied:
+            contents["fetch.py"] = (0o644, _fetching())
+            contents[content.order_path] = (0o644, content.order)
     contents["requirements/uv.txt"] = (0o644, _installer())
     for stage, locked in zip(variant.stages, lock.stages, strict=True):
         if locked.text:
@@ -96,7 +112,8 @@ def render(variant: Variant, lock: Lock) -> Rendered:
         GeneratedFile(path=path, mode=mode, content=content)
         for path, (mode, content) in sorted(contents.items())
     )
-    return Rendered(variant=variant, lock=lock, files=files, digest=_digest(variant, files))
+    digest = _digest(variant, files)
+    return Rendered(variant=variant, lock=lock, files=files, fetched=fetched, digest=digest)
 
 
 def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> Digest:
@@ -118,6 +135,12 @@ def _reseeding() -> bytes:
     """Return the module that reseeds forked kernels on `local`, and copies of sandboxes on E2B."""
     parts = ("targets", "local", "kernel_host", "reseed.py")
     return resources.files("builder").joinpath(*parts).read_bytes()
+
+
+@functools.cache
+def _fetching() -> bytes:
+    """Return the program that fetches what is too large to be copied."""
+    return resources.files("builder").joinpath("system", "fetch.py").read_bytes()
 
 
 class _BytecodeCache(jinja2.FileSystemBytecodeCache):

@@ -11,6 +11,8 @@ from pathlib import Path
 
 from builder.errors import RenderDriftError, StorageError, from_os_error
 from builder.render.dockerfile import Rendered
+from builder.render.fetched import write_fetched
+from builder.system.events import Reporter
 from builder.system.files import atomic_write, exclusive, ignored, remove_tree
 
 
@@ -64,6 +66,13 @@ def write_files(rendered: Rendered, folder: Path) -> None:
             path.unlink()
         except OSError as error:
             raise from_os_error(error, f"removing `{path}`") from error
+
+
+def write_context(rendered: Rendered, folder: Path, *, report: Reporter) -> None:
+    """Update a folder to the build context of one variant: its files, and what it fetches. Raise
+    `StorageError`, `FetchError`, `NetworkError`."""
+    write_files(rendered, folder)
+    write_fetched(rendered.fetched, folder, report=report)
 
 
 def _writing(generated: Path) -> AbstractContextManager[None]:

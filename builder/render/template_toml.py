@@ -10,6 +10,7 @@ import tomli_w
 
 from builder.lock import Lock
 from builder.spec import Stage, Variant
+from builder.spec.variant import Download
 
 
 def template_toml(variant: Variant, lock: Lock) -> str:
@@ -49,6 +50,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
                         torch_backend_wanted=stage.torch_wanted,
                         torch_backend=stage.torch_backend,
                         fallback_bytes=stage.fallback_bytes,
+                        downloads=[each.to_toml() for each in stage.downloads] or None,
                     ),
                 }
                 for stage in lock.stages
@@ -79,9 +81,15 @@ def _stage_table(stage: Stage) -> dict[str, Any]:
         "source": stage.source,
         "system-packages": list(stage.system),
         "python-packages": list(stage.requirements),
+        **_present(downloads=[_download_table(each) for each in stage.downloads] or None),
         "files": files,
         "verify": [_present(**asdict(check)) for check in stage.checks],
     }
+
+
+def _download_table(download: Download) -> dict[str, Any]:
+    table = {key: value for key, value in asdict(download).items() if key != "number"}
+    return _present(**table)
 
 
 def _present(**values: Any) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, cast
 
 from builder.errors import Problem, did_you_mean
+from builder.spec.downloads import download_problems, downloads_of
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.secret_shapes import secret_in
 from builder.spec.service import service_of, service_problems
@@ -49,6 +50,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         system=tuple(model.system.packages) if model.system else (),
         requirements=tuple(model.python.packages) if model.python else (),
         torch_backend=_merged(chain, "python")["torch_backend"],
+        downloads=downloads_of(file),
         files=tuple(_files(folder, file)),
         checks=tuple(Check(**table.model_dump()) for table in model.verify),
         declared=json.dumps(
@@ -185,6 +187,7 @@ def variant_of(
         *_import_problems(chain),
         *_warmup_problems(leaf, merged),
         *_target_problems(chain),
+        *download_problems(chain),
         *_check_problems(chain, stages),
     ]
     if problems or model.name is None:

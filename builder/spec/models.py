@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictInt
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
 from builder.spec import defaults
 from builder.spec.types import (
@@ -27,6 +27,7 @@ from builder.spec.types import (
     PythonPackage,
     PythonVersions,
     SandboxPath,
+    Sha256,
     SourcePath,
     TemplateName,
     Text,
@@ -116,6 +117,30 @@ class SystemTable(_Table):
     packages: list[AptPackage] = Field([], description="names of packages for apt-get")
 
 
+class DownloadTable(_Table):
+    """A file from a web address, checked by its hash. It comes before the Python packages."""
+
+    url: Url = Field(description="http or https URL, without user name and password")
+    sha256: Sha256 | None = Field(
+        None, description="SHA-256 that the file must have; else the lock has that of the first use"
+    )
+    target: SandboxPath = Field(
+        description="absolute path in the sandbox of the file, or of the folder to extract into"
+    )
+    owner: Literal["root", "user"] | None = Field(
+        None, description="who owns it; by default `user` at and below /home/user, else `root`"
+    )
+    mode: Mode | None = Field(
+        None,
+        description="permissions, octal; by default 0644, and those in the archive for what is"
+        " extracted. Folders can be entered by those who can read them",
+    )
+    extract: StrictBool = Field(
+        default=False,
+        description="whether to extract the file, a tar or zip archive, into `target`",
+    )
+
+
 class FileTable(_Table):
     """One file that this stage adds."""
 
@@ -175,6 +200,7 @@ class VariantFile(_Table):
     resources: ResourcesTable | None = None
     python: PythonTable | None = None
     system: SystemTable | None = None
+    download: list[DownloadTable] = []
     files: list[FileTable] = []
     warmup: WarmupTable | None = None
     verify: list[VerifyTable] = []

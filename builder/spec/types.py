@@ -203,6 +203,9 @@ TorchBackend = Annotated[StrictStr, _matching(_TORCH, "a PyTorch backend")]
 PythonCode = Annotated[Code, AfterValidator(_python_code)]
 Command = Annotated[list[Text], AfterValidator(_command)]
 Url = Annotated[StrictStr, AfterValidator(_url)]
+Sha256 = Annotated[
+    StrictStr, _matching(re.compile(r"[0-9a-f]{64}"), "a SHA-256 hash: 64 digits of 0-9 and a-f")
+]
 # A path inside the variants folder, and an absolute one in the sandbox.
 SourcePath = Annotated[StrictStr, AfterValidator(_source)]
 SandboxPath = Annotated[StrictStr, AfterValidator(_path)]

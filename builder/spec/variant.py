@@ -37,6 +37,23 @@ class FileEntry:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Download:
+    """A file at a URL and its target; `sha256` is the hash that it must have, if the spec says so.
+
+    `mode` is octal text; None keeps the modes in the archive to `extract`. `number` is its place in
+    the spec.
+    """
+
+    url: str
+    sha256: str | None
+    target: str
+    owner: str
+    mode: str | None
+    extract: bool
+    number: int = field(compare=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """What one spec adds to a template.
 
@@ -53,6 +70,7 @@ class Stage:
     system: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
     torch_backend: str | None = None
+    downloads: tuple[Download, ...] = ()
     files: tuple[FileEntry, ...] = ()
     checks: tuple[Check, ...] = ()
     declared: str = ""

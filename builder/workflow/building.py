@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from builder.errors import VerifyError
 from builder.registry.history import build_ids
-from builder.render import write_files
+from builder.render import write_context
 from builder.system import processes, provenance
 from builder.workflow.context import Context
 from builder.workflow.values import Attempt
@@ -29,7 +29,7 @@ def build(attempt: Attempt, context: Context) -> Attempt:
     shared = attempt.schedule.start(planned.name)
     folder = context.project.state / "context" / planned.name
     if target.steps_cached:
-        write_files(attempt.rendered, folder)
+        write_context(attempt.rendered, folder, report=context.report)
     order = BuildInput(
         rendered=attempt.rendered,
         folder=folder,

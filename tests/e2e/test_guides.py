@@ -25,6 +25,7 @@ from builder.flatten import flatten
 from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
 from tests.conftest import BASE, LIGHT, ROOT, Command
 from tests.support import engine
+from tests.support.content_server import ContentServer, sha256, tar_of
 from tests.support.e2b_server import Server
 from tests.support.index_server import answers, wheel
 from tests.support.program import folder_of_program
@@ -125,6 +126,22 @@ def test_dockerfile(tmp_path: Path, command: Command, walk: Callable[..., str]) 
 def test_files(walk: Callable[..., str]) -> None:
     """The specs of the page are checked and rendered."""
     walk("guides/files.md")
+
+
+@pytest.mark.network
+def test_downloads(walk: Callable[..., str], content_server: ContentServer, tmp_path: Path) -> None:
+    """The downloads of the guide are locked, and the plan says how each gets into a layer."""
+    archive = tar_of({"atlas.txt": "maps"})
+    content_server.files |= {
+        "cities.csv": b"city,inhabitants\nBonn,336000\nKiel,248000\nGera,93000\n",
+        "atlas-1.2.tar.gz": archive,
+    }
+    replace = {"https://downloads.example.com": content_server.url, "0" * 64: sha256(archive)}
+    printed = walk("guides/downloads.md", replace)
+    line = re.search(r"fetched: .*csv: \d+ bytes", (DOCS / "guides/downloads.md").read_text())
+    assert line
+    assert line[0].replace("https://downloads.example.com", content_server.url) in printed
+    assert (tmp_path / "generated/cities/Dockerfile").is_file()
 
 
 def test_cost(tmp_path: Path, walk: Callable[..., str]) -> None:

@@ -41,9 +41,9 @@ def test_account_accepts_the_key(project: Path, cloud: Server) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.usefixtures("with_four")
 def test_team_is_told_where_it_is_known(place: Place, cloud: Server) -> None:
     """Where the account has a template, its name says which team the key belongs to."""
-    place.build("four")
     found = targets(place.folder)["target e2b"]
     (team,) = {build.team.slug for build in cloud.builds()}
     assert found.found == f"E2B_API_KEY is set; the key is accepted, team {team}"

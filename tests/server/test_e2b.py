@@ -347,9 +347,9 @@ def test_key_is_nowhere(place: Place, lead: Callable[[Server], Server]) -> None:
     assert not any(key in event.text for event in place.events)
 
 
+@pytest.mark.usefixtures("with_four")
 def test_channel_of_its_own_leaves_default_alone(place: Place, cloud: Server) -> None:
     """A build for another channel moves that channel's tag; a bare name on E2B means `stable`."""
-    place.build("four")
     stable = cloud.tags("four")["default"]
     place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
     place.build("four", channel="canary")

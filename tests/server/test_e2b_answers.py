@@ -149,11 +149,11 @@ def test_path_that_the_api_does_not_have(cloud: Server, account: Account, call: 
 
 
 @pytest.mark.parametrize("call", ["tags", "templates"])
+@pytest.mark.usefixtures("with_four")
 def test_answer_without_an_end(
     place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch, call: str
 ) -> None:
     """An answer that goes on and on is given up after a while, with a word before the next try."""
-    place.build("four")
     monkeypatch.setattr(retries, "_SLOW_SECONDS", 0.0)
     monkeypatch.setattr(of_cloud, "OF_BUILDS", replace(retries.OF_BUILDS, fault_seconds=2.0))
     for module in (api, of_cloud):

@@ -234,9 +234,9 @@ def test_the_systems_certificates_are_trusted(monkeypatch: pytest.MonkeyPatch) -
     assert "this machine's own" in str(trusted)
 
 
+@pytest.mark.usefixtures("with_four")
 def test_name_with_a_namespace(place: Place, cloud: Server, command: Command) -> None:
     """A template may be named with its team: the slash is no part of the path of a request."""
-    place.build("four")
     (build,) = cloud.builds("four")
     adopted = command("adopt", "one", f"team/four:{build.id}", "--target", "e2b", cwd=place.folder)
     assert adopted.returncode == 0, adopted.stderr

@@ -13,18 +13,18 @@ from tests.support.e2b_server import Server
 from tests.support.runs import reasons
 
 
+@pytest.mark.usefixtures("with_four")
 def test_template_that_is_gone_is_built_again(place: Place, cloud: Server) -> None:
     """A template that somebody has deleted is told as gone, and built anew."""
-    place.build("four")
     cloud.state.templates.clear()
     assert reasons(place, "four") == ("build", ["the template `four` is gone from e2b"])
     assert place.build("four")["four"].action == "built"
     assert reasons(place, "four") == ("skip", ["nothing changed"])
 
 
+@pytest.mark.usefixtures("with_four")
 def test_build_that_is_not_ready_is_built_again(place: Place, cloud: Server) -> None:
     """A recorded build that is not ready on E2B is told by its ID, and another one made."""
-    place.build("four")
     (build,) = cloud.builds("four")
     build.become("error")
     expected = f"build {build.id} on e2b is gone or not ready"
@@ -34,9 +34,9 @@ def test_build_that_is_not_ready_is_built_again(place: Place, cloud: Server) -> 
 
 
 @pytest.mark.parametrize("tag", ["default", "stable"])
+@pytest.mark.usefixtures("with_four")
 def test_tag_that_was_moved_by_hand_is_moved_back(place: Place, cloud: Server, tag: str) -> None:
     """A tag on another build than the registry says is told with both, and moved back."""
-    place.build("four")
     good = place.recorded("four")["build_id"]
     place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
     place.build("four", channel="canary")
@@ -58,9 +58,9 @@ def test_tag_that_was_moved_by_hand_is_moved_back(place: Place, cloud: Server, t
     assert reasons(place, "four") == ("skip", ["nothing changed"])
 
 
+@pytest.mark.usefixtures("with_four")
 def test_tag_that_was_removed_is_put_back(place: Place, cloud: Server) -> None:
     """A tag that is not there any more is told as gone, and put back without a build."""
-    place.build("four")
     (template,) = cloud.state.templates.values()
     template.tags = [entry for entry in template.tags if entry[0] != "default"]
     action, (reason,) = reasons(place, "four")
@@ -70,9 +70,9 @@ def test_tag_that_was_removed_is_put_back(place: Place, cloud: Server) -> None:
     assert "default" in cloud.tags("four")
 
 
+@pytest.mark.usefixtures("with_four")
 def test_going_back_to_an_earlier_spec_builds_nothing(place: Place, cloud: Server) -> None:
     """A spec that was built before is published again from that build, tags and all."""
-    place.build("four")
     first = place.recorded("four")["build_id"]
     place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
     place.build("four")
@@ -83,10 +83,10 @@ def test_going_back_to_an_earlier_spec_builds_nothing(place: Place, cloud: Serve
     assert place.recorded("four")["build_id"] == first
 
 
+@pytest.mark.usefixtures("with_four")
 def test_build_of_another_machine_is_taken(place: Place, cloud: Server) -> None:
     """What another machine has built and this registry does not hold is verified and recorded
     here, and not built again."""
-    place.build("four")
     (place.folder / "registry.json").unlink()
     assert reasons(place, "four") == ("build", ["never built on e2b"])
     assert place.build("four")["four"].action == "built"
@@ -117,9 +117,9 @@ def test_adopted_template_shows_as_not_of_this_spec(
     )  # fmt: skip
 
 
+@pytest.mark.usefixtures("with_four")
 def test_what_was_built_is_what_code_resolves(place: Place, cloud: Server) -> None:
     """The registry gives the ref of exactly the build that was verified, and it opens."""
-    place.build("four")
     path = place.folder / "registry.json"
     ref = registry.resolve("four", path=path)
     (build,) = cloud.builds("four")

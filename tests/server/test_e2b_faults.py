@@ -76,9 +76,9 @@ def test_fault_passes(place: Place, cloud: Server, group: str, fault: str) -> No
 
 
 @pytest.mark.parametrize("fault", FAULTS)
+@pytest.mark.usefixtures("with_four")
 def test_fault_of_a_look_passes(place: Place, cloud: Server, fault: str) -> None:
     """A fault that passes, at any call of the look before a plan, does not change the plan."""
-    place.build("four")
     calls = (CALLS["tags"], r"GET /templates/aliases/four", CALLS["status"])
     faults = [dataclasses.replace(FAULTS[fault], request=call) for call in calls]
     cloud.front.faults += faults

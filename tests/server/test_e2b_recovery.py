@@ -224,9 +224,9 @@ def killed_while_verifying(place: Place, server: Server) -> None:
     server.ready_after = 0
 
 
+@pytest.mark.usefixtures("with_four")
 def test_revoked_build_does_not_come_back(place: Place, cloud: Server) -> None:
     """Though a revoked build still carries the tag of the digest, it is never taken again."""
-    place.build("four")
     revoked = place.recorded("four")["build_id"]
     revoke(place, "four")
     outcome = place.build("four")["four"]
@@ -267,9 +267,9 @@ def test_force_builds_anew_after_a_run_that_was_killed(place: Place, cloud: Serv
     assert first.id != second.id
 
 
+@pytest.mark.usefixtures("with_four")
 def test_refused_force_leaves_nothing_to_take_up(place: Place, cloud: Server) -> None:
     """--force that E2B refused is asked for anew by the next --force, and harms nothing before."""
-    place.build("four")
     first = place.recorded("four")["build_id"]
     fault = Fault("POST /v3/templates", "status", code=400, times=1000)
     cloud.front.faults.append(fault)
@@ -282,9 +282,9 @@ def test_refused_force_leaves_nothing_to_take_up(place: Place, cloud: Server) ->
     assert len(cloud.builds("four")) == 2
 
 
+@pytest.mark.usefixtures("with_four")
 def test_failed_force_keeps_the_good_build(place: Place, cloud: Server) -> None:
     """After a forced build failed, the one before is still present, recorded and published."""
-    place.build("four")
     first = place.recorded("four")["build_id"]
     assert isinstance(cloud.steps, ModelledSteps)
     cloud.steps.fails = lambda step: "no" if step["type"] == "RUN" else None

@@ -28,10 +28,10 @@ def teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         assert server.problems == []
 
 
+@pytest.mark.usefixtures("with_four")
 def test_address_that_is_not_of_the_api(place: Place, cloud: Server, command: Command) -> None:
     """At a wrong address no template is taken for gone: `plan` and `build` end with the address, and
     `remove` says that tags are left."""
-    place.build("four")
     tags = cloud.tags("four")
     wrong = {"E2B_API_URL": f"{cloud.url}/api"}
     for arguments in (["plan"], ["build"]):
@@ -77,17 +77,17 @@ def test_key_of_another_account(
 
 
 @pytest.mark.parametrize("route", ["four/tags", "aliases/four"])
+@pytest.mark.usefixtures("with_four")
 def test_template_that_the_key_may_not_see(place: Place, cloud: Server, route: str) -> None:
     """A template of which one route alone is refused is not taken for one that is not there."""
-    place.build("four")
     cloud.front.faults.append(Fault(f"GET /templates/{route}", "status", code=403, times=1000))
     with pytest.raises(BuildError, match="`four`"):
         place.planned("four")
 
 
+@pytest.mark.usefixtures("with_four")
 def test_template_that_is_gone_has_no_tags(place: Place, cloud: Server, command: Command) -> None:
     """`remove` says so where a template is not there any more."""
-    place.build("four")
     cloud.state.templates.clear()
     done = command("remove", "four", *TO, "--channel", "stable", "--yes", cwd=place.folder)
     assert "note: the template `four` and its tags are gone from e2b\n" in done.stdout

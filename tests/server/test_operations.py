@@ -6,6 +6,7 @@ import os
 import pty
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,16 +25,29 @@ from builder.record import store
 from builder.registry.model import Verified
 from builder.system.events import discard
 from tests.conftest import Command
-from tests.support.clouds import Place
+from tests.support.clouds import Built, Place
 from tests.support.e2b_server import Server
 from tests.support.e2b_server.faults import Fault
 from tests.support.records import entry_of, faultless, faults
 from tests.support.runs import promote, two_builds
 
 
-def test_rollback_on_e2b_moves_its_tags_too(place: Place, cloud: Server) -> None:
+@pytest.fixture
+def twice(
+    place: Place, cloud: Server, built_by: Callable[[Callable[[Place], Any]], Built]
+) -> tuple[str, str]:
+    """Build `four` twice on E2B; the refs of the older build and the newer, `stable` one."""
+    built = built_by(two_builds)
+    built.copy_to(place, cloud)
+    refs: tuple[str, str] = built.result
+    return refs
+
+
+def test_rollback_on_e2b_moves_its_tags_too(
+    place: Place, cloud: Server, twice: tuple[str, str]
+) -> None:
     """After a rollback the registry, the channel's tag and `default` all mean the older build."""
-    old, new = two_builds(place)
+    old, new = twice
     moved = operations.rollback(
         place.project(),
         operations.ChannelRequest(name="four", channel="stable", target="e2b", reason="slow"),
@@ -49,9 +63,11 @@ def test_rollback_on_e2b_moves_its_tags_too(place: Place, cloud: Server) -> None
     assert (told["from"], told["to"], told["reason"]) == (new, old, "slow")
 
 
-def test_promotion_that_e2b_refuses_leaves_everything(place: Place, cloud: Server) -> None:
+def test_promotion_that_e2b_refuses_leaves_everything(
+    place: Place, cloud: Server, twice: tuple[str, str]
+) -> None:
     """When the cloud's tags cannot be moved, the registry is as it was, to the byte."""
-    old, new = two_builds(place)
+    old, new = twice
     path = place.folder / "registry.json"
     before = path.read_bytes()
     cloud.front.faults.append(Fault("POST /templates/tags", "status", code=500, times=99))
@@ -63,10 +79,10 @@ def test_promotion_that_e2b_refuses_leaves_everything(place: Place, cloud: Serve
 
 
 def test_promotion_that_cannot_be_written_puts_the_tags_back(
-    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+    place: Place, cloud: Server, twice: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """When the registry cannot be written after the tags moved, they are moved back."""
-    old, new = two_builds(place)
+    old, new = twice
 
     def full(*_: Any, **__: Any) -> None:
         raise StorageError("the disk is full")
@@ -106,9 +122,9 @@ def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
     assert caught.value.hint == f"name the build that has it now: {template_id}:{build_id}"
 
 
+@pytest.mark.usefixtures("with_four")
 def test_plan_blocks_what_would_contain_something_revoked(place: Place, cloud: Server) -> None:
     """The plan says which revoked package the lock holds, before anything is built."""
-    place.build("four")
     version = place.recorded("four")["packages"]["iniconfig"]
     content = record.Content.parse("package", f"iniconfig=={version}")
     record.revoke(place.folder / "registry.json", content, reason="a hole", by="x")
@@ -141,12 +157,12 @@ def removed(place: Place, *, builds: tuple[str, ...] = (), channels: tuple[str, 
 
 
 def test_tags_on_e2b_go_with_what_is_removed(
-    place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
+    place: Place, cloud: Server, twice: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A channel's tag and a build's digest tag are removed with them. They stay when the registry
     cannot be written, and, which is said, where the key is missing; so does what E2B does not remove,
     and a tag that is on another build now."""
-    old, new = two_builds(place)
+    old, new = twice
     place.build("four", channel="canary")
     before = cloud.tags("four")
 
@@ -216,10 +232,12 @@ def test_registry_is_put_back_from_the_cloud(place: Place, ready: Server, comman
     assert not ready.running
 
 
-def test_held_channel_on_e2b_keeps_its_tags(place: Place, cloud: Server) -> None:
+def test_held_channel_on_e2b_keeps_its_tags(
+    place: Place, cloud: Server, twice: tuple[str, str]
+) -> None:
     """On E2B neither `default` nor the channel's tag follows a build while the channel is held; a
     second build does nothing, another channel moves, and `--release` moves all of them."""
-    old, new = two_builds(place)
+    old, new = twice
     project = place.project()
     operations.rollback(
         project,
@@ -255,9 +273,9 @@ def test_held_channel_on_e2b_keeps_its_tags(place: Place, cloud: Server) -> None
     assert registry.resolve("four", path=project.registry) == third.ref
 
 
+@pytest.mark.usefixtures("with_four")
 def test_unhold_of_a_channel_that_is_not_there(place: Place, cloud: Server) -> None:
     """A channel that does not exist is told as that, with near matches."""
-    place.build("four")
     with pytest.raises(UnknownChannelError) as caught:
         operations.unhold(
             place.project(), operations.ChannelRequest(name="four", channel="stabel", target="e2b")
@@ -285,10 +303,10 @@ def answered(folder: Path, answer: bytes, *arguments: str) -> tuple[int, str]:
     return process.wait(), shown.decode().replace("\r\n", "\n")
 
 
-def test_no_changes_nothing(place: Place, cloud: Server) -> None:
+def test_no_changes_nothing(place: Place, cloud: Server, twice: tuple[str, str]) -> None:
     """Whoever does not say yes ends the command with one line and exit code 1, and nothing is
     changed."""
-    old, _new = two_builds(place)
+    old, _new = twice
     path = place.folder / "registry.json"
     before, tags = path.read_bytes(), cloud.tags("four")
     remove = ("remove", f"four@{old}", "--target", "e2b")
@@ -305,9 +323,9 @@ def test_no_changes_nothing(place: Place, cloud: Server) -> None:
     assert (path.read_bytes(), cloud.tags("four")) == (before, tags)
 
 
-def test_yes_goes_on(place: Place, cloud: Server) -> None:
+def test_yes_goes_on(place: Place, cloud: Server, twice: tuple[str, str]) -> None:
     """A yes at the terminal has the command do what it asked for."""
-    old, _new = two_builds(place)
+    old, _new = twice
     code, shown = answered(place.folder, b"y\n", "remove", f"four@{old}", "--target", "e2b")
     assert code == 0, shown
     assert f"removed: build {old} of four on e2b\n" in shown

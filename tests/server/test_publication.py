@@ -79,9 +79,9 @@ def test_build_that_cannot_be_recorded_moves_no_tag(
     assert len(cloud.builds("four")) == 1 + earlier
 
 
+@pytest.mark.usefixtures("with_four")
 def test_build_that_was_revoked_meanwhile_moves_no_tag(place: Place, cloud: Server) -> None:
     """When a package of it is revoked while it is built, it is neither published nor recorded."""
-    place.build("four")
     version = place.recorded("four")["packages"]["iniconfig"]
     tags = channel_tags(cloud)
     place.edit("four", lambda text: f'{text}[env]\nA = "1"\n')
@@ -143,9 +143,9 @@ def test_run_that_was_killed_before_it_recorded_is_taken_up(place: Place, cloud:
     assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()
 
 
+@pytest.mark.usefixtures("with_four")
 def test_registry_that_changed_since_the_plan(place: Place, cloud: Server) -> None:
     """A tag is not moved to a build that was revoked after the plan was made."""
-    place.build("four")
     planned = place.planned("four", channel="beta")
     assert [one.action for one in planned.variants] == ["retag"]
     revoke(place, "four")

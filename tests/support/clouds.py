@@ -184,6 +184,7 @@ class Built:
 
     folder: Path
     state: State
+    result: Any
 
     def copy_to(self, place: Place, server: Server) -> None:
         """Have a project and a server as they are after the build."""
@@ -192,25 +193,45 @@ class Built:
 
 
 @pytest.fixture(scope="session")
-def built_on(
+def built_by(
     locked: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Built]:
-    """Return a function that builds templates on a target, once for all tests."""
+) -> Callable[[Callable[[Place], Any]], Built]:
+    """Return a function that has another one build, once for all tests."""
 
     @functools.cache
-    def build(target: str, *names: str) -> Built:
-        folder = tmp_path_factory.mktemp("built") / target
+    def build(act: Callable[[Place], Any]) -> Built:
+        folder = tmp_path_factory.mktemp("built") / "place"
         shutil.copytree(locked, folder)
         with Server() as server, pytest.MonkeyPatch.context() as patch:
             for name, value in server.environment.items():
                 patch.setenv(name, value)
             patch.setenv("TEMPLATE_BUILDER_CACHE_DIR", str(cache))
-            outcomes = Place(folder).build(*names, target=target)
-            assert {outcome.error for outcome in outcomes.values()} == {None}
+            result = act(Place(folder))
             assert server.problems == []
-            return Built(folder=folder, state=server.state)
+            return Built(folder=folder, state=server.state, result=result)
 
     return build
+
+
+@pytest.fixture(scope="session")
+def built_on(built_by: Callable[[Callable[[Place], Any]], Built]) -> Callable[..., Built]:
+    """Return a function that builds templates on a target, once for all tests."""
+
+    @functools.cache
+    def build(target: str, *names: str) -> Built:
+        def act(place: Place) -> None:
+            outcomes = place.build(*names, target=target)
+            assert {outcome.error for outcome in outcomes.values()} == {None}
+
+        return built_by(act)
+
+    return build
+
+
+@pytest.fixture
+def with_four(place: Place, cloud: Server, built_on: Callable[..., Built]) -> None:
+    """Have the template `four` built on the server."""
+    built_on("e2b", "four").copy_to(place, cloud)
 
 
 @pytest.fixture

@@ -34,6 +34,7 @@ OWNERS = {
     "filelock": {"system/files.py"},
     "httpx": {
         "lock/base_image.py",
+        "lock/http.py",
         "webhooks/client.py",
         *(f"targets/e2b/{name}.py" for name in ("api", "certificates")),
         *(f"targets/e2b/{name}.py" for name in ("connection", "failures", "service")),

@@ -61,7 +61,7 @@ def test_every_code_is_listed(capsys: pytest.CaptureFixture[str]) -> None:
     ("wanted", "hint"),
     [
         ("47", "the nearest are 46, 45, 44"),
-        ("SpecErorr", "did you mean `SpecError` or `StepError` or `StaleLockError`?"),
+        ("SpecErorr", "did you mean `SpecError` or `StepError` or `FetchError`?"),
         ("nothing like it", "`template-builder explain` lists all"),
     ],
 )

@@ -107,6 +107,8 @@ def _keys(step: Step, stage: Stage) -> Iterator[list[str]]:
     ):
         if part in first:
             yield [table, key]
+    if first.startswith("fetched/") or "/opt/template/fetch/" in first:
+        yield ["download"]
     if step.kind == "ENV" or "/etc/profile.d" in first:
         yield ["env"]
     if step.kind == "COPY" and any(entry.target == step.args[1] for entry in stage.files):

@@ -76,7 +76,7 @@ def unknown_service(variant: Variant) -> tuple[str, ...]:
 
 
 def not_provided(variant: Variant) -> tuple[str, ...]:
-    """Return a line for each variable and file mode of a variant that E2B cannot provide."""
+    """Return a line for each variable, file mode and owner of a variant that E2B cannot provide."""
     variables = (
         f"`env.{name}` ({place_in(variant.stages, ('env', name))}) to programs that run code with"
         " E2B's SDK alone: the code service turns the value into code, and a quote or backslash in"
@@ -92,7 +92,23 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         for folder in _OPENED
         if file.target.startswith(f"{folder}/") and file.mode != "0777"
     )
-    return (*variables, *modes)
+    downloads = (
+        f"the modes of {each.target} ({place_in([stage], ('download', each.number, 'target'))}):"
+        f" E2B gives everything below {folder} mode 0777 at the end of a build"
+        for stage in variant.stages
+        for each in stage.downloads
+        for folder in _OPENED
+        if f"{each.target}/".startswith(f"{folder}/") and each.mode != "0777"
+    )
+    owners = (
+        f"the owner `root` of {each.target}"
+        f" ({place_in([stage], ('download', each.number, 'owner'))}): E2B gives everything below"
+        " /home/user to `user` at the end of a build"
+        for stage in variant.stages
+        for each in stage.downloads
+        if f"{each.target}/".startswith("/home/user/") and each.owner != "user"
+    )
+    return (*variables, *modes, *downloads, *owners)
 
 
 def place_in(chain: Sequence[Stage], key: Sequence[str | int]) -> str:

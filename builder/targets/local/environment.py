@@ -34,6 +34,7 @@ from builder.system.events import Event, Reporter
 from builder.system.files import atomic_write, exclusive, remove_tree
 from builder.system.logs import Log
 from builder.targets.local import byte_code, interpreter
+from builder.targets.local.fetched import link_content
 from builder.targets.local.leftovers import remove_unused
 from builder.targets.local.place import (
     MADE,
@@ -121,6 +122,9 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     for file in rendered.files:
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
     (folder / "home").mkdir(exist_ok=True)
+    if rendered.fetched:
+        step("linking what was fetched")
+        link_content(rendered.fetched, folder, report=report)
     step("installing the locked packages")
     _install(folder, rendered.lock.stages, detail, log)
     step("compiling them")

@@ -26,6 +26,7 @@ from builder.sandbox.execution import (
 )
 from builder.system.scratch import Scratch
 from builder.targets.local.client import KernelClient, add_error
+from builder.targets.local.home import copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import KernelProcess, Zygote, last_lines, launch, short_folder
 from builder.targets.local.layer import make_layer
@@ -89,7 +90,7 @@ class KernelSandbox:
         return folder
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
-        shutil.copytree(environment / "home", self.home, symlinks=True)
+        copy_home(environment, self.home)
         self._client = KernelClient(self._folder, check_alive=self._check_alive)
         self._held.callback(self._client.close)
         layer = make_layer(self._folder, environment)

@@ -11,7 +11,6 @@ import contextlib
 import json
 import os
 import select
-import shutil
 import socket
 import subprocess
 import sys
@@ -27,6 +26,7 @@ from builder.sandbox.execution import WARM_SECONDS
 from builder.system import guard, processes
 from builder.system.scratch import Scratch
 from builder.targets.local import kernel_host
+from builder.targets.local.home import copy_home
 from builder.targets.local.place import held, sandbox_variables
 
 _CLOSE_SECONDS = 10.0
@@ -159,7 +159,7 @@ class Zygote:
         self._warm = self._refuses = False
         home = self.folder / "home"
         try:
-            shutil.copytree(environment / "home", home, symlinks=True)
+            copy_home(environment, home)
             variables = sandbox_variables(
                 env, path=environment, home=Path(kernel_host.STABLE_HOME)
             ) | {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}

@@ -22,6 +22,7 @@ from builder.spec import Variant
 from builder.system.events import Event, Kind, Reporter
 from builder.system.logs import Log
 from builder.targets.local import interpreter, place
+from builder.targets.local.home import in_home
 
 if TYPE_CHECKING:
     from builder.sandbox.session import Sandbox
@@ -249,4 +250,8 @@ def _missing(variant: Variant) -> tuple[str, ...]:
         if stage.files:
             targets = ", ".join(entry.target for entry in stage.files)
             missing.append(f"files at absolute paths of {stage.source}: {targets}")
+        elsewhere = [each.target for each in stage.downloads if in_home(each.target) is None]
+        if elsewhere:
+            targets = ", ".join(elsewhere)
+            missing.append(f"downloads outside of /home/user of {stage.source}: {targets}")
     return tuple(missing)

@@ -1,0 +1,62 @@
+"""Link fetched content from the store into an environment, for the homes of its sandboxes."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+from builder.render.fetched import Fetched, obtained, put
+from builder.system.events import Reporter
+from builder.targets.local.home import FETCHED, in_home, set_links
+
+_EXECUTABLE = 0o111
+
+
+def link_content(contents: Iterable[Fetched], environment: Path, *, report: Reporter) -> None:
+    """Put content for the home folder into an environment, and link to it from the environment's
+    home. Raises `OSError`, `FetchError`, `NetworkError`, `StorageError`."""
+    paths = []
+    for content in contents:
+        path = in_home(content.target)
+        if path is None:
+            continue
+        place = environment / FETCHED / path
+        if content.extract or int(content.mode or "0", 8) & _EXECUTABLE:
+            _put(content, place, report)  # the files of the store have one mode
+        else:
+            for file in content.files:
+                _link(obtained(file, report=report), place / file.path if file.path else place)
+        paths.append(path)
+    if not paths:
+        return
+    set_links(environment, sorted(_outermost(paths, environment / FETCHED)))
+
+
+def _put(content: Fetched, place: Path, report: Reporter) -> None:
+    """Write content to `place`, merging it with what is there."""
+    new = place.with_name(f".{place.name}.new")
+    put(content, new, report=report)
+    if not place.is_dir():
+        place.parent.mkdir(parents=True, exist_ok=True)
+        os.replace(new, place)
+        return
+    shutil.copytree(new, place, symlinks=True, dirs_exist_ok=True)
+    shutil.rmtree(new)
+
+
+def _link(source: Path, place: Path) -> None:
+    place.parent.mkdir(parents=True, exist_ok=True)
+    place.unlink(missing_ok=True)
+    try:
+        os.link(source, place)
+    except OSError:  # another file system, or one without hard links
+        place.symlink_to(source)
+
+
+def _outermost(paths: Sequence[str], folder: Path) -> set[str]:
+    """Return the paths to link, without those below others; for the home itself, all in it."""
+    if "." in paths:
+        return set(os.listdir(folder))
+    return {path for path in paths if not any(path.startswith(f"{other}/") for other in paths)}

@@ -1,0 +1,52 @@
+"""Make the home of a sandbox from that of its environment.
+
+An environment has fetched content that belongs below a home in a folder of its own, to which the
+homes have symbolic links.
+"""
+
+from __future__ import annotations
+
+import json
+import posixpath
+import shutil
+from collections.abc import Sequence
+from pathlib import Path
+
+from builder.system.documents import parse_json
+
+FETCHED = "fetched"
+_LINKS = "fetched.json"
+_HOME = "/home/user"
+
+
+def in_home(target: str) -> str | None:
+    """Return the path of a target below the home folder, None if it is elsewhere."""
+    if target == _HOME or target.startswith(f"{_HOME}/"):
+        return posixpath.relpath(target, _HOME)
+    return None
+
+
+def copy_home(environment: Path, home: Path) -> None:
+    """Make the home of a sandbox. Raises `OSError`."""
+    shutil.copytree(environment / "home", home, symlinks=True)
+    _link(environment, home)
+
+
+def set_links(environment: Path, paths: Sequence[str]) -> None:
+    """Set which paths of homes are links to the fetched content of an environment, and link to it
+    from the environment's own home. Raises `OSError`."""
+    (environment / _LINKS).write_text(json.dumps(paths), encoding="utf-8")
+    _link(environment, environment / "home")
+
+
+def _link(environment: Path, home: Path) -> None:
+    """Link to where the content is now, since environments can be moved."""
+    try:
+        links = parse_json((environment / _LINKS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return
+    for path in links:
+        link = home / path
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.unlink(missing_ok=True)
+        link.symlink_to(environment / FETCHED / path)
