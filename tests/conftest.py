@@ -55,6 +55,7 @@ OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['s
 WHOLE_MODULES = {
     f"tests/e2e/test_{name}.py"
     for name in (
+        "checks",
         "code_as_in_python",
         "examples",
         "extras",

@@ -4,14 +4,13 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
-from builder.errors import (
-    BuildError,
-    VerifyError,
-)
-from builder.spec import Variant
+from builder.errors import BuildError, VerifyError
+from builder.render import Rendered
+from builder.spec import Variant, load_variants
 from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
@@ -20,30 +19,9 @@ from tests.conftest import BASE
 from tests.support.here import build_here
 from tests.support.sandboxes import prepared
 
+pytestmark = pytest.mark.network
 
-@pytest.mark.network
-def test_checks_after_an_end_of_the_sandbox_are_named(
-    write: Callable[..., Path], local_cache: Path, tmp_path: Path
-) -> None:
-    """Where a check ends the sandbox, those after it are said not to have run, not to have failed."""
-    blocks = (("dies", "import os; os._exit(3)"), ("next", "print(1)"), ("last", "print(2)"))
-    folder = write(
-        _base=BASE,
-        light="schema = 1\nname = 'light'\nextends = '_base'\n"
-        + "".join(f"[[verify]]\nname = '{name}'\ncode = '{code}'\n" for name, code in blocks),
-    )
-    rendered = prepared(folder.parent)
-    with (
-        Log(tmp_path / "logs", target="local") as log,
-        pytest.raises(VerifyError) as caught,
-    ):
-        built = build_here(rendered, log)
-        verify(built, rendered, LocalTarget(), report=discard, log=log)
-    assert (
-        "  variants/light.toml:5: check `dies` failed: the code ended its interpreter with exit"
-        " status 3\n  not checked, because the sandbox had ended: `next`, `last`\n"
-        in f"{caught.value.message}\n"
-    )
+SPEC = "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['six==1.16.0']\n"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,110 +33,110 @@ class Promised:
     reseeds: bool = False
 
 
-@pytest.mark.network
-def test_locked_package_in_another_version_is_named(
-    write: Callable[..., Path], local_cache: Path, tmp_path: Path
-) -> None:
-    """A locked package that is there in another version than in any that was locked for it is
-    named with both."""
-    folder = write(
-        _base=BASE,
-        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['six==1.16.0']\n",
+Verified = Callable[..., None]
+
+
+@pytest.fixture(scope="module")
+def light(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
+    folder = tmp_path_factory.mktemp("light")
+    (folder / "variants").mkdir()
+    (folder / "variants" / "_base.toml").write_text(dedent(BASE))
+    (folder / "variants" / "light.toml").write_text(SPEC)
+    return prepared(folder)
+
+
+@pytest.fixture
+def verified(light: Rendered, write: Callable[..., Path], local_cache: Path, log: Log) -> Verified:
+    """Return a function that verifies a build with checks, and with a version of `six`."""
+    built = build_here(light, log)
+
+    def run(checks: Mapping[str, str], *, six: str = "1.16.0") -> None:
+        blocks = (f"[[verify]]\nname = '{name}'\n{block}\n" for name, block in checks.items())
+        (variant,) = load_variants(write(_base=BASE, light=SPEC + "".join(blocks)))
+        promised = Promised(variant=variant, locked={"six": six})
+        verify(built, promised, LocalTarget(), report=discard, log=log)
+
+    return run
+
+
+def message_of(error: VerifyError) -> str:
+    # Python 3.13 marks the place within a line.
+    message = re.sub(r"\n[ ~^]+(?=\n|$)", "", error.message)
+    assert "ipykernel" not in message.lower()
+    return message
+
+
+def test_failed_check_says_what_was_expected_and_found(verified: Verified) -> None:
+    """A build that does not hold up fails with each check, what it should give and what it gave."""
+    checks = {
+        "sum": "code = 'print(4)'\nstdout = '5'",
+        "import": "code = 'import absent'",
+        "endless": "code = 'while True: pass'\nstdout = 'x'\ntimeout = 1",
+        "half": 'code = "def half(x):\\n    return x / 0\\n\\nhalf(1)"',
+        "syntax": "code = 'print(1'",
+    }
+    with pytest.raises(VerifyError) as caught:
+        verified(checks)
+    assert message_of(caught.value).startswith(
+        "`light` was built on `local` but failed verification:\n"
+        "  variants/light.toml:7: check `sum` failed: expected '5', got '4'\n"
+        "  variants/light.toml:11: check `import` failed:"
+        " ModuleNotFoundError: No module named 'absent'\n"
+        '      File "import", line 1, in <module>\n'
+        "        import absent\n"
+        "  variants/light.toml:14: check `endless` failed: it did not finish within 1 second\n"
+        "  variants/light.toml:19: check `half` failed: ZeroDivisionError: division by zero\n"
+        '      File "half", line 4, in <module>\n'
+        "        half(1)\n"
+        '      File "half", line 2, in half\n'
+        "        return x / 0\n"
+        "  variants/light.toml:22: check `syntax` failed: SyntaxError: '(' was never closed"
     )
-    rendered = prepared(folder.parent)
-    with Log(tmp_path / "logs", target="local") as log:
-        built = build_here(rendered, log)
-
-        def verified(locked: str) -> None:
-            promised = Promised(variant=rendered.variant, locked={"six": locked})
-            verify(built, promised, LocalTarget(), report=discard, log=log)
-
-        verified("1.16 | 1.17.0")
-        with pytest.raises(VerifyError) as caught:
-            verified("1.15 | 1.17.0")
-    assert "  `six` is installed in version 1.16.0 instead of 1.15 | 1.17.0" in caught.value.message
 
 
 @pytest.mark.parametrize(
-    ("block", "failure"),
+    ("end", "cause"),
     [
+        ("os._exit(3)", "the code ended its interpreter with exit status 3"),
         (
-            "code = 'print(4)'\nstdout = '5'",
-            "variants/light.toml:7: check `odd` failed: expected '5', got '4'",
+            "os.kill(os.getpid(), 9)",
+            "the interpreter was ended by SIGKILL while it ran the code, as when memory runs out",
         ),
-        (
-            "code = 'import absent'",
-            "variants/light.toml:7: check `odd` failed:"
-            " ModuleNotFoundError: No module named 'absent'\n"
-            '      File "odd", line 1, in <module>\n'
-            "        import absent",
-        ),
-        (
-            "code = 'while True: pass'\nstdout = 'x'\ntimeout = 1",
-            "variants/light.toml:7: check `odd` failed: it did not finish within 1 second",
-        ),
-        (
-            "code = 'import os; os._exit(3)'",
-            "variants/light.toml:7: check `odd` failed:"
-            " the code ended its interpreter with exit status 3",
-        ),
-        (
-            "code = 'import os; os.kill(os.getpid(), 9)'",
-            "variants/light.toml:7: check `odd` failed: the interpreter was ended by SIGKILL while"
-            " it ran the code, as when memory runs out",
-        ),
-        (
-            "code = 'import os; os.abort()'",
-            "variants/light.toml:7: check `odd` failed: the interpreter was ended by SIGABRT while"
-            " it ran the code",
-        ),
-        (
-            "code = 'def half(x):\\n    return x / 0\\n\\nhalf(1)'".replace("'", '"'),
-            "variants/light.toml:7: check `odd` failed: ZeroDivisionError: division by zero\n"
-            '      File "odd", line 4, in <module>\n'
-            "        half(1)\n"
-            '      File "odd", line 2, in half\n'
-            "        return x / 0",
-        ),
-        (
-            "code = 'print(1'",
-            "variants/light.toml:7: check `odd` failed: SyntaxError: '(' was never closed",
-        ),
+        ("os.abort()", "the interpreter was ended by SIGABRT while it ran the code"),
     ],
 )
-def test_failed_check_says_what_was_expected_and_found(
-    write: Callable[..., Path], local_cache: Path, log: Log, block: str, failure: str
+def test_checks_after_an_end_of_the_sandbox_are_named(
+    verified: Verified, end: str, cause: str
 ) -> None:
-    """A build that does not hold up fails with the check, what it should give and what it gave."""
-    folder = write(
-        _base=BASE,
-        light="schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['idna']\n"
-        f"[[verify]]\nname = 'odd'\n{block}\n",
-    )
-    rendered = prepared(folder.parent)
-    built = build_here(rendered, log)
+    """Where a check ends the sandbox, its failure says how, and the checks after it are said not to
+    have run, not to have failed."""
+    checks = {
+        "dies": f"code = 'import os; {end}'",
+        "next": "code = 'print(1)'",
+        "last": "code = 'print(2)'",
+    }
     with pytest.raises(VerifyError) as caught:
-        verify(built, rendered, LocalTarget(), report=discard, log=log)
-    # Python 3.13 marks the place within a line.
-    message = re.sub(r"\n[ ~^]+(?=\n|$)", "", caught.value.message)
-    assert message.startswith(f"`light` was built on `local` but failed verification:\n  {failure}")
-    assert "ipykernel" not in caught.value.message.lower()
-
-
-def test_checks_do_not_see_each_other(
-    write: Callable[..., Path], local_cache: Path, log: Log
-) -> None:
-    """A check cannot pass on a name that the check before it has left."""
-    folder = write(
-        _base=BASE,
-        light="schema = 1\nname = 'light'\nextends = '_base'\n"
-        "[[verify]]\nname = 'first'\ncode = 'left = 1'\n"
-        "[[verify]]\nname = 'second'\ncode = 'print(left)'\n",
+        verified(checks)
+    assert message_of(caught.value) == (
+        "`light` was built on `local` but failed verification:\n"
+        f"  variants/light.toml:7: check `dies` failed: {cause}\n"
+        "  not checked, because the sandbox had ended: `next`, `last`"
     )
-    rendered = prepared(folder.parent)
-    built = build_here(rendered, log)
+
+
+def test_locked_package_in_another_version_is_named(verified: Verified) -> None:
+    """A locked package that is there in another version than in any that was locked for it is
+    named with both."""
+    verified({}, six="1.16 | 1.17.0")
+    with pytest.raises(VerifyError) as caught:
+        verified({}, six="1.15 | 1.17.0")
+    assert "  `six` is installed in version 1.16.0 instead of 1.15 | 1.17.0" in caught.value.message
+
+
+def test_checks_do_not_see_each_other(verified: Verified) -> None:
+    """A check cannot pass on a name that the check before it has left."""
     with pytest.raises(VerifyError, match="failed: NameError: name 'left' is not defined"):
-        verify(built, rendered, LocalTarget(), report=discard, log=log)
+        verified({"first": "code = 'left = 1'", "second": "code = 'print(left)'"})
 
 
 def test_warm_up_import_that_is_missing_fails_the_build(

@@ -17,8 +17,6 @@ from tests.support.shell import PROGRAM, bash
     "reader",
     [
         "2>&1 | head -2",
-        "2>&1 | grep -m1 resolving",
-        "2> >(head -1)",
         "2>/dev/full",
         "2>&1 | true",
         "--json 2> >(head -1) | cat",
@@ -66,31 +64,32 @@ def written(project: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("closed", CLOSED.values(), ids=CLOSED)
-def test_lock_is_the_same_with_closed_streams(
-    project: Path, cache: Path, command: Command, closed: str
-) -> None:
+def test_lock_is_the_same_with_closed_streams(project: Path, cache: Path, command: Command) -> None:
     """A lock that was made with closed streams is that of open ones."""
     assert command("lock", cwd=project).returncode == 0
     expected = written(project)
-    (project / "generated" / "light" / "requirements" / "light.txt").unlink()
-    done = run(project, cache, "lock", closed=closed)
-    assert (done.returncode, written(project)) == (0, expected)
+    for name, closed in CLOSED.items():
+        (project / "generated" / "light" / "requirements" / "light.txt").unlink()
+        done = run(project, cache, "lock", closed=closed)
+        assert (name, done.returncode, written(project)) == (name, 0, expected)
 
 
 @pytest.mark.network
-@pytest.mark.parametrize("closed", [CLOSED["stdin"], CLOSED["all"]], ids=["stdin", "all"])
 def test_build_and_looks_are_the_same_with_closed_streams(
-    project: Path, cache: Path, command: Command, closed: str
+    project: Path, cache: Path, command: Command
 ) -> None:
     """A build that ran with closed streams is made and recorded, and the commands that look at it
     say what they say with open ones."""
-    done = run(project, cache, "build", "light", "--target", "local", "--force", closed=closed)
-    assert (done.returncode, done.stderr if "2>&-" in closed else "") == (0, "")
+    build = ("build", "light", "--target", "local", "--force")
+    done = run(project, cache, *build, closed=CLOSED["all"])
+    assert (done.returncode, done.stderr) == (0, "")
     looks = (["plan", "light", "--target", "local"], ["outdated", "light", "--target", "local"])
-    for look in looks:
-        expected = command(*look, cwd=project)
-        found = run(project, cache, *look, closed=closed)
-        assert found.returncode == expected.returncode == 0
-        assert found.stdout == ("" if "1>&-" in closed else expected.stdout)
-    assert "nothing changed" in command(*looks[0], cwd=project).stdout
+    expected = [command(*look, cwd=project) for look in looks]
+    assert [look.returncode for look in expected] == [0, 0]
+    assert "nothing changed" in expected[0].stdout
+    for closed, shown in (
+        (CLOSED["stdin"], [look.stdout for look in expected]),
+        (CLOSED["all"], ["", ""]),
+    ):
+        found = [run(project, cache, *look, closed=closed) for look in looks]
+        assert [(look.returncode, look.stdout) for look in found] == [(0, text) for text in shown]
