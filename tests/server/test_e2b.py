@@ -13,7 +13,7 @@ from builder.errors import (
     VerifyError,
 )
 from tests.conftest import Command
-from tests.support.clouds import NAMES, Built, Place
+from tests.support.clouds import NAMES, Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.e2b_server.state import Team
 
@@ -22,7 +22,9 @@ TARGET = '[tool.template-builder.targets.staging]\nkind = "e2b"\napi-key-env = "
 
 def test_four_variants_are_built_verified_published_recorded(place: Place, cloud: Server) -> None:
     """Every variant ends as one build that carries its digest's tag, `default` and the channel's,
-    and the registry holds what was measured of it."""
+    and the registry holds what was measured of it. Each distinct step is run by one build; the
+    others find it, as the plan expects."""
+    planned = place.planned()
     outcomes = place.build()
     assert {name: outcome.action for name, outcome in outcomes.items()} == dict.fromkeys(
         NAMES, "built"
@@ -43,12 +45,6 @@ def test_four_variants_are_built_verified_published_recorded(place: Place, cloud
     assert set(one["packages"]) == {"packaging", "idna"}
     assert cloud.created == len(cloud.ended) == 6  # three of the one that is kept warm
     assert cloud.running == {}
-
-
-def test_shared_steps_run_once(place: Place, cloud: Server) -> None:
-    """Each distinct step is run by one build; the others find it, as the plan foretold."""
-    planned = place.planned()
-    place.build()
     assert len(cloud.state.executed) == len(set(cloud.state.executed))
     expected_cached = {one.name: (one.cached, one.cached_by) for one in planned.variants}
     assert expected_cached == {
@@ -84,17 +80,6 @@ def test_request_is_the_program(place: Place, cloud: Server) -> None:
         (step.kind, *step.args) for step in planned.program.steps
     ]
     assert (build.cpu, build.memory_mb, build.free_disk_mb) == (4, 512, 9)
-
-
-def test_second_run_has_nothing_to_do(
-    place: Place, cloud: Server, built_on: Callable[..., Built]
-) -> None:
-    """What is recorded and there is skipped: no build is asked for, no sandbox opened."""
-    built_on("e2b", *NAMES).copy_to(place, cloud)
-    outcomes = place.build()
-    assert {outcome.action for outcome in outcomes.values()} == {"skipped"}
-    assert {request.split()[0] for request in cloud.front.requests} == {"GET"}
-    assert not place.planned().something_to_do
 
 
 def test_publishing_comes_after_verifying(place: Place, cloud: Server) -> None:
@@ -183,11 +168,15 @@ def test_shared_step_that_fails_is_tried_once(
         assert server.builds("two") == []
 
 
-def test_forced_build_runs_every_step_again_once(
-    place: Place, cloud: Server, built_on: Callable[..., Built]
-) -> None:
-    """With --force nothing comes from the cache of before, and still no step runs twice."""
-    built_on("e2b", *NAMES).copy_to(place, cloud)
+def test_second_run_skips_and_force_builds_all(place: Place, cloud: Server) -> None:
+    """What is recorded and there is skipped: no build is asked for, no sandbox opened. With --force
+    nothing comes from the cache of before, and still no step runs twice."""
+    place.build()
+    cloud.front.requests.clear()
+    outcomes = place.build()
+    assert {outcome.action for outcome in outcomes.values()} == {"skipped"}
+    assert {request.split()[0] for request in cloud.front.requests} == {"GET"}
+    assert not place.planned().something_to_do
     first = list(cloud.state.executed)
     refs = {name: place.recorded(name)["build_id"] for name in NAMES}
     cloud.state.executed.clear()

@@ -41,7 +41,7 @@ def prepared(folder: Path) -> Rendered:
     return rendered
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def light(tmp_path_factory: pytest.TempPathFactory) -> Rendered:
     folder = tmp_path_factory.mktemp("light")
     (folder / "variants").mkdir()
