@@ -66,8 +66,8 @@ sandbox.close()
 
 
 @pytest.fixture
-def ref(built_on: Callable[[str], Built], local_cache: Path) -> str:
-    place = Place(built_on("local").folder)
+def ref(built_on: Callable[..., Built], local_cache: Path) -> str:
+    place = Place(built_on("local", "one").folder)
     return f"local:one@{place.recorded('one', 'local')['build_id']}"
 
 

@@ -36,12 +36,12 @@ THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, dae
 @pytest.fixture
 def built(
     place: Place,
-    built_on: Callable[[str], Built],
+    built_on: Callable[..., Built],
     local_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> Place:
     """The project with the template `one`, built on this machine."""
-    shutil.copytree(built_on("local").folder, place.folder, dirs_exist_ok=True)
+    shutil.copytree(built_on("local", "one").folder, place.folder, dirs_exist_ok=True)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     return place
 

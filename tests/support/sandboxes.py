@@ -135,11 +135,11 @@ def kept_sandbox(
 
 @pytest.fixture
 def local_one(
-    built_on: Callable[[str], Built], local_cache: Path, monkeypatch: pytest.MonkeyPatch
+    built_on: Callable[..., Built], local_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> Path:
     """Resolve templates with a registry that has `one`, built on this machine; return its path.
     Tests share it and change nothing in it."""
-    registry = built_on("local").folder / "registry.json"
+    registry = built_on("local", "one").folder / "registry.json"
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(registry))
     return registry
 
