@@ -6,11 +6,14 @@ import shutil
 import subprocess
 from pathlib import Path
 
+import tomli_w
+
 from bench.child import ROOT, ChildError
 from bench.workshop import Workshop
 from builder.errors import EngineUnavailableError
 from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
+from builder.spec import defaults
 
 __all__ = ["BASE", "connect", "project"]
 
@@ -41,6 +44,9 @@ def project(workshop: Workshop) -> Path:
     for path in (*place.glob("variants/*.toml"), *place.glob("generated/*/template.toml")):
         text = path.read_text(encoding="utf-8")
         text = text.replace("e2bdev/code-interpreter:latest", BASE)
+        if path.name == "_base.toml":  # another image has no service by default
+            service = {"command": list(defaults.COMMAND), "ready-url": defaults.READY_URL}
+            text += tomli_w.dumps({"base": {"image": BASE}, "service": service})
         path.write_text(text, encoding="utf-8")
     settings = '[tool.template-builder.precheck]\nnetwork = "host"\n'
     if _CERTIFICATES.exists():

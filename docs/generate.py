@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -34,22 +35,29 @@ def spec_page() -> str:
         "",
         "## Top level",
         "",
-        *_keys(schema, skip={"base", "service", "resources", "python", "system", "warmup"}),
+        *_keys(schema),
+        *_sections("", schema, tables),
     ]
-    for key, field in schema["properties"].items():
-        reference = field.get("$ref") or field.get("items", {}).get("$ref")
-        if reference:
-            table = tables[reference.rpartition("/")[2]]
-            title = f"[[{key}]]" if field.get("type") == "array" else f"[{key}]"
-            lines += ["", f"## `{title}`", "", table["description"], "", *_keys(table)]
     return "\n".join(lines) + "\n"
 
 
-def _keys(table: dict[str, Any], skip: frozenset[str] | set[str] = frozenset()) -> list[str]:
+def _sections(path: str, parent: dict[str, Any], tables: dict[str, Any]) -> Iterator[str]:
+    """Yield the lines of each table below `parent`, and of those below it."""
+    for key, field in parent["properties"].items():
+        reference = field.get("$ref") or field.get("items", {}).get("$ref")
+        if reference:
+            table = tables[reference.rpartition("/")[2]]
+            name = f"{path}{key}"
+            title = f"[[{name}]]" if field.get("type") == "array" else f"[{name}]"
+            yield from ("", f"## `{title}`", "", table["description"], "", *_keys(table))
+            yield from _sections(f"{name}.", table, tables)
+
+
+def _keys(table: dict[str, Any]) -> list[str]:
     required = table.get("required", [])
     rows = ["| key | type | default | |", "|---|---|---|---|"]
     for key, field in table["properties"].items():
-        if key in skip or "$ref" in field or "$ref" in field.get("items", {}):
+        if "$ref" in field or "$ref" in field.get("items", {}):
             continue
         default = "required" if key in required else _default(field)
         rows.append(f"| `{key}` | {_type(field)} | {default} | {field.get('description', '')} |")
@@ -58,6 +66,8 @@ def _keys(table: dict[str, Any], skip: frozenset[str] | set[str] = frozenset()) 
 
 def _default(field: dict[str, Any]) -> str:
     default = field.get("default")
+    if isinstance(default, bool):
+        return f"`{json.dumps(default)}`"
     return "" if default in (None, "", [], {}) else f"`{default}`"
 
 
@@ -69,6 +79,7 @@ def _type(field: dict[str, Any]) -> str:
     if "anyOf" in field:
         return " or ".join(_type(one) for one in field["anyOf"] if one.get("type") != "null")
     kind = {"string": "text", "integer": "number", "array": "list", "object": "table"}
+    kind["boolean"] = "true or false"
     name = kind.get(field.get("type", ""), "text")
     return f"{name} of {_type(field['items'])}" if name == "list" else name
 

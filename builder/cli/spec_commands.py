@@ -16,6 +16,7 @@ from builder.errors import RenderDriftError, TemplateError, counted
 from builder.lock.committed import read_committed
 from builder.project import Project
 from builder.spec import Variant
+from builder.spec.changing import warnings_of
 from builder.spec.models import schemas
 from builder.system.events import Reporter
 from builder.system.files import atomic_write
@@ -30,7 +31,10 @@ def validate(names: Names = None, *, project: Project) -> Result:
             {"name": v.name, "source": v.source, "stages": [s.stem for s in v.stages]}
             for v in variants
         ],
-        text=[line for variant in variants for line in _valid(variant)],
+        text=[
+            *(line for variant in variants for line in _valid(variant)),
+            *(f"{place}: warning: {text}" for place, text, _ in warnings_of(variants)),
+        ],
     )
 
 

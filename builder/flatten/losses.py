@@ -24,7 +24,7 @@ _LOST_FLAGS = {
     },
 }
 _INSTEAD = {
-    "network": "remove the flag",
+    "network": "remove the flag; in a spec, remove `network = false`",
     "security": "remove the flag",
     "device": "remove the flag",
     "from": "create the files in this chain of stages, or fetch them in a RUN",

@@ -111,6 +111,7 @@ class _Case:
             retag=retag,
             held=held,
             stages=tuple(stage.stem for stage in rendered.variant.stages),
+            files=rendered.variant.matches,
             unsupported=tuple(situation.unsupported.get(self.name, ())),
             notes=rendered.lock.notes[without_base and rendered.lock.image.note is not None :],
             fetched=self._fetched(),

@@ -9,6 +9,8 @@ from typing import Literal
 from builder.plan.values import Reason
 from builder.registry.model import Build
 from builder.render import Rendered
+from builder.spec.downloads import owner_of
+from builder.spec.variant import DEFAULT_WORKDIR, Run
 
 
 def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
@@ -29,6 +31,7 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         "service.ready-command": " ".join(variant.ready_command),
         "service.ready-port": str(variant.ready_port or ""),
         "python.not-imported": ", ".join(variant.not_imported),
+        "workdir.path": "" if variant.workdir == DEFAULT_WORKDIR else variant.workdir,
         "warmup.level": variant.level,
         "warmup.imports": ", ".join(variant.imports),
         "warmup.reseed": variant.reseed and _short_hash(variant.reseed.encode()),
@@ -40,10 +43,20 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         for check in stage.checks:
             decisive = repr((check.code, check.stdout, check.timeout))
             spec[f"{stage.stem}: verify {check.name!r}"] = _short_hash(decisive.encode())
-        for entry in stage.files:
+        for entry in stage.all_files:
+            owner = "" if entry.owner == owner_of(entry.target, None) else f"{entry.owner} "
             spec[f"{stage.stem}: file {entry.target}"] = (
-                f"{entry.mode} {_short_hash(entry.content)}"
+                f"{owner}{entry.mode} {_short_hash(entry.content)}"
             )
+        for folder in stage.folders:
+            modes = f"{folder.owner} {folder.folder_mode}"
+            spec |= {f"{stage.stem}: folder {path}": modes for path in folder.folders}
+        for number, run in enumerate(stage.runs, 1):
+            spec[f"{stage.stem}: run {number}"] = _described(run)
+        for repository in stage.repositories:
+            words = (*repository.suites, *repository.components)
+            key = repository.key_sha256 or hashlib.sha256(repository.key or b"").hexdigest()
+            spec[f"{stage.stem}: repository {repository.uri}"] = f"{' '.join(words)} {key[:12]}"
     for content in rendered.fetched:
         rights = " ".join(filter(None, (content.owner, content.mode)))
         spec[f"{content.stage}: download {content.target}"] = (
@@ -55,6 +68,13 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         "packages": lock.packages,
         "files": {f.path: hashlib.sha256(f.content).hexdigest() for f in rendered.files},
     }
+
+
+def _described(run: Run) -> str:
+    """Return a command in short, and a hash of all that it is."""
+    inputs = [(entry.source, entry.content) for entry in run.inputs]
+    decisive = (run.command, run.user, run.before_packages, inputs, dict(run.env), run.network)
+    return f"{run.summary} ({_short_hash(repr(decisive).encode())})"
 
 
 def _short_hash(content: bytes) -> str:

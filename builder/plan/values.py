@@ -114,6 +114,8 @@ class PlannedVariant:
     `stale_base` describes how the target caches a base image that is not pinned. `fetched` says
     what the build fetches beside packages, and how.
 
+    `files` says what the folders and patterns of `[[files]]` match.
+
     The first `cached` steps are expected to be cached, by earlier builds (`cached_before`) or by
     another build of this plan (`cached_by`).
     """
@@ -126,6 +128,7 @@ class PlannedVariant:
     retag: str | None = None
     held: Hold | None = None
     stages: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fetched: tuple[str, ...] = ()
@@ -147,6 +150,7 @@ class PlannedVariant:
             "ref": self.ref,
             "held": self.held.described() if self.held else None,
             "stages": list(self.stages),
+            "files": list(self.files),
             "not_provided": list(self.unsupported),
             "notes": list(self.notes),
             "fetched": list(self.fetched),

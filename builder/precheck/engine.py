@@ -44,11 +44,12 @@ from builder.targets.protocol import Needs, Unused
 _OWNER = "template-builder.owner"
 _SUBJECT = "template-builder.precheck"
 _DIGEST = "template-builder.digest"
+_WITHOUT_NETWORK = "RUN --network=none "
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LARGEST_BUNDLE = 16 << 20
-# Run the image's health check as often as E2B. `ready-seconds` limits how long it may fail.
-_HEALTH_CHECK = {"interval": 2 * 10**9, "start_period": 10**6, "retries": 10**6}  # in nanoseconds
+# Run the image's health check every second. `ready-seconds` limits how long it may fail.
+_HEALTH_CHECK = {"interval": 10**9, "start_period": 10**6, "retries": 10**6}  # in nanoseconds
 _KILLED = 137  # 128 + SIGKILL, with which the kernel ends processes that need too much memory
 # Without it E2B's code service requests variables from a service that only E2B's machines have.
 _ENVIRONMENT = {"E2B_LOCAL": "true"}
@@ -146,6 +147,10 @@ class DockerEngine:
         if self._settings.ca_bundle:
             self.image(base)
             dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
+        if _WITHOUT_NETWORK in dockerfile:  # only BuildKit has the flag
+            dockerfile = dockerfile.replace(_WITHOUT_NETWORK, "RUN ")
+            text = "the pre-check runs commands with `network = false` in its own network"
+            report(Event(kind="note", variant=rendered.variant.name, text=text))
         files = {file.path: (file.content, file.mode) for file in rendered.files}
         files["Dockerfile"] = (dockerfile.encode(), 0o644)
         with (

@@ -27,6 +27,9 @@ _SEPARATOR = re.compile(r", (?=[A-Za-z0-9])(?![^\[]*\])")
 _CHECK = re.compile(r"[^:]+: verify '(.+)'")
 _ALGORITHM = 2  # version of the stages' digests; recorded with them
 
+# What stages copy beside single files; earlier versions had only those.
+_COPIED = ("folders", "run", "repositories")
+
 
 def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> Build:
     """Return the record of a verified build; `source` says which commit its spec is from.
@@ -154,7 +157,11 @@ def stages_of(rendered: Rendered) -> dict[str, Digest]:
             if content.stage == stage.stem
         ]
         # Left out where there is none, so that earlier digests remain valid.
-        digest = _sha256([digest, stage.declared, files, lock, *fetched])
+        own: list[Any] = [digest, stage.declared, files, lock, *fetched]
+        folders = tuple(f"{kind}/{stage.stem}/" for kind in _COPIED)
+        if more := {path: each for path, each in locks.items() if path.startswith(folders)}:
+            own.append(more)
+        digest = _sha256(own)
         stages[stage.stem] = Digest(f"sha256:{digest}")
     return stages
 

@@ -24,7 +24,7 @@ from builder.registry import Digest
 from builder.render.fetched import Fetched, fetched_of
 from builder.render.template_toml import template_toml
 from builder.spec import Stage, Variant
-from builder.spec.variant import stage_name
+from builder.spec.variant import Repository, Run, stage_name
 from builder.system.files import cache_folder
 from builder.system.variables import as_reference, written
 
@@ -104,9 +104,7 @@ def render(variant: Variant, lock: Lock) -> Rendered:
             )
             path = f"requirements/{stage.stem}.txt"
             contents[path] = (0o644, (header + locked.text).encode())
-        for entry in stage.files:
-            path = f"files/{stage.stem}{entry.target}"
-            contents[path] = (0o644, entry.content)
+        contents |= _copied(stage)
     contents["template.toml"] = (0o644, template_toml(variant, lock).encode())
     files = tuple(
         GeneratedFile(path=path, mode=mode, content=content)
@@ -114,6 +112,25 @@ def render(variant: Variant, lock: Lock) -> Rendered:
     )
     digest = _digest(variant, files)
     return Rendered(variant=variant, lock=lock, files=files, fetched=fetched, digest=digest)
+
+
+def _copied(stage: Stage) -> dict[str, tuple[int, bytes]]:
+    """Return what a stage copies from the variants folder: path → (mode, content)."""
+    stem = stage.stem
+    contents = {f"files/{stem}{entry.target}": (0o644, entry.content) for entry in stage.files}
+    for number, folder in enumerate(stage.folders):
+        for entry in folder.files:
+            name = entry.target.removeprefix(f"{folder.target}/")
+            contents[f"folders/{stem}/{number}/{name}"] = (0o644, entry.content)
+    for number, run in enumerate(stage.runs):
+        for entry in run.inputs:
+            path = f"run/{stem}/{number}/{entry.target}"
+            contents[path] = (int(entry.mode, 8), entry.content)
+    for number, repository in enumerate(stage.repositories):
+        if repository.key is not None:
+            path = f"repositories/{stem}/{number}.{repository.key_name}"
+            contents[path] = (0o644, repository.key)
+    return contents
 
 
 def _digest(variant: Variant, files: Sequence[GeneratedFile]) -> Digest:
@@ -178,6 +195,10 @@ def _environment() -> jinja2.Environment:
         "merged_env": _merged_env,
         "sudo_lines": _sudo_lines,
         "one_line": one_line,
+        "modes": _modes,
+        "run_words": _run_words,
+        "source_lines": _source_lines,
+        "key_fetch": _key_fetch,
         "exec_form": lambda words: json.dumps(words, ensure_ascii=False),
         "python": _python,
         "python_check": _python_check,
@@ -219,6 +240,62 @@ def _sudo_lines(env: Mapping[str, str]) -> str:
     if "PATH" in env:
         lines.append("Defaults !secure_path")
     return " ".join(shlex.quote(line) for line in lines)
+
+
+def _modes(stage: Stage) -> str:
+    """Return commands that set the modes of copied files and folders."""
+    commands = []
+    for folder in stage.folders:
+        paths: dict[str, list[str]] = {}
+        for path in folder.folders:
+            paths.setdefault(folder.folder_mode, []).append(path)
+        for entry in folder.files:
+            paths.setdefault(entry.mode, []).append(entry.target)
+        commands += [f"chmod {mode} {shlex.join(names)}" for mode, names in paths.items()]
+    commands += [f"chmod {entry.mode} {shlex.quote(entry.target)}" for entry in stage.files]
+    return " \\\n    && ".join(commands)
+
+
+def _run_words(run: Run, place: str) -> list[str]:
+    """Return the program and arguments that run a command or script, whose files are in `place`."""
+    if run.command is not None:
+        words = ["/bin/sh", "-ec", run.command]
+        if run.inputs:
+            words[-1] = f"cd {shlex.quote(place)}\n{run.command}"
+    else:
+        words = [
+            "/bin/sh",
+            "-ec",
+            f"cd {shlex.quote(place)}\nexec ./{shlex.quote(str(run.script))}",
+        ]
+    variables = [f"{name}={value}" for name, value in run.env.items()]
+    return ["/usr/bin/env", *variables, *words] if variables else words
+
+
+def _source_lines(repository: Repository, key: str) -> str:
+    """Return the quoted lines of a source in the format deb822."""
+    lines = [
+        "Types: deb",
+        f"URIs: {repository.uri}",
+        f"Suites: {' '.join(repository.suites)}",
+        *([f"Components: {' '.join(repository.components)}"] if repository.components else []),
+        f"Signed-By: {key}",
+    ]
+    return " ".join(map(shlex.quote, lines))
+
+
+def _key_fetch(repository: Repository, key: str) -> str:
+    """Return a command that fetches a key, checks its hash, and writes it to the path `key`."""
+    code = (
+        "import hashlib, sys, urllib.request; "
+        "url, sha256, path = sys.argv[1:]; "
+        "key = urllib.request.urlopen(url, timeout=60).read(); "
+        "got = hashlib.sha256(key).hexdigest(); "
+        'got == sha256 or sys.exit(url + " has SHA-256 " + got + ", expected " + sha256); '
+        'open(path, "wb").write(key)'
+    )
+    words = ["python3", "-c", code, str(repository.key_url), str(repository.key_sha256), key]
+    return shlex.join(words)
 
 
 def _python_check(specifier: str) -> str:

@@ -10,7 +10,8 @@ import tomli_w
 
 from builder.lock import Lock
 from builder.spec import Stage, Variant
-from builder.spec.variant import Download
+from builder.spec.downloads import owner_of
+from builder.spec.variant import DEFAULT_WORKDIR, Download, FileEntry, Repository, Run
 
 
 def template_toml(variant: Variant, lock: Lock) -> str:
@@ -32,6 +33,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
         "resources": _present(
             cpu=variant.cpu, memory_mb=variant.memory_mb, free_disk_mb=variant.free_disk_mb
         ),
+        **({} if variant.workdir == DEFAULT_WORKDIR else {"workdir": {"path": variant.workdir}}),
         "warmup": {
             "level": variant.level,
             "imports": list(variant.imports),
@@ -67,29 +69,61 @@ def template_toml(variant: Variant, lock: Lock) -> str:
 
 
 def _stage_table(stage: Stage) -> dict[str, Any]:
-    files = [
-        {
-            "source": entry.source,
-            "target": entry.target,
-            "mode": entry.mode,
-            "sha256": hashlib.sha256(entry.content).hexdigest(),
-        }
-        for entry in stage.files
-    ]
     return {
         "name": stage.stem,
         "source": stage.source,
         "system-packages": list(stage.system),
         "python-packages": list(stage.requirements),
         **_present(downloads=[_download_table(each) for each in stage.downloads] or None),
-        "files": files,
+        "files": [_file_table(entry) for entry in stage.all_files],
         "verify": [_present(**asdict(check)) for check in stage.checks],
+        # Only where the spec has them.
+        **({"run": [_run_table(run) for run in stage.runs]} if stage.runs else {}),
+        **(
+            {"repositories": [_repository_table(each) for each in stage.repositories]}
+            if stage.repositories
+            else {}
+        ),
     }
 
 
 def _download_table(download: Download) -> dict[str, Any]:
     table = {key: value for key, value in asdict(download).items() if key != "number"}
     return _present(**table)
+
+
+def _file_table(entry: FileEntry) -> dict[str, Any]:
+    return {
+        "source": entry.source,
+        "target": entry.target,
+        "mode": entry.mode,
+        **({} if entry.owner == owner_of(entry.target, None) else {"owner": entry.owner}),
+        "sha256": hashlib.sha256(entry.content).hexdigest(),
+    }
+
+
+def _run_table(run: Run) -> dict[str, Any]:
+    inputs = {entry.source: hashlib.sha256(entry.content).hexdigest() for entry in run.inputs}
+    return _present(
+        command=run.command,
+        script=run.script,
+        user=run.user,
+        before="packages" if run.before_packages else None,
+        inputs=inputs or None,
+        env=dict(run.env) or None,
+        network=run.network,
+    )
+
+
+def _repository_table(repository: Repository) -> dict[str, Any]:
+    sha256 = repository.key_sha256 or hashlib.sha256(repository.key or b"").hexdigest()
+    return _present(
+        uri=repository.uri,
+        suites=list(repository.suites),
+        components=list(repository.components),
+        key_url=repository.key_url,
+        key_sha256=sha256,
+    )
 
 
 def _present(**values: Any) -> dict[str, Any]:

@@ -4,27 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import json
-import os
-import stat
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any, cast
 
 from builder.errors import Problem, did_you_mean
+from builder.spec.commands import repositories_of, runs_of
 from builder.spec.downloads import download_problems, downloads_of
+from builder.spec.files import files_of, target_problems
 from builder.spec.models import TABLES, VariantFile
-from builder.spec.secret_shapes import secret_in
 from builder.spec.service import service_of, service_problems
 from builder.spec.spec_file import SpecFile
 from builder.spec.types import python_floor
-from builder.spec.variant import Check, FileEntry, Stage, Variant
-from builder.spec.wording import NO_SECRETS
+from builder.spec.variant import Check, Stage, Variant
 from builder.system.variables import UnknownVariableError, as_reference, expand
 
 # Keys that do not affect what a stage builds, or belong to its parents.
 _DESCRIBING = {"schema_version", "name", "description", "extends"}
-_MAX_TEXT_BYTES = 1 << 20
-_MAX_SOURCE_BYTES = 64 << 20
 
 
 def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
@@ -42,6 +38,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
     """Return what the last file of `chain` adds, and note mistakes in the files that it copies."""
     file = chain[-1]
     model, env = cast(VariantFile, file.model), _env(chain)
+    files, folders = files_of(folder, file)
     return Stage(
         stem=file.stem,
         source=file.shown,
@@ -51,7 +48,10 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         requirements=tuple(model.python.packages) if model.python else (),
         torch_backend=_merged(chain, "python")["torch_backend"],
         downloads=downloads_of(file),
-        files=tuple(_files(folder, file)),
+        repositories=repositories_of(folder, file),
+        files=files,
+        folders=folders,
+        runs=runs_of(folder, file),
         checks=tuple(Check(**table.model_dump()) for table in model.verify),
         declared=json.dumps(
             model.model_dump(mode="json", exclude_unset=True, exclude=_DESCRIBING), sort_keys=True
@@ -83,49 +83,6 @@ def _instruction(chain: Sequence[SpecFile]) -> dict[str, str]:
         with contextlib.suppress(UnknownVariableError):
             known[name] = expand(value, known)
     return {name: known[name] for name in own if name in known}
-
-
-def _files(folder: Path, file: SpecFile) -> Iterable[FileEntry]:
-    seen = set()
-    for number, entry in enumerate(cast(VariantFile, file.model).files):
-        path, key = folder / entry.source, ("files", number, "source")
-        if entry.target in seen:
-            file.add(("files", number, "target"), f"{entry.target!r} is written twice")
-            continue
-        seen.add(entry.target)
-        below = (p for p in (path, *path.parents) if len(p.parts) > len(folder.parts))
-        if any(part.is_symlink() for part in below):
-            file.add(key, f"{entry.source!r} is a symbolic link, or is below one")
-            continue
-        try:
-            status = os.stat(path)
-            if not stat.S_ISREG(status.st_mode):
-                file.add(key, f"{entry.source!r} is not a regular file")
-                continue
-            if status.st_size > _MAX_SOURCE_BYTES:
-                message = f"{entry.source!r} is larger than {_MAX_SOURCE_BYTES >> 20} MiB"
-                file.add(key, message, "fetch it in the sandbox, or put it into a package")
-                continue
-            content = path.read_bytes()
-        except OSError as error:
-            file.add(key, f"{entry.source!r} cannot be read: {error.strerror}")
-            continue
-        text = content.decode("latin-1") if len(content) <= _MAX_TEXT_BYTES else ""
-        if kind := secret_in(text):  # keys are small; large files are data
-            file.add(key, f"{entry.source!r} contains {kind}; {NO_SECRETS}")
-            continue
-        yield FileEntry(source=entry.source, target=entry.target, mode=entry.mode, content=content)
-
-
-def _target_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
-    """Report files that are placed where another file needs a folder."""
-    targets = {e.target: f for f in chain for e in cast(VariantFile, f.model).files}
-    for file in chain:
-        for number, entry in enumerate(cast(VariantFile, file.model).files):
-            for parent in PurePosixPath(entry.target).parents:
-                if other := targets.get(str(parent)):
-                    message = f"{entry.target!r} is below {str(parent)!r}, a file of {other.shown}"
-                    yield file.problem(("files", number, "target"), message)
 
 
 def _import_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
@@ -186,7 +143,7 @@ def variant_of(
         *service_problems(chain, merged),
         *_import_problems(chain),
         *_warmup_problems(leaf, merged),
-        *_target_problems(chain),
+        *target_problems(chain, stages),
         *download_problems(chain),
         *_check_problems(chain, stages),
     ]
@@ -195,6 +152,7 @@ def variant_of(
     tables = [cast(VariantFile, file.model).python for file in chain]
     lists = ("command", "ready_command", "imports")
     merged |= {key: tuple(merged[key] or ()) for key in lists}
+    workdir = _merged(chain, "workdir")["path"]
     variant = Variant(
         name=model.name,
         stem=leaf.stem,
@@ -205,6 +163,7 @@ def variant_of(
         env={name: value for stage in stages for name, value in stage.env.items()},
         accept_broken=tuple(name for table in tables if table for name in table.accept_broken),
         not_imported=tuple(name for table in tables if table for name in table.not_imported),
+        workdir=workdir,
         **merged,
     )
     return variant, problems

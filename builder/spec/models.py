@@ -12,7 +12,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, 
 
 from builder.spec import defaults
 from builder.spec.types import (
+    Account,
     AptPackage,
+    AptWord,
     Code,
     Command,
     Cpus,
@@ -26,14 +28,18 @@ from builder.spec.types import (
     PythonCode,
     PythonPackage,
     PythonVersions,
+    RepositoryKey,
     SandboxPath,
     Sha256,
     SourcePath,
+    SourcePattern,
+    TargetPath,
     TemplateName,
     Text,
     TorchBackend,
     Url,
 )
+from builder.spec.variant import DEFAULT_WORKDIR
 
 SCHEMA_VERSION = 1
 
@@ -111,10 +117,47 @@ class PythonTable(_Table):
     )
 
 
+class RepositoryTable(_Table):
+    """A repository of Debian packages."""
+
+    uri: Url = Field(description="address of the repository")
+    suites: Annotated[list[AptWord], Field(min_length=1)] = Field(description="such as `stable`")
+    components: list[AptWord] = Field([], description="such as `main`")
+    key: RepositoryKey = Field(
+        description="key that signs it: a file of the variants folder, or an address with its hash,"
+        " `https://…#sha256=…`"
+    )
+
+
 class SystemTable(_Table):
     """Debian packages that this stage adds."""
 
-    packages: list[AptPackage] = Field([], description="names of packages for apt-get")
+    packages: list[AptPackage] = Field(
+        [],
+        description="packages as apt-get takes them: `name`, `name=version` with wildcards,"
+        " `name/release`, each with `:architecture` if needed",
+    )
+    repository: list[RepositoryTable] = []
+
+
+class RunTable(_Table):
+    """A command that this stage runs, in a shell that stops at the first error."""
+
+    command: Code | None = Field(None, description="command, of one or more lines")
+    script: SourcePath | None = Field(
+        None, description="a script inside the variants folder, instead of `command`"
+    )
+    user: Literal["root", "user"] = Field("root", description="who runs it")
+    before: Literal["packages"] | None = Field(
+        None, description="`packages`: before the Python packages are installed; default: last"
+    )
+    inputs: list[SourcePattern] = Field(
+        [],
+        description="files, folders (`app/`) and patterns (`*.csv`) of the variants folder that it"
+        " reads; they are copied to the folder in which it runs",
+    )
+    env: dict[EnvName, Text] = Field({}, description="environment variables for it alone")
+    network: bool = Field(default=True, description="false: without a network, which E2B cannot do")
 
 
 class DownloadTable(_Table):
@@ -142,13 +185,32 @@ class DownloadTable(_Table):
 
 
 class FileTable(_Table):
-    """One file that this stage adds."""
+    """A file, a folder, or the files that match a pattern, which this stage adds."""
 
-    source: SourcePath = Field(description="path inside the variants folder")
-    target: SandboxPath = Field(
-        description="absolute path in the sandbox; below /home/user, `user` owns the file"
+    source: SourcePattern = Field(
+        description="path inside the variants folder: a file, a folder (`app/`) or a pattern"
+        " (`data/*.csv`)"
     )
-    mode: Mode = Field("0644", description="permissions, octal")
+    target: TargetPath = Field(
+        description="absolute path in the sandbox; for a pattern, the folder (`/opt/data/`)"
+    )
+    owner: Account | None = Field(
+        None, description="account; by default `user` at and below /home/user, else root"
+    )
+    mode: Mode | None = Field(
+        None,
+        description="permissions, octal; by default 0644, and 0755 for executable files of a folder"
+        " or pattern",
+    )
+    folder_mode: Mode | None = Field(
+        None, description="permissions of the folders, octal; by default 0755"
+    )
+
+
+class WorkdirTable(_Table):
+    """The folder in which a sandbox starts."""
+
+    path: SandboxPath = Field(DEFAULT_WORKDIR, description="absolute path; made for `user`")
 
 
 class WarmupTable(_Table):
@@ -200,8 +262,10 @@ class VariantFile(_Table):
     resources: ResourcesTable | None = None
     python: PythonTable | None = None
     system: SystemTable | None = None
+    run: list[RunTable] = []
     download: list[DownloadTable] = []
     files: list[FileTable] = []
+    workdir: WorkdirTable | None = None
     warmup: WarmupTable | None = None
     verify: list[VerifyTable] = []
 
@@ -213,6 +277,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "python": PythonTable,
     "system": SystemTable,
     "warmup": WarmupTable,
+    "workdir": WorkdirTable,
 }
 
 

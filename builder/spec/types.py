@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import keyword
 import re
+import unicodedata
 import warnings
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -17,7 +18,12 @@ from pydantic import AfterValidator, Field, StrictInt, StrictStr
 _MINORS = range(8, 30)
 _AT_LEAST = re.compile(r">= ?3\.([0-9]+)")
 # apt-get removes a package whose name ends in `-`.
-_APT = re.compile(r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:-]+)?")
+_APT = re.compile(
+    r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:*-]+|/[A-Za-z0-9][A-Za-z0-9.+-]*)?"
+)
+_APT_WORD = re.compile(r"[A-Za-z0-9./][A-Za-z0-9./+_~-]*")
+_KEY_URL = re.compile(r"(?P<url>https?://[^#]+)#sha256=(?P<sha256>[0-9a-f]{64})")
+_ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 # A name as in PEP 508.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -38,10 +44,6 @@ _MAX_PATH = 4095
 def _one_line(value: str) -> str:
     if len(value) > _MAX_LINE:
         raise ValueError(f"is longer than {_MAX_LINE:,} characters")
-    if value.isprintable():
-        return value
-    import unicodedata
-
     for character in value:
         if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
             raise ValueError(f"must be one line of text, but contains {character!r}")
@@ -181,6 +183,31 @@ def _source(value: str) -> str:
     return _path_length(value)
 
 
+def _source_pattern(value: str) -> str:
+    _source(value.removesuffix("/"))
+    return value
+
+
+def _target_path(value: str) -> str:
+    _path(value.removesuffix("/"))
+    return value
+
+
+def _repository_key(value: str) -> str:
+    if "://" not in value:
+        return _source(value)
+    if not (address := _KEY_URL.fullmatch(value)):
+        raise ValueError(f"{value!r} has no hash: write `https://…#sha256=` and 64 digits")
+    _url(address["url"])
+    return value
+
+
+def key_address(key: str) -> tuple[str, str] | None:
+    """Return the URL and the SHA-256 of a repository's key, None if it is a file."""
+    address = _KEY_URL.fullmatch(key)
+    return (address["url"], address["sha256"]) if address else None
+
+
 def _cpu(value: int) -> int:
     if value != 1 and value % 2:
         raise ValueError(f"{value} is neither 1 nor even")
@@ -211,6 +238,11 @@ Sha256 = Annotated[
 ]
 # A path inside the variants folder, and an absolute one in the sandbox.
 SourcePath = Annotated[StrictStr, AfterValidator(_source)]
+SourcePattern = Annotated[StrictStr, AfterValidator(_source_pattern)]
+TargetPath = Annotated[StrictStr, AfterValidator(_target_path)]
+RepositoryKey = Annotated[StrictStr, AfterValidator(_repository_key)]
+AptWord = Annotated[StrictStr, _matching(_APT_WORD, "a word of a Debian source, such as 'main'")]
+Account = Annotated[StrictStr, _matching(_ACCOUNT, "the name of an account")]
 SandboxPath = Annotated[StrictStr, AfterValidator(_path)]
 Mode = Annotated[StrictStr, Field(pattern=r"^0[0-7]{3}$")]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]

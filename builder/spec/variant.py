@@ -9,6 +9,8 @@ from typing import Literal
 
 WarmupLevel = Literal["none", "disk", "memory"]
 SHARED_PREFIX = "shared-"
+DEFAULT_WORKDIR = "/home/user"
+_SHOWN_OF_COMMAND = 60
 
 
 def stage_name(stem: str) -> str:
@@ -34,6 +36,58 @@ class FileEntry:
     target: str
     mode: str
     content: bytes
+    owner: str = "root"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class FolderEntry:
+    """The files below a folder of the variants folder, or those that match a pattern, and the
+    folders that are made for them, with their mode; `key` is that of the spec."""
+
+    source: str
+    target: str
+    owner: str
+    files: tuple[FileEntry, ...]
+    folders: tuple[str, ...] = ()
+    folder_mode: str = "0755"
+    key: tuple[str | int, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Run:
+    """A command of a spec, or a script of the variants folder, which `inputs` are copied for.
+
+    It runs as `user`, before or after the packages are installed, and may use the network or not.
+    """
+
+    command: str | None
+    script: str | None
+    user: str
+    before_packages: bool
+    inputs: tuple[FileEntry, ...] = ()
+    env: Mapping[str, str] = field(default_factory=dict)
+    network: bool = True
+
+    @property
+    def summary(self) -> str:
+        """Return the first line of the command, shortened, or the name of the script."""
+        lines = (line.strip() for line in str(self.command).splitlines())
+        text = self.script or next(line for line in lines if line)
+        return text if len(text) <= _SHOWN_OF_COMMAND else f"{text[:_SHOWN_OF_COMMAND]}…"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Repository:
+    """A repository of Debian packages. Its key is a file of the project (`key`), or fetched from
+    `key_url` and checked against `key_sha256`."""
+
+    uri: str
+    suites: tuple[str, ...]
+    components: tuple[str, ...]
+    key: bytes | None = None
+    key_name: str = ""
+    key_url: str | None = None
+    key_sha256: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,10 +125,18 @@ class Stage:
     requirements: tuple[str, ...] = ()
     torch_backend: str | None = None
     downloads: tuple[Download, ...] = ()
+    repositories: tuple[Repository, ...] = ()
     files: tuple[FileEntry, ...] = ()
+    folders: tuple[FolderEntry, ...] = ()
+    runs: tuple[Run, ...] = ()
     checks: tuple[Check, ...] = ()
     declared: str = ""
     path: Path | None = field(default=None, compare=False)
+
+    @property
+    def all_files(self) -> tuple[FileEntry, ...]:
+        """Return the single files, and those of folders and patterns."""
+        return (*self.files, *(file for folder in self.folders for file in folder.files))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,6 +161,7 @@ class Variant:
     free_disk_mb: int | None = None
     level: WarmupLevel
     imports: tuple[str, ...]
+    workdir: str = DEFAULT_WORKDIR
     reseed: str = ""
     accept_broken: tuple[str, ...] = ()
     not_imported: tuple[str, ...] = ()
@@ -109,6 +172,16 @@ class Variant:
         if self.ready_command:
             return "ready-command"
         return "ready-port" if self.ready_port else "ready-url"
+
+    @property
+    def matches(self) -> tuple[str, ...]:
+        """Return a line for each folder and pattern of `[[files]]`, with the files in it."""
+        return tuple(
+            f"`{folder.source}` of {stage.source}: "
+            + ", ".join(entry.target.removeprefix(f"{folder.target}/") for entry in folder.files)
+            for stage in self.stages
+            for folder in stage.folders
+        )
 
     @property
     def checks(self) -> tuple[Check, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -42,8 +43,18 @@ _OF_THE_ENGINE = (EngineUnavailableError, NetworkError, StorageError)
 
 
 def select(prepared: Prepared, context: Context) -> Prepared:
-    """Select the requested variants. Raise `SpecError`, `SelectionError`."""
-    return replace(prepared, variants=variants_called(context.project, prepared.request.names))
+    """Select the requested variants, and warn about commands whose result may change. Raise
+    `SpecError`, `SelectionError`."""
+    variants = variants_called(context.project, prepared.request.names)
+    warnings: Iterable[tuple[str, str, list[str]]] = ()
+    if any(stage.runs for variant in variants for stage in variant.stages):
+        from builder.spec.changing import warnings_of
+
+        warnings = warnings_of(variants)
+    for place, text, names in warnings:
+        only = names[0] if len(names) == 1 < len(variants) else None
+        context.report(Event(kind="warning", variant=only, text=f"{place}: {text}"))
+    return replace(prepared, variants=variants)
 
 
 def lock(prepared: Prepared, context: Context) -> Prepared:
@@ -244,10 +255,12 @@ def _situation(
         entry, channel = recorded.contents.entry(name, target.name), prepared.request.channel
         return target.look(StateQuery(rendered=rendered[name], recorded=entry, channel=channel))
 
-    if target.this_machine:  # a thread takes longer than a look
-        states = {name: look(name) for name in rendered}
-    else:
-        states = _side_by_side(look, rendered)
+    pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
+    try:
+        with processes.interruptible():
+            states = dict(zip(rendered, pool.map(look, rendered), strict=True))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
     reasons = {
         name: target.blocked(rendering.variant) or _contains_revoked(recorded, rendering)
         for name, rendering in rendered.items()
@@ -264,19 +277,6 @@ def _situation(
         content_addressed=target.content_addressed,
         this_machine=target.this_machine,
     )
-
-
-def _side_by_side(
-    look: Callable[[str], TargetState], names: Collection[str]
-) -> dict[str, TargetState]:
-    from concurrent.futures import ThreadPoolExecutor
-
-    pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
-    try:
-        with processes.interruptible():
-            return dict(zip(names, pool.map(look, names), strict=True))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _contains_revoked(recorded: Registry, rendered: Rendered) -> str | None:

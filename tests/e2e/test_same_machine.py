@@ -1,18 +1,22 @@
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
+from docker.models.containers import Container
 
 from builder.flatten import flatten
 from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
+from builder.render import Rendered, write_context
+from builder.spec import load_variants
 from builder.system.events import discard
 from builder.system.logs import Log
 from tests.support import engine
 from tests.support.engine import config_of
 from tests.support.prechecks import lightened
+from tests.support.samples import rendered_of
 
 
 @pytest.mark.docker
@@ -28,42 +32,109 @@ def test_templates_are_the_same_machine(
     """For the product's templates, on small packages, Docker's image and E2B's steps agree: every
     path, mode, owner and content, the environment, user, folder, and what a sandbox starts."""
     entry = '[[files]]\nsource = "tool.sh"\ntarget = "/opt/tools/tool"\nmode = "0755"\n'
-    settings = PrecheckSettings(network="host")
-    docker = DockerEngine(settings)
+    names = [f"tta-{kind}-minimal" for kind in kinds]
+    files = {"data": entry, "_torch": entry.replace("/opt/", "/home/user/")}
+    for rendered in lightened(write, files):
+        if rendered.variant.name in names:
+            check_same(rendered, tmp_path, starts="/opt/template/warmup.py serve ")
+
+
+COMMANDS = """
+[[run]]
+command = '''
+mkdir /opt/made
+echo "it's $HOME $(id -un) $(pwd)" > /opt/made/early
+'''
+before = "packages"
+[[run]]
+script = "files/setup.sh"
+inputs = ["files/in.txt", "data/*.csv"]
+user = "user"
+env = { A = "1  2", B = "$x" }
+[[files]]
+source = "app/"
+target = "/home/user/app"
+folder-mode = "0700"
+[[files]]
+source = "data/*.csv"
+target = "/opt/data/"
+mode = "0600"
+owner = "user"
+[[files]]
+source = "files/in.txt"
+target = "/opt/made/in.txt"
+[workdir]
+path = "/home/user/app"
+"""
+SCRIPT = """#!/bin/sh
+printf '%s|' "$A" "$B" "$HOME" "$(id -un)" "$(cat files/in.txt data/*)" > /home/user/told
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.network
+def test_commands_folders_and_owners_are_the_same(
+    write: Callable[..., Path], tmp_path: Path
+) -> None:
+    """Commands, scripts, folders, patterns, owners, modes and the working folder of a spec make the
+    same machine by Docker and by E2B's steps."""
+    base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\n'
+    leaf = 'schema = 1\nname = "leaf"\nextends = "_base"\n'
+    folder = write(_base=base, leaf=leaf + COMMANDS)
+    for path, text in {"app/a": "1", "app/s/b": "2", "data/x.csv": "x", "data/y.csv": "y",
+                       "files/setup.sh": SCRIPT, "files/in.txt": "in"}.items():  # fmt: skip
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).write_text(text)
+    (folder / "app" / "a").chmod(0o755)
+    (variant,) = load_variants(folder)
+    early, late = "/opt/made/early", "/home/user/told"
+    rendered = rendered_of(variant, digest=None)
+    assert check_same(rendered, tmp_path, starts=None, paths=[early, late]) == {
+        early: "it's /root root /\n",
+        late: "1  2|$x|/home/user|user|inxy|",
+    }
+
+
+def check_same(
+    one: Rendered, tmp_path: Path, *, starts: str | None, paths: Sequence[str] = ()
+) -> dict[str, str]:
+    """Build by Docker and by E2B's steps, and compare all that there is; return the content of
+    `paths`."""
+    docker = DockerEngine(PrecheckSettings(network="host"))
     base = engine.base_image()
     known = config_of(base)
-    files = {"data": entry, "_torch": entry.replace("/opt/", "/home/user/")}
-    names = [f"tta-{kind}-minimal" for kind in kinds]
-    for one in (each for each in lightened(write, files) if each.variant.name in names):
-        context = tmp_path / one.variant.name
-        for file in one.files:
-            path = context / file.path
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(file.content)
-        start = engine.moment()
-        text = one.content("Dockerfile").decode()
-        program = flatten(text, files=[file.path for file in one.files])
-        with Log(tmp_path / "logs", target="test") as log:
-            image = docker.build(
-                one, tag=f"{engine.LABEL}/{one.variant.name}", report=discard, log=log
-            )
-        with (
-            engine.running(base, network="host") as ours,
-            engine.running(image.identity) as theirs,
-        ):
-            machine = engine.Machine(ours, known.env)
-            machine.carry_out(program, context)
-            found = engine.differences(engine.tree(theirs, start), engine.tree(ours, start))
-            assert found == []
-            assert machine.env == dict(image.env)
-            assert (machine.user, machine.workdir) == (image.user, image.workdir)
+    context = tmp_path / one.variant.name
+    write_context(one, context, report=discard)
+    start = engine.moment()
+    text = one.content("Dockerfile").decode()
+    program = flatten(text, files=[file.path for file in one.files])
+    with Log(tmp_path / "logs", target="test") as log:
+        image = docker.build(one, tag=f"{engine.LABEL}/{one.variant.name}", report=discard, log=log)
+    with (
+        engine.running(base, network="host") as ours,
+        engine.running(image.identity) as theirs,
+    ):
+        machine = engine.Machine(ours, known.env)
+        machine.carry_out(program, context)
+        found = engine.differences(engine.tree(theirs, start), engine.tree(ours, start))
+        assert found == []
+        assert machine.env == dict(image.env)
+        assert (machine.user, machine.workdir) == (image.user, image.workdir)
+        if starts is not None:
+            tell = "python3() { printf '%s ' \"$@\"; }; "
             started = machine.bash(
-                f"python3() {{ printf '%s ' \"$@\"; }}; {program.start_command}".replace(
-                    "exec ", ""
-                ),
+                tell + str(program.start_command).replace("exec ", ""),
                 user=machine.user,
                 workdir=machine.workdir,
                 env=machine.env,
             )
-            assert started == "/opt/template/warmup.py serve "
-        engine.client().images.remove(image.identity, force=True)
+            assert started == starts
+        contents = {path: _read(theirs, path) for path in paths}
+    engine.client().images.remove(image.identity, force=True)
+    return contents
+
+
+def _read(container: Container, path: str) -> str:
+    output = container.exec_run(["cat", path], user="root").output
+    assert isinstance(output, bytes)
+    return output.decode()

@@ -98,6 +98,9 @@ packages = [
     "attrs",  # variants/leaf.toml:9
 ]
 
+[workdir]
+path = "/home/user"  # default
+
 [warmup]
 level = "disk"  # variants/_base.toml:9
 # variants/leaf.toml:11

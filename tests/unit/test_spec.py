@@ -249,7 +249,7 @@ def test_files_are_read_from_inside_the_folder_only(write: Write, tmp_path: Path
         "'link' is a symbolic link, or is below one",
         "'away/secret' is a symbolic link, or is below one",
         "'pipe' is not a regular file",
-        "'folder' is not a regular file",
+        "'folder' is a folder (write 'folder/' to copy its content)",
         "'absent' cannot be read: No such file or directory",
     ]
 

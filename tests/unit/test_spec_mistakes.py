@@ -156,8 +156,8 @@ Write = Callable[..., Path]
         ),
         (
             'schema = 1\n"a\\nb\\u001b[31m" = 1',
-            '2:1: `"a\\nb\\u001b[31m"`: unknown key (known here: base, description, env, extends,'
-            " files, name, python, resources, schema, service, system, verify, warmup)",
+            '2:1: `"a\\nb\\u001b[31m"`: unknown key (known here: base, description, download, env, extends,'
+            " files, name, python, resources, run, schema, service, system, verify, warmup, workdir)",
         ),
         (
             "schema = 1\nnme = 'x'",

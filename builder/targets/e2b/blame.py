@@ -111,5 +111,10 @@ def _keys(step: Step, stage: Stage) -> Iterator[list[str]]:
         yield ["download"]
     if step.kind == "ENV" or "/etc/profile.d" in first:
         yield ["env"]
-    if step.kind == "COPY" and any(entry.target == step.args[1] for entry in stage.files):
+    copied = {*(file.target for file in stage.files), *(each.target for each in stage.folders)}
+    if step.kind == "COPY" and step.args[1].rstrip("/") in copied:
         yield ["files"]
+    if "/opt/template/run/" in first or any(str(run.command) in first for run in stage.runs):
+        yield ["run"]
+    if step.kind == "COPY" and first.startswith("run/"):
+        yield ["run"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -11,6 +11,7 @@ import e2b
 
 from builder.flatten import Step
 from builder.spec import Stage, Variant, place_of
+from builder.spec.variant import DEFAULT_WORKDIR, FileEntry
 from builder.targets.e2b.connection import SERVICE_PORT
 from builder.targets.e2b.service import SPOILING
 from builder.targets.protocol import BuildInput
@@ -88,7 +89,7 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         f"mode {file.mode} of {file.target} ({place_in([stage], ('files', number, 'target'))}):"
         f" E2B gives everything below {folder} mode 0777 at the end of a build"
         for stage in variant.stages
-        for number, file in enumerate(stage.files)
+        for number, file in _numbered_files(stage)
         for folder in _OPENED
         if file.target.startswith(f"{folder}/") and file.mode != "0777"
     )
@@ -100,7 +101,7 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         for folder in _OPENED
         if f"{each.target}/".startswith(f"{folder}/") and each.mode != "0777"
     )
-    owners = (
+    fetched_owners = (
         f"the owner `root` of {each.target}"
         f" ({place_in([stage], ('download', each.number, 'owner'))}): E2B gives everything below"
         " /home/user to `user` at the end of a build"
@@ -108,7 +109,31 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         for each in stage.downloads
         if f"{each.target}/".startswith("/home/user/") and each.owner != "user"
     )
-    return (*variables, *modes, *downloads, *owners)
+    owners = (
+        f"owner {file.owner} of {file.target} ({stage.source}): E2B gives everything below"
+        " /home/user to `user` at the end of a build"
+        for stage in variant.stages
+        for file in stage.all_files
+        if file.target.startswith("/home/user/") and file.owner != "user"
+    )
+    place = place_in(variant.stages, ("workdir", "path"))
+    folder = (
+        f"`workdir.path` ({place}) to code, which the code service starts in {DEFAULT_WORKDIR};"
+        f" commands start in {variant.workdir}"
+    )
+    moved = (folder,) if variant.workdir != DEFAULT_WORKDIR and variant.command else ()
+    return (*variables, *modes, *downloads, *fetched_owners, *owners, *moved)
+
+
+def _numbered_files(stage: Stage) -> Iterator[tuple[int, FileEntry]]:
+    """Yield the number of the `[[files]]` table of each file, and the file."""
+    singles = iter(stage.files)
+    folders = {folder.key[1]: folder for folder in stage.folders}
+    for number in range(len(stage.files) + len(folders)):
+        if number in folders:
+            yield from ((number, file) for file in folders[number].files)
+        else:
+            yield number, next(singles)
 
 
 def place_in(chain: Sequence[Stage], key: Sequence[str | int]) -> str:

@@ -19,6 +19,7 @@ from builder.errors import BuildError, from_os_error
 from builder.plan import StateQuery, TargetState
 from builder.registry import Ref
 from builder.spec import Variant
+from builder.spec.variant import DEFAULT_WORKDIR
 from builder.system.events import Event, Kind, Reporter
 from builder.system.logs import Log
 from builder.targets.local import interpreter, place
@@ -247,11 +248,21 @@ def _missing(variant: Variant) -> tuple[str, ...]:
     for stage in variant.stages:
         if stage.system:
             missing.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
-        if stage.files:
-            targets = ", ".join(entry.target for entry in stage.files)
+        if stage.repositories:
+            addresses = ", ".join(repository.uri for repository in stage.repositories)
+            missing.append(f"repositories of Debian packages of {stage.source}: {addresses}")
+        if stage.runs:
+            commands = ", ".join(f"`{run.summary}`" for run in stage.runs)
+            missing.append(
+                f"commands of {stage.source}, which this target does not run: {commands}"
+            )
+        if stage.all_files:
+            targets = ", ".join(entry.target for entry in stage.all_files)
             missing.append(f"files at absolute paths of {stage.source}: {targets}")
         elsewhere = [each.target for each in stage.downloads if in_home(each.target) is None]
         if elsewhere:
             targets = ", ".join(elsewhere)
             missing.append(f"downloads outside of /home/user of {stage.source}: {targets}")
+    if variant.workdir != DEFAULT_WORKDIR:
+        missing.append(f"the working folder {variant.workdir}: sandboxes start in their home")
     return tuple(missing)

@@ -1,0 +1,90 @@
+"""Read `[[run]]` and `[[system.repository]]`, with the files that they need."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from builder.spec.files import matches, read
+from builder.spec.models import RunTable, VariantFile
+from builder.spec.spec_file import SpecFile
+from builder.spec.types import key_address
+from builder.spec.variant import FileEntry, Repository, Run
+
+
+def runs_of(folder: Path, file: SpecFile) -> tuple[Run, ...]:
+    """Return the commands of a file, and note mistakes."""
+    tables = cast(VariantFile, file.model).run
+    runs = [_run(folder, file, number, table) for number, table in enumerate(tables)]
+    return tuple(run for run in runs if run)
+
+
+def _run(folder: Path, file: SpecFile, number: int, table: RunTable) -> Run | None:
+    if (table.command is None) == (table.script is None):
+        message = "needs a `command` or a `script`" if table.command is None else "has both"
+        hint = "write one of `command` and `script`"
+        file.add(("run", number), message, hint)
+        return None
+    if table.command is not None and not table.command.strip():
+        file.add(("run", number, "command"), "is empty")
+        return None
+    inputs: dict[str, FileEntry] = {}
+    sources: list[tuple[tuple[str | int, ...], str]] = [
+        (("run", number, "inputs", n), source) for n, source in enumerate(table.inputs)
+    ]
+    if table.script:
+        sources.insert(0, (("run", number, "script"), table.script))
+    for key, source in sources:
+        plain = not source.endswith("/") and not re.search(r"[*?[]", source)
+        try:
+            paths = [source] if plain else matches(folder, source)
+        except OSError as error:
+            file.add(key, f"{source!r} cannot be read: {error.strerror}")
+            continue
+        if not paths:
+            file.add(key, f"nothing matches {source!r}")
+        for path in paths:
+            content = read(folder, file, key, path)
+            if content is not None:
+                mode = "0755" if path == table.script else "0644"
+                inputs.setdefault(
+                    path, FileEntry(source=path, target=path, mode=mode, content=content)
+                )
+    return Run(
+        command=table.command,
+        script=table.script,
+        user=table.user,
+        before_packages=table.before == "packages",
+        inputs=tuple(inputs.values()),
+        env=dict(table.env),
+        network=table.network,
+    )
+
+
+def repositories_of(folder: Path, file: SpecFile) -> tuple[Repository, ...]:
+    """Return the repositories of a file, and note mistakes."""
+    system, repositories = cast(VariantFile, file.model).system, []
+    for number, table in enumerate(system.repository if system else ()):
+        key = ("system", "repository", number, "key")
+        url, sha256 = key_address(table.key) or (None, None)
+        content = None if url else read(folder, file, key, table.key)
+        if content is None and url is None:
+            continue
+        armoured = content is None or b"BEGIN PGP PUBLIC KEY BLOCK" in content
+        name = PurePosixPath(url or table.key).name
+        repositories.append(
+            Repository(
+                uri=table.uri,
+                suites=tuple(table.suites),
+                components=tuple(table.components),
+                key=content,
+                key_name="asc" if armoured and not name.endswith(".gpg") else "gpg",
+                key_url=url,
+                key_sha256=sha256,
+            )
+        )
+        if not table.components and not all(suite.endswith("/") for suite in table.suites):
+            message = "is missing: only a suite that ends in / has no components"
+            file.add(("system", "repository", number, "components"), message)
+    return tuple(repositories)
