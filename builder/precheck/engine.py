@@ -48,8 +48,8 @@ _WITHOUT_NETWORK = "RUN --network=none "
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LARGEST_BUNDLE = 16 << 20
-# Run the image's health check every second. `ready-seconds` limits how long it may fail.
-_HEALTH_CHECK = {"interval": 10**9, "start_period": 10**6, "retries": 10**6}  # in nanoseconds
+# Run the image's health check as often as E2B. `ready-seconds` limits how long it may fail.
+_HEALTH_CHECK = {"interval": 2 * 10**9, "start_period": 10**6, "retries": 10**6}  # in nanoseconds
 _KILLED = 137  # 128 + SIGKILL, with which the kernel ends processes that need too much memory
 # Without it E2B's code service requests variables from a service that only E2B's machines have.
 _ENVIRONMENT = {"E2B_LOCAL": "true"}

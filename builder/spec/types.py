@@ -8,7 +8,6 @@ from __future__ import annotations
 import ast
 import keyword
 import re
-import unicodedata
 import warnings
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -44,6 +43,10 @@ _MAX_PATH = 4095
 def _one_line(value: str) -> str:
     if len(value) > _MAX_LINE:
         raise ValueError(f"is longer than {_MAX_LINE:,} characters")
+    if value.isprintable():
+        return value
+    import unicodedata
+
     for character in value:
         if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
             raise ValueError(f"must be one line of text, but contains {character!r}")

@@ -9,7 +9,6 @@ the end. SCRATCH is `-` or a folder of the owner, removed when the owner is gone
 """
 
 import contextlib
-import ctypes
 import os
 import shutil
 import signal
@@ -37,14 +36,19 @@ def open_standard_descriptors() -> None:
 
 def adopt_orphans() -> None:
     """On Linux, become the parent of processes that the child leaves behind."""
-    with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0)
+    _prctl(PR_SET_CHILD_SUBREAPER, 1)
 
 
 def end_with_parent() -> None:
     """On Linux, have the kernel kill this process when its parent is gone, however it ended."""
+    _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+def _prctl(option: int, value: int) -> None:
+    import ctypes  # not for every run of the program, which loads this module
+
     with contextlib.suppress(OSError, AttributeError):
-        ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        ctypes.CDLL(None).prctl(option, value, 0, 0, 0)
 
 
 def children() -> list[int]:

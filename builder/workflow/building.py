@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from builder.errors import VerifyError
 from builder.registry.history import build_ids
 from builder.render import write_context
-from builder.system import processes, provenance
+from builder.system import processes
 from builder.workflow.context import Context
 from builder.workflow.values import Attempt
 
@@ -97,6 +97,7 @@ def record(attempt: Attempt, context: Context) -> Attempt:
     """Add the verified build to the registry, and point the channel at it. Raise `RevokedError`,
     `RegistryError`, `StorageError`, and errors of publishing."""
     from builder.record import record as record_build
+    from builder.system import provenance
 
     built, root = attempt.built, context.project.root
     assert built

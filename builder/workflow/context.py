@@ -13,7 +13,6 @@ from builder import registry
 from builder.errors import TargetUnavailableError
 from builder.project import Project, TargetSettings
 from builder.registry.model import Entry
-from builder.registry.object_store import NoRegistryError
 from builder.system.events import Event, Reporter, discard
 from builder.targets.adapters import choose, connect
 
@@ -24,8 +23,11 @@ if TYPE_CHECKING:
 def read_registry(project: Project) -> registry.Registry:
     """Return the project's registry, empty if there is none yet. Raise `RegistryError`."""
     location = project.registry
-    if not registry.is_url(location) and not os.path.lexists(location):
-        return registry.empty(location)
+    if not registry.is_url(location):
+        recorded = os.path.lexists(location)
+        return registry.load(location).checked() if recorded else registry.empty(location)
+    from builder.registry.object_store import NoRegistryError
+
     try:
         return registry.load(location).checked()
     except NoRegistryError:

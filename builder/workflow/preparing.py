@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -255,12 +254,10 @@ def _situation(
         entry, channel = recorded.contents.entry(name, target.name), prepared.request.channel
         return target.look(StateQuery(rendered=rendered[name], recorded=entry, channel=channel))
 
-    pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
-    try:
-        with processes.interruptible():
-            states = dict(zip(rendered, pool.map(look, rendered), strict=True))
-    finally:
-        pool.shutdown(wait=False, cancel_futures=True)
+    if target.this_machine:  # a thread takes longer than a look
+        states = {name: look(name) for name in rendered}
+    else:
+        states = _side_by_side(look, rendered)
     reasons = {
         name: target.blocked(rendering.variant) or _contains_revoked(recorded, rendering)
         for name, rendering in rendered.items()
@@ -277,6 +274,19 @@ def _situation(
         content_addressed=target.content_addressed,
         this_machine=target.this_machine,
     )
+
+
+def _side_by_side(
+    look: Callable[[str], TargetState], names: Collection[str]
+) -> dict[str, TargetState]:
+    from concurrent.futures import ThreadPoolExecutor
+
+    pool = ThreadPoolExecutor(max_workers=_LOOKS_AT_A_TIME)
+    try:
+        with processes.interruptible():
+            return dict(zip(names, pool.map(look, names), strict=True))
+    finally:
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _contains_revoked(recorded: Registry, rendered: Rendered) -> str | None:

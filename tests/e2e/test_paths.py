@@ -14,13 +14,13 @@ from tests.conftest import LIGHT, Command
 @pytest.mark.network
 @pytest.mark.network
 def test_names_with_new_lines_work_or_are_refused(
-    project: Path, command: Command, tmp_path: Path
+    project: Path, command: Command, tmp_path: Path, new_cache: Path
 ) -> None:
     """A project and a cache below folders with new lines, quotes and spaces in their names build
     and resolve; a variant's own file with one is refused."""
     odd_place = tmp_path / "a\nb 'c' \"d\" $e"
     project.rename(odd_place)
-    cache = str(tmp_path / "ca\nche")
+    cache = str(new_cache.rename(tmp_path / "ca\nche"))
     built = command(
         "build", "light", "--target", "local", cwd=odd_place, TEMPLATE_BUILDER_CACHE_DIR=cache
     )
