@@ -15,6 +15,7 @@ from builder.cli.output import Output, Result
 from builder.errors import RenderDriftError, TemplateError, counted
 from builder.lock.committed import read_committed
 from builder.project import Project
+from builder.sandbox.session import CODE_SERVICE_PORT
 from builder.spec import Variant
 from builder.spec.changing import warnings_of
 from builder.spec.models import schemas
@@ -43,6 +44,13 @@ def _valid(variant: Variant) -> Iterator[str]:
         f"{variant.source}: {variant.name}"
         f" ({' → '.join(stage.stem for stage in variant.stages)}): valid"
     )
+    if variant.command and not variant.runs_code:
+        yield (
+            f"{variant.source}: {variant.name}: nothing runs code in its sandboxes on E2B, since"
+            f" `service.{variant.ready_key}` is not about http://localhost:{CODE_SERVICE_PORT},"
+            " where E2B's code service answers; verify another service by checks with `command` or"
+            " `http`"
+        )
     if not variant.command:
         yield (
             f"{variant.source}: {variant.name}: nothing runs code in its sandboxes on E2B, since"

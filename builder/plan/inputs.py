@@ -41,8 +41,11 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         spec[f"{stage.stem}: python.packages"] = ", ".join(stage.requirements)
         spec[f"{stage.stem}: system.packages"] = ", ".join(stage.system)
         for check in stage.checks:
-            decisive = repr((check.code, check.stdout, check.timeout))
-            spec[f"{stage.stem}: verify {check.name!r}"] = _short_hash(decisive.encode())
+            decisive: tuple[object, ...] = (check.code, check.stdout, check.timeout)
+            if check.code is None:
+                decisive = (check.command, check.exit_code, check.http, *decisive)
+            key = f"{stage.stem}: verify {check.name!r}"
+            spec[key] = _short_hash(repr(decisive).encode())
         for entry in stage.all_files:
             owner = "" if entry.owner == owner_of(entry.target, None) else f"{entry.owner} "
             spec[f"{stage.stem}: file {entry.target}"] = (

@@ -155,7 +155,7 @@ class Precheck:
         if variant.cpu > engine.cpus:
             text = f"checked with {engine.cpus} CPUs, all that the engine has, instead of"
             notes.insert(0, f"{text} {variant.cpu}")
-        notes += filter(None, [not_imported(variant)])
+        notes += not_imported(variant)
         ready_seconds: dict[str, float] = {}
         first_use: dict[str, Mapping[str, float]] = {}
         with self._started(image) as (machine, ready_seconds[variant.level]):

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import itertools
+import time
 from collections.abc import AsyncIterator, Mapping
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from builder.errors import PrecheckError, SandboxError
+from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution, Output
-from builder.sandbox.session import Sandbox
+from builder.sandbox.session import CODE_SERVICE_PORT, Sandbox
 from builder.spec import Variant
 
 if TYPE_CHECKING:
@@ -18,7 +20,6 @@ if TYPE_CHECKING:
 _MARGIN_SECONDS = 15.0
 _KILLED = 137  # 128 + SIGKILL
 _TIMED_OUT = 4
-_INTERPRETER_PORT = 49999  # of the code service of sandboxes on E2B
 _FOLDER = "/tmp"  # noqa: S108 - of the machine, which is ours alone
 
 
@@ -55,6 +56,18 @@ class _MachineSandbox:
         path = f"{_FOLDER}/code-{next(self._numbers)}.py"
         self._machine.write(path, code.encode())
         return path
+
+    def command(self, text: str, *, timeout: float) -> CommandResult:
+        """Run a command in a login shell, as E2B does. Raise `PrecheckError` if the container has
+        stopped."""
+        start = time.monotonic()
+        words = ["bash", "-l", "-c", text]
+        status, out, err = self._machine.run(words, timeout=timeout)
+        seconds = time.monotonic() - start
+        timed_out = status == _KILLED and seconds >= timeout
+        return CommandResult(
+            exit_code=status, stdout=out, stderr=err, timed_out=timed_out, seconds=seconds
+        )
 
     def close(self) -> None:
         """Do nothing, since everything ends with the container."""
@@ -124,8 +137,10 @@ async def _parts(answer: str) -> AsyncIterator[bytes]:
 def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
     """Return a sandbox that runs code in a ready container of `variant`. Raise `PrecheckError` if
     the service on the port of E2B's code service is something else."""
-    if variant.ready_url:
-        parts = urlsplit(variant.ready_url)
+    parts = urlsplit(variant.ready_url or "")
+    if not parts.netloc and variant.runs_code:
+        parts = urlsplit(f"http://localhost:{CODE_SERVICE_PORT}")
+    if parts.netloc:
         origin = f"{parts.scheme}://{parts.netloc}"
         probe = (
             f"import urllib.request; urllib.request.urlopen({origin + '/contexts'!r}, timeout=10)"
@@ -133,7 +148,7 @@ def open_sandbox(machine: Machine, variant: Variant) -> Sandbox:
         status, _out, err = machine.run(["python3", "-c", probe], timeout=30)
         if status == 0:
             return ServiceSandbox(machine, origin)
-        if parts.port == _INTERPRETER_PORT:
+        if parts.port == CODE_SERVICE_PORT:
             raise PrecheckError(
                 f"the service of `{variant.name}` is ready but is not a code interpreter:"
                 f" {origin}/contexts: {_last_line(err, status)}",

@@ -19,7 +19,7 @@ from builder.registry.model import Build
 from builder.registry.tables import explicit
 from builder.render import RESEED_FILE, Rendered
 from builder.spec import Check, Stage, Variant
-from builder.spec.variant import WarmupLevel
+from builder.spec.variant import HttpRequest, WarmupLevel
 from builder.verify import Verified
 
 # Between two requirements, not between the bounds or extras of one requirement.
@@ -87,11 +87,42 @@ def contents_of(rendered: Rendered) -> Build:
         warmup=explicit(model.Warmup, level=variant.level, imports=tuple(variant.imports)),
         env=dict(variant.env),
         checks=tuple(
-            explicit(model.Check, source=stage.source, **dataclasses.asdict(check))
+            _recorded_check(stage.source, check)
             for stage in variant.stages
             for check in stage.checks
         ),
         inputs=inputs,
+    )
+
+
+def _number(text: str) -> int | None:
+    return int(text) if text.isdecimal() else None
+
+
+def _recorded_check(source: str, check: Check) -> model.Check:
+    # Earlier versions need `code`.
+    values: dict[str, Any] = {"code": check.code or ""}
+    if check.command is not None:
+        values |= {"command": check.command, "exit_code": check.exit_code}
+    if check.http:
+        values["http"] = explicit(model.HttpRequest, **dataclasses.asdict(check.http))
+    values |= {"source": source, "name": check.name}
+    return explicit(model.Check, **values, stdout=check.stdout, timeout=check.timeout)
+
+
+def _recalled_check(known: model.Check) -> Check:
+    request = known.http
+    http = None
+    if request:
+        http = HttpRequest(url=request.url, status=request.status, contains=request.contains)
+    return Check(
+        name=known.name,
+        code=None if known.command is not None or http else known.code,
+        command=known.command,
+        exit_code=known.exit_code,
+        http=http,
+        stdout=known.stdout,
+        timeout=known.timeout,
     )
 
 
@@ -100,12 +131,14 @@ class Recalled:
     """What the record of a build promises: as much of its variant as its checks need.
 
     `left_out` are the tests that the record names but does not contain; `reseeds` says whether
-    copies of its warm interpreter get their own random seeds.
+    copies of its warm interpreter get their own random seeds, `runs_code` whether its service is
+    E2B's code service.
     """
 
     variant: Variant
     locked: Mapping[str, str]
     reseeds: bool
+    runs_code: bool
     left_out: tuple[str, ...]
 
 
@@ -118,9 +151,10 @@ def recalled(recorded: Record) -> Recalled:
         text = spec.get(f"{stem}: python.packages", "")
         requirements = tuple(filter(None, _SEPARATOR.split(text)))
         stages.append(Stage(stem=stem, source=stem, requirements=requirements))
-    for known in build.checks or ():
-        check = Check(name=known.name, code=known.code, stdout=known.stdout, timeout=known.timeout)
-        stages.append(Stage(stem="", source=known.source, checks=(check,)))
+    stages += [
+        Stage(stem="", source=known.source, checks=(_recalled_check(known),))
+        for known in build.checks or ()
+    ]
     named = [m[1] for key in spec if (m := _CHECK.fullmatch(key))]
     variant = Variant(
         name=recorded.name,
@@ -130,6 +164,9 @@ def recalled(recorded: Record) -> Recalled:
         memory_mb=0,
         level=cast("WarmupLevel", build.warmup.level),
         imports=build.warmup.imports,
+        ready_url=spec.get("service.ready-url"),
+        ready_command=tuple(filter(None, spec.get("service.ready-command", "").split())),
+        ready_port=_number(spec.get("service.ready-port", "")),
         not_imported=tuple(filter(None, spec.get("python.not-imported", "").split(", "))),
     )
     left_out = tuple(named) if build.checks is None else ()
@@ -137,6 +174,8 @@ def recalled(recorded: Record) -> Recalled:
         variant=variant,
         locked=build.packages,
         reseeds=RESEED_FILE in build.inputs.get("files", {}),
+        # Earlier versions built nothing else on E2B; not all of their records say so.
+        runs_code=variant.runs_code or not spec,
         left_out=left_out,
     )
 

@@ -55,12 +55,26 @@ class Hold(Table):
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HttpRequest(Table):
+    """A request of a service in the sandbox."""
+
+    url: str
+    status: int
+    contains: str | None = key(nullable=True)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Check(Table):
     """A `[[verify]]` test of the spec, kept so that it can run again."""
 
     source: str
     name: str
-    code: str
+    code: str = key(
+        "Python code; empty if there is a command or request", default="", expected=True
+    )
+    command: str | None = key("command for the shell")
+    exit_code: int | None = key("expected exit code of the command")
+    http: HttpRequest | None = key("request of a service")
     stdout: str | None = key(nullable=True)
     timeout: int
 

@@ -59,6 +59,11 @@ class Rendered:
         return self.lock.packages
 
     @property
+    def runs_code(self) -> bool:
+        """Whether its service is E2B's code service."""
+        return self.variant.runs_code
+
+    @property
     def reseeds(self) -> bool:
         """Whether each copy of the warm interpreter is reseeded."""
         return any(file.path == RESEED_FILE for file in self.files)

@@ -9,7 +9,7 @@ from typing import Any
 import tomli_w
 
 from builder.lock import Lock
-from builder.spec import Stage, Variant
+from builder.spec import Check, Stage, Variant
 from builder.spec.downloads import owner_of
 from builder.spec.variant import DEFAULT_WORKDIR, Download, FileEntry, Repository, Run
 
@@ -76,7 +76,7 @@ def _stage_table(stage: Stage) -> dict[str, Any]:
         "python-packages": list(stage.requirements),
         **_present(downloads=[_download_table(each) for each in stage.downloads] or None),
         "files": [_file_table(entry) for entry in stage.all_files],
-        "verify": [_present(**asdict(check)) for check in stage.checks],
+        "verify": [_check_table(check) for check in stage.checks],
         # Only where the spec has them.
         **({"run": [_run_table(run) for run in stage.runs]} if stage.runs else {}),
         **(
@@ -124,6 +124,11 @@ def _repository_table(repository: Repository) -> dict[str, Any]:
         key_url=repository.key_url,
         key_sha256=sha256,
     )
+
+
+def _check_table(check: Check) -> dict[str, Any]:
+    values = asdict(check)
+    return _present(**values | {"http": values["http"] and _present(**values["http"])})
 
 
 def _present(**values: Any) -> dict[str, Any]:

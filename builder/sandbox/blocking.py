@@ -8,6 +8,7 @@ from collections.abc import Callable, Coroutine
 from typing import Any, Generic, TypeVar
 
 from builder.errors import InterruptedRunError
+from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution
 from builder.sandbox.session import Session
 from builder.system.processes import when_stopped
@@ -40,6 +41,10 @@ class BlockingSession(Generic[SessionT]):
                 code, seconds=timeout, language="python", variables={}, limit=None
             )
         )
+
+    def command(self, text: str, *, timeout: float) -> CommandResult:
+        """Run a command in a shell. Raises what `Session.command` raises."""
+        return self.wait_for(lambda: self.session.command(text, seconds=timeout))
 
     def wait_for(self, call: Callable[[], Coroutine[Any, Any, _T]]) -> _T:
         """Return the result of a call on the session. Raises `InterruptedRunError`."""

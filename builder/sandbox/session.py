@@ -5,8 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, TypedDict, Unpack
 
+from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution
 from builder.sandbox.files import SandboxFiles
+
+# Where E2B's code service answers in a sandbox.
+CODE_SERVICE_PORT = 49999
 
 
 class RunOptions(TypedDict):
@@ -44,6 +48,13 @@ class Session(Protocol):
         and `ValueError` for a language or variables that cannot be used.
         """
 
+    async def command(self, text: str, *, seconds: float) -> CommandResult:
+        """Run a command in a shell, as the default user in the working folder.
+
+        Raises `SandboxGoneError`, `SandboxError`, and `NetworkError` for a sandbox on another
+        machine.
+        """
+
     def usable(self) -> bool:
         """Return True unless the session is known to be unusable."""
 
@@ -63,6 +74,9 @@ class Sandbox(Protocol):
 
     def run(self, code: str, *, timeout: float) -> Execution:
         """Run Python code for at most `timeout` seconds; its errors are in the result."""
+
+    def command(self, text: str, *, timeout: float) -> CommandResult:
+        """Run a command in a shell for at most `timeout` seconds, as the default user."""
 
     def close(self) -> None:
         """End it and all that runs in it."""

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from builder.errors import Problem, did_you_mean
+from builder.spec.checks import checks_of
 from builder.spec.commands import repositories_of, runs_of
 from builder.spec.downloads import download_problems, downloads_of
 from builder.spec.files import files_of, target_problems
@@ -16,7 +17,7 @@ from builder.spec.models import TABLES, VariantFile
 from builder.spec.service import service_of, service_problems
 from builder.spec.spec_file import SpecFile
 from builder.spec.types import python_floor
-from builder.spec.variant import Check, Stage, Variant
+from builder.spec.variant import Stage, Variant
 from builder.system.variables import UnknownVariableError, as_reference, expand
 
 # Keys that do not affect what a stage builds, or belong to its parents.
@@ -52,7 +53,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         files=files,
         folders=folders,
         runs=runs_of(folder, file),
-        checks=tuple(Check(**table.model_dump()) for table in model.verify),
+        checks=tuple(checks_of(file)),
         declared=json.dumps(
             model.model_dump(mode="json", exclude_unset=True, exclude=_DESCRIBING), sort_keys=True
         ),

@@ -228,13 +228,36 @@ class WarmupTable(_Table):
     )
 
 
+class HttpTable(_Table):
+    """A GET request of a service in the sandbox; redirects are not followed."""
+
+    url: Url = Field(description="URL on localhost")
+    status: Annotated[StrictInt, Field(ge=100, le=599)] = Field(200, description="expected status")
+    contains: Annotated[Text, Field(min_length=1)] | None = Field(
+        None, description="text that the answer must contain"
+    )
+
+
 class VerifyTable(_Table):
-    """Code that must succeed in a sandbox of the build before the build is recorded."""
+    """What must succeed in a sandbox of the build before the build is recorded: `code`, a
+    `command`, or an `http` request."""
 
     name: Annotated[Text, Field(min_length=1)] = Field(description="what is checked")
-    code: Code = Field(description="Python code; an exception fails the check")
+    code: Code | None = Field(None, description="Python code; an exception fails the check")
+    command: Annotated[Code, Field(min_length=1)] | None = Field(
+        None, description="command for the shell, run as `user` in /home/user"
+    )
+    exit_code: Annotated[StrictInt, Field(ge=0, le=255)] = Field(
+        0, description="expected exit code of the command"
+    )
+    http: HttpTable | None = Field(
+        None,
+        description="request of a service: `url` on localhost, expected `status` (200 if unset),"
+        " and text that the answer `contains`",
+    )
     stdout: Code | None = Field(
-        None, description="expected output; trailing white space is ignored"
+        None,
+        description="expected output of the code or command; trailing white space is ignored",
     )
     timeout: Annotated[StrictInt, Field(ge=1, le=3600)] = Field(60, description="seconds")
 

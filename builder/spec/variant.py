@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
+from urllib.parse import urlsplit
+
+from builder.sandbox.session import CODE_SERVICE_PORT
 
 WarmupLevel = Literal["none", "disk", "memory"]
 SHARED_PREFIX = "shared-"
 DEFAULT_WORKDIR = "/home/user"
 _SHOWN_OF_COMMAND = 60
+# The names of the sandbox itself.
+LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
+_CODE_SERVICE = re.compile(rf"\b{CODE_SERVICE_PORT}\b")
 
 
 def stage_name(stem: str) -> str:
@@ -19,11 +26,25 @@ def stage_name(stem: str) -> str:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class HttpRequest:
+    """A request of a service in the sandbox, with the expected status and, if set, text."""
+
+    url: str
+    status: int
+    contains: str | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Check:
-    """Code that must succeed within `timeout` seconds, and print `stdout` if that is set."""
+    """Code, a command or a request that must succeed within `timeout` seconds; the other two are
+    None. Code must print `stdout` if that is set; so must a command, and exit with `exit_code`.
+    """
 
     name: str
-    code: str
+    code: str | None = None
+    command: str | None = None
+    exit_code: int | None = None
+    http: HttpRequest | None = None
     stdout: str | None
     timeout: int
 
@@ -182,6 +203,17 @@ class Variant:
             for stage in self.stages
             for folder in stage.folders
         )
+
+    @property
+    def runs_code(self) -> bool:
+        """Whether its service is E2B's code service, by the port at which it is ready."""
+        if self.ready_command:
+            return any(_CODE_SERVICE.search(word) for word in self.ready_command)
+        if self.ready_port:
+            return self.ready_port == CODE_SERVICE_PORT
+        url = urlsplit(self.ready_url or "")
+        at = (url.scheme, url.hostname in LOCAL_HOSTS, url.port)
+        return at == ("http", True, CODE_SERVICE_PORT)
 
     @property
     def checks(self) -> tuple[Check, ...]:

@@ -89,7 +89,8 @@ class Opening:
     """A sandbox to open, of the build `ref` of template `name`.
 
     The modules of `warm` are imported and the variables of `env` are set. The interpreter of a
-    `cold` one has imported nothing, even if the build has a warm one.
+    `cold` one has imported nothing, even if the build has a warm one. Without a code service of the
+    build, the sandbox's `python3` runs code on E2B.
     """
 
     ref: str
@@ -97,6 +98,7 @@ class Opening:
     warm: Sequence[str] = ()
     env: Mapping[str, str] = field(default_factory=dict)
     cold: bool = False
+    has_code_service: bool = True
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -224,7 +226,10 @@ class Builder(Claims, Protocol):
 
 
 class Opener(Claims, Protocol):
-    """The part of a target that opens sandboxes."""
+    """The part of a target that opens sandboxes. With `starts_services`, the service of the spec
+    runs in them."""
+
+    starts_services: bool
 
     def open(self, opening: Opening) -> Sandbox:
         """Open a sandbox. Raises `SandboxError`, `NotOnThisMachineError`."""

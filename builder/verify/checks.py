@@ -5,28 +5,24 @@ Smoke tests import the modules that the distributions declare to install.
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
 
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import SandboxError, SandboxGoneError, VerifyError
-from builder.sandbox.execution import Execution, seconds_in_words
+from builder.errors import SandboxGoneError, VerifyError
 from builder.sandbox.session import Sandbox
 from builder.spec import Check, Stage, Variant, place_of
-from builder.system.documents import parse_json
+from builder.verify.running import answer_of, required, run
+from builder.verify.spec_checks import succeed
 
 NOT_WARMED = (
     "the random numbers of two sandboxes cannot be compared: `/opt/template/warmup.py` did not warm"
     " the interpreter that runs code; does `service.command` start that interpreter first?"
 )
 SMOKE_TIMEOUT_SECONDS = 300
-_SHOWN_CHARACTERS = 2000
-_SHOWN_LINES = 12
 
 
 Draws = frozenset[tuple[str, str]]
@@ -45,8 +41,13 @@ def run_checks(
     variant: Variant,
     packages: Mapping[str, str],
     step: Callable[[str], None],
+    *,
+    asks: bool = True,
 ) -> tuple[list[CheckResult], list[str]]:
-    """Run every check of the variant; return those that passed, and the failures."""
+    """Run every check of the variant; return those that passed, and the failures.
+
+    `asks` says whether the service runs in the sandbox, for checks that ask it.
+    """
     requirements = map(Requirement, variant.requirements)
     names = [(canonicalize_name(each.name), each.marker) for each in requirements]
     # The marker of a missing package excludes this platform.
@@ -58,14 +59,16 @@ def run_checks(
     ]
     for stage in variant.stages:
         for number, check in enumerate(stage.checks):
+            if check.http and not asks:
+                continue
             where = partial(_place, stage, ("verify", number, "name"))
-            planned.append((check.name, partial(_check, sandbox, check), where))
+            planned.append((check.name, partial(_written, sandbox, check), where))
     results: list[CheckResult] = []
     failures: list[str] = []
-    for index, (title, run, place) in enumerate(planned):
+    for index, (title, check_now, place) in enumerate(planned):
         step(title)
         try:
-            outcome = run()
+            outcome = check_now()
         except SandboxGoneError:
             left = ", ".join(f"`{name}`" for name, _, _ in planned[index:])
             failures.append(f"not checked, because the sandbox had ended: {left}")
@@ -77,12 +80,10 @@ def run_checks(
     return results, failures
 
 
-def not_imported(variant: Variant) -> str | None:
+def not_imported(variant: Variant) -> list[str]:
     """Return a line about the packages that no check imports, if there are any."""
-    if not variant.not_imported:
-        return None
     names = ", ".join(f"`{name}`" for name in variant.not_imported)
-    return f"not checked, as `python.not-imported` says: the import of {names}"
+    return [f"not checked, as `python.not-imported` says: the import of {names}"] if names else []
 
 
 def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, float]:
@@ -96,8 +97,8 @@ def first_use_seconds(sandbox: Sandbox, imports: Sequence[str]) -> dict[str, flo
         "    seconds[name] = round(time.perf_counter() - start, 6)\n"
         "print(json.dumps(seconds))\n"
     )
-    return _required(
-        _run(sandbox, code, "warm-up", SMOKE_TIMEOUT_SECONDS),
+    return required(
+        run(sandbox, code, "warm-up", SMOKE_TIMEOUT_SECONDS),
         dict,
         failed=f"the warm-up imports {', '.join(imports)} fail in a sandbox",
         hint="correct `warmup.imports`, or add the missing package",
@@ -115,8 +116,8 @@ def draws(sandbox: Sandbox) -> Draws | None:
         "module = sys.modules.get('_template_reseed')\n"
         "print(json.dumps({'draws': module.draws()} if module else {}))\n"
     )
-    execution = _run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS)
-    answer = _required(execution, dict, failed="the sandbox cannot draw random numbers")
+    execution = run(sandbox, code, "random numbers", SMOKE_TIMEOUT_SECONDS)
+    answer = required(execution, dict, failed="the sandbox cannot draw random numbers")
     if "draws" not in answer:
         return None
     if not answer["draws"]:
@@ -140,9 +141,9 @@ def same_draws(first: Draws, second: Draws) -> list[str]:
 def same_in_forks(sandbox: Sandbox) -> list[str]:
     """Report equal numbers drawn in two forks of the sandbox's warm interpreter, which replace
     copies of a machine. Raise `VerifyError`."""
-    execution = _run(sandbox, _FORKS, "random numbers", SMOKE_TIMEOUT_SECONDS)
+    execution = run(sandbox, _FORKS, "random numbers", SMOKE_TIMEOUT_SECONDS)
     failed = "the forks of the warm interpreter cannot draw random numbers"
-    answer = _required(execution, list, failed=failed)
+    answer = required(execution, list, failed=failed)
     if not answer:
         return [NOT_WARMED]
     return same_draws(*map(_draws_of, answer))
@@ -191,8 +192,8 @@ def inventory(sandbox: Sandbox) -> dict[str, str]:
         "    if name: versions.setdefault(name, item.version)\n"
         "print(json.dumps(versions))\n"
     )
-    execution = _run(sandbox, code, "inventory", SMOKE_TIMEOUT_SECONDS)
-    answer = _required(execution, dict, failed="the sandbox cannot list its packages")
+    execution = run(sandbox, code, "inventory", SMOKE_TIMEOUT_SECONDS)
+    answer = required(execution, dict, failed="the sandbox cannot list its packages")
     return dict(sorted(answer.items()))
 
 
@@ -244,91 +245,14 @@ def _place(stage: Stage, key: Sequence[str | int]) -> str:
 
 def _smoke(sandbox: Sandbox, name: str) -> CheckResult | str:
     code = _SMOKE.replace("NAME", repr(name))
-    execution = _run(sandbox, code, f"import {name}", SMOKE_TIMEOUT_SECONDS)
-    modules = _answer(execution, list)
+    execution = run(sandbox, code, f"import {name}", SMOKE_TIMEOUT_SECONDS)
+    modules = answer_of(execution, list)
     if isinstance(execution, str) or isinstance(modules, str):
         return str(modules)
     title = f"import {name}" + (f" ({', '.join(modules)})" if modules and modules != [name] else "")
     return CheckResult(name=title, seconds=round(execution.seconds, 6))
 
 
-def _check(sandbox: Sandbox, check: Check) -> CheckResult | str:
-    execution = _run(sandbox, check.code, check.name, check.timeout)
-    if isinstance(execution, str):
-        return execution
-    expected, printed = check.stdout and check.stdout.rstrip(), execution.stdout.rstrip()
-    if expected is not None and printed != expected:
-        return f"expected {expected!r}, got {_cut(printed)!r}"
-    return CheckResult(name=check.name, seconds=round(execution.seconds, 6))
-
-
-_T = TypeVar("_T")
-
-
-def _answer(execution: Execution | str, kind: type[_T]) -> _T | str:
-    """Return the JSON value in the last line of output, or a text that says why there is none."""
-    if isinstance(execution, str):
-        return execution
-    with contextlib.suppress(ValueError, IndexError):
-        answer = parse_json(execution.stdout.strip().splitlines()[-1])
-        if isinstance(answer, kind):
-            return answer
-    return f"its answer cannot be read: {_cut(execution.stdout)!r}"
-
-
-def _required(
-    execution: Execution | str, kind: type[_T], *, failed: str, hint: str | None = None
-) -> _T:
-    """Return the same, or raise a `VerifyError` that begins with `failed`."""
-    answer = _answer(execution, kind)
-    if isinstance(answer, str):
-        raise VerifyError(f"{failed}: {answer}", hint=hint)
-    return answer
-
-
-def _cut(text: str) -> str:
-    """Shorten a text for an error message to its end, which says most."""
-    if len(text) <= _SHOWN_CHARACTERS:
-        return text
-    return f"… {len(text) - _SHOWN_CHARACTERS} characters left out …{text[-_SHOWN_CHARACTERS:]}"
-
-
-# In a namespace of its own, so that no check depends on an earlier one. The traceback omits the
-# frames of the interpreter and of this code.
-_FRAMES = "frames of the check: "
-_GUARDED = """
-_code, _name = {code!r}, {name!r}
-try:
-    exec(compile(_code, _name, "exec"), {{"__name__": "__main__"}})
-except BaseException as _error:
-    import json as _json, linecache as _lines, sys as _sys, traceback as _traceback
-    _lines.cache[_name] = (len(_code), None, _code.splitlines(True), _name)
-    _frames = _traceback.format_tb(_error.__traceback__.tb_next)
-    _frames += _traceback.format_exception_only(_error)[:-1]
-    print({mark!r} + _json.dumps("".join(_frames)), file=_sys.stderr, flush=True)
-    raise
-"""
-
-
-def _run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | str:
-    """Run code, or return a text that says how it failed. Raise `SandboxGoneError`."""
-    guarded = _GUARDED.format(code=code, name=name, mark=_FRAMES)
-    try:
-        execution = sandbox.run(guarded, timeout=timeout)
-    except SandboxGoneError:
-        raise
-    except SandboxError as error:
-        return error.message
-    if execution.timed_out:
-        return f"it did not finish within {seconds_in_words(timeout)}"
-    if execution.error:
-        frames = _frames(execution.stderr)[-_SHOWN_LINES:]
-        return _cut("\n    ".join([execution.error, *frames]))
-    return execution
-
-
-def _frames(stderr: str) -> list[str]:
-    """Return the lines of the traceback from the code of the check on."""
-    with contextlib.suppress(ValueError, IndexError):
-        return str(parse_json(stderr.rpartition(_FRAMES)[2].splitlines()[0])).splitlines()
-    return []
+def _written(sandbox: Sandbox, check: Check) -> CheckResult | str:
+    seconds = succeed(sandbox, check)
+    return seconds if isinstance(seconds, str) else CheckResult(name=check.name, seconds=seconds)

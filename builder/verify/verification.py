@@ -52,6 +52,10 @@ class Promises(Protocol):
         """Its distributions, by version."""
 
     @property
+    def runs_code(self) -> bool:
+        """Whether its service is E2B's code service."""
+
+    @property
     def reseeds(self) -> bool:
         """Whether each copy of its warm interpreter is reseeded: only at level `memory`, and not in
         builds of earlier versions."""
@@ -172,17 +176,15 @@ class _Run:
                 self.step("drawing random numbers in a copy of the warm interpreter")
                 drawn = next(map(draws, copies), drawn)  # without copies, nothing is shared
             packages = inventory(sandbox)
-            results, failed = run_checks(sandbox, variant, packages, self.step)
+            results, failed = run_checks(
+                sandbox, variant, packages, self.step, asks=self.opener.starts_services
+            )
             failures = [*_wrong_versions(packages, locked), *failed]
             stack.close()  # an account may have no room for two
             if not failures:
                 failures += self.same_draws(drawn, copies)
-        unimported = not_imported(variant)
-        warnings = (
-            (_UNCHECKED, not results and unimported is None),
-            (_NOT_COMPARED, drawn is None),
-            (unimported or "", unimported is not None),
-        )
+        excluded = [*not_imported(variant), *self.not_asked()]
+        warnings = ((_UNCHECKED, not results and not excluded), (_NOT_COMPARED, drawn is None))
         verified = Verified(
             built=built,
             checks=tuple(results),
@@ -192,9 +194,18 @@ class _Run:
             warm_sandbox_seconds=warm_seconds,
             first_use=first_use,
             other_packages={n: version for n, version in packages.items() if n not in locked},
-            warnings=tuple(text for text, applies in warnings if applies),
+            warnings=(*(text for text, applies in warnings if applies), *excluded),
         )
         return verified, failures
+
+    def not_asked(self) -> list[str]:
+        """Return a line about checks that ask a service on a target that starts none, unless the
+        build has one."""
+        names = [f"`{check.name}`" for check in self.variant.checks if check.http]
+        if self.opener.starts_services or not names or self.built.missing:
+            return []
+        line = f"not checked, since {self.built.target} does not start the service that they ask"
+        return [f"{line}: {', '.join(names)}"]
 
     def opening(self, warm: Sequence[str]) -> Opening:
         return Opening(
@@ -203,6 +214,7 @@ class _Run:
             warm=warm,
             env=self.variant.env,
             cold=not warm and self.variant.level == "memory",
+            has_code_service=self.promises.runs_code,
         )
 
     def opened(self, stack: contextlib.ExitStack, opening: Opening) -> tuple[Sandbox, float]:

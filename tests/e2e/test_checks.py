@@ -31,6 +31,7 @@ class Promised:
     variant: Variant
     locked: Mapping[str, str]
     reseeds: bool = False
+    runs_code: bool = True
 
 
 Verified = Callable[..., None]

@@ -17,21 +17,19 @@ from builder.precheck.machine import Machine
 from builder.precheck.machine_sandbox import open_sandbox
 from builder.sandbox.execution import Execution
 from builder.spec import Variant
-from builder.targets.e2b.program import cannot_be_checked
+from builder.targets.e2b.code_service import cannot_be_checked
 from tests.conftest import BASE, Command
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
 from tests.support.samples import load
 
-WHY = (
-    "which is not the code service: sandboxes on E2B run code through the one on their port 49999;"
-    " use http://localhost:49999/health"
-)
+WHY = "is not about http://localhost:49999, where E2B's code service answers"
+CODE = "[[verify]]\nname = 'a sum'\ncode = 'print(1 + 1)'\n"
 
 
 def with_service(folder: Path, url: str) -> Variant:
     service = f"[service]\ncommand = ['serve']\nready-url = '{url}'\n"
-    leaf = f"schema = 1\nname = 'leaf'\nextends = '_base'\n{service}"
+    leaf = f"schema = 1\nname = 'leaf'\nextends = '_base'\n{service}{CODE}"
     return load(folder, _base=BASE, leaf=leaf)["leaf"]
 
 
@@ -45,8 +43,12 @@ def with_service(folder: Path, url: str) -> Variant:
     ],
 )
 def test_address_that_is_not_that_of_the_interpreter(tmp_path: Path, url: str) -> None:
-    """A ready address that cannot be that of a code interpreter is named, with its line."""
-    told = f"`service.ready-url` is {url} (variants/leaf.toml:6), {WHY}"
+    """A ready address that cannot be that of a code interpreter is named, with its line and that of
+    what needs one."""
+    told = (
+        f"nothing runs code in its sandboxes, since `service.ready-url` (variants/leaf.toml:6) {WHY}:"
+        " write `command` or `http` instead of `code` in the check `a sum` (variants/leaf.toml:9)"
+    )
     assert cannot_be_checked(with_service(tmp_path, url)) == told
 
 
@@ -56,20 +58,38 @@ def test_address_of_the_interpreter(tmp_path: Path, host: str) -> None:
     assert cannot_be_checked(with_service(tmp_path, f"http://{host}:49999/health")) is None
 
 
-def test_other_service_is_found_before_the_build(
+def test_what_needs_code_is_found_before_the_build(
     place: Place, cloud: Server, command: Command
 ) -> None:
-    """A variant whose service is no code interpreter is blocked in the plan, and no build of it is
-    begun."""
+    """A variant that needs code, and whose service is no code interpreter, is blocked in the plan,
+    and no build of it is begun."""
     streamlit = 'command = ["streamlit", "run", "/home/user/app.py"]\n'
     service = f'[service]\n{streamlit}ready-url = "http://localhost:8501/"\n'
-    place.edit("four", lambda text: text + service)
+    warm = '[warmup]\nlevel = "memory"\nimports = ["iniconfig"]\n'
+    place.edit("four", lambda text: text + service + warm + CODE)
     done = command("plan", "four", "--frozen", "--target", "e2b", "--exit-code", cwd=place.folder)
-    told = f"`service.ready-url` is http://localhost:8501/ (variants/four.toml:8), {WHY}"
+    told = (
+        f"nothing runs code in its sandboxes, since `service.ready-url` (variants/four.toml:8) {WHY}:"
+        " write `command` or `http` instead of `code` in the check `a sum` (variants/four.toml:14);"
+        ' set `warmup.level` to "disk" (variants/four.toml:10)'
+    )
     assert (done.returncode, f"  four: {told}" in done.stderr) == (31, True), done.stderr
     done = command("build", "four", "--frozen", "--target", "e2b", cwd=place.folder)
     assert done.returncode == 31
     assert cloud.state.templates == {}
+
+
+def test_other_address_of_the_interpreter_is_a_mistake(place: Place, cloud: Server) -> None:
+    """A service that starts as E2B's code service does, and is ready elsewhere, is blocked."""
+    start = '[service]\ncommand = ["/root/.jupyter/start-up.sh"]\nready-port = 8888\n'
+    place.edit("four", lambda text: text + start)
+    (planned,) = place.planned("four").variants
+    assert (planned.action, str(planned.reasons[0])) == (
+        "blocked",
+        "`service.ready-port` (variants/four.toml:8) is not about the code service that"
+        " `service.command` starts, on port 49999: use ready-url ="
+        ' "http://localhost:49999/health"',
+    )
 
 
 class OtherService(Machine):

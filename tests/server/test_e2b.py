@@ -346,16 +346,20 @@ def test_channel_of_its_own_leaves_default_alone(place: Place, cloud: Server) ->
     assert tags["default"] == tags["stable"] == stable != tags["canary"]
 
 
-def test_variant_without_a_service_is_blocked(place: Place, cloud: Server) -> None:
-    """A sandbox on E2B runs code through its code service: a variant without one says so."""
+def test_variant_without_a_service_runs_no_code(place: Place, cloud: Server) -> None:
+    """A variant without a service is built on E2B if its checks need no code, and blocked if they
+    do."""
     place.edit("one", lambda text: text.replace('level = "memory"', 'level = "disk"'))
     text = (place.folder / "variants" / "_base.toml").read_text()
     place.edit("_base", lambda _: text.partition("[service]")[0])
-    (planned,) = place.planned("four").variants
-    assert planned.action == "blocked"
-    assert str(planned.reasons[0]) == (
-        "it has no [service]: sandboxes on E2B run code through their code service"
+    four, one = place.planned("four", "one").variants
+    assert (four.action, one.action) == ("build", "blocked")
+    assert str(one.reasons[0]) == (
+        "nothing runs code in its sandboxes, since there is no [service]: write `command` or `http`"
+        " instead of `code` in the check `a sum` (variants/one.toml:11)"
     )
+    assert place.build("four")["four"].error is None
+    assert place.recorded("four")["verified"]["checks"] == ["import iniconfig"]
 
 
 def test_modes_of_the_context_do_not_matter(places: Callable[[str], Place], cloud: Server) -> None:

@@ -70,7 +70,7 @@ def test_variables_that_the_code_service_spoils_are_named(
 ) -> None:
     """For E2B, `plan`, `build` and the record name each variable whose value its code service
     cannot make code of, with the line that sets it; others are not named."""
-    values = 'PLAIN = "$HOME `id` %s"\nQUOTE = "it\'s"\nSLASH = "C:\\\\new"\n'
+    values = 'PLAIN = "$$HOME `id` %s"\nQUOTE = "it\'s"\nSLASH = "C:\\\\new"\n'
     place.edit("four", lambda text: f"{text}[env]\n{values}")
     place.edit("_base", lambda text: text.replace("[service]", '[env]\nQUOTE = "\'"\n[service]'))
     rest = (
@@ -167,3 +167,47 @@ def test_imports_that_are_left_out_are_recorded(
     again = command("verify", "four", "--target", "e2b", "--json", cwd=place.folder)
     result = json.loads(again.stdout)["four"]
     assert (result["checks"], result["warnings"]) == ([], [line])
+
+
+ASKING = """[service]
+command = ["streamlit", "run", "/home/user/app.py"]
+ready-port = 8501
+[[verify]]
+name = "its own Python"
+command = "python3 -c 'import idna, sys; print(sys.prefix == sys.base_prefix)'; test $PWD = $HOME"
+stdout = "False"
+[[verify]]
+name = "what it leaves is ended"
+command = "sleep 300 & echo started"
+stdout = "started"
+[[verify]]
+name = "page"
+http = {url = "http://localhost:8501/"}
+"""
+
+
+def test_commands_are_run_and_requests_left_out_on_local(folder: Path, command: Command) -> None:
+    """On `local`, commands run in the environment, and requests of a service that does not run there
+    are listed as not provided, in the plan, the output, the record and a later `verify`."""
+    spec = 'schema = 1\nname = "app"\nextends = "_base"\n[python]\npackages = ["idna"]\n'
+    (folder / "variants" / "app.toml").write_text(spec + ASKING)
+    line = "the service that checks of variants/app.toml ask: `page`"
+    shown = command("plan", "app", *TO, cwd=folder)
+    assert f"not provided by local: {line}" in shown.stdout.splitlines(), shown.stderr
+    done = command("build", "app", *TO, "--json", cwd=folder)
+    assert done.returncode == 0, done.stderr
+    (outcome,) = json.loads(done.stdout)["outcomes"]
+    checks = ["import idna", "its own Python", "what it leaves is ended"]
+    assert outcome["record"]["verified"]["checks"] == checks
+    warnings = outcome["record"]["warnings"]
+    assert [text for text in warnings if "page" in text] == [f"not provided by local: {line}"]
+    again = json.loads(command("verify", "app", *TO, "--json", cwd=folder).stdout)["app"]
+    assert (again["checks"], again["warnings"]) == (
+        checks,
+        ["not checked, since local does not start the service that they ask: `page`"],
+    )
+    wrong = ASKING.replace("test $PWD = $HOME", "pwd >&2; exit 3")
+    (folder / "variants" / "app.toml").write_text(spec + wrong)
+    done = command("build", "app", *TO, cwd=folder)
+    assert done.returncode == 21
+    assert "check `its own Python` failed: expected exit code 0, got 3\n    /" in done.stderr

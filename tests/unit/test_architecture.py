@@ -23,8 +23,8 @@ OWNERS = {
     "e2b": {
         f"targets/e2b/{name}.py"
         for name in (
-            *("api", "cloud", "connection", "creation", "failures", "files", "program"),
-            "session",
+            *("api", "cloud", "commands", "connection", "creation", "failures", "files"),
+            *("program", "session"),
         )
     },
     "e2b_dockerfile_utils": {
@@ -170,8 +170,11 @@ def test_core_never_prints() -> None:
                     "assumptions.py",
                     "breakage.py",
                     "checks.py",
+                    "commands.py",
                     "environment.py",
                     "machine_sandbox.py",
+                    "running.py",
+                    "spec_checks.py",
                 }  # code that sandboxes run
             ), path
 

@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 
 from builder.spec import load_variants, place_of
+from builder.spec.models import VariantFile
 from tests.support.samples import problems
 
 Write = Callable[..., Path]
+KEYS = sorted(field.alias or name for name, field in VariantFile.model_fields.items())
 
 
 @pytest.mark.parametrize(
@@ -101,7 +103,10 @@ Write = Callable[..., Path]
             "schema = 1\n[[verify]]\nname = ''\ncode = ''",
             "3:1: `verify[0].name`: is empty",
         ),
-        ("schema = 1\n[[verify]]\nname = 'x'", "2:3: `verify[0].code`: is missing"),
+        (
+            "schema = 1\n[[verify]]\nname = 'x'",
+            "2:3: `verify[0]`: has neither `code` nor `command` nor `http` (write the code, the command or the request that must succeed)",
+        ),
         (
             "schema = 1\n[[verify]]\nname = 'x'\ncode = ''\ntimeout = 0",
             "5:1: `verify[0].timeout`: 0 must be at least 1",
@@ -156,8 +161,7 @@ Write = Callable[..., Path]
         ),
         (
             'schema = 1\n"a\\nb\\u001b[31m" = 1',
-            '2:1: `"a\\nb\\u001b[31m"`: unknown key (known here: base, description, download, env, extends,'
-            " files, name, python, resources, run, schema, service, system, verify, warmup, workdir)",
+            f'2:1: `"a\\nb\\u001b[31m"`: unknown key (known here: {", ".join(KEYS)})',
         ),
         (
             "schema = 1\nnme = 'x'",

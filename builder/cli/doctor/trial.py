@@ -191,7 +191,7 @@ class Trial:
 
     def interpreter(self) -> Sandbox:
         """Create a sandbox that runs code."""
-        return open_sandbox(self.cloud, self.name, metadata=self.mark, cold=False, warn=self._warn)
+        return open_sandbox(self.cloud, self.name, metadata=self.mark, warn=self._warn)
 
     def delete(self, template_id: str) -> str | None:
         """Delete the template once its sandboxes have ended; return why E2B refuses, if it does."""

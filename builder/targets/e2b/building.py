@@ -16,6 +16,7 @@ from builder.system.processes import pause
 from builder.targets.e2b.blame import INTERNAL, SHOWN_CHARACTERS, failure_of, instruction
 from builder.targets.e2b.build_log import BuildLog
 from builder.targets.e2b.cloud import BuildState, Cloud
+from builder.targets.e2b.code_service import runs_no_code
 from builder.targets.e2b.program import not_provided
 from builder.targets.e2b.starting import ATTEMPTS, POLL_SECONDS, CloudBuild, Starter
 from builder.targets.journal import Journal
@@ -46,7 +47,8 @@ class Building:
         assert program is not None
         self._name, self._steps = variant.name, len(program.steps)
         self._unsupported = tuple(
-            f"not provided by {self.target}: {line}" for line in not_provided(variant)
+            f"not provided by {self.target}: {line}"
+            for line in (*runs_no_code(variant), *not_provided(variant))
         )
         self._starter = Starter(
             order=self.order, cloud=self.cloud, journal=self.journal, log=self.log, say=self._say

@@ -14,10 +14,10 @@ import httpx
 
 from builder.errors import SandboxError, SandboxGoneError
 from builder.sandbox.execution import Output
+from builder.sandbox.session import CODE_SERVICE_PORT
 from builder.targets.e2b import stream
 from builder.targets.e2b.certificates import certificates
 
-SERVICE_PORT = 49999
 JUPYTER_PORT = 8888
 POLL_SECONDS = 0.1
 START_SECONDS = 120.0
@@ -38,7 +38,7 @@ class Connection:
         config = sandbox.connection_config
         self.urls = {
             port: config.get_sandbox_url(sandbox.sandbox_id, sandbox.sandbox_domain, port=port)
-            for port in (SERVICE_PORT, JUPYTER_PORT)
+            for port in (CODE_SERVICE_PORT, JUPYTER_PORT)
         }
         self.is_direct = config.debug  # no proxy responds while the port is closed
         self._headers = dict(config.sandbox_headers)
@@ -65,7 +65,7 @@ class Connection:
         method: str,
         path: str,
         *,
-        port: int = SERVICE_PORT,
+        port: int = CODE_SERVICE_PORT,
         seconds: float | httpx.Timeout = _REQUEST_SECONDS,
         body: Any = None,
         stream: bool = False,

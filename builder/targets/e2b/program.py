@@ -5,19 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from typing import Any
-from urllib.parse import urlsplit
 
 import e2b
 
 from builder.flatten import Step
 from builder.spec import Stage, Variant, place_of
 from builder.spec.variant import DEFAULT_WORKDIR, FileEntry
-from builder.targets.e2b.connection import SERVICE_PORT
 from builder.targets.e2b.service import SPOILING
 from builder.targets.protocol import BuildInput
 
-# Starts the code service in E2B's image.
-_START_UP = "/.jupyter/start-up.sh"
 # Folders whose content E2B gives mode 0777 at the end of a build.
 _OPENED = ("/usr/local", "/code")
 
@@ -44,36 +40,6 @@ def serialized(order: BuildInput) -> dict[str, Any]:
     template: dict[str, Any] = json.loads(e2b.Template.to_json(template_of(order)))
     template["force"] |= order.force and order.shared == 0
     return template
-
-
-def cannot_be_checked(variant: Variant) -> str | None:
-    """Return why checks cannot run code in the template's sandboxes, or None."""
-    if not variant.command:
-        return "it has no [service]: sandboxes on E2B run code through their code service"
-    url = urlsplit(variant.ready_url or "")
-    local = url.hostname in ("localhost", "127.0.0.1", "::1")
-    if (url.scheme, local, url.port) == ("http", True, SERVICE_PORT):
-        return None
-    place = place_in(variant.stages, ("service", "ready-url"))
-    return (
-        f"`service.ready-url` is {variant.ready_url} ({place}), which is not the code service:"
-        f" sandboxes on E2B run code through the one on their port {SERVICE_PORT}; use"
-        f" http://localhost:{SERVICE_PORT}/health"
-    )
-
-
-def unknown_service(variant: Variant) -> tuple[str, ...]:
-    """Return a line if the service does not start as in E2B's image: only a build can tell then
-    whether it runs code."""
-    if not variant.command or any(word.endswith(_START_UP) for word in variant.command):
-        return ()
-    place = place_in(variant.stages, ("service", "command"))
-    line = (
-        f"a check before the build that `service.command` ({place}) starts a code service: it is"
-        f" not that of E2B's image, /root{_START_UP}, and verification fails unless a code service"
-        f" listens on port {SERVICE_PORT}"
-    )
-    return (line,)
 
 
 def not_provided(variant: Variant) -> tuple[str, ...]:

@@ -12,11 +12,13 @@ from typing import Unpack
 
 from builder.errors import BuildError, NetworkError, NotOnThisMachineError, SandboxError
 from builder.sandbox.blocking import BlockingSession
+from builder.sandbox.commands import CommandResult, as_execution, python_command
 from builder.sandbox.execution import Execution
 from builder.sandbox.session import RunOptions, Sandbox
 from builder.system.events import Event, Reporter
 from builder.system.tasks import run_to_completion
 from builder.targets.e2b.cloud import Cloud
+from builder.targets.e2b.commands import wait_until_running
 from builder.targets.e2b.failures import words_of
 from builder.targets.e2b.retries import OF_BUILDS
 from builder.targets.e2b.session import CloudSession
@@ -29,9 +31,15 @@ _MARGIN_SECONDS = 120
 
 
 def open_sandbox(
-    cloud: Cloud, ref: str, *, metadata: Mapping[str, str], cold: bool, warn: Callable[[str], None]
+    cloud: Cloud,
+    ref: str,
+    *,
+    metadata: Mapping[str, str],
+    cold: bool = False,
+    has_code_service: bool = True,
+    warn: Callable[[str], None],
 ) -> BlockingSession[CloudSession]:
-    """Create a sandbox and wait for its code service.
+    """Create a sandbox and wait for its code service, if it has one.
 
     A `cold` one runs code in a new interpreter instead of the snapshot's. `warn` receives a message
     if the sandbox cannot be ended. Raises `SandboxError` and what `Cloud` raises, having ended the
@@ -41,9 +49,8 @@ def open_sandbox(
     async def opening() -> CloudSession:
         start = time.perf_counter()
         sandbox, seconds = await cloud.create_sandbox(ref, seconds=_LIFE_SECONDS, metadata=metadata)
-        session = _ExtendedSession(
-            sandbox, account=cloud.account, lifetime=seconds, start=start, warn=warn
-        )
+        kind = _ExtendedSession if has_code_service else _CommandSession
+        session = kind(sandbox, account=cloud.account, lifetime=seconds, start=start, warn=warn)
         try:
             await session.wait_until_ready()
             if cold:
@@ -60,16 +67,34 @@ class _ExtendedSession(CloudSession):
     """A session that lives as long as its code runs."""
 
     async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
+        await self._extend(options["seconds"])
+        return await super().run(code, **options)
+
+    async def command(self, text: str, *, seconds: float) -> CommandResult:
+        await self._extend(seconds)
+        return await super().command(text, seconds=seconds)
+
+    async def _extend(self, seconds: float) -> None:
         age = time.monotonic() - self.opened_at
-        if self.lifetime - age < options["seconds"] + _MARGIN_SECONDS:
-            life = int(options["seconds"]) + 2 * _MARGIN_SECONDS
+        if self.lifetime - age < seconds + _MARGIN_SECONDS:
+            life = int(seconds) + 2 * _MARGIN_SECONDS
             try:
                 await OF_BUILDS.wait_for(partial(self.sandbox.set_timeout, life))
             except Exception as error:
                 text = f"cannot extend its time-out: {words_of(error)}"
                 raise SandboxError(self.worded(text)) from error
             self.lifetime = age + life
-        return await super().run(code, **options)
+
+
+class _CommandSession(_ExtendedSession):
+    """A session without a code service: the sandbox's `python3` runs code."""
+
+    async def wait_until_ready(self) -> None:
+        await wait_until_running(self.sandbox, worded=self.worded)
+
+    async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
+        command = python_command(code)
+        return as_execution(await self.command(command, seconds=options["seconds"]))
 
 
 class Sandboxes:
@@ -124,7 +149,12 @@ class Sandboxes:
 
         try:
             return open_sandbox(
-                self.cloud, ref, metadata=self._metadata(name), cold=opening.cold, warn=warn
+                self.cloud,
+                ref,
+                metadata=self._metadata(name),
+                cold=opening.cold,
+                has_code_service=opening.has_code_service,
+                warn=warn,
             )
         except NetworkError:
             self._unended.add(name)  # it may exist: perhaps only the response was lost

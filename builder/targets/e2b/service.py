@@ -20,11 +20,10 @@ import httpx
 
 from builder.errors import InterpreterDiedError, SandboxGoneError
 from builder.sandbox.execution import Execution, Output
-from builder.sandbox.session import RunOptions
+from builder.sandbox.session import CODE_SERVICE_PORT, RunOptions
 from builder.targets.e2b.connection import (
     JUPYTER_PORT,
     POLL_SECONDS,
-    SERVICE_PORT,
     START_SECONDS,
     Connection,
 )
@@ -70,7 +69,7 @@ class CodeService:
                 astray = isinstance(error, httpx.ConnectError) and not self._connection.is_direct
             reached = reached if astray else time.monotonic()
             if time.monotonic() - reached > _REACH_SECONDS:
-                url = self._connection.urls[SERVICE_PORT]
+                url = self._connection.urls[CODE_SERVICE_PORT]
                 raise self._connection.error(
                     f"it is not at {url}: {problem}",
                     hint="check where sandboxes are: `sandbox-url` or `domain` of the target, or"

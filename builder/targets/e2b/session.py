@@ -12,10 +12,12 @@ from typing import Unpack
 import e2b
 
 from builder.errors import BuildError, SandboxError, TemplateError, UnknownTemplateError
+from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution
 from builder.sandbox.session import RunOptions
 from builder.system.limits import limit_error
 from builder.targets.e2b.account import Account
+from builder.targets.e2b.commands import run_command
 from builder.targets.e2b.connection import Connection
 from builder.targets.e2b.creation import Creation
 from builder.targets.e2b.failures import translated, words_of
@@ -77,6 +79,10 @@ class CloudSession:
     async def run(self, code: str, **options: Unpack[RunOptions]) -> Execution:
         """Run code once; see `CodeService.run`."""
         return await self.service.run(code, **options)
+
+    async def command(self, text: str, *, seconds: float) -> CommandResult:
+        """Run a command in a login shell; see `run_command`."""
+        return await run_command(self.sandbox, text, seconds=seconds, worded=self.worded)
 
     def usable(self) -> bool:
         """Return True unless the session is known to be unusable."""

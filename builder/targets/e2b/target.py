@@ -13,8 +13,9 @@ from builder.system.logs import Log
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building
 from builder.targets.e2b.cloud import Cloud
+from builder.targets.e2b.code_service import cannot_be_checked, runs_no_code, unknown_service
 from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_of
-from builder.targets.e2b.program import cannot_be_checked, not_provided, unknown_service
+from builder.targets.e2b.program import not_provided
 from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import Sandboxes
 from builder.targets.protocol import BuildInput, Built, Publication
@@ -26,6 +27,7 @@ class E2BTarget(Sandboxes, Cleaning):
     steps_cached = True
     content_addressed = False
     this_machine = False
+    starts_services = True
     jobs = 20  # E2B's limit of a team's concurrent builds
     changes = None  # nobody can write to a snapshot
     copies = None  # every sandbox is a copy of the snapshot
@@ -100,7 +102,7 @@ class E2BTarget(Sandboxes, Cleaning):
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """Return the features that E2B lacks, except those that are errors when flattening."""
-        return (*not_provided(variant), *unknown_service(variant))
+        return (*runs_no_code(variant), *not_provided(variant), *unknown_service(variant))
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build of the order's digest, or find it."""

@@ -16,11 +16,13 @@ from typing import TypeVar, Unpack
 
 from builder.errors import SandboxError, TemplateError
 from builder.registry import Ref
+from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution
 from builder.sandbox.session import RunOptions
 from builder.system.limits import named, room
 from builder.system.tasks import run_to_completion
 from builder.targets.local import place
+from builder.targets.local.commands import MARGIN_SECONDS, command_code, command_result
 from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import CannotForkError, forks, zygote_of
@@ -107,6 +109,20 @@ class LocalSession:
             with contextlib.suppress(SandboxError):
                 await run_to_completion(running)
             raise
+
+    async def command(self, text: str, *, seconds: float) -> CommandResult:
+        """Run a command in a shell that the kernel starts; what it leaves running is ended.
+
+        It is no login shell, which would take the environment's programs from `PATH`.
+        """
+        execution = await self.run(
+            command_code(text, seconds),
+            seconds=seconds + MARGIN_SECONDS,
+            language="python",
+            variables={},
+            limit=None,
+        )
+        return command_result(execution)
 
     def usable(self) -> bool:
         """Return True unless the session is known to be unusable."""

@@ -37,6 +37,7 @@ class LocalTarget:
     steps_cached = False
     content_addressed = True
     this_machine = True
+    starts_services = False
     jobs = min(4, os.cpu_count() or 1)
     account = None
     inventory = None  # the registry alone has channels
@@ -263,6 +264,8 @@ def _missing(variant: Variant) -> tuple[str, ...]:
         if elsewhere:
             targets = ", ".join(elsewhere)
             missing.append(f"downloads outside of /home/user of {stage.source}: {targets}")
+        if asking := [f"`{check.name}`" for check in stage.checks if check.http]:
+            missing.append(f"the service that checks of {stage.source} ask: {', '.join(asking)}")
     if variant.workdir != DEFAULT_WORKDIR:
         missing.append(f"the working folder {variant.workdir}: sandboxes start in their home")
     return tuple(missing)

@@ -177,7 +177,11 @@ class SandboxCalls:
         return self._reached(request, port, secured=False).use()
 
     def machine(self, request: Request) -> envd.Machine:
-        return self._reached(request, envd.PORT).machine
+        return self.reached(request).machine
+
+    def reached(self, request: Request) -> Running:
+        """Return the sandbox of a request to envd."""
+        return self._reached(request, envd.PORT)
 
     def _health(self, request: Request, _body: bytes) -> Response:
         if _addressed(request)[1] == "49999":

@@ -111,6 +111,10 @@ class KernelService:
         folder = Path(self._template.name)
         for archive in archives:
             extract(archive, folder)
+        script = folder / "warmup.py"
+        if script.exists() and str(SERVICE_PORT) not in script.read_text():
+            self._template.cleanup()
+            raise ApiError(502, "The sandbox is running but port is not open")
         warm = (folder / "reseed.py").exists()
         self._new(self._warmed(folder / "warmup.py") if warm else self._start)
 
@@ -179,8 +183,7 @@ class ContainerService:
         from tests.support import engine
 
         image, env, user, workdir = build.machine
-        assert build.start
-        start, self._ready_command, _ = build.start
+        start, self._ready_command, _ = build.start or ("sleep infinity", "true", None)
         self._container = engine.client().containers.run(
             image,
             ["/bin/bash", "-l", "-c", start],
@@ -212,6 +215,12 @@ class ContainerService:
         )
         self._ready = finished.exit_code == 0
         return self._ready
+
+    def command(self, text: str) -> tuple[int, tuple[bytes, bytes]]:
+        finished: Any = self._container.exec_run(
+            ["/bin/bash", "-l", "-c", text], user="user", workdir="/home/user", demux=True
+        )
+        return finished.exit_code, finished.output
 
     @property
     def _origin(self) -> str:

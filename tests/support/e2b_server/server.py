@@ -19,7 +19,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from tests.support.e2b_server import envd
+from tests.support.e2b_server import envd, processes
 from tests.support.e2b_server.description import Call, calls, misfit, shape
 from tests.support.e2b_server.faults import Faulty
 from tests.support.e2b_server.sandbox_calls import SandboxCalls
@@ -64,7 +64,8 @@ class Server:
         self.envd_version = "0.6.13"
         files = envd.routes(self._sandboxes.machine, lambda: self.envd_version, self.problems)
         no_route = {404: _no_route, 405: _no_route}
-        routes = [*self._routes(), *files]
+        commands = processes.routes(self._sandboxes.reached, self.problems)
+        routes = [*self._routes(), *files, *commands]
         self.front = Faulty(Starlette(routes=routes, exception_handlers=no_route))
         self._socket = socket.create_server(("127.0.0.1", 0))
         self.url = f"http://127.0.0.1:{self._socket.getsockname()[1]}"

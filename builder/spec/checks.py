@@ -1,0 +1,56 @@
+"""The checks of a spec: each runs code, a command, or asks a service of the sandbox."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from urllib.parse import urlsplit
+
+from builder.spec.models import VariantFile, VerifyTable
+from builder.spec.spec_file import SpecFile
+from builder.spec.variant import LOCAL_HOSTS, Check, HttpRequest
+
+_KINDS = ("code", "command", "http")
+
+
+def checks_of(file: SpecFile) -> Iterator[Check]:
+    """Yield the checks of a file, and note mistakes in them."""
+    model = file.model
+    assert isinstance(model, VariantFile)
+    for number, table in enumerate(model.verify):
+        _note_mistakes(file, number, table)
+        yield _check(table)
+
+
+def _note_mistakes(file: SpecFile, number: int, table: VerifyTable) -> None:
+    kinds = [kind for kind in _KINDS if getattr(table, kind) is not None]
+    if not kinds:
+        hint = "write the code, the command or the request that must succeed"
+        file.add(("verify", number), "has neither `code` nor `command` nor `http`", hint)
+    for kind in kinds[1:]:
+        message = f"excludes `code`, `command` and `http`, of which `{kinds[0]}` is set"
+        file.add(("verify", number, kind), message, "write two checks")
+    if "exit_code" in table.model_fields_set and table.command is None:
+        file.add(("verify", number, "exit-code"), "has no effect without `command`")
+    if table.stdout is not None and kinds == ["http"]:
+        hint = "write `contains` in `http`"
+        file.add(("verify", number, "stdout"), "has no effect with `http`", hint)
+    if table.http and urlsplit(table.http.url).hostname not in LOCAL_HOSTS:
+        message = f"{table.http.url!r} is not a service of the sandbox"
+        hint = "write a URL on localhost; a `command` with curl, say, can reach other hosts"
+        file.add(("verify", number, "http", "url"), message, hint)
+
+
+def _check(table: VerifyTable) -> Check:
+    request = table.http
+    http = None
+    if request:
+        http = HttpRequest(url=request.url, status=request.status, contains=request.contains)
+    return Check(
+        name=table.name,
+        code=table.code,
+        command=table.command,
+        exit_code=None if table.command is None else table.exit_code,
+        http=http,
+        stdout=table.stdout,
+        timeout=table.timeout,
+    )
