@@ -159,6 +159,10 @@ def _convert(source: Path, root: Path, name: str | None) -> Conversion:
     variants = root / "variants"
     files = Folder(source.parent, without=variants, dockerfile=source.name)
     draft = convert(content, source.name, files)
+    if draft.guessed:
+        from builder.lock.presence import absent_from_index
+
+        draft.drop(absent_from_index(draft.guessed))
     name = name or default_name(draft.name or root.name)
     path = _file_of(variants, name)
     if os.path.lexists(path):
@@ -184,7 +188,8 @@ def _file_of(folder: Path, name: str) -> Path:
     except TemplateError:
         variants = ()  # `validate` reports what is wrong
     stems = [variant.stem for variant in variants if variant.name == name]
-    return folder / f"{stems[0] if stems else name}.toml"
+    stem = name if spec.is_stem(name) else f"spec-{name}"
+    return folder / f"{stems[0] if stems else stem}.toml"
 
 
 def _ignore(path: Path) -> bool:

@@ -125,7 +125,7 @@ def _package(line: Line, text: str, draft: Draft) -> None:
     elif name not in _RENAMED and _NOT_PYTHON.fullmatch(name):
         draft.note(line, _ABSENT)
     else:
-        draft.require(line, f"{_RENAMED.get(name, name)}{versions}")
+        draft.guess(line, f"{_RENAMED.get(name, name)}{versions}")
 
 
 def _versions(text: str) -> str:

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import posixpath
 import re
 from collections.abc import Iterator
 from fnmatch import fnmatchcase
 
+from builder.convert.downloads import target_of
 from builder.convert.draft import Draft
 from builder.convert.values import FileCopy, Files, Line
 
 _ARCHIVE = re.compile(r".*\.(tar|tar\.\w+|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 _MODE = re.compile(r"0?[0-7]{3}")
 _WILDCARD = re.compile(r"[*?\[]")
-_FOLDER = "a folder: a spec adds single files"
+# As many as a spec takes of one folder.
+_MAX_FILES = 500
+_ACCOUNTS = {"0": "root", "1000": "user"}
 
 
 class Copies:
@@ -45,65 +49,123 @@ class Copies:
         into = into or target in self.folders
         for source in sources:
             path = posixpath.normpath(source.lstrip("/") or ".")
-            for match in self._matching(path) if _WILDCARD.search(path) else [path]:
+            matches = list(self._matching(path)) if _WILDCARD.search(path) else [path]
+            if not matches:
+                self.draft.note(line, f"nothing here matches `{path}`")
+            for match in matches:
                 self._one(line, match, target, flags, into=into)
 
     def _matching(self, pattern: str) -> Iterator[str]:
+        """Yield the files and folders that match a pattern, each once."""
         folder, _, name = pattern.rpartition("/")
+        seen = set()
         for path in self.files.below(folder or "."):
-            if posixpath.dirname(path) == folder and fnmatchcase(posixpath.basename(path), name):
-                yield path
+            below = path.removeprefix(f"{folder}/") if folder else path
+            first = below.partition("/")[0]
+            if first not in seen and fnmatchcase(first, name):
+                seen.add(first)
+                yield posixpath.join(folder, first)
 
     def _one(
         self, line: Line, source: str, target: str, flags: dict[str, str], *, into: bool
     ) -> None:
-        content = self.files.content(source)
-        if content is None:
-            self._folder(line, source, target)
+        if self.files.content(source) is None:
+            self._folder(line, source, target, flags)
             return
         if into:
             target = posixpath.join(target, posixpath.basename(source))
         self.remember(source, target)
-        executable = self.files.is_executable(source)
-        self.write(line, source, target, FileCopy(content=content, executable=executable), flags)
+        if file := self._file(line, source):
+            self.write(line, target, file, flags)
 
-    def _folder(self, line: Line, source: str, target: str) -> None:
-        if next(self.files.below(source), None) is None:
+    def _folder(self, line: Line, source: str, target: str, flags: dict[str, str]) -> None:
+        """Take over a folder: Docker copies what is in it."""
+        paths = list(itertools.islice(self.files.below(source), _MAX_FILES + 1))
+        if not paths:
             self.draft.note(line, f"there is no `{source}` here")
             return
         self.remember(source, target)
         self.folders |= {target, *_parents(target)}
-        self.draft.note(line, f"`{source}` is {_FOLDER}")
+        if len(paths) > _MAX_FILES:
+            self.draft.note(
+                line,
+                f"`{source}` has more than {_MAX_FILES} files: make a package or archive of them",
+            )
+            return
+        if target == "/":
+            for path in paths:
+                inside = posixpath.join("/", posixpath.relpath(path, source))
+                self._one(line, path, inside, flags, into=False)
+            return
+        entry = {"source": f"{target[1:]}/", "target": target} | self._rights(line, target, flags)
+        if "mode" in entry:
+            entry["folder-mode"] = entry["mode"]
+        copied = {}
+        for path in paths:
+            inside = posixpath.join(target, posixpath.relpath(path, source))
+            if file := self._file(line, path):
+                copied[inside] = file
+        entries = self.draft.document.get("files", [])
+        if copied and (entry in entries or self.draft.add(line, "files", entry)):
+            self.draft.files |= copied
 
-    def write(
-        self, line: Line, source: str, target: str, file: FileCopy, flags: dict[str, str]
-    ) -> None:
-        """Add a file to the spec."""
-        entry = {"source": source, "target": target}
-        mode = flags.get("chmod", "0755" if file.executable else "")
+    def _file(self, line: Line, path: str) -> FileCopy | None:
+        """Return a file of the source's folder, unless it holds a secret."""
+        content = self.files.content(path)
+        if content is None or self.draft.hides_a_secret(line, content, path):
+            return None
+        return FileCopy(content=content, executable=self.files.is_executable(path))
+
+    def _rights(self, line: Line, target: str, flags: dict[str, str]) -> dict[str, str]:
+        """Return the owner and mode that the flags of an instruction set."""
+        rights = {}
+        mode = flags.get("chmod", "")
         if mode and not _MODE.fullmatch(mode):
             self.draft.note(line, f"expected an octal mode such as 0755, not `{mode}`")
         elif mode:
-            entry["mode"] = f"0{int(mode, 8):03o}"
+            rights["mode"] = f"0{int(mode, 8):03o}"
+        name = flags.get("chown", "").partition(":")[0]
+        owner = _ACCOUNTS.get(name, name)
+        if owner not in ("", "root", "user"):
+            self.draft.note(
+                line,
+                f"the account `{owner}` may not exist yet when files are copied: it is `user`'s",
+            )
+            owner = "user"
+        in_home = f"{target}/".startswith("/home/user/")
+        if owner and owner != ("user" if in_home else "root"):
+            rights["owner"] = owner
+        return rights
+
+    def write(self, line: Line, target: str, file: FileCopy, flags: dict[str, str]) -> None:
+        """Add a file to the spec. In the variants folder, files lie as they do in the image."""
+        entry = {"source": target[1:], "target": target} | self._rights(line, target, flags)
+        if file.executable:
+            entry.setdefault("mode", "0755")
         self.folders |= _parents(target)
-        entries = self.draft.document.get("files", [])
-        entries[:] = [entry for entry in entries if entry["target"] != target]  # the last one wins
-        if self.draft.hides_a_secret(line, file.content) or not self.draft.add(
-            line, "files", entry
-        ):
-            return
-        self.draft.files[source] = file
+        self.draft.without_file(target)  # the last one wins
+        if self.draft.add(line, "files", entry):
+            self.draft.files[target] = file
 
     def add(self, line: Line, words: list[str], flags: dict[str, str], workdir: str) -> None:
         """Take over an ADD instruction without variables."""
         *sources, target = words
         for source in sources:
-            if re.match(r"[a-z][a-z0-9+.-]*://|git@", source):
-                self.draft.note(line, "a spec has no key for a download")
+            if re.match(r"https?://", source) and not source.partition("#")[0].endswith(".git"):
+                self._download(line, source, posixpath.join(workdir, target), flags)
+            elif re.match(r"[a-z][a-z0-9+.-]*://|git@", source):
+                self.draft.note(line, "expected an http or https address of a file")
             elif _ARCHIVE.fullmatch(source):
                 self.draft.note(line, "Docker unpacks it; unpack it here, and copy what is in it")
             else:
                 self.copy(line, [source, target], flags, workdir)
+
+    def _download(self, line: Line, url: str, target: str, flags: dict[str, str]) -> None:
+        target = target_of(url, target)
+        table = {"url": url, "target": target} | self._rights(line, target, flags)
+        if checksum := flags.get("checksum", ""):
+            table["sha256"] = checksum.removeprefix("sha256:")
+        self.draft.add(line, "download", table)
 
 
 def _parents(path: str) -> set[str]:

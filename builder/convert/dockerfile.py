@@ -8,6 +8,7 @@ import re
 import shlex
 
 from e2b_dockerfile_utils import DockerfileInstruction as Instruction
+from e2b_dockerfile_utils import parse_heredoc
 
 from builder.convert.copies import Copies
 from builder.convert.draft import Draft
@@ -15,6 +16,7 @@ from builder.convert.runs import Place, Runs
 from builder.convert.service import Service
 from builder.convert.values import FileCopy, Files, Line
 from builder.errors import SourceError
+from builder.flatten.copies import content_of
 from builder.flatten.losses import METADATA, check_from
 from builder.flatten.shell import BASE_PATH
 from builder.flatten.stages import Report, Scope, chain_of, flags_of
@@ -47,7 +49,7 @@ def convert_dockerfile(text: str, file: str, draft: Draft, files: Files) -> Serv
     for problem in report.problems:
         if problem.key != "FROM":
             draft.note(Line(file=file, number=problem.line, text=problem.key), problem.message)
-    reader.runs.take_over()
+    reader.finish()
     return reader.service
 
 
@@ -63,6 +65,7 @@ class _Reader:
         self.outer: Scope = scope
         self.user = "root"
         self.workdir = "/"
+        self.workdir_line: Line | None = None
         self.shell: list[str] = []
         self.entrypoint: tuple[Line, list[str], bool] | None = None
         self.command: tuple[Line, list[str]] | None = None
@@ -105,6 +108,22 @@ class _Reader:
                 self.draft.note(line, "unknown instruction")
         self._start()
 
+    def finish(self) -> None:
+        """Write what only the whole file shows."""
+        self.runs.take_over()
+        if self.workdir_line and self.workdir not in ("/", _HOME):
+            self.draft.set(self.workdir_line, "workdir", "path", self.workdir)
+        env = self.draft.document.get("env", {})
+        folders = {f"{folder}/bin" for folder in self.runs.environments}
+        if folders and "PATH" in env:
+            env["PATH"] = ":".join(p for p in env["PATH"].split(":") if p not in folders)
+            if env["PATH"] == "${PATH}":
+                del env["PATH"]
+        if self.runs.environments:
+            env.pop("VIRTUAL_ENV", None)
+        if not env:
+            self.draft.document.pop("env", None)
+
     # ---- variables
 
     def _arg(self, line: Line, instruction: Instruction) -> None:
@@ -146,19 +165,26 @@ class _Reader:
         for flag in instruction.flags:
             if not self._is_harmless(line, flag):
                 return
-        if instruction.json:
-            script = shlex.join(instruction.args)
-        elif instruction.heredocs:
-            if len(instruction.heredocs) > 1 or not instruction.args[0].strip().startswith("<<"):
-                self.draft.note(line, "a command with here-documents has no counterpart")
-                return
-            script = instruction.heredocs[0].content
-        else:
-            script = instruction.args[0] if instruction.args else ""
-        arguments = {k: v for k, v in self.scope.visible.items() if v is not None}
-        self.runs.add(
-            line, script, Place(user=self.user, workdir=self.workdir, arguments=arguments)
+        script = _script(instruction)
+        if script.startswith("#!"):
+            self.draft.note(line, "expected commands of a shell: COPY the script, and run it")
+            return
+        arguments = {
+            name: value
+            for name, value in self.scope.visible.items()
+            if value is not None and name not in self.scope.env
+        }
+        place = Place(
+            user=self.user,
+            workdir=self.workdir,
+            arguments=arguments,
+            shell=() if instruction.json else tuple(self.shell),
+            network="--network=none" not in instruction.flags,
         )
+        if instruction.heredocs and not _is_heredoc_alone(instruction):
+            self.runs.keep(line, script, place)
+        else:
+            self.runs.add(line, script, place)
 
     def _is_harmless(self, line: Line, flag: str) -> bool:
         """Return whether a command does without a flag of RUN; a bind mount is remembered."""
@@ -181,13 +207,15 @@ class _Reader:
             return False
         return True
 
-    def _path(self, path: str) -> str | None:
-        return self.copies.source_of(posixpath.normpath(posixpath.join(self.workdir, path)))
+    def _path(self, path: str) -> tuple[str, str | None]:
+        target = posixpath.normpath(posixpath.join(self.workdir, path))
+        return target, self.copies.source_of(target)
 
     def _copy(self, line: Line, instruction: Instruction) -> None:
         words = self._words(line, instruction)
         if words is None:
             return
+        self.runs.copied()
         flags = dict(flags_of(instruction))
         if stage := flags.get("from"):
             self.draft.note(line, f"there is no other stage or image `{stage}` to copy from")
@@ -215,7 +243,7 @@ class _Reader:
         self, line: Line, instruction: Instruction, flags: dict[str, str], target: str
     ) -> None:
         heredoc = instruction.heredocs[0]
-        content = heredoc.content
+        content = content_of(heredoc)
         if heredoc.expand:
             content = self.scope.expand(instruction, content, heredoc=True) or ""
         if len(instruction.heredocs) > 1 or target.endswith("/"):
@@ -223,15 +251,18 @@ class _Reader:
             return
         target = posixpath.normpath(posixpath.join(self.workdir, target))
         file = FileCopy(content=content.encode("utf-8", "surrogateescape"))
-        self.copies.write(line, posixpath.basename(target), target, file, flags)
+        if not self.draft.hides_a_secret(line, file.content, target):
+            self.copies.write(line, target, file, flags)
 
     def _user(self, line: Line, instruction: Instruction) -> None:
         account = self._expand("".join(instruction.args)) or ""
         name = account.partition(":")[0]
         self.user = {"0": "root", "1000": "user"}.get(name, name)
         if self.user not in ("root", "user"):
-            self.draft.note(line, "a sandbox has the users `root` and `user`")
-            self.user = "user"
+            self.draft.note(
+                line, "a sandbox has the users `root` and `user`; commands run as `root`"
+            )
+            self.user = "root"
 
     def _workdir(self, line: Line, instruction: Instruction) -> None:
         path = self._expand("".join(instruction.args))
@@ -240,8 +271,7 @@ class _Reader:
             return
         self.workdir = posixpath.normpath(posixpath.join(self.workdir, path))
         self.copies.folders.add(self.workdir)
-        if self.workdir not in ("/", _HOME):
-            self.draft.note(line, f"a sandbox starts in {_HOME}")
+        self.workdir_line = line
 
     def _shell(self, _line: Line, instruction: Instruction) -> None:
         self.shell = list(instruction.args)
@@ -288,3 +318,19 @@ class _Reader:
 
     def _line(self, instruction: Instruction) -> Line:
         return Line(file=self.file, number=instruction.start_line, text=instruction.original)
+
+
+def _script(instruction: Instruction) -> str:
+    """Return what the shell runs."""
+    if instruction.json:
+        return shlex.join(instruction.args)
+    line = instruction.args[0] if instruction.args else ""
+    if _is_heredoc_alone(instruction):
+        return content_of(instruction.heredocs[0])
+    return "\n".join([line, *(f"{text.content}{text.name}" for text in instruction.heredocs)])
+
+
+def _is_heredoc_alone(instruction: Instruction) -> bool:
+    """Return whether RUN has no command beside a here-document, which then is the script."""
+    heredocs = instruction.heredocs
+    return len(heredocs) == 1 and parse_heredoc(instruction.args[0].strip()) is not None

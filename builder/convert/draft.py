@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import Any
 
 import tomli_w
+from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 from packaging.version import Version
 
 from builder.convert.secrets import Secrets
@@ -27,7 +29,7 @@ _HEADER = "#:schema ../schemas/variant.schema.json\n"
 # The tables of a spec, in the order in which they are written.
 _TABLES = (
     "schema", "name", "extends", "base", "service", "resources", "workdir", "env", "system", "node",
-    "run", "download", "python", "files",
+    "download", "python", "files", "run",
 )  # fmt: skip
 
 
@@ -41,7 +43,10 @@ class Draft:
         self.source = source
         self.name: str | None = None  # as the source calls what it describes
         self.document: dict[str, Any] = {}
+        # By path in the image.
         self.files: dict[str, FileCopy] = {}
+        # Names of packages that an index may not have.
+        self.guessed: dict[str, Line] = {}
         self.secrets = Secrets()
         self._notes: list[Note] = []
 
@@ -72,17 +77,39 @@ class Draft:
             packages.append(value)
         return True
 
-    def without_file(self, source: str) -> None:
-        """Leave out a file whose content the spec has already."""
+    def without_file(self, target: str) -> None:
+        """Leave out the file that a path in the image has so far."""
         entries = self.document.get("files", [])
-        self.document["files"] = [entry for entry in entries if entry["source"] != source]
-        if not self.document["files"]:
-            del self.document["files"]
-        self.files.pop(source, None)
+        kept = [entry for entry in entries if entry["target"] != target]
+        if len(kept) < len(entries):
+            self.document["files"] = kept
+            self.files.pop(target, None)
+        if not kept:
+            self.document.pop("files", None)
 
     def require(self, line: Line, requirement: str) -> bool:
         """Add a Python package; return whether a spec may say so."""
         return self.extend(line, "python", requirement)
+
+    def guess(self, line: Line, requirement: str) -> None:
+        """Add a package that an index may not have under this name."""
+        if self.require(line, requirement):
+            self.guessed[canonicalize_name(Requirement(requirement).name)] = line
+
+    def drop(self, names: Collection[str]) -> None:
+        """Leave out guessed packages that the index does not have."""
+        python = self.document.get("python", {})
+        python["packages"] = [
+            text
+            for text in python.get("packages", [])
+            if canonicalize_name(Requirement(text).name) not in names
+        ]
+        if not python["packages"]:
+            del python["packages"]
+        if not python:
+            self.document.pop("python", None)
+        for name in names:
+            self.note(self.guessed[name], "the package index has no package of this name")
 
     def require_python(self, line: Line, specifiers: str) -> None:
         """Take over the lowest Python that a source requires; the base image decides the rest."""
@@ -96,12 +123,12 @@ class Draft:
         if not SpecifierSet(specifiers).contains("3.99"):
             self.note(line, "the base image has the Python; `[base] python` says what it must meet")
 
-    def hides_a_secret(self, line: Line, content: bytes) -> bool:
+    def hides_a_secret(self, line: Line, content: bytes, path: str) -> bool:
         """Return whether a file holds a secret, with a note."""
         text = content.decode("latin-1") if len(content) <= _MAX_TEXT_BYTES else ""
         if not self.secrets.is_in(text):
             return False
-        self.note(line, "the file holds a password, a token or a key")
+        self.note(line, f"`{path}` holds a password, a token or a key")
         return True
 
     def _is_allowed(self, line: Line, document: dict[str, Any]) -> bool:
@@ -128,7 +155,7 @@ class Draft:
         ordered = {key: document[key] for key in _TABLES if key in document}
         notes = tuple(self._shown_notes())
         text = f"{_HEADER}{_comments(self.source, notes)}{spec_text(ordered)}"
-        files = {f"{name}/{path}": file for path, file in self.files.items()}
+        files = {f"{name}{path}": file for path, file in self.files.items()}
         return Conversion(name=name, text=text, files=files, notes=notes)
 
     def _shown_notes(self) -> Iterator[Note]:

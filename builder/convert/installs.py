@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import posixpath
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from builder.convert.draft import Draft
 from builder.convert.requirements import convert_requirements, note_option, require
 from builder.convert.values import Files, Line
 
-Paths = Callable[[str], str | None]
+# Path in a command → path in the image, and that of the file in the source's folder.
+Paths = Callable[[str], tuple[str, str | None]]
 
 _SYSTEM_FOLDERS = {"", "/usr/bin", "/usr/local/bin", "/bin"}
 _PIP = re.compile(r"pip[\d.]*")
@@ -51,9 +52,9 @@ _CACHE_COMMANDS = (
 )
 
 
-def program_of(words: Sequence[str]) -> tuple[str, ...]:
-    """Return the words of a command without `sudo` and without the folder of its program;
-    `python3 -m pip` and `uv pip` are `pip`."""
+def program_of(words: Sequence[str], folders: Collection[str] = ()) -> tuple[str, ...]:
+    """Return the words of a command without `sudo`, and its program without its folder if that is
+    one of the system or in `folders`; `python3 -m pip` and `uv pip` are `pip`."""
     rest = list(words)
     if rest[:1] == ["sudo"]:
         rest.pop(0)
@@ -62,7 +63,7 @@ def program_of(words: Sequence[str]) -> tuple[str, ...]:
     if not rest:
         return ()
     folder, name = posixpath.split(rest[0])
-    if folder in _SYSTEM_FOLDERS:
+    if folder in _SYSTEM_FOLDERS or folder in folders:
         rest[0] = name
     if (_PYTHON.fullmatch(rest[0]) and rest[1:3] == ["-m", "pip"]) or rest[:2] == ["uv", "pip"]:
         return ("pip", *rest[3 if rest[1] == "-m" else 2 :])
@@ -71,8 +72,9 @@ def program_of(words: Sequence[str]) -> tuple[str, ...]:
     return tuple(rest)
 
 
-def only_cleans(words: Sequence[str]) -> bool:
-    """Return whether a command only removes caches or prints, which a build needs not repeat."""
+def is_not_needed(words: Sequence[str]) -> bool:
+    """Return whether a build does without a command: it only removes caches or prints, or makes the
+    account that every template has."""
     match tuple(words):
         case ("apt-get" | "apt", *arguments):
             verbs = [word for word in arguments if not word.startswith("-")]
@@ -82,8 +84,23 @@ def only_cleans(words: Sequence[str]) -> bool:
             return bool(paths) and all(_CACHES.fullmatch(path) for path in paths)
         case ("true" | ":" | "echo", *_):
             return True
+        case ("useradd" | "adduser", *_, "user"):
+            return True
         case _:
             return any(tuple(words[: len(command)]) == command for command in _CACHE_COMMANDS)
+
+
+def virtual_environment(words: Sequence[str]) -> str | None:
+    """Return the folder of a virtual environment that a command makes."""
+    match tuple(words):
+        case (python, "-m", "venv" | "virtualenv", *arguments) if _PYTHON.fullmatch(python):
+            pass
+        case ("virtualenv", *arguments) | ("uv", "venv", *arguments):
+            pass
+        case _:
+            return None
+    folders = [word for word in arguments if word.startswith("/")]
+    return folders[0].rstrip("/") if len(folders) == 1 else None
 
 
 def apt_packages(words: Sequence[str]) -> list[str] | None:
@@ -115,16 +132,16 @@ def is_pip_install(words: Sequence[str]) -> bool:
 
 
 def pip_install(line: Line, words: Sequence[str], draft: Draft, files: Files, paths: Paths) -> None:
-    """Take over `pip install`; `paths` returns which file of the source has a path in the image."""
+    """Take over `pip install`; `paths` finds the files that its arguments name."""
     for option, value in _pip_arguments(words[2:]):
         if option in ("-r", "--requirement"):
-            source = paths(value)
+            target, source = paths(value)
             content = files.content(source) if source else None
             if source is None or content is None:
                 draft.note(line, f"`{value}` is no file that the Dockerfile copies from here")
             else:
                 convert_requirements(content.decode("utf-8", "replace"), source, draft, files)
-                draft.without_file(source)
+                draft.without_file(target)
         elif option:
             note_option(
                 line, {"--editable": "-e", "--constraint": "-c"}.get(option, option), value, draft

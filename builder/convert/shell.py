@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -40,7 +39,7 @@ def commands_of(script: str) -> list[Command]:
     root = _parser().parse(text.encode("utf-8", "surrogateescape")).root_node
     if root.has_error:
         return [Command(text=text, words=())]
-    return [_command(node) for node in _sequence(root)]
+    return [_command(*part) for part in _sequence(root)]
 
 
 @cache
@@ -48,18 +47,24 @@ def _parser() -> tree_sitter.Parser:
     return tree_sitter.Parser(tree_sitter.Language(tree_sitter_bash.language()))
 
 
-def _sequence(node: Any) -> Iterator[Any]:
-    """Yield the nodes that run one after the other, `a && b` and `a; b` as two."""
-    waiting = [node]
+def _sequence(root: Any) -> Iterator[tuple[Any, list[Any]]]:
+    """Yield the nodes that run one after the other, `a && b` and `a; b` as two, each with its
+    redirections."""
+    waiting: list[tuple[Any, list[Any]]] = [(root, [])]
     while waiting:
-        node = waiting.pop()
+        node, redirections = waiting.pop()
+        children = [child for child in node.named_children if child.type != "comment"]
         separators = {child.type for child in node.children if not child.is_named}
         if node.type == "program" and "&" not in separators:
-            waiting += reversed([child for child in node.named_children if child.type != "comment"])
+            waiting += [(child, []) for child in reversed(children)]
         elif node.type == "list" and separators == {"&&"} and not _has_or(node):
-            waiting += reversed(node.named_children)
+            # The grammar has the redirections of the last command after the whole list.
+            waiting.append((children[-1], redirections))
+            waiting += [(child, []) for child in reversed(children[:-1])]
+        elif node.type == "redirected_statement" and children[0].is_named:
+            waiting.append((children[0], [*children[1:], *redirections]))
         else:
-            yield node
+            yield node, redirections
 
 
 def _has_or(node: Any) -> bool:
@@ -71,13 +76,12 @@ def _has_or(node: Any) -> bool:
     return False
 
 
-def _command(node: Any) -> Command:
-    text = node.text.decode("utf-8", "surrogateescape")
+def _command(node: Any, redirections: list[Any]) -> Command:
+    parts = [node.text, *(redirection.text for redirection in redirections)]
+    text = b" ".join(parts).decode("utf-8", "surrogateescape")
     if node.type in ("declaration_command", "variable_assignment", "variable_assignments"):
         return Command(text=text, words=(), changes_shell=True)
-    if node.type == "redirected_statement" and _is_silenced(node):
-        node = node.named_children[0]
-    if node.type != "command":
+    if node.type != "command" or not all(map(_is_silencing, redirections)):
         return Command(text=text, words=())
     words = []
     for child in node.named_children:
@@ -90,12 +94,10 @@ def _command(node: Any) -> Command:
     return Command(text=text, words=tuple(words), changes_shell=changes_shell)
 
 
-def _is_silenced(node: Any) -> bool:
-    """Return whether the redirections only drop output: `> /dev/null 2>&1`."""
-    targets = [
-        child.named_children[-1] for child in node.named_children[1:] if child.named_children
-    ]
-    return all(target.text in (b"/dev/null", b"1", b"2") for target in targets)
+def _is_silencing(redirection: Any) -> bool:
+    """Return whether a redirection only drops output, as `> /dev/null` and `2>&1` do."""
+    children = redirection.named_children
+    return bool(children) and children[-1].text in (b"/dev/null", b"1", b"2")
 
 
 def _has_substitution(node: Any) -> bool:
@@ -106,12 +108,3 @@ def _has_substitution(node: Any) -> bool:
             return True
         waiting += node.named_children
     return False
-
-
-def plain_word(word: str) -> str | None:
-    """Return a word without its quotes, or None if it is not a single word."""
-    try:
-        parts = shlex.split(word)
-    except ValueError:
-        return None
-    return parts[0] if len(parts) == 1 else None

@@ -1,6 +1,14 @@
 """Read the specs, and report every mistake in every file at once."""
 
-from builder.spec.load import Source, Specs, load_specs, load_variants, mistakes_in, place_of
+from builder.spec.load import (
+    Source,
+    Specs,
+    is_stem,
+    load_specs,
+    load_variants,
+    mistakes_in,
+    place_of,
+)
 from builder.spec.secret_shapes import secret_in
 from builder.spec.variant import Check, Stage, Variant, WarmupLevel
 
@@ -11,6 +19,7 @@ __all__ = [
     "Stage",
     "Variant",
     "WarmupLevel",
+    "is_stem",
     "load_specs",
     "load_variants",
     "mistakes_in",

@@ -124,6 +124,12 @@ def load_specs(folder: Path) -> Specs:
     return Specs(sources=tuple(sources), problems=tuple(dict.fromkeys(all_problems)))
 
 
+def is_stem(text: str) -> bool:
+    """Return whether a spec may be called like this, which is also the name of its stage."""
+    reserved = text in RESERVED_STEMS or text.startswith(SHARED_PREFIX)
+    return bool(_STEM.fullmatch(text)) and not reserved
+
+
 def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:
     """Return the place of `key` in a loaded spec, such as `variants/ml.toml:8`."""
     try:

@@ -98,8 +98,11 @@ def test_requirements(walk: Callable[..., str], tmp_path: Path) -> None:
 
 
 @pytest.mark.network
-def test_dockerfile(tmp_path: Path, command: Command, walk: Callable[..., str]) -> None:
+def test_dockerfile(
+    tmp_path: Path, command: Command, walk: Callable[..., str], content_server: ContentServer
+) -> None:
     """Every instruction of the page becomes what it shows, and all of it is built."""
+    content_server.files |= {"cities.csv": b"city\nKiel\n", "tool": b"#!/bin/sh\n"}
     walk("guides/dockerfile.md")
     (_, whole), *pairs = [
         (source, spec)
@@ -107,7 +110,10 @@ def test_dockerfile(tmp_path: Path, command: Command, walk: Callable[..., str]) 
         if (kind, result) in {("dockerfile", "toml"), ("sh", "toml")}
     ]
     assert (tmp_path / "variants/reports.toml").read_text() == whole
-    for number, (source, shown) in enumerate(pairs):
+    for number, pair in enumerate(pairs):
+        source, shown = (
+            text.replace("https://downloads.example.com", content_server.url) for text in pair
+        )
         name = f"part-{number}"
         start = "" if source.startswith("FROM") else "FROM e2bdev/code-interpreter:latest\n"
         (tmp_path / f"{name}.Dockerfile").write_text(f"{start}{source}")

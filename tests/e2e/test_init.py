@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -36,3 +37,20 @@ def test_new_project_builds(tmp_path: Path, command: Command) -> None:
     for arguments in (["validate"], ["render", "--check"], ["schema", "--check"]):
         checked = command(*arguments, cwd=folder)
         assert checked.returncode == 0, checked.stderr
+
+
+@pytest.mark.network
+def test_packages_that_only_conda_has(tmp_path: Path, command: Command) -> None:
+    """What the package index does not have is left out of the spec, with a note."""
+    (tmp_path / "environment.yml").write_text(
+        "name: lab\ndependencies:\n- idna\n- no-such-package-of-conda\n- nor-such-a-one=1\n"
+    )
+    done = command("init", "--from", "environment.yml", "--json")
+    reason = "the package index has no package of this name"
+    assert [
+        (note["line"], note["reason"]) for note in json.loads(done.stdout)["not_taken_over"]
+    ] == [
+        (4, reason),
+        (5, reason),
+    ]
+    assert 'packages = ["idna"]\n' in (tmp_path / "variants/lab.toml").read_text()

@@ -127,14 +127,13 @@ EOF
     files = {"a.py": "1", "conf/x.ini": "2", "conf/deep/y.ini": "3", "run.sh": "4"}
     document, notes = converted(text, "Dockerfile", files, ("run.sh",))
     assert document["files"] == [
-        {"source": "tools/a.py", "target": "/etc/app/a.py", "mode": "0600"},
-        {"source": "tools/conf/x.ini", "target": "/etc/app/x.ini", "mode": "0600"},
-        {"source": "tools/run.sh", "target": "/usr/local/bin/run", "mode": "0755"},
-        {"source": "tools/a.py", "target": "/srv/a.py"},
-        {"source": "tools/motd", "target": "/etc/motd"},
+        {"source": "tools/etc/app/a.py", "target": "/etc/app/a.py", "mode": "0600"},
+        {"source": "tools/etc/app/x.ini", "target": "/etc/app/x.ini", "mode": "0600"},
+        {"source": "tools/usr/local/bin/run", "target": "/usr/local/bin/run", "mode": "0755"},
+        {"source": "tools/srv/a.py", "target": "/srv/a.py"},
+        {"source": "tools/etc/motd", "target": "/etc/motd"},
     ]
     assert notes == [
-        "Dockerfile:2: `WORKDIR /srv`: a sandbox starts in /home/user",
         "Dockerfile:7: `COPY nowhere.txt /x`: there is no `nowhere.txt` here",
         "Dockerfile:8: `COPY --from=builder /x /y`: there is no other stage or image `builder` to copy"
         " from",

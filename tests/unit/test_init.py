@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from builder.cli.init_command import default_name
+from builder.cli.init_command import default_name, init
 from builder.errors import USAGE, ProjectError
+from builder.spec import load_variants
 from tests.conftest import ROOT, Command
 
 
@@ -136,6 +137,14 @@ def test_project_elsewhere(tmp_path: Path, command: Command) -> None:
 def test_name_of_the_folder_becomes_that_of_a_template(folder: str, name: str) -> None:
     """Any folder's name makes a valid one."""
     assert default_name(folder) == name
+
+
+@pytest.mark.parametrize("name", ["3d-tools", "template", "shared-tools"])
+def test_name_that_no_file_of_a_spec_may_have(tmp_path: Path, name: str) -> None:
+    """A name that would be none of a stage is that of a template all the same."""
+    init(name, project=tmp_path)
+    (variant,) = load_variants(tmp_path / "variants")
+    assert (variant.name, variant.stem) == (name, f"spec-{name}")
 
 
 @pytest.mark.parametrize("name", ["My Tools", "_base", "Café", "a/b", "..", "x" * 129])

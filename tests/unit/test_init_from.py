@@ -27,7 +27,7 @@ def test_spec_is_written_with_its_files(tmp_path: Path, command: Command) -> Non
         "wrote variants/tools.toml",
         "wrote schemas/registry.schema.json",
         "wrote schemas/variant.schema.json",
-        "wrote variants/tools/run.sh",
+        "wrote variants/tools/opt/run.sh",
         "wrote .gitignore",
         "not taken over, or not in the same way:",
         "  e2b.Dockerfile:4: `LABEL a=b`: labels are not part of a sandbox",
@@ -40,9 +40,9 @@ def test_spec_is_written_with_its_files(tmp_path: Path, command: Command) -> Non
         "# Converted from e2b.Dockerfile. Not taken over, or not in the same way:\n"
         "# - e2b.Dockerfile:4: `LABEL a=b`: labels are not part of a sandbox\n"
         'schema = 1\nname = "tools"\n\n[python]\npackages = ["idna"]\n\n[[files]]\n'
-        'source = "tools/run.sh"\ntarget = "/opt/run.sh"\nmode = "0755"\n'
+        'source = "tools/opt/run.sh"\ntarget = "/opt/run.sh"\nmode = "0755"\n'
     )
-    assert (tmp_path / "variants/tools/run.sh").stat().st_mode & 0o111
+    assert (tmp_path / "variants/tools/opt/run.sh").stat().st_mode & 0o111
     assert command("validate").returncode == 0
 
 
@@ -51,7 +51,7 @@ def test_spec_is_written_with_its_files(tmp_path: Path, command: Command) -> Non
     [
         ("e2b.toml", 'template_name = "Big Tools"\ndockerfile = "x"\n', "big-tools"),
         ("pyproject.toml", '[project]\nname = "Big_Tools"\n', "big_tools"),
-        ("environment.yml", "name: Big.Tools\ndependencies: [idna]\n", "big-tools"),
+        ("environment.yml", "name: Big.Tools\ndependencies: [{pip: [idna]}]\n", "big-tools"),
         ("requirements.txt", "idna\n", "my-project"),
         ("image.Dockerfile", "FROM python:3.13\n", "my-project"),
     ],
