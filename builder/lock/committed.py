@@ -11,6 +11,7 @@ from builder.errors import StaleLockError, TemplateError
 from builder.lock import Lock, StageLock
 from builder.lock.base_image import DIGEST, BaseImage
 from builder.lock.content import LockedDownload
+from builder.lock.npm import normal, package_json
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
 from builder.spec import Stage, Variant
 from builder.system.documents import parse_toml
@@ -40,7 +41,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
     place = f"generated/{variant.name}"
     try:
         document = parse_toml(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
-        lock = _lock(document["lock"], folder / "requirements")
+        lock = _lock(document["lock"], folder)
         _check_shape(lock)
         packages = dict(document["lock"]["packages"])
     except FileNotFoundError as error:
@@ -73,10 +74,12 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
         StageLock(
             stem=entry["name"],
             requirements=tuple(entry["requirements"]),
-            text=_body(folder / f"{entry['name']}.txt"),
+            text=_body(folder / "requirements" / f"{entry['name']}.txt"),
             torch_wanted=entry.get("torch-backend-wanted"),
             torch_backend=entry.get("torch-backend"),
             fallback_bytes=entry.get("fallback-bytes"),
+            node_packages=tuple(entry.get("node", ())),
+            node=_node(folder / "node" / entry["name"], entry.get("node")),
             downloads=tuple(map(LockedDownload.of_toml, entry.get("downloads", ()))),
         )
         for entry in locked["stages"]
@@ -94,6 +97,17 @@ def _body(path: Path) -> str:
     except FileNotFoundError:
         return ""
     return "".join(f"{line}\n" for line in text.split("\n")[:-1] if not line.startswith("#"))
+
+
+def _node(folder: Path, packages: Sequence[str] | None) -> str:
+    """Return npm's lock of the packages of a stage. Raise `ValueError` if it is another's."""
+    if not packages:
+        return ""
+    lock = read_regular(folder / "package-lock.json", _LARGEST_BYTES).decode()
+    asked = read_regular(folder / "package.json", _LARGEST_BYTES).decode()
+    if normal(lock) != lock or asked != package_json(packages):
+        raise ValueError(f"node/{folder.name} is not as it was locked")
+    return lock
 
 
 def _check_shape(lock: Lock) -> None:
@@ -149,6 +163,9 @@ def _stage_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
     for requirement in stage.requirements:
         if requirement not in locked.requirements:
             yield f"`{requirement}` was added to `python.packages`"
+    if stage.node != locked.node_packages:
+        was, now = ", ".join(locked.node_packages) or "none", ", ".join(stage.node) or "none"
+        yield f"`node.packages`: {was} → {now}"
     if stage.torch_backend != locked.torch_wanted:
         was, now = locked.torch_wanted or "none", stage.torch_backend or "none"
         yield f"`python.torch-backend`: {was} → {now}"

@@ -21,6 +21,7 @@ from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.lock.base_image import BaseImage, UnknownImageError, kept, resolve_digest
 from builder.lock.conflict import absent_packages, explain, missing_extra, not_found, unknown_image
 from builder.lock.downloads import lock_downloads, with_downloads
+from builder.lock.node import lock_node, with_node
 from builder.lock.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.lock.values import Lock, StageLock
 from builder.spec import Stage, Variant
@@ -55,6 +56,7 @@ def lock_latest(
         fetching = pool.submit(lock_downloads, variants, report)
         done = _lock_stages(variants, pool, folder)
         downloads = fetching.result()
+        node = lock_node(variants)
         images = {reference: future.result() for reference, future in looked_up.items()}
     locks: dict[str, Lock | TemplateError] = {}
     for variant in variants:
@@ -71,7 +73,12 @@ def lock_latest(
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
-            locks[variant.name] = with_downloads(lock, variant, downloads)
+            with_content = with_downloads(lock, variant, downloads)
+            locks[variant.name] = (
+                with_node(with_content, variant, node)
+                if isinstance(with_content, Lock)
+                else with_content
+            )
     _report_notes(locks, report, bases_reported=bases_reported)
     return locks
 

@@ -15,6 +15,7 @@ class StageLock:
 
     `torch_backend` is the backend whose index the packages come from, None for the default index.
     If that is a fallback, `fallback_bytes` is the size of its download (see `download_size`).
+    `node` is npm's lock of `node_packages`.
     """
 
     stem: str
@@ -24,6 +25,8 @@ class StageLock:
     torch_backend: str | None
     fallback_bytes: int | None = None
     downloads: tuple[LockedDownload, ...] = ()
+    node_packages: tuple[str, ...] = ()
+    node: str = ""
 
     @property
     def fell_back(self) -> bool:

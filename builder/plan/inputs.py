@@ -40,6 +40,7 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
     for stage in variant.stages:
         spec[f"{stage.stem}: python.packages"] = ", ".join(stage.requirements)
         spec[f"{stage.stem}: system.packages"] = ", ".join(stage.system)
+        spec[f"{stage.stem}: node.packages"] = ", ".join(stage.node)
         for check in stage.checks:
             decisive: tuple[object, ...] = (check.code, check.stdout, check.timeout)
             if check.code is None:

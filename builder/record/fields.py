@@ -28,7 +28,7 @@ _CHECK = re.compile(r"[^:]+: verify '(.+)'")
 _ALGORITHM = 2  # version of the stages' digests; recorded with them
 
 # What stages copy beside single files; earlier versions had only those.
-_COPIED = ("folders", "run", "repositories")
+_COPIED = ("folders", "node", "run", "repositories")
 
 
 def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> Build:

@@ -20,6 +20,7 @@ import jinja2
 from builder.errors import StorageError
 from builder.errors.visible import one_line
 from builder.lock import Lock
+from builder.lock.npm import package_json
 from builder.registry import Digest
 from builder.render.fetched import Fetched, fetched_of
 from builder.render.template_toml import template_toml
@@ -109,6 +110,10 @@ def render(variant: Variant, lock: Lock) -> Rendered:
             )
             path = f"requirements/{stage.stem}.txt"
             contents[path] = (0o644, (header + locked.text).encode())
+        if locked.node:
+            folder = f"node/{stage.stem}"
+            contents[f"{folder}/package.json"] = (0o644, package_json(stage.node).encode())
+            contents[f"{folder}/package-lock.json"] = (0o644, locked.node.encode())
         contents |= _copied(stage)
     contents["template.toml"] = (0o644, template_toml(variant, lock).encode())
     files = tuple(

@@ -53,6 +53,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
                         torch_backend=stage.torch_backend,
                         fallback_bytes=stage.fallback_bytes,
                         downloads=[each.to_toml() for each in stage.downloads] or None,
+                        node=list(stage.node_packages) or None,
                     ),
                 }
                 for stage in lock.stages
@@ -78,6 +79,7 @@ def _stage_table(stage: Stage) -> dict[str, Any]:
         "files": [_file_table(entry) for entry in stage.all_files],
         "verify": [_check_table(check) for check in stage.checks],
         # Only where the spec has them.
+        **_present(node_packages=list(stage.node) or None),
         **({"run": [_run_table(run) for run in stage.runs]} if stage.runs else {}),
         **(
             {"repositories": [_repository_table(each) for each in stage.repositories]}

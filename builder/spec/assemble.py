@@ -49,6 +49,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         requirements=tuple(model.python.packages) if model.python else (),
         torch_backend=_merged(chain, "python")["torch_backend"],
         downloads=downloads_of(file),
+        node=tuple(model.node.packages) if model.node else (),
         repositories=repositories_of(folder, file),
         files=files,
         folders=folders,

@@ -24,6 +24,7 @@ from builder.spec.types import (
     Memory,
     Mode,
     Module,
+    NpmPackage,
     Port,
     PythonCode,
     PythonPackage,
@@ -138,6 +139,16 @@ class SystemTable(_Table):
         " `name/release`, each with `:architecture` if needed",
     )
     repository: list[RepositoryTable] = []
+
+
+class NodeTable(_Table):
+    """npm packages that this stage adds, if the image has Node.js."""
+
+    packages: list[NpmPackage] = Field(
+        [],
+        description="packages with the versions to choose from, such as `typescript@5`; npm locks"
+        " them, and their programs are on the PATH",
+    )
 
 
 class RunTable(_Table):
@@ -285,6 +296,7 @@ class VariantFile(_Table):
     resources: ResourcesTable | None = None
     python: PythonTable | None = None
     system: SystemTable | None = None
+    node: NodeTable | None = None
     run: list[RunTable] = []
     download: list[DownloadTable] = []
     files: list[FileTable] = []
@@ -299,6 +311,7 @@ TABLES: dict[str, type[BaseModel]] = {
     "resources": ResourcesTable,
     "python": PythonTable,
     "system": SystemTable,
+    "node": NodeTable,
     "warmup": WarmupTable,
     "workdir": WorkdirTable,
 }

@@ -22,6 +22,11 @@ _APT = re.compile(
 )
 _APT_WORD = re.compile(r"[A-Za-z0-9./][A-Za-z0-9./+_~-]*")
 _KEY_URL = re.compile(r"(?P<url>https?://[^#]+)#sha256=(?P<sha256>[0-9a-f]{64})")
+# https://docs.npmjs.com/cli/configuring-npm/package-json: a name, and versions of a registry.
+_NPM = re.compile(
+    r"(?:@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*"
+    r"(?:@[0-9A-Za-z^~<>=*.][0-9A-Za-z^~<>=*.+| -]*)?"
+)
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 # A name as in PEP 508.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]")
@@ -245,6 +250,7 @@ SourcePattern = Annotated[StrictStr, AfterValidator(_source_pattern)]
 TargetPath = Annotated[StrictStr, AfterValidator(_target_path)]
 RepositoryKey = Annotated[StrictStr, AfterValidator(_repository_key)]
 AptWord = Annotated[StrictStr, _matching(_APT_WORD, "a word of a Debian source, such as 'main'")]
+NpmPackage = Annotated[StrictStr, _matching(_NPM, "an npm package such as 'typescript@5'")]
 Account = Annotated[StrictStr, _matching(_ACCOUNT, "the name of an account")]
 SandboxPath = Annotated[StrictStr, AfterValidator(_path)]
 Mode = Annotated[StrictStr, Field(pattern=r"^0[0-7]{3}$")]

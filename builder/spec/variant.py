@@ -146,6 +146,7 @@ class Stage:
     requirements: tuple[str, ...] = ()
     torch_backend: str | None = None
     downloads: tuple[Download, ...] = ()
+    node: tuple[str, ...] = ()
     repositories: tuple[Repository, ...] = ()
     files: tuple[FileEntry, ...] = ()
     folders: tuple[FolderEntry, ...] = ()

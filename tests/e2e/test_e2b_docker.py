@@ -38,7 +38,8 @@ name = "variables and files"
 code = '''
 import os, stat
 print(os.environ["ODD"])
-print(os.environ["PATH"].startswith("/opt/tools/bin:/usr/local/"))
+path = os.environ["PATH"].split(":")
+print(path[0] == "/opt/tools/bin" and "/usr/local/bin" in path)
 for path in ("/home/user/tool", "/usr/local/bin/tool"):
     found = os.stat(path)
     print(stat.filemode(found.st_mode), found.st_uid)

@@ -102,6 +102,7 @@ def _keys(step: Step, stage: Stage) -> Iterator[list[str]]:
     for part, table, key in (
         (f"requirements/{stage.stem}.txt", "python", "packages"),
         ("apt-get", "system", "packages"),
+        ("npm ci", "node", "packages"),
         ("warmup.py", "warmup", "imports"),
         ("SpecifierSet", "base", "python"),
     ):

@@ -252,6 +252,8 @@ def _missing(variant: Variant) -> tuple[str, ...]:
         if stage.repositories:
             addresses = ", ".join(repository.uri for repository in stage.repositories)
             missing.append(f"repositories of Debian packages of {stage.source}: {addresses}")
+        if stage.node:
+            missing.append(f"npm packages of {stage.source}: {', '.join(stage.node)}")
         if stage.runs:
             commands = ", ".join(f"`{run.summary}`" for run in stage.runs)
             missing.append(
