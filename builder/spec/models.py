@@ -256,7 +256,8 @@ class VerifyTable(_Table):
     name: Annotated[Text, Field(min_length=1)] = Field(description="what is checked")
     code: Code | None = Field(None, description="Python code; an exception fails the check")
     command: Annotated[Code, Field(min_length=1)] | None = Field(
-        None, description="command for the shell, run as `user` in /home/user"
+        None,
+        description="command for the shell, run as the sandbox's user in its working folder",
     )
     exit_code: Annotated[StrictInt, Field(ge=0, le=255)] = Field(
         0, description="expected exit code of the command"

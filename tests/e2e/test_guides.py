@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import functools
 import itertools
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import textwrap
@@ -15,6 +17,7 @@ import threading
 import tomllib
 from collections.abc import Callable, Iterator, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -22,6 +25,7 @@ import yaml
 
 from builder.cli.init_command import init
 from builder.flatten import flatten
+from builder.spec import load_variants
 from builder.webhooks.ledger import GIB_SECOND, VCPU_SECOND, Ledger
 from tests.conftest import BASE, LIGHT, ROOT, Command
 from tests.support import engine
@@ -29,6 +33,7 @@ from tests.support.content_server import ContentServer, sha256, tar_of
 from tests.support.e2b_server import Server
 from tests.support.index_server import answers, wheel
 from tests.support.program import folder_of_program
+from tests.support.runs import until
 
 DOCS = ROOT / "docs"
 FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
@@ -148,6 +153,55 @@ def test_downloads(walk: Callable[..., str], content_server: ContentServer, tmp_
     assert line
     assert line[0].replace("https://downloads.example.com", content_server.url) in printed
     assert (tmp_path / "generated/cities/Dockerfile").is_file()
+
+
+@pytest.mark.network
+def test_services(walk: Callable[..., str], tmp_path: Path) -> None:
+    """The web application of the page is built on E2B, and its checks hold; the parts of a spec that
+    the page shows are valid."""
+    (_, app), *_ = [block for block in blocks("guides/services.md") if block[0] == "python"]
+    (tmp_path / "app").mkdir()
+    (tmp_path / "app/app.py").write_text(app)
+    (tmp_path / "pyproject.toml").write_text("[tool.template-builder.precheck]\nwhen = 'never'\n")
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    # The stand-in's sandboxes run on this machine, with the packages of the tests.
+    versions = [f'"{name}=={version(name)}"' for name in ("starlette", "uvicorn")]
+    replace = {'"starlette", "uvicorn"': ", ".join(versions), "8000": port}
+    words = [sys.executable, "-m", "uvicorn", "--app-dir", str(tmp_path / "app"), "app:app"]
+    with (
+        subprocess.Popen([*words, "--port", port], stderr=subprocess.DEVNULL) as service,
+        Server() as server,
+    ):
+        try:
+            until(lambda: answers_at(port), 60)
+            printed = walk("guides/services.md", replace, **server.environment)
+        finally:
+            service.kill()
+    line = "not provided by e2b: running code in its sandboxes, since `service.ready-url`"
+    assert f"{line} (variants/notes.toml:7) is not about http://localhost:49999" in printed
+    records = json.loads((tmp_path / "registry.json").read_text())["templates"]["notes"]["e2b"]
+    (build,) = records["builds"].values()
+    assert build["verified"]["checks"] == [
+        "import starlette",
+        "import uvicorn",
+        "there are no notes yet",
+        "unknown pages are errors",
+        "the program is there",
+    ]
+    parts = [text for kind, text in blocks("guides/services.md") if kind == "toml"][1:]
+    for number, text in enumerate(parts):
+        spec = f'schema = 1\nname = "part-{number}"\n{text}'
+        (tmp_path / f"variants/part-{number}.toml").write_text(spec)
+    both, _ = load_variants(tmp_path / "variants")[1:]
+    assert both.runs_code
+
+
+def answers_at(port: str) -> bool:
+    with contextlib.suppress(OSError):
+        socket.create_connection(("127.0.0.1", int(port))).close()
+        return True
+    return False
 
 
 def test_cost(tmp_path: Path, walk: Callable[..., str]) -> None:

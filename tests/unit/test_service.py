@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import tomllib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from builder.plan import inputs_of
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.spec.settings import settings_of
-from tests.conftest import BASE
+from tests.conftest import BASE, Command
 from tests.support.samples import load, problems, rendered_of
 
 LEAF = "schema = 1\nname = 'leaf'\nextends = '_base'\n"
@@ -150,6 +151,39 @@ def test_readiness_is_part_of_the_build(tmp_path: Path) -> None:
         "ready-command": ["a", "b"],
         "service.ready-command": "a b",
     }
+
+
+@pytest.mark.parametrize(
+    ("ready", "runs_code"),
+    [
+        ("ready-url = 'http://localhost:49999/health'", True),
+        ("ready-url = 'http://localhost:8501/'", False),
+        ("ready-url = 'https://localhost:49999/health'", False),
+        ("ready-port = 49999", True),
+        ("ready-port = 4999", False),
+        ("ready-command = ['sh', '-c', 'curl -f localhost:49999/health && test -f /x']", True),
+        ("ready-command = ['nc', '-z', 'localhost', '49999']", True),
+        ("ready-command = ['echo', '149999']", False),
+    ],
+)
+def test_code_service_is_known_by_its_port(tmp_path: Path, ready: str, runs_code: bool) -> None:
+    """A template runs code if its service is ready at the port of E2B's code service."""
+    assert with_service(tmp_path, COMMAND + ready).runs_code is runs_code
+
+
+def test_validate_names_a_service_that_runs_no_code(
+    write: Callable[..., Path], command: Command
+) -> None:
+    """A template whose service is no code service is valid, and `validate` says what it is not."""
+    folder = write(_base=BASE, leaf=LEAF + COMMAND + "ready-port = 8501\n").parent
+    done = command("validate", cwd=folder)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == (
+        "variants/leaf.toml: leaf (_base → leaf): valid\n"
+        "variants/leaf.toml: leaf: nothing runs code in its sandboxes on E2B, since"
+        " `service.ready-port` is not about http://localhost:49999, where E2B's code service answers;"
+        " verify another service by checks with `command` or `http`\n"
+    )
 
 
 words = st.text(

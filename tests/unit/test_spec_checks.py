@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.server
+import json
 import os
 import subprocess
 import sys
@@ -14,7 +15,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
+from builder.errors import SpecError
 from builder.plan import inputs_of
 from builder.record.fields import contents_of, recalled
 from builder.registry import Record
@@ -124,6 +128,35 @@ def test_mistakes_in_checks(tmp_path: Path) -> None:
         "variants/leaf.toml:9:28: `verify[1].http.status`: 1 must be at least 100",
         "variants/leaf.toml:9:40: `verify[1].http.contain`: unknown key (did you mean `contains`?)",
     ]
+
+
+texts = st.text(
+    st.characters(blacklist_categories=["Cs"]) | st.sampled_from("\"'\\$`#<\n{}% "), max_size=30
+)
+
+
+@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
+@given(command=texts, contains=texts)
+def test_no_check_alters_an_instruction(
+    command: str, contains: str, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    """Whatever a command or an expected text holds, it is refused, or it is in template.toml as it
+    was written, and the Dockerfile is that of a spec without checks."""
+    quoted = [json.dumps(text).replace("\x7f", "\\u007f") for text in (command, contains)]
+    checks = (
+        f"[[verify]]\nname = 'a'\ncommand = {quoted[0]}\n"
+        f"[[verify]]\nname = 'b'\nhttp = {{url = 'http://localhost/', contains = {quoted[1]}}}\n"
+    )
+    folder = tmp_path_factory.mktemp("any")
+    try:
+        rendered = rendered_of(load(folder, _base=BASE, leaf=LEAF + checks)["leaf"])
+    except SpecError:
+        return
+    document = tomllib.loads(rendered.content("template.toml").decode())
+    first, second = document["stages"][1]["verify"]
+    assert (first["command"], second["http"]["contains"]) == (command, contains)
+    plain = rendered_of(load(folder, leaf=LEAF)["leaf"])
+    assert rendered.content("Dockerfile") == plain.content("Dockerfile")
 
 
 class Here:
