@@ -22,7 +22,15 @@ from tests.support.program import run_program  # noqa: E402 - after what says ho
 
 pytest_plugins = [
     f"tests.support.{name}"
-    for name in ("options", "clouds", "content_server", "object_store", "sandboxes", "webhooks")
+    for name in (
+        "options",
+        "clouds",
+        "content_server",
+        "hub_server",
+        "object_store",
+        "sandboxes",
+        "webhooks",
+    )
 ]
 
 ROOT = Path(__file__).parent.parent

@@ -10,7 +10,7 @@ from typing import Any
 from builder.errors import StaleLockError, TemplateError
 from builder.lock import Lock, StageLock
 from builder.lock.base_image import DIGEST, BaseImage
-from builder.lock.content import LockedDownload
+from builder.lock.content import LockedDownload, LockedModel
 from builder.lock.npm import normal, package_json
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
 from builder.spec import Stage, Variant
@@ -81,6 +81,7 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
             node_packages=tuple(entry.get("node", ())),
             node=_node(folder / "node" / entry["name"], entry.get("node")),
             downloads=tuple(map(LockedDownload.of_toml, entry.get("downloads", ()))),
+            models=tuple(map(LockedModel.of_toml, entry.get("models", ()))),
         )
         for entry in locked["stages"]
     )
@@ -152,7 +153,11 @@ def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
         yield f"stages: {' → '.join(old)} became {' → '.join(new)}"
         return
     for stage, locked in zip(variant.stages, lock.stages, strict=True):
-        for change in (*_stage_changes(stage, locked), *_download_changes(stage, locked)):
+        for change in (
+            *_stage_changes(stage, locked),
+            *_download_changes(stage, locked),
+            *_model_changes(stage, locked),
+        ):
             yield f"{stage.source}: {change}"
 
 
@@ -180,3 +185,15 @@ def _download_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
     if old == new:
         pairs = zip(stage.downloads, locked.downloads, strict=True)
         yield from filter(None, (lock.difference(download) for download, lock in pairs))
+
+
+def _model_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
+    old = [(model.kind, model.location) for model in locked.models]
+    new = [(model.kind, model.location) for model in stage.models]
+    yield from (f"the {kind} {name} was removed" for kind, name in old if (kind, name) not in new)
+    yield from (f"the {kind} {name} was added" for kind, name in new if (kind, name) not in old)
+    if sorted(old) == sorted(new) and old != new:
+        yield "the order of the models has changed"
+    if old == new:
+        pairs = zip(stage.models, locked.models, strict=True)
+        yield from filter(None, (lock.difference(model) for model, lock in pairs))

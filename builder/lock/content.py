@@ -2,22 +2,48 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
-from builder.spec.variant import Download
+from builder.spec.variant import Download, Model
+
+_COMMIT = re.compile(r"[0-9a-f]{7,64}")
+_ENDPOINT = re.compile(r"https?://[A-Za-z0-9._:\[\]-]+(/[A-Za-z0-9._~/-]*)?")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class HubRevision:
+    """A commit of a repository; `kind` is model or dataset, `endpoint` the URL of the hub."""
+
+    kind: str
+    endpoint: str
+    repo: str
+    commit: str
+
+    def url_of(self, path: str) -> str:
+        """Return the URL of a file."""
+        folder = "datasets/" if self.kind == "dataset" else ""
+        return f"{self.endpoint}/{folder}{self.repo}/resolve/{self.commit}/{quote(path)}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ContentFile:
-    """A file with a known hash, and where it can be fetched; `path` is below a target, "" if it is
-    the target itself."""
+    """A file with a known hash, and where it can be fetched.
+
+    `path` is below a target, "" if it is the target itself. `url` is an address on the web or in an
+    object store, "" for a file of the project at `local`. `hub` says how to ask a hub for it.
+    """
 
     path: str
     sha256: str
     size: int
-    url: str
+    url: str = ""
+    local: Path | None = None
+    hub: HubRevision | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +90,98 @@ class LockedDownload:
         if download.extract != (self.unpacked_size is not None):
             return f"`extract` of {download.url} is now {str(download.extract).lower()}"
         return None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LockedModel:
+    """The files of a model or dataset, each with its hash.
+
+    `kind`, `location`, `revision` and `patterns` are as in the spec. Of a hub's repository there
+    are `commit` and `endpoint`; `token` says that it is only for those who have one.
+    """
+
+    kind: str
+    location: str
+    revision: str | None = None
+    patterns: tuple[str, ...] = ()
+    commit: str | None = None
+    endpoint: str | None = None
+    token: bool = False
+    hashes: tuple[tuple[str, str, int], ...] = ()
+
+    def files(self, project: Path) -> tuple[ContentFile, ...]:
+        """Return the files; those of a project are in `project`."""
+        hub = None
+        if self.endpoint and self.commit:
+            hub = HubRevision(
+                kind=self.kind, endpoint=self.endpoint, repo=self.location, commit=self.commit
+            )
+        files = []
+        for path, sha256, size in self.hashes:
+            url, local = "", None
+            if hub:
+                url = hub.url_of(path)
+            elif "://" in self.location:
+                url = f"{self.location}{path}"
+            else:
+                local = project / self.location / path
+            files.append(
+                ContentFile(path=path, sha256=sha256, size=size, url=url, local=local, hub=hub)
+            )
+        return tuple(files)
+
+    def to_toml(self) -> dict[str, Any]:
+        """Return the model as a table of template.toml."""
+        table: dict[str, Any] = {"kind": self.kind, "location": self.location}
+        for key in ("revision", "commit", "endpoint"):
+            if (value := getattr(self, key)) is not None:
+                table[key] = value
+        if self.patterns:
+            table["patterns"] = list(self.patterns)
+        if self.token:
+            table["needs-token"] = True
+        files = [{"path": p, "sha256": sha256, "bytes": size} for p, sha256, size in self.hashes]
+        return table | {"files": files}
+
+    @classmethod
+    def of_toml(cls, table: Mapping[str, Any]) -> LockedModel:
+        """Return the model of such a table. Raise `ValueError`, `KeyError`."""
+        hashes = []
+        for file in table["files"]:
+            path, sha256, size = file["path"], file["sha256"], file["bytes"]
+            if not is_below(path) or not is_sha256(sha256) or type(size) is not int or size < 0:
+                raise ValueError(f"{path!r} of the model {table['location']!r} is {file!r}")
+            hashes.append((path, sha256, size))
+        commit, endpoint = table.get("commit"), table.get("endpoint")
+        if commit is not None and not _COMMIT.fullmatch(commit):
+            raise ValueError(f"`commit` of the model {table['location']!r} is {commit!r}")
+        if endpoint is not None and not _ENDPOINT.fullmatch(endpoint):
+            raise ValueError(f"`endpoint` of the model {table['location']!r} is {endpoint!r}")
+        return cls(
+            kind=table["kind"],
+            location=table["location"],
+            revision=table.get("revision"),
+            patterns=tuple(table.get("patterns", ())),
+            commit=commit,
+            endpoint=endpoint,
+            token=table.get("needs-token") is True,
+            hashes=tuple(hashes),
+        )
+
+    def difference(self, model: Model) -> str | None:
+        """Return how the model of a spec differs from this one, or None."""
+        if self.revision != model.revision:
+            return f"`revision` of {model.location}: {self.revision} → {model.revision}"
+        if self.patterns != model.files:
+            return f"`files` of {model.location} have changed"
+        return None
+
+
+def is_below(path: object) -> bool:
+    """Return whether a path of a hub or store is one below a folder, or the empty one."""
+    if not isinstance(path, str) or not (path.isprintable() and "\\" not in path):
+        return False
+    return path == "" or not {"", ".", ".."} & set(path.split("/"))
 
 
 def is_sha256(value: object) -> bool:

@@ -6,17 +6,12 @@ time), so that an unchanged file is not transferred again.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
-import json
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from builder.errors import FetchError, NetworkError, StorageError
+from builder.errors import FetchError, NetworkError
 from builder.system import processes, store
-from builder.system.documents import parse_json
-from builder.system.files import atomic_write
 
 if TYPE_CHECKING:
     import httpx
@@ -88,27 +83,13 @@ def _stored(url: str, answer: httpx.Response, progress: Progress) -> str:
         incoming.keep()
         sha256 = incoming.sha256
     validators = {name: answer.headers[name] for name in _VALIDATORS if name in answer.headers}
-    _keep(url, {"sha256": sha256, **validators})
+    store.note(url, {"sha256": sha256, **validators})
     return sha256
-
-
-def _place(url: str) -> str:
-    return f"urls/{hashlib.sha256(url.encode()).hexdigest()}.json"
-
-
-def _keep(url: str, known: dict[str, str]) -> None:
-    with contextlib.suppress(StorageError):  # only costs another transfer
-        atomic_write(store.folder() / _place(url), json.dumps(known).encode(), durable=False)
 
 
 def _kept(url: str) -> tuple[dict[str, str], str | None]:
     """Return headers that ask for the file only if it has changed, and the hash of the one that
     the store has."""
-    try:
-        known = parse_json((store.folder() / _place(url)).read_text(encoding="utf-8"))
-        headers = {_VALIDATORS[name]: known[name] for name in _VALIDATORS if name in known}
-        if headers and store.find(known["sha256"]):
-            return headers, known["sha256"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
-    return {}, None
+    known = store.noted(url) or {}
+    headers = {_VALIDATORS[name]: known[name] for name in _VALIDATORS if name in known}
+    return (headers, known["sha256"]) if headers else ({}, None)

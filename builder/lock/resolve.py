@@ -20,7 +20,7 @@ from packaging.utils import canonicalize_name
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.lock.base_image import BaseImage, UnknownImageError, kept, resolve_digest
 from builder.lock.conflict import absent_packages, explain, missing_extra, not_found, unknown_image
-from builder.lock.downloads import lock_downloads, with_downloads
+from builder.lock.fetching import lock_content, with_content
 from builder.lock.node import lock_node, with_node
 from builder.lock.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.lock.values import Lock, StageLock
@@ -53,9 +53,9 @@ def lock_latest(
             reference: pool.submit(_image, reference, has_image)
             for reference in {variant.image for variant in variants}
         }
-        fetching = pool.submit(lock_downloads, variants, report)
+        fetching = pool.submit(lock_content, variants, report)
         done = _lock_stages(variants, pool, folder)
-        downloads = fetching.result()
+        content = fetching.result()
         node = lock_node(variants)
         images = {reference: future.result() for reference, future in looked_up.items()}
     locks: dict[str, Lock | TemplateError] = {}
@@ -73,11 +73,9 @@ def lock_latest(
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
             )
-            with_content = with_downloads(lock, variant, downloads)
+            whole = with_content(lock, variant, content)
             locks[variant.name] = (
-                with_node(with_content, variant, node)
-                if isinstance(with_content, Lock)
-                else with_content
+                with_node(whole, variant, node) if isinstance(whole, Lock) else whole
             )
     _report_notes(locks, report, bases_reported=bases_reported)
     return locks

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from builder.lock.base_image import BaseImage
-from builder.lock.content import LockedDownload
+from builder.lock.content import LockedDownload, LockedModel
 from builder.lock.pins import parse_pins
 
 
@@ -27,6 +27,7 @@ class StageLock:
     downloads: tuple[LockedDownload, ...] = ()
     node_packages: tuple[str, ...] = ()
     node: str = ""
+    models: tuple[LockedModel, ...] = ()
 
     @property
     def fell_back(self) -> bool:

@@ -62,9 +62,12 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
             key = repository.key_sha256 or hashlib.sha256(repository.key or b"").hexdigest()
             spec[f"{stage.stem}: repository {repository.uri}"] = f"{' '.join(words)} {key[:12]}"
     for content in rendered.fetched:
-        rights = " ".join(filter(None, (content.owner, content.mode)))
-        spec[f"{content.stage}: download {content.target}"] = (
-            f"{rights} {content.files[0].sha256[:12]}{' extracted' * content.extract}"
+        rights = f"{content.owner} {content.mode or ''}".strip()
+        source = content.files[0].sha256[:12]
+        if content.kind != "download":
+            source = f"{content.title.partition(' ')[2]}, {content.key}"
+        spec[f"{content.stage}: {content.kind} {content.target}"] = (
+            f"{rights} {source}{' extracted' * content.extract}"
         )
     return {
         "spec": {key: value for key, value in spec.items() if value},

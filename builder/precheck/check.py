@@ -234,7 +234,9 @@ class Precheck:
 
     def _run_checks(self, sandbox: Sandbox, packages: Mapping[str, str]) -> Sequence[CheckResult]:
         """Run every check of the variant. Raise `VerifyError`."""
-        results, failures = run_checks(sandbox, self._variant, packages, self._step)
+        results, failures = run_checks(
+            sandbox, self._variant, packages, self._step, derived=self.rendered.loading_checks
+        )
         if self._variant.level == "memory" and isinstance(sandbox, machine_sandbox.ServiceSandbox):
             self._step("drawing random numbers in two forks of the warm interpreter")
             failures += same_in_forks(sandbox)

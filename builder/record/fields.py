@@ -87,9 +87,11 @@ def contents_of(rendered: Rendered) -> Build:
         warmup=explicit(model.Warmup, level=variant.level, imports=tuple(variant.imports)),
         env=dict(variant.env),
         checks=tuple(
-            _recorded_check(stage.source, check)
-            for stage in variant.stages
-            for check in stage.checks
+            _recorded_check(source, check)
+            for source, check in (
+                *((variant.source, check) for check in rendered.loading_checks),
+                *((stage.source, check) for stage in variant.stages for check in stage.checks),
+            )
         ),
         inputs=inputs,
     )
@@ -140,6 +142,11 @@ class Recalled:
     reseeds: bool
     runs_code: bool
     left_out: tuple[str, ...]
+
+    @property
+    def loading_checks(self) -> tuple[Check, ...]:
+        """Return none: they are among the recorded checks."""
+        return ()
 
 
 def recalled(recorded: Record) -> Recalled:

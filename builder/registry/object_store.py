@@ -1,9 +1,10 @@
 """A registry that is one object in an object store, for teams whose machines write at once.
 
-The only owner of obstore. Writers compare and swap: they replace exactly what they read, or read
-again and redo their change. Readers cache the object, send its ETag, and fall back to the cached
-copy, with a warning, while the store cannot be reached. Credentials and endpoints come from the
-environment variables of each store's own tools (`AWS_…`, `GOOGLE_…`, `AZURE_…`).
+The only owner of obstore, which also fetches models from a store. Writers compare and swap: they
+replace exactly what they read, or read again and redo their change. Readers cache the object, send
+its ETag, and fall back to the cached copy, with a warning, while the store cannot be reached.
+Credentials and endpoints come from the environment variables of each store's own tools (`AWS_…`,
+`GOOGLE_…`, `AZURE_…`).
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from builder.errors import NetworkError, RegistryError, StorageError
+from builder.errors import FetchError, NetworkError, RegistryError, StorageError
 from builder.system.documents import parse_json
 from builder.system.extras import needs
 from builder.system.files import atomic_write, cache_folder, exclusive
@@ -158,6 +159,50 @@ def _look_again(
     if not is_applied(now[0]):
         raise error
     return now[0], now[1]
+
+
+def names_below(address: str) -> list[str]:
+    """Return the names of the objects below an address that ends in `/`. Raise `FetchError`,
+    `NetworkError`."""
+    with _fetching(address):
+        store, _ = _store(f"{address}*")
+        return [str(entry["path"]) for part in store.list() for entry in part]
+
+
+def download(
+    address: str, write: Callable[[bytes], None], *, known: str | None = None
+) -> str | None:
+    """Write an object, and return its ETag; None, and nothing is written, if that is still `known`.
+    Raise `FetchError`, `NetworkError`, and what `write` raises."""
+    with _fetching(address):
+        import obstore.exceptions as failures
+
+        store, key = _store(address)
+        try:
+            answer = store.get(key, options={"if_none_match": known} if known else None)
+        except failures.NotModifiedError:
+            return None
+        chunks = iter(answer)
+        while True:
+            chunk = next(chunks, None)
+            if chunk is None:
+                return str(answer.meta["e_tag"])
+            write(bytes(chunk))
+
+
+@contextlib.contextmanager
+def _fetching(address: str) -> Iterator[None]:
+    """Word the failures of an object that is no registry."""
+    try:
+        with _translated(address):
+            yield
+    except NoRegistryError as error:
+        raise FetchError(f"there is no object at {address}", hint="check the address") from error
+    except RegistryError as error:
+        raise FetchError(error.message, hint=error.hint) from error
+    except NetworkError as error:
+        message = error.message.removeprefix("the registry ")
+        raise NetworkError(message, hint=error.hint) from error
 
 
 def age_in_words(seconds: float) -> str:

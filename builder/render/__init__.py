@@ -1,7 +1,7 @@
 """Render a variant and its lock to the files to build, and keep these files on disk."""
 
 from builder.render.dockerfile import RESEED_FILE, Rendered, render
-from builder.render.fetched import write_fetched
+from builder.render.fetched import undeliverable, write_fetched
 from builder.render.generated import check_place, drift, prune, write, write_context
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "drift",
     "prune",
     "render",
+    "undeliverable",
     "write",
     "write_context",
     "write_fetched",

@@ -23,8 +23,9 @@ from builder.lock import Lock
 from builder.lock.npm import package_json
 from builder.registry import Digest
 from builder.render.fetched import Fetched, fetched_of
+from builder.render.loading import loading_check
 from builder.render.template_toml import template_toml
-from builder.spec import Stage, Variant
+from builder.spec import Check, Stage, Variant
 from builder.spec.variant import Repository, Run, stage_name
 from builder.system.files import cache_folder
 from builder.system.variables import as_reference, written
@@ -63,6 +64,12 @@ class Rendered:
     def runs_code(self) -> bool:
         """Whether its service is E2B's code service."""
         return self.variant.runs_code
+
+    @property
+    def loading_checks(self) -> tuple[Check, ...]:
+        """Return the derived checks of models and datasets."""
+        contents = (each for each in self.fetched if each.kind != "download")
+        return tuple(loading_check(each, runs_code=self.runs_code) for each in contents)
 
     @property
     def reseeds(self) -> bool:

@@ -11,7 +11,7 @@ import json
 import os
 import posixpath
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -31,14 +31,16 @@ _UNITS = ((1e9, "GB"), (1e6, "MB"), (1e3, "kB"))
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fetched:
-    """Content of one stage, for `target` and its `owner`.
+    """Content of one stage, for `target` and its `owner`; `kind` and `number` are its key.
 
     `files` are below the target, or the target itself. An archive to `extract` has the total `size`
     of what is in it. `mode` is octal text; None keeps the modes in the archive. With `copied`, it
-    is in the build context; otherwise a step fetches it.
+    is in the build context; otherwise a step fetches it, which it cannot if that takes a `token`.
     """
 
     stage: str
+    kind: str
+    number: int
     title: str
     target: str
     owner: str
@@ -47,6 +49,7 @@ class Fetched:
     files: tuple[ContentFile, ...]
     size: int
     copied: bool
+    token: bool = False
 
     @property
     def key(self) -> str:
@@ -127,6 +130,8 @@ def _fetched(variant: Variant, lock: Lock) -> Iterator[Fetched]:
             size = content.size if content.unpacked_size is None else content.unpacked_size
             yield Fetched(
                 stage=stage.stem,
+                kind="download",
+                number=download.number,
                 title=content.url,
                 target=download.target,
                 owner=download.owner,
@@ -136,6 +141,43 @@ def _fetched(variant: Variant, lock: Lock) -> Iterator[Fetched]:
                 size=size,
                 copied=max(size, content.size) <= limit,
             )
+        for model, model_lock in zip(stage.models, locked.models, strict=True):
+            files = model_lock.files(model.project)
+            size = sum(file.size for file in files)
+            on_the_web = all(file.url.startswith("http") for file in files)
+            commit = f" at {model_lock.commit[:12]}" if model_lock.commit else ""
+            yield Fetched(
+                stage=stage.stem,
+                kind=model.kind,
+                number=model.number,
+                title=f"{model.kind} {model.location}{commit}",
+                target=model.target,
+                owner=model.owner,
+                mode="0644",
+                extract=False,
+                files=files,
+                size=size,
+                copied=size <= limit or not on_the_web or model_lock.token,
+                token=model_lock.token,
+            )
+
+
+def undeliverable(contents: Iterable[Fetched], memory_mb: int) -> str | None:
+    """Return why E2B cannot get some content into a layer: it is too large to be copied, and a step
+    of the build cannot fetch it."""
+    limit = (memory_mb << 20) // _MEMORY_PARTS
+    reasons = []
+    for content in contents:
+        if content.copied and content.size > limit:
+            needed = -(-content.size * _MEMORY_PARTS // (1 << 20))
+            why = "it needs a token" if content.token else "it is not on the web"
+            reasons.append(
+                f"the {content.title} ({in_words(content.size)}) is too large for a COPY on E2B,"
+                f" which may have {in_words(limit)} with {memory_mb:,} MiB of memory, and a step"
+                f" cannot fetch it, since {why}; set `resources.memory-mb` to"
+                f" {needed + needed % 2}, or take fewer `files`"
+            )
+    return "; ".join(reasons) or None
 
 
 def write_fetched(contents: Sequence[Fetched], folder: Path, *, report: Reporter = discard) -> None:
@@ -153,7 +195,7 @@ def write_fetched(contents: Sequence[Fetched], folder: Path, *, report: Reporter
 def obtained(file: ContentFile, *, report: Reporter = discard) -> Path:
     """Return a file in the store, fetched if it is not there. Raise `FetchError`, `NetworkError`,
     `StorageError`."""
-    from builder.lock.downloads import obtain  # only where something is built
+    from builder.lock.fetching import obtain  # only where something is built
 
     return obtain(file, report=report)
 

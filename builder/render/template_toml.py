@@ -11,7 +11,7 @@ import tomli_w
 from builder.lock import Lock
 from builder.spec import Check, Stage, Variant
 from builder.spec.downloads import owner_of
-from builder.spec.variant import DEFAULT_WORKDIR, Download, FileEntry, Repository, Run
+from builder.spec.variant import DEFAULT_WORKDIR, Download, FileEntry, Model, Repository, Run
 
 
 def template_toml(variant: Variant, lock: Lock) -> str:
@@ -54,6 +54,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
                         fallback_bytes=stage.fallback_bytes,
                         downloads=[each.to_toml() for each in stage.downloads] or None,
                         node=list(stage.node_packages) or None,
+                        models=[each.to_toml() for each in stage.models] or None,
                     ),
                 }
                 for stage in lock.stages
@@ -75,7 +76,10 @@ def _stage_table(stage: Stage) -> dict[str, Any]:
         "source": stage.source,
         "system-packages": list(stage.system),
         "python-packages": list(stage.requirements),
-        **_present(downloads=[_download_table(each) for each in stage.downloads] or None),
+        **_present(
+            downloads=[_download_table(each) for each in stage.downloads] or None,
+            models=[_model_table(each) for each in stage.models] or None,
+        ),
         "files": [_file_table(entry) for entry in stage.all_files],
         "verify": [_check_table(check) for check in stage.checks],
         # Only where the spec has them.
@@ -131,6 +135,17 @@ def _repository_table(repository: Repository) -> dict[str, Any]:
 def _check_table(check: Check) -> dict[str, Any]:
     values = asdict(check)
     return _present(**values | {"http": values["http"] and _present(**values["http"])})
+
+
+def _model_table(model: Model) -> dict[str, Any]:
+    table = {
+        "kind": model.kind,
+        model.source: model.location,
+        "revision": model.revision,
+        "files": list(model.files) or None,
+        "target": model.target,
+    }
+    return _present(**table)
 
 
 def _present(**values: Any) -> dict[str, Any]:

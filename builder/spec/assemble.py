@@ -13,6 +13,7 @@ from builder.spec.checks import checks_of
 from builder.spec.commands import repositories_of, runs_of
 from builder.spec.downloads import download_problems, downloads_of
 from builder.spec.files import files_of, target_problems
+from builder.spec.model_tables import model_problems, models_of
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.service import service_of, service_problems
 from builder.spec.spec_file import SpecFile
@@ -54,6 +55,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         files=files,
         folders=folders,
         runs=runs_of(folder, file),
+        models=models_of(folder.parent, file),
         checks=tuple(checks_of(file)),
         declared=json.dumps(
             model.model_dump(mode="json", exclude_unset=True, exclude=_DESCRIBING), sort_keys=True
@@ -147,6 +149,7 @@ def variant_of(
         *_warmup_problems(leaf, merged),
         *target_problems(chain, stages),
         *download_problems(chain),
+        *model_problems(stages, chain),
         *_check_problems(chain, stages),
     ]
     if problems or model.name is None:

@@ -17,9 +17,11 @@ from builder.spec.types import (
     AptWord,
     Code,
     Command,
+    ContentUrl,
     Cpus,
     Distribution,
     EnvName,
+    HubRepo,
     Image,
     Memory,
     Mode,
@@ -30,6 +32,7 @@ from builder.spec.types import (
     PythonPackage,
     PythonVersions,
     RepositoryKey,
+    Revision,
     SandboxPath,
     Sha256,
     SourcePath,
@@ -195,6 +198,37 @@ class DownloadTable(_Table):
     )
 
 
+class ModelTable(_Table):
+    """A model: files of `repo`, `url` or `path`. It comes before the Python packages."""
+
+    repo: HubRepo | None = Field(
+        None, description="repository of a Hugging Face hub, such as 'organization/name'"
+    )
+    revision: Revision = Field(
+        "main", description="branch, tag or commit of `repo`; the lock has the commit"
+    )
+    url: ContentUrl | None = Field(
+        None,
+        description="URL of a file, or an address in an object store: s3://bucket/name, gs://… or"
+        " az://…; with / at the end, all below it",
+    )
+    path: SourcePath | None = Field(None, description="file or folder, relative to the project")
+    files: list[Annotated[Text, Field(min_length=1)]] = Field(
+        [],
+        description="patterns of the files to take, such as '*.safetensors' (* also matches /);"
+        " all files if there is none",
+    )
+    target: SandboxPath | None = Field(
+        None,
+        description="absolute path in the sandbox; by default /home/user/models/ and the name of"
+        " the source",
+    )
+
+
+class DatasetTable(ModelTable):
+    """A dataset, with the keys of `[[model]]`; its default target is below /home/user/datasets/."""
+
+
 class FileTable(_Table):
     """A file, a folder, or the files that match a pattern, which this stage adds."""
 
@@ -300,6 +334,8 @@ class VariantFile(_Table):
     node: NodeTable | None = None
     run: list[RunTable] = []
     download: list[DownloadTable] = []
+    model: list[ModelTable] = []
+    dataset: list[DatasetTable] = []
     files: list[FileTable] = []
     workdir: WorkdirTable | None = None
     warmup: WarmupTable | None = None

@@ -38,6 +38,7 @@ _IMAGE = re.compile(
     r"[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|_{1,2}|-+)[a-z0-9]+)*)*"
     r"(?::[A-Za-z0-9_][A-Za-z0-9_.-]{0,127})?(?:@sha256:[0-9a-f]{64})?"
 )
+_OBJECT = re.compile(r"[a-z0-9]+://[A-Za-z0-9][A-Za-z0-9._-]*/[A-Za-z0-9._+@%~=,/-]+")
 _TORCH = re.compile(r"cpu|xpu|cu[0-9]{2,3}|rocm[0-9]+(\.[0-9]+){1,2}")
 # Well below the limits for a line of a Dockerfile and for a variable of a Linux process.
 _MAX_LINE = 30_000
@@ -157,6 +158,14 @@ def _url(value: str) -> str:
     return value
 
 
+def _content_url(value: str) -> str:
+    if value.partition("://")[0] not in ("s3", "gs", "az"):
+        return _url(value)
+    if not _OBJECT.fullmatch(value) or {"", ".", ".."} & set(value.split("/")[3:-1]):
+        raise ValueError(f"{value!r} is not the address of an object such as 's3://bucket/name'")
+    return value
+
+
 def _module(value: str) -> str:
     for part in value.split("."):
         if not part.isidentifier() or not part.isascii() or keyword.iskeyword(part):
@@ -244,6 +253,19 @@ Url = Annotated[StrictStr, AfterValidator(_url)]
 Sha256 = Annotated[
     StrictStr, _matching(re.compile(r"[0-9a-f]{64}"), "a SHA-256 hash: 64 digits of 0-9 and a-f")
 ]
+HubRepo = Annotated[
+    StrictStr,
+    _matching(
+        re.compile(r"(?:[A-Za-z0-9][A-Za-z0-9._-]{0,95}/)?[A-Za-z0-9][A-Za-z0-9._-]{0,95}"),
+        "a repository such as 'organization/name'",
+    ),
+]
+Revision = Annotated[
+    StrictStr,
+    _matching(re.compile(r"[A-Za-z0-9_][A-Za-z0-9._/-]{0,199}"), "a branch, a tag or a commit"),
+]
+# A file at a web address, or a file or, with `/` at the end, a folder of an object store.
+ContentUrl = Annotated[StrictStr, AfterValidator(_content_url)]
 # A path inside the variants folder, and an absolute one in the sandbox.
 SourcePath = Annotated[StrictStr, AfterValidator(_source)]
 SourcePattern = Annotated[StrictStr, AfterValidator(_source_pattern)]

@@ -129,6 +129,25 @@ class Download:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    """A model or dataset (`kind`) and its target.
+
+    `location` is a repository of a hub, a URL, an address in an object store, or a path in the
+    `project`. `revision` is that of a repository, `files` are patterns.
+    """
+
+    kind: Literal["model", "dataset"]
+    source: Literal["repo", "url", "path"]
+    location: str
+    revision: str | None
+    files: tuple[str, ...]
+    target: str
+    owner: str
+    number: int = field(compare=False)
+    project: Path = field(compare=False)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """What one spec adds to a template.
 
@@ -148,6 +167,7 @@ class Stage:
     downloads: tuple[Download, ...] = ()
     node: tuple[str, ...] = ()
     repositories: tuple[Repository, ...] = ()
+    models: tuple[Model, ...] = ()
     files: tuple[FileEntry, ...] = ()
     folders: tuple[FolderEntry, ...] = ()
     runs: tuple[Run, ...] = ()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import json
 import os
 import secrets
 import time
@@ -14,8 +15,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import BinaryIO
 
-from builder.errors import from_os_error
-from builder.system.files import cache_folder
+from builder.errors import StorageError, from_os_error
+from builder.system.documents import parse_json
+from builder.system.files import atomic_write, cache_folder
 
 _CHUNK_BYTES = 1 << 20
 
@@ -98,6 +100,37 @@ def incoming() -> Iterator[Incoming]:
     finally:
         with contextlib.suppress(OSError):
             path.unlink(missing_ok=True)
+
+
+def adopt(path: Path) -> str:
+    """Move a file into the store, and return its SHA-256. Raises `StorageError`."""
+    try:
+        with path.open("rb") as file:
+            sha256 = hash_of(file)
+        path.chmod(0o444)
+        os.replace(path, folder() / sha256)
+    except OSError as error:
+        raise from_os_error(error, f"moving `{path}` into the store") from error
+    return sha256
+
+
+def note(address: str, known: dict[str, str]) -> None:
+    """Note the `sha256` of what is at an address, with whatever tells whether that has changed."""
+    with contextlib.suppress(StorageError):  # only costs another transfer
+        atomic_write(_note_of(address), json.dumps(known).encode(), durable=False)
+
+
+def noted(address: str) -> dict[str, str] | None:
+    """Return what was noted of an address, if the store still has that file."""
+    try:
+        known = parse_json(_note_of(address).read_text(encoding="utf-8"))
+        return known if find(known["sha256"]) else None
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+
+
+def _note_of(address: str) -> Path:
+    return folder() / "addresses" / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
 
 
 def hash_of(file: BinaryIO) -> str:

@@ -43,8 +43,10 @@ def run_checks(
     step: Callable[[str], None],
     *,
     asks: bool = True,
+    derived: Sequence[Check] = (),
 ) -> tuple[list[CheckResult], list[str]]:
-    """Run every check of the variant; return those that passed, and the failures.
+    """Run every check of the variant, and `derived` ones; return those that passed, and the
+    failures.
 
     `asks` says whether the service runs in the sandbox, for checks that ask it.
     """
@@ -57,6 +59,7 @@ def run_checks(
     planned: list[tuple[str, Callable[[], CheckResult | str], Callable[[], str]]] = [
         (f"import {name}", partial(_smoke, sandbox, name), lambda: "") for name in imported
     ]
+    planned += [(each.name, partial(_written, sandbox, each), lambda: "") for each in derived]
     for stage in variant.stages:
         for number, check in enumerate(stage.checks):
             if check.http and not asks:

@@ -12,7 +12,7 @@ from packaging.version import Version
 
 from builder.errors import VerifyError
 from builder.sandbox.session import Sandbox
-from builder.spec import Variant
+from builder.spec import Check, Variant
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
 from builder.targets.protocol import Built, Opener, Opening
@@ -54,6 +54,10 @@ class Promises(Protocol):
     @property
     def runs_code(self) -> bool:
         """Whether its service is E2B's code service."""
+
+    @property
+    def loading_checks(self) -> Sequence[Check]:
+        """The derived checks of its models and datasets."""
 
     @property
     def reseeds(self) -> bool:
@@ -177,7 +181,12 @@ class _Run:
                 drawn = next(map(draws, copies), drawn)  # without copies, nothing is shared
             packages = inventory(sandbox)
             results, failed = run_checks(
-                sandbox, variant, packages, self.step, asks=self.opener.starts_services
+                sandbox,
+                variant,
+                packages,
+                self.step,
+                asks=self.opener.starts_services,
+                derived=self.promises.loading_checks,
             )
             failures = [*_wrong_versions(packages, locked), *failed]
             stack.close()  # an account may have no room for two

@@ -20,7 +20,7 @@ from builder.lock.committed import read_committed
 from builder.plan import Plan, Situation, StateQuery, TargetState, make_plan
 from builder.project import PrecheckWhen, Project
 from builder.registry import Registry
-from builder.render import Rendered
+from builder.render import Rendered, undeliverable
 from builder.render import render as render_variant
 from builder.render import write as write_generated
 from builder.system import processes
@@ -259,7 +259,9 @@ def _situation(
     else:
         states = _side_by_side(look, rendered)
     reasons = {
-        name: target.blocked(rendering.variant) or _contains_revoked(recorded, rendering)
+        name: target.blocked(rendering.variant)
+        or _contains_revoked(recorded, rendering)
+        or (target.steps_cached and undeliverable(rendering.fetched, rendering.variant.memory_mb))
         for name, rendering in rendered.items()
     }
     return Situation(

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
@@ -10,7 +10,7 @@ import pytest
 
 from builder.errors import BuildError, VerifyError
 from builder.render import Rendered
-from builder.spec import Variant, load_variants
+from builder.spec import Check, Variant, load_variants
 from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local.target import LocalTarget
@@ -32,6 +32,7 @@ class Promised:
     locked: Mapping[str, str]
     reseeds: bool = False
     runs_code: bool = True
+    loading_checks: Sequence[Check] = ()
 
 
 Verified = Callable[..., None]

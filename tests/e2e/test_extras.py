@@ -12,13 +12,21 @@ from pathlib import Path
 import pytest
 
 from builder import registry
-from tests.conftest import ROOT
+from tests.conftest import BASE, ROOT
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
 from tests.support.records import made
 
 # What the extras bring, as it is imported.
-MODULES = ("docker", "requests", "cyclonedx", "packageurl", "obstore", "starlette")
+MODULES = (
+    "docker",
+    "huggingface_hub",
+    "requests",
+    "cyclonedx",
+    "packageurl",
+    "obstore",
+    "starlette",
+)
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
 
 
@@ -131,6 +139,19 @@ MISSING = {
         "hint: pip install 'template-builder[docker]'\n",
     ),
 }
+
+
+@pytest.mark.network
+def test_model_of_a_hub_names_its_extra(plain: Run, write: Callable[..., Path]) -> None:
+    """A model of a hub is an error without the library for it, with its line and the extra."""
+    leaf = 'schema = 1\nname = "leaf"\nextends = "_base"\n[[model]]\nrepo = "org/small"\n'
+    folder = write(_base=BASE, leaf=leaf).parent
+    done = plain("-m", "builder", "lock", cwd=folder)
+    assert done.returncode == 7
+    assert (
+        "error: variants/leaf.toml:5: `huggingface_hub` is not installed; it is part of the extra"
+        " `hub`\n\nhint: pip install 'template-builder[hub]'\n"
+    ) in done.stderr
 
 
 @pytest.mark.network

@@ -31,6 +31,7 @@ from tests.conftest import BASE, LIGHT, ROOT, Command
 from tests.support import engine
 from tests.support.content_server import ContentServer, sha256, tar_of
 from tests.support.e2b_server import Server
+from tests.support.hub_server import HubServer, Repo, safetensors
 from tests.support.index_server import answers, wheel
 from tests.support.program import folder_of_program
 from tests.support.runs import until
@@ -202,6 +203,22 @@ def answers_at(port: str) -> bool:
         socket.create_connection(("127.0.0.1", int(port))).close()
         return True
     return False
+
+
+@pytest.mark.network
+def test_models(
+    walk: Callable[..., str], content_server: ContentServer, hub: HubServer, tmp_path: Path
+) -> None:
+    """The models of the guide are locked, from each source, and the plan lists them."""
+    content_server.files["voice.onnx"] = b"voice"
+    hub.repos["model", "acme/reader"] = Repo({"model.safetensors": safetensors()})
+    hub.repos["model", "acme/reader"].files["config.json"] = b"{}"
+    hub.repos["dataset", "acme/words"] = Repo({"words.csv": b"word\n"})
+    replace = {"https://downloads.example.com": content_server.url}
+    printed = walk("guides/models.md", replace, HF_ENDPOINT=hub.url)
+    assert printed.count("fetched: model ") == 3
+    assert printed.count("fetched: dataset ") == 1
+    assert "models outside of /home/user of variants/reader.toml: /opt/models/own" in printed
 
 
 def test_cost(tmp_path: Path, walk: Callable[..., str]) -> None:

@@ -39,6 +39,7 @@ OWNERS = {
         *(f"targets/e2b/{name}.py" for name in ("api", "certificates")),
         *(f"targets/e2b/{name}.py" for name in ("connection", "failures", "service")),
     },
+    "huggingface_hub": {"lock/hub.py"},
     "jinja2": {"render/dockerfile.py"},
     "jupyter_client": {"targets/local/client.py"},
     "obstore": {"registry/object_store.py"},
@@ -215,7 +216,7 @@ def test_limits_are_our_own() -> None:
     assert toml == {"system/documents.py", "spec/positions.py", "errors/explained.py"}
 
 
-EXTRAS = ("docker", "sbom", "store", "telemetry", "webhooks")
+EXTRAS = ("docker", "hub", "sbom", "store", "telemetry", "webhooks")
 
 
 def test_all_is_every_extra() -> None:

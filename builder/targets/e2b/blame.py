@@ -109,7 +109,7 @@ def _keys(step: Step, stage: Stage) -> Iterator[list[str]]:
         if part in first:
             yield [table, key]
     if first.startswith("fetched/") or "/opt/template/fetch/" in first:
-        yield ["download"]
+        yield from ([key] for key in ("download", "model", "dataset"))
     if step.kind == "ENV" or "/etc/profile.d" in first:
         yield ["env"]
     copied = {*(file.target for file in stage.files), *(each.target for each in stage.folders)}

@@ -59,22 +59,6 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         for folder in _OPENED
         if file.target.startswith(f"{folder}/") and file.mode != "0777"
     )
-    downloads = (
-        f"the modes of {each.target} ({place_in([stage], ('download', each.number, 'target'))}):"
-        f" E2B gives everything below {folder} mode 0777 at the end of a build"
-        for stage in variant.stages
-        for each in stage.downloads
-        for folder in _OPENED
-        if f"{each.target}/".startswith(f"{folder}/") and each.mode != "0777"
-    )
-    fetched_owners = (
-        f"the owner `root` of {each.target}"
-        f" ({place_in([stage], ('download', each.number, 'owner'))}): E2B gives everything below"
-        " /home/user to `user` at the end of a build"
-        for stage in variant.stages
-        for each in stage.downloads
-        if f"{each.target}/".startswith("/home/user/") and each.owner != "user"
-    )
     owners = (
         f"owner {file.owner} of {file.target} ({stage.source}): E2B gives everything below"
         " /home/user to `user` at the end of a build"
@@ -88,7 +72,34 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         f" commands start in {variant.workdir}"
     )
     moved = (folder,) if variant.workdir != DEFAULT_WORKDIR and variant.command else ()
-    return (*variables, *modes, *downloads, *fetched_owners, *owners, *moved)
+    return (*variables, *modes, *_fetched_not_provided(variant), *owners, *moved)
+
+
+def _fetched_not_provided(variant: Variant) -> Iterator[str]:
+    """Yield a line for each mode and owner of what a variant fetches that E2B replaces."""
+    fetched = [
+        (stage, (kind, number, "target"), target, mode)
+        for stage in variant.stages
+        for kind, number, target, mode in (
+            *(("download", each.number, each.target, each.mode) for each in stage.downloads),
+            *((each.kind, each.number, each.target, "0644") for each in stage.models),
+        )
+    ]
+    for stage, key, target, mode in fetched:
+        for folder in _OPENED:
+            if f"{target}/".startswith(f"{folder}/") and mode != "0777":
+                yield (
+                    f"the modes of {target} ({place_in([stage], key)}): E2B gives everything below"
+                    f" {folder} mode 0777 at the end of a build"
+                )
+    for stage in variant.stages:
+        for each in stage.downloads:
+            if f"{each.target}/".startswith("/home/user/") and each.owner != "user":
+                yield (
+                    f"the owner `root` of {each.target}"
+                    f" ({place_in([stage], ('download', each.number, 'owner'))}): E2B gives"
+                    " everything below /home/user to `user` at the end of a build"
+                )
 
 
 def _numbered_files(stage: Stage) -> Iterator[tuple[int, FileEntry]]:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 from builder.errors import BuildError, from_os_error
 from builder.plan import StateQuery, TargetState
 from builder.registry import Ref
-from builder.spec import Variant
+from builder.spec import Stage, Variant
 from builder.spec.variant import DEFAULT_WORKDIR
 from builder.system.events import Event, Kind, Reporter
 from builder.system.logs import Log
@@ -262,12 +262,22 @@ def _missing(variant: Variant) -> tuple[str, ...]:
         if stage.all_files:
             targets = ", ".join(entry.target for entry in stage.all_files)
             missing.append(f"files at absolute paths of {stage.source}: {targets}")
-        elsewhere = [each.target for each in stage.downloads if in_home(each.target) is None]
-        if elsewhere:
-            targets = ", ".join(elsewhere)
-            missing.append(f"downloads outside of /home/user of {stage.source}: {targets}")
+        missing += _fetched_elsewhere(stage)
         if asking := [f"`{check.name}`" for check in stage.checks if check.http]:
             missing.append(f"the service that checks of {stage.source} ask: {', '.join(asking)}")
     if variant.workdir != DEFAULT_WORKDIR:
         missing.append(f"the working folder {variant.workdir}: sandboxes start in their home")
     return tuple(missing)
+
+
+def _fetched_elsewhere(stage: Stage) -> Iterator[str]:
+    """Yield a line for each kind of content that a stage fetches for places outside of the home."""
+    targets: dict[str, list[str]] = {}
+    for kind, target in (
+        *(("download", each.target) for each in stage.downloads),
+        *((each.kind, each.target) for each in stage.models),
+    ):
+        if in_home(target) is None:
+            targets.setdefault(kind, []).append(target)
+    for kind, paths in targets.items():
+        yield f"{kind}s outside of /home/user of {stage.source}: {', '.join(paths)}"
