@@ -197,6 +197,7 @@ def test_whatever_is_locked_is_accepted_when_frozen(
 EXAMPLES: dict[str, list[Mapping[str, Any]]] = {
     "a marker that never holds": [{"packages": ["six", "idna; python_version < '3.11'"]}],
     "nothing but a marker that never holds": [{"packages": ["idna; python_version < '3.11'"]}],
+    "an extra that is not in a text": [{"packages": ["idna; extra not in 'linux'"]}],
     "an extra that is not asked for": [{"packages": ["idna; extra == 'x'"]}],
     "a package that the parent has": [{"packages": ["requests"]}, {"packages": ["idna"]}],
     "the same as the parent": [{"packages": ["idna"]}, {"packages": ["idna"]}],
