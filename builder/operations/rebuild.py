@@ -84,7 +84,9 @@ def _build(context: Context, known: render.Rendered | None, name: str, tagged: T
             verified = verify.verify(built, known, opener, report=report, log=log)
             return record.build_of(verified, known, {})
         report(Event(kind="step", variant=name, text=f"asking a sandbox of {tagged.ref}"))
-        sandbox = opener.open(Opening(ref=tagged.ref, name=name))
+        # It may have no code service; each sandbox runs commands.
+        opening = Opening(ref=tagged.ref, name=name, has_code_service=False)
+        sandbox = opener.open(opening)
         with contextlib.closing(sandbox):
             packages = inventory(sandbox)
     warnings = (_NOTE, "the spec that it was built from is unknown")

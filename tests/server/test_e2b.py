@@ -360,6 +360,10 @@ def test_variant_without_a_service_runs_no_code(place: Place, cloud: Server) -> 
     )
     assert place.build("four")["four"].error is None
     assert place.recorded("four")["verified"]["checks"] == ["import iniconfig"]
+    assert place.recorded("four")["warnings"][-1] == (
+        "not provided by e2b: running code in its sandboxes, since there is no [service]:"
+        " applications can run commands"
+    )
 
 
 def test_modes_of_the_context_do_not_matter(places: Callable[[str], Place], cloud: Server) -> None:

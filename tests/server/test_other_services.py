@@ -115,3 +115,20 @@ def test_commands_run_beside_code(place: Place, cloud: Server) -> None:
     assert place.build("one")["one"].error is None
     checks = place.recorded("one")["verified"]["checks"]
     assert checks == ["import packaging", "import idna", "a sum", "both"]
+
+
+def test_registry_is_rebuilt_without_a_code_service(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """A build without a code service is put back into the registry with its packages, even if its
+    spec is another by now."""
+    place.edit("one", lambda text: text.replace('level = "memory"', 'level = "disk"'))
+    text = (place.folder / "variants" / "_base.toml").read_text()
+    place.edit("_base", lambda _: text.partition("[service]")[0])
+    assert place.build("four")["four"].error is None
+    (place.folder / "registry.json").unlink()
+    place.edit("four", lambda text: text + '[env]\nA = "1"\n')
+    done = command("registry", "rebuild", "four", "--target", "e2b", cwd=place.folder)
+    assert done.returncode == 0, done.stderr
+    assert "iniconfig" in place.recorded("four")["packages"]
+    assert cloud.running == {}

@@ -62,11 +62,10 @@ def runs_no_code(variant: Variant) -> tuple[str, ...]:
     """Return a line if nothing runs code in the template's sandboxes."""
     if variant.runs_code:
         return ()
-    line = (
-        f"running code in its sandboxes, since {_no_code(variant)}: applications can run commands"
-        " in them, and reach its service"
+    instead = "run commands in them, and reach its service" if variant.command else "run commands"
+    return (
+        f"running code in its sandboxes, since {_no_code(variant)}: applications can {instead}",
     )
-    return (line,)
 
 
 def unknown_service(variant: Variant) -> tuple[str, ...]:
