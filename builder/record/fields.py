@@ -76,7 +76,7 @@ def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) 
 def contents_of(rendered: Rendered) -> Build:
     """Return the record that a build would have before it is built; its packages are the lock's."""
     variant, lock, inputs = rendered.variant, rendered.lock, inputs_of(rendered)
-    return explicit(
+    build = explicit(
         Build,
         digest=rendered.digest,
         base_image=lock.image.pinned,
@@ -95,10 +95,7 @@ def contents_of(rendered: Rendered) -> Build:
         ),
         inputs=inputs,
     )
-
-
-def _number(text: str) -> int | None:
-    return int(text) if text.isdecimal() else None
+    return build if variant.runs_code else replace(build, runs_code=False)
 
 
 def _recorded_check(source: str, check: Check) -> model.Check:
@@ -171,9 +168,6 @@ def recalled(recorded: Record) -> Recalled:
         memory_mb=0,
         level=cast("WarmupLevel", build.warmup.level),
         imports=build.warmup.imports,
-        ready_url=spec.get("service.ready-url"),
-        ready_command=tuple(filter(None, spec.get("service.ready-command", "").split())),
-        ready_port=_number(spec.get("service.ready-port", "")),
         not_imported=tuple(filter(None, spec.get("python.not-imported", "").split(", "))),
     )
     left_out = tuple(named) if build.checks is None else ()
@@ -181,8 +175,7 @@ def recalled(recorded: Record) -> Recalled:
         variant=variant,
         locked=build.packages,
         reseeds=RESEED_FILE in build.inputs.get("files", {}),
-        # Earlier versions built nothing else on E2B; not all of their records say so.
-        runs_code=variant.runs_code or not spec,
+        runs_code=build.runs_code,
         left_out=left_out,
     )
 

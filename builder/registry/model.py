@@ -164,6 +164,10 @@ class Build(Table):
     resources: Resources | None = key(listed=False)
     warmup: Warmup = key(default=Warmup, listed=False)
     verified: Verified | None = key(listed=False)
+    runs_code: bool = key(
+        "false if its service is not E2B's code service: nothing runs code in its sandboxes there",
+        default=True,
+    )
 
     @property
     def is_revoked(self) -> bool:

@@ -55,8 +55,8 @@ class CodeExecutionPrimitive:
         kept warm ahead of need, shared by all primitives of this template. Each stream, error and
         text result is cut to `max_output` characters.
 
-        Raises `LookupError` for a missing or revoked template, `ValueError` for a missing key and
-        for arguments out of range.
+        Raises `LookupError` for a missing or revoked template, `SandboxError` for one in whose
+        sandboxes nothing runs code, `ValueError` for a missing key and for arguments out of range.
         """
         if readiness not in _READINESS:
             raise ValueError(f"readiness is {readiness!r}, expected one of {', '.join(_READINESS)}")

@@ -9,6 +9,7 @@ from builder import registry
 from builder.errors import (
     NotBuiltError,
     RevokedError,
+    SandboxError,
     UnknownTemplateError,
     did_you_mean,
 )
@@ -53,7 +54,8 @@ def find(
 
     The target is `e2b` unless `target` or `TEMPLATE_TARGET` names another: code runs on this
     machine only on request. Raises the registry's `LookupError`s, and `TargetUnavailableError`
-    (also a `ValueError`) if a key is missing.
+    (also a `ValueError`) if a key is missing, and `SandboxError` if nothing runs code in its
+    sandboxes.
     """
     if not template_id:
         raise MissingTemplateError(
@@ -71,6 +73,12 @@ def find(
     known = about(template_id, location)
     if template_id in known.names:
         record = _lookup(known, template_id, name, channel)
+        if not local and not record.build.runs_code:
+            raise SandboxError(
+                f"nothing runs code in sandboxes of `{template_id}` on {name}: its service is not"
+                " E2B's code service",
+                hint="run commands in them, and reach its service, with E2B's SDK",
+            )
     else:
         _check_ref(known, template_id, name)
         if local:

@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+from builder.errors import SandboxError
+from builder.runtime import CodeExecutionPrimitive
 from tests.conftest import Command
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
@@ -57,7 +59,11 @@ http = {{url = "http://localhost:{port}/", contains = "{contains}"}}
 
 
 def test_web_application_is_built_and_verified(
-    place: Place, cloud: Server, command: Command, port: int
+    place: Place,
+    cloud: Server,
+    command: Command,
+    port: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A template whose service is a web application is built, and verified by commands and requests,
     and by its packages; what it lacks is in the plan, the output and the record."""
@@ -77,6 +83,13 @@ def test_web_application_is_built_and_verified(
     assert "iniconfig" in recorded["packages"]
     assert recorded["verified"]["seconds"]["first_use"]["disk"]["iniconfig"] > 0
     assert cloud.running == {}
+    assert recorded["runs_code"] is False
+    monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+    with pytest.raises(SandboxError) as caught:
+        CodeExecutionPrimitive(template_id="four", target="e2b")
+    assert caught.value.message == (
+        "nothing runs code in sandboxes of `four` on e2b: its service is not E2B's code service"
+    )
     again = command("verify", "four", "--target", "e2b", "--json", cwd=place.folder)
     assert json.loads(again.stdout)["four"]["checks"] == recorded["verified"]["checks"]
 

@@ -92,7 +92,7 @@ def test_each_kind_of_check(tmp_path: Path) -> None:
     assert "command" not in fields["checks"][0]
     promised = recalled(Record(name="leaf", target="e2b", ref="leaf:1", fields=fields))
     assert promised.variant.checks == variant.checks
-    assert not promised.runs_code
+    assert (promised.runs_code, fields["runs_code"]) == (False, False)
 
 
 def test_mistakes_in_checks(tmp_path: Path) -> None:
