@@ -33,6 +33,7 @@ from tests.support.content_server import ContentServer, sha256, tar_of
 from tests.support.e2b_server import Server
 from tests.support.hub_server import HubServer, Repo, safetensors
 from tests.support.index_server import answers, wheel
+from tests.support.prechecks import SERVICE
 from tests.support.program import folder_of_program
 from tests.support.runs import until
 
@@ -289,7 +290,8 @@ def test_debian_packages(tmp_path: Path, walk: Callable[..., str]) -> None:
     """A template with a Debian package passes its check in a container."""
     (settings,) = [text for kind, text in blocks("docker.md") if kind == "toml"]
     (tmp_path / "pyproject.toml").write_text(settings)
-    walk("guides/debian-packages.md", {"e2bdev/code-interpreter:latest": engine.base_image()})
+    base = f'name = "search"\n[base]\nimage = "{engine.base_image()}"\n{textwrap.dedent(SERVICE)}'
+    walk("guides/debian-packages.md", {'name = "search"\n': base})
 
 
 @pytest.mark.needs("git")

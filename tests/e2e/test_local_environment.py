@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import subprocess
 import sys
@@ -25,7 +26,7 @@ from builder.targets.local import place
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Opening
 from builder.verify import verify
-from tests.conftest import BASE, ROOT
+from tests.conftest import BASE, ROOT, Command
 from tests.support.here import build_here, unseal
 from tests.support.sandboxes import LIGHT
 
@@ -143,7 +144,7 @@ def test_verified_build_carries_its_measurements(light: Rendered, ref: str, log:
 
 
 def test_what_local_cannot_provide_is_said(write: Callable[..., Path]) -> None:
-    """Debian packages, files at absolute paths, the image and limits are listed as not provided."""
+    """Debian packages, files outside of the home, the image and limits are listed as not provided."""
     folder = write(
         _base=BASE,
         light="schema = 1\nname = 'light'\nextends = '_base'\n[system]\npackages = ['git']\n"
@@ -152,10 +153,40 @@ def test_what_local_cannot_provide_is_said(write: Callable[..., Path]) -> None:
     (variant,) = workflow.variants_called(Project.find(folder.parent), [])
     assert LocalTarget().unsupported(variant) == (
         "Debian packages of variants/light.toml: git",
-        "files at absolute paths of variants/light.toml: /opt/x",
+        "files outside of /home/user of variants/light.toml: /opt/x",
         "the base image localhost:1/python:3.13 and its service: Python comes from this machine",
         "limits: 2 CPUs and 1024 MiB are not enforced, and it is no security boundary",
     )
+
+
+CODE = """
+import os, stat
+os.chdir(os.path.expanduser("~"))
+modes = [oct(stat.S_IMODE(os.stat(path).st_mode)) for path in ("data/in/y", "bin/tool")]
+print(open("data/in/y").read(), *modes)
+"""
+
+
+@pytest.mark.network
+def test_files_of_the_home_are_in_each_sandbox(
+    write: Callable[..., Path], command: Command, cache: Path
+) -> None:
+    """Files and folders at and below /home/user are in the home of a local sandbox, with their
+    modes."""
+    leaf = (
+        "schema = 1\nname = 'light'\nextends = '_base'\n"
+        "[[files]]\nsource = 'data/'\ntarget = '/home/user/data'\n"
+        "[[files]]\nsource = 'data/x'\ntarget = '/home/user/bin/tool'\nmode = '0700'\n"
+        "[[verify]]\nname = 'files'\nstdout = 'in data 0o644 0o700'\n"
+        f"code = {json.dumps(CODE)}\n"
+    )
+    folder = write(_base=BASE, light=leaf)
+    (folder / "data" / "in").mkdir(parents=True)
+    (folder / "data" / "x").write_text("x")
+    (folder / "data" / "in" / "y").write_text("in data")
+    done = command("build", "--target", "local", cwd=folder.parent)
+    assert done.returncode == 0, done.stderr
+    assert "files outside" not in done.stderr
 
 
 def test_python_that_is_not_here_blocks(write: Callable[..., Path]) -> None:

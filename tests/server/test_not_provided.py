@@ -21,7 +21,7 @@ WANTS = (
 CHECK = '[[verify]]\nname = "dot"\ncode = "import os; assert os.path.exists(\'/opt/wants.toml\')"\n'
 LACKING = [
     "not provided by local: Debian packages of variants/wants.toml: graphviz",
-    "not provided by local: files at absolute paths of variants/wants.toml: /opt/wants.toml",
+    "not provided by local: files outside of /home/user of variants/wants.toml: /opt/wants.toml",
     "not provided by local: the base image localhost:1/python:3.13 and its service: Python comes"
     " from this machine",
     "not provided by local: limits: 2 CPUs and 1024 MiB are not enforced, and it is no security"
@@ -61,7 +61,7 @@ def test_check_that_fails_for_want_of_it_says_so(folder: Path, command: Command)
     assert done.returncode == 21
     assert (
         "  local does not provide Debian packages of variants/wants.toml: graphviz\n"
-        "  local does not provide files at absolute paths of variants/wants.toml: /opt/wants.toml\n"
+        "  local does not provide files outside of /home/user of variants/wants.toml: /opt/wants.toml\n"
     ) in done.stderr
 
 

@@ -28,6 +28,7 @@ from builder.errors import (
 from builder.lock import StageLock
 from builder.lock.pins import parse_pins
 from builder.render import Rendered
+from builder.spec import Variant
 from builder.system import processes, uv
 from builder.system.documents import parse_json
 from builder.system.events import Event, Reporter
@@ -35,6 +36,7 @@ from builder.system.files import atomic_write, exclusive, remove_tree
 from builder.system.logs import Log
 from builder.targets.local import byte_code, interpreter
 from builder.targets.local.fetched import link_content
+from builder.targets.local.home import in_home
 from builder.targets.local.leftovers import remove_unused
 from builder.targets.local.place import (
     MADE,
@@ -121,7 +123,7 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     _uv(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], detail)
     for file in rendered.files:
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
-    (folder / "home").mkdir(exist_ok=True)
+    _fill_home(folder / "home", variant)
     if rendered.fetched:
         step("linking what was fetched")
         link_content(rendered.fetched, folder, report=report)
@@ -144,6 +146,15 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
         "cold": cold,
     }
     atomic_write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _fill_home(home: Path, variant: Variant) -> None:
+    """Make the home that sandboxes get a copy of, with the files of the spec at and below it."""
+    home.mkdir(exist_ok=True)
+    for stage in variant.stages:
+        for entry in stage.all_files:
+            if path := in_home(entry.target):
+                atomic_write(home / path, entry.content, mode=int(entry.mode, 8))
 
 
 def _install(

@@ -259,9 +259,9 @@ def _missing(variant: Variant) -> tuple[str, ...]:
             missing.append(
                 f"commands of {stage.source}, which this target does not run: {commands}"
             )
-        if stage.all_files:
-            targets = ", ".join(entry.target for entry in stage.all_files)
-            missing.append(f"files at absolute paths of {stage.source}: {targets}")
+        targets = [entry.target for entry in stage.all_files if in_home(entry.target) is None]
+        if targets:
+            missing.append(f"files outside of /home/user of {stage.source}: {', '.join(targets)}")
         missing += _fetched_elsewhere(stage)
         if asking := [f"`{check.name}`" for check in stage.checks if check.http]:
             missing.append(f"the service that checks of {stage.source} ask: {', '.join(asking)}")
