@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from builder.convert.draft import Draft
+from builder.convert.draft import WHEN_OPENED, Draft
 from builder.convert.requirements import convert_requirements, note_option, require
 from builder.convert.values import Files, Line
 from builder.convert.yaml import Value
@@ -76,7 +76,7 @@ def convert_conda(document: Value, draft: Draft, files: Files) -> None:
 
 def _variable(line: Line, name: str, value: str, draft: Draft) -> None:
     if draft.secrets.is_secret(name, value):
-        draft.note(line, f"`{name}` is a secret: pass it to a sandbox when you open it")
+        draft.note(line, f"`{name}` {WHEN_OPENED}")
     else:
         draft.set(line, "env", name, value)
 

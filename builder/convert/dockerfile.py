@@ -11,7 +11,7 @@ from e2b_dockerfile_utils import DockerfileInstruction as Instruction
 from e2b_dockerfile_utils import parse_heredoc
 
 from builder.convert.copies import Copies
-from builder.convert.draft import Draft
+from builder.convert.draft import WHEN_OPENED, Draft
 from builder.convert.runs import Place, Runs
 from builder.convert.service import Service
 from builder.convert.values import FileCopy, Files, Line
@@ -30,6 +30,9 @@ _ALPINE = re.compile(r"(.*:.*?)-?alpine[\d.]*")
 _WITHOUT_PIP = re.compile(
     r"(?:(?:docker\.io/)?(?:library/)?)?(?:alpine|busybox|debian|golang|node|rust|ubuntu)(?:[:@].*)?"
 )
+_RUN_FLAGS = {"network", "security"}
+# Those that change nothing here, and those that are taken over.
+_COPY_FLAGS = {"link", "keep-git-dir"} | {"chown", "chmod", "from", "checksum"}
 _HOME = "/home/user"
 
 
@@ -46,9 +49,15 @@ def convert_dockerfile(text: str, file: str, draft: Draft, files: Files) -> Serv
     check_from(chain[0].opening, "any", outer)
     for stage in chain:
         reader.stage(stage.instructions, outer)
+    texts = {
+        instruction.start_line: instruction.original
+        for stage in chain
+        for instruction in (stage.opening, *stage.instructions)
+    }
     for problem in report.problems:
         if problem.key != "FROM":
-            draft.note(Line(file=file, number=problem.line, text=problem.key), problem.message)
+            text = texts.get(problem.line, "")
+            draft.note(Line(file=file, number=problem.line, text=text), problem.message)
     reader.finish()
     return reader.service
 
@@ -132,9 +141,7 @@ class _Reader:
             name = word.partition("=")[0]
             value = self.scope.visible.get(name) or ""
             if self.draft.secrets.is_secret(name, value):
-                self.draft.note(
-                    line, f"`{name}` is a secret: pass it to a sandbox when you open it"
-                )
+                self.draft.note(line, f"`{name}` {WHEN_OPENED}")
 
     def _env(self, line: Line, instruction: Instruction) -> None:
         args = instruction.args
@@ -145,9 +152,7 @@ class _Reader:
                 self.draft.note(line, f"`{word}` uses a variable that only the base image may set")
                 continue
             if self.draft.secrets.is_secret(name, value):
-                self.draft.note(
-                    line, f"`{name}` is a secret: pass it to a sandbox when you open it"
-                )
+                self.draft.note(line, f"`{name}` {WHEN_OPENED}")
             else:
                 shown = value.replace("$", "$$").replace(BASE_PATH, "${PATH}")
                 self.draft.set(line, "env", name, shown)
@@ -190,7 +195,9 @@ class _Reader:
         """Return whether a command does without a flag of RUN; a bind mount is remembered."""
         name, _, value = flag.removeprefix("--").partition("=")
         if name != "mount":
-            return True
+            if name not in _RUN_FLAGS:
+                self.draft.note(line, f"expected no flag `--{name}`")
+            return name in _RUN_FLAGS
         options = dict(part.partition("=")[::2] for part in value.split(","))
         kind = options.get("type", "bind")
         target = options.get("target") or options.get("dst") or options.get("destination") or ""
@@ -217,7 +224,9 @@ class _Reader:
             return
         self.runs.copied()
         flags = dict(flags_of(instruction))
-        if stage := flags.get("from"):
+        if other := flags.keys() - _COPY_FLAGS:
+            self.draft.note(line, f"`--{min(other)}` has no counterpart in a spec")
+        elif stage := flags.get("from"):
             self.draft.note(line, f"there is no other stage or image `{stage}` to copy from")
         elif instruction.heredocs:
             self._heredoc(line, instruction, flags, words[-1])

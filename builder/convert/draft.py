@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import textwrap
 from collections.abc import Collection, Iterator
 from typing import Any
@@ -23,6 +24,8 @@ _WIDTH = 100
 _MAX_TEXT_BYTES = 1 << 20
 _LONGEST_QUOTE = 100
 _HIDDEN = "it holds a password, a token or a key, or looks as if it did"
+WHEN_OPENED = "is a secret: pass it to a sandbox when you open it"
+_QUOTED = re.compile(r"`[^`]*`|'[^']*'")
 # What templates require unless their spec says otherwise.
 _PYTHON = "3.11"
 _HEADER = "#:schema ../schemas/variant.schema.json\n"
@@ -123,6 +126,18 @@ class Draft:
         if not SpecifierSet(specifiers).contains("3.99"):
             self.note(line, "the base image has the Python; `[base] python` says what it must meet")
 
+    def accepts(self, document: dict[str, Any]) -> bool:
+        """Return whether a spec may say so, without a note."""
+        held = any(self._is_hidden(key, text) for key, text in _texts(document))
+        return not held and not mistakes_in(document)
+
+    def _is_hidden(self, key: str, text: str) -> bool:
+        """Return whether a value of a spec holds a secret, or may hold one."""
+        if key == "command":
+            return self.secrets.may_be_in(text)
+        # `auth==1` is a package.
+        return self.secrets.is_in(text) or (key != "packages" and self.secrets.is_set_in(text))
+
     def hides_a_secret(self, line: Line, content: bytes, path: str) -> bool:
         """Return whether a file holds a secret, with a note."""
         text = content.decode("latin-1") if len(content) <= _MAX_TEXT_BYTES else ""
@@ -133,7 +148,7 @@ class Draft:
 
     def _is_allowed(self, line: Line, document: dict[str, Any]) -> bool:
         for key, text in _texts(document):
-            if self.secrets.may_be_in(text) if key == "command" else self.secrets.is_in(text):
+            if self._is_hidden(key, text):
                 self.note(line, _HIDDEN)
                 return False
         if mistakes := mistakes_in(document):
@@ -165,10 +180,12 @@ class Draft:
             line, text = note.line, one_line(" ".join(note.line.text.split()))
             if len(text) > _LONGEST_QUOTE:
                 text = f"{text[: _LONGEST_QUOTE - 2]} …"
+            reason = one_line(note.reason)
             if self.secrets.may_be_in(line.text):
                 text = ""
-            reason = one_line(note.reason)
-            if self.secrets.is_in(reason):
+                if not reason.endswith(WHEN_OPENED):  # that quotes the name alone
+                    reason = _QUOTED.sub("`…`", reason)
+            if self.secrets.is_in(reason) or self.secrets.is_set_in(reason):
                 reason = _HIDDEN
             shown = Note(line=Line(file=line.file, number=line.number, text=text), reason=reason)
             if shown not in seen:

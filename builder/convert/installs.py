@@ -7,8 +7,11 @@ import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 
 from builder.convert.draft import Draft
+from builder.convert.pyproject import convert_pyproject
 from builder.convert.requirements import convert_requirements, note_option, require
+from builder.convert.toml import Table
 from builder.convert.values import Files, Line
+from builder.system.documents import parse_toml
 
 # Path in a command → path in the image, and that of the file in the source's folder.
 Paths = Callable[[str], tuple[str, str | None]]
@@ -32,7 +35,11 @@ _PIP_VALUES = {
     "--no-binary", "--only-binary", "--use-feature", "--platform", "--python-version",
 }  # fmt: skip
 # They install to somewhere else, or not as a lock would.
-_PIP_OTHER = {"--target", "-t", "--prefix", "--root", "--no-deps", "--python", "-p", "--dry-run"}
+_PIP_OTHER = {
+    "--target", "-t", "--prefix", "--root", "--no-deps", "--python", "-p", "--dry-run", "-e",
+    "--editable",
+}  # fmt: skip
+_FOLDER = re.compile(r"\.|/|~")
 _APT_SILENT = re.compile(
     r"-[yqmf]+(?:=\d)?|--yes|--assume-yes|--quiet|--no-install-recommends|--no-install-suggests"
     r"|--fix-missing|--fix-broken|--allow-downgrades|--install-recommends"
@@ -124,11 +131,17 @@ def apt_packages(words: Sequence[str]) -> list[str] | None:
     return [f"{name}/{release}" if release else name for name in packages[1:]]
 
 
-def is_pip_install(words: Sequence[str]) -> bool:
-    """Return whether a command installs Python packages as a lock would."""
-    return tuple(words[:2]) == ("pip", "install") and not any(
-        word.partition("=")[0] in _PIP_OTHER or word in (".", "./") for word in words
-    )
+def is_pip_install(words: Sequence[str], draft: Draft) -> bool:
+    """Return whether a command installs Python packages as a lock would: from the index, or from an
+    address that a spec may name."""
+    if tuple(words[:2]) != ("pip", "install"):
+        return False
+    for option, value in _pip_arguments(words[2:]):
+        if option in _PIP_OTHER or (not option and _FOLDER.match(value)):
+            return False
+        if not option and "://" in value and not draft.accepts({"python": {"packages": [value]}}):
+            return False
+    return True
 
 
 def pip_install(line: Line, words: Sequence[str], draft: Draft, files: Files, paths: Paths) -> None:
@@ -166,16 +179,37 @@ def _pip_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield option, value
 
 
-def npm_packages(words: Sequence[str]) -> list[str] | None:
-    """Return what `npm install -g` installs; None for anything else."""
-    if words[:1] != ("npm",) or len(words) < 2 or words[1] not in ("install", "i", "add"):
+def npm_packages(words: Sequence[str], draft: Draft) -> list[str] | None:
+    """Return what `npm install -g` installs, if a spec may name it; None for anything else."""
+    if tuple(words[:1]) != ("npm",) or words[1:2] not in (("install",), ("i",), ("add",)):
         return None
     flags = {word for word in words[2:] if word.startswith("-")}
     packages = [word for word in words[2:] if not word.startswith("-")]
-    if (
-        not flags & {"-g", "--global"}
-        or not packages
-        or any("/" in p and p[0] in "./" for p in packages)
-    ):
-        return None
-    return packages
+    is_global = bool(flags & {"-g", "--global"}) and flags <= {"-g", "--global", "--no-audit"}
+    accepted = is_global and draft.accepts({"node": {"packages": packages}})
+    return packages if packages and accepted else None
+
+
+def is_project_install(words: Sequence[str]) -> bool:
+    """Return whether a command installs the dependencies of the project in the current folder."""
+    return tuple(words[:2]) in (("uv", "sync"), ("poetry", "install"))
+
+
+def project_install(line: Line, draft: Draft, files: Files, paths: Paths) -> bool:
+    """Take over the dependencies of a pyproject.toml that was copied; return whether one was."""
+    _, source = paths("pyproject.toml")
+    content = files.content(source) if source else None
+    if source is None or content is None:
+        return False
+    try:
+        text = content.decode("utf-8-sig")
+        document = Table(parse_toml(text), source, text)
+    except ValueError:
+        return False
+    name = draft.name
+    convert_pyproject(document, draft)
+    draft.name = name  # the Dockerfile's template is not the project
+    draft.note(
+        line, "packages are installed into the image's own Python, and not the project itself"
+    )
+    return True

@@ -120,11 +120,22 @@ class Runs:
                     line, "packages that these recommend are left out: name those that you need"
                 )
             return True
-        if installs.is_pip_install(words):
-            installs.pip_install(line, words, self.draft, self.files, self.paths)
-            self._last_packages = self._number
+        if (packages := installs.npm_packages(words, self.draft)) is not None:
+            for package in packages:
+                self.draft.extend(line, "node", package)
             return True
-        return False
+        return self._is_python_install(line, words)
+
+    def _is_python_install(self, line: Line, words: Sequence[str]) -> bool:
+        """Take over a command that installs Python packages."""
+        if installs.is_pip_install(words, self.draft):
+            installs.pip_install(line, words, self.draft, self.files, self.paths)
+        elif not installs.is_project_install(words) or not installs.project_install(
+            line, self.draft, self.files, self.paths
+        ):
+            return False
+        self._last_packages = self._number
+        return True
 
     def _words(self, command: Command) -> tuple[str, ...]:
         words = [self.expand(word) for word in command.words]

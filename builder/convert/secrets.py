@@ -11,7 +11,7 @@ import re
 from builder.spec import secret_in
 from builder.spec.secret_names import assigned, names_a_secret
 
-_ADDRESS = re.compile(r"://(?!git@)[^/\s'\"@]{1,500}@")
+_ADDRESS = re.compile(r":/{1,2}(?!git@)[^/\s'\"@]{1,500}@")
 # An option or a field with a value; `$NAME` refers to a secret and holds none.
 _OPTION = re.compile(
     r"(?i)(?:pass(?:word|wd|phrase)?|token|secret|api[-_]?key|auth|authorization|bearer|credentials?)"
@@ -44,6 +44,8 @@ class Secrets:
 
     def may_be_in(self, text: str) -> bool:
         """Return whether a command or a line may hold a secret."""
-        return (
-            self.is_in(text) or bool(_OPTION.search(text)) or next(assigned(text), None) is not None
-        )
+        return self.is_in(text) or bool(_OPTION.search(text)) or self.is_set_in(text)
+
+    def is_set_in(self, text: str) -> bool:
+        """Return whether a text gives a variable that is named like a secret a value."""
+        return next(assigned(text), None) is not None

@@ -118,6 +118,36 @@ def test_virtual_environment() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    "command",
+    [
+        "pip install -e .",
+        "pip install /opt/lib",
+        "pip install --target /x idna",
+        "pip install 'git+https://code.example.com/lib@main'",
+        "npm ci",
+        "uv sync --frozen",
+    ],
+)
+def test_installation_that_no_lock_has(command: str) -> None:
+    """What is installed from a folder or a branch stays a command."""
+    assert runs(f"RUN {command}\n") == ([{"command": command}], [])
+
+
+@pytest.mark.parametrize("command", ["uv sync --frozen --no-dev", "poetry install"])
+def test_dependencies_of_a_project(command: str) -> None:
+    """The dependencies of a pyproject.toml that was copied are packages."""
+    text = f"{FROM}WORKDIR /app\nCOPY pyproject.toml uv.lock ./\nRUN {command}\n"
+    files = {"pyproject.toml": '[project]\ndependencies = ["idna"]\n', "uv.lock": ""}
+    document, notes = converted(text, "Dockerfile", files)
+    assert document["python"] == {"packages": ["idna"]}
+    assert "run" not in document
+    assert notes == [
+        f"Dockerfile:4: `RUN {command}`: packages are installed into the image's own Python, and not"
+        " the project itself"
+    ]
+
+
 def test_account_of_a_sandbox() -> None:
     """A command that makes the account which every template has is left out."""
     assert runs("RUN useradd --create-home user\n") == ([], [])
