@@ -97,8 +97,7 @@ def as_toml(settings: tuple[Setting, ...]) -> str:
     for key, group in groups.items():
         if isinstance(group[0].value, dict):
             for setting in group:
-                lines += ["", f"[[{dotted(key)}]]  # {setting.place}"]
-                lines.append(tomli_w.dumps(setting.value, multiline_strings=True).rstrip())
+                lines += _item(key, setting)
             table = key
             continue
         if key[:-1] != table:
@@ -106,6 +105,17 @@ def as_toml(settings: tuple[Setting, ...]) -> str:
             lines += ["", f"[{dotted(table)}]"]
         lines += _assignment(str(key[-1]), group)
     return "\n".join(lines) + "\n"
+
+
+def _item(key: tuple[str | int, ...], setting: Setting) -> Iterator[str]:
+    """Yield the lines of a table in a list, with the tables inside it below it."""
+    yield from ("", f"[[{dotted(key)}]]  # {setting.place}")
+    inner = {name: value for name, value in setting.value.items() if isinstance(value, dict)}
+    own = {name: value for name, value in setting.value.items() if name not in inner}
+    yield tomli_w.dumps(own, multiline_strings=True).rstrip()
+    for name, value in inner.items():
+        yield f"[{dotted((*key, name))}]"
+        yield tomli_w.dumps(value, multiline_strings=True).rstrip()
 
 
 def _assignment(name: str, group: list[Setting]) -> Iterator[str]:

@@ -147,3 +147,17 @@ def test_what_config_shows_is_the_same_template(
     for key in ("image", "python", "command", "ready_url", "env", "cpu", "memory_mb", "level"):
         assert getattr(alone, key) == getattr(chained, key)
     assert (alone.requirements, alone.checks) == (chained.requirements, chained.checks)
+
+
+def test_config_shows_tables_inside_of_checks(tmp_path: Path, command: Command) -> None:
+    """A table inside of one in a list stays there, so that what `config` prints is the same spec."""
+    check = '[[verify]]\nname = "page"\nhttp = { url = "http://localhost:1/", contains = "x" }\n'
+    run = '[[run]]\ncommand = "true"\nenv = { A = "1" }\n'
+    before = load(tmp_path, four=FOUR + check + run)["four"]
+    text = command("config", "four", cwd=tmp_path).stdout
+    assert (
+        '[[verify]]  # variants/four.toml:5\nname = "page"\n'
+        '[verify.http]\nurl = "http://localhost:1/"\ncontains = "x"\n'
+    ) in text
+    after = load(tmp_path / "again", four=text)["four"]
+    assert (after.checks, after.stages[0].runs) == (before.checks, before.stages[0].runs)

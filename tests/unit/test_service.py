@@ -14,6 +14,7 @@ import pytest
 from e2b_dockerfile_utils import parse_dockerfile_ast
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from syrupy.assertion import SnapshotAssertion
 
 from builder.errors import SpecError
 from builder.plan import inputs_of
@@ -96,6 +97,12 @@ def test_mistakes_in_readiness(tmp_path: Path) -> None:
         "variants/two.toml:10:1: `service.ready-command`: excludes `service.ready-url`: a service is"
         " ready in one way (keep one of the two)",
     ]
+
+
+@pytest.mark.parametrize("key", ["ready-port = 8501", "ready-command = ['app', '--is-up']"])
+def test_warmup_script(tmp_path: Path, key: str, snapshot: SnapshotAssertion) -> None:
+    """warmup.py knows how the service is ready, and nothing of the other ways."""
+    assert rendered(tmp_path, key).content("warmup.py").decode() == snapshot
 
 
 def ready(folder: Path, result: Rendered) -> tuple[int, str]:
