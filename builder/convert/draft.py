@@ -25,6 +25,8 @@ _MAX_TEXT_BYTES = 1 << 20
 _LONGEST_QUOTE = 100
 _HIDDEN = "it holds a password, a token or a key, or looks as if it did"
 WHEN_OPENED = "is a secret: pass it to a sandbox when you open it"
+# The folder of a spec's own files in the variants folder, until the spec has a name.
+_OWN_FOLDER = "NAME"
 _QUOTED = re.compile(r"`[^`]*`|'[^']*'")
 # What templates require unless their spec says otherwise.
 _PYTHON = "3.11"
@@ -94,6 +96,15 @@ class Draft:
         """Add a Python package; return whether a spec may say so."""
         return self.extend(line, "python", requirement)
 
+    def require_wheel(self, line: Line, name: str, path: str, content: bytes) -> bool:
+        """Add a wheel that the spec brings with it; return whether a spec may do so."""
+        requirement = f"{name} @ {_OWN_FOLDER}/{path}"
+        if not self.accepts({"python": {"packages": [requirement]}}):
+            return False
+        self.require(line, requirement)
+        self.files[f"/{path}"] = FileCopy(content=content)
+        return True
+
     def guess(self, line: Line, requirement: str) -> None:
         """Add a package that an index may not have under this name."""
         if self.require(line, requirement):
@@ -162,6 +173,10 @@ class Draft:
         if extends and "image" not in self.document.get("base", {}):
             document["extends"] = extends
         document |= self.document
+        if "packages" in document.get("python", {}):
+            packages = document["python"]["packages"]
+            named = [text.replace(f" @ {_OWN_FOLDER}/", f" @ {name}/") for text in packages]
+            document["python"] = document["python"] | {"packages": named}
         if "files" in document:
             # In a folder of their own, whose name is that of the spec.
             document["files"] = [

@@ -179,15 +179,15 @@ def _pip_arguments(words: Sequence[str]) -> Iterator[tuple[str, str]]:
             yield option, value
 
 
-def npm_packages(words: Sequence[str], draft: Draft) -> list[str] | None:
-    """Return what `npm install -g` installs, if a spec may name it; None for anything else."""
+def npm_packages(words: Sequence[str], draft: Draft) -> list[str]:
+    """Return what `npm install -g` installs, if a spec may name it."""
     if tuple(words[:1]) != ("npm",) or words[1:2] not in (("install",), ("i",), ("add",)):
-        return None
+        return []
     flags = {word for word in words[2:] if word.startswith("-")}
     packages = [word for word in words[2:] if not word.startswith("-")]
     is_global = bool(flags & {"-g", "--global"}) and flags <= {"-g", "--global", "--no-audit"}
     accepted = is_global and draft.accepts({"node": {"packages": packages}})
-    return packages if packages and accepted else None
+    return packages if accepted else []
 
 
 def is_project_install(words: Sequence[str]) -> bool:

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import posixpath
 import re
-import shlex
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from urllib.parse import urlsplit
+
+from packaging.utils import InvalidWheelFilename, parse_wheel_filename
 
 from builder.convert.draft import Draft
 from builder.convert.values import Files, Line
 
 _COMMENT = re.compile(r"(^|\s)#.*")
-_HASH = re.compile(r"\s--hash[= ]\S+")
+_HASH = re.compile(r"\s--hash[= ](\S+)")
+# An address without the name of its package before it, as pip takes it.
+_BARE = re.compile(r"(?P<url>(?:git\+)?https?://[^\s#]+)(?:#(?P<fragment>\S*))?(?P<marker>\s+;.*)?")
 # PyTorch's own indexes, one for each backend.
 _TORCH_INDEX = re.compile(r"/whl/(cpu|xpu|cu\d+|rocm[\d.]+)/?$")
 _INDEX = "the index is a setting of the machine: see the guide about a private index"
@@ -49,7 +53,8 @@ def _convert(text: str, file: str, draft: Draft, files: Files, seen: set[str]) -
         if not content:
             continue
         if not content.startswith("-"):
-            require(place, content, draft)
+            if not _wheel(place, posixpath.join(posixpath.dirname(file), content), draft, files):
+                require(place, _with_hash(content, _HASH.findall(line)), draft)
             continue
         option, value = _option(content)
         if option == "-r":
@@ -104,15 +109,42 @@ def note_option(line: Line, option: str, value: str, draft: Draft) -> None:
 
 def require(line: Line, requirement: str, draft: Draft) -> None:
     """Take over a requirement; a folder or file of this machine is none."""
-    if _LOCAL.match(requirement) and "@" not in requirement:
+    if _LOCAL.match(requirement) and "@" not in requirement and "://" not in requirement:
         draft.note(line, "a file or folder has no place in a lock; build a wheel from it")
     else:
-        draft.require(line, requirement)
+        draft.require(line, _with_name(requirement))
 
 
-def words_of(text: str) -> list[str]:
-    """Return the words of a command line, or none if its quotes do not match."""
+def _with_name(requirement: str) -> str:
+    """Put the name of its package before an address: from `#egg=`, else from the wheel's name."""
+    bare = _BARE.fullmatch(requirement)
+    if not bare:
+        return requirement
+    fragments = [part for part in (bare["fragment"] or "").split("&") if part]
+    name = next((part[4:] for part in fragments if part.startswith("egg=")), None)
+    if name is None:
+        try:
+            name = parse_wheel_filename(posixpath.basename(urlsplit(bare["url"]).path))[0]
+        except InvalidWheelFilename:
+            return requirement
+    fragment = "&".join(part for part in fragments if not part.startswith("egg="))
+    return f"{name} @ {bare['url']}{f'#{fragment}' if fragment else ''}{bare['marker'] or ''}"
+
+
+def _with_hash(requirement: str, hashes: Sequence[str]) -> str:
+    """Put the only hash of an address into it."""
+    if "://" in requirement and "#sha256=" not in requirement and len(hashes) == 1:
+        address, marker, rest = requirement.partition(" ;")
+        return f"{address.strip()}#{hashes[0].replace(':', '=')}{marker}{rest}"
+    return requirement
+
+
+def _wheel(line: Line, path: str, draft: Draft, files: Files) -> bool:
+    """Take over a wheel of the source's folder; return whether it is one."""
+    path = posixpath.normpath(path)
     try:
-        return shlex.split(text)
-    except ValueError:
-        return []
+        name = parse_wheel_filename(posixpath.basename(path))[0]
+    except InvalidWheelFilename:
+        return False
+    content = files.content(path)
+    return content is not None and draft.require_wheel(line, name, path, content)

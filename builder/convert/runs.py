@@ -120,11 +120,11 @@ class Runs:
                     line, "packages that these recommend are left out: name those that you need"
                 )
             return True
-        if (packages := installs.npm_packages(words, self.draft)) is not None:
-            for package in packages:
-                self.draft.extend(line, "node", package)
-            return True
-        return self._is_python_install(line, words)
+        # Node.js of a repository that a command adds is there only after the command.
+        npm = [] if self._own_repositories else installs.npm_packages(words, self.draft)
+        for package in npm:
+            self.draft.extend(line, "node", package)
+        return bool(npm) or self._is_python_install(line, words)
 
     def _is_python_install(self, line: Line, words: Sequence[str]) -> bool:
         """Take over a command that installs Python packages."""

@@ -134,6 +134,16 @@ def test_installation_that_no_lock_has(command: str) -> None:
     assert runs(f"RUN {command}\n") == ([{"command": command}], [])
 
 
+def test_packages_of_npm() -> None:
+    """What npm installs for everybody is [node], unless a command before it adds where Node.js is."""
+    install = "npm install -g typescript@5 @types/node"
+    document, notes = converted(f"{FROM}RUN {install}\n", "Dockerfile")
+    assert document == {"node": {"packages": ["typescript@5", "@types/node"]}}
+    assert notes == []
+    tables, _ = runs(f"RUN curl https://nodesource.example | bash - && {install}\n")
+    assert tables == [{"command": f"curl https://nodesource.example | bash - && {install}"}]
+
+
 @pytest.mark.parametrize("command", ["uv sync --frozen --no-dev", "poetry install"])
 def test_dependencies_of_a_project(command: str) -> None:
     """The dependencies of a pyproject.toml that was copied are packages."""
