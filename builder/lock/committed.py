@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -14,6 +15,7 @@ from builder.lock.content import LockedDownload, LockedModel
 from builder.lock.npm import normal, package_json
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
 from builder.spec import Stage, Variant
+from builder.spec.types import wheel_of
 from builder.system.documents import parse_toml
 from builder.system.regular_file import read_regular
 
@@ -74,7 +76,8 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
         StageLock(
             stem=entry["name"],
             requirements=tuple(entry["requirements"]),
-            text=_body(folder / "requirements" / f"{entry['name']}.txt"),
+            text=_body(folder / "requirements" / f"{entry['name']}.txt")
+            + _body(folder / "requirements" / "commits" / f"{entry['name']}.txt"),
             torch_wanted=entry.get("torch-backend-wanted"),
             torch_backend=entry.get("torch-backend"),
             fallback_bytes=entry.get("fallback-bytes"),
@@ -155,6 +158,7 @@ def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
     for stage, locked in zip(variant.stages, lock.stages, strict=True):
         for change in (
             *_stage_changes(stage, locked),
+            *_wheel_changes(stage, locked, lock),
             *_download_changes(stage, locked),
             *_model_changes(stage, locked),
         ):
@@ -174,6 +178,19 @@ def _stage_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
     if stage.torch_backend != locked.torch_wanted:
         was, now = locked.torch_wanted or "none", stage.torch_backend or "none"
         yield f"`python.torch-backend`: {was} → {now}"
+
+
+def _wheel_changes(stage: Stage, locked: StageLock, lock: Lock) -> Iterable[str]:
+    """Yield the wheels of the project that are not those that were locked."""
+    if not stage.wheels:
+        return
+    new = set(stage.requirements) - set(locked.requirements)
+    added = {wheel_of(requirement) for requirement in new}
+    text = "".join(stage.text for stage in lock.stages)
+    for wheel in stage.wheels:
+        sha256 = hashlib.sha256(wheel.content).hexdigest()
+        if wheel.source not in added and f"--hash=sha256:{sha256}" not in text:
+            yield f"the content of `{wheel.source}` has changed"
 
 
 def _download_changes(stage: Stage, locked: StageLock) -> Iterable[str]:

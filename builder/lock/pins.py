@@ -10,11 +10,22 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
-_PIN = re.compile(r"^([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; (.+?))?(?: \\)?$", re.MULTILINE)
-_LOCKED_TEXT = re.compile(
-    r"(?:[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+(?: ; [^\x00-\x1f\x7f-\x9f\u2028\u2029]+?)?"
-    r"(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+\n)*"
+# The version of a package with an address is in a comment.
+_PIN = re.compile(r"^(?: {4}# )?([A-Za-z0-9._-]+)==([^\s;\\]+)(?: ; (.+?))?(?: \\)?$", re.MULTILINE)
+_MARKER = r"(?: ; [^\x00-\x1f\x7f-\x9f\u2028\u2029]+?)?"
+_HASHES = r"(?: \\\n {4}--hash=sha256:[0-9a-f]{64})+\n"
+_VERSION = r" {4}# [A-Za-z0-9._-]+==[A-Za-z0-9.+!]+\n"
+_URL = r"https?://[^\s/@$\\]+/[^\s#$\\]+"
+_WHEEL = r"file:///opt/template/wheels/[A-Za-z0-9_-]+/[A-Za-z0-9._+-]+"
+_HASHED = re.compile(
+    rf"(?:[A-Za-z0-9._-]+==[A-Za-z0-9.+!]+{_MARKER}{_HASHES}"
+    rf"|[A-Za-z0-9._-]+ @ (?:{_URL}|{_WHEEL}){_MARKER}{_HASHES}{_VERSION})*"
 )
+_COMMITS = re.compile(
+    rf"(?:[A-Za-z0-9._-]+ @ git\+{_URL}@[0-9a-f]{{40}}(?:#subdirectory=[A-Za-z0-9._/-]+)?{_MARKER}"
+    rf"\n{_VERSION})*"
+)
+_COMMIT = re.compile(r"^\S+ @ git\+", re.MULTILINE)
 _HASH = re.compile(r"--hash=(sha256:[0-9a-f]{64})")
 # Common platforms. A lock is for all of them, and for others.
 _PLATFORMS = (
@@ -37,13 +48,21 @@ def entries(text: str) -> Iterable[tuple[str, list[str]]]:
     """Yield the pins of the text of a lock, each with its marker, and their hashes."""
     for block in re.split(r"\n(?=\S)", text.strip()):
         if block:
-            pin = block.partition(" \\\n")[0].strip()
+            pin = block.splitlines()[0].removesuffix("\\").strip()
             yield pin, _HASH.findall(block)
 
 
 def is_lock_text(text: str) -> bool:
-    """Return whether `text` contains only pins with hashes."""
-    return _LOCKED_TEXT.fullmatch(text) is not None
+    """Return whether `text` contains only pins with hashes, then only commits."""
+    hashed, commits = parts(text)
+    return bool(_HASHED.fullmatch(hashed) and _COMMITS.fullmatch(commits))
+
+
+def parts(text: str) -> tuple[str, str]:
+    """Split the text of a lock: pins with hashes, and the commits after them, which have none."""
+    commit = _COMMIT.search(text)
+    start = commit.start() if commit else len(text)
+    return text[:start], text[start:]
 
 
 def missing_from(

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,11 +20,13 @@ from packaging.utils import canonicalize_name
 from builder.errors import LockConflictError, NetworkError, TemplateError
 from builder.lock.base_image import BaseImage, UnknownImageError, kept, resolve_digest
 from builder.lock.conflict import absent_packages, explain, missing_extra, not_found, unknown_image
+from builder.lock.direct import Direct, direct_of, for_uv, is_wheel, name_of, versions_of
 from builder.lock.fetching import lock_content, with_content
 from builder.lock.node import lock_node, with_node
 from builder.lock.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.lock.values import Lock, StageLock
 from builder.spec import Stage, Variant
+from builder.spec.types import address_of
 from builder.system import processes, uv
 from builder.system.events import Event, Reporter
 
@@ -265,15 +267,21 @@ class _Chain:
 
     def compile(self, backend: str | None) -> str:
         inherited = [pin for parent in self.parents for pin, _ in entries(parent.text)]
-        lines: list[str] = []
+        direct, lines = direct_of(self.stages, self.folder), list[str]()
         with uv.private_folder() as private:
             constraints = private / "constraints.txt"
-            constraints.write_text("".join(f"{pin}\n" for pin in inherited), encoding="utf-8")
+            # The requirements repeat every address.
+            bounds = [pin for pin in inherited if not address_of(pin)]
+            constraints.write_text("".join(f"{pin}\n" for pin in bounds), encoding="utf-8")
             arguments = ["--generate-hashes", "--no-header", "--no-annotate", "--no-progress"]
             arguments += [f"--constraints={constraints}"]
             arguments += [f"--torch-backend={backend}"] if backend else []
             output = self.resolved(
-                "".join(f"{text}\n" for stage in self.stages for text in stage.requirements),
+                "".join(
+                    f"{for_uv(text, direct)}\n"
+                    for stage in self.stages
+                    for text in stage.requirements
+                ),
                 arguments,
                 f"resolving stage `{self.stage.stem}`",
                 private,
@@ -284,9 +292,21 @@ class _Chain:
         reasoning = "\n".join(lines)
         if problem := missing_extra(reasoning, self.stages, self.folder):
             raise problem
-        text = _added(output, inherited, self.stage)
+        versions = self.versions([pin for pin, _ in entries(output) if address_of(pin)])
+        text = _added(output, inherited, self.stage, direct.values(), versions)
         self.check(text, reasoning)
         return text
+
+    def versions(self, pins: Sequence[str]) -> dict[str, str]:
+        """Return the versions of pins with an address; uv has just read them."""
+        pylock = ""
+        if unclear := [pin for pin in pins if not is_wheel(str(address_of(pin)))]:
+            with uv.private_folder() as private:
+                arguments = ["--no-deps", "--format", "pylock.toml"]
+                doing = f"looking up versions of stage `{self.stage.stem}`"
+                text = "".join(f"{pin}\n" for pin in unclear)
+                pylock = self.resolved(text, arguments, doing, private)
+        return versions_of(pins, pylock)
 
     def check(self, text: str, reasoning: str) -> None:
         """Raise `LockConflictError` for a lock that uv should never produce."""
@@ -309,15 +329,34 @@ class _Chain:
             )
 
 
-def _added(output: str, inherited: Collection[str], stage: Stage) -> str:
-    """Return the pins of uv's `output` that the stage does not inherit."""
-    added = []
+def _added(
+    output: str,
+    inherited: Collection[str],
+    stage: Stage,
+    direct: Iterable[Direct],
+    versions: Mapping[str, str],
+) -> str:
+    """Return the pins of uv's `output` that the stage does not inherit, commits last.
+
+    `versions` are those of pins with an address, which may belong to one of `direct`.
+    """
+    by_address = {each.address: each for each in direct}
+    hashed, commits = list[str](), list[str]()
     for pin, hashes in entries(output):
-        if not hashes:
+        address, lines = address_of(pin) or "", [pin]
+        if known := by_address.get(address):
+            known.check(hashes)
+            lines = [pin.replace(address, known.locked, 1)]
+        is_commit = address.startswith("git+")
+        if not hashes and not is_commit:
             raise LockConflictError(
                 f"`{pin}` of stage `{stage.stem}` has no hashes in its index; a lock needs them",
                 hint="use an index that provides hashes",
             )
-        if pin not in inherited:
-            added.append(" \\\n".join([pin, *(f"    --hash={h}" for h in sorted(hashes))]))
-    return "".join(f"{entry}\n" for entry in added)
+        if lines[0] in inherited:
+            continue
+        lines = [" \\\n".join([*lines, *(f"    --hash={h}" for h in sorted(hashes))])]
+        if address:
+            lines.append(f"    # {name_of(pin)}=={versions[pin]}")
+        (commits if is_commit else hashed).append("".join(f"{line}\n" for line in lines))
+    return "".join([*hashed, *commits])

@@ -6,12 +6,13 @@ from dataclasses import dataclass
 
 from builder.lock.base_image import BaseImage
 from builder.lock.content import LockedDownload, LockedModel
-from builder.lock.pins import parse_pins
+from builder.lock.pins import parse_pins, parts
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StageLock:
-    """The packages that one stage adds: `text` is a requirements file without header.
+    """The packages that one stage adds: `text` is a requirements file without header, of `hashed`
+    packages and then of `commits`, which cannot be installed from one file.
 
     `torch_backend` is the backend whose index the packages come from, None for the default index.
     If that is a fallback, `fallback_bytes` is the size of its download (see `download_size`).
@@ -28,6 +29,16 @@ class StageLock:
     node_packages: tuple[str, ...] = ()
     node: str = ""
     models: tuple[LockedModel, ...] = ()
+
+    @property
+    def hashed(self) -> str:
+        """Return the part of the text in which each package has hashes."""
+        return parts(self.text)[0]
+
+    @property
+    def commits(self) -> str:
+        """Return the part of the text with packages from commits, which have no hashes."""
+        return parts(self.text)[1]
 
     @property
     def fell_back(self) -> bool:

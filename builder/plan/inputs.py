@@ -39,6 +39,8 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
     spec |= {f"env.{name}": value for name, value in variant.env.items()}
     for stage in variant.stages:
         spec[f"{stage.stem}: python.packages"] = ", ".join(stage.requirements)
+        for wheel in stage.wheels:
+            spec[f"{stage.stem}: wheel {wheel.source}"] = _short_hash(wheel.content)
         spec[f"{stage.stem}: system.packages"] = ", ".join(stage.system)
         spec[f"{stage.stem}: node.packages"] = ", ".join(stage.node)
         for check in stage.checks:

@@ -28,7 +28,7 @@ _CHECK = re.compile(r"[^:]+: verify '(.+)'")
 _ALGORITHM = 2  # version of the stages' digests; recorded with them
 
 # What stages copy beside single files; earlier versions had only those.
-_COPIED = ("folders", "node", "run", "repositories")
+_COPIED = ("folders", "node", "run", "repositories", "wheels")
 
 
 def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) -> Build:
@@ -200,6 +200,8 @@ def stages_of(rendered: Rendered) -> dict[str, Digest]:
         folders = tuple(f"{kind}/{stage.stem}/" for kind in _COPIED)
         if more := {path: each for path, each in locks.items() if path.startswith(folders)}:
             own.append(more)
+        if commits := locks.get(f"requirements/commits/{stage.stem}.txt"):
+            own.append(commits)
         digest = _sha256(own)
         stages[stage.stem] = Digest(f"sha256:{digest}")
     return stages

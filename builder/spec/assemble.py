@@ -12,7 +12,7 @@ from builder.errors import Problem, did_you_mean
 from builder.spec.checks import checks_of
 from builder.spec.commands import repositories_of, runs_of
 from builder.spec.downloads import download_problems, downloads_of
-from builder.spec.files import files_of, target_problems
+from builder.spec.files import files_of, target_problems, wheels_of
 from builder.spec.model_tables import model_problems, models_of
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.service import service_of, service_problems
@@ -52,6 +52,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         downloads=downloads_of(file),
         node=tuple(model.node.packages) if model.node else (),
         repositories=repositories_of(folder, file),
+        wheels=wheels_of(folder, file),
         files=files,
         folders=folders,
         runs=runs_of(folder, file),

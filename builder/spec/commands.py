@@ -9,7 +9,7 @@ from typing import cast
 from builder.spec.files import matches, read
 from builder.spec.models import RunTable, VariantFile
 from builder.spec.spec_file import SpecFile
-from builder.spec.types import key_address
+from builder.spec.types import hashed_address
 from builder.spec.variant import FileEntry, Repository, Run
 
 
@@ -67,7 +67,7 @@ def repositories_of(folder: Path, file: SpecFile) -> tuple[Repository, ...]:
     system, repositories = cast(VariantFile, file.model).system, []
     for number, table in enumerate(system.repository if system else ()):
         key = ("system", "repository", number, "key")
-        url, sha256 = key_address(table.key) or (None, None)
+        url, sha256 = hashed_address(table.key) or (None, None)
         content = None if url else read(folder, file, key, table.key)
         if content is None and url is None:
             continue

@@ -14,6 +14,7 @@ from builder.spec.downloads import owner_of
 from builder.spec.models import FileTable, VariantFile
 from builder.spec.secret_shapes import secret_in
 from builder.spec.spec_file import SpecFile
+from builder.spec.types import wheel_of
 from builder.spec.variant import FileEntry, FolderEntry, Stage
 from builder.spec.wording import NO_SECRETS
 
@@ -59,6 +60,18 @@ def files_of(folder: Path, file: SpecFile) -> tuple[tuple[FileEntry, ...], tuple
     return tuple(files), tuple(folders)
 
 
+def wheels_of(folder: Path, file: SpecFile) -> tuple[FileEntry, ...]:
+    """Return the wheels of the project that `python.packages` names, and note mistakes."""
+    table, wheels = cast(VariantFile, file.model).python, []
+    for number, requirement in enumerate(table.packages if table else ()):
+        if source := wheel_of(requirement):
+            content = read(folder, file, ("python", "packages", number), source)
+            if content is not None:
+                target = f"/opt/template/wheels/{file.stem}/{source.rpartition('/')[2]}"
+                wheels.append(FileEntry(source=source, target=target, mode="0644", content=content))
+    return tuple(wheels)
+
+
 def read(folder: Path, file: SpecFile, key: Sequence[str | int], source: str) -> bytes | None:
     """Return the content of a file, or note at `key` why it cannot be copied."""
     path = folder / source
@@ -76,7 +89,8 @@ def read(folder: Path, file: SpecFile, key: Sequence[str | int], source: str) ->
             return None
         if status.st_size > _MAX_SOURCE_BYTES:
             message = f"{source!r} is larger than {_MAX_SOURCE_BYTES >> 20} MiB"
-            file.add(key, message, "fetch it in the sandbox, or put it into a package")
+            hint = "offer it at an address: `[[download]]` and `python.packages` take one"
+            file.add(key, message, hint)
             return None
         content = path.read_bytes()
     except OSError as error:

@@ -108,7 +108,11 @@ class ResourcesTable(_Table):
 class PythonTable(_Table):
     """Python packages that this stage adds."""
 
-    packages: list[PythonPackage] = Field([], description="PEP 508 requirements; no pins needed")
+    packages: list[PythonPackage] = Field(
+        [],
+        description="PEP 508 requirements; no pins needed. After `name @`: `https://…#sha256=…`, a"
+        " wheel inside the variants folder, or `git+https://…@` and a full commit",
+    )
     torch_backend: TorchBackend | None = Field(
         None, description="PyTorch builds to install: cpu, cu130, rocm6.4, …"
     )

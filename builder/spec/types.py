@@ -10,7 +10,7 @@ import keyword
 import re
 import warnings
 from typing import Annotated, Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
@@ -21,13 +21,20 @@ _APT = re.compile(
     r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:*-]+|/[A-Za-z0-9][A-Za-z0-9.+-]*)?"
 )
 _APT_WORD = re.compile(r"[A-Za-z0-9./][A-Za-z0-9./+_~-]*")
-_KEY_URL = re.compile(r"(?P<url>https?://[^#]+)#sha256=(?P<sha256>[0-9a-f]{64})")
 # https://docs.npmjs.com/cli/configuring-npm/package-json: a name, and versions of a registry.
 _NPM = re.compile(
     r"(?:@[a-z0-9~][a-z0-9._~-]*/)?[a-z0-9~][a-z0-9._~-]*"
     r"(?:@[0-9A-Za-z^~<>=*.][0-9A-Za-z^~<>=*.+| -]*)?"
 )
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
+# A requirement that says where the package is: PEP 508 ends the address at the first white space.
+_DIRECT = re.compile(r"[^@;]+@\s*(?P<address>\S+)(?:\s+;.*)?")
+_HASHED = re.compile(r"(?P<url>https?://[^#]+)#sha256=(?P<sha256>[0-9a-f]{64})")
+_COMMIT = re.compile(
+    r"git\+(?P<url>https://[^#]+)@[0-9a-f]{40}(?:#subdirectory=[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)?"
+)
+_WHEEL_NAME = re.compile(r"[A-Za-z0-9._+-]+\.whl")
+_ARCHIVES = (".whl", ".tar.gz", ".zip")
 # A name as in PEP 508.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
@@ -86,10 +93,61 @@ def _requirement(value: str) -> str:
         reason = str(error).splitlines()[0]
         raise ValueError(f"{value!r} is not a PEP 508 requirement: {reason}") from error
     if requirement.url:
-        raise ValueError(
-            f"{value!r} names a URL; write a name and versions, which can be locked with hashes"
-        )
+        _address(value, requirement.name, requirement.url)
     return value
+
+
+def _address(value: str, name: str, address: str) -> None:
+    """Check the address of a package: a hash or a full commit decides on its content."""
+    if address.startswith("git+"):
+        if not (commit := _COMMIT.fullmatch(address)):
+            raise ValueError(
+                f"{value!r} names no commit: write `git+https://…@` and the 40 digits of a commit,"
+                " since a branch or a tag may change"
+            )
+        _url(commit["url"])
+        return
+    path = address
+    if address.startswith(("http://", "https://")):
+        _url(address)
+        if not (hashed := _HASHED.fullmatch(address)):
+            raise ValueError(f"{value!r} has no hash: append `#sha256=` and 64 digits")
+        path = urlsplit(hashed["url"]).path
+    else:
+        _source(address)
+        if not address.endswith(".whl"):
+            raise ValueError(f"{address!r} is not a wheel: its name must end in `.whl`")
+    if not path.endswith(_ARCHIVES):
+        raise ValueError(f"{value!r} names neither a wheel nor a `.tar.gz` or `.zip` of sources")
+    if path.endswith(".whl"):
+        _wheel_name(unquote(path.rpartition("/")[2]), name)
+
+
+def _wheel_name(file: str, name: str) -> None:
+    from packaging.utils import InvalidWheelFilename, canonicalize_name, parse_wheel_filename
+
+    try:
+        if not _WHEEL_NAME.fullmatch(file):
+            raise InvalidWheelFilename
+        named = parse_wheel_filename(file)[0]
+    except InvalidWheelFilename as error:
+        raise ValueError(
+            f"{file!r} is not the name of a wheel, such as `name-1.0-py3-none-any.whl`"
+        ) from error
+    if named != canonicalize_name(name):
+        raise ValueError(f"{file!r} is a wheel of {named!r}, not of {name!r}")
+
+
+def address_of(requirement: str) -> str | None:
+    """Return the address that a requirement names: a URL, a commit, or a path of a wheel."""
+    direct = _DIRECT.fullmatch(requirement)
+    return direct["address"] if direct else None
+
+
+def wheel_of(requirement: str) -> str | None:
+    """Return the path of the wheel in the variants folder that a requirement names."""
+    address = address_of(requirement)
+    return address if address and "://" not in address else None
 
 
 def _python(value: str) -> str:
@@ -213,15 +271,15 @@ def _target_path(value: str) -> str:
 def _repository_key(value: str) -> str:
     if "://" not in value:
         return _source(value)
-    if not (address := _KEY_URL.fullmatch(value)):
+    if not (address := _HASHED.fullmatch(value)):
         raise ValueError(f"{value!r} has no hash: write `https://…#sha256=` and 64 digits")
     _url(address["url"])
     return value
 
 
-def key_address(key: str) -> tuple[str, str] | None:
-    """Return the URL and the SHA-256 of a repository's key, None if it is a file."""
-    address = _KEY_URL.fullmatch(key)
+def hashed_address(value: str) -> tuple[str, str] | None:
+    """Return the URL and the SHA-256 of `https://…#sha256=…`, None for anything else."""
+    address = _HASHED.fullmatch(value)
     return (address["url"], address["sha256"]) if address else None
 
 

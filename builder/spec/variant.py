@@ -152,9 +152,9 @@ class Stage:
     """What one spec adds to a template.
 
     `stem` is the file's name without .toml, `source` its path as shown in messages, `path` its path
-    on disk, if it was read from there. `env_instruction` is `env` with references to variables of
-    earlier stages. `declared` is its content as canonical JSON, without keys
-    that only describe it.
+    on disk, if it was read from there. `wheels` are the files of the project among `requirements`.
+    `env_instruction` is `env` with references to variables of earlier stages. `declared` is its
+    content as canonical JSON, without keys that only describe it.
     """
 
     stem: str
@@ -168,6 +168,7 @@ class Stage:
     node: tuple[str, ...] = ()
     repositories: tuple[Repository, ...] = ()
     models: tuple[Model, ...] = ()
+    wheels: tuple[FileEntry, ...] = ()
     files: tuple[FileEntry, ...] = ()
     folders: tuple[FolderEntry, ...] = ()
     runs: tuple[Run, ...] = ()

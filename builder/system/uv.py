@@ -12,7 +12,13 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import IO, cast
 
-from builder.errors import InterruptedRunError, NetworkError, StorageError, TemplateError
+from builder.errors import (
+    FetchError,
+    InterruptedRunError,
+    NetworkError,
+    StorageError,
+    TemplateError,
+)
 from builder.system import processes, uv_settings
 from builder.system.scratch import Scratch
 
@@ -26,6 +32,16 @@ _NETWORK = re.compile(
 _REFUSED = re.compile(
     r"An index(?: URL)? \((?P<url>[^)]*)\) (?:could not be queried due to a lack of valid"
     r" authentication credentials \((?P<code>401) Unauthorized\)|returned a 403 Forbidden error)"
+)
+# A file at an address of its own. Errors of an index begin otherwise.
+_ADDRESS = re.compile(
+    r"Failed to (?:download|fetch)[^`\n]* `\S+ @ [^`]*`(?:.*\n)*?.*HTTP status client error"
+    r" \((?P<status>[^)]*)\) for url \((?P<url>[^)]*)\)"
+)
+_GIT = re.compile(r"`(?P<package>[^`]*)`\n *cause: Git operation failed")
+_GIT_OFFLINE = re.compile(
+    r"Could not resolve host|Failed to connect|timed out|network (?:connectivity is|was) disabled",
+    re.IGNORECASE,
 )
 _NO_INDEX_PAGE = re.compile(
     r"(?:Missing `Content-Type` header|Unsupported `Content-Type` .*?) for `(?P<missing>[^`]*)`"
@@ -73,8 +89,8 @@ def run(
 
     `on_line` gets each line of its standard error as it comes; `folder` is a private folder with
     files among the arguments. uv gets the user's settings as far as `builder.system.uv_settings`
-    passes them on. Raises `NetworkError`, `StorageError`, `InterruptedRunError`, `ProjectError` or
-    `UvError`.
+    passes them on. Raises `FetchError`, `NetworkError`, `StorageError`, `InterruptedRunError`,
+    `ProjectError` or `UvError`.
     """
     output: list[str] = []
     lines: list[str] = []
@@ -145,6 +161,22 @@ def _translated(output: str, doing: str) -> TemplateError:
             f" failed\n{message}",
             hint="check the URL of the index that uv is configured for; a login page or a filter"
             " may have answered instead",
+        )
+    if address := _ADDRESS.search(message):
+        return FetchError(
+            f"{address['url']} cannot be fetched: the server answers {address['status']}:"
+            f" {doing} failed\n{message}",
+            hint="check the address in `python.packages`",
+        )
+    if git := _GIT.search(message):
+        if _GIT_OFFLINE.search(message):
+            return NetworkError(
+                f"no network: git could not fetch `{git['package']}`\n{message}",
+                hint="check the connection and the address, and run the same command again",
+            )
+        return FetchError(
+            f"git could not fetch `{git['package']}`: {doing} failed\n{message}",
+            hint="check the address and the commit, and that git is installed on this machine",
         )
     if _NETWORK.search(message):
         return NetworkError(

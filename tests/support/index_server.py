@@ -272,6 +272,12 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             self._answer(200, content, kind)
 
+    def do_HEAD(self) -> None:
+        content = self.server.answers.get(self.path)
+        self.send_response(404 if content is None else 200)
+        self.send_header("Content-Length", str(len(content or b"")))
+        self.end_headers()
+
     def log_message(self, *_arguments: Any) -> None:
         """Log nothing: the server's lists have the requests."""
 

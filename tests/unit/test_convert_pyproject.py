@@ -38,8 +38,7 @@ constraint-dependencies = ["idna<4"]
     at = "pyproject.toml"
     assert notes == [
         f'{at}:2: `name = "tools"`: {OWN}',
-        f"{at}:6: `lib @ file:///x`: 'lib @ file:///x' names a URL; write a name and versions, which"
-        " can be locked with hashes",
+        f"{at}:6: `lib @ file:///x`: 'file:///x' is not a path inside the variants folder",
         f'{at}:8: `dynamic = ["version", "dependencies"]`: the dependencies are known only when it is'
         " built",
         f"{at}:11: `plot: matplotlib, seaborn>=0.13`: optional dependencies: {ASKED}",

@@ -261,7 +261,7 @@ def test_source_that_is_too_large_is_not_read(write: Write) -> None:
         file.truncate(100 << 30)
     assert problems(folder) == [
         "variants/leaf.toml:5:1: `files[0].source`: 'big' is larger than 64 MiB"
-        " (fetch it in the sandbox, or put it into a package)"
+        " (offer it at an address: `[[download]]` and `python.packages` take one)"
     ]
 
 

@@ -57,8 +57,57 @@ KEYS = sorted(field.alias or name for name, field in VariantFile.model_fields.it
         ),
         (
             "schema = 1\n[python]\npackages = ['a @ https://x/a.whl']",
-            "3:13: `python.packages[0]`: 'a @ https://x/a.whl' names a URL; write a name and"
-            " versions, which can be locked with hashes",
+            "3:13: `python.packages[0]`: 'a @ https://x/a.whl' has no hash: append `#sha256=` and 64"
+            " digits",
+        ),
+        *(
+            (
+                f"schema = 1\n[python]\npackages = ['a @ {address}']",
+                f"3:13: `python.packages[0]`: {reason}",
+            )
+            for address, reason in (
+                (
+                    "git+https://x/a@main",
+                    "'a @ git+https://x/a@main' names no commit: write `git+https://…@` and the 40"
+                    " digits of a commit, since a branch or a tag may change",
+                ),
+                (
+                    f"git+ssh://git@x/a@{'0' * 40}",
+                    f"'a @ git+ssh://git@x/a@{'0' * 40}' names no commit: write `git+https://…@` and"
+                    " the 40 digits of a commit, since a branch or a tag may change",
+                ),
+                (
+                    f"git+https://token@x/a@{'0' * 40}",
+                    "the URL contains a user name or password, which must not be in a template",
+                ),
+                (
+                    f"https://me@x/a-1-py3-none-any.whl#sha256={'0' * 64}",
+                    "the URL contains a user name or password, which must not be in a template",
+                ),
+                (
+                    f"https://x/$(id)#sha256={'0' * 64}",
+                    f"'https://x/$(id)#sha256={'0' * 64}' is not an http or https URL",
+                ),
+                (
+                    f"https://x/a.exe#sha256={'0' * 64}",
+                    f"'a @ https://x/a.exe#sha256={'0' * 64}' names neither a wheel nor a `.tar.gz` or"
+                    " `.zip` of sources",
+                ),
+                (
+                    f"https://x/b-1-py3-none-any.whl#sha256={'0' * 64}",
+                    "'b-1-py3-none-any.whl' is a wheel of 'b', not of 'a'",
+                ),
+                ("file:///x", "'file:///x' is not a path inside the variants folder"),
+                (
+                    "../a-1-py3-none-any.whl",
+                    "'../a-1-py3-none-any.whl' is not a path inside the variants folder",
+                ),
+                ("a.tar.gz", "'a.tar.gz' is not a wheel: its name must end in `.whl`"),
+                (
+                    "a.whl",
+                    "'a.whl' is not the name of a wheel, such as `name-1.0-py3-none-any.whl`",
+                ),
+            )
         ),
         (
             "schema = 1\n[python]\ntorch-backend = 'gpu'",

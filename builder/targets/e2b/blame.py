@@ -101,6 +101,8 @@ def _keys(step: Step, stage: Stage) -> Iterator[list[str]]:
     first = step.args[0] if step.args else ""
     for part, table, key in (
         (f"requirements/{stage.stem}.txt", "python", "packages"),
+        (f"requirements/commits/{stage.stem}.txt", "python", "packages"),
+        (f"wheels/{stage.stem}/", "python", "packages"),
         ("apt-get", "system", "packages"),
         ("npm ci", "node", "packages"),
         ("warmup.py", "warmup", "imports"),

@@ -17,6 +17,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
+from typing import Literal
 
 from builder.errors import (
     BuildError,
@@ -26,7 +27,7 @@ from builder.errors import (
     from_os_error,
 )
 from builder.lock import StageLock
-from builder.lock.pins import parse_pins
+from builder.lock.pins import parse_pins, parts
 from builder.render import Rendered
 from builder.spec import Variant
 from builder.system import processes, uv
@@ -162,31 +163,50 @@ def _install(
 ) -> None:
     """Install the locked packages, each stage from its own source, then a kernel and what it needs
     to show results, constrained by the lock."""
-    locked = [stage for stage in stages if stage.text]
     target = ["--python", str(folder / "bin" / "python"), "--no-compile-bytecode"]
 
-    def path_of(stage: StageLock) -> Path:
-        return folder / "template" / "requirements" / f"{stage.stem}.txt"
-
-    for backend, group in itertools.groupby(locked, key=lambda stage: stage.torch_backend):
-        arguments = ["pip", "install", *target, "--no-deps", "--require-hashes"]
-        arguments += [f"--torch-backend={backend}"] if backend else []
-        arguments += [f"--requirement={path_of(stage)}" for stage in group]
+    def install(arguments: Sequence[str]) -> None:
+        command = ["pip", "install", *target, "--no-deps", *arguments]
         try:
-            # Exact and hashed: uv's cache holds what an index would return.
-            _uv([*arguments, "--offline"], lambda text: log.line(f"uv, offline: {text}"))
+            # Exact: uv's cache holds what an index or a repository would return.
+            _uv([*command, "--offline"], lambda text: log.line(f"uv, offline: {text}"))
         except (NetworkError, BuildError):
             log.line("some packages are not in uv's cache: asking the index")
-            _uv(arguments, detail)
-    constraints = [f"--constraints={path_of(stage)}" for stage in locked]
-    names = {name for stage in locked for name, _ in parse_pins(stage.text)}
-    shows = [need for name, need in _SHOWN_WITH.items() if name in names]
-    kernel = ["pip", "install", *target, *constraints, "ipykernel", *shows]
-    try:
-        _uv(kernel, detail)
-    except NetworkError:
-        log.line("no network: trying with what uv has in its cache")
-        _uv([*kernel, "--offline"], detail)
+            _uv(command, detail)
+
+    with uv.private_folder() as private:
+        hashed, commits = (_requirements(folder, stages, private, part) for part in (0, 1))
+        backends = {stage.stem: stage.torch_backend for stage in stages}
+        for backend, group in itertools.groupby(hashed, key=lambda path: backends[path.stem]):
+            chosen = [f"--torch-backend={backend}"] if backend else []
+            install(["--require-hashes", *chosen, *(f"--requirement={path}" for path in group)])
+        if commits:
+            install([f"--requirement={path}" for path in commits])
+        names = {name for stage in stages for name, _ in parse_pins(stage.text)}
+        shows = [need for name, need in _SHOWN_WITH.items() if name in names]
+        constraints = [f"--constraints={path}" for path in (*hashed, *commits)]
+        kernel = ["pip", "install", *target, *constraints, "ipykernel", *shows]
+        try:
+            _uv(kernel, detail)
+        except NetworkError:
+            log.line("no network: trying with what uv has in its cache")
+            _uv([*kernel, "--offline"], detail)
+
+
+def _requirements(
+    folder: Path, stages: Sequence[StageLock], private: Path, part: Literal[0, 1]
+) -> list[Path]:
+    """Write the locks of the stages to files, with the wheels of this environment; `part` is that
+    of `pins.parts`."""
+    wheels = (folder / "template" / "wheels").as_uri()
+    paths = []
+    for stage in stages:
+        if text := parts(stage.text)[part]:
+            path = private / str(part) / f"{stage.stem}.txt"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(text.replace(" file:///opt/template/wheels", f" {wheels}"), "utf-8")
+            paths.append(path)
+    return paths
 
 
 def _compile(folder: Path) -> None:
