@@ -12,8 +12,11 @@ import uuid
 
 from builder import __version__
 from builder.errors import UnknownBuildError
+from builder.lock.direct import name_of
+from builder.record.fields import required_by
 from builder.registry import Record
 from builder.registry.model import Build
+from builder.spec.types import address_of, hashed_address
 from builder.system.extras import needs
 
 with needs("sbom"):
@@ -53,7 +56,7 @@ def bill_of_materials(record: Record) -> str:
         ],
     )
     bom.metadata.component = template
-    parts = [_base(build.base_image or "")]
+    parts, sources = [_base(build.base_image or "")], _sources(build)
     for scope, packages in ((_LOCK, build.packages), (_BASE, build.other_packages)):
         parts += [
             Component(
@@ -61,7 +64,7 @@ def bill_of_materials(record: Record) -> str:
                 version=version,
                 type=ComponentType.LIBRARY,
                 bom_ref=f"pypi:{name}@{version}",
-                purl=PackageURL("pypi", name=name, version=version),
+                purl=PackageURL("pypi", name=name, version=version, qualifiers=sources.get(name)),
                 properties=[Property(name="template-builder:from", value=scope)],
             )
             for name, version in sorted(packages.items())
@@ -73,6 +76,24 @@ def bill_of_materials(record: Record) -> str:
 
 
 _LOCK, _BASE = "lock", "base image or code service"
+
+
+def _sources(build: Build) -> dict[str, dict[str, str]]:
+    """Return where packages come from that a spec names by address, as package URLs say it."""
+    spec = build.inputs.get("spec", {})
+    sources = {}
+    for stem in spec.get("extends", "").split(" → "):
+        for requirement in required_by(spec, stem):
+            if address := address_of(requirement):
+                url, sha256 = hashed_address(address) or (address, None)
+                if sha256:
+                    source = {"download_url": url, "checksum": f"sha256:{sha256}"}
+                elif url.startswith("git+"):
+                    source = {"vcs_url": url}
+                else:
+                    source = {"file_name": url.rpartition("/")[2]}
+                sources[name_of(requirement)] = source
+    return sources
 
 
 def _facts(record: Record, build: Build) -> dict[str, object]:

@@ -10,7 +10,7 @@ from builder.plan.values import Reason
 from builder.registry.model import Build
 from builder.render import Rendered
 from builder.spec.downloads import owner_of
-from builder.spec.variant import DEFAULT_WORKDIR, Run
+from builder.spec.variant import DEFAULT_WORKDIR, Run, Stage
 
 
 def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
@@ -39,8 +39,7 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
     spec |= {f"env.{name}": value for name, value in variant.env.items()}
     for stage in variant.stages:
         spec[f"{stage.stem}: python.packages"] = ", ".join(stage.requirements)
-        for wheel in stage.wheels:
-            spec[f"{stage.stem}: wheel {wheel.source}"] = _short_hash(wheel.content)
+        spec |= _wheels(stage)
         spec[f"{stage.stem}: system.packages"] = ", ".join(stage.system)
         spec[f"{stage.stem}: node.packages"] = ", ".join(stage.node)
         for check in stage.checks:
@@ -77,6 +76,12 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         "packages": lock.packages,
         "files": {f.path: hashlib.sha256(f.content).hexdigest() for f in rendered.files},
     }
+
+
+def _wheels(stage: Stage) -> dict[str, str]:
+    """Return a hash of each wheel of the project."""
+    wheels = {wheel.source: wheel.content for wheel in stage.wheels}
+    return {f"{stage.stem}: wheel {path}": _short_hash(wheels[path]) for path in wheels}
 
 
 def _described(run: Run) -> str:

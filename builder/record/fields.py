@@ -146,14 +146,18 @@ class Recalled:
         return ()
 
 
+def required_by(spec: Mapping[str, str], stem: str) -> tuple[str, ...]:
+    """Return the requirements of a stage, from the inputs of a record."""
+    return tuple(filter(None, _SEPARATOR.split(spec.get(f"{stem}: python.packages", ""))))
+
+
 def recalled(recorded: Record) -> Recalled:
     """Return what a recorded build promises, from records of any version."""
     build = recorded.build
     spec = build.inputs.get("spec", {})
     stages = []
     for stem in spec.get("extends", "").split(" → "):
-        text = spec.get(f"{stem}: python.packages", "")
-        requirements = tuple(filter(None, _SEPARATOR.split(text)))
+        requirements = required_by(spec, stem)
         stages.append(Stage(stem=stem, source=stem, requirements=requirements))
     stages += [
         Stage(stem="", source=known.source, checks=(_recalled_check(known),))

@@ -28,10 +28,11 @@ _NPM = re.compile(
 )
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
 # A requirement that says where the package is: PEP 508 ends the address at the first white space.
-_DIRECT = re.compile(r"[^@;]+@\s*(?P<address>\S+)(?:\s+;.*)?")
+_DIRECT = re.compile(r"[^@;]+@\s*(?P<address>\S+)(?:\s+(?:;.*)?)?")
 _HASHED = re.compile(r"(?P<url>https?://[^#]+)#sha256=(?P<sha256>[0-9a-f]{64})")
 _COMMIT = re.compile(
-    r"git\+(?P<url>https://[^#]+)@[0-9a-f]{40}(?:#subdirectory=[A-Za-z0-9._-]+(?:/[A-Za-z0-9._-]+)*)?"
+    r"git\+(?P<url>https://[^#/]+/[^#]+)@[0-9a-f]{40}"
+    r"(?:#subdirectory=[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*)?"
 )
 _WHEEL_NAME = re.compile(r"[A-Za-z0-9._+-]+\.whl")
 _ARCHIVES = (".whl", ".tar.gz", ".zip")
@@ -209,7 +210,7 @@ def _url(value: str) -> str:
         valid = False
     if not valid or not value.isascii() or re.search(r"[\s\"'\\$`]", value):
         raise ValueError(f"{value!r} is not an http or https URL")
-    if parts.username or parts.password:
+    if "@" in parts.netloc:
         raise ValueError(
             "the URL contains a user name or password, which must not be in a template"
         )

@@ -162,6 +162,28 @@ def test_downloads(walk: Callable[..., str], content_server: ContentServer, tmp_
 
 
 @pytest.mark.network
+def test_packages_by_address(
+    walk: Callable[..., str], content_server: ContentServer, tmp_path: Path
+) -> None:
+    """The packages of the guide are locked, and the other forms that it shows are valid."""
+    atlas, pricing = wheel("atlas", "1.2"), wheel("pricing", "0.1")
+    content_server.files[atlas.filename] = atlas.content
+    (tmp_path / "variants/files").mkdir(parents=True)
+    (tmp_path / "variants/files" / pricing.filename).write_bytes(pricing.content)
+    replace = {"https://downloads.example.com": content_server.url, "0" * 64: sha256(atlas.content)}
+    page = "guides/packages-by-address.md"
+    assert f"#sha256={sha256(pricing.content)}" in walk(page, replace)
+    text = (tmp_path / "generated/reader/requirements/reader.txt").read_text()
+    assert "    # atlas==1.2\n" in text
+    assert "    # pricing==0.1\n" in text
+    commit, pipeline = (text for kind, text in blocks(page) if kind == "text")
+    further = pipeline.replace("…", "0" * 64).replace("packages = [", f"packages = [{commit},")
+    (tmp_path / "variants/reader.toml").write_text(f"schema = 1\nname = 'a'\n[python]\n{further}")
+    (variant,) = load_variants(tmp_path / "variants")
+    assert len(variant.requirements) == 3
+
+
+@pytest.mark.network
 def test_services(walk: Callable[..., str], tmp_path: Path) -> None:
     """The web application of the page is built on E2B, and its checks hold; the parts of a spec that
     the page shows are valid."""
