@@ -11,7 +11,6 @@ import pytest
 
 from builder.lock import Lock
 from builder.lock.resolve import lock_latest
-from builder.precheck import Precheck
 from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
 from builder.render import render
@@ -24,10 +23,9 @@ from tests.support.hub_server import HubServer, Repo
 from tests.support.prechecks import CERTIFICATES
 
 WEIGHTS = "silero_vad_16k.safetensors"
+LEAF = 'schema = 1\nname = "leaf"\nextends = "_base"\n'
 SPEC = f"""
-schema = 1
-name = "leaf"
-extends = "_base"
+{LEAF}
 [python]
 packages = ["numpy", "safetensors"]
 [[model]]
@@ -92,22 +90,25 @@ def test_image_has_a_real_model_copied_or_fetched(
     the derived check."""
     voice.files["padding.bin"] = bytes(64 << 20)
     base = BASE.replace("localhost:1/python:3.13", engine.base_image())
-    text = SPEC.replace("[[verify]]", 'files = ["*s", "*.json"]\n[[verify]]')
-    text += '[[model]]\nrepo = "org/voice"\ntarget = "/opt/voice"\n'
+    models = '[[model]]\nrepo = "org/voice"\n'
+    text = f'{LEAF}{models}files = ["*s", "*.json"]\n{models}target = "/opt/voice"\n'
     folder = write(_base=base, leaf=f"{text}[resources]\nmemory-mb = 512\n")
     (variant,) = load_variants(folder)
     lock = lock_latest([variant], folder=folder, report=discard)["leaf"]
     assert isinstance(lock, Lock), lock
     leaf = render(variant, lock)
     assert [content.copied for content in leaf.fetched] == [True, False]
-    settings = PrecheckSettings(network="host", ca_bundle=str(CERTIFICATES))
+    docker = DockerEngine(PrecheckSettings(network="host", ca_bundle=str(CERTIFICATES)))
     with Log(tmp_path / "logs", target="test") as log:
-        checked = Precheck(
-            rendered=leaf,
-            engine=DockerEngine(settings),
-            folder=tmp_path / "precheck",
-            settings=settings,
-            report=discard,
-            log=log,
-        ).run(force=True)
-    assert checked.checks.count("load the model org/voice") == 2
+        image = docker.build(leaf, tag=f"{engine.LABEL}/models", report=discard, log=log)
+    with docker.started(image, variant, idle=True) as machine:
+        for check in leaf.loading_checks:
+            assert check.command
+            code, _, why = machine.run(["sh", "-c", check.command], timeout=60)
+            assert (code, why) == (0, "")
+        damage = ["sh", "-c", f"echo >> /opt/voice/{WEIGHTS}"]
+        assert machine.run(damage, user="root")[0] == 0
+        code, _, why = machine.run(["sh", "-c", leaf.loading_checks[1].command or ""])
+        assert code == 1
+        assert f"/opt/voice/{WEIGHTS} has another size" in why
+    engine.client().images.remove(image.identity, force=True)
