@@ -13,9 +13,11 @@ import pytest
 from builder.errors import SpecError
 from builder.lock import Lock, StageLock
 from builder.lock.base_image import BaseImage
+from builder.lock.content import LockedDownload, LockedModel
 from builder.registry import Ref
 from builder.render import Rendered, render
 from builder.spec import Variant, load_variants
+from builder.spec.variant import Download, Model
 from builder.targets.protocol import BuildInput, Built
 from builder.verify import Verified
 from builder.verify.checks import CheckResult
@@ -55,11 +57,29 @@ def lock_of(
             else "",
             torch_wanted=stage.torch_backend,
             torch_backend=torch_backend,
+            downloads=tuple(map(_locked_download, stage.downloads)),
+            models=tuple(map(_locked_model, stage.models)),
         )
         for stage in variant.stages
     )
     image = BaseImage(reference=variant.image, digest=digest)
     return Lock(image=image, python=variant.python, stages=stages)
+
+
+def _locked_download(download: Download) -> LockedDownload:
+    unpacked = 1 if download.extract else None
+    sha256 = download.sha256 or HASH
+    return LockedDownload(url=download.url, sha256=sha256, size=1, unpacked_size=unpacked)
+
+
+def _locked_model(model: Model) -> LockedModel:
+    return LockedModel(
+        kind=model.kind,
+        location=model.location,
+        revision=model.revision,
+        patterns=model.files,
+        hashes=(("config.json", HASH, 1),),
+    )
 
 
 def rendered_of(variant: Variant, **options: Any) -> Rendered:

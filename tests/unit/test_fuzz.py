@@ -91,6 +91,7 @@ SPECS = [
 SPEC_TOKENS = [
     "[env]\n", "[[files]]\n", "[[verify]]\n", "extends = '_base'\n", "= {}", "= []", "= 1979-05-27",
     "= 1e999", "= nan", "= -0", "'''", "[python]\npackages = ['a; x']\n", "${A}", "{{ 7*7 }}", "../",
+    "[[download]]\nurl = 'https://h/x'\ntarget = '/x'\n", "[[model]]\nrepo = 'a/b'\n", "extract = true\n",
     "\u2028", "\ufeff", "0x1", "1_000", "source = '/dev/zero'\ntarget = '/x'\n", "[[a.b]]\n",
 ]  # fmt: skip
 
