@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import secrets
+import stat
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,7 @@ from builder.system.documents import parse_json
 from builder.system.files import atomic_write, cache_folder
 
 _CHUNK_BYTES = 1 << 20
+_TRANSFER_SECONDS = 86400.0
 
 
 def folder() -> Path:
@@ -131,6 +133,19 @@ def noted(address: str) -> dict[str, str] | None:
 
 def _note_of(address: str) -> Path:
     return folder() / "addresses" / f"{hashlib.sha256(address.encode()).hexdigest()}.json"
+
+
+def unused(seconds: float) -> Iterator[tuple[Path, int, float]]:
+    """Yield each file that was not used for `seconds` and that no environment has, with its size
+    and the seconds since it was used; also what interrupted transfers left behind."""
+    for path in sorted(folder().glob("*")) if folder().is_dir() else ():
+        with contextlib.suppress(OSError):
+            status = path.lstat()
+            age = time.time() - max(status.st_atime, status.st_mtime)
+            is_left_behind = path.name.startswith(".") and age > _TRANSFER_SECONDS
+            is_unused = stat.S_ISREG(status.st_mode) and status.st_nlink == 1 and age >= seconds
+            if is_left_behind or (is_unused and not path.name.startswith(".")):
+                yield path, status.st_size, age
 
 
 def hash_of(file: BinaryIO) -> str:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
+import time
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +13,7 @@ from hypothesis import strategies as st
 from builder import registry
 from builder.operations.retention import Keep, needed
 from builder.registry.model import Entry
+from builder.system import store
 from builder.targets.local import leftovers
 from tests.conftest import Command
 from tests.support.records import environment, made
@@ -47,6 +50,32 @@ def test_what_nothing_needs_goes_and_is_shown_first(
         "gc", "--target", "local", cwd=tmp_path, TEMPLATE_BUILDER_CACHE_DIR=str(own_cache)
     )
     assert told.stdout == "nothing to remove on local\n"
+
+
+def test_fetched_files_that_no_environment_has_go(
+    tmp_path: Path, own_cache: Path, command: Command
+) -> None:
+    """A fetched file goes if no environment is linked to it and it was not used lately; so does what
+    an interrupted transfer left behind."""
+    made(tmp_path, "1")
+    kept = []
+    for content in (b"unused", b"linked", b"used today"):
+        with store.incoming() as incoming:
+            incoming.write(content)
+            kept.append(incoming.keep())
+    unused, linked, used = kept
+    os.link(linked, own_cache / "environment")
+    part = store.folder() / ".0.part"
+    part.write_bytes(b"half")
+    for path in (unused, linked, part):
+        os.utime(path, (1, 1))
+    found = collected(command, tmp_path, own_cache)["found"]
+    days = f"{int(time.time() / 86400):,}"
+    assert [(one["kind"], one["subject"], one["size_bytes"], one["why"]) for one in found] == [
+        ("download", str(unused), 6, f"no environment has it, not used for {days} days"),
+        ("download", str(part), 4, f"no environment has it, not used for {days} days"),
+    ]
+    assert [path.exists() for path in (unused, part, linked, used)] == [False, False, True, True]
 
 
 def test_what_a_channel_can_go_back_to_stays(

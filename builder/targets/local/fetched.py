@@ -51,8 +51,8 @@ def _link(source: Path, place: Path) -> None:
     place.unlink(missing_ok=True)
     try:
         os.link(source, place)
-    except OSError:  # another file system, or one without hard links
-        place.symlink_to(source)
+    except OSError:  # a file system without hard links
+        shutil.copyfile(source, place)
 
 
 def _outermost(paths: Sequence[str], folder: Path) -> set[str]:

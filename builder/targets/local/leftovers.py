@@ -1,4 +1,4 @@
-"""Find environments that nothing needs any more, and remove those that are not in use."""
+"""Find environments and fetched files that nothing needs any more, and remove those not in use."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pathlib import Path
 
 from builder.errors import counted, from_os_error
 from builder.registry import Digest
+from builder.system import store
 from builder.system.documents import parse_toml
 from builder.system.files import atomic_write, cache_folder, exclusive, is_locked, remove_tree
 from builder.targets.local import byte_code
@@ -31,6 +32,7 @@ from builder.targets.local.place import (
 from builder.targets.protocol import Need, Needs, Unused
 
 _PREFIX = "sha256-"
+_CONTENT = "download"
 _GOING = ".making-"
 _DIGEST = re.compile(r"sha256-[^-]+")
 
@@ -59,21 +61,38 @@ def unused(own: str, needs: Needs) -> list[Unused]:
             continue
         if _in_use(folder):
             continue
-        days = int((time.time() - last) / 86400)
-        unused = f"not used for {counted(days, 'day')}" if days else "used today"
-        why = f"no channel needs it, {unused}" if whole else "not complete"
+        why = f"no channel needs it, {_used(time.time() - last)}" if whole else "not complete"
         kept = "; ".join(need.why for need in elsewhere) or None
         waste.append(_waste(digest, path, folder, why, kept))
     for folder, stray in _strays():
         with contextlib.suppress(BlockingIOError), exclusive(lock_of(stray), wait=False):
             if not _in_use(folder):
                 waste.append(_waste(folder.name, folder, folder, "it belongs to no build"))
+    waste += _unused_content(needs.protect_seconds)
     return sorted(waste, key=lambda entry: -(entry.size or 0))
 
 
+def _unused_content(protect_seconds: float) -> Iterator[Unused]:
+    """Yield fetched files that no environment has and that were not used for long enough."""
+    for path, size, age in store.unused(protect_seconds):
+        yield Unused(
+            kind=_CONTENT,
+            identity=path.name[:12],
+            subject=str(path),
+            size=size,
+            why=f"no environment has it, {_used(age)}",
+        )
+
+
 def remove(waste: Unused) -> str | None:
-    """Remove an environment; return why not, if it is being made or in use."""
+    """Remove an environment or a fetched file; return why not, if it is being made or in use."""
     path = Path(waste.subject)
+    if waste.kind == _CONTENT:
+        try:
+            remove_tree(path) if path.is_dir() else path.unlink(missing_ok=True)
+        except OSError as error:
+            raise from_os_error(error, "removing a fetched file") from error
+        return None
     digest = _digest_in(path.name)
     with contextlib.ExitStack() as stack:
         try:
@@ -91,6 +110,11 @@ def remove(waste: Unused) -> str | None:
         except OSError as error:
             raise from_os_error(error, "removing an environment") from error
     return None
+
+
+def _used(seconds: float) -> str:
+    days = int(seconds / 86400)
+    return f"not used for {counted(days, 'day')}" if days else "used today"
 
 
 def sweep() -> None:
