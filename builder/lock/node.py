@@ -22,7 +22,14 @@ from builder.system import processes
 
 _SHOWN_LINES = 6
 # npm's codes of errors that are not about the packages.
-_UNREACHABLE = ("ENOTFOUND", "EAI_AGAIN", "ECONNREFUSED", "ECONNRESET", "ETIMEDOUT", "ENETUNREACH")
+_UNREACHABLE = (
+    "ENOTFOUND",
+    "getaddrinfo",
+    "ECONNREFUSED",
+    "ECONNRESET",
+    "ETIMEDOUT",
+    "ENETUNREACH",
+)
 NodeLocks = Mapping[str, str | TemplateError]
 
 

@@ -27,7 +27,7 @@ ERRORS = [
     ("HEALTHCHECK --nope CMD x", "HEALTHCHECK --nope", "unknown flag"),
     ("USER", "USER", "there is no name"),
     ('WORKDIR ""', "WORKDIR", "there is no path"),
-    ("RUN --network=none y", "RUN --network", "E2B runs every step in the same network (remove the flag)"),
+    ("RUN --network=none y", "RUN --network", "E2B runs every step in the same network (remove the flag; in a spec, remove `network = false`)"),
     ("RUN --security=insecure y", "RUN --security", "E2B runs every step with the same privileges (remove the flag)"),
     ("RUN --device=gpu y", "RUN --device", "E2B's build machines have no devices (remove the flag)"),
     ("RUN --nope y", "RUN --nope", "unknown flag"),
