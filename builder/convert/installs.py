@@ -50,6 +50,7 @@ _CACHES = re.compile(
     r"/var/lib/apt/lists(?:/.*)?|/var/cache/(?:apt|debconf)(?:/.*)?|/(?:var/)?tmp/\*"
     r"|(?:~|/root|\$HOME)/\.(?:cache|npm)(?:/.*)?"
 )
+_HOME = "/home/user"
 _INSTALLERS = {"pip", "setuptools", "wheel", "uv"}
 _CACHE_COMMANDS = (
     ("pip", "cache", "purge"),
@@ -81,7 +82,7 @@ def program_of(words: Sequence[str], folders: Collection[str] = ()) -> tuple[str
 
 def is_not_needed(words: Sequence[str]) -> bool:
     """Return whether a build does without a command: it only removes caches or prints, or makes the
-    account that every template has."""
+    account that every template has, or its home."""
     match tuple(words):
         case ("apt-get" | "apt", *arguments):
             verbs = [word for word in arguments if not word.startswith("-")]
@@ -93,6 +94,8 @@ def is_not_needed(words: Sequence[str]) -> bool:
             return True
         case ("useradd" | "adduser", *_, "user"):
             return True
+        case ("mkdir", *arguments):
+            return {word.rstrip("/") for word in arguments if word[:1] != "-"} <= {_HOME}
         case _:
             return any(tuple(words[: len(command)]) == command for command in _CACHE_COMMANDS)
 

@@ -159,8 +159,9 @@ def test_dependencies_of_a_project(command: str) -> None:
 
 
 def test_account_of_a_sandbox() -> None:
-    """A command that makes the account which every template has is left out."""
-    assert runs("RUN useradd --create-home user\n") == ([], [])
+    """A command that makes the account which every template has, or its home, is left out."""
+    assert runs("RUN useradd --create-home user\nRUN mkdir -p /home/user\n") == ([], [])
+    assert runs("RUN mkdir /home/user/x\n")[0] == [{"command": "mkdir /home/user/x"}]
 
 
 @pytest.mark.parametrize(
