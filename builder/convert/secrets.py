@@ -11,7 +11,7 @@ import re
 from builder.spec import secret_in
 from builder.spec.secret_names import assigned, names_a_secret
 
-_ADDRESS = re.compile(r":/{1,2}(?!git@)[^/\s'\"@]{1,500}@")
+_ADDRESS = re.compile(r":/{1,2}(?!git@)[^/\s'\"@…]{1,500}@")
 # An option or a field with a value; `$NAME` refers to a secret and holds none.
 _OPTION = re.compile(
     r"(?i)(?:pass(?:word|wd|phrase)?|token|secret|api[-_]?key|auth|authorization|bearer|credentials?)"

@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
+from tests.support.index_server import wheel
 
 SCHEMAS = ["schemas/registry.schema.json", "schemas/variant.schema.json"]
 
@@ -54,3 +55,18 @@ def test_packages_that_only_conda_has(tmp_path: Path, command: Command) -> None:
         (5, reason),
     ]
     assert 'packages = ["idna"]\n' in (tmp_path / "variants/lab.toml").read_text()
+
+
+@pytest.mark.network
+def test_wheel_beside_the_requirements(tmp_path: Path, command: Command) -> None:
+    """A wheel of one's own is copied beside the spec, locked and installed."""
+    built = wheel("acme-tools", "1.0", acme_tools="")
+    (tmp_path / built.filename).write_bytes(built.content)
+    (tmp_path / "requirements.txt").write_text(f"idna\n./{built.filename}\n")
+    assert command("init", "tools", "--from", "requirements.txt").returncode == 0
+    done = command("build", "tools", "--target", "local")
+    assert done.returncode == 0, done.stderr
+    (record,) = json.loads((tmp_path / "registry.json").read_text())["templates"]["tools"]["local"][
+        "builds"
+    ].values()
+    assert sorted(record["packages"]) == ["acme-tools", "idna"]

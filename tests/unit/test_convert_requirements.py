@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from tests.support.conversions import converted
+from builder.convert import FileCopy, convert
+from tests.support.conversions import Files, converted
 
 INDEX = "the index is a setting of the machine: see the guide about a private index"
 
@@ -84,3 +85,65 @@ def test_no_credentials_in_the_spec(line: str) -> None:
     assert document == {"python": {"packages": ["idna"]}}
     assert "hunter2" not in "".join(notes)
     assert notes[0].startswith("requirements.txt:2: ")
+
+
+DIGEST = "0" * 64
+COMMIT = "1" * 40
+
+
+@pytest.mark.parametrize(
+    ("line", "package"),
+    [
+        (
+            f"lib @ https://x.example/lib-1.0-py3-none-any.whl#sha256={DIGEST}",
+            f"lib @ https://x.example/lib-1.0-py3-none-any.whl#sha256={DIGEST}",
+        ),
+        (
+            f"https://x.example/my_lib-1.0-py3-none-any.whl#sha256={DIGEST}",
+            f"my-lib @ https://x.example/my_lib-1.0-py3-none-any.whl#sha256={DIGEST}",
+        ),
+        (
+            f"lib @ https://x.example/lib-1.0-py3-none-any.whl --hash=sha256:{DIGEST}",
+            f"lib @ https://x.example/lib-1.0-py3-none-any.whl#sha256={DIGEST}",
+        ),
+        (
+            f"git+https://x.example/lib.git@{COMMIT}#egg=lib&subdirectory=py",
+            f"lib @ git+https://x.example/lib.git@{COMMIT}#subdirectory=py",
+        ),
+    ],
+)
+def test_package_by_address(line: str, package: str) -> None:
+    """An address with a hash, and a commit, is a package with its name."""
+    assert converted(line, "requirements.txt") == ({"python": {"packages": [package]}}, [])
+
+
+@pytest.mark.parametrize(
+    ("line", "reason"),
+    [
+        ("lib @ https://x.example/lib-1.0-py3-none-any.whl", "has no hash: append `#sha256=`"),
+        ("git+https://x.example/lib.git@main#egg=lib", "names no commit: write `git+https://…@`"),
+    ],
+)
+def test_address_that_may_change(line: str, reason: str) -> None:
+    """An address without a hash, or a branch, is a note that says what is missing."""
+    document, (note,) = converted(line, "requirements.txt")
+    assert document == {}
+    assert reason in note
+
+
+def test_wheel_of_the_folder() -> None:
+    """A wheel beside the file is copied into the variants folder."""
+    draft = convert(
+        b"idna\n./wheels/my_lib-1.0-py3-none-any.whl\n",
+        "requirements.txt",
+        Files({"wheels/my_lib-1.0-py3-none-any.whl": "wheel"}),
+    )
+    conversion = draft.conversion("tools")
+    assert (
+        'packages = ["idna", "my-lib @ tools/wheels/my_lib-1.0-py3-none-any.whl"]'
+        in conversion.text
+    )
+    assert conversion.files == {
+        "tools/wheels/my_lib-1.0-py3-none-any.whl": FileCopy(content=b"wheel")
+    }
+    assert conversion.notes == ()
