@@ -20,6 +20,7 @@ _TIMEOUT_SECONDS = 30.0
 _ATTEMPTS = 4
 _CHUNK_BYTES = 1 << 20
 _SHOWN_SECONDS = 2.0
+_FORBIDDEN = "fetch a file that needs a password yourself, and copy it with `[[files]]`"
 _VALIDATORS = {"etag": "If-None-Match", "last-modified": "If-Modified-Since"}
 
 Progress = Callable[[int, int | None], None]
@@ -38,6 +39,7 @@ def fetch(url: str, *, known: bool = False, progress: Progress = discard) -> str
     import httpx
 
     headers, kept = ({}, None) if known else _kept(url)
+    headers |= {"Accept-Encoding": "identity"}
     for attempt in range(1, _ATTEMPTS + 1):
         try:
             with (
@@ -54,7 +56,7 @@ def fetch(url: str, *, known: bool = False, progress: Progress = discard) -> str
             if status < httpx.codes.INTERNAL_SERVER_ERROR and status not in (408, 429):
                 raise FetchError(
                     f"{url} cannot be fetched: the server answers {reason}",
-                    hint="correct the URL in the spec",
+                    hint=_FORBIDDEN if status in (401, 403) else "correct the URL in the spec",
                 ) from error
             failure = NetworkError(f"{url} cannot be fetched: the server answers {reason}")
         # httpx passes on errors of proxy schemes and certificate files.
@@ -71,10 +73,11 @@ def fetch(url: str, *, known: bool = False, progress: Progress = discard) -> str
 
 def _stored(url: str, answer: httpx.Response, progress: Progress) -> str:
     length = answer.headers.get("Content-Length", "")
-    total = int(length) if length.isdecimal() and "Content-Encoding" not in answer.headers else None
+    total = int(length) if length.isdecimal() else None
     shown = time.monotonic()
     with store.incoming() as incoming:
-        for chunk in answer.iter_bytes(_CHUNK_BYTES):
+        # As sent: some servers say that they have compressed an archive, which is its own content.
+        for chunk in answer.iter_raw(_CHUNK_BYTES):
             processes.check_not_stopped()
             incoming.write(chunk)
             if time.monotonic() - shown > _SHOWN_SECONDS:

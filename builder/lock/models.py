@@ -10,11 +10,13 @@ from pathlib import Path
 from builder.errors import FetchError, did_you_mean
 from builder.lock import http
 from builder.lock.content import LockedModel, is_below
+from builder.spec import secret_in
 from builder.spec.variant import Model
 from builder.system import processes, store
 from builder.system.events import Event, Reporter
 
 _SHOWN = 5
+_MAX_TEXT_BYTES = 1 << 20
 
 
 def lock_model(model: Model, report: Reporter) -> LockedModel:
@@ -85,7 +87,16 @@ def _of_project(model: Model) -> list[tuple[str, str, int]]:
 def _hashed(path: Path, name: str) -> tuple[str, str, int]:
     try:
         with path.open("rb") as file:
-            return name, store.hash_of(file), os.fstat(file.fileno()).st_size
+            size = os.fstat(file.fileno()).st_size
+            text = file.read().decode("latin-1") if size <= _MAX_TEXT_BYTES else ""
+            if kind := secret_in(text):  # keys are small; large files are data
+                raise FetchError(
+                    f"`{path}` contains {kind}",
+                    hint="everyone who can use a template can read its content; leave the file out"
+                    " with `files`",
+                )
+            file.seek(0)
+            return name, store.hash_of(file), size
     except OSError as error:
         raise FetchError(f"`{path}` cannot be read: {error.strerror}") from error
 

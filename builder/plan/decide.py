@@ -122,8 +122,10 @@ class _Case:
         )
 
     def _fetched(self) -> tuple[str, ...]:
-        memory = None if self.situation.this_machine else self.rendered.variant.memory_mb
-        return tuple(content.described(memory) for content in self.rendered.fetched)
+        fetched = self.rendered.fetched
+        if self.situation.this_machine:  # which lists the others as not provided
+            return tuple(content.described(None) for content in fetched if content.is_at_home)
+        return tuple(content.described(self.rendered.variant.memory_mb) for content in fetched)
 
     def _decision(self) -> _Decision:
         situation, ref, drift = self.situation, self.channel.ref, self.drift

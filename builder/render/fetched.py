@@ -63,6 +63,11 @@ class Fetched:
         return self.extract or any(file.path for file in self.files)
 
     @property
+    def is_at_home(self) -> bool:
+        """Whether the target is at or below the home of `user`."""
+        return f"{self.target}/".startswith("/home/user/")
+
+    @property
     def context(self) -> str:
         """Return its path in the build context."""
         return f"{FOLDER}/{self.key}/{posixpath.basename(self.target)}"

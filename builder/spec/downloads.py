@@ -12,6 +12,13 @@ from builder.spec.spec_file import SpecFile
 from builder.spec.variant import Download
 
 _HOME = "/home/user"
+# Folders that every image has: a file cannot take their place.
+_FOLDERS = frozenset(
+    (
+        *(_HOME, "/home", "/root", "/opt", "/srv", "/mnt", "/tmp", "/etc", "/var", "/bin", "/lib"),  # noqa: S108
+        *("/usr", "/usr/bin", "/usr/lib", "/usr/share", "/usr/local", "/usr/local/bin"),
+    )
+)
 
 
 def owner_of(target: str, owner: str | None) -> str:
@@ -27,6 +34,9 @@ def downloads_of(file: SpecFile) -> tuple[Download, ...]:
     for number, table in enumerate(model.download):
         if table.target in written:
             file.add(("download", number, "target"), f"{table.target!r} is written twice")
+        if not table.extract and table.target in _FOLDERS:
+            hint = "add the name of the file"
+            file.add(("download", number, "target"), f"{table.target!r} is a folder", hint)
         written.add(table.target)
         downloads.append(
             Download(

@@ -230,6 +230,8 @@ def place(source: str, target: str, uid: int, gid: int) -> None:
         os.chown(folder, uid, gid)
     os.chown(source, uid, gid, follow_symlinks=False)
     if os.path.islink(source) or not os.path.isdir(source):
+        if os.path.isdir(target) and not os.path.islink(target):
+            sys.exit("fetch: " + target + " is a folder, where a file is to be")
         os.replace(source, target)
         return
     if not os.path.isdir(target):

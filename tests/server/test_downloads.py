@@ -133,6 +133,9 @@ def test_faults_of_a_server_are_worded(locking: Locking) -> None:
         f"variants/leaf.toml:5: {locking.server.url}/table.csv cannot be fetched: the server answers"
         " 404 Not Found\n\nhint: correct the URL in the spec"
     ) in finished.stderr
+    locking.server.statuses["table.csv"] = 403
+    hint = "hint: fetch a file that needs a password yourself, and copy it with `[[files]]`"
+    assert hint in locking.run("lock").stderr
     locking.server.statuses["table.csv"] = 503
     finished = locking.run("lock")
     assert finished.returncode == 12

@@ -177,6 +177,10 @@ def test_model_of_the_project(locking: Locking) -> None:
     assert finished.returncode == 17
     assert f"`{folder}/config.json` has changed" not in finished.stderr
     assert f"{folder}/config.json has changed since it was locked:\n" in finished.stderr
+    (folder / "config.json").write_text('{"token": "hf_' + 20 * "a" + '"}')
+    finished = locking.run("lock")
+    assert finished.returncode == 17
+    assert f"`{folder}/config.json` contains a Hugging Face token" in finished.stderr
     (folder / "config.json").unlink()
     (folder / "config.json").symlink_to("/etc/passwd")
     finished = locking.run("lock")

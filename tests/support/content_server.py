@@ -49,6 +49,8 @@ class ContentServer:
             return
         handler.send_response(200)
         handler.send_header("Content-Length", str(len(content)))
+        if path.endswith(".gz"):  # as some servers do, although it is the archive itself
+            handler.send_header("Content-Encoding", "gzip")
         if self.etags:
             handler.send_header("ETag", etag)
         handler.end_headers()

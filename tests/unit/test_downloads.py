@@ -222,6 +222,9 @@ target = "/opt/a"
 [[download]]
 url = "https://host.example/b"
 target = "/opt/a/b"
+[[download]]
+url = "https://host.example/c"
+target = "/home/user"
 """
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "a.txt").write_text("x")
@@ -231,6 +234,8 @@ target = "/opt/a/b"
         "variants/leaf.toml:10:1: `download[0].target`: '/opt/a' is written twice",
         "variants/leaf.toml:13:1: `download[1].target`: '/opt/a/b' is below '/opt/a', a file of"
         " variants/leaf.toml",
+        "variants/leaf.toml:16:1: `download[2].target`: '/home/user' is a folder (add the name of the"
+        " file)",
     ]
 
 
