@@ -168,7 +168,8 @@ def _convert(source: Path, root: Path, name: str | None) -> Conversion:
     if os.path.lexists(path):
         raise SelectionError(
             f"there is already a spec `{os.path.relpath(path, root)}`, and it is not overwritten",
-            hint=f"give the template another name: template-builder init NAME --from {source}",
+            hint=f"give the template another name: template-builder init NAME --from"
+            f" {shlex.quote(str(source))}",
         )
     has_base = (variants / "_base.toml").exists()
     return draft.conversion(name, extends="_base" if has_base else None)

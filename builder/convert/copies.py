@@ -105,8 +105,10 @@ class Copies:
             inside = posixpath.join(target, posixpath.relpath(path, source))
             if file := self._file(line, path):
                 copied[inside] = file
-        entries = self.draft.document.get("files", [])
-        if copied and (entry in entries or self.draft.add(line, "files", entry)):
+        same = [e for e in self.draft.document.get("files", []) if e["target"] == target]
+        if any(e != entry for e in same):
+            self.draft.note(line, f"the owner and mode are those of the first COPY to `{target}`")
+        if copied and (same or self.draft.add(line, "files", entry)):
             self.draft.files |= copied
 
     def _file(self, line: Line, path: str) -> FileCopy | None:
@@ -165,6 +167,7 @@ class Copies:
         table = {"url": url, "target": target} | self._rights(line, target, flags)
         if checksum := flags.get("checksum", ""):
             table["sha256"] = checksum.removeprefix("sha256:")
+        self.draft.without_file(target)
         self.draft.add(line, "download", table)
 
 

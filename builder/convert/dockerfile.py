@@ -86,6 +86,7 @@ class _Reader:
     def base(self, opening: Instruction, image: str) -> None:
         """Take over the image of the first FROM."""
         line = self._line(opening)
+        self.draft.names_image = True
         if _CODE_INTERPRETER.fullmatch(image):
             self.service.is_code_interpreter = True
         elif _WITHOUT_PIP.fullmatch(image) or image in ("", "scratch"):

@@ -34,6 +34,7 @@ def take_over(line: Line, commands: Sequence[Sequence[str]], workdir: str, draft
         if mode is None:
             return False
         table["mode"] = mode
+    draft.without_file(target)
     return draft.add(line, "download", table)
 
 

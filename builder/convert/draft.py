@@ -50,6 +50,8 @@ class Draft:
         self.document: dict[str, Any] = {}
         # By path in the image.
         self.files: dict[str, FileCopy] = {}
+        # Even if it is the image that a spec has which names none.
+        self.names_image = False
         # Names of packages that an index may not have.
         self.guessed: dict[str, Line] = {}
         self.secrets = Secrets()
@@ -83,7 +85,11 @@ class Draft:
         return True
 
     def without_file(self, target: str) -> None:
-        """Leave out the file that a path in the image has so far."""
+        """Leave out the file that a path in the image has so far, copied or downloaded."""
+        downloads = self.document.get("download", [])
+        downloads[:] = [table for table in downloads if table["target"] != target]
+        if not downloads:
+            self.document.pop("download", None)
         entries = self.document.get("files", [])
         kept = [entry for entry in entries if entry["target"] != target]
         if len(kept) < len(entries):
@@ -170,7 +176,7 @@ class Draft:
     def conversion(self, name: str, *, extends: str | None = None) -> Conversion:
         """Return the spec; it extends `extends` unless the source names an image."""
         document: dict[str, Any] = {"schema": 1, "name": name}
-        if extends and "image" not in self.document.get("base", {}):
+        if extends and not self.names_image:
             document["extends"] = extends
         document |= self.document
         if "packages" in document.get("python", {}):

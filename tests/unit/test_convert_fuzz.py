@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-import tomllib
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -8,13 +9,14 @@ from hypothesis import strategies as st
 
 from builder.convert import convert
 from builder.errors import SourceError
-from builder.spec import mistakes_in
+from builder.spec import load_specs
 from tests.support.conversions import Files
 
 # Pieces of each kind of source; whatever holds a secret holds `hunter2`.
 PIECES = {
     "Dockerfile": [
-        "FROM python:3.13", "FROM x AS a", "RUN ", "COPY ", "ADD ", "--from=a ", "a /b", "\n", " \\\n",
+        "FROM python:3.13", "FROM x AS a", "RUN ", "COPY ", "ADD ", "--from=a ", "a /b", "\n", "d /b\n",
+        "--chown=user ", "https://x.example/y /b\n", "d/e x /b/\n", ". /\n", "a /b/c\n", " \\\n",
         "ENV A=$B", "ENV PATH=/x:$PATH", "ARG B", "ARG B='$'", "USER app", "WORKDIR /w\n", "CMD ",
         '["a"]', "pip install idna", "pip install -r x", "apt-get install -y x", " && ", " || ", "; ",
         "$(", "`", "'", '"', "<<EOF", "\nEOF\n", "HEALTHCHECK CMD curl http://localhost:80/", "EXPOSE 80",
@@ -64,6 +66,12 @@ def test_any_source_becomes_a_valid_spec(file: str, data: st.DataObject) -> None
         conversion = convert(text.encode(), file, Files(FILES)).conversion("tools")
     except SourceError:
         return
-    assert mistakes_in(tomllib.loads(conversion.text)) == []
+    with tempfile.TemporaryDirectory() as folder:
+        for path, copy in conversion.files.items():
+            place = Path(folder, path)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            place.write_bytes(copy.content)
+        Path(folder, "tools.toml").write_text(conversion.text)
+        assert load_specs(Path(folder)).problems == ()
     assert "hunter2" not in conversion.text
     assert "hunter2" not in "".join(map(str, conversion.notes))

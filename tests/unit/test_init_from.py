@@ -88,6 +88,9 @@ def test_spec_of_a_project_extends_its_base(project: Path) -> None:
     assert 'extends = "_base"\n' in (project / "variants/more.toml").read_text()
     names = [variant.name for variant in load_variants(project / "variants")]
     assert names == ["light", "more", "other"]
+    (project / "Dockerfile").write_text("FROM e2bdev/code-interpreter:latest\n")
+    init("image", project=project, source=project / "Dockerfile")
+    assert "extends" not in (project / "variants/image.toml").read_text()
 
 
 def test_existing_spec_is_not_overwritten(project: Path) -> None:
