@@ -61,6 +61,13 @@ class BuildOptions(TypedDict):
             help="Build on E2B even if PyTorch is not from the index that the spec names.",
         ),
     ]
+    with_children: Annotated[
+        bool,
+        typer.Option(
+            "--with-children",
+            help="Then build the templates that are from these, in order.",
+        ),
+    ]
     precheck: Annotated[
         PrecheckWhen | None,
         typer.Option(

@@ -241,14 +241,16 @@ def flatten(
     base: BaseConfig | None = None,
     files: Collection[str] | None = None,
     arguments: Mapping[str, str] | None = None,
+    template: str | None = None,
 ) -> Program:
     """Convert the text of a Dockerfile to the steps that E2B runs for its last stage.
 
     `file` is named in errors. `base` is the configuration of the base image, if known; without it,
     a variable that only the base image could set is an error, and everything else that is assumed
     is in `Program.assumptions`. `files` are the paths of the build context without symbolic links,
-    which Docker follows and E2B copies. `arguments` are build arguments. Raise `FlattenError` with
-    every instruction that E2B cannot run as Docker does, and what to write instead.
+    which Docker follows and E2B copies. `arguments` are build arguments. `template` is the ref of
+    the template that the FROM of the first stage means, if it means no image. Raise `FlattenError`
+    with every instruction that E2B cannot run as Docker does, and what to write instead.
     """
     report = Report(file)
     chain, outer = chain_of(text, report, arguments or {})
@@ -264,7 +266,8 @@ def flatten(
     words = converter.start_words()
     return Program(
         base_image=chain[0].base,
-        steps=(*converter.runs.steps, *_settings(converter, chain[-1])),
+        base_template=template,
+        steps=(*converter.runs.steps, *_settings(converter, chain[-1], on_template=bool(template))),
         start_command=_service(words, scope.env) if words else None,
         ready_command=_service(converter.ready, scope.env) if converter.ready else None,
         env={name: v.replace(shell.BASE_PATH, "$PATH") for name, v in scope.env.items()},
@@ -279,8 +282,9 @@ def flatten(
     )
 
 
-def _settings(converter: _Converter, last: StageText) -> Iterator[Step]:
-    """Yield the steps that set the variables, folder and user of sandboxes."""
+def _settings(converter: _Converter, last: StageText, *, on_template: bool) -> Iterator[Step]:
+    """Yield the steps that set the variables, folder and user of sandboxes; those of a template
+    that they are on may differ from E2B's defaults."""
     lines = (last.opening.start_line, last.opening.end_line)
     user, workdir, inherited = converter.user, converter.workdir, converter.base.env
     env = {name: v for name, v in converter.scope.env.items() if inherited.get(name) != v}
@@ -288,9 +292,10 @@ def _settings(converter: _Converter, last: StageText) -> Iterator[Step]:
         pairs = [x for name, value in env.items() for x in (name, shell.env_literal(value))]
         yield Step(kind="ENV", args=tuple(pairs), stage=last.name, lines=lines)
     # By default, the folder is the home of the user.
-    if converter.workdir_sent or (user, workdir) != (E2B_USER, E2B_WORKDIR):
+    is_default = (user, workdir) == (E2B_USER, E2B_WORKDIR) and not on_template
+    if converter.workdir_sent or not is_default:
         yield Step(kind="WORKDIR", args=(workdir,), stage=last.name, lines=lines)
-    if user != E2B_USER:
+    if user != E2B_USER or on_template:
         yield Step(kind="USER", args=(user,), stage=last.name, lines=lines)
 
 

@@ -62,6 +62,8 @@ class Program:
 
     `steps_before` is the number of steps of a translation line by line. `env`, `user` and `workdir`
     are the final ones. `assumptions` are about a base image or build context that was not examined.
+    If `base_template` is set, the base is that template on E2B, and `base_image` the name that the
+    Dockerfile has for it.
     """
 
     base_image: str
@@ -74,8 +76,12 @@ class Program:
     metadata: tuple[Metadata, ...]
     assumptions: tuple[str, ...]
     steps_before: int
+    base_template: str | None = None
 
     def to_json(self) -> dict[str, Any]:
         """Return the program as plain values."""
         steps = [step.to_json() for step in self.steps]
-        return asdict(self) | {"steps": steps, "steps_after": len(steps)}
+        plain = asdict(self) | {"steps": steps, "steps_after": len(steps)}
+        if self.base_template is None:
+            del plain["base_template"]
+        return plain

@@ -10,10 +10,13 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from builder.registry.identity import Ref
 from builder.system.documents import parse_json
 
 if TYPE_CHECKING:
     import httpx
+
+    from builder.spec import Parent
 
 _TIMEOUT_SECONDS = 10.0
 _ACCEPT = (
@@ -65,6 +68,18 @@ class BaseImage:
         if self.digest is None or "@" in self.reference:
             return self.reference
         return f"{self.reference}@{self.digest}"
+
+
+def inherited(parent: Parent) -> BaseImage:
+    """Return the base image of the build that a template is from, which it inherits."""
+    note = None
+    if not Ref(parent.ref).build_id:
+        note = (
+            f"`from-template` {parent.reference} names no build: E2B takes the one that has the"
+            " tag `default` when it builds"
+        )
+    digest = parent.image.partition("@")[2] or None
+    return BaseImage(reference=parent.image, digest=digest, note=note)
 
 
 def resolve_digest(reference: str) -> BaseImage:

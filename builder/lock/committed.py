@@ -14,7 +14,7 @@ from builder.lock.base_image import DIGEST, BaseImage
 from builder.lock.content import LockedDownload, LockedModel
 from builder.lock.npm import normal, package_json
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
-from builder.spec import Stage, Variant
+from builder.spec import Parent, Stage, Variant
 from builder.spec.types import wheel_of
 from builder.system.documents import parse_toml
 from builder.system.regular_file import read_regular
@@ -46,6 +46,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
         lock = _lock(document["lock"], folder)
         _check_shape(lock)
         packages = dict(document["lock"]["packages"])
+        parent = _parent(document)
     except FileNotFoundError as error:
         raise StaleLockError(
             f"`{variant.name}` has no committed lock: {place}/template.toml does not exist",
@@ -55,7 +56,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
         raise StaleLockError(f"{error.filename} cannot be read: {error.strerror}") from error
     except (ValueError, KeyError, TypeError, AttributeError) as error:
         raise StaleLockError(f"{place}/template.toml is not valid: {error}", hint=relock) from error
-    if changes := list(_changes(variant, lock)):
+    if changes := [*_parent_changes(variant.parent, parent), *_changes(variant, lock)]:
         raise StaleLockError(
             f"the committed lock of `{variant.name}` does not match its spec:\n"
             + "\n".join(f"  {change}" for change in changes),
@@ -70,14 +71,27 @@ def _committed(variant: Variant, folder: Path) -> Lock:
     return lock
 
 
+def committed_parent(name: str, generated: Path) -> Parent | None:
+    """Return the build that the committed lock of template `name` is from, if it can be read."""
+    try:
+        content = read_regular(generated / name / "template.toml", _LARGEST_BYTES)
+        return _parent(parse_toml(content.decode()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # `read_committed` reports it
+
+
+def _parent(document: Mapping[str, Any]) -> Parent | None:
+    table = document["lock"].get("parent")
+    return None if table is None else Parent.of_toml(table)
+
+
 def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
     """Return the lock described by template.toml, with the texts of the files in `folder`."""
     stages = tuple(
         StageLock(
             stem=entry["name"],
             requirements=tuple(entry["requirements"]),
-            text=_body(folder / "requirements" / f"{entry['name']}.txt")
-            + _body(folder / "requirements" / "commits" / f"{entry['name']}.txt"),
+            text=text_of(folder, entry["name"]),
             torch_wanted=entry.get("torch-backend-wanted"),
             torch_backend=entry.get("torch-backend"),
             fallback_bytes=entry.get("fallback-bytes"),
@@ -92,6 +106,12 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
         reference=locked["image"], digest=locked.get("digest"), note=locked.get("note")
     )
     return Lock(image=image, python=locked["python"], stages=stages)
+
+
+def text_of(folder: Path, stem: str) -> str:
+    """Return the text of the lock of a stage, from the generated files in `folder`."""
+    requirements = folder / "requirements"
+    return _body(requirements / f"{stem}.txt") + _body(requirements / "commits" / f"{stem}.txt")
 
 
 def _body(path: Path) -> str:
@@ -144,6 +164,16 @@ def _gaps(variant: Variant, lock: Lock, packages: Mapping[str, str]) -> Iterable
         listed, locked = (table.get(name, "no version") for table in (packages, pinned))
         if listed != locked:
             yield f"template.toml lists {listed} of `{name}`, requirements/ has {locked}"
+
+
+def _parent_changes(new: Parent | None, old: Parent | None) -> Iterable[str]:
+    if old and new and (old.reference, old.ref) != (new.reference, new.ref):
+        yield (
+            f"`from-template`: {old.reference}, {old.ref} on {old.target} →"
+            f" {new.reference}, {new.ref} on {new.target}; `build` without `--frozen` locks it"
+        )
+    elif (old is None) != (new is None):
+        yield f"`from-template` was {'removed' if old else 'added'}"
 
 
 def _changes(variant: Variant, lock: Lock) -> Iterable[str]:

@@ -18,14 +18,20 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 from builder.errors import LockConflictError, NetworkError, TemplateError
-from builder.lock.base_image import BaseImage, UnknownImageError, kept, resolve_digest
+from builder.lock.base_image import (
+    BaseImage,
+    UnknownImageError,
+    inherited,
+    kept,
+    resolve_digest,
+)
 from builder.lock.conflict import absent_packages, explain, missing_extra, not_found, unknown_image
 from builder.lock.direct import Direct, direct_of, for_uv, is_wheel, name_of, versions_of
 from builder.lock.fetching import lock_content, with_content
 from builder.lock.node import lock_node, with_node
 from builder.lock.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.lock.values import Lock, StageLock
-from builder.spec import Stage, Variant
+from builder.spec import Parent, Stage, Variant
 from builder.spec.types import address_of
 from builder.system import processes, uv
 from builder.system.events import Event, Reporter
@@ -53,7 +59,7 @@ def lock_latest(
     with ThreadPoolExecutor(max_workers=_JOBS) as pool, processes.interruptible():
         looked_up = {
             reference: pool.submit(_image, reference, has_image)
-            for reference in {variant.image for variant in variants}
+            for reference in {variant.image for variant in variants if not variant.parent}
         }
         fetching = pool.submit(lock_content, variants, report)
         done = _lock_stages(variants, pool, folder)
@@ -64,7 +70,7 @@ def lock_latest(
     for variant in variants:
         stages = [done[_key(variant, n + 1)] for n in range(len(variant.stages))]
         failed = [stage for stage in stages if isinstance(stage, TemplateError)]
-        image = images[variant.image]
+        image = inherited(variant.parent) if variant.parent else images[variant.image]
         if isinstance(image, UnknownImageError):
             locks[variant.name] = unknown_image(variant, image.why, folder)
         elif failed:
@@ -103,6 +109,7 @@ def _lock_stages(
                 parents=tuple(lock for lock in parents if isinstance(lock, StageLock)),
                 names=names,
                 folder=folder,
+                template=variant.parent,
             )
             failed = next((lock for lock in parents if isinstance(lock, TemplateError)), None)
             running[key] = (
@@ -144,7 +151,8 @@ def _key(variant: Variant, depth: int) -> tuple[str, ...]:
 class _Chain:
     """A stage to resolve for Pythons from `floor` on, preceded by its parents and their locks.
 
-    `names` are packages that the index is known to have, `folder` is the variants folder.
+    `names` are packages that the index is known to have, `folder` is the variants folder. The first
+    stage is on the build `template`, if there is one.
     """
 
     floor: str
@@ -152,6 +160,7 @@ class _Chain:
     parents: tuple[StageLock, ...]
     names: frozenset[str]
     folder: Path
+    template: Parent | None = None
 
     @property
     def stage(self) -> Stage:
@@ -181,7 +190,9 @@ class _Chain:
         except uv.UvError as error:
             if not_found(error.output):
                 return self.absent_error(error.output)
-            pins = {n: (v, p.stem) for p in self.parents for n, v in parse_pins(p.text)}
+            below = self.template
+            pins = {n: (v, below.title) for n, v in below.pins.items()} if below else {}
+            pins |= {n: (v, p.stem) for p in self.parents for n, v in parse_pins(p.text)}
             return explain(error.output, self.stages, pins, self.folder)
         except TemplateError as error:
             return error
@@ -272,6 +283,8 @@ class _Chain:
             constraints = private / "constraints.txt"
             # The requirements repeat every address.
             bounds = [pin for pin in inherited if not address_of(pin)]
+            installed = self.template.pins.items() if self.template else ()
+            bounds += [f"{name}=={version}" for name, version in installed]
             constraints.write_text("".join(f"{pin}\n" for pin in bounds), encoding="utf-8")
             arguments = ["--generate-hashes", "--no-header", "--no-annotate", "--no-progress"]
             arguments += [f"--constraints={constraints}"]

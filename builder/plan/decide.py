@@ -44,7 +44,7 @@ def make_plan(
             )
             continue
         stale_base = None
-        if situation.steps_cached:
+        if situation.steps_cached and not result.variant.parent:
             since = fetched_on(result.lock.image.pinned, templates, situation.target)
             stale_base = result.lock.image.cached_by_name(situation.target, since)
         option = "--force" if force else "--refresh-base" if refresh_base and stale_base else None

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import Literal
 
 from builder.plan.values import Reason
+from builder.registry import Ref
 from builder.registry.model import Build
 from builder.render import Rendered
 from builder.spec.downloads import owner_of
@@ -72,7 +73,7 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         )
     return {
         "spec": {key: value for key, value in spec.items() if value},
-        "base": {"base.image": lock.image.pinned},
+        "base": _base(rendered),
         "packages": lock.packages,
         "files": {f.path: hashlib.sha256(f.content).hexdigest() for f in rendered.files},
     }
@@ -82,6 +83,12 @@ def _wheels(stage: Stage) -> dict[str, str]:
     """Return a hash of each wheel of the project."""
     wheels = {wheel.source: wheel.content for wheel in stage.wheels}
     return {f"{stage.stem}: wheel {path}": _short_hash(wheels[path]) for path in wheels}
+
+
+def _base(rendered: Rendered) -> dict[str, str]:
+    if parent := rendered.variant.parent:
+        return {"from-template": f"{parent.title} {Ref(parent.ref).short}"}
+    return {"base.image": rendered.lock.image.pinned}
 
 
 def _described(run: Run) -> str:

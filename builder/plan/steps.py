@@ -65,10 +65,12 @@ def program_of(rendered: Rendered) -> Program:
     """Return the program of a rendered variant. Raise `FlattenError`."""
     from builder.flatten import flatten  # only where a target builds by its own steps
 
+    parent = rendered.variant.parent
     return flatten(
         rendered.content("Dockerfile").decode(),
         file=f"generated/{rendered.variant.name}/Dockerfile",
         files=rendered.context_paths,
+        template=parent.ref if parent else None,
     )
 
 
@@ -79,6 +81,7 @@ def step_keys_of(rendered: Rendered, program: Program) -> tuple[str, ...]:
     for step in program.steps:
         # The path of fetched content has its hash.
         content = contents.get(step.args[0], b"") if step.kind == "COPY" else b""
-        decisive = repr((program.base_image, step.kind, step.args, content))
+        base = program.base_template or program.base_image
+        decisive = repr((base, step.kind, step.args, content))
         keys.append(hashlib.sha256(decisive.encode()).hexdigest()[:12])
     return tuple(keys)

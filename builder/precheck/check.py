@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from builder.errors import PrecheckError, VerifyError
 from builder.precheck import breakage, machine_sandbox
 from builder.project import PrecheckSettings
-from builder.render import Rendered, render
+from builder.render import Rendered, image_name, render
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant, WarmupLevel
 from builder.system.documents import parse_json
@@ -195,12 +195,12 @@ class Precheck:
         )
 
     def _build(self, rendered: Rendered) -> Image:
-        tag = f"template-builder/{self._variant.name.strip('-_')}:{rendered.variant.level}"
+        tag = image_name(self._variant.name, rendered.variant.level)
         return self.engine.build(rendered, tag=tag, report=self.report, log=self.log)
 
     def _base(self) -> breakage.Base:
         """Return the content of the base image, which is kept for as long as the image is."""
-        image = self.engine.image(self.rendered.lock.image.pinned)
+        image = self.engine.base_of(self.rendered)
         if base := breakage.kept(self.folder, image.identity):
             return base
         self._step("importing everything in the base image")

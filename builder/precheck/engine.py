@@ -34,8 +34,9 @@ from builder.precheck import Image
 from builder.precheck.connection import connect
 from builder.precheck.machine import Machine, pack, packed
 from builder.project import PrecheckSettings
+from builder.registry import Ref
 from builder.render import Rendered, write_fetched
-from builder.spec import Variant
+from builder.spec import Parent, Variant
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
 from builder.system.regular_file import read_regular
@@ -137,14 +138,43 @@ class DockerEngine:
             raise _not_pulled(reference, str(error.explanation or error)) from error
         return _image(image)
 
+    def lacks_parent(self, rendered: Rendered) -> str | None:
+        """Return why a variant cannot be built here: it is from a template without an image."""
+        parent = rendered.variant.parent
+        if parent is None or self._images_of(parent):
+            return None
+        if parent.digest is None:
+            return f"only E2B has `{parent.title}`, which it is from"
+        return (
+            f"the engine has no image of {Ref(parent.ref).short}, which it is from;"
+            f" `template-builder precheck {parent.title}` makes it if that build is the latest"
+        )
+
+    def base_of(self, rendered: Rendered) -> Image:
+        """Return the image that a variant is on, and pull it if necessary. Raise `NetworkError`,
+        `PrecheckError`."""
+        if (parent := rendered.variant.parent) is None:
+            return self.image(rendered.docker_base)
+        if why := self.lacks_parent(rendered):
+            raise PrecheckError(f"`{rendered.variant.name}`: {why}")
+        return _image(self._images_of(parent)[0])
+
+    def _images_of(self, parent: Parent) -> list[Any]:
+        filters = {"label": f"{_DIGEST}={parent.digest}"}
+        images: list[Any] = self._client.images.list(filters=filters) if parent.digest else []
+        return images
+
     def build(self, rendered: Rendered, *, tag: str, report: Reporter, log: Log) -> Image:
         """Build the rendered files within the spec's memory.
 
         Raise `PrecheckError` with the step that failed, `StorageError`, `NetworkError`.
         """
-        base = rendered.lock.image.pinned
+        base = rendered.docker_base
         dockerfile = rendered.content("Dockerfile").decode()
-        if self._settings.ca_bundle:
+        if rendered.variant.parent:  # it may have been tagged again since
+            identity = self.base_of(rendered).identity
+            dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {identity} ", 1)
+        elif self._settings.ca_bundle:
             self.image(base)
             dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
         if _WITHOUT_NETWORK in dockerfile:  # only BuildKit has the flag
@@ -290,7 +320,7 @@ class _Step:
                 hint="free some space where the engine keeps images: `docker system df` shows it",
             )
         if self.text.startswith("FROM ") and _UNREACHABLE.search(error):
-            return _not_pulled(rendered.lock.image.pinned, error)
+            return _not_pulled(rendered.docker_base, error)
         last = [line for block in self.output for line in block.splitlines() if line.strip()]
         last = [line for line in last if not line.startswith("Removing intermediate container")]
         wrong_python = [line for line in last if line.startswith("base.python: ")]

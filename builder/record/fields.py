@@ -14,7 +14,7 @@ from builder import __version__
 from builder.plan import inputs_of
 from builder.registry import Record, model
 from builder.registry.history import now
-from builder.registry.identity import Digest
+from builder.registry.identity import Digest, Ref
 from builder.registry.model import Build
 from builder.registry.tables import explicit
 from builder.render import RESEED_FILE, Rendered
@@ -76,11 +76,14 @@ def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) 
 def contents_of(rendered: Rendered) -> Build:
     """Return the record that a build would have before it is built; its packages are the lock's."""
     variant, lock, inputs = rendered.variant, rendered.lock, inputs_of(rendered)
+    base: dict[str, Any] = {"base_image": lock.image.pinned} if lock.image.pinned else {}
+    if variant.parent:
+        base["from_template"] = Ref(variant.parent.ref)
     build = explicit(
         Build,
         digest=rendered.digest,
-        base_image=lock.image.pinned,
-        packages=lock.packages,
+        **base,
+        packages=dict(rendered.locked),
         stages=stages_of(rendered),
         stages_algorithm=_ALGORITHM,
         resources=model.Resources(cpu=variant.cpu, memory_mb=variant.memory_mb),
@@ -190,7 +193,9 @@ def stages_of(rendered: Rendered) -> dict[str, Digest]:
     Builds that share a stage's digest share that stage.
     """
     locks = {f.path: hashlib.sha256(f.content).hexdigest() for f in rendered.files}
-    digest, stages = _sha256(rendered.lock.image.pinned), {}
+    parent = rendered.variant.parent
+    digest = _sha256(parent.ref if parent else rendered.lock.image.pinned)
+    stages = {stem: Digest(known) for stem, known in parent.stages.items()} if parent else {}
     for stage in rendered.variant.stages:
         files = [(f.target, f.mode, hashlib.sha256(f.content).hexdigest()) for f in stage.files]
         lock = locks.get(f"requirements/{stage.stem}.txt", "")

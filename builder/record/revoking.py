@@ -20,7 +20,12 @@ from builder.registry.identity import Stage, is_time
 from builder.registry.model import Build, ContentRevocation, Contents, Revocation
 
 _OWN = "build"
+_PARENT = "template"
 _DIGEST = re.compile(r"sha256:[0-9a-f]{8,64}")
+_FROM_ANOTHER = (
+    "`template-builder lock` takes the build that its channel points at now; `template-builder"
+    " restore` lifts the revocation"
+)
 _UNREADABLE = (
     "`revocations` of the registry holds {0!r}, which is not a package, base image or stage"
 )
@@ -109,28 +114,28 @@ def revoke(
 ) -> list[tuple[str, str, str, str | None]]:
     """Revoke builds from `at` on (`2026-11-23T07:49:55Z`; None means at once).
 
-    `subject` is one build (template, target, ref), or a content: then all builds that contain it,
-    future ones included. If the subject is already revoked, the earlier time stands: only `restore`
-    lifts a revocation. Return the builds: (template, target, ref, since when revoked). No channel
-    moves; one that points at a revoked build fails. Raise `UnknownBuildError`, and what `update`
-    raises.
+    `subject` is one build (template, target, ref), with the builds from it, or a content: then all
+    builds that contain it, future ones included. If the subject is already revoked, the earlier
+    time stands: only `restore` lifts a revocation. Return the builds: (template, target, ref, since
+    when revoked). No channel moves; one that points at a revoked build fails. Raise
+    `UnknownBuildError`, and what `update` raises.
     """
-    cause = str(subject) if isinstance(subject, Content) else _OWN
     # Without a start it takes effect at once, even if another machine's clock is behind.
     mark = Revocation(reason=reason, at=(now := history.now()), by=by, start=at or None)
 
     def change(contents: Contents) -> list[tuple[str, str, str, str | None]]:
         if isinstance(subject, Content):
-            new = ContentRevocation(what=cause, reason=reason, at=now, by=by, start=mark.start)
+            what = str(subject)
+            new = ContentRevocation(what=what, reason=reason, at=now, by=by, start=mark.start)
             listed = contents.revocations
-            rest = [other for other in listed if other.what != cause]
-            same = [other for other in listed if other.what == cause]
+            rest = [other for other in listed if other.what != what]
+            same = [other for other in listed if other.what == what]
             listed[:] = [*rest, min([*same, new], key=_start)]
         revoked = []
-        for name, target, ref in _meant(contents, subject):
+        for name, target, ref, cause in _meant(contents, subject):
             entry = contents.templates[name][target]
             build = entry.builds[ref] = settled(entry.builds[ref], {cause: mark})
-            why = f"{cause}: {reason}" if isinstance(subject, Content) else reason
+            why = reason if cause == _OWN else f"{cause}: {reason}"
             history.append(entry, "revoke", by, build=ref, reason=why)
             revoked.append((name, target, ref, build.revoked_since))
         return revoked
@@ -149,13 +154,13 @@ def restore(
 
     Raise `UnknownBuildError` if there is nothing to undo, and what `update` raises.
     """
-    cause = str(subject) if isinstance(subject, Content) else _OWN
+    lifted = str(subject) if isinstance(subject, Content) else _OWN
 
     def change(contents: Contents) -> list[tuple[str, str, str, str | None]]:
         listed = contents.revocations
-        rest = [other for other in listed if other.what != cause]
+        rest = [other for other in listed if other.what != lifted]
         restored = []
-        for name, target, ref in _meant(contents, subject):
+        for name, target, ref, cause in _meant(contents, subject):
             entry = contents.templates[name][target]
             build = entry.builds[ref]
             if not (is_revoked_itself(build) if cause == _OWN else cause in build.revocations):
@@ -173,7 +178,7 @@ def restore(
                     hint=f"it contains revoked content: {content}" if content else None,
                 )
             known = ", ".join(f"`{other.what}`" for other in listed) or "nothing of that kind"
-            raise UnknownBuildError(f"`{cause}` is not revoked; revoked: {known}")
+            raise UnknownBuildError(f"`{lifted}` is not revoked; revoked: {known}")
         listed[:] = rest
         return restored
 
@@ -187,12 +192,27 @@ def is_revoked_itself(build: Build) -> bool:
 
 def marks_of(contents: Contents, build: Build) -> dict[str, Revocation]:
     """Return the revocations that apply to a new build: cause → reason, at, by."""
-    marks = {}
+    marks = _marks_of_parent(contents, build.from_template) if build.from_template else {}
     for listed in contents.revocations:
         if _content(listed.what).within(build):
             plain = {key: value for key, value in listed.to_json().items() if key != "what"}
             marks[listed.what] = Revocation.from_json(plain)
     return marks
+
+
+def _marks_of_parent(contents: Contents, ref: str) -> dict[str, Revocation]:
+    """Return the revocations that a build inherits from the one that it is on, and this one from
+    its own; those of contents apply to each build by itself."""
+    entries = (entry for targets in contents.templates.values() for entry in targets.values())
+    parent = next((entry.builds[ref] for entry in entries if ref in entry.builds), Build())
+    marks = parent.revocations
+    if parent.revoked is not None and not marks:  # by hand
+        marks = {_OWN: Revocation(reason=parent.revoked, start=parent.revoked_at)}
+    return {
+        f"{_PARENT} {ref}" if cause == _OWN else cause: mark
+        for cause, mark in marks.items()
+        if cause == _OWN or cause.startswith(f"{_PARENT} ")
+    }
 
 
 def check_contents(contents: Contents, build: Build, name: str) -> None:
@@ -202,7 +222,9 @@ def check_contents(contents: Contents, build: Build, name: str) -> None:
         if marked.is_revoked:
             raise RevokedError(
                 f"`{name}` contains {cause}, which is {marked.revocation}",
-                hint="exclude it in the spec, for instance with `!=` and its version, or run"
+                hint=_FROM_ANOTHER
+                if cause.startswith(f"{_PARENT} ")
+                else "exclude it in the spec, for instance with `!=` and its version, or run"
                 " `template-builder restore` for it",
             )
 
@@ -252,15 +274,33 @@ def _content(cause: str) -> Content:
 
 def _meant(
     contents: Contents, subject: Content | tuple[str, str, str]
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the builds that a revocation is about, each with its cause there."""
     if not isinstance(subject, Content):
         name, target, ref = subject
         if ref not in contents.entry(name, target).builds:
             raise UnknownBuildError(f"`{name}` no longer has build `{ref}` on `{target}`")
-        yield subject
+        yield *subject, _OWN
+        yield from _from(contents, ref)
         return
     for name, targets in sorted(contents.templates.items()):
         for target, entry in sorted(targets.items()):
             for ref, build in sorted(entry.builds.items()):
                 if subject.within(build):
-                    yield name, target, ref
+                    yield name, target, ref, str(subject)
+
+
+def _from(contents: Contents, parent: str) -> Iterator[tuple[str, str, str, str]]:
+    """Yield the builds from the build `parent`, and those from them."""
+    parents = {parent}
+    builds = [
+        (name, target, ref, build.from_template)
+        for name, targets in sorted(contents.templates.items())
+        for target, entry in sorted(targets.items())
+        for ref, build in sorted(entry.builds.items())
+        if build.from_template
+    ]
+    while further := [each for each in builds if each[3] in parents and each[2] not in parents]:
+        for name, target, ref, _ in further:
+            parents.add(ref)
+            yield name, target, ref, f"{_PARENT} {parent}"

@@ -132,6 +132,7 @@ class Build(Table):
     origin: str = key(default="built", expected=True, schema={"enum": ["built", "adopted"]})
     digest: Digest | None = key(schema={"type": "string", "pattern": "^sha256:[0-9a-f]{64}$"})
     base_image: str | None = key()
+    from_template: Ref | None = key("ref of the build that it was built on")
     packages: Mapping[str, str] = key(default=dict)
     built_at: str | None = key(schema={"type": "string", "format": "date-time"})
     steps: tuple[str, ...] = key(

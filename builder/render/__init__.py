@@ -1,6 +1,6 @@
 """Render a variant and its lock to the files to build, and keep these files on disk."""
 
-from builder.render.dockerfile import RESEED_FILE, Rendered, render
+from builder.render.dockerfile import RESEED_FILE, Rendered, image_name, render
 from builder.render.fetched import undeliverable, write_fetched
 from builder.render.generated import check_place, drift, prune, write, write_context
 
@@ -9,6 +9,7 @@ __all__ = [
     "Rendered",
     "check_place",
     "drift",
+    "image_name",
     "prune",
     "render",
     "undeliverable",

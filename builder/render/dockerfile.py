@@ -21,11 +21,11 @@ from builder.errors import StorageError
 from builder.errors.visible import one_line
 from builder.lock import Lock
 from builder.lock.npm import package_json
-from builder.registry import Digest
+from builder.registry import Digest, Ref
 from builder.render.fetched import Fetched, fetched_of
 from builder.render.loading import loading_check
 from builder.render.template_toml import template_toml
-from builder.spec import Check, Stage, Variant
+from builder.spec import Check, Parent, Stage, Variant
 from builder.spec.variant import Repository, Run, stage_name
 from builder.system.files import cache_folder
 from builder.system.variables import as_reference, written
@@ -57,8 +57,14 @@ class Rendered:
 
     @property
     def locked(self) -> Mapping[str, str]:
-        """Return distribution → version of the lock."""
-        return self.lock.packages
+        """Return distribution → version of the lock, and of the build that it is on."""
+        parent = self.variant.parent
+        return {**(parent.packages if parent else {}), **self.lock.packages}
+
+    @property
+    def docker_base(self) -> str:
+        """Return the image that the first stage is on: that of a pre-check, if it is a template."""
+        return _docker_base(self.variant, self.lock)
 
     @property
     def runs_code(self) -> bool:
@@ -87,12 +93,26 @@ class Rendered:
         return [*(file.path for file in self.files), *copied]
 
 
+def image_name(name: str, level: str) -> str:
+    """Return the name of the image that a pre-check builds of a template."""
+    return f"template-builder/{name.strip('-_')}:{level}"
+
+
+def _docker_base(variant: Variant, lock: Lock) -> str:
+    parent = variant.parent
+    if parent is None:
+        return lock.image.pinned
+    if parent.name is None:
+        return image_name("template-on-e2b", Ref(parent.ref).template_id)
+    return image_name(parent.name, parent.level)
+
+
 def render(variant: Variant, lock: Lock) -> Rendered:
     """Render a variant with its lock."""
     environment, fetched = _environment(), fetched_of(variant, lock)
     values = {
         "variant": variant,
-        "image": lock.image.pinned,
+        "image": _docker_base(variant, lock),
         "locks": {stage.stem: stage for stage in lock.stages},
         "fetched": fetched,
     }
@@ -246,8 +266,9 @@ def _python(value: str | Sequence[str] | None) -> str:
     return "None" if value is None else json.dumps(value, ensure_ascii=False)
 
 
-def _merged_env(stages: Sequence[Stage]) -> dict[str, str]:
-    return {name: value for stage in stages for name, value in stage.env.items()}
+def _merged_env(stages: Sequence[Stage], parent: Parent | None) -> dict[str, str]:
+    own = {name: value for stage in stages for name, value in stage.env.items()}
+    return {**(parent.env if parent else {}), **own}
 
 
 def _export_line(name: str, value: str) -> str:

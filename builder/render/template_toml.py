@@ -22,6 +22,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
         "name": variant.name,
         "description": variant.description,
         "source": variant.source,
+        **_present(from_template=variant.from_template or None),
         "base": {"image": variant.image, "python": variant.python},
         "env": dict(variant.env),
         "service": _present(
@@ -44,6 +45,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
         "lock": {
             **_present(image=lock.image.reference, digest=lock.image.digest, note=lock.image.note),
             "python": lock.python,
+            **({"parent": variant.parent.to_toml()} if variant.parent else {}),
             "stages": [
                 {
                     "name": stage.stem,

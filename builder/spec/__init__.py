@@ -9,16 +9,19 @@ from builder.spec.load import (
     mistakes_in,
     place_of,
 )
+from builder.spec.parent import Parent, inherit
 from builder.spec.secret_shapes import secret_in
 from builder.spec.variant import Check, Stage, Variant, WarmupLevel
 
 __all__ = [
     "Check",
+    "Parent",
     "Source",
     "Specs",
     "Stage",
     "Variant",
     "WarmupLevel",
+    "inherit",
     "is_stem",
     "load_specs",
     "load_variants",

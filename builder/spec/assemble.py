@@ -13,6 +13,7 @@ from builder.spec.checks import checks_of
 from builder.spec.commands import repositories_of, runs_of
 from builder.spec.downloads import download_problems, downloads_of
 from builder.spec.files import files_of, target_problems, wheels_of
+from builder.spec.from_template import from_template_of, from_template_problems
 from builder.spec.model_tables import model_problems, models_of
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.service import service_of, service_problems
@@ -145,6 +146,7 @@ def variant_of(
     model = cast(VariantFile, leaf.model)
     merged = _merged(chain, "base", "resources", "warmup") | service_of(chain)
     problems = [
+        *from_template_problems(chain),
         *service_problems(chain, merged),
         *_import_problems(chain),
         *_warmup_problems(leaf, merged),
@@ -159,6 +161,9 @@ def variant_of(
     lists = ("command", "ready_command", "imports")
     merged |= {key: tuple(merged[key] or ()) for key in lists}
     workdir = _merged(chain, "workdir")["path"]
+    from_template = from_template_of(chain)
+    if from_template:
+        merged["image"] = ""
     variant = Variant(
         name=model.name,
         stem=leaf.stem,
@@ -170,6 +175,7 @@ def variant_of(
         accept_broken=tuple(name for table in tables if table for name in table.accept_broken),
         not_imported=tuple(name for table in tables if table for name in table.not_imported),
         workdir=workdir,
+        from_template=from_template,
         **merged,
     )
     return variant, problems

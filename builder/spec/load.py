@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.assemble import stage_of, variant_of
+from builder.spec.from_template import cycles
 from builder.spec.models import VariantFile
 from builder.spec.secret_shapes import secrets_of
 from builder.spec.spec_file import SpecFile, positions
@@ -99,6 +100,7 @@ def load_specs(folder: Path) -> Specs:
             links = tuple(stages[link.stem] for link in chain)
             variants[stem], problems = variant_of(chain, links)
             also.setdefault(stem, []).extend(problems)
+    _add_cycles(variants, complete, also)
     sources = []
     for file in read:
         inherited = [problem for link in chains[file.stem] for problem in link.problems]
@@ -128,6 +130,16 @@ def is_stem(text: str) -> bool:
     """Return whether a spec may be called like this, which is also the name of its stage."""
     reserved = text in RESERVED_STEMS or text.startswith(SHARED_PREFIX)
     return bool(_STEM.fullmatch(text)) and not reserved
+
+
+def _add_cycles(
+    variants: Mapping[str, Variant | None],
+    chains: Mapping[str, Sequence[SpecFile]],
+    also: Mapping[str, list[Problem]],
+) -> None:
+    loaded = [(variant, chains[stem][0]) for stem, variant in variants.items() if variant]
+    for variant, problem in cycles(loaded):
+        also[variant.stem].append(problem)
 
 
 def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:

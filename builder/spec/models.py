@@ -39,6 +39,7 @@ from builder.spec.types import (
     SourcePattern,
     TargetPath,
     TemplateName,
+    TemplateReference,
     Text,
     TorchBackend,
     Url,
@@ -324,6 +325,11 @@ class VariantFile(_Table):
     description: Text = Field("", description="one-line description")
     extends: Text | None = Field(
         None, description="file name, without .toml, of the spec that this one extends"
+    )
+    from_template: TemplateReference | None = Field(
+        None,
+        description="template to build on, in place of a base image: its name (the channel"
+        " `stable`), `NAME@CHANNEL`, `NAME@BUILD` or a ref; on E2B, the ID of any template",
     )
     base: BaseTable | None = None
     env: dict[EnvName, Text] = Field(

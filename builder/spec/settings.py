@@ -72,6 +72,8 @@ def _values(
 
 def _defaults(variant: Variant) -> Iterator[Setting]:
     for name, model in TABLES.items():
+        if name == "base" and variant.from_template:
+            continue
         for key, value in _of_variant(variant, name, model):
             if value not in (None, "", [], ()):
                 yield Setting(key=(name, key), value=value, place=DEFAULT)

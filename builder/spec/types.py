@@ -336,6 +336,14 @@ Account = Annotated[StrictStr, _matching(_ACCOUNT, "the name of an account")]
 SandboxPath = Annotated[StrictStr, AfterValidator(_path)]
 Mode = Annotated[StrictStr, Field(pattern=r"^0[0-7]{3}$")]
 Port = Annotated[StrictInt, Field(ge=1, le=65535)]
+TemplateReference = Annotated[
+    StrictStr,
+    Field(max_length=256),
+    _matching(
+        re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:@-]*"),
+        "a template: expected its name, NAME@CHANNEL, or a ref",
+    ),
+]
 Cpus = Annotated[StrictInt, Field(ge=1, le=32), AfterValidator(_cpu)]
 Memory = Annotated[StrictInt, Field(ge=128), AfterValidator(_even)]
 TemplateName = Annotated[

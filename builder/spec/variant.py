@@ -10,6 +10,7 @@ from typing import Literal
 from urllib.parse import urlsplit
 
 from builder.sandbox.session import CODE_SERVICE_PORT
+from builder.spec.parent import Parent, template_of
 
 WarmupLevel = Literal["none", "disk", "memory"]
 SHARED_PREFIX = "shared-"
@@ -184,7 +185,11 @@ class Stage:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Variant:
-    """A buildable spec: its chain of stages, root first, and the values merged along it."""
+    """A buildable spec: its chain of stages, root first, and the values merged along it.
+
+    `from_template` is the key of the spec, and `parent` the build that it means, once that has been
+    looked up.
+    """
 
     name: str
     stem: str = ""
@@ -208,6 +213,8 @@ class Variant:
     reseed: str = ""
     accept_broken: tuple[str, ...] = ()
     not_imported: tuple[str, ...] = ()
+    from_template: str = ""
+    parent: Parent | None = None
 
     @property
     def ready_key(self) -> str:
@@ -215,6 +222,11 @@ class Variant:
         if self.ready_command:
             return "ready-command"
         return "ready-port" if self.ready_port else "ready-url"
+
+    @property
+    def parent_name(self) -> str | None:
+        """Return the name that `from-template` begins with, None without that key."""
+        return template_of(self.from_template) or None
 
     @property
     def matches(self) -> tuple[str, ...]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import dataclasses
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, as_completed, wait
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from builder import render
@@ -20,7 +19,7 @@ from builder.errors import (
     about,
     from_os_error,
 )
-from builder.plan import PlannedVariant
+from builder.plan import Plan, PlannedVariant, Reason
 from builder.plan.schedule import Schedule
 from builder.registry import Ref, history
 from builder.registry.model import Build, Entry
@@ -31,11 +30,13 @@ from builder.system.logs import Log
 from builder.targets.protocol import OvertakenError
 from builder.workflow.building import forget
 from builder.workflow.context import Context
-from builder.workflow.sequence import EACH, execute, prepare
+from builder.workflow.parents import generations
+from builder.workflow.sequence import EACH, PREPARE, execute
 from builder.workflow.values import Attempt, BuildReport, BuildRequest, Outcome, Prepared
 
 if TYPE_CHECKING:
     from builder.record import Change
+    from builder.spec import Variant
 
 # After this time, only unanswered requests of an interrupted run remain.
 _CLEAN_UP_SECONDS = 20.0
@@ -50,7 +51,49 @@ def build_all(request: BuildRequest, context: Context) -> BuildReport:
     """
     context.connected()
     context.registry.now()
-    return carry_out(prepare(request, context), context)
+    selected = execute(PREPARE[:1], Prepared(request=request), context)
+    groups = generations(selected.variants)
+    if len(groups) < 2:
+        return carry_out(execute(PREPARE[1:], selected, context), context)
+    return _in_order(groups, selected, context)
+
+
+def _in_order(
+    groups: Sequence[Sequence[Variant]], selected: Prepared, context: Context
+) -> BuildReport:
+    """Build each group of variants after those that it is from, which must have been built."""
+    planned: list[PlannedVariant] = []
+    outcomes: list[Outcome] = []
+    rendered: list[render.Rendered] = []
+    failed: set[str] = set()
+    for group in groups:
+        for variant in group:
+            if variant.parent_name in failed:
+                why = f"`{variant.parent_name}`, which it is from, was not built"
+                error = BlockedError(about(variant.name, why))
+                context.report(Event(kind="failed", variant=variant.name, text=error.headline))
+                outcomes.append(Outcome(name=variant.name, action="failed", error=error))
+                reasons = (Reason(kind="state", subject=why),)
+                planned.append(PlannedVariant(name=variant.name, action="blocked", reasons=reasons))
+        left = tuple(variant for variant in group if variant.parent_name not in failed)
+        if left:
+            # Only names, so that the folders of the other variants stay.
+            request = replace(selected.request, names=[variant.name for variant in left])
+            part = replace(selected, request=request, variants=left)
+            prepared = execute(PREPARE[1:], part, context)
+            report = carry_out(prepared, context)
+            planned += report.plan.variants
+            outcomes += report.outcomes
+            rendered += prepared.rendered
+        failed |= {outcome.name for outcome in outcomes if outcome.error}
+    if not selected.request.names and len(rendered) == len(selected.variants):
+        render.prune(rendered, context.project.generated)
+    plan = Plan(
+        target=context.target_name,
+        channel=selected.request.channel,
+        variants=tuple(sorted(planned, key=lambda variant: variant.name)),
+    )
+    return BuildReport(plan=plan, outcomes=tuple(sorted(outcomes, key=lambda each: each.name)))
 
 
 def carry_out(prepared: Prepared, context: Context, stages: Stages = EACH) -> BuildReport:
@@ -133,7 +176,7 @@ class _Run:
             if done.overtaken:
                 report(Event(kind="warning", variant=name, text=done.overtaken))
             report(Event(kind="done", variant=name, text=done.action, seconds=seconds))
-            return dataclasses.replace(done, digest=planned.digest, seconds=seconds)
+            return replace(done, digest=planned.digest, seconds=seconds)
         finally:
             self.schedule.end(name, failed_step=failed_step)
         if processes.stopped():

@@ -23,11 +23,13 @@ from builder.registry import Registry
 from builder.render import Rendered, undeliverable
 from builder.render import render as render_variant
 from builder.render import write as write_generated
+from builder.spec import load_specs
 from builder.system import processes
 from builder.system.events import Event
 from builder.system.files import ignored
 from builder.system.logs import Log
 from builder.workflow.context import Context
+from builder.workflow.parents import after_parents, generations, with_children
 from builder.workflow.selection import variants_called
 from builder.workflow.values import Prepared
 
@@ -45,6 +47,8 @@ def select(prepared: Prepared, context: Context) -> Prepared:
     """Select the requested variants, and warn about commands whose result may change. Raise
     `SpecError`, `SelectionError`."""
     variants = variants_called(context.project, prepared.request.names)
+    if prepared.request.with_children:
+        variants = with_children(variants, load_specs(context.project.variants).variants)
     warnings: Iterable[tuple[str, str, list[str]]] = ()
     if any(stage.runs for variant in variants for stage in variant.stages):
         from builder.spec.changing import warnings_of
@@ -58,10 +62,10 @@ def select(prepared: Prepared, context: Context) -> Prepared:
 
 def lock(prepared: Prepared, context: Context) -> Prepared:
     """Lock each variant to the latest packages, or take the committed lock."""
-    project, request, locks = context.project, prepared.request, {}
-    unlocked = prepared.variants
+    project, request, locks = context.project, prepared.request, dict(prepared.locks)
+    unlocked = tuple(variant for variant in prepared.variants if variant.name not in locks)
     if request.frozen:
-        locks = read_committed(unlocked, project.generated)
+        locks |= read_committed(unlocked, project.generated)
         stale = {n: e for n, e in locks.items() if isinstance(e, StaleLockError)}
         unlocked = tuple(v for v in unlocked if request.lock_stale and v.name in stale)
         for variant in unlocked:
@@ -126,7 +130,15 @@ def plan(prepared: Prepared, context: Context) -> Prepared:
         release=request.release,
         programs=settings.builds_dockerfile if request.steps is None else request.steps,
     )
-    return replace(prepared, plan=planned)
+    planned = after_parents(planned, prepared.variants)
+    # What could not be locked is no error before its parent is built.
+    awaited = {each.name for each in planned.variants if each.action != "blocked"}
+    results = {
+        name: result
+        for name, result in prepared.results.items()
+        if name not in awaited or not isinstance(result, TemplateError)
+    }
+    return replace(prepared, plan=planned, results=results)
 
 
 def precheck(prepared: Prepared, context: Context) -> Prepared:
@@ -150,8 +162,12 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
     ignored(context.project.state)
     checked: dict[str, Checked] = {}
     failed: dict[str, TemplateError] = {}
-    for rendering in renderings:
+    for rendering in _parents_first(renderings):
         name = rendering.variant.name
+        if why := prepared.engine.lacks_parent(rendering):
+            text = f"not pre-checked with Docker: {why}"
+            context.report(Event(kind="note", variant=name, text=text))
+            continue
         try:
             checked[name] = _checked(rendering, prepared.engine, context, force=force)
         except TemplateError as error:
@@ -162,6 +178,12 @@ def precheck(prepared: Prepared, context: Context) -> Prepared:
                 failed[name] = error
                 context.report(Event(kind="failed", variant=name, text=error.headline))
     return replace(prepared, results={**prepared.results, **failed}, checked=checked)
+
+
+def _parents_first(renderings: Sequence[Rendered]) -> list[Rendered]:
+    by_name = {rendering.variant.name: rendering for rendering in renderings}
+    groups = generations([rendering.variant for rendering in renderings])
+    return [by_name[variant.name] for group in groups for variant in group]
 
 
 def _reach_engine_for(when: PrecheckWhen, prepared: Prepared, context: Context) -> Prepared:
@@ -293,7 +315,7 @@ def _side_by_side(
 
 def _contains_revoked(recorded: Registry, rendered: Rendered) -> str | None:
     """Return why packages of the lock must not be built."""
-    if not recorded.contents.revocations:
+    if not (recorded.contents.revocations or rendered.variant.parent):
         return None
     from builder.record import check_contents, contents_of
 

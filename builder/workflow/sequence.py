@@ -10,21 +10,22 @@ from typing import TypeVar
 
 from builder.workflow.building import build, publish, record, verify
 from builder.workflow.context import Context
+from builder.workflow.parents import look_up_parents
 from builder.workflow.preparing import lock, plan, precheck, reach_engine, render, select, write
 from builder.workflow.values import BuildRequest, Prepared
 
 _V = TypeVar("_V")
 
 # All variants together.
-PREPARE = (select, lock, render, plan, precheck)
+PREPARE = (select, look_up_parents, lock, render, plan, precheck)
 # A single variant under its claim; variants run in parallel, as the schedule allows.
 EACH = (build, verify, publish, record)
 
 # For `render`, `outdated` and `diff`; for `plan`; and for `precheck`, which has no target to plan
 # for, and needs an engine before anything else.
-RENDER = PREPARE[:3]
+RENDER = PREPARE[:4]
 PLAN = PREPARE[:-1]
-PRECHECK = (select, reach_engine, lock, render, write, precheck)
+PRECHECK = (select, reach_engine, look_up_parents, lock, render, write, precheck)
 
 
 def execute(stages: Sequence[Callable[[_V, Context], _V]], value: _V, context: Context) -> _V:

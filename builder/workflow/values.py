@@ -34,7 +34,8 @@ class BuildRequest:
     channels. `jobs` limits parallel builds (None: the target's limit). With `require_cache`, steps
     that the plan expects in the cache must be there. `accept_fallback` accepts locks that fell back
     to another index. `precheck` overrides the project's setting. `steps` includes the steps of E2B
-    in the plan (None: if the target runs them).
+    in the plan (None: if the target runs them). `with_children` also selects the variants that are
+    from the selected ones.
     """
 
     names: Sequence[str] = ()
@@ -49,6 +50,7 @@ class BuildRequest:
     accept_fallback: bool = False
     precheck: PrecheckWhen | None = None
     steps: bool | None = None
+    with_children: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -233,6 +233,15 @@ def answers_at(port: str) -> bool:
 
 
 @pytest.mark.network
+def test_from_template(walk: Callable[..., str], tmp_path: Path) -> None:
+    """The child of the page is built after its parent, on the build of it."""
+    walk("guides/from-template.md")
+    recorded = json.loads((tmp_path / "registry.json").read_text())["templates"]
+    (build,) = recorded["calendars"]["local"]["builds"].values()
+    assert build["from_template"] == recorded["dates"]["local"]["channels"]["stable"]
+
+
+@pytest.mark.network
 def test_models(
     walk: Callable[..., str], content_server: ContentServer, hub: HubServer, tmp_path: Path
 ) -> None:

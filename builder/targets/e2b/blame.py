@@ -66,7 +66,8 @@ def instruction(order: BuildInput, step: str | None) -> tuple[int | None, str]:
     program = order.program
     assert program is not None
     if step == "base":
-        return 0, f"FROM {program.base_image}"
+        base = program.base_template
+        return 0, f"FROM template {base}" if base else f"FROM {program.base_image}"
     if step is None or not step.isdecimal() or not 1 <= int(step) <= len(program.steps):
         return None, f"start command: {program.start_command or 'none'}"
     first, last = program.steps[int(step) - 1].lines
@@ -84,7 +85,8 @@ def _origin(order: BuildInput, number: int | None) -> list[str]:
     stages = variant.stages
     dockerfile = f".builder/context/{variant.name}/Dockerfile"
     if not number:
-        keys = [["service", "command"] if number is None else ["base", "image"]]
+        base = ["from-template"] if program.base_template else ["base", "image"]
+        keys = [["service", "command"] if number is None else base]
     else:
         step = program.steps[number - 1]
         names = [stage_name(stage.stem) for stage in stages]

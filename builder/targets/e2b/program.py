@@ -25,7 +25,11 @@ def template_of(order: BuildInput) -> Any:
     """
     program = order.program
     assert program is not None
-    builder = e2b.Template(file_context_path=str(order.folder)).from_image(program.base_image)
+    template = e2b.Template(file_context_path=str(order.folder))
+    if program.base_template:
+        builder = template.from_template(program.base_template)
+    else:
+        builder = template.from_image(program.base_image)
     for number, step in enumerate(program.steps):
         if order.force and number == order.shared:
             builder.skip_cache()

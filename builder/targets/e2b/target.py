@@ -6,7 +6,7 @@ from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from builder.plan import Drift, StateQuery, TargetState
-from builder.registry import history
+from builder.registry import Ref, history
 from builder.spec import Variant
 from builder.system.events import Event, Reporter, discard
 from builder.system.logs import Log
@@ -31,7 +31,6 @@ class E2BTarget(Sandboxes, Cleaning):
     jobs = 20  # E2B's limit of a team's concurrent builds
     changes = None  # nobody can write to a snapshot
     copies = None  # every sandbox is a copy of the snapshot
-    blocked = staticmethod(cannot_be_checked)
 
     def __init__(self, account: Account, *, journal: Path, report: Reporter = discard) -> None:
         """`report` receives events of no single template, such as limits and leftover sandboxes."""
@@ -103,6 +102,22 @@ class E2BTarget(Sandboxes, Cleaning):
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """Return the features that E2B lacks, except those that are errors when flattening."""
         return (*runs_no_code(variant), *not_provided(variant), *unknown_service(variant))
+
+    def blocked(self, variant: Variant) -> str | None:
+        """Return why the variant cannot be built: what it is from is gone, or it cannot be checked.
+
+        Of a template that was not built here, only E2B knows whether the key may use it.
+        """
+        parent = variant.parent
+        if parent and parent.digest:
+            ref = Ref(parent.ref)
+            if not self.inventory.usable(ref.template_id, ref.build_id):
+                return (
+                    f"build {ref.build_id} of `{parent.title}`, which it is from, is gone from"
+                    f" {self.name} or not ready; `template-builder build {parent.title} --target"
+                    f" {self.name}` makes another one"
+                )
+        return cannot_be_checked(variant)
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build of the order's digest, or find it."""

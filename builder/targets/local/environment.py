@@ -26,7 +26,6 @@ from builder.errors import (
     StorageError,
     from_os_error,
 )
-from builder.lock import StageLock
 from builder.lock.pins import parse_pins, parts
 from builder.render import Rendered
 from builder.spec import Variant
@@ -38,6 +37,7 @@ from builder.system.logs import Log
 from builder.targets.local import byte_code, interpreter
 from builder.targets.local.fetched import link_content
 from builder.targets.local.home import in_home
+from builder.targets.local.inherited import Requirements, requirements_of, take_over
 from builder.targets.local.leftovers import remove_unused
 from builder.targets.local.place import (
     MADE,
@@ -124,12 +124,14 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     _uv(["venv", "--relocatable", "--no-project", "--python", python, str(folder)], detail)
     for file in rendered.files:
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
+    if variant.parent:
+        take_over(variant.parent, folder)
     _fill_home(folder / "home", variant)
     if rendered.fetched:
         step("linking what was fetched")
         link_content(rendered.fetched, folder, report=report)
     step("installing the locked packages")
-    _install(folder, rendered.lock.stages, detail, log)
+    _install(folder, detail, log)
     step("compiling them")
     _compile(folder)
     cold: dict[str, float] = {}
@@ -158,11 +160,10 @@ def _fill_home(home: Path, variant: Variant) -> None:
                 atomic_write(home / path, entry.content, mode=int(entry.mode, 8))
 
 
-def _install(
-    folder: Path, stages: Sequence[StageLock], detail: Callable[[str], None], log: Log
-) -> None:
+def _install(folder: Path, detail: Callable[[str], None], log: Log) -> None:
     """Install the locked packages, each stage from its own source, then a kernel and what it needs
     to show results, constrained by the lock."""
+    locked = list(requirements_of(folder))
     target = ["--python", str(folder / "bin" / "python"), "--no-compile-bytecode"]
 
     def install(arguments: Sequence[str]) -> None:
@@ -175,16 +176,21 @@ def _install(
             _uv(command, detail)
 
     with uv.private_folder() as private:
-        hashed, commits = (_requirements(folder, stages, private, part) for part in (0, 1))
-        backends = {stage.stem: stage.torch_backend for stage in stages}
-        for backend, group in itertools.groupby(hashed, key=lambda path: backends[path.stem]):
+        paths: list[Path] = []
+        for (_, backend), group in itertools.groupby(locked, key=lambda each: each.source):
+            stages = list(group)
+            hashed, commits = (_requirements(stages, private, part) for part in (0, 1))
             chosen = [f"--torch-backend={backend}"] if backend else []
-            install(["--require-hashes", *chosen, *(f"--requirement={path}" for path in group)])
-        if commits:
-            install([f"--requirement={path}" for path in commits])
-        names = {name for stage in stages for name, _ in parse_pins(stage.text)}
+            if hashed:
+                install(
+                    ["--require-hashes", *chosen, *(f"--requirement={path}" for path in hashed)]
+                )
+            if commits:
+                install([f"--requirement={path}" for path in commits])
+            paths += [*hashed, *commits]
+        names = {name for each in locked for name, _ in parse_pins(each.text)}
         shows = [need for name, need in _SHOWN_WITH.items() if name in names]
-        constraints = [f"--constraints={path}" for path in (*hashed, *commits)]
+        constraints = [f"--constraints={path}" for path in paths]
         kernel = ["pip", "install", *target, *constraints, "ipykernel", *shows]
         try:
             _uv(kernel, detail)
@@ -193,17 +199,14 @@ def _install(
             _uv([*kernel, "--offline"], detail)
 
 
-def _requirements(
-    folder: Path, stages: Sequence[StageLock], private: Path, part: Literal[0, 1]
-) -> list[Path]:
-    """Write the locks of the stages to files, with the wheels of this environment; `part` is that
+def _requirements(stages: Sequence[Requirements], private: Path, part: Literal[0, 1]) -> list[Path]:
+    """Write the locks of the stages to files, with the wheels of their environment; `part` is that
     of `pins.parts`."""
-    wheels = (folder / "template" / "wheels").as_uri()
     paths = []
     for stage in stages:
         if text := parts(stage.text)[part]:
-            path = private / str(part) / f"{stage.stem}.txt"
-            path.parent.mkdir(exist_ok=True)
+            wheels = (stage.folder / "wheels").as_uri()
+            path = private / f"{len(stage.folder.parts)}-{stage.stem}-{part}.txt"
             path.write_text(text.replace(" file:///opt/template/wheels", f" {wheels}"), "utf-8")
             paths.append(path)
     return paths

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from builder.render.fetched import Fetched, obtained, put
 from builder.system.events import Reporter
-from builder.targets.local.home import FETCHED, in_home, set_links
+from builder.targets.local.home import FETCHED, in_home, links_of, set_links
 
 _EXECUTABLE = 0o111
 
@@ -31,6 +31,7 @@ def link_content(contents: Iterable[Fetched], environment: Path, *, report: Repo
         paths.append(path)
     if not paths:
         return
+    paths += links_of(environment)  # of what the template is from
     set_links(environment, sorted(_outermost(paths, environment / FETCHED)))
 
 

@@ -39,13 +39,18 @@ def set_links(environment: Path, paths: Sequence[str]) -> None:
     _link(environment, environment / "home")
 
 
+def links_of(environment: Path) -> list[str]:
+    """Return the paths that `set_links` has set. Raises `OSError`."""
+    try:
+        links: list[str] = parse_json((environment / _LINKS).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return links
+
+
 def _link(environment: Path, home: Path) -> None:
     """Link to where the content is now, since environments can be moved."""
-    try:
-        links = parse_json((environment / _LINKS).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return
-    for path in links:
+    for path in links_of(environment):
         link = home / path
         link.parent.mkdir(parents=True, exist_ok=True)
         link.unlink(missing_ok=True)

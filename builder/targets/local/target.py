@@ -101,8 +101,15 @@ class LocalTarget:
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """List the features of the variant that need a separate machine."""
+        inherited = (
+            f"what it does not provide of `{parent.title}`, which this template is from:"
+            f" `template-builder show {parent.title} --target {parent.target}` lists it"
+            for parent in (variant.parent,)
+            if parent
+        )
         return (
             *_missing(variant),
+            *inherited,
             f"the base image {variant.image} and its service: Python comes from this machine",
             (
                 f"limits: {variant.cpu} CPUs and {variant.memory_mb} MiB are not enforced,"
@@ -112,6 +119,11 @@ class LocalTarget:
 
     def blocked(self, variant: Variant) -> str | None:
         """Return why the variant cannot be built: no suitable Python on this machine."""
+        if variant.parent:
+            from builder.targets.local import inherited
+
+            if why := inherited.missing(variant.parent):
+                return why
         if interpreter.choose(variant.python) is not None:
             return None
         return (

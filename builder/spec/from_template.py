@@ -1,0 +1,48 @@
+"""Check `from-template` in a chain of specs, and between the templates of a project."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import cast
+
+from builder.errors import Problem
+from builder.spec.models import VariantFile
+from builder.spec.spec_file import SpecFile
+from builder.spec.variant import Variant
+
+
+def from_template_of(chain: Sequence[SpecFile]) -> str:
+    """Return the key `from-template` of the first file, which stands in place of a base image."""
+    return cast(VariantFile, chain[0].model).from_template or ""
+
+
+def from_template_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
+    """Report what excludes `from-template`: to extend a spec, and a base image."""
+    for file in chain[1:]:
+        if cast(VariantFile, file.model).from_template:
+            message = f"excludes `extends`: the base of this spec is that of {chain[0].shown}"
+            hint = f"remove one of the two, or move `from-template` to {chain[0].shown}"
+            yield file.problem(("from-template",), message, hint)
+    if reference := from_template_of(chain):
+        for file in chain:
+            if cast(VariantFile, file.model).base:
+                message = f"excludes `from-template`: the base is the template {reference!r}"
+                yield file.problem(("base",), message, "remove one of the two")
+
+
+def cycles(
+    variants: Iterable[tuple[Variant, SpecFile]],
+) -> Iterator[tuple[Variant, Problem]]:
+    """Yield the variants that are from themselves, by way of others, and the problem: one for each
+    cycle. Each variant comes with the file that has its `from-template`."""
+    files = {variant.name: (variant, file) for variant, file in variants}
+    for name, (variant, _) in files.items():
+        path = [name]
+        while (parent := files[path[-1]][0].parent_name) in files and parent not in path:
+            path.append(str(parent))
+        if parent == name:
+            first = min(path)
+            start = path.index(first)
+            around = [*path[start:], *path[:start], first]
+            message = f"is from itself: {' → '.join(around)}"
+            yield variant, files[first][1].problem(("from-template",), message)
