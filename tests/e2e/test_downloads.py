@@ -209,11 +209,13 @@ def test_local_sandboxes_have_the_downloads_of_their_home(
     async def output() -> Any:
         async with CodeExecutionPrimitive(template_id="leaf", target="local") as executor:
             result = await executor.execute({"code": CODE})
-            return result["output"], result["error"]
+            text = await executor.files.read_text("data/table.csv")
+            return result["output"], result["error"], text
 
     assert asyncio.run(output()) == (
         f"a,b\n1,2\nran\n{len(LARGE)} False\n['data', 'large.bin', 'tool']\n",
         None,
+        "a,b\n1,2\n",
     )
     (stored,) = [
         path for path in (local_cache / "content").iterdir() if path.stat().st_size == len(LARGE)

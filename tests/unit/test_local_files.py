@@ -31,8 +31,8 @@ def home(tmp_path: Path) -> Path:
     return tmp_path / "home"
 
 
-def files_of(home: Path) -> Files:
-    files = LocalFiles(home)
+def files_of(home: Path, fetched: Path | None = None) -> Files:
+    files = LocalFiles(home, fetched)
 
     @contextlib.asynccontextmanager
     async def opened() -> AsyncIterator[SandboxFiles]:
@@ -290,3 +290,34 @@ def test_progress_is_shown_on_a_terminal_only(
     seen = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, env=environment)
     assert b"`data.csv`" in seen.stdout
     assert b"3.0/3.0 MB" in seen.stdout
+
+
+def test_fetched_content_is_read_but_never_changed(home: Path, tmp_path: Path) -> None:
+    """Links to content that the template has fetched are read and listed as what they lead to, also
+    through links inside of it; writing replaces a link, and nothing changes or leaves the content."""
+    fetched = tmp_path / "fetched"
+    (fetched / "tool").mkdir(parents=True)
+    (fetched / "tool" / "run.sh").write_text("echo")
+    (fetched / "tool" / "run").symlink_to("run.sh")
+    (fetched / "out").symlink_to("../outside/secret")
+    (fetched / "table.csv").write_text("a,b")
+    for name in ("tool", "table.csv", "out"):
+        (home / name).symlink_to(fetched / name)
+    (home / "up").symlink_to(f"{fetched}/../outside/secret")
+    files = files_of(home, fetched)
+    assert asyncio.run(files.read_text("table.csv")) == "a,b"
+    assert asyncio.run(files.read_text("tool/run")) == "echo"
+    listed = {entry.name: (entry.type, entry.size) for entry in asyncio.run(files.list("."))}
+    assert listed["table.csv"] == ("file", 3)
+    assert listed["tool"][0] == "folder"
+    assert listed["up"][0] == "link"
+    for path in ("out", "up"):
+        with pytest.raises(SandboxFileError):
+            asyncio.run(files.read(path))
+    for call in (files.write("tool/new", "x"), files.remove("tool/run.sh")):
+        with pytest.raises(SandboxFileError):
+            asyncio.run(call)
+    asyncio.run(files.write("table.csv", "c,d"))
+    assert asyncio.run(files.read_text("table.csv")) == "c,d"
+    assert (fetched / "table.csv").read_text() == "a,b"
+    assert sorted(path.name for path in (fetched / "tool").iterdir()) == ["run", "run.sh"]

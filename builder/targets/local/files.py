@@ -18,6 +18,7 @@ import stat
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from os.path import normpath
 from pathlib import Path
 from typing import Literal
 
@@ -49,10 +50,14 @@ _STEP_BACK_NS = 20_000_000
 
 
 class LocalFiles:
-    """The files below a home folder. One caller at a time."""
+    """The files below a home folder. One caller at a time.
 
-    def __init__(self, home: Path) -> None:
+    Links to `fetched`, the content that the template has fetched, are followed to read it.
+    """
+
+    def __init__(self, home: Path, fetched: Path | None = None) -> None:
         self._home = str(home)
+        self._fetched = str(fetched) if fetched else None
         self._status = os.stat(home, follow_symlinks=False)
         self._changes = Changes()
         self._cut = False
@@ -99,7 +104,7 @@ class LocalFiles:
         with _worded(path):
             return [
                 _entry(_joined(path, name), status, kind)
-                for name, status, kind in self._entries_of(path, follow=True)
+                for name, status, kind in self._entries_of(path, follow=True, reading=True)
             ]
 
     async def remove(self, path: str) -> None:
@@ -138,14 +143,27 @@ class LocalFiles:
         return Listing(files=files, levels=LEVELS)
 
     def _entries_of(
-        self, path: str, *, follow: bool
+        self, path: str, *, follow: bool, reading: bool = False
     ) -> Iterator[tuple[str, os.stat_result, _Kind]]:
-        with self._place(path, follow=follow) as (parent, name):
+        with self._place(path, follow=follow, reading=reading) as (parent, name):
             folder = os.open(name, _FOLDER, dir_fd=parent)
             try:
-                yield from _entries(folder)
+                for entry in _entries(folder):
+                    yield self._seen_through(folder, *entry) if reading else entry
             finally:
                 os.close(folder)
+
+    def _seen_through(
+        self, folder: int, name: str, status: os.stat_result, kind: _Kind
+    ) -> tuple[str, os.stat_result, _Kind]:
+        """Return an entry of a folder, for a link to fetched content with what it leads to."""
+        target = _link_target(name, folder) if kind == "link" else None
+        if target is None or not (self._fetched and below(normpath(target), self._fetched)):
+            return name, status, kind
+        with contextlib.suppress(OSError):
+            status = os.stat(target)
+            kind = "folder" if stat.S_ISDIR(status.st_mode) else "file"
+        return name, status, kind
 
     def _warn_once(self) -> None:
         if not self._cut:
@@ -157,7 +175,7 @@ class LocalFiles:
 
     def _opened(self, path: str) -> int:
         """Open a regular file; a pipe or device might block forever."""
-        with self._place(path) as (folder, name):
+        with self._place(path, reading=True) as (folder, name):
             descriptor = os.open(name, _FILE, dir_fd=folder)
         kind = os.fstat(descriptor).st_mode
         if stat.S_ISREG(kind):
@@ -169,11 +187,17 @@ class LocalFiles:
 
     @contextlib.contextmanager
     def _place(
-        self, path: str, *, make: bool = False, follow: bool | None = None
+        self,
+        path: str,
+        *,
+        make: bool = False,
+        follow: bool | None = None,
+        reading: bool = False,
     ) -> Iterator[tuple[int, str]]:
         """Yield the open folder of a path, and the name in it, which is `.` for the home itself.
 
-        A link at the end is followed unless `make` is True or `follow` is False.
+        A link at the end is followed unless `make` is True or `follow` is False. Links to fetched
+        content are only followed for `reading`.
         """
         follow = not make if follow is None else follow
         with _worded(path):
@@ -185,12 +209,14 @@ class LocalFiles:
                     hint="open another sandbox",
                 )
             with _worded(path):
-                name = self._walk(path, folders, make=make, follow=follow)
+                name = self._walk(path, folders, make=make, follow=follow, reading=reading)
             yield folders[-1], name
         finally:
             _close(folders)
 
-    def _walk(self, path: str, folders: list[int], *, make: bool, follow: bool) -> str:
+    def _walk(
+        self, path: str, folders: list[int], *, make: bool, follow: bool, reading: bool
+    ) -> str:
         """Open the parent folders of a path, one after another; return the last name."""
         ahead, links = deque(self._inside(path).split("/")), 0
         while ahead:
@@ -201,9 +227,7 @@ class LocalFiles:
                 if links > _MOST_LINKS:
                     raise OSError(errno.ELOOP, os.strerror(errno.ELOOP))
                 if target.startswith("/"):
-                    target = self._inside(target)
-                    _close(folders[1:])
-                    del folders[1:]
+                    target = self._start_at(target, folders, reading=reading)
                 ahead.extendleft(reversed(target.split("/")))
             elif part == "..":
                 if len(folders) == 1:
@@ -214,6 +238,19 @@ class LocalFiles:
                     return part
                 folders.append(_entered(part, folders[-1], make=make))
         return "."
+
+    def _start_at(self, target: str, folders: list[int], *, reading: bool) -> str:
+        """Go back to the home, or to the fetched content, for the absolute target of a link; return
+        the path from there."""
+        if reading and self._fetched and below(target, self._fetched):
+            folders.append(os.open(self._fetched, _FOLDER))
+            _close(folders[:-1])
+            del folders[:-1]
+            return os.path.relpath(target, self._fetched)
+        target = self._inside(target)
+        _close(folders[1:])
+        del folders[1:]
+        return target
 
     def _inside(self, path: str) -> str:
         """Return a path relative to the home. Raises `SandboxFileError` for one outside."""

@@ -26,7 +26,7 @@ from builder.sandbox.execution import (
 )
 from builder.system.scratch import Scratch
 from builder.targets.local.client import KernelClient, add_error
-from builder.targets.local.home import copy_home
+from builder.targets.local.home import FETCHED, copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.launch import KernelProcess, Zygote, last_lines, launch, short_folder
 from builder.targets.local.layer import make_layer
@@ -67,6 +67,7 @@ class KernelSandbox:
         try:
             self._folder = self._make_folder(zygote)
             self.home = self._folder / "home"
+            self.fetched = environment / FETCHED
             self._start(environment, env, zygote)
             self.timings = {"created": round(time.perf_counter() - start, 6)}
             self._wait_until_ready()

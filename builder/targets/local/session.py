@@ -40,7 +40,7 @@ class LocalSession:
     def __init__(self, sandbox: KernelSandbox, thread: ThreadPoolExecutor) -> None:
         self._sandbox, self._thread = sandbox, thread
         self.id = sandbox.home.parent.name
-        self.files = LocalFiles(sandbox.home)
+        self.files = LocalFiles(sandbox.home, sandbox.fetched)
         self.timings: Mapping[str, float] = sandbox.timings
         self.opened_at = time.monotonic()
         self.lifetime = float("inf")
