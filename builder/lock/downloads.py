@@ -30,9 +30,11 @@ def lock_download(download: Download, report: Reporter) -> LockedDownload:
 
 
 def _known(download: Download) -> str | None:
-    """Return the hash that the spec names, if the store has such a file."""
+    """Return the hash that the spec names, if the store has such a file; intact, if it is read."""
     known = download.sha256
-    return known if known and store.size_of(known) is not None else None
+    if known and (store.find(known) if download.extract else store.size_of(known) is not None):
+        return known
+    return None
 
 
 def fetch(url: str, *, known: bool, report: Reporter) -> str:
@@ -49,9 +51,7 @@ def fetch(url: str, *, known: bool, report: Reporter) -> str:
 
 def _unpacked_size(download: Download, sha256: str) -> int:
     path = store.find(sha256)
-    if path is None:  # damaged since
-        http.fetch(download.url, known=True)
-        path = store.folder() / sha256
+    assert path, "it was just stored"
     try:
         return unpacked_size(str(path))
     except UnsafeArchiveError as error:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from builder.errors import FetchError, TemplateError
+from builder.errors import FetchError, InterruptedRunError, TemplateError
 from builder.lock import downloads
 from builder.lock.content import ContentFile, LockedDownload, LockedModel
 from builder.lock.models import fetch_object, lock_model
@@ -53,6 +53,8 @@ def _work(stage: Stage, report: Reporter) -> Iterator[tuple[object, _Key, Callab
         def run() -> _Result:
             try:
                 return lock()
+            except InterruptedRunError:
+                raise
             except TemplateError as error:
                 place = stage.source
                 if stage.path:
@@ -87,10 +89,17 @@ def with_content(lock: Lock, variant: Variant, locked: Locked) -> Lock | Templat
                 models=tuple(each for each in results if isinstance(each, LockedModel)),
             )
         )
-    if len(errors) > 1 and all(isinstance(error, FetchError) for error in errors):
-        hints = dict.fromkeys(error.hint for error in errors if error.hint)
-        return FetchError("\n".join(error.message for error in errors), hint="; ".join(hints))
-    return errors[0] if errors else dataclasses.replace(lock, stages=tuple(stages))
+    if errors:
+        return _joined(errors)
+    return dataclasses.replace(lock, stages=tuple(stages))
+
+
+def _joined(errors: Sequence[TemplateError]) -> TemplateError:
+    """Return one error for several; what a spec can correct goes before other reasons."""
+    first = next((error for error in errors if isinstance(error, FetchError)), errors[0])
+    hints = dict.fromkeys(error.hint for error in errors if error.hint)
+    message = "\n".join(error.message for error in errors)
+    return type(first)(message, hint="; ".join(hints) or None)
 
 
 def obtain(file: ContentFile, *, report: Reporter = discard) -> Path:

@@ -180,10 +180,17 @@ def test_unsafe_archive_is_refused_before_a_build(locking: Locking) -> None:
 def test_several_mistakes_are_reported_at_once(locking: Locking) -> None:
     """Every download that fails is in the error."""
     text = DOWNLOAD.replace("table", "one") + DOWNLOAD.replace("table", "two")
+    locking.server.files["one.csv"] = b""
+    locking.server.statuses["one.csv"] = 503
     locking.spec(text)
     finished = locking.run("lock")
-    assert "variants/leaf.toml:5: " in finished.stderr
-    assert "variants/leaf.toml:8: " in finished.stderr
+    assert finished.returncode == 17
+    url = locking.server.url
+    assert (
+        f"error: variants/leaf.toml:5: {url}/one.csv cannot be fetched: the server answers 503"
+        " Service Unavailable\n"
+        f"variants/leaf.toml:8: {url}/two.csv cannot be fetched: the server answers 404 Not Found"
+    ) in finished.stderr
 
 
 @pytest.mark.network
