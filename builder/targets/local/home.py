@@ -51,7 +51,18 @@ def links_of(environment: Path) -> list[str]:
 def _link(environment: Path, home: Path) -> None:
     """Link to where the content is now, since environments can be moved."""
     for path in links_of(environment):
-        link = home / path
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.unlink(missing_ok=True)
-        link.symlink_to(environment / FETCHED / path)
+        _link_to(environment / FETCHED / path, home / path)
+
+
+def _link_to(source: Path, link: Path) -> None:
+    """Link to fetched content; files of the template that are inside of it go before it."""
+    if link.is_symlink():
+        link.unlink()
+    elif link.is_dir() and source.is_dir():
+        for child in source.iterdir():
+            _link_to(child, link / child.name)
+        return
+    elif link.exists():
+        return
+    link.parent.mkdir(parents=True, exist_ok=True)
+    link.symlink_to(source)
