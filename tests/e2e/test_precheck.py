@@ -288,3 +288,36 @@ def test_packages_larger_than_tmp(
         assert lacking == []
         left = machine.bash("ls /tmp /opt/template", user="root", env={}).split()
         assert left == ["/opt/template:", "requirements", "uv", "warmup.py", "/tmp:"]
+
+
+def test_a_template_from_another_one(made: Callable[..., Path], command: Command) -> None:
+    """A child is checked on the image of its parent's pre-check, with its files and packages; if
+    the engine has none of that build, it says so."""
+    project = made(
+        '[python]\npackages = ["idna"]\n[[files]]\nsource = "note"\ntarget = "/opt/note"\n',
+        base=SERVICE + '[env]\nGREETING = "hello"\n',
+    )
+    (project / "variants" / "note").write_text("a note")
+    (project / "variants" / "child.toml").write_text(
+        'schema = 1\nname = "child"\nfrom-template = "light"\n[python]\npackages = ["six"]\n'
+        '[[verify]]\nname = "the parent is there"\n'
+        "code = \"import idna, os; print(os.environ['GREETING'], open('/opt/note').read())\"\n"
+        'stdout = "hello a note"\n'
+    )
+    done = command("build", "light", "--target", "local", cwd=project)
+    assert done.returncode == 0, done.stderr
+    lacking = (
+        "not pre-checked with Docker: the engine has no image of local:light@sha256-",
+        "which it is from; `template-builder precheck light` makes it if that build is the latest",
+    )
+    done = command("precheck", "child", cwd=project)
+    assert done.returncode == 0, done.stderr
+    for text in lacking:
+        assert text in done.stderr
+    done = command("precheck", "--json", cwd=project)
+    assert done.returncode == 0, done.stderr
+    child, light = sorted(json.loads(done.stdout), key=lambda found: str(found["name"]))
+    assert child["checks"] == ["import six", "the parent is there"]
+    assert child["env"]["GREETING"] == "hello"
+    assert (child["user"], child["workdir"]) == ("user", "/home/user")
+    assert child["layers"] > light["layers"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from builder import record, workflow
-from builder.errors import BlockedError
+from builder.errors import BlockedError, LockConflictError
 from builder.plan import PlannedVariant
 from builder.record import Content
 from builder.workflow import BuildRequest, Outcome
@@ -193,3 +193,19 @@ def test_a_template_of_e2b_that_is_not_ours(family: Place, cloud: Server) -> Non
     (build,) = cloud.builds("child")
     assert build.request["fromTemplate"] == ref.template_id
     assert note in family.recorded("child")["warnings"]
+
+
+def test_a_child_that_cannot_live_with_its_parents_versions(family: Place) -> None:
+    """The parent's packages are constraints: the error names the package, both templates and the
+    line of the child's spec."""
+    built(family, "four")
+    version = family.recorded("four")["packages"]["iniconfig"]
+    path = family.folder / "variants" / "child.toml"
+    path.write_text(CHILD.replace('"idna"', '"iniconfig<2"'))
+    error = built(family, "child")["child"].error
+    assert isinstance(error, LockConflictError)
+    assert error.message.splitlines()[:3] == [
+        "stage `child` conflicts with the versions that `four` locked:",
+        f"  iniconfig=={version} is locked by stage `four`",
+        '  "iniconfig<2" is required by stage `child` at variants/child.toml:5',
+    ]
