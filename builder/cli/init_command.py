@@ -8,6 +8,7 @@ import os
 import re
 import shlex
 import unicodedata
+from collections.abc import Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +17,7 @@ import typer
 
 from builder import spec
 from builder.cli.output import Result
-from builder.convert import Conversion, Folder, convert
+from builder.convert import Conversion, FileCopy, Folder, convert
 from builder.errors import (
     Problem,
     ProjectError,
@@ -90,22 +91,12 @@ def init(
         )
     conversion = _convert(source, root, name) if source else None
     files, name = _files(root, conversion.name if conversion else name, ci)
-    executable: set[Path] = set()
     if conversion:
         folder = root / "variants"
         del files[folder / "_base.toml"]  # the source says what is needed of it
-        files[_file_of(folder, conversion.name)] = conversion.text.encode()
-        for inside, file in conversion.files.items():
-            files[folder / inside] = file.content
-            if file.executable:
-                executable.add(folder / inside)
-    written: list[str] = []
-    kept: list[str] = []
-    for path, content in files.items():
-        exists = os.path.lexists(path)
-        (kept if exists else written).append(os.path.relpath(path, root))
-        if not exists:
-            atomic_write(path, content, mode=0o755 if path in executable else None)
+        files[_file_of(folder, conversion.name)] = FileCopy(content=conversion.text.encode())
+        files |= {folder / path: file for path, file in conversion.files.items()}
+    written, kept = _write(files, root)
     (written if _ignore(root / ".gitignore") else kept).append(".gitignore")
     notes = conversion.notes if conversion else ()
     where = f" --project {shlex.quote(str(project))}" if project else ""
@@ -123,20 +114,30 @@ def init(
     )
 
 
-def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, bytes], str | None]:
+def _write(files: Mapping[Path, FileCopy], root: Path) -> tuple[list[str], list[str]]:
+    """Write the files that are not there yet; return the paths of these, and of those kept."""
+    written: list[str] = []
+    kept: list[str] = []
+    for path, file in files.items():
+        exists = os.path.lexists(path)
+        (kept if exists else written).append(os.path.relpath(path, root))
+        if not exists:
+            atomic_write(path, file.content, mode=0o755 if file.executable else None)
+    return written, kept
+
+
+def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, FileCopy], str | None]:
     """Return the files of the project by path, and the template's name; None if the project has
     specs and no name was given."""
     folder = root / "variants"
     if name is None and not any(not path.stem.startswith("_") for path in folder.glob("*.toml")):
         name = default_name(root.name)
-    files = {folder / "_base.toml": _text("_base.toml").encode()}
+    texts = {folder / "_base.toml": _text("_base.toml")}
     if name is not None:
         variant = _text("variant.toml").replace("NAME", name)
-        files[_file_of(folder, name)] = variant.encode()
+        texts[_file_of(folder, name)] = variant
     for kind, content in schemas().items():
-        files[root / "schemas" / f"{kind}.schema.json"] = (
-            f"{json.dumps(content, indent=2)}\n".encode()
-        )
+        texts[root / "schemas" / f"{kind}.schema.json"] = json.dumps(content, indent=2) + "\n"
     if ci:
         repository = next((f for f in (root, *root.parents) if (f / ".git").exists()), root)
         workflow = _text(f"{ci}.yml")
@@ -144,8 +145,8 @@ def _files(root: Path, name: str | None, ci: Ci | None) -> tuple[dict[Path, byte
             within = json.dumps(root.relative_to(repository).as_posix())
             defaults = f"defaults:\n  run:\n    working-directory: {within}\njobs:\n"
             workflow = workflow.replace("jobs:\n", defaults, 1)
-        files[repository / _WORKFLOW] = workflow.encode()
-    return files, name
+        texts[repository / _WORKFLOW] = workflow
+    return {path: FileCopy(content=text.encode()) for path, text in texts.items()}, name
 
 
 def _convert(source: Path, root: Path, name: str | None) -> Conversion:

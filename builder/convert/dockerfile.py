@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import posixpath
 import re
 import shlex
@@ -11,14 +10,15 @@ from e2b_dockerfile_utils import DockerfileInstruction as Instruction
 from e2b_dockerfile_utils import parse_heredoc
 
 from builder.convert.copies import Copies
-from builder.convert.draft import WHEN_OPENED, Draft
+from builder.convert.draft import Draft
+from builder.convert.processes import Processes
 from builder.convert.runs import Place, Runs
 from builder.convert.service import Service
 from builder.convert.values import FileCopy, Files, Line
+from builder.convert.variables import Variables
 from builder.errors import SourceError
 from builder.flatten.copies import content_of
 from builder.flatten.losses import METADATA, check_from
-from builder.flatten.shell import BASE_PATH
 from builder.flatten.stages import Report, Scope, chain_of, flags_of
 from builder.spec.defaults import IMAGE
 
@@ -70,18 +70,15 @@ class _Reader:
     ) -> None:
         self.file = file
         self.draft = draft
-        self.scope = scope
-        self.outer: Scope = scope
+        self.variables = Variables(draft, scope, opening)
         self.user = "root"
         self.workdir = "/"
         self.workdir_line: Line | None = None
         self.shell: list[str] = []
-        self.entrypoint: tuple[Line, list[str], bool] | None = None
-        self.command: tuple[Line, list[str]] | None = None
         self.copies = Copies(draft, files)
-        self.runs = Runs(draft, files, self._expand, self._path)
+        self.runs = Runs(draft, files, self.variables.expand, self._path)
         self.service = Service()
-        self._at = opening
+        self.processes = Processes(self.service)
 
     def base(self, opening: Instruction, image: str) -> None:
         """Take over the image of the first FROM."""
@@ -105,18 +102,19 @@ class _Reader:
 
     def stage(self, instructions: list[Instruction], outer: Scope) -> None:
         """Take over the instructions of a stage."""
-        self.scope.keep(self.scope.env)  # an ARG of the stage below no longer hides an ENV
-        self.outer = outer
+        self.variables.begin(outer)
         for instruction in instructions:
-            self._at = instruction
-            line, name = self._line(instruction), instruction.name
-            if name in METADATA and name != "EXPOSE":
-                self.draft.note(line, METADATA[name])
-            elif handler := getattr(self, f"_{name.lower()}", None):
-                handler(line, instruction)
+            line, name = self._line(instruction), instruction.name.lower()
+            self.variables.at = instruction
+            if name in ("arg", "env"):
+                getattr(self.variables, name)(line, instruction)
+            elif name in ("cmd", "entrypoint", "healthcheck"):
+                getattr(self.processes, name)(line, instruction, self.shell)
+            elif instruction.name in METADATA and name != "expose":
+                self.draft.note(line, METADATA[instruction.name])
             else:
-                self.draft.note(line, "unknown instruction")
-        self._start()
+                getattr(self, f"_{name}")(line, instruction)
+        self.processes.start()
 
     def finish(self) -> None:
         """Write what only the whole file shows."""
@@ -134,37 +132,6 @@ class _Reader:
         if not env:
             self.draft.document.pop("env", None)
 
-    # ---- variables
-
-    def _arg(self, line: Line, instruction: Instruction) -> None:
-        self.scope.declare(instruction, self.outer.visible)
-        for word in instruction.args:
-            name = word.partition("=")[0]
-            value = self.scope.visible.get(name) or ""
-            if self.draft.secrets.is_secret(name, value):
-                self.draft.note(line, f"`{name}` {WHEN_OPENED}")
-
-    def _env(self, line: Line, instruction: Instruction) -> None:
-        args = instruction.args
-        for word, text in zip(args[::3], args[1::3], strict=False):
-            name = self._expand(word)
-            value = self._expand(text, base_path=True)
-            if name is None or value is None:
-                self.draft.note(line, f"`{word}` uses a variable that only the base image may set")
-                continue
-            if self.draft.secrets.is_secret(name, value):
-                self.draft.note(line, f"`{name}` {WHEN_OPENED}")
-            else:
-                shown = value.replace("$", "$$").replace(BASE_PATH, "${PATH}")
-                self.draft.set(line, "env", name, shown)
-            self.scope.keep({name: value})
-
-    def _expand(self, word: str, *, base_path: bool = False) -> str | None:
-        """Return a word with its variables, without quotes; None if one has no value here. With
-        `base_path`, the PATH of the base image is `BASE_PATH`."""
-        scope = dataclasses.replace(self.scope, base_known=False, report=Report(self.file))
-        return scope.expand(self._at, word, base_path=base_path)
-
     # ---- files and commands
 
     def _run(self, line: Line, instruction: Instruction) -> None:
@@ -177,8 +144,8 @@ class _Reader:
             return
         arguments = {
             name: value
-            for name, value in self.scope.visible.items()
-            if value is not None and name not in self.scope.env
+            for name, value in self.variables.scope.visible.items()
+            if value is not None and name not in self.variables.scope.env
         }
         place = Place(
             user=self.user,
@@ -239,7 +206,7 @@ class _Reader:
     _add = _copy
 
     def _words(self, line: Line, instruction: Instruction) -> list[str] | None:
-        words = [self._expand(word) for word in instruction.args]
+        words = [self.variables.expand(word) for word in instruction.args]
         known = [word for word in words if word is not None]
         if len(known) < len(words):
             self.draft.note(line, "it needs a variable that has no value here")
@@ -255,7 +222,7 @@ class _Reader:
         heredoc = instruction.heredocs[0]
         content = content_of(heredoc)
         if heredoc.expand:
-            content = self.scope.expand(instruction, content, heredoc=True) or ""
+            content = self.variables.scope.expand(instruction, content, heredoc=True) or ""
         if len(instruction.heredocs) > 1 or target.endswith("/"):
             self.draft.note(line, "expected one here-document and the path of a file")
             return
@@ -265,7 +232,7 @@ class _Reader:
             self.copies.write(line, target, file, flags)
 
     def _user(self, line: Line, instruction: Instruction) -> None:
-        account = self._expand("".join(instruction.args)) or ""
+        account = self.variables.expand("".join(instruction.args)) or ""
         name = account.partition(":")[0]
         self.user = {"0": "root", "1000": "user"}.get(name, name)
         if self.user not in ("root", "user"):
@@ -275,7 +242,7 @@ class _Reader:
             self.user = "root"
 
     def _workdir(self, line: Line, instruction: Instruction) -> None:
-        path = self._expand("".join(instruction.args))
+        path = self.variables.expand("".join(instruction.args))
         if path is None:
             self.draft.note(line, "it needs a variable that has no value here")
             return
@@ -286,36 +253,9 @@ class _Reader:
     def _shell(self, _line: Line, instruction: Instruction) -> None:
         self.shell = list(instruction.args)
 
-    # ---- processes of a sandbox
-
-    def _cmd(self, line: Line, instruction: Instruction) -> None:
-        self.command = (line, self._process(instruction))
-
-    def _entrypoint(self, line: Line, instruction: Instruction) -> None:
-        self.entrypoint = (line, self._process(instruction), not instruction.json)
-        self.command = None
-
-    def _process(self, instruction: Instruction) -> list[str]:
-        if instruction.json or not instruction.args:
-            return list(instruction.args)
-        return [*(self.shell or ["/bin/sh", "-c"]), instruction.args[0]]
-
-    def _start(self) -> None:
-        """Combine ENTRYPOINT and CMD as Docker does."""
-        line, words, is_shell = self.entrypoint or (None, [], False)
-        if self.command and not is_shell:
-            line, words = self.command[0], [*words, *self.command[1]]
-        if line:
-            self.service.start(line, words)
-
-    def _healthcheck(self, line: Line, instruction: Instruction) -> None:
-        kind, *rest = instruction.args or [""]
-        if kind.upper() == "CMD" and rest:
-            self.service.ready(line, shlex.join(rest) if instruction.json else rest[0])
-
     def _expose(self, line: Line, instruction: Instruction) -> None:
         for word in instruction.args:
-            port = (self._expand(word) or "").partition("/")[0]
+            port = (self.variables.expand(word) or "").partition("/")[0]
             if port.isdecimal():
                 self.service.port(int(port))
         self.draft.note(line, METADATA["EXPOSE"])

@@ -29,7 +29,7 @@ OWNERS = {
     },
     "e2b_dockerfile_utils": {
         *(f"flatten/{name}.py" for name in ("convert", "copies", "losses", "runs", "stages")),
-        *(f"convert/{name}.py" for name in ("dockerfile", "folder")),
+        *(f"convert/{name}.py" for name in ("dockerfile", "folder", "processes", "variables")),
     },
     "filelock": {"system/files.py"},
     "httpx": {
