@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import io
 import subprocess
+import tarfile
 from collections.abc import Iterator
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -16,8 +19,12 @@ from builder.render import Rendered, render, write
 from builder.system.events import discard
 from builder.system.logs import Log
 from builder.targets.local import place
+from tests.conftest import Command
+from tests.support.clouds import Place
+from tests.support.e2b_server import Server
 from tests.support.here import build_here
 from tests.support.index_server import IndexServer, served, sha256, wheel
+from tests.support.repositories import commit_of_a_library
 from tests.support.samples import load
 
 BASE = f"""
@@ -53,59 +60,6 @@ def wheel_of_project(folder: Path, content: bytes = TOOLS.content) -> str:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(content)
     return f"tools @ files/{TOOLS.filename}"
-
-
-def commit_of_a_library(folder: Path, index: IndexServer) -> str:
-    """Return a requirement for a commit of a repository that the server has."""
-    source = folder / "library"
-    source.mkdir()
-    (source / "library.py").write_text("NAME = 'library'\n")
-    (source / "backend.py").write_text(BACKEND)
-    (source / "pyproject.toml").write_text(
-        "[project]\nname = 'library'\nversion = '2.5'\n"
-        "[build-system]\nrequires = []\nbuild-backend = 'backend'\nbackend-path = ['.']\n"
-    )
-
-    def git(*arguments: str) -> str:
-        identity = ["-c", "user.name=a", "-c", "user.email=a@example.com"]
-        command = ["git", "-C", str(source), *identity, *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout.strip()
-
-    git("init", "--initial-branch=main")
-    git("add", "--all")
-    git("commit", "--message=first")
-    git("update-server-info")
-    for path in (source / ".git").rglob("*"):
-        if path.is_file():
-            key = f"/library.git/{path.relative_to(source / '.git')}"
-            index.answers[key] = path.read_bytes()
-    index.answers["/library.git/info/refs?service=git-upload-pack"] = index.answers[
-        "/library.git/info/refs"
-    ]
-    return f"library @ git+https://git.example.com/library.git@{git('rev-parse', 'HEAD')}"
-
-
-# A build backend without dependencies, which an index would have to provide.
-BACKEND = """
-import zipfile
-from pathlib import Path
-
-NAME = "library-2.5.dist-info"
-
-
-def build_wheel(folder, config_settings=None, metadata_directory=None):
-    file = "library-2.5-py3-none-any.whl"
-    texts = {
-        "library.py": Path("library.py").read_text(),
-        f"{NAME}/METADATA": "Metadata-Version: 2.1\\nName: library\\nVersion: 2.5\\n",
-        f"{NAME}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
-    }
-    texts[f"{NAME}/RECORD"] = "".join(f"{path},,\\n" for path in [*texts, f"{NAME}/RECORD"])
-    with zipfile.ZipFile(Path(folder) / file, "w") as archive:
-        for path, text in texts.items():
-            archive.writestr(path, text)
-    return file
-"""
 
 
 def lock_of(folder: Path, **specs: str) -> Lock | TemplateError:
@@ -273,3 +227,32 @@ def test_all_kinds_are_installed_here(
     code = "import extra, library, tools; print(extra.NAME, library.NAME, tools.NAME)"
     output = subprocess.run([python, "-c", code], check=True, capture_output=True, text=True)
     assert output.stdout == "extra library tools\n"
+
+
+@pytest.mark.network
+def test_wheel_of_the_project_is_built_on_e2b(
+    place: Place, cloud: Server, command: Command
+) -> None:
+    """E2B gets the bytes of a wheel of the project, and its import is a check; other bytes are a new
+    build, for which the plan names the file."""
+    iniconfig = wheel("iniconfig", version("iniconfig"))
+    spec_file = place.folder / "variants" / "four.toml"
+    path = spec_file.parent / iniconfig.filename
+    path.write_bytes(iniconfig.content)
+    text = spec_file.read_text()
+    spec_file.write_text(text.replace('"iniconfig"', f'"iniconfig @ {iniconfig.filename}"'))
+    arguments = ("four", "--target", "e2b")
+    done = command("build", *arguments, "--precheck", "never", cwd=place.folder)
+    assert done.returncode == 0, done.stderr
+    uploaded = []
+    for content in cloud.state.files.values():
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for entry in tar:
+                if entry.name == f"wheels/four/{iniconfig.filename}":
+                    file = tar.extractfile(entry)
+                    uploaded.append(file and file.read())
+    assert uploaded == [iniconfig.content]
+    assert "import iniconfig" in place.recorded("four")["verified"]["checks"]
+    path.write_bytes(wheel("iniconfig", version("iniconfig"), other="A = 1\n").content)
+    planned = command("plan", *arguments, cwd=place.folder)
+    assert f"four: wheel {iniconfig.filename}" in planned.stdout
