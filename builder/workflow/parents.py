@@ -11,7 +11,7 @@ from builder.errors import BlockedError, TemplateError
 from builder.lock.committed import committed_parent
 from builder.plan import Plan, PlannedVariant, Reason
 from builder.registry import Registry, references
-from builder.spec import Parent, Variant, defaults, inherit, place_of
+from builder.spec import Parent, Variant, defaults, inherit, load_specs, place_of
 from builder.workflow.context import Context
 from builder.workflow.values import Prepared
 
@@ -64,7 +64,8 @@ def _recorded(variant: Variant, context: Context, target: str | None) -> Parent:
         on_e2b = context.settings is None or context.settings.kind == "e2b"
         if on_e2b and _E2B_ID.fullmatch(reference) and not _is_known(reference, recorded):
             return Parent(reference=reference, target=target or "e2b", ref=reference)
-        raise BlockedError(f"{place}: {_with_hint(error)}") from error
+        why = _never_built(variant, context, target) or _with_hint(error)
+        raise BlockedError(f"{place}: {why}") from error
     known = record.build
     if known.is_revoked:
         raise BlockedError(
@@ -73,9 +74,24 @@ def _recorded(variant: Variant, context: Context, target: str | None) -> Parent:
             " another one if its spec changed, and `template-builder rollback` goes back to one"
         )
     parent = _parent_of(variant, name, record.target, record.ref, known)
-    if why := _service_differs(variant, known):
-        raise BlockedError(f"{place}: {why}")
+    if differs := _service_differs(variant, known):
+        raise BlockedError(f"{place}: {differs}")
     return parent
+
+
+def _never_built(variant: Variant, context: Context, target: str | None) -> str | None:
+    """Return what to do if the parent is a spec of the project without a build on the target."""
+    name, on = str(variant.parent_name), f" on {target}" if target else ""
+    entries = context.registry.now().templates.get(name, {})
+    if any(entry.builds for key, entry in entries.items() if target in (None, key)):
+        return None
+    if name not in {each.name for each in load_specs(context.project.variants).variants}:
+        return None
+    option = f" --target {target}" if target else ""
+    return (
+        f"`{name}` has no build{on}; `template-builder build {name} --with-children{option}` builds"
+        " it, and then what is from it"
+    )
 
 
 def _parent_of(variant: Variant, name: str, target: str, ref: str, build: Build) -> Parent:

@@ -113,8 +113,8 @@ def test_a_plan_says_what_to_do_without_the_parents_build(family: Place, cloud: 
     (child,) = planned(family, "child")
     assert (child.action, str(child.reasons[0])) == (
         "blocked",
-        f"{place}: `four` is neither a template nor a build in {family.folder}/registry.json;"
-        " `template-builder list` shows all templates",
+        f"{place}: `four` has no build on e2b; `template-builder build four --with-children"
+        " --target e2b` builds it, and then what is from it",
     )
     ref = built(family, "four")["four"].ref
     assert ref
@@ -124,6 +124,12 @@ def test_a_plan_says_what_to_do_without_the_parents_build(family: Place, cloud: 
     assert str(child.reasons[0]) == (
         f"{place}: `four` runs the service `serve`, and variants/child.toml the default one, E2B's"
         " code interpreter; write [service] in variants/child.toml"
+    )
+    path.write_text(CHILD.replace('"four"', '"fourr"'))
+    (child,) = planned(family, "child")
+    assert str(child.reasons[0]) == (
+        f"{place}: `fourr` is neither a template nor a build in {family.folder}/registry.json; did"
+        " you mean `four`?"
     )
     path.write_text(CHILD.replace('"four"', '"four@beta"'))
     (child,) = planned(family, "child")

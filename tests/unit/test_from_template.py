@@ -135,7 +135,7 @@ def test_dockerfile_and_program(tmp_path: Path) -> None:
     result = rendered(tmp_path, "[env]\nB = 'own'\n[python]\npackages = ['six']\n")
     text = result.content("Dockerfile").decode()
     assert (
-        f"# On E2B this is the build {REF}; with Docker, the image of its pre-check.\n"
+        f"# The build {REF}; with Docker, the image of its pre-check.\n"
         "FROM template-builder/below:memory AS leaf\n"
     ) in text
     assert "useradd" not in text
