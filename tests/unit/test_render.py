@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import ast
+import dataclasses
 import json
 import os
 import shlex
@@ -92,6 +93,26 @@ def test_disk_dockerfile(tmp_path: Path, dockerfile: SnapshotAssertion) -> None:
     """Level disk warms in a layer and needs no service."""
     text = LEAF + "[warmup]\nlevel = 'disk'\nimports = ['json']\n"
     assert one(tmp_path, text).content("Dockerfile").decode() == dockerfile
+
+
+def test_packages_by_address_dockerfile(tmp_path: Path, dockerfile: SnapshotAssertion) -> None:
+    """A wheel of the project is copied before the packages, and commits come after those that have
+    hashes, without the option that they could not meet."""
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "own-1.0-py3-none-any.whl").write_bytes(b"")
+    commit = f"library @ git+https://git.example.com/library.git@{'0' * 40}"
+    packages = f"[python]\npackages = ['own @ own-1.0-py3-none-any.whl', '{commit}']\n"
+    variant = load(tmp_path, _base=BASE, leaf=LEAF + packages)["leaf"]
+    base, leaf = lock_of(variant).stages
+    place = "file:///opt/template/wheels/leaf/own-1.0-py3-none-any.whl"
+    text = (
+        f"own @ {place} \\\n    --hash=sha256:{'0' * 64}\n    # own==1.0\n"
+        f"{commit}\n    # library==2.0\n"
+    )
+    stages = (base, dataclasses.replace(leaf, text=text))
+    rendered = render(variant, dataclasses.replace(lock_of(variant), stages=stages))
+    assert rendered.content("Dockerfile").decode() == dockerfile
+    assert rendered.locked == {"library": "2.0", "own": "1.0"}
 
 
 def test_template_toml(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
