@@ -281,7 +281,12 @@ def _situation(
     else:
         states = _side_by_side(look, rendered)
     reasons = {
-        name: target.blocked(rendering.variant)
+        # A build does not need its parent's any more.
+        name: (
+            None
+            if rendering.variant.parent and states[name].present
+            else target.blocked(rendering.variant)
+        )
         or _contains_revoked(recorded, rendering)
         or (target.steps_cached and undeliverable(rendering.fetched, rendering.variant.memory_mb))
         for name, rendering in rendered.items()

@@ -74,5 +74,8 @@ def test_a_child_has_the_packages_and_variables_of_its_parent(
         "the environment of `parent`, which it is from, is not on this machine; `template-builder"
         " build parent --target local` makes it"
     ) in " ".join(done.stderr.split())
+    place.place_of(parent["digest"]).unlink()
+    done = command("plan", "child", *TO, "--frozen", "--exit-code", cwd=folder)
+    assert done.returncode == 0, done.stdout
     done = command("verify", "child", *TO, cwd=folder)
     assert done.returncode == 0, done.stderr
