@@ -82,7 +82,6 @@ def fetch(hub: HubRevision, path: str) -> str:
         with _translated(hub.kind, hub.repo, hub.commit):
             import huggingface_hub
 
-            huggingface_hub.utils.disable_progress_bars()  # type: ignore[attr-defined]
             fetched = huggingface_hub.hf_hub_download(
                 hub.repo,
                 path,
@@ -107,6 +106,9 @@ def _check_endpoint(endpoint: str) -> None:
 def _translated(kind: str, repo: str, revision: str) -> Iterator[None]:
     with needs("hub"):
         from huggingface_hub import errors, get_token
+        from huggingface_hub.utils import disable_progress_bars, logging  # type: ignore[attr-defined]
+    disable_progress_bars()
+    logging.set_verbosity_error()  # type: ignore[no-untyped-call] # it reports each attempt
     name = f"the {kind} {repo}"
     try:
         yield

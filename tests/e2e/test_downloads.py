@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import stat
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -56,6 +57,12 @@ url = "{url}/large.tar"
 target = "/opt/tool/lib"
 owner = "user"
 extract = true
+[[model]]
+path = "models/own"
+target = "/home/user/own"
+[[dataset]]
+url = "{url}/large.bin"
+target = "/srv/rows.bin"
 """
 
 
@@ -74,6 +81,9 @@ def server(content_server: ContentServer) -> ContentServer:
 def rendered(write: Callable[..., Path], server: ContentServer, memory: int) -> Rendered:
     base = BASE.replace("localhost:1/python:3.13", engine.base_image())
     folder = write(_base=base, leaf=SPEC.format(url=server.url, memory=memory))
+    (folder.parent / "models" / "own" / "sub").mkdir(parents=True, exist_ok=True)
+    (folder.parent / "models" / "own" / "config.json").write_text("{}")
+    (folder.parent / "models" / "own" / "sub" / "weights").write_text("weights")
     (variant,) = load_variants(folder)
     lock = lock_latest([variant], folder=folder, report=discard)["leaf"]
     assert isinstance(lock, Lock), lock
@@ -90,15 +100,18 @@ def built(docker: DockerEngine, leaf: Rendered, folder: Path) -> Any:
 def test_downloads_are_the_same_however_they_are_delivered(
     write: Callable[..., Path], server: ContentServer, own_cache: Path, tmp_path: Path
 ) -> None:
-    """Copied by Docker, fetched by a step, and carried out as E2B's steps, downloads become the same
-    paths with the same modes, owners and content."""
+    """Copied by Docker, fetched by a step, and carried out as E2B's steps, downloads and models become
+    the same paths with the same modes, owners and content."""
     settings = PrecheckSettings(network="host", ca_bundle=str(CERTIFICATES))
     docker, known = DockerEngine(settings), config_of(engine.base_image())
-    start, trees = engine.moment(), []
+    start = engine.moment()
+    trees: list[dict[str, list[Any]]] = []
+    images: list[str] = []
     for memory in (128, 1024):
         leaf = rendered(write, server, memory)
         copied = [each.copied for each in leaf.fetched]
-        assert copied == [True, True, True, memory == 1024, memory == 1024]
+        large = memory == 1024
+        assert copied == [True, True, True, large, large, True, large]
         context = tmp_path / str(memory)
         write_context(leaf, context, report=discard)
         program = flatten(leaf.content("Dockerfile").decode(), files=leaf.context_paths)
@@ -111,7 +124,9 @@ def test_downloads_are_the_same_however_they_are_delivered(
             ours.exec_run(["mkdir", "-p", str(CERTIFICATES.parent)])
             machine.carry_out(program, context)
             trees += [engine.tree(theirs, start), engine.tree(ours, start)]
-        engine.client().images.remove(image.identity, force=True)
+        images.append(image.identity)
+    for identity in images:  # which share layers
+        engine.client().images.remove(identity, force=True)
     ours_of = [
         {
             path: entry
@@ -123,10 +138,12 @@ def test_downloads_are_the_same_however_they_are_delivered(
     modes = {
         path: (f"{entry[1]:o}", entry[2])
         for path, entry in ours_of[0].items()
-        if isinstance(entry[-1], str) and len(entry) == 5
+        if entry[0] == stat.S_IFREG and not path.startswith("/home/user/.")
     }
     assert modes == {
         "/home/user/data/table.csv": ("644", 1000),
+        "/home/user/own/config.json": ("644", 1000),
+        "/home/user/own/sub/weights": ("644", 1000),
         "/home/user/tool/bin/run.sh": ("640", 1000),
         "/home/user/tool/lib/a.txt": ("640", 1000),
         "/opt/tool/bin/run.sh": ("755", 0),
@@ -134,6 +151,7 @@ def test_downloads_are_the_same_however_they_are_delivered(
         "/opt/tool/lib/b": ("644", 1000),
         "/opt/tool/lib/large.sh": ("755", 1000),
         "/srv/deep/large.bin": ("600", 1000),
+        "/srv/rows.bin": ("644", 0),
     }
     for tree in ours_of[1:]:
         assert engine.differences(ours_of[0], tree) == []

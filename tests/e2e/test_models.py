@@ -55,6 +55,10 @@ def voice(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Re
     repo = Repo({WEIGHTS: weights, "config.json": b'{"sample_rate": 16000}'})
     hub.repos["model", "org/voice"] = repo
     monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    # The library has read the variable if another test has loaded it.
+    files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
     return repo
 
 

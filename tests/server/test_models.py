@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+import tarfile
 import tomllib
 from collections.abc import Callable
 from pathlib import Path
@@ -249,3 +252,34 @@ def test_build_that_e2b_cannot_make_is_blocked(
     small.private = False
     planned = command("plan", "four", "--target", "e2b", cwd=place.folder, **variables)
     assert "fetched by a step that checks the hash" in planned.stdout
+
+
+@pytest.mark.network
+def test_model_goes_to_e2b_as_it_is_on_the_hub(
+    place: Place, cloud: Server, hub: HubServer, small: Repo, command: Command
+) -> None:
+    """On E2B, a model is copied with its own step; what is recorded has its commit and its derived
+    check, and packages that change leave its step in the cache."""
+    path = place.folder / "variants" / "four.toml"
+    text = path.read_text()
+    path.write_text(f'{text}{SMALL}target = "/opt/small"\n')
+    build = ("build", "four", "--target", "e2b", "--precheck", "never")
+    variables = {"HF_ENDPOINT": hub.url}
+    built = command(*build, cwd=place.folder, **variables)
+    assert built.returncode == 0, built.stderr
+    uploaded = {}
+    for content in cloud.state.files.values():
+        with tarfile.open(fileobj=io.BytesIO(content)) as tar:
+            for entry in tar:
+                if entry.name.startswith("fetched/") and (file := tar.extractfile(entry)):
+                    uploaded[entry.name.split("/", 3)[3]] = (entry.mode, file.read())
+    assert uploaded == {name: (0o644, content) for name, content in small.files.items()}
+    record = place.recorded("four")
+    assert "load the model org/small" in record["verified"]["checks"]
+    spec = record["inputs"]["spec"]["four: model /opt/small"]
+    assert spec.startswith(f"root 0644 org/small at {small.commit[:12]}, ")
+    path.write_text(path.read_text().replace('"iniconfig"', '"iniconfig", "idna"'))
+    planned = command("plan", "four", "--target", "e2b", "--json", cwd=place.folder, **variables)
+    (variant,) = json.loads(planned.stdout)["variants"]
+    copied = [step["args"][0].startswith("fetched/") for step in variant["program"]["steps"]]
+    assert variant["cached_steps"] > copied.index(True)
