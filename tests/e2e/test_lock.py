@@ -82,7 +82,7 @@ def test_shared_stage_is_the_same_lock(write: Write) -> None:
     a, b = locks["a"], locks["b"]
     assert isinstance(a, Lock)
     assert isinstance(b, Lock)
-    assert a.stages[0] is b.stages[0]
+    assert a.stages[0] == b.stages[0]
 
 
 @pytest.mark.network
