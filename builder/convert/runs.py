@@ -179,7 +179,7 @@ class Runs:
         if group.number < self._last_packages and not copied_before:
             table["before"] = "packages"
         used = {
-            name: value
+            name: value.replace("$", "$$")
             for name, value in place.arguments.items()
             if re.search(rf"\$\{{?{re.escape(name)}\b", group.command)
             or (name == "DEBIAN_FRONTEND" and "apt" in group.command)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from builder.errors import TemplateError
+from builder.errors import FlattenError, TemplateError
 from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import fetched_on, foretell, program_of, step_keys_of
 from builder.plan.values import Action, Drift, Plan, PlannedVariant, Reason, Situation
@@ -94,8 +94,15 @@ class _Case:
         rendered, situation, held = self.rendered, self.situation, self.channel.hold
         # A base image matters only to targets that build from it, and is described only once.
         without_base = situation.this_machine or stale_base is not None
-        program = program_of(rendered) if programs else None
+        program, unbuildable = None, None
+        try:
+            program = program_of(rendered) if programs else None
+        except FlattenError as error:
+            unbuildable = error
         action, reasons, retag = self._decision()
+        if unbuildable:
+            why = [situation.blocked.get(self.name), _in_one_line(unbuildable)]
+            action, reasons = "blocked", [_state(text) for text in why if text]
         if held and not release:
             action, reasons, retag = self._held(action, reasons, retag)
         if action == "retag" and self.drift and self.drift.elsewhere:
@@ -192,6 +199,10 @@ class _Case:
         if self.unchanged and self.situation.this_machine:
             return [_state("the environment is not on this machine")]
         return list(changes) or [_state(f"the build no longer exists on {target}")]
+
+
+def _in_one_line(error: FlattenError) -> str:
+    return " ".join(line.strip() for line in error.message.splitlines())
 
 
 def _state(text: str) -> Reason:

@@ -274,7 +274,7 @@ def _merged_env(stages: Sequence[Stage], parent: Parent | None) -> dict[str, str
 def _export_line(name: str, value: str) -> str:
     # /etc/profile of a login shell has already set PATH.
     unset = "" if name == "PATH" else f'[ -n "${{{name}+set}}" ] || '
-    quoted = written(value, literal=shlex.quote, reference=lambda name: f'"${name}"')
+    quoted = written(value, literal=shlex.quote, reference=_shell_reference)
     return shlex.quote(f"{unset}export {name}={quoted}")
 
 
@@ -301,18 +301,19 @@ def _modes(stage: Stage) -> str:
 
 def _run_words(run: Run, place: str) -> list[str]:
     """Return the program and arguments that run a command or script, whose files are in `place`."""
-    if run.command is not None:
-        words = ["/bin/sh", "-ec", run.command]
-        if run.inputs:
-            words[-1] = f"cd {shlex.quote(place)}\n{run.command}"
-    else:
-        words = [
-            "/bin/sh",
-            "-ec",
-            f"cd {shlex.quote(place)}\nexec ./{shlex.quote(str(run.script))}",
-        ]
-    variables = [f"{name}={value}" for name, value in run.env.items()]
-    return ["/usr/bin/env", *variables, *words] if variables else words
+    lines = [f"cd {shlex.quote(place)}"] if run.inputs else []
+    if run.env:
+        lines.append("export " + " ".join(_exported(*pair) for pair in run.env.items()))
+    lines.append(f"exec ./{shlex.quote(str(run.script))}" if run.script else str(run.command))
+    return ["/bin/sh", "-ec", "\n".join(lines)]
+
+
+def _shell_reference(name: str) -> str:
+    return f'"${name}"'
+
+
+def _exported(name: str, value: str) -> str:
+    return f"{name}={written(value, literal=shlex.quote, reference=_shell_reference)}"
 
 
 def _source_lines(repository: Repository, key: str) -> str:

@@ -56,7 +56,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         wheels=wheels_of(folder, file),
         files=files,
         folders=folders,
-        runs=runs_of(folder, file),
+        runs=runs_of(folder, chain),
         models=models_of(folder.parent, file),
         checks=tuple(checks_of(file)),
         declared=json.dumps(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -11,16 +12,21 @@ from builder.spec.models import RunTable, VariantFile
 from builder.spec.spec_file import SpecFile
 from builder.spec.types import hashed_address
 from builder.spec.variant import FileEntry, Repository, Run
+from builder.system.variables import UnknownVariableError, as_reference, expand
 
 
-def runs_of(folder: Path, file: SpecFile) -> tuple[Run, ...]:
-    """Return the commands of a file, and note mistakes."""
+def runs_of(folder: Path, chain: Sequence[SpecFile]) -> tuple[Run, ...]:
+    """Return the commands of the last file of `chain`, and note mistakes."""
+    file = chain[-1]
+    known = {name for link in chain for name in cast(VariantFile, link.model).env}
     tables = cast(VariantFile, file.model).run
-    runs = [_run(folder, file, number, table) for number, table in enumerate(tables)]
+    runs = [_run(folder, file, number, table, known) for number, table in enumerate(tables)]
     return tuple(run for run in runs if run)
 
 
-def _run(folder: Path, file: SpecFile, number: int, table: RunTable) -> Run | None:
+def _run(
+    folder: Path, file: SpecFile, number: int, table: RunTable, known: Collection[str]
+) -> Run | None:
     if (table.command is None) == (table.script is None):
         message = "needs a `command` or a `script`" if table.command is None else "has both"
         hint = "write one of `command` and `script`"
@@ -36,7 +42,8 @@ def _run(folder: Path, file: SpecFile, number: int, table: RunTable) -> Run | No
     if table.script:
         sources.insert(0, (("run", number, "script"), table.script))
     for key, source in sources:
-        plain = not source.endswith("/") and not re.search(r"[*?[]", source)
+        is_script = key[-1] == "script"
+        plain = is_script or not (source.endswith("/") or re.search(r"[*?[]", source))
         try:
             paths = [source] if plain else matches(folder, source)
         except OSError as error:
@@ -57,9 +64,21 @@ def _run(folder: Path, file: SpecFile, number: int, table: RunTable) -> Run | No
         user=table.user,
         before_packages=table.before == "packages",
         inputs=tuple(inputs.values()),
-        env=dict(table.env),
+        env=_env(file, number, table, known),
         network=table.network,
     )
+
+
+def _env(file: SpecFile, number: int, table: RunTable, known: Collection[str]) -> dict[str, str]:
+    """Return the variables of a command, with references to those that its shell has."""
+    values = {name: as_reference(name) for name in known}
+    for name, value in table.env.items():
+        try:
+            values[name] = expand(value, values)
+        except UnknownVariableError as error:
+            values[name] = ""
+            file.add(("run", number, "env", name), str(error), error.hint)
+    return {name: values[name] for name in table.env}
 
 
 def repositories_of(folder: Path, file: SpecFile) -> tuple[Repository, ...]:

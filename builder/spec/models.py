@@ -175,7 +175,10 @@ class RunTable(_Table):
         description="files, folders (`app/`) and patterns (`*.csv`) of the variants folder that it"
         " reads; they are copied to the folder in which it runs",
     )
-    env: dict[EnvName, Text] = Field({}, description="environment variables for it alone")
+    env: dict[EnvName, Text] = Field(
+        {},
+        description="environment variables for it alone; `$` means what it does in `[env]`",
+    )
     network: bool = Field(default=True, description="false: without a network, which E2B cannot do")
 
 

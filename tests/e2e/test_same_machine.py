@@ -53,7 +53,7 @@ before = "packages"
 script = "files/setup.sh"
 inputs = ["files/in.txt", "data/*.csv"]
 user = "user"
-env = { A = "1  2", B = "$x" }
+env = { A = "1  2", B = "$$x" }
 [[files]]
 source = "app/"
 target = "/home/user/app"

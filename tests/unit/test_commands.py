@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 
@@ -17,7 +18,7 @@ from builder.flatten import flatten
 from builder.plan.inputs import inputs_of
 from builder.record.fields import stages_of
 from builder.render import Rendered
-from builder.targets.e2b.program import not_provided
+from builder.targets.e2b.program import needs_no_network, not_provided
 from builder.targets.local.target import LocalTarget
 from tests.conftest import Command
 from tests.support.samples import load, rendered_of
@@ -51,7 +52,7 @@ network = false
 script = "files/setup.sh"
 inputs = ["files/in.txt", "data/*.csv"]
 user = "user"
-env = {{ A = "1 2", B = "$x" }}
+env = {{ A = "1 2", B = "$$x", C = "$A:$PATH" }}
 [[files]]
 source = "app/"
 target = "/home/user/app"
@@ -173,6 +174,15 @@ MISTAKES = {
         "5:11: `run[0].inputs[0]`: 'no/' cannot be read: No such file or directory",
         "5:18: `run[0].inputs[1]`: nothing matches 'no*'",
         "5:25: `run[0].inputs[2]`: 'app' is a folder (write 'app/' to copy its content)",
+    ],
+    "[[run]]\nscript = 'files/*.sh'\n": [
+        "4:1: `run[0].script`: 'files/*.sh' cannot be read: No such file or directory"
+    ],
+    "[[run]]\ncommand = 'a'\nenv = { A = '$B', C = '5$' }\n": [
+        "5:9: `run[0].env.A`: `$B` has no value: neither a line above nor an extended spec sets it,"
+        " and of the base image only PATH can be used (write `$$B` for that text itself)",
+        "5:19: `run[0].env.C`: '5$' contains a `$` that begins no variable (write `$$` for a dollar"
+        " sign, `$NAME` or `${NAME}` for the value of a variable)",
     ],
     "[[run]]\ncommand = 'a'\nuser = 'postgres'\n": [
         "5:1: `run[0].user`: 'postgres' is not one of 'root' or 'user'"
@@ -313,7 +323,7 @@ def test_no_value_can_add_or_alter_an_instruction(
         spec = (
             f"{LEAF}[system]\npackages = [{toml(values['package'])}]\n[[system.repository]]\n"
             f"uri = 'https://a/'\nsuites = ['x']\ncomponents = [{toml(values['component'])}]\n"
-            f"key = 'files/k.asc'\n[[run]]\ncommand = {toml(line)}\nenv = {{ A = {toml(value)} }}\n"
+            f"key = 'files/k.asc'\n[[run]]\ncommand = {toml(line)}\nenv = {{ A = {toml(value.replace('$', '$$'))} }}\n"
             f"[[files]]\nsource = 'app/'\ntarget = {toml(values['target'])}\n"
             f"owner = {toml(values['owner'])}\n[workdir]\npath = {toml(values['target'])}\n"
         )  # fmt: skip
@@ -328,4 +338,25 @@ def test_no_value_can_add_or_alter_an_instruction(
             " FROM COPY USER WORKDIR HEALTHCHECK ENTRYPOINT CMD"
         )
         run = parsed.instructions[12]
-        assert run.args == ["/usr/bin/env", f"A={value}", "/bin/sh", "-ec", line]
+        assert run.args == ["/bin/sh", "-ec", f"export A={shlex.quote(value)}\n{line}"]
+
+
+def test_command_that_e2b_cannot_run_blocks_its_template_alone(
+    write: Callable[..., Path], command: Command
+) -> None:
+    """A command without a network blocks its own template in a plan for E2B, with its place, and
+    no other."""
+    leaf = LEAF + '[[run]]\ncommand = "true"\nnetwork = false\n'
+    folder = write(leaf=leaf, other='schema = 1\nname = "other"\n').parent
+    done = command("plan", "--target", "e2b", "--json", cwd=folder, E2B_API_KEY="")
+    variants = {each["name"]: each for each in json.loads(done.stdout)["variants"]}
+    assert variants["other"]["program"]["steps"]
+    reasons = [reason["text"] for reason in variants["leaf"]["reasons"]]
+    assert reasons[1].endswith(
+        "`RUN --network`: E2B runs every step in the same network (remove the flag; in a spec, remove"
+        " `network = false`)"
+    )
+    variant = load(folder, leaf=leaf)["leaf"]
+    assert needs_no_network(variant) == (
+        "E2B runs every command with a network: remove `network = false` (variants/leaf.toml:5)"
+    )

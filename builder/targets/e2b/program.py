@@ -106,6 +106,19 @@ def _fetched_not_provided(variant: Variant) -> Iterator[str]:
                 )
 
 
+def needs_no_network(variant: Variant) -> str | None:
+    """Return which commands must run without a network, which E2B cannot do, or None."""
+    places = [
+        place_in([stage], ("run", number, "network"))
+        for stage in variant.stages
+        for number, run in enumerate(stage.runs)
+        if not run.network
+    ]
+    if not places:
+        return None
+    return f"E2B runs every command with a network: remove `network = false` ({', '.join(places)})"
+
+
 def _numbered_files(stage: Stage) -> Iterator[tuple[int, FileEntry]]:
     """Yield the number of the `[[files]]` table of each file, and the file."""
     singles = iter(stage.files)

@@ -15,7 +15,7 @@ from builder.targets.e2b.building import Building
 from builder.targets.e2b.cloud import Cloud
 from builder.targets.e2b.code_service import cannot_be_checked, runs_no_code, unknown_service
 from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_of
-from builder.targets.e2b.program import not_provided
+from builder.targets.e2b.program import needs_no_network, not_provided
 from builder.targets.e2b.promotion import promote
 from builder.targets.e2b.sandbox import Sandboxes
 from builder.targets.protocol import BuildInput, Built, Publication
@@ -117,7 +117,7 @@ class E2BTarget(Sandboxes, Cleaning):
                     f" {self.name} or not ready; `template-builder build {parent.title} --target"
                     f" {self.name}` makes another one"
                 )
-        return cannot_be_checked(variant)
+        return needs_no_network(variant) or cannot_be_checked(variant)
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build of the order's digest, or find it."""
