@@ -28,6 +28,7 @@ from builder.spec.types import (
     Module,
     NpmPackage,
     Port,
+    ProjectPath,
     PythonCode,
     PythonPackage,
     PythonVersions,
@@ -220,7 +221,7 @@ class ModelTable(_Table):
         description="URL of a file, or an address in an object store: s3://bucket/name, gs://… or"
         " az://…; with / at the end, all below it",
     )
-    path: SourcePath | None = Field(None, description="file or folder, relative to the project")
+    path: ProjectPath | None = Field(None, description="file or folder, relative to the project")
     files: list[Annotated[Text, Field(min_length=1)]] = Field(
         [],
         description="patterns of the files to take, such as '*.safetensors' (* also matches /);"

@@ -251,20 +251,29 @@ def _command(value: list[str]) -> list[str]:
     return value
 
 
-def _source(value: str) -> str:
+def _inside(folder: str, path: str, value: str) -> str:
     _one_line(value)
-    parts = value.split("/")
-    if value.startswith("/") or "\\" in value or {"", ".", ".."} & set(parts):
-        raise ValueError(f"{value!r} is not a path inside the variants folder")
-    return _path_length(value)
+    if "\\" in value or {"", ".", ".."} & set(path.split("/")):
+        raise ValueError(f"{value!r} is not a path inside the {folder}")
+    return _path_length(path)
+
+
+def _source(value: str) -> str:
+    return _inside("variants folder", value, value)
 
 
 def _source_pattern(value: str) -> str:
-    _source(value.removesuffix("/"))
+    _inside("variants folder", value.removesuffix("/"), value)
     return value
 
 
+def _project_path(value: str) -> str:
+    return _inside("project", value.removesuffix("/"), value)
+
+
 def _target_path(value: str) -> str:
+    if value == "/":
+        raise ValueError("'/' is the root folder: write a path below it")
     _path(value.removesuffix("/"))
     return value
 
@@ -328,6 +337,8 @@ ContentUrl = Annotated[StrictStr, AfterValidator(_content_url)]
 # A path inside the variants folder, and an absolute one in the sandbox.
 SourcePath = Annotated[StrictStr, AfterValidator(_source)]
 SourcePattern = Annotated[StrictStr, AfterValidator(_source_pattern)]
+# A file or folder, relative to the project.
+ProjectPath = Annotated[StrictStr, AfterValidator(_project_path)]
 TargetPath = Annotated[StrictStr, AfterValidator(_target_path)]
 RepositoryKey = Annotated[StrictStr, AfterValidator(_repository_key)]
 AptWord = Annotated[StrictStr, _matching(_APT_WORD, "a word of a Debian source, such as 'main'")]

@@ -236,6 +236,7 @@ target = "/home/user/models/a.bin/rows"
         " '/home/user/models/a.bin', a target in variants/leaf.toml",
     ]
     wrong = LEAF + "[[model]]\nrepo = 'a/b/c'\nrevision = '-x'\n[[model]]\nurl = 's3://bucket'\n"
+    wrong += "[[model]]\npath = '../x'\n[[model]]\npath = '/'\n"
     (tmp_path / "variants" / "leaf.toml").write_text(wrong)
     assert problems(tmp_path / "variants") == [
         "variants/leaf.toml:5:1: `model[0].repo`: 'a/b/c' is not a repository such as"
@@ -243,7 +244,22 @@ target = "/home/user/models/a.bin/rows"
         "variants/leaf.toml:6:1: `model[0].revision`: '-x' is not a branch, a tag or a commit",
         "variants/leaf.toml:8:1: `model[1].url`: 's3://bucket' is not the address of an object such"
         " as 's3://bucket/name'",
+        "variants/leaf.toml:10:1: `model[2].path`: '../x' is not a path inside the project",
+        "variants/leaf.toml:12:1: `model[3].path`: '/' is not a path inside the project",
     ]
+
+
+def test_folder_of_the_project_may_end_with_a_slash(tmp_path: Path) -> None:
+    """`path` names the same folder with and without a slash at its end."""
+    (tmp_path / "weights").mkdir()
+    models = [
+        load(tmp_path, leaf=f"schema = 1\nname = 'leaf'\n[[model]]\npath = '{path}'\n")["leaf"]
+        .stages[0]
+        .models[0]
+        for path in ("weights", "weights/")
+    ]
+    assert models[0] == models[1]
+    assert models[0].target == "/home/user/models/weights"
 
 
 def test_packages_that_change_move_no_byte_of_a_model(tmp_path: Path) -> None:

@@ -86,6 +86,7 @@ def rendered(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("../outside", "is not a path inside"),
         ("a/../../outside", "is not a path inside"),
         ("/etc/passwd", "is not a path inside"),
+        ("/", "'/' is not a path inside the variants folder"),
         ("a\\nb", "must be one line of text"),
         ("", ""),
     ],
