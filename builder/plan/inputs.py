@@ -111,7 +111,12 @@ def differences(recorded: Build, new: Mapping[str, Mapping[str, str]]) -> Iterab
         ("package", "packages"),
     )
     reasons = [
-        Reason(kind=kind, subject=key, old=old.get(part, {}).get(key), new=new[part].get(key))
+        Reason(
+            kind=kind,
+            subject=key,
+            old=_with_owner(key, old.get(part, {}).get(key), new[part].get(key)),
+            new=_with_owner(key, new[part].get(key), old.get(part, {}).get(key)),
+        )
         for kind, part in kinds
         for key in sorted({*old.get(part, {}), *new[part]})
         if old.get(part, {}).get(key) != new[part].get(key)
@@ -124,3 +129,12 @@ def differences(recorded: Build, new: Mapping[str, Mapping[str, str]]) -> Iterab
             if before.get(path) != after.get(path)
         ]
     return reasons or [Reason(kind="state", subject="the recorded build has a different digest")]
+
+
+def _with_owner(key: str, value: str | None, other: str | None) -> str | None:
+    """Return the value of a file, with its owner if only the other value names one: inputs leave
+    the default owner out."""
+    path = key.partition(": file ")[2]
+    if path and value and other and len(value.split()) < len(other.split()):
+        return f"{owner_of(path, None)} {value}"
+    return value

@@ -5,6 +5,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from builder import record, registry
 from builder.errors import LockConflictError
 from builder.plan import Plan, Situation, make_plan
@@ -149,6 +151,22 @@ def test_changed_inputs_carry_both_sides(tmp_path: Path) -> None:
             "idna 1.0 → 2.0",
             "six 2.0 is new",
         ],
+    )
+
+
+@pytest.mark.parametrize("reverse", [False, True])
+def test_changed_owner_shows_both_owners(tmp_path: Path, reverse: bool) -> None:
+    """The default owner, which inputs leave out, is shown where the other side names an owner."""
+    (tmp_path / "variants").mkdir()
+    (tmp_path / "variants" / "a.txt").write_text("x")
+    entry = "[[files]]\nsource = 'a.txt'\ntarget = '/home/user/a'\n"
+    specs = [LEAF + entry, f"{LEAF}{entry}owner = 'root'\n"]
+    before, after = (rendered_of(leaf(tmp_path, text)) for text in specs[:: -1 if reverse else 1])
+    owners = ("root", "user") if reverse else ("user", "root")
+    old, new = (f"{owner} 0644 2d711642b726" for owner in owners)
+    assert outcome(planned(after, recorded(tmp_path, before), present=())) == (
+        "build",
+        [f"`leaf: file /home/user/a` changed: {old} → {new}"],
     )
 
 
