@@ -276,6 +276,8 @@ def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:
         ' `echo "it\'s $HOME" > /opt/a`, `files/setup.sh`',
         "files outside of /home/user of variants/leaf.toml: /opt/in.txt, /opt/data/x.csv,"
         " /opt/data/y.csv",
+        "owners of files of variants/leaf.toml, which belong to you here: /home/user/app/a.py (root),"
+        " /home/user/app/sub/b (root)",
         "the working folder /home/user/app: sandboxes start in their home",
     )
     assert not_provided(variant) == (

@@ -19,6 +19,7 @@ from builder.errors import BuildError, from_os_error
 from builder.plan import StateQuery, TargetState
 from builder.registry import Ref
 from builder.spec import Stage, Variant
+from builder.spec.downloads import owner_of
 from builder.spec.variant import DEFAULT_WORKDIR
 from builder.system.events import Event, Kind, Reporter
 from builder.system.logs import Log
@@ -275,6 +276,17 @@ def _missing(variant: Variant) -> tuple[str, ...]:
         if targets:
             missing.append(f"files outside of /home/user of {stage.source}: {', '.join(targets)}")
         missing += _fetched_elsewhere(stage)
+        owned = [(entry.target, entry.owner) for entry in stage.all_files]
+        owned += [(download.target, download.owner) for download in stage.downloads]
+        owners = [
+            f"{target} ({owner})"
+            for target, owner in owned
+            if in_home(target) is not None and owner != owner_of(target, None)
+        ]
+        if owners:
+            missing.append(
+                f"owners of files of {stage.source}, which belong to you here: {', '.join(owners)}"
+            )
         if asking := [f"`{check.name}`" for check in stage.checks if check.http]:
             missing.append(f"the service that checks of {stage.source} ask: {', '.join(asking)}")
     if variant.workdir != DEFAULT_WORKDIR:
