@@ -38,9 +38,11 @@ class Variables:
     def env(self, line: Line, instruction: Instruction) -> None:
         """Take over an ENV."""
         args = instruction.args
-        for word, text in zip(args[::3], args[1::3], strict=False):
-            name = self.expand(word)
-            value = self.expand(text, base_path=True)
+        values = [  # all as before this instruction
+            (word, self.expand(word), self.expand(text, base_path=True))
+            for word, text in zip(args[::3], args[1::3], strict=False)
+        ]
+        for word, name, value in values:
             if name is None or value is None:
                 self.draft.note(line, f"`{word}` uses a variable that only the base image may set")
                 continue
@@ -49,7 +51,15 @@ class Variables:
             else:
                 shown = value.replace("$", "$$").replace(BASE_PATH, "${PATH}")
                 self.draft.set(line, "env", name, shown)
+                if BASE_PATH in value:
+                    self._put_path_last()
             self.scope.keep({name: value})
+
+    def _put_path_last(self) -> None:
+        """Put PATH after the values that use the base image's, which `${PATH}` is until then."""
+        env = self.draft.document.get("env", {})
+        if "PATH" in env:
+            env["PATH"] = env.pop("PATH")
 
     def expand(self, word: str, *, base_path: bool = False) -> str | None:
         """Return a word with its variables, without quotes; None if one has no value here. With

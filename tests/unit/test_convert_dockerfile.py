@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from builder.system.variables import expand
 from tests.support.conversions import converted
 
 FROM = "FROM e2bdev/code-interpreter:latest\n"
@@ -82,6 +83,28 @@ ENV PATH="/x:${{PATH}}" LIBS=$LD_LIBRARY_PATH
     assert notes == [
         'Dockerfile:5: `ENV PATH="/x:${PATH}" LIBS=$LD_LIBRARY_PATH`: `LIBS` uses a variable that only'
         " the base image may set"
+    ]
+
+
+def test_variable_that_uses_path() -> None:
+    """A value keeps the PATH that it had in the Dockerfile: an ENV sees the values before it."""
+    text = f"""\
+{FROM}ENV PATH=/a:$PATH
+ENV Q=$PATH
+ENV PATH=/b:$PATH R=$PATH
+ENV NEW=1 OTHER=$NEW
+"""
+    document, notes = converted(text, "Dockerfile")
+    expected = {"Q": "/a:${PATH}", "R": "/a:${PATH}", "PATH": "/b:/a:${PATH}", "NEW": "1"}
+    assert document["env"] == expected
+    # `${PATH}` is the value so far, which must still be the base image's.
+    values: dict[str, str] = {}
+    for name, value in document["env"].items():
+        values[name] = expand(value, values)
+    assert values == expected
+    assert notes == [
+        "Dockerfile:5: `ENV NEW=1 OTHER=$NEW`: `OTHER` uses a variable that only the base image may"
+        " set"
     ]
 
 
