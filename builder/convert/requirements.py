@@ -112,7 +112,12 @@ def require(line: Line, requirement: str, draft: Draft) -> None:
     if _LOCAL.match(requirement) and "@" not in requirement and "://" not in requirement:
         draft.note(line, "a file or folder has no place in a lock; build a wheel from it")
     else:
-        draft.require(line, _with_name(requirement))
+        named = _with_name(requirement)
+        if _BARE.fullmatch(named):
+            form = "git+URL@COMMIT" if named.startswith("git+") else "URL#sha256=…"
+            draft.note(line, f"the address has no package name before it: write `name @ {form}`")
+        else:
+            draft.require(line, named)
 
 
 def _with_name(requirement: str) -> str:

@@ -131,6 +131,24 @@ def test_address_that_may_change(line: str, reason: str) -> None:
     assert reason in note
 
 
+@pytest.mark.parametrize(
+    ("line", "form"),
+    [
+        ("https://x.example/y.tar.gz", "name @ URL#sha256=…"),
+        (f"https://x.example/y.zip#sha256={DIGEST}", "name @ URL#sha256=…"),
+        (f"git+https://x.example/y.git@{COMMIT}", "name @ git+URL@COMMIT"),
+    ],
+)
+def test_address_without_a_name(line: str, form: str) -> None:
+    """An address that does not say the name of its package is a note with the form to write."""
+    document, notes = converted(f"idna\n{line}\n", "requirements.txt")
+    assert document == {"python": {"packages": ["idna"]}}
+    quoted = line if len(line) <= 100 else f"{line[:98]} …"
+    assert notes == [
+        f"requirements.txt:2: `{quoted}`: the address has no package name before it: write `{form}`"
+    ]
+
+
 def test_wheel_of_the_folder() -> None:
     """A wheel beside the file is copied into the variants folder."""
     draft = convert(
