@@ -53,7 +53,9 @@ _NOT_PYTHON = re.compile(
     r"|pytorch-cuda|pytorch-mutex|cpuonly|.*-mutex|vc|vs20\d\d_runtime|tbb|hdf5|netcdf4?-c|proj|geos|icu|intel-openmp"
 )
 _SPEC = re.compile(r"(?:[\w./-]+::)?([A-Za-z0-9_][\w.-]*)\s*(.*)")
-_BUILD = re.compile(r"(={1,2}[^=\s]+)[=\s][^=\s,<>!]+$")
+_BUILD = re.compile(r"(={1,2}[^=\s]+)[=\s]([^=\s,<>!]+)$")
+# A Python, a hash and a number, as most builds have: `py312h7d8b5a3_0`.
+_PLAIN_BUILD = re.compile(r"(?:py\d*)?(?:h[0-9a-f]{7})?_?\d*\*?")
 _COMMON_CHANNELS = {"conda-forge", "defaults", "main", "nodefaults", "pytorch", "nvidia"}
 _ABSENT = "conda's package is no Python package, and nothing here installs with conda"
 
@@ -71,14 +73,17 @@ def convert_conda(document: Value, draft: Draft, files: Files) -> None:
     for item in sections["dependencies"].list() if "dependencies" in sections else ():
         _dependency(item, draft, files)
     for name, variable in sections["variables"].items() if "variables" in sections else ():
-        _variable(variable.line(f"{name}: …"), name, variable.text(), draft)
+        _variable(name, variable, draft)
 
 
-def _variable(line: Line, name: str, value: str, draft: Draft) -> None:
-    if draft.secrets.is_secret(name, value):
+def _variable(name: str, variable: Value, draft: Draft) -> None:
+    line, value = variable.line(f"{name}: …"), variable.text()
+    if variable.kind != "text":
+        draft.note(line, f"is {variable.kind}: expected text or a number")
+    elif draft.secrets.is_secret(name, value):
         draft.note(line, f"`{name}` {WHEN_OPENED}")
     else:
-        draft.set(line, "env", name, value)
+        draft.set(line, "env", name, value.replace("$", "$$"))  # conda expands none
 
 
 def _dependency(item: Value, draft: Draft, files: Files) -> None:
@@ -114,30 +119,39 @@ def _package(line: Line, text: str, draft: Draft) -> None:
     if not match:
         draft.note(line, "is not `name`, or a name with versions")
         return
-    name, versions = match[1].lower(), _versions(match[2])
+    name = match[1].lower()
+    versions, build = _versions(match[2])
     if name == "python":
         draft.require_python(line, versions or ">=3")
     elif name in _PART_OF_CONDA:
         return
     elif debian := _DEBIAN.get(name):
-        if draft.extend(line, "system", debian) and versions:
+        if draft.extend(line, "system", debian) and (versions or build):
             draft.note(line, f"is Debian's `{debian}`, in Debian's version")
     elif name not in _RENAMED and _NOT_PYTHON.fullmatch(name):
         draft.note(line, _ABSENT)
     else:
-        draft.guess(line, f"{_RENAMED.get(name, name)}{versions}")
+        package = _RENAMED.get(name, name)
+        draft.guess(line, f"{package}{versions}")
+        if build:
+            hint = ": `[python] torch-backend` chooses PyTorch's" if package == "torch" else ""
+            draft.note(line, f"a package index has no build `{build}`{hint}")
 
 
-def _versions(text: str) -> str:
-    """Return what PEP 440 calls conda's versions: `=1.2` is every 1.2, and builds do not count."""
+def _versions(text: str) -> tuple[str, str]:
+    """Return conda's versions as in PEP 440, where `=1.2` is every 1.2, and the build if it is more
+    than a Python, a hash and a number."""
     parts = []
-    for part in _BUILD.sub(r"\1", text.replace(" =", "=").strip()).split(","):
+    text = text.replace(" =", "=").strip()
+    match = _BUILD.search(text)
+    build = match[2] if match and not _PLAIN_BUILD.fullmatch(match[2]) else ""
+    for part in _BUILD.sub(r"\1", text).split(","):
         version = part.strip().replace(" ", "")
-        if version in ("", "*"):
+        if version in ("", "*", "=*", "==*"):
             continue
         if version[0].isdigit():
             version = f"={version}"
         if version.startswith("=") and not version.startswith("=="):
             version = f"={version}" if version.endswith("*") else f"={version}.*"
         parts.append(version)
-    return ",".join(parts)
+    return ",".join(parts), build

@@ -36,6 +36,16 @@ class Value:
         """Return the text of a scalar as it is written."""
         return str(self._node.value) if isinstance(self._node, yaml.ScalarNode) else ""
 
+    @property
+    def kind(self) -> str:
+        """What the value is: "text" (also a number), "a list", "a table" or "null"."""
+        if isinstance(self._node, yaml.SequenceNode):
+            return "a list"
+        if isinstance(self._node, yaml.MappingNode):
+            return "a table"
+        is_null = self._node is None or self._node.tag == "tag:yaml.org,2002:null"
+        return "null" if is_null else "text"
+
     def line(self, text: str | None = None) -> Line:
         """Return the line of the value, with its own text unless another is given."""
         number = self._node.start_mark.line + 1 if self._node else 0

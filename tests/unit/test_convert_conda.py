@@ -70,3 +70,66 @@ def test_packages_that_only_conda_has(name: str) -> None:
     document, notes = converted(f"dependencies:\n- idna\n- {name}\n", "env.yaml")
     assert document == {"python": {"packages": ["idna"]}}
     assert notes == [f"env.yaml:3: `{name}`: {ABSENT}"]
+
+
+def test_variables() -> None:
+    """Conda expands no variables, so a dollar sign is one; a list, a table or null is a note."""
+    text = """\
+dependencies: [idna]
+variables:
+  A: $HOME
+  U: "${FOO}"
+  Q: "null"
+  L: [1]
+  M: {a: 1}
+  N: null
+  X:
+"""
+    document, notes = converted(text, "environment.yml")
+    assert document["env"] == {"A": "$$HOME", "U": "$${FOO}", "Q": "null"}
+    assert notes == [
+        "environment.yml:6: `L: …`: is a list: expected text or a number",
+        "environment.yml:7: `M: …`: is a table: expected text or a number",
+        "environment.yml:8: `N: …`: is null: expected text or a number",
+        "environment.yml:9: `X: …`: is null: expected text or a number",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("package", "requirement", "build"),
+    [
+        ("pytorch::pytorch=2.1.*=cuda", "torch==2.1.*", "cuda"),
+        ("pytorch=*=cuda*", "torch", "cuda*"),
+        ("pytorch=*=*cuda*", "torch", "*cuda*"),
+        ("numpy=1.26.4=py312h7d8b5a3_0", "numpy==1.26.4.*", None),
+        ("idna=3.7=pyhd8ed1ab_0", "idna==3.7.*", None),
+        ("scipy=1.11=py312*", "scipy==1.11.*", None),
+        ("scipy=1.11=*", "scipy==1.11.*", None),
+    ],
+)
+def test_builds(package: str, requirement: str, build: str | None) -> None:
+    """A build that is more than a Python, a hash and a number is a note."""
+    document, notes = converted(f"dependencies:\n- {package}\n", "env.yaml")
+    assert document == {"python": {"packages": [requirement]}}
+    assert notes == (
+        [
+            f"env.yaml:2: `{package}`: a package index has no build `{build}`:"
+            " `[python] torch-backend` chooses PyTorch's"
+        ]
+        if build
+        else []
+    )
+
+
+def test_build_of_another_package() -> None:
+    """A spec cannot choose the build of a package other than PyTorch."""
+    document, notes = converted("dependencies:\n- jaxlib=0.4.*=cuda*\n", "env.yaml")
+    assert document == {"python": {"packages": ["jaxlib==0.4.*"]}}
+    assert notes == ["env.yaml:2: `jaxlib=0.4.*=cuda*`: a package index has no build `cuda*`"]
+
+
+def test_build_of_a_program() -> None:
+    """A program of Debian has neither conda's version nor conda's build."""
+    document, notes = converted("dependencies:\n- ffmpeg=*=gpl*\n", "env.yaml")
+    assert document == {"system": {"packages": ["ffmpeg"]}}
+    assert notes == ["env.yaml:2: `ffmpeg=*=gpl*`: is Debian's `ffmpeg`, in Debian's version"]
