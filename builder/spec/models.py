@@ -237,6 +237,12 @@ class ModelTable(_Table):
 class DatasetTable(ModelTable):
     """A dataset, with the keys of `[[model]]`; its default target is below /home/user/datasets/."""
 
+    target: SandboxPath | None = Field(
+        None,
+        description="absolute path in the sandbox; by default /home/user/datasets/ and the name of"
+        " the source",
+    )
+
 
 class FileTable(_Table):
     """A file, a folder, or the files that match a pattern, which this stage adds."""
