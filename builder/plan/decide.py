@@ -119,6 +119,8 @@ class _Case:
             held=held,
             stages=tuple(stage.stem for stage in rendered.variant.stages),
             files=rendered.variant.matches,
+            # Builds on this machine run none, and list them as not provided.
+            runs=() if situation.this_machine else rendered.variant.runs,
             unsupported=tuple(situation.unsupported.get(self.name, ())),
             notes=rendered.lock.notes[without_base and rendered.lock.image.note is not None :],
             fetched=self._fetched(),

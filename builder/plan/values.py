@@ -114,7 +114,7 @@ class PlannedVariant:
     `stale_base` describes how the target caches a base image that is not pinned. `fetched` says
     what the build fetches beside packages, and how.
 
-    `files` says what the folders and patterns of `[[files]]` match.
+    `files` says what the folders and patterns of `[[files]]` match, `runs` what `[[run]]` runs.
 
     The first `cached` steps are expected to be cached, by earlier builds (`cached_before`) or by
     another build of this plan (`cached_by`).
@@ -129,6 +129,7 @@ class PlannedVariant:
     held: Hold | None = None
     stages: tuple[str, ...] = ()
     files: tuple[str, ...] = ()
+    runs: tuple[str, ...] = ()
     unsupported: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     fetched: tuple[str, ...] = ()
@@ -151,6 +152,7 @@ class PlannedVariant:
             "held": self.held.described() if self.held else None,
             "stages": list(self.stages),
             "files": list(self.files),
+            "runs": list(self.runs),
             "not_provided": list(self.unsupported),
             "notes": list(self.notes),
             "fetched": list(self.fetched),

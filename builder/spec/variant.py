@@ -239,6 +239,13 @@ class Variant:
         )
 
     @property
+    def runs(self) -> tuple[str, ...]:
+        """Return a line for each command and script of `[[run]]`, with the file of its spec."""
+        return tuple(
+            f"{stage.source}: {run.summary}" for stage in self.stages for run in stage.runs
+        )
+
+    @property
     def runs_code(self) -> bool:
         """Whether its service is E2B's code service, by the port at which it is ready."""
         if self.ready_command:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from builder import record, registry
+from builder.cli.plan_command import _plan_lines
 from builder.errors import LockConflictError
 from builder.plan import Plan, Situation, make_plan
 from builder.registry import Ref
@@ -218,6 +219,17 @@ def test_what_the_target_cannot_provide_is_in_the_plan(tmp_path: Path) -> None:
     plan = planned(rendered, {}, situation={"unsupported": {"leaf": ("Debian packages",)}})
     assert plan.variants[0].unsupported == ("Debian packages",)
     assert plan.to_json()["variants"][0]["not_provided"] == ["Debian packages"]
+
+
+def test_commands_are_in_the_plan_of_a_target_that_runs_them(tmp_path: Path) -> None:
+    """The plan has a line for each command, in its text and in JSON, unless builds are folders."""
+    rendered = rendered_of(leaf(tmp_path, f"{LEAF}[[run]]\ncommand = 'make -C /opt/r'\n"))
+    plan = planned(rendered, {}, target="e2b")
+    line = "variants/leaf.toml: make -C /opt/r"
+    assert plan.to_json()["variants"][0]["runs"] == [line]
+    assert f"runs: {line}" in [*_plan_lines(plan, frozen=True)]
+    plan = planned(rendered, {}, situation={"this_machine": True})
+    assert plan.to_json()["variants"][0]["runs"] == []
 
 
 def test_shared_stages(tmp_path: Path) -> None:
