@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from builder.errors import Problem, did_you_mean
-from builder.spec.checks import checks_of
+from builder.spec.checks import checks_of, code_problems
 from builder.spec.commands import repositories_of, runs_of
 from builder.spec.downloads import download_problems, downloads_of
 from builder.spec.files import files_of, target_problems, wheels_of
@@ -91,8 +91,9 @@ def _instruction(chain: Sequence[SpecFile]) -> dict[str, str]:
     return {name: known[name] for name in own if name in known}
 
 
-def _import_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
-    """Report packages that are not to be imported but are not packages of the chain."""
+def _import_problems(chain: Sequence[SpecFile], warm: Sequence[str]) -> Iterator[Problem]:
+    """Report packages that are not to be imported but are not packages of the chain, or that the
+    warm-up imports by their own name."""
     tables = [cast(VariantFile, file.model).python for file in chain]
     if not any(table and table.not_imported for table in tables):
         return
@@ -101,12 +102,16 @@ def _import_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
 
     names = [Requirement(text).name for table in tables if table for text in table.packages]
     known = {canonicalize_name(name): name for name in names}
+    imported = {canonicalize_name(module.partition(".")[0]): module for module in warm}
     for file, table in zip(chain, tables, strict=True):
         for number, name in enumerate(table.not_imported if table else ()):
+            key = ("python", "not-imported", number)
             if canonicalize_name(name) not in known:
                 hint = did_you_mean(name, known.values()) or "name one of `python.packages`"
-                key = ("python", "not-imported", number)
                 yield file.problem(key, f"{name!r} is not a package of this spec", hint)
+            elif module := imported.get(canonicalize_name(name)):
+                message = f"{name!r} is imported by the warm-up: {module!r} is in `warmup.imports`"
+                yield file.problem(key, message, "remove it from one of the two")
 
 
 def _warmup_problems(leaf: SpecFile, merged: Mapping[str, Any]) -> Iterator[Problem]:
@@ -145,15 +150,18 @@ def variant_of(
     leaf = chain[-1]
     model = cast(VariantFile, leaf.model)
     merged = _merged(chain, "base", "resources", "warmup") | service_of(chain)
+    from_template = from_template_of(chain)
     problems = [
         *from_template_problems(chain),
         *service_problems(chain, merged),
-        *_import_problems(chain),
+        *_import_problems(chain, merged["imports"]),
         *_warmup_problems(leaf, merged),
         *target_problems(chain, stages),
         *download_problems(chain),
         *model_problems(stages, chain),
         *_check_problems(chain, stages),
+        # The Python of a parent is not known here.
+        *(() if from_template else code_problems(chain, python_floor(merged["python"]))),
     ]
     if problems or model.name is None:
         return None, problems
@@ -161,7 +169,6 @@ def variant_of(
     lists = ("command", "ready_command", "imports")
     merged |= {key: tuple(merged[key] or ()) for key in lists}
     workdir = _merged(chain, "workdir")["path"]
-    from_template = from_template_of(chain)
     if from_template:
         merged["image"] = ""
     variant = Variant(

@@ -14,6 +14,8 @@ from builder.spec.types import hashed_address
 from builder.spec.variant import FileEntry, Repository, Run
 from builder.system.variables import UnknownVariableError, as_reference, expand
 
+_ARMOUR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
+
 
 def runs_of(folder: Path, chain: Sequence[SpecFile]) -> tuple[Run, ...]:
     """Return the commands of the last file of `chain`, and note mistakes."""
@@ -90,7 +92,11 @@ def repositories_of(folder: Path, file: SpecFile) -> tuple[Repository, ...]:
         content = None if url else read(folder, file, key, table.key)
         if content is None and url is None:
             continue
-        armoured = content is None or b"BEGIN PGP PUBLIC KEY BLOCK" in content
+        armoured = content is None or _ARMOUR in content
+        # The first octet of every OpenPGP packet has this bit (RFC 9580, 4.2).
+        if content is not None and not armoured and not (content and content[0] & 0x80):
+            message = f"{table.key!r} is no PGP key: it has no `{_ARMOUR.decode()}`, and no packet"
+            file.add(key, message, "export it with `gpg --armor --export`")
         name = PurePosixPath(url or table.key).name
         repositories.append(
             Repository(
@@ -103,7 +109,12 @@ def repositories_of(folder: Path, file: SpecFile) -> tuple[Repository, ...]:
                 key_sha256=sha256,
             )
         )
-        if not table.components and not all(suite.endswith("/") for suite in table.suites):
+        flat = [suite for suite in table.suites if suite.endswith("/")]
+        components = ("system", "repository", number, "components")
+        if table.components and flat:
+            message = f"excludes the suite {flat[0]!r}: apt takes none with a suite that ends in /"
+            file.add(components, message, "remove one of the two")
+        elif not table.components and len(flat) < len(table.suites):
             message = "is missing: only a suite that ends in / has no components"
-            file.add(("system", "repository", number, "components"), message)
+            file.add(components, message)
     return tuple(repositories)

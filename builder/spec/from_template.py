@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import cast
 
 from builder.errors import Problem
@@ -28,6 +28,20 @@ def from_template_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
             if cast(VariantFile, file.model).base:
                 message = f"excludes `from-template`: the base is the template {reference!r}"
                 yield file.problem(("base",), message, "remove one of the two")
+
+
+def abstract_parents(
+    files: Mapping[str, SpecFile], variants: Iterable[tuple[Variant, SpecFile]]
+) -> Iterator[tuple[Variant, Problem]]:
+    """Yield the variants that are from an abstract spec, which is never built, and the problem.
+    Each variant comes with the file that has its `from-template`."""
+    names = {file.name for file in files.values()}
+    for variant, file in variants:
+        parent = files.get(variant.parent_name or "")
+        if parent and parent.shared and parent.stem not in names:
+            message = f"{parent.shown} is an abstract spec, of which there is no template"
+            hint = f'write `extends = "{parent.stem}"` instead'
+            yield variant, file.problem(("from-template",), message, hint)
 
 
 def cycles(

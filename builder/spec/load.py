@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.assemble import stage_of, variant_of
-from builder.spec.from_template import cycles
+from builder.spec.from_template import abstract_parents, cycles
 from builder.spec.models import VariantFile
 from builder.spec.secret_shapes import secrets_of
 from builder.spec.spec_file import SpecFile, positions
@@ -100,7 +100,7 @@ def load_specs(folder: Path) -> Specs:
             links = tuple(stages[link.stem] for link in chain)
             variants[stem], problems = variant_of(chain, links)
             also.setdefault(stem, []).extend(problems)
-    _add_cycles(variants, complete, also)
+    _check_parents(files, variants, complete, also)
     sources = []
     for file in read:
         inherited = [problem for link in chains[file.stem] for problem in link.problems]
@@ -132,13 +132,14 @@ def is_stem(text: str) -> bool:
     return bool(_STEM.fullmatch(text)) and not reserved
 
 
-def _add_cycles(
+def _check_parents(
+    files: Mapping[str, SpecFile],
     variants: Mapping[str, Variant | None],
     chains: Mapping[str, Sequence[SpecFile]],
     also: Mapping[str, list[Problem]],
 ) -> None:
     loaded = [(variant, chains[stem][0]) for stem, variant in variants.items() if variant]
-    for variant, problem in cycles(loaded):
+    for variant, problem in (*cycles(loaded), *abstract_parents(files, loaded)):
         also[variant.stem].append(problem)
 
 

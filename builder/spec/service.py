@@ -9,6 +9,7 @@ from builder.errors import Problem
 from builder.spec import defaults
 from builder.spec.models import VariantFile
 from builder.spec.spec_file import SpecFile
+from builder.spec.variant import is_local
 
 READY_KEYS = ("ready_url", "ready_command", "ready_port")
 
@@ -37,6 +38,13 @@ def service_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> It
         for key in keys[1:]:
             message = f"excludes `service.{keys[0]}`: a service is ready in one way"
             yield file.problem(("service", key), message, "keep one of the two")
+        service = cast(VariantFile, file.model).service
+        if service and not is_local(service.ready_url):
+            message = f"{service.ready_url!r} is not a service of the sandbox"
+            hint = (
+                "write a URL on localhost; a `ready-command` with curl, say, can reach other hosts"
+            )
+            yield file.problem(("service", "ready-url"), message, hint)
     setting = [(file, key) for file in reversed(chain) for key in _ready_keys(file)]
     if merged["command"] and not any(merged[key] for key in READY_KEYS):
         hint = (

@@ -8,9 +8,10 @@ from __future__ import annotations
 import ast
 import keyword
 import re
+import string
 import warnings
 from typing import Annotated, Any
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
@@ -55,22 +56,31 @@ _MAX_PATH = 4095
 
 
 def _one_line(value: str) -> str:
-    if len(value) > _MAX_LINE:
-        raise ValueError(f"is longer than {_MAX_LINE:,} characters")
-    if value.isprintable():
-        return value
-    import unicodedata
-
-    for character in value:
-        if unicodedata.category(character) in ("Cc", "Zl", "Zp", "Cs"):
-            raise ValueError(f"must be one line of text, but contains {character!r}")
+    if (character := _control_in(value)) is not None:
+        raise ValueError(f"must be one line of text, but contains {character!r}")
     return value
 
 
 def _many_lines(value: str) -> str:
     for line in value.replace("\t", " ").split("\n"):
-        _one_line(line)
+        if (character := _control_in(line)) is not None:
+            raise ValueError(
+                f"contains {character!r}: of control characters, only tabs and line feeds are"
+                " allowed"
+            )
     return value
+
+
+def _control_in(line: str) -> str | None:
+    """Return the first character that no line may have, if there is one. Check the length, too."""
+    if len(line) > _MAX_LINE:
+        raise ValueError(f"is longer than {_MAX_LINE:,} characters")
+    if line.isprintable():
+        return None
+    import unicodedata
+
+    controls = ("Cc", "Zl", "Zp", "Cs")
+    return next((char for char in line if unicodedata.category(char) in controls), None)
 
 
 def _matching(pattern: re.Pattern[str], kind: str) -> Any:
@@ -208,12 +218,15 @@ def _url(value: str) -> str:
         valid = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
     except ValueError:
         valid = False
-    if not valid or not value.isascii() or re.search(r"[\s\"'\\$`]", value):
+    if not valid or not parts.netloc.isascii() or re.search(r"[\s\"'\\$`]", value):
         raise ValueError(f"{value!r} is not an http or https URL")
     if "@" in parts.netloc:
         raise ValueError(
             "the URL contains a user name or password, which must not be in a template"
         )
+    if not value.isascii():
+        encoded = quote(value, safe=string.printable)
+        raise ValueError(f"{value!r} is not percent-encoded: write {encoded!r}")
     return value
 
 
@@ -232,7 +245,8 @@ def _module(value: str) -> str:
     return value
 
 
-def _python_code(value: str) -> str:
+def python_code(value: str) -> str:
+    """Return Python code, else raise `ValueError`."""
     with warnings.catch_warnings(action="ignore"):
         try:
             ast.parse(value)
@@ -315,7 +329,7 @@ Distribution = Annotated[StrictStr, _matching(_DISTRIBUTION, "the name of a Pyth
 Module = Annotated[StrictStr, AfterValidator(_module)]
 PythonVersions = Annotated[StrictStr, AfterValidator(_python)]
 TorchBackend = Annotated[StrictStr, _matching(_TORCH, "a PyTorch backend")]
-PythonCode = Annotated[Code, AfterValidator(_python_code)]
+PythonCode = Annotated[Code, AfterValidator(python_code)]
 Command = Annotated[list[Text], AfterValidator(_command)]
 Url = Annotated[StrictStr, AfterValidator(_url)]
 Sha256 = Annotated[
@@ -351,7 +365,7 @@ TemplateReference = Annotated[
     StrictStr,
     Field(max_length=256),
     _matching(
-        re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:@-]*"),
+        re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.:-]*(@[A-Za-z0-9_.:-]+)?"),
         "a template: expected its name, NAME@CHANNEL, or a ref",
     ),
 ]

@@ -21,6 +21,11 @@ LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _CODE_SERVICE = re.compile(rf"\b{CODE_SERVICE_PORT}\b")
 
 
+def is_local(url: str) -> bool:
+    """Return whether a URL is that of a service in the sandbox itself."""
+    return urlsplit(url).hostname in LOCAL_HOSTS
+
+
 def stage_name(stem: str) -> str:
     """Return the name that the Dockerfile gives to the stage of a spec."""
     return f"{SHARED_PREFIX}{stem[1:]}" if stem.startswith("_") else stem

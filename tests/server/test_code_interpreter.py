@@ -38,7 +38,6 @@ def with_service(folder: Path, url: str) -> Variant:
     [
         "http://localhost:8501/",
         "http://localhost/",
-        "http://example.com:49999/health",
         "https://localhost:49999/health",
     ],
 )

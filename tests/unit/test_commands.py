@@ -221,6 +221,17 @@ MISTAKES = {
         "3:3: `system.repository[0].components`: is missing: only a suite that ends in / has no"
         " components"
     ],
+    "[[system.repository]]\nuri = 'https://a/'\nsuites = ['x', 'y/']\ncomponents = ['main']\n"
+    "key = 'data/x.csv'\n": [
+        "6:1: `system.repository[0].components`: excludes the suite 'y/': apt takes none with a suite"
+        " that ends in / (remove one of the two)",
+        "7:1: `system.repository[0].key`: 'data/x.csv' is no PGP key: it has no `-----BEGIN PGP PUBLIC"
+        " KEY BLOCK-----`, and no packet (export it with `gpg --armor --export`)",
+    ],
+    '[[run]]\ncommand = """\na\n\\u0000"""\n': [
+        "4:1: `run[0].command`: contains '\\x00': of control characters, only tabs and line feeds are"
+        " allowed"
+    ],
 }  # fmt: skip
 
 
@@ -265,7 +276,8 @@ def test_commands_that_change_by_themselves_get_a_warning(
 
 def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:
     """`local` lists commands, repositories, files and the working folder, E2B owners in the home
-    and the folder of code; each plan says what folders and patterns match."""
+    and the folder of code; each plan says what folders and patterns match,
+    and that of E2B which commands run."""
     spec = EVERYTHING.replace('folder-mode = "0700"', 'owner = "root"')
     variant = load(project(tmp_path), leaf=spec)["leaf"]
     assert LocalTarget().unsupported(variant)[:-2] == (
@@ -287,6 +299,10 @@ def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:
         " /home/user to `user` at the end of a build",
         "`workdir.path` (variants/leaf.toml:41) to code, which the code service starts in"
         " /home/user; commands start in /home/user/app",
+    )
+    assert variant.runs == (
+        'variants/leaf.toml: echo "it\'s $HOME" > /opt/a',
+        "variants/leaf.toml: files/setup.sh",
     )
     assert variant.matches == (
         "`app/` of variants/leaf.toml: a.py, sub/b",

@@ -79,6 +79,16 @@ def named(folder: Path, **parents: str) -> dict[str, Variant]:
             "variants/leaf.toml:3:1: `from-template`: 'be low' is not a template: expected its"
             " name, NAME@CHANNEL, or a ref",
         ),
+        (
+            {"leaf": FROM.replace("below", "a@b@c")},
+            "variants/leaf.toml:3:1: `from-template`: 'a@b@c' is not a template: expected its"
+            " name, NAME@CHANNEL, or a ref",
+        ),
+        (
+            {"_base": BASE, "leaf": FROM.replace("below", "_base")},
+            "variants/leaf.toml:3:1: `from-template`: variants/_base.toml is an abstract spec, of which"
+            ' there is no template (write `extends = "_base"` instead)',
+        ),
     ],
 )
 def test_mistakes(tmp_path: Path, files: dict[str, str], expected: str) -> None:

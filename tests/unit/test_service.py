@@ -99,6 +99,17 @@ def test_mistakes_in_readiness(tmp_path: Path) -> None:
     ]
 
 
+def test_service_of_another_host(tmp_path: Path) -> None:
+    """A service cannot be ready once another host answers."""
+    with pytest.raises(SpecError):
+        rendered(tmp_path, "ready-url = 'http://example.com/x'")
+    (line,) = problems(tmp_path / "variants")
+    assert line.partition(": ")[2] == (
+        "`service.ready-url`: 'http://example.com/x' is not a service of the sandbox (write a URL on"
+        " localhost; a `ready-command` with curl, say, can reach other hosts)"
+    )
+
+
 @pytest.mark.parametrize("key", ["ready-port = 8501", "ready-command = ['app', '--is-up']"])
 def test_warmup_script(tmp_path: Path, key: str, snapshot: SnapshotAssertion) -> None:
     """warmup.py knows how the service is ready, and nothing of the other ways."""
@@ -241,4 +252,10 @@ def test_packages_that_are_not_imported(tmp_path: Path) -> None:
         " (did you mean `pyglet`?)",
         "variants/leaf.toml:6:27: `python.not-imported[1]`: 'numpy' is not a package of this spec"
         " (name one of `python.packages`)",
+    ]
+    warm = leaf + "[warmup]\nlevel = 'disk'\nimports = ['pyglet.window']\n"
+    (tmp_path / "variants" / "leaf.toml").write_text(warm)
+    assert problems(tmp_path / "variants") == [
+        "variants/leaf.toml:6:17: `python.not-imported[0]`: 'pyglet' is imported by the warm-up:"
+        " 'pyglet.window' is in `warmup.imports` (remove it from one of the two)"
     ]

@@ -130,6 +130,29 @@ def test_mistakes_in_checks(tmp_path: Path) -> None:
     ]
 
 
+def test_code_that_is_not_python(tmp_path: Path) -> None:
+    """A syntax error in the code of a check is found before a build, and so is an empty command;
+    lines of IPython and the syntax of a later Python are left to the sandbox."""
+    folder = tmp_path / "variants"
+    folder.mkdir()
+    head = "schema = 1\nname = 'leaf'\n"
+    body = (
+        "[[verify]]\nname = 'a'\ncode = '1+'\n[[verify]]\nname = 'b'\ncode = '%time 1+'\n"
+        "[[verify]]\nname = 'c'\ncode = 'files = !ls'\n"
+        "[[verify]]\nname = 'd'\ncode = 'await f()'\n"
+    )
+    (folder / "leaf.toml").write_text(head + body)
+    here = ".".join(map(str, sys.version_info[:2]))
+    assert problems(folder) == [
+        "variants/leaf.toml:5:1: `verify[0].code`: is not Python code: invalid syntax (its line 1)"
+        f" (set `base.python` if it is the syntax of a Python later than {here})"
+    ]
+    (folder / "leaf.toml").write_text(head + "[base]\npython = '>=3.29'\n" + body)
+    load(tmp_path)
+    (folder / "leaf.toml").write_text(head + "[[verify]]\nname = 'a'\ncommand = ' '\n")
+    assert problems(folder) == ["variants/leaf.toml:5:1: `verify[0].command`: is empty"]
+
+
 texts = st.text(
     st.characters(blacklist_categories=["Cs"]) | st.sampled_from("\"'\\$`#<\n{}% "), max_size=30
 )

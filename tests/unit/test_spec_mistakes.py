@@ -134,6 +134,15 @@ KEYS = sorted(field.alias or name for name, field in VariantFile.model_fields.it
             "3:1: `service.ready-url`: the URL contains a user name or password,"
             " which must not be in a template",
         ),
+        (
+            "schema = 1\n[service]\nready-url = 'http://localhost:8000/é?a=%20'",
+            "3:1: `service.ready-url`: 'http://localhost:8000/é?a=%20' is not percent-encoded: write"
+            " 'http://localhost:8000/%C3%A9?a=%20'",
+        ),
+        (
+            "schema = 1\n[service]\nready-url = 'http://é/'",
+            "3:1: `service.ready-url`: 'http://é/' is not an http or https URL",
+        ),
         ("schema = 1\n[resources]\ncpu = 34", "3:1: `resources.cpu`: 34 must be at most 32"),
         ("schema = 1\n[resources]\nmemory-mb = 129", "3:1: `resources.memory-mb`: 129 is not even"),
         (
