@@ -11,13 +11,14 @@ from typing import Any, cast
 from builder.errors import Problem, did_you_mean
 from builder.spec.checks import checks_of, code_problems
 from builder.spec.commands import repositories_of, runs_of
-from builder.spec.downloads import download_problems, downloads_of
-from builder.spec.files import files_of, target_problems, wheels_of
+from builder.spec.downloads import downloads_of
+from builder.spec.files import files_of, wheels_of
 from builder.spec.from_template import from_template_of, from_template_problems
 from builder.spec.model_tables import model_problems, models_of
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.service import service_of, service_problems
 from builder.spec.spec_file import SpecFile
+from builder.spec.targets import target_problems
 from builder.spec.types import python_floor
 from builder.spec.variant import Stage, Variant
 from builder.system.variables import UnknownVariableError, as_reference, expand
@@ -157,7 +158,6 @@ def variant_of(
         *_import_problems(chain, merged["imports"]),
         *_warmup_problems(leaf, merged),
         *target_problems(chain, stages),
-        *download_problems(chain),
         *model_problems(stages, chain),
         *_check_problems(chain, stages),
         # The Python of a parent is not known here.

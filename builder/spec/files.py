@@ -5,17 +5,16 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from builder.errors import Problem
 from builder.spec.downloads import owner_of
 from builder.spec.models import FileTable, VariantFile
 from builder.spec.secret_shapes import secret_in
 from builder.spec.spec_file import SpecFile
 from builder.spec.types import wheel_of
-from builder.spec.variant import FileEntry, FolderEntry, Stage
+from builder.spec.variant import FileEntry, FolderEntry
 from builder.spec.wording import NO_SECRETS
 
 _PATTERN = re.compile(r"[*?[]")
@@ -27,25 +26,34 @@ _MAX_FILES = 500
 _CACHES = {"__pycache__"}
 
 
+def is_pattern(source: str) -> bool:
+    """Whether a source is a pattern (`data/*.csv`), not the path of a file or folder."""
+    return bool(_PATTERN.search(source))
+
+
 def files_of(folder: Path, file: SpecFile) -> tuple[tuple[FileEntry, ...], tuple[FolderEntry, ...]]:
     """Return the single files, then the folders and patterns, that `[[files]]` copies, and note
     mistakes."""
     files, folders, seen = [], [], set[str]()
     for number, table in enumerate(cast(VariantFile, file.model).files):
         target = table.target.rstrip("/")
-        if target in seen and not _PATTERN.search(table.source):
+        if target in seen and not is_pattern(table.source):
             file.add(("files", number, "target"), f"{table.target!r} is written twice")
             continue
         seen.add(target)
         key = ("files", number, "source")
         owner = owner_of(target, table.owner)
-        if table.source.endswith("/") or _PATTERN.search(table.source):
+        if table.source.endswith("/") or is_pattern(table.source):
             if entry := _folder_entry(folder, file, key, table, owner):
                 folders.append(entry)
             continue
         if table.folder_mode:
             message = f"{table.source!r} is a single file"
             file.add(("files", number, "folder-mode"), message, "write `mode`, or remove the key")
+        if table.target.endswith("/"):
+            message = f"{table.source!r} is a single file, but {table.target!r} is a folder"
+            hint = f"write '{target}/{PurePosixPath(table.source).name}'"
+            file.add(("files", number, "target"), message, hint)
         content = read(folder, file, key, table.source)
         if content is not None:
             files.append(
@@ -106,7 +114,7 @@ def read(folder: Path, file: SpecFile, key: Sequence[str | int], source: str) ->
 def matches(folder: Path, source: str) -> list[str]:
     """Return the files of a folder (`app/`) or those that match a pattern (`data/*.csv`), as sorted
     paths inside the variants folder. Raise `OSError`."""
-    if _PATTERN.search(source):
+    if is_pattern(source):
         found = (path for path in folder.glob(source) if path.is_symlink() or path.is_file())
         return sorted(path.relative_to(folder).as_posix() for path in found)
     paths = []
@@ -125,8 +133,8 @@ def _folder_entry(
     folder: Path, file: SpecFile, key: Sequence[str | int], table: FileTable, owner: str
 ) -> FolderEntry | None:
     source, target = table.source, table.target.rstrip("/")
-    is_pattern = bool(_PATTERN.search(source))
-    if is_pattern and not table.target.endswith("/"):
+    by_pattern = is_pattern(source)
+    if by_pattern and not table.target.endswith("/"):
         hint = f"write {table.target + '/'!r}: the files keep their names below it"
         file.add((*key[:-1], "target"), f"{source!r} may match several files", hint)
         return None
@@ -136,7 +144,7 @@ def _folder_entry(
         file.add(key, f"{source!r} cannot be read: {error.strerror}")
         return None
     if not paths:
-        file.add(key, f"nothing matches {source!r}" if is_pattern else f"{source!r} has no files")
+        file.add(key, f"nothing matches {source!r}" if by_pattern else f"{source!r} has no files")
         return None
     if len(paths) > _MAX_FILES:
         message = f"{source!r} has {len(paths):,} files, more than {_MAX_FILES}"
@@ -144,7 +152,7 @@ def _folder_entry(
         return None
     files: dict[str, FileEntry] = {}
     for path in paths:
-        name = PurePosixPath(path).name if is_pattern else path.removeprefix(source)
+        name = PurePosixPath(path).name if by_pattern else path.removeprefix(source)
         content = read(folder, file, key, path)
         if content is None:
             return None
@@ -167,22 +175,7 @@ def _folder_entry(
         owner=owner,
         files=tuple(files.values()),
         # A pattern adds to a folder that may exist.
-        folders=() if is_pattern else tuple(made),
+        folders=() if by_pattern else tuple(made),
         folder_mode=table.folder_mode or "0755",
         key=("files", key[1]),
     )
-
-
-def target_problems(chain: Sequence[SpecFile], stages: Sequence[Stage]) -> Iterator[Problem]:
-    """Report files that are placed where another file needs a folder."""
-    targets: dict[str, SpecFile] = {}
-    for file, stage in zip(chain, stages, strict=True):
-        tables = cast(VariantFile, file.model).files
-        single = (table.target for table in tables if not table.source.endswith("/"))
-        targets |= dict.fromkeys([*single, *(entry.target for entry in stage.all_files)], file)
-    for file in chain:
-        for number, table in enumerate(cast(VariantFile, file.model).files):
-            for parent in PurePosixPath(table.target).parents:
-                if other := targets.get(str(parent)):
-                    message = f"{table.target!r} is below {str(parent)!r}, a file of {other.shown}"
-                    yield file.problem(("files", number, "target"), message)

@@ -78,8 +78,10 @@ def _default_target(kind: str, source: str, location: str) -> str | None:
 def model_problems(stages: Sequence[Stage], chain: Sequence[SpecFile]) -> Iterator[Problem]:
     """Report models that are placed where something else is, or inside of it."""
     placed: dict[str, str] = {}
+    folders: dict[str, str] = {}
     for stage in stages:
-        placed |= {entry.target: stage.source for entry in stage.files}
+        placed |= {entry.target: stage.source for entry in stage.all_files}
+        folders |= {path: stage.source for entry in stage.folders for path in entry.folders}
         placed |= {download.target: stage.source for download in stage.downloads}
     for stage, file in zip(stages, chain, strict=True):
         for model in stage.models:
@@ -89,5 +91,8 @@ def model_problems(stages: Sequence[Stage], chain: Sequence[SpecFile]) -> Iterat
                 message = f"{model.target!r} is already the target of a key in {placed[other]}"
                 if other != model.target:
                     message = f"{model.target!r} is below {other!r}, a target in {placed[other]}"
+                yield file.problem((model.kind, model.number), message)
+            elif model.target in folders:
+                message = f"{model.target!r} is already a folder of {folders[model.target]}"
                 yield file.problem((model.kind, model.number), message)
             placed[model.target] = stage.source
