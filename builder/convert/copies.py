@@ -168,7 +168,8 @@ class Copies:
         if checksum := flags.get("checksum", ""):
             table["sha256"] = checksum.removeprefix("sha256:")
         self.draft.without_file(target)
-        self.draft.add(line, "download", table)
+        if self.draft.add(line, "download", table):
+            self.draft.without_file_of_folder(target)
 
 
 def _parents(path: str) -> set[str]:

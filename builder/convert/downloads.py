@@ -35,7 +35,10 @@ def take_over(line: Line, commands: Sequence[Sequence[str]], workdir: str, draft
             return False
         table["mode"] = mode
     draft.without_file(target)
-    return draft.add(line, "download", table)
+    if not draft.add(line, "download", table):
+        return False
+    draft.without_file_of_folder(target)
+    return True
 
 
 def _fetched(words: Sequence[str], workdir: str) -> tuple[str, str] | None:

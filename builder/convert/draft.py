@@ -98,6 +98,21 @@ class Draft:
         if not kept:
             self.document.pop("files", None)
 
+    def without_file_of_folder(self, target: str) -> None:
+        """Leave out a file of a folder, which a download replaces, and the folder if that was all
+        that it had."""
+        if self.files.pop(target, None) is None:
+            return
+        entries = self.document["files"]
+        entries[:] = [
+            entry
+            for entry in entries
+            if entry["target"] in self.files
+            or any(path.startswith(f"{entry['target']}/") for path in self.files)
+        ]
+        if not entries:
+            del self.document["files"]
+
     def require(self, line: Line, requirement: str) -> bool:
         """Add a Python package; return whether a spec may say so."""
         return self.extend(line, "python", requirement)

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from tests.support.conversions import converted
+from builder.convert import convert
+from tests.support.conversions import Files, converted
 
 FROM = "FROM e2bdev/code-interpreter:latest\n"
 
@@ -188,6 +189,25 @@ def test_download(text: str, download: dict[str, str]) -> None:
     assert document["download"] == [{"url": "https://x.example/a.csv"} | download]
     assert "run" not in document
     assert notes == []
+
+
+@pytest.mark.parametrize("names", [("a.csv",), ("a.csv", "b.csv")])
+@pytest.mark.parametrize(
+    "line",
+    [
+        "ADD https://x.example/a.csv /data/",
+        "RUN curl -fsSL https://x.example/a.csv -o /data/a.csv",
+    ],
+)
+def test_download_replaces_a_file_of_a_folder(line: str, names: tuple[str, ...]) -> None:
+    """A download at a file of a folder replaces it, and the folder if that has no other file."""
+    text = f"{FROM}COPY data /data\n{line}\n"
+    draft = convert(text.encode(), "Dockerfile", Files({f"data/{name}": "1" for name in names}))
+    assert sorted(draft.files) == [f"/data/{name}" for name in names[1:]]
+    assert ("files" in draft.document) is (len(names) > 1)
+    assert draft.document["download"] == [
+        {"url": "https://x.example/a.csv", "target": "/data/a.csv"}
+    ]
 
 
 def test_folders() -> None:
