@@ -75,7 +75,6 @@ def test_failed_check_says_what_was_expected_and_found(verified: Verified) -> No
         "import": "code = 'import absent'",
         "endless": "code = 'while True: pass'\nstdout = 'x'\ntimeout = 1",
         "half": 'code = "def half(x):\\n    return x / 0\\n\\nhalf(1)"',
-        "syntax": "code = 'print(1'",
     }
     with pytest.raises(VerifyError) as caught:
         verified(checks)
@@ -91,8 +90,7 @@ def test_failed_check_says_what_was_expected_and_found(verified: Verified) -> No
         '      File "half", line 4, in <module>\n'
         "        half(1)\n"
         '      File "half", line 2, in half\n'
-        "        return x / 0\n"
-        "  variants/light.toml:22: check `syntax` failed: SyntaxError: '(' was never closed"
+        "        return x / 0"
     )
 
 
