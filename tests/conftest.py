@@ -147,6 +147,15 @@ def project(write: Callable[..., Path]) -> Path:
     return write(_base=BASE, light=LIGHT, other=OTHER).parent
 
 
+@pytest.fixture(autouse=True)
+def _not_interrupted() -> None:
+    """An interrupt that a test made in this process is not one of the next test."""
+    from builder.system import processes
+
+    with processes.interruptible():
+        pass
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _clean_environment() -> Iterator[None]:
     """No variable of the person who runs the tests may change what they prove."""

@@ -122,6 +122,7 @@ def test_wheel_of_the_project_is_locked_and_copied(tmp_path: Path, index: IndexS
     assert again.digest != template.digest
 
 
+@pytest.mark.needs("git")
 def test_commit_is_locked_without_a_hash(tmp_path: Path, index: IndexServer) -> None:
     """A commit is installed from a file of its own, since pip and uv have no hash of a commit; the
     others keep theirs."""
@@ -140,6 +141,7 @@ def test_commit_is_locked_without_a_hash(tmp_path: Path, index: IndexServer) -> 
     assert "--require-hashes" not in step
 
 
+@pytest.mark.needs("git")
 def test_committed_lock_with_addresses_reads_back(tmp_path: Path, index: IndexServer) -> None:
     """What was rendered from a lock with addresses reads back as that lock; a wheel of the project
     whose content has changed since makes it stale."""
@@ -182,6 +184,7 @@ def test_address_without_a_file(tmp_path: Path, index: IndexServer) -> None:
     assert error.hint == "check the address in `python.packages`"
 
 
+@pytest.mark.needs("git")
 def test_commit_that_does_not_exist(tmp_path: Path, index: IndexServer) -> None:
     """A commit that the repository lacks is no missing network: the error names it."""
     requirement = commit_of_a_library(tmp_path, index)[:-40] + "0" * 40
@@ -208,6 +211,7 @@ def test_versions_that_an_address_excludes(tmp_path: Path, index: IndexServer) -
     )
 
 
+@pytest.mark.needs("git")
 def test_all_kinds_are_installed_here(
     tmp_path: Path, index: IndexServer, log: Log, monkeypatch: pytest.MonkeyPatch
 ) -> None:
