@@ -40,9 +40,9 @@ run_shell = st.one_of(
         [
             "RUN touch made && chmod 0604 made || true",
             "RUN mkdir -p deep/er && echo x > deep/er/f || true",
-            "RUN set -e; x=1; [ $x = 1 ] \\\n  # a comment inside\n  && echo 'two  lines' >> /log/two",
-            'RUN ["sh", "-c", "echo exec $A \\"$1\\" >> /log/exec", "sh", "it\'s"]',
-            "RUN : > '/log/it'\"'\"'s'",
+            "RUN set -e; x=1; [ $x = 1 ] \\\n  # a comment inside\n  && echo 'two  lines' >> /log/two-$(id -un)",
+            'RUN ["sh", "-c", "echo exec $A \\"$1\\" >> /log/exec-$(id -un)", "sh", "it\'s"]',
+            "RUN : > '/log/it'\"'\"'s-'$(id -un)",
         ]
     ),
 )
