@@ -128,8 +128,8 @@ def _node(folder: Path, packages: Sequence[str] | None) -> str:
     if not packages:
         return ""
     lock = read_regular(folder / "package-lock.json", _LARGEST_BYTES).decode()
-    asked = read_regular(folder / "package.json", _LARGEST_BYTES).decode()
-    if normal(lock) != lock or asked != package_json(packages):
+    committed = read_regular(folder / "package.json", _LARGEST_BYTES).decode()
+    if normal(lock) != lock or committed != package_json(packages):
         raise ValueError(f"node/{folder.name} is not as it was locked")
     return lock
 

@@ -115,8 +115,8 @@ def matches(folder: Path, source: str) -> list[str]:
     """Return the files of a folder (`app/`) or those that match a pattern (`data/*.csv`), as sorted
     paths inside the variants folder. Raise `OSError`."""
     if is_pattern(source):
-        found = (path for path in folder.glob(source) if path.is_symlink() or path.is_file())
-        return sorted(path.relative_to(folder).as_posix() for path in found)
+        matching = (path for path in folder.glob(source) if path.is_symlink() or path.is_file())
+        return sorted(path.relative_to(folder).as_posix() for path in matching)
     paths = []
     for parent, names, files in os.walk(folder / source, onerror=_raise):
         links = [name for name in names if Path(parent, name).is_symlink()]
@@ -168,14 +168,14 @@ def _folder_entry(
             content=content,
         )
     parents = {str(parent) for name in files for parent in PurePosixPath(name).parents}
-    made = [target, *sorted(f"{target}/{name}" for name in parents - {"."})]
+    made_folders = [target, *sorted(f"{target}/{name}" for name in parents - {"."})]
     return FolderEntry(
         source=source,
         target=target,
         owner=owner,
         files=tuple(files.values()),
         # A pattern adds to a folder that may exist.
-        folders=() if by_pattern else tuple(made),
+        folders=() if by_pattern else tuple(made_folders),
         folder_mode=table.folder_mode or "0755",
         key=("files", key[1]),
     )

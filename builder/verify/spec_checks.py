@@ -24,10 +24,10 @@ try:
     connection.request("GET", path)
     answer = connection.getresponse()
     text = answer.read().decode("utf-8", "replace")
-    found = {"status": answer.status, "text": text[:most], "contains": contains in text}
+    observed = {"status": answer.status, "text": text[:most], "contains": contains in text}
 except (OSError, http.client.HTTPException) as error:
-    found = {"error": str(error) or type(error).__name__}
-print(json.dumps(found))
+    observed = {"error": str(error) or type(error).__name__}
+print(json.dumps(observed))
 """
 _SHOWN_OF_ANSWER = 200
 
