@@ -8,7 +8,7 @@ import io
 import tarfile
 import threading
 import zipfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -62,26 +62,34 @@ class ContentServer:
 
 
 @contextlib.contextmanager
-def serving() -> Iterator[ContentServer]:
-    """Run a server for the `with` block."""
-    server = ContentServer()
+def served(respond: Callable[[BaseHTTPRequestHandler], None], *methods: str) -> Iterator[str]:
+    """Run a server on loopback that answers requests of `methods`; yield its address."""
 
     class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            server.respond(self)
+        def answer(self) -> None:
+            respond(self)
 
         def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
             """Say nothing."""
 
+    for method in methods:
+        setattr(Handler, f"do_{method}", Handler.answer)
     with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
         thread = threading.Thread(target=running.serve_forever)
         thread.start()
-        server.url = f"http://127.0.0.1:{running.server_port}"
         try:
-            yield server
+            yield f"http://127.0.0.1:{running.server_port}"
         finally:
             running.shutdown()
             thread.join()
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[ContentServer]:
+    """Run a server for the `with` block."""
+    server = ContentServer()
+    with served(server.respond, "GET") as server.url:
+        yield server
 
 
 @pytest.fixture

@@ -9,14 +9,15 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pytest
+
+from tests.support.content_server import served
 
 # Files of these kinds are large ones, whose SHA-256 the hub knows.
 LARGE = (".safetensors", ".parquet", ".onnx", ".bin")
@@ -124,25 +125,8 @@ def _refuse(handler: BaseHTTPRequestHandler, status: int, code: str, message: st
 def serving() -> Iterator[HubServer]:
     """Run a hub for the `with` block."""
     server = HubServer()
-
-    class Handler(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            server.respond(self)
-
-        do_HEAD = do_GET  # noqa: N815
-
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002
-            """Say nothing."""
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as running:
-        thread = threading.Thread(target=running.serve_forever)
-        thread.start()
-        server.url = f"http://127.0.0.1:{running.server_port}"
-        try:
-            yield server
-        finally:
-            running.shutdown()
-            thread.join()
+    with served(server.respond, "GET", "HEAD") as server.url:
+        yield server
 
 
 @pytest.fixture
