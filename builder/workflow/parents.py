@@ -169,10 +169,10 @@ def after_parents(plan: Plan, variants: Iterable[Variant]) -> Plan:
 
 def with_children(chosen: Sequence[Variant], variants: Iterable[Variant]) -> tuple[Variant, ...]:
     """Return the chosen variants and those from them, directly or not."""
-    found, others = list(chosen), [each for each in variants if each not in chosen]
-    names: Collection[str] = {variant.name for variant in found}
+    selected, others = list(chosen), [each for each in variants if each not in chosen]
+    names: Collection[str] = {variant.name for variant in selected}
     while children := [each for each in others if each.parent_name in names]:
-        found += children
-        names = {variant.name for variant in found}
+        selected += children
+        names = {variant.name for variant in selected}
         others = [each for each in others if each.name not in names]
-    return tuple(found)
+    return tuple(selected)

@@ -217,10 +217,10 @@ def test_build_pre_checks_where_it_is_told_to(made: Callable[..., Path], command
         "[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n"
         "[[verify]]\nname = 'root'\ncode = 'open(\"/root/.bashrc\")'\n"
     )
-    said = failed(command("build", "--precheck", "always", cwd=project), errors.VerifyError)
-    assert said.startswith("error: `light` builds with Docker but fails its checks:\n")
-    assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\n" in said
-    assert "  variants/light.toml:9: check `root` failed: PermissionError: " in said
+    error = failed(command("build", "--precheck", "always", cwd=project), errors.VerifyError)
+    assert error.startswith("error: `light` builds with Docker but fails its checks:\n")
+    assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\n" in error
+    assert "  variants/light.toml:9: check `root` failed: PermissionError: " in error
     assert not (project / ".builder" / "precheck" / "light.json").exists()
     assert not (project / "registry.json").exists()
     spec = project / "variants" / "light.toml"
@@ -241,12 +241,12 @@ def test_generators_that_stay_the_same(made: Callable[..., Path], command: Comma
     )
     text = "import random\nonce, again = random.Random(1), random.Random(1)\n"
     (project / "variants" / "seeded.py").write_text(text)
-    said = failed(command("precheck", cwd=project), errors.VerifyError)
-    assert said.splitlines()[1:2] == [
+    error = failed(command("precheck", cwd=project), errors.VerifyError)
+    assert error.splitlines()[1:2] == [
         "  the random number generator `seeded.again` draws the same numbers in every sandbox: reseed"
         " it in `warmup.reseed`"
     ]
-    assert "seeded.once" not in said
+    assert "seeded.once" not in error
 
 
 _COMPILED = """
@@ -316,7 +316,7 @@ def test_a_template_from_another_one(made: Callable[..., Path], command: Command
         assert text in done.stderr
     done = command("precheck", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
-    child, light = sorted(json.loads(done.stdout), key=lambda found: str(found["name"]))
+    child, light = sorted(json.loads(done.stdout), key=lambda image: str(image["name"]))
     assert child["checks"] == ["import six", "the parent is there"]
     assert child["env"]["GREETING"] == "hello"
     assert (child["user"], child["workdir"]) == ("user", "/home/user")

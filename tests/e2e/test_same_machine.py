@@ -127,7 +127,7 @@ def test_packages_by_address_are_the_same(write: Callable[..., Path], tmp_path: 
 
 
 def check_same(
-    one: Rendered,
+    rendered: Rendered,
     tmp_path: Path,
     *,
     starts: str | None,
@@ -139,22 +139,24 @@ def check_same(
     docker = DockerEngine(PrecheckSettings(network="host"))
     base = engine.base_image()
     known = config_of(base)
-    context = tmp_path / one.variant.name
-    write_context(one, context, report=discard)
+    context = tmp_path / rendered.variant.name
+    write_context(rendered, context, report=discard)
     start = engine.moment()
-    text = one.content("Dockerfile").decode()
-    program = flatten(text, files=[file.path for file in one.files])
+    text = rendered.content("Dockerfile").decode()
+    program = flatten(text, files=[file.path for file in rendered.files])
     with Log(tmp_path / "logs", target="test") as log:
-        image = docker.build(one, tag=f"{engine.LABEL}/{one.variant.name}", report=discard, log=log)
+        image = docker.build(
+            rendered, tag=f"{engine.LABEL}/{rendered.variant.name}", report=discard, log=log
+        )
     with (
         engine.running(base, network="host") as ours,
         engine.running(image.identity) as theirs,
     ):
         machine = engine.Machine(ours, known.env)
         machine.carry_out(program, context)
-        found = engine.differences(engine.tree(theirs, start), engine.tree(ours, start))
+        differences = engine.differences(engine.tree(theirs, start), engine.tree(ours, start))
         notes = tuple(f"/{except_of}.dist-info/{file}: " for file in ("RECORD", "uv_cache.json"))
-        assert [line for line in found if not any(note in line for note in notes)] == []
+        assert [line for line in differences if not any(note in line for note in notes)] == []
         assert machine.env == dict(image.env)
         assert (machine.user, machine.workdir) == (image.user, image.workdir)
         if starts is not None:

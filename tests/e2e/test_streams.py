@@ -91,5 +91,7 @@ def test_build_and_looks_are_the_same_with_closed_streams(
         (CLOSED["stdin"], [look.stdout for look in expected]),
         (CLOSED["all"], ["", ""]),
     ):
-        found = [run(project, cache, *look, closed=closed) for look in looks]
-        assert [(look.returncode, look.stdout) for look in found] == [(0, text) for text in shown]
+        finished = [run(project, cache, *look, closed=closed) for look in looks]
+        assert [(look.returncode, look.stdout) for look in finished] == [
+            (0, text) for text in shown
+        ]

@@ -73,10 +73,10 @@ def image(prepared: Prepared, tmp_path: Path, port: int) -> Iterator[Image]:
     script = tmp_path / "warmup.py"
     script.write_text(prepared.script(state=tmp_path / "state", port=port))
     (tmp_path / "reseed.py").write_bytes(prepared.rendered.content("reseed.py"))
-    made = Image(python=prepared.python, script=script, home=tmp_path / "home")
-    made.home.mkdir()
-    yield made
-    made.stop()
+    warm_image = Image(python=prepared.python, script=script, home=tmp_path / "home")
+    warm_image.home.mkdir()
+    yield warm_image
+    warm_image.stop()
 
 
 class Image:

@@ -44,11 +44,11 @@ def with_service(folder: Path, url: str) -> Variant:
 def test_address_that_is_not_that_of_the_interpreter(tmp_path: Path, url: str) -> None:
     """A ready address that cannot be that of a code interpreter is named, with its line and that of
     what needs one."""
-    told = (
+    reason = (
         f"nothing runs code in its sandboxes, since `service.ready-url` (variants/leaf.toml:6) {WHY}:"
         " write `command` or `http` instead of `code` in the check `a sum` (variants/leaf.toml:9)"
     )
-    assert cannot_be_checked(with_service(tmp_path, url)) == told
+    assert cannot_be_checked(with_service(tmp_path, url)) == reason
 
 
 @pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
@@ -67,12 +67,12 @@ def test_what_needs_code_is_found_before_the_build(
     warm = '[warmup]\nlevel = "memory"\nimports = ["iniconfig"]\n'
     place.edit("four", lambda text: text + service + warm + CODE)
     done = command("plan", "four", "--frozen", "--target", "e2b", "--exit-code", cwd=place.folder)
-    told = (
+    reason = (
         f"nothing runs code in its sandboxes, since `service.ready-url` (variants/four.toml:8) {WHY}:"
         " write `command` or `http` instead of `code` in the check `a sum` (variants/four.toml:14);"
         ' set `warmup.level` to "disk" (variants/four.toml:10)'
     )
-    assert (done.returncode, f"  four: {told}" in done.stderr) == (31, True), done.stderr
+    assert (done.returncode, f"  four: {reason}" in done.stderr) == (31, True), done.stderr
     done = command("build", "four", "--frozen", "--target", "e2b", cwd=place.folder)
     assert done.returncode == 31
     assert cloud.state.templates == {}

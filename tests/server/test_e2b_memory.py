@@ -24,11 +24,11 @@ async def main():
         await executor.execute({"code": "print('x' * 5000); 1"})
         before = peak()
         timeout = float(sys.argv[1])
-        found = [await executor.execute({"code": code, "timeout": timeout}) for code in sys.argv[2:]]
+        executions = [await executor.execute({"code": code, "timeout": timeout}) for code in sys.argv[2:]]
         after = peak()
         last = await executor.execute({"code": "print(1)"})
-    results = [[dict(result.data) for result in each.pop("results")] for each in found]
-    json.dump([after - before, [dict(each) for each in found], results, last["output"]], sys.stdout)
+    results = [[dict(result.data) for result in each.pop("results")] for each in executions]
+    json.dump([after - before, [dict(each) for each in executions], results, last["output"]], sys.stdout)
 
 asyncio.run(main())
 """

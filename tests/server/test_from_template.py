@@ -177,8 +177,8 @@ def test_revocations_reach_children(family: Place) -> None:
         Content.parse("package", f"iniconfig=={family.recorded('four')['packages']['iniconfig']}"),
         Content.parse("stage", f"four@{family.recorded('four')['stages']['four']}"),
     ):
-        found = record.revoke(path, content, reason="a hole", by="x")
-        assert {name for name, *_ in found} == {"child", "four", "grandchild"}
+        reached = record.revoke(path, content, reason="a hole", by="x")
+        assert {name for name, *_ in reached} == {"child", "four", "grandchild"}
         record.restore(path, content, by="x")
 
 

@@ -313,8 +313,8 @@ def test_no_changes_nothing(place: Place, cloud: Server, twice: tuple[str, str])
     gc = ("gc", "--target", "e2b", "--keep", "1", "--history", "0", "--protect-days", "0")
     doctor = ("doctor", "--live", "--target", "e2b")
     enter, end = b"\n", b"\x04"  # Ctrl-D
-    asked = [(b"n\n", remove), (b"n\n", gc), (b"n\n", doctor), (enter, remove), (end, remove)]
-    for answer, arguments in asked:
+    questions = [(b"n\n", remove), (b"n\n", gc), (b"n\n", doctor), (enter, remove), (end, remove)]
+    for answer, arguments in questions:
         code, shown = answered(place.folder, answer, *arguments)
         lines = shown.splitlines()
         assert (code, lines[-1]) == (1, "not confirmed: nothing was changed"), shown

@@ -73,9 +73,9 @@ constraint-dependencies = ["idna<4"]
 def test_python_of_a_project(specifier: str, base: dict[str, object], notes: list[str]) -> None:
     """A Python above the lowest that templates take becomes `base.python`."""
     text = f'[project]\ndependencies = ["idna"]\nrequires-python = "{specifier}"\n'
-    document, found = converted(text, "pyproject.toml")
+    document, reasons = converted(text, "pyproject.toml")
     assert document == base | {"python": {"packages": ["idna"]}}
-    assert found == notes
+    assert reasons == notes
 
 
 def test_dependencies_of_poetry() -> None:

@@ -190,8 +190,8 @@ def test_mistakes_have_their_place(tmp_path: Path) -> None:
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "_base.toml").write_text(BASE.replace("    ", ""))
     (tmp_path / "variants" / "leaf.toml").write_text(LEAF + load_error)
-    found = problems(tmp_path / "variants")
-    assert found == [
+    mistakes = problems(tmp_path / "variants")
+    assert mistakes == [
         "variants/leaf.toml:9:1: `download[1].url`: contains a URL with a password; everyone who can"
         " use a template can read its content. Pass secrets to a sandbox when you open it"
     ]

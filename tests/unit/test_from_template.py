@@ -112,8 +112,8 @@ def test_order_and_children(tmp_path: Path) -> None:
     variants = named(tmp_path, a="c@beta", b="elsewhere", c="", d="a")
     groups = generations(list(variants.values()))
     assert [[each.name for each in group] for group in groups] == [["b", "c"], ["a"], ["d"]]
-    found = with_children([variants["c"]], variants.values())
-    assert [each.name for each in found] == ["c", "a", "d"]
+    selected = with_children([variants["c"]], variants.values())
+    assert [each.name for each in selected] == ["c", "a", "d"]
 
 
 def test_what_is_inherited(tmp_path: Path) -> None:

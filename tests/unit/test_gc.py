@@ -69,9 +69,11 @@ def test_fetched_files_that_no_environment_has_go(
     part.write_bytes(b"half")
     for path in (unused, linked, part):
         os.utime(path, (1, 1))
-    found = collected(command, tmp_path, own_cache)["found"]
+    collectable = collected(command, tmp_path, own_cache)["found"]
     days = f"{int(time.time() / 86400):,}"
-    assert [(one["kind"], one["subject"], one["size_bytes"], one["why"]) for one in found] == [
+    assert [
+        (file["kind"], file["subject"], file["size_bytes"], file["why"]) for file in collectable
+    ] == [
         ("download", str(unused), 6, f"no environment has it, not used for {days} days"),
         ("download", str(part), 4, f"no environment has it, not used for {days} days"),
     ]
