@@ -25,8 +25,12 @@ from builder.workflow import BuildRequest, Context
 
 
 def validate(names: Names = None, *, project: Project) -> Result:
-    """Check the specs, offline, and report every mistake in every file."""
+    """Check the specs and report every mistake in every file.
+
+    This needs no network, unless a spec refers to a variable of its base image that is not locked.
+    """
     variants = workflow.variants_called(project, names or [])
+    workflow.check_references(variants, project)
     return Result(
         json=[
             {"name": v.name, "source": v.source, "stages": [s.stem for s in v.stages]}

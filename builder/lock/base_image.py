@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from builder.registry.identity import Ref
 from builder.system.documents import parse_json
@@ -89,18 +89,15 @@ def resolve_digest(reference: str) -> BaseImage:
         return BaseImage(reference=reference, digest=reference.partition("@")[2])
     import httpx
 
-    host, repository, tag = _parts(reference)
-    scheme = "http" if host.partition(":")[0] in ("localhost", "127.0.0.1") else "https"
-    url = f"{scheme}://{host}/v2/{repository}/manifests/{tag}"
+    repository, tag = _repository_of(reference)
+    url = f"{repository}/manifests/{tag}"
     headers = {"Accept": _ACCEPT}
     try:
         with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=True) as client:
             answer = client.head(url, headers=headers)
             if answer.status_code == httpx.codes.UNAUTHORIZED:
-                token = _anonymous_token(client, answer.headers.get("WWW-Authenticate", ""))
-                if token is None:
+                if not _authorize(client, headers, answer):
                     raise UnknownImageError(reference, _NEEDS_CREDENTIALS)
-                headers["Authorization"] = f"Bearer {token}"
                 answer = client.head(url, headers=headers)
             if answer.status_code == httpx.codes.NOT_FOUND:
                 raise UnknownImageError(reference, "does not exist in its registry")
@@ -119,6 +116,53 @@ def resolve_digest(reference: str) -> BaseImage:
     if not DIGEST.fullmatch(digest):
         return kept(reference, "its registry gave no digest")
     return BaseImage(reference=reference, digest=digest)
+
+
+def environment_of(image: BaseImage) -> dict[str, str] | None:
+    """Ask the registry for the variables of an image, of linux/amd64 if it has several platforms.
+    Return None if it does not give them."""
+    import httpx
+
+    repository, tag = _repository_of(image.reference)
+    headers = {"Accept": _ACCEPT}
+    try:
+        with httpx.Client(timeout=_TIMEOUT_SECONDS, follow_redirects=True) as client:
+            url = f"{repository}/manifests/"
+            manifest = _document(client, url + (image.digest or tag), headers)
+            for each in manifest.get("manifests", ()):
+                platform = each["platform"]
+                if (platform["os"], platform["architecture"]) == ("linux", "amd64"):
+                    manifest = _document(client, url + each["digest"], headers)
+            url = f"{repository}/blobs/{manifest['config']['digest']}"
+            pairs = _document(client, url, headers)["config"].get("Env") or ()
+    except (httpx.HTTPError, httpx.InvalidURL, ImportError, OSError, ValueError):
+        return None
+    except (LookupError, TypeError, AttributeError):  # no configuration of an image
+        return None
+    return dict(pair.partition("=")[::2] for pair in pairs)
+
+
+def _document(client: httpx.Client, url: str, headers: dict[str, str]) -> Any:
+    answer = client.get(url, headers=headers)
+    if answer.status_code == 401 and _authorize(client, headers, answer):
+        answer = client.get(url, headers=headers)
+    answer.raise_for_status()
+    return parse_json(answer.content)
+
+
+def _repository_of(reference: str) -> tuple[str, str]:
+    """Return the URL of the repository of an image, and the tag."""
+    host, repository, tag = _parts(reference.partition("@")[0])
+    scheme = "http" if host.partition(":")[0] in ("localhost", "127.0.0.1") else "https"
+    return f"{scheme}://{host}/v2/{repository}", tag
+
+
+def _authorize(client: httpx.Client, headers: dict[str, str], answer: httpx.Response) -> bool:
+    """Add an anonymous token to the headers, if the registry issues one."""
+    token = _anonymous_token(client, answer.headers.get("WWW-Authenticate", ""))
+    if token is not None:
+        headers["Authorization"] = f"Bearer {token}"
+    return token is not None
 
 
 def kept(reference: str, why: str) -> BaseImage:

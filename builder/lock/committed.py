@@ -15,11 +15,13 @@ from builder.lock.content import LockedDownload, LockedModel
 from builder.lock.npm import normal, package_json
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
 from builder.spec import Parent, Stage, Variant
+from builder.spec.references import unset_variables
 from builder.spec.types import wheel_of
 from builder.system.documents import parse_toml
 from builder.system.regular_file import read_regular
 
 _BACKEND = re.compile(r"[a-z0-9.]+")
+_VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LARGEST_BYTES = 16 << 20
 
 
@@ -80,6 +82,17 @@ def committed_parent(name: str, generated: Path) -> Parent | None:
         return None  # `read_committed` reports it
 
 
+def committed_variables(variant: Variant, image: str, generated: Path) -> dict[str, str]:
+    """Return the variables of the base image that the committed lock of a variant has, if it is on
+    that image."""
+    try:
+        content = read_regular(generated / variant.name / "template.toml", _LARGEST_BYTES)
+        locked = parse_toml(content.decode())["lock"]
+        return dict(locked.get("env", {})) if locked["image"] == image else {}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return {}  # `read_committed` reports it
+
+
 def _parent(document: Mapping[str, Any]) -> Parent | None:
     table = document["lock"].get("parent")
     return None if table is None else Parent.of_toml(table)
@@ -105,7 +118,8 @@ def _lock(locked: Mapping[str, Any], folder: Path) -> Lock:
     image = BaseImage(
         reference=locked["image"], digest=locked.get("digest"), note=locked.get("note")
     )
-    return Lock(image=image, python=locked["python"], stages=stages)
+    env = locked.get("env", {})
+    return Lock(image=image, python=locked["python"], stages=stages, env=env)
 
 
 def text_of(folder: Path, stem: str) -> str:
@@ -141,6 +155,9 @@ def _check_shape(lock: Lock) -> None:
         raise ValueError(f"`lock.digest` is {image.digest!r}")
     if image.note is not None and not (isinstance(image.note, str) and image.note.isprintable()):
         raise ValueError("`lock.note` is not one line of text")
+    for name, value in lock.env.items():
+        if not (_VARIABLE.fullmatch(name) and isinstance(value, str) and value.isprintable()):
+            raise ValueError(f"`lock.env.{name}` is {value!r}")
     for stage in lock.stages:
         if stage.torch_backend is not None and not _BACKEND.fullmatch(stage.torch_backend):
             raise ValueError(f"`torch-backend` of stage {stage.stem!r} is {stage.torch_backend!r}")
@@ -181,6 +198,8 @@ def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
         yield f"`base.image`: {lock.image.reference} → {variant.image}"
     if variant.python != lock.python:
         yield f"`base.python`: {lock.python} → {variant.python}"
+    if absent := [f"`${name}`" for name in unset_variables(variant) if name not in lock.env]:
+        yield f"{' and '.join(absent)} of the base image is not in it"
     old, new = [s.stem for s in lock.stages], [s.stem for s in variant.stages]
     if old != new:
         yield f"stages: {' → '.join(old)} became {' → '.join(new)}"

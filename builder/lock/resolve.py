@@ -7,6 +7,7 @@ Only this module decides what "latest" is. The result is text with hashes, witho
 from __future__ import annotations
 
 import dataclasses
+import functools
 import sys
 from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -17,14 +18,16 @@ from typing import Any
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from builder.errors import LockConflictError, NetworkError, TemplateError
+from builder.errors import LockConflictError, NetworkError, SpecError, TemplateError
 from builder.lock.base_image import (
     BaseImage,
     UnknownImageError,
+    environment_of,
     inherited,
     kept,
     resolve_digest,
 )
+from builder.lock.base_variables import LookUp, base_variables
 from builder.lock.conflict import absent_packages, explain, missing_extra, not_found, unknown_image
 from builder.lock.direct import Direct, direct_of, for_uv, is_wheel, name_of, versions_of
 from builder.lock.fetching import lock_content, with_content
@@ -46,14 +49,16 @@ def lock_latest(
     folder: Path,
     report: Reporter,
     has_image: Callable[[str], bool] = lambda _: False,
+    image_variables: LookUp = environment_of,
     bases_reported: bool = False,
 ) -> dict[str, Lock | TemplateError]:
     """Resolve every variant to the latest packages that its specs allow.
 
     Shared stages are resolved once, independent ones in parallel. `folder` is the variants folder,
     for positions in errors; `has_image` returns whether this machine has an image that its registry
-    does not give. Base images that are not pinned are reported unless the plan does so
-    (`bases_reported`). The result maps the name of each variant to its lock or to its error
+    does not give, `image_variables` the variables of an image, if they are known. Base images that
+    are not pinned are reported unless the plan does so (`bases_reported`). The result maps the name
+    of each variant to its lock or to its error
     (`LockConflictError`, `NetworkError`, `SpecError`, `FetchError`).
     """
     with ThreadPoolExecutor(max_workers=_JOBS) as pool, processes.interruptible():
@@ -67,6 +72,7 @@ def lock_latest(
         node = lock_node(variants)
         images = {reference: future.result() for reference, future in looked_up.items()}
     locks: dict[str, Lock | TemplateError] = {}
+    known = functools.cache(image_variables)
     for variant in variants:
         stages = [done[_key(variant, n + 1)] for n in range(len(variant.stages))]
         failed = [stage for stage in stages if isinstance(stage, TemplateError)]
@@ -75,11 +81,14 @@ def lock_latest(
             locks[variant.name] = unknown_image(variant, image.why, folder)
         elif failed:
             locks[variant.name] = failed[-1]  # it includes those above
+        elif isinstance(env := base_variables(variant, image, known, folder), SpecError):
+            locks[variant.name] = env
         else:
             lock = Lock(
                 image=image,
                 python=variant.python,
                 stages=tuple(stage for stage in stages if isinstance(stage, StageLock)),
+                env=env,
             )
             whole = with_content(lock, variant, content)
             locks[variant.name] = (

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from builder.lock.base_image import BaseImage
 from builder.lock.content import LockedDownload, LockedModel
@@ -48,11 +49,13 @@ class StageLock:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lock:
-    """A variant's base image and the locks of its stages, root first."""
+    """A variant's base image and the locks of its stages, root first. `env` are the variables of
+    the base image to which its specs refer."""
 
     image: BaseImage
     python: str
     stages: tuple[StageLock, ...]
+    env: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def packages(self) -> dict[str, str]:

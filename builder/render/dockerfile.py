@@ -26,6 +26,7 @@ from builder.render.fetched import Fetched, fetched_of
 from builder.render.loading import loading_check
 from builder.render.template_toml import template_toml
 from builder.spec import Check, Parent, Stage, Variant
+from builder.spec.references import bind
 from builder.spec.variant import Repository, Run, stage_name
 from builder.system.files import cache_folder
 from builder.system.variables import as_reference, written
@@ -109,6 +110,7 @@ def _docker_base(variant: Variant, lock: Lock) -> str:
 
 def render(variant: Variant, lock: Lock) -> Rendered:
     """Render a variant with its lock."""
+    variant = bind(variant, lock.env)
     environment, fetched = _environment(), fetched_of(variant, lock)
     values = {
         "variant": variant,

@@ -44,6 +44,7 @@ def template_toml(variant: Variant, lock: Lock) -> str:
         "stages": [_stage_table(stage) for stage in variant.stages],
         "lock": {
             **_present(image=lock.image.reference, digest=lock.image.digest, note=lock.image.note),
+            **({"env": dict(lock.env)} if lock.env else {}),
             "python": lock.python,
             **({"parent": variant.parent.to_toml()} if variant.parent else {}),
             "stages": [

@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from builder.errors import Problem, did_you_mean
 from builder.spec.checks import checks_of, code_problems
-from builder.spec.commands import repositories_of, runs_of
+from builder.spec.commands import repositories_of, runs_of, unset_in
 from builder.spec.downloads import downloads_of
 from builder.spec.files import files_of, wheels_of
 from builder.spec.from_template import from_template_of, from_template_problems
@@ -20,8 +20,8 @@ from builder.spec.service import service_of, service_problems
 from builder.spec.spec_file import SpecFile
 from builder.spec.targets import target_problems
 from builder.spec.types import python_floor
-from builder.spec.variant import Stage, Variant
-from builder.system.variables import UnknownVariableError, as_reference, expand
+from builder.spec.variant import Reference, Stage, Variant
+from builder.system.variables import NoReferenceError, as_reference, expand
 
 # Keys that do not affect what a stage builds, or belong to its parents.
 _DESCRIBING = {"schema_version", "name", "description", "extends"}
@@ -41,13 +41,16 @@ def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
 def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
     """Return what the last file of `chain` adds, and note mistakes in the files that it copies."""
     file = chain[-1]
-    model, env = cast(VariantFile, file.model), _env(chain)
+    model = cast(VariantFile, file.model)
+    env, unset = _env(chain)
+    runs, unset_in_runs = runs_of(folder, chain)
     files, folders = files_of(folder, file)
     return Stage(
         stem=file.stem,
         source=file.shown,
         env=env,
         env_instruction=_instruction(chain),
+        references=(*unset, *unset_in_runs),
         system=tuple(model.system.packages) if model.system else (),
         requirements=tuple(model.python.packages) if model.python else (),
         torch_backend=_merged(chain, "python")["torch_backend"],
@@ -57,7 +60,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         wheels=wheels_of(folder, file),
         files=files,
         folders=folders,
-        runs=runs_of(folder, chain),
+        runs=runs,
         models=models_of(folder.parent, file),
         checks=tuple(checks_of(file)),
         declared=json.dumps(
@@ -67,18 +70,23 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
     )
 
 
-def _env(chain: Sequence[SpecFile]) -> dict[str, str]:
-    """Return the variables of the last file of `chain`, expanded; note unknown ones."""
+def _env(chain: Sequence[SpecFile]) -> tuple[dict[str, str], tuple[Reference, ...]]:
+    """Return the variables of the last file of `chain`, expanded, and its references to variables
+    that are not set; note what is no reference."""
     known: dict[str, str] = {}
+    unset: list[Reference] = []
     for file in chain:
+        unset = []
         for name, value in cast(VariantFile, file.model).env.items():
             try:
+                unset += unset_in(("env", name), value, known)
                 known[name] = expand(value, known)
-            except UnknownVariableError as error:
+            except NoReferenceError as error:
                 known[name] = ""
                 if file is chain[-1]:
                     file.add(("env", name), str(error), error.hint)
-    return {name: known[name] for name in cast(VariantFile, chain[-1].model).env}
+    own = cast(VariantFile, chain[-1].model).env
+    return {name: known[name] for name in own}, tuple(unset)
 
 
 def _instruction(chain: Sequence[SpecFile]) -> dict[str, str]:
@@ -87,7 +95,7 @@ def _instruction(chain: Sequence[SpecFile]) -> dict[str, str]:
     *earlier, own = (cast(VariantFile, file.model).env for file in chain)
     known = {name: as_reference(name) for env in earlier for name in env}
     for name, value in own.items():
-        with contextlib.suppress(UnknownVariableError):
+        with contextlib.suppress(NoReferenceError):
             known[name] = expand(value, known)
     return {name: known[name] for name in own if name in known}
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -11,23 +11,36 @@ from builder.spec.files import matches, read
 from builder.spec.models import RunTable, VariantFile
 from builder.spec.spec_file import SpecFile
 from builder.spec.types import hashed_address
-from builder.spec.variant import FileEntry, Repository, Run
-from builder.system.variables import UnknownVariableError, as_reference, expand
+from builder.spec.variant import FileEntry, Reference, Repository, Run
+from builder.system.variables import NoReferenceError, as_reference, expand, references
 
 _ARMOUR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
 
-def runs_of(folder: Path, chain: Sequence[SpecFile]) -> tuple[Run, ...]:
-    """Return the commands of the last file of `chain`, and note mistakes."""
+def runs_of(
+    folder: Path, chain: Sequence[SpecFile]
+) -> tuple[tuple[Run, ...], tuple[Reference, ...]]:
+    """Return the commands of the last file of `chain` and their references to variables that are
+    not set, and note mistakes."""
     file = chain[-1]
     known = {name for link in chain for name in cast(VariantFile, link.model).env}
-    tables = cast(VariantFile, file.model).run
-    runs = [_run(folder, file, number, table, known) for number, table in enumerate(tables)]
-    return tuple(run for run in runs if run)
+    runs, unset = [], list[Reference]()
+    for number, table in enumerate(cast(VariantFile, file.model).run):
+        env, unset_here = _env(file, number, table, known)
+        unset += unset_here
+        runs.append(_run(folder, file, number, table, env))
+    return tuple(run for run in runs if run), tuple(unset)
+
+
+def unset_in(key: tuple[str | int, ...], value: str, known: Collection[str]) -> Iterator[Reference]:
+    """Yield the references in the value at `key` to variables that are not in `known`. Raise
+    `NoReferenceError`."""
+    for name in references(value, known):
+        yield Reference(name=name, key=key, known=tuple(known))
 
 
 def _run(
-    folder: Path, file: SpecFile, number: int, table: RunTable, known: Collection[str]
+    folder: Path, file: SpecFile, number: int, table: RunTable, env: Mapping[str, str]
 ) -> Run | None:
     if (table.command is None) == (table.script is None):
         message = "needs a `command` or a `script`" if table.command is None else "has both"
@@ -66,21 +79,26 @@ def _run(
         user=table.user,
         before_packages=table.before == "packages",
         inputs=tuple(inputs.values()),
-        env=_env(file, number, table, known),
+        env=env,
         network=table.network,
     )
 
 
-def _env(file: SpecFile, number: int, table: RunTable, known: Collection[str]) -> dict[str, str]:
-    """Return the variables of a command, with references to those that its shell has."""
-    values = {name: as_reference(name) for name in known}
+def _env(
+    file: SpecFile, number: int, table: RunTable, known: Collection[str]
+) -> tuple[dict[str, str], list[Reference]]:
+    """Return the variables of a command, with references to those that its shell has, and its
+    references to variables that are not set."""
+    values, unset = {name: as_reference(name) for name in known}, list[Reference]()
     for name, value in table.env.items():
+        key = ("run", number, "env", name)
         try:
+            unset += unset_in(key, value, values)
             values[name] = expand(value, values)
-        except UnknownVariableError as error:
+        except NoReferenceError as error:
             values[name] = ""
-            file.add(("run", number, "env", name), str(error), error.hint)
-    return {name: values[name] for name in table.env}
+            file.add(key, str(error), error.hint)
+    return {name: values[name] for name in table.env}, unset
 
 
 def repositories_of(folder: Path, file: SpecFile) -> tuple[Repository, ...]:

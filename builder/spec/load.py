@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import stat
@@ -150,6 +151,16 @@ def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:
     except OSError:
         return source
     return f"{source}:{line}" if line else source
+
+
+def problem_in(
+    folder: Path, source: str, key: Sequence[str | int], message: str, hint: str | None = None
+) -> Problem:
+    """Return a mistake at `key` of a loaded spec."""
+    file = SpecFile(stem=Path(source).stem, shown=source)
+    with contextlib.suppress(OSError):
+        file.text = (folder / Path(source).name).read_text(encoding="utf-8-sig")
+    return file.problem(key, message, hint)
 
 
 def _read(folder: Path) -> Iterable[SpecFile]:

@@ -345,7 +345,7 @@ class VariantFile(_Table):
     env: dict[EnvName, Text] = Field(
         {},
         description="environment variables of every process in a sandbox; `$NAME` and `${NAME}`"
-        " are the values so far, `$$` is a dollar sign",
+        " are the values so far, also of the base image, `$$` is a dollar sign",
     )
     service: ServiceTable | None = None
     resources: ResourcesTable | None = None

@@ -8,12 +8,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
-from builder.system.variables import as_reference, written
-
 if TYPE_CHECKING:
     from builder.spec.variant import Stage, Variant
 
-_PATH = "PATH"
 _WORD = re.compile(r"[A-Za-z0-9_.:@-]+")
 
 
@@ -71,39 +68,22 @@ class Parent:
 
 def inherit(variant: Variant, parent: Parent) -> Variant:
     """Return the variant with its parent, and with what it inherits of it."""
+    from builder.spec.references import bind
     from builder.spec.types import python_floor
 
-    path = parent.env.get(_PATH)
-
-    def env_of(env: Mapping[str, str]) -> dict[str, str]:
-        return {name: value if path is None else _on(value, path) for name, value in env.items()}
-
     def stage_of(stage: Stage) -> Stage:
-        return dataclasses.replace(
-            stage,
-            env=env_of(stage.env),
-            env_instruction=env_of(stage.env_instruction),
-            torch_backend=stage.torch_backend or parent.torch_backend,
-        )
+        return dataclasses.replace(stage, torch_backend=stage.torch_backend or parent.torch_backend)
 
+    bound = bind(variant, parent.env)
     python = parent.python or variant.python
     return dataclasses.replace(
-        variant,
+        bound,
         parent=parent,
         image=parent.image,
         python=python,
         python_floor=python_floor(python),
-        env={**parent.env, **env_of(variant.env)},
-        stages=tuple(map(stage_of, variant.stages)),
-    )
-
-
-def _on(value: str, path: str) -> str:
-    """Return an expanded value in which the base image's PATH is `path`, expanded, too."""
-    return written(
-        value,
-        literal=lambda text: text.replace("$", "$$"),
-        reference=lambda name: path if name == _PATH else as_reference(name),
+        env={**parent.env, **bound.env},
+        stages=tuple(map(stage_of, bound.stages)),
     )
 
 

@@ -154,19 +154,31 @@ class Model:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Reference:
+    """A reference, in the value at `key`, to a variable that no spec of the chain has set before:
+    one of the base image, or none. `known` are the names that are set there."""
+
+    name: str
+    key: tuple[str | int, ...]
+    known: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Stage:
     """What one spec adds to a template.
 
     `stem` is the file's name without .toml, `source` its path as shown in messages, `path` its path
     on disk, if it was read from there. `wheels` are the files of the project among `requirements`.
-    `env_instruction` is `env` with references to variables of earlier stages. `declared` is its
-    content as canonical JSON, without keys that only describe it.
+    `env_instruction` is `env` with references to variables of earlier stages; `references` are
+    those to other variables. `declared` is its content as canonical JSON, without keys that only
+    describe it.
     """
 
     stem: str
     source: str
     env: Mapping[str, str] = field(default_factory=dict)
     env_instruction: Mapping[str, str] = field(default_factory=dict)
+    references: tuple[Reference, ...] = ()
     system: tuple[str, ...] = ()
     requirements: tuple[str, ...] = ()
     torch_backend: str | None = None

@@ -1,15 +1,13 @@
 """Expand `$NAME` and `${NAME}` in the values of `[env]`; `$$` is a dollar sign.
 
-Expanded values keep `$$` and a `${PATH}` that stands for the PATH of the base image, the only
-variable that every image has; each place where a value arrives expands those itself.
+Expanded values keep `$$`, and references to variables of the base image. Those get their values
+with the lock, except `${PATH}`: each place where a value arrives expands it itself.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
-
-from builder.errors import did_you_mean
+from collections.abc import Callable, Collection, Mapping
 
 _REFERENCE = re.compile(
     r"\$(?:(?P<dollar>\$)|(?P<name>[A-Za-z_][A-Za-z0-9_]*)|\{(?P<braced>[A-Za-z_][A-Za-z0-9_]*)\})?"
@@ -17,39 +15,41 @@ _REFERENCE = re.compile(
 _KEPT = re.compile(r"\$\$|\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 
 
-class UnknownVariableError(ValueError):
-    """A reference that has no value; the message and `hint` are for the user."""
+class NoReferenceError(ValueError):
+    """A `$` that begins no reference; the message and `hint` are for the user."""
 
-    def __init__(self, message: str, hint: str) -> None:
-        super().__init__(message)
-        self.hint = hint
+    hint = "write `$$` for a dollar sign, `$NAME` or `${NAME}` for the value of a variable"
 
 
 def expand(value: str, known: Mapping[str, str]) -> str:
-    """Return `value` with the variables in `known`, which are expanded already. Raise
-    `UnknownVariableError`."""
+    """Return `value` with the variables in `known`, which are expanded already; others stay
+    references. Raise `NoReferenceError`."""
 
     def expanded(match: re.Match[str]) -> str:
         if match["dollar"]:
             return "$$"
         name = match["name"] or match["braced"]
         if name is None:
-            raise UnknownVariableError(
-                f"{value!r} contains a `$` that begins no variable",
-                "write `$$` for a dollar sign, `$NAME` or `${NAME}` for the value of a variable",
-            )
-        if name in known:
-            return known[name]
-        if name == "PATH":
-            return as_reference(name)
-        near = did_you_mean(name, known)
-        raise UnknownVariableError(
-            f"`${name}` has no value: neither a line above nor an extended spec sets it, and of the"
-            " base image only PATH can be used",
-            f"{near + '; ' if near else ''}write `$${name}` for that text itself",
-        )
+            raise NoReferenceError(f"{value!r} contains a `$` that begins no variable")
+        return known.get(name, as_reference(name))
 
     return _REFERENCE.sub(expanded, value)
+
+
+def references(value: str, known: Collection[str]) -> list[str]:
+    """Return the names in `value` that are not in `known`; the PATH of the base image always is.
+    Raise `NoReferenceError`."""
+    names = (match[1] for match in _KEPT.finditer(expand(value, {})) if match[1])
+    return [name for name in dict.fromkeys(names) if name not in known and name != "PATH"]
+
+
+def substituted(value: str, values: Mapping[str, str]) -> str:
+    """Return an expanded value in which references to `values`, expanded, too, are replaced."""
+    return written(
+        value,
+        literal=lambda text: text.replace("$", "$$"),
+        reference=lambda name: values.get(name, as_reference(name)),
+    )
 
 
 def as_reference(name: str) -> str:

@@ -3,6 +3,7 @@
 Variants go through it in parallel (`carry_out`); one that fails does not stop the others.
 """
 
+from builder.workflow.base_variables import check_references
 from builder.workflow.context import Context, read_registry
 from builder.workflow.selection import is_glob, template_names, variants_called
 from builder.workflow.sequence import EACH, PLAN, PRECHECK, PREPARE, RENDER, execute, prepare
@@ -19,6 +20,7 @@ __all__ = [
     "Context",
     "Outcome",
     "Prepared",
+    "check_references",
     "execute",
     "is_glob",
     "prepare",

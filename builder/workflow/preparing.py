@@ -28,6 +28,7 @@ from builder.system import processes
 from builder.system.events import Event
 from builder.system.files import ignored
 from builder.system.logs import Log
+from builder.workflow.base_variables import variables_of
 from builder.workflow.context import Context
 from builder.workflow.parents import after_parents, generations, with_children
 from builder.workflow.selection import variants_called
@@ -80,6 +81,7 @@ def lock(prepared: Prepared, context: Context) -> Prepared:
             folder=project.variants,
             report=context.report,
             has_image=lambda reference: _engine_has(project, reference),
+            image_variables=lambda image: variables_of(image, project),
             # With a target, the plan reports them where they matter: where Dockerfiles are built.
             bases_reported=context.settings is not None,
         )

@@ -178,9 +178,7 @@ MISTAKES = {
     "[[run]]\nscript = 'files/*.sh'\n": [
         "4:1: `run[0].script`: 'files/*.sh' cannot be read: No such file or directory"
     ],
-    "[[run]]\ncommand = 'a'\nenv = { A = '$B', C = '5$' }\n": [
-        "5:9: `run[0].env.A`: `$B` has no value: neither a line above nor an extended spec sets it,"
-        " and of the base image only PATH can be used (write `$$B` for that text itself)",
+    "[[run]]\ncommand = 'a'\nenv = { A = '$A', C = '5$' }\n": [
         "5:19: `run[0].env.C`: '5$' contains a `$` that begins no variable (write `$$` for a dollar"
         " sign, `$NAME` or `${NAME}` for the value of a variable)",
     ],

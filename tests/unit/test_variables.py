@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
+import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
-from builder.errors import SpecError
+from builder.errors import SpecError, TemplateError
 from builder.flatten import flatten
+from builder.lock.base_image import BaseImage
+from builder.lock.base_variables import base_variables
+from builder.lock.committed import read_committed
+from builder.render import render, write
+from builder.spec import Parent, inherit
+from builder.spec.references import unset_variables
 from builder.targets.local.place import sandbox_variables
-from tests.support.samples import load, rendered_of
+from tests.support.samples import load, lock_of, rendered_of
 
 BASE = (
     'schema = 1\n[base]\nimage = "python:3.13"\npython = ">=3.11"\n'
     '[env]\nTOOLS = "/opt/tools"\nPATH = "$TOOLS/bin:${PATH}"\n'
 )
+IMAGE_OF_BASE = BaseImage(reference="python:3.13", digest=None)
 LEAF = 'schema = 1\nname = "leaf"\nextends = "_base"\n'
 
 
@@ -35,24 +44,136 @@ def test_references_have_the_value_so_far(tmp_path: Path) -> None:
     }
 
 
-def test_mistakes_in_references_have_a_place(tmp_path: Path) -> None:
-    """An unknown name, a name that is set only below, and a dollar sign alone are errors."""
+def test_dollar_sign_alone_has_a_place(tmp_path: Path) -> None:
+    """A dollar sign that begins no variable is an error."""
     with pytest.raises(SpecError) as error:
-        variables(tmp_path, 'A = "$TOOL"\nB = "$LATER"\nC = "${A!}"\nLATER = ""\nD = "5$"\n')
-    unknown = (
-        "has no value: neither a line above nor an extended spec sets it, and of the base image"
-        " only PATH can be used"
-    )
+        variables(tmp_path, 'C = "${A!}"\nD = "5$"\n')
     dollar = "write `$$` for a dollar sign, `$NAME` or `${NAME}` for the value of a variable"
     assert str(error.value).splitlines()[1:] == [
+        "variants/leaf.toml:5:1: `env.C`: '${A!}' contains a `$` that begins no variable"
+        f" ({dollar})",
+        f"variants/leaf.toml:6:1: `env.D`: '5$' contains a `$` that begins no variable ({dollar})",
+    ]
+
+
+IMAGE = {"LANG": "C.UTF-8", "HOME_OF_JAVA": "/opt/$java", "ODD": "two\nlines"}
+REFERRING = (
+    'A = "$TOOL"\nB = "${LANG}"\nLATER = "$LATER"\nODD = "$ODD"\nLIST = "$A:$LANGUAGE"\n'
+    '[[run]]\ncommand = "x"\nenv = { C = "$LANG", D = "$C$NO" }\n'
+)
+
+
+def unset(folder: Path, values: Mapping[str, str] | None) -> list[str]:
+    """What is wrong with `REFERRING` on an image with these variables."""
+    leaf = load(folder, _base=BASE, leaf=f"{LEAF}[env]\n{REFERRING}")["leaf"]
+    error = base_variables(leaf, IMAGE_OF_BASE, lambda _: values, folder / "variants")
+    assert isinstance(error, SpecError)
+    return str(error).splitlines()[1:]
+
+
+def test_unknown_names_have_a_place(tmp_path: Path) -> None:
+    """A name that neither the chain nor the base image sets before is an error where it is written,
+    with near matches of both; so is a value of several lines."""
+    unknown = (
+        "has no value: neither a line above nor an extended spec sets it, and the base image"
+        " `python:3.13` sets only HOME_OF_JAVA, LANG"
+    )
+    assert unset(tmp_path, IMAGE) == [
         f"variants/leaf.toml:5:1: `env.A`: `$TOOL` {unknown} (did you mean `TOOLS`?; write"
         " `$$TOOL` for that text itself)",
-        f"variants/leaf.toml:6:1: `env.B`: `$LATER` {unknown} (write `$$LATER` for that text"
+        f"variants/leaf.toml:7:1: `env.LATER`: `$LATER` {unknown} (write `$$LATER` for that text"
         " itself)",
-        "variants/leaf.toml:7:1: `env.C`: '${A!}' contains a `$` that begins no variable"
-        f" ({dollar})",
-        f"variants/leaf.toml:9:1: `env.D`: '5$' contains a `$` that begins no variable ({dollar})",
+        f"variants/leaf.toml:8:1: `env.ODD`: `$ODD` {unknown} (write `$$ODD` for that text itself)",
+        f"variants/leaf.toml:9:1: `env.LIST`: `$LANGUAGE` {unknown} (did you mean `LANG`?; write"
+        " `$$LANGUAGE` for that text itself)",
+        f"variants/leaf.toml:12:22: `run[0].env.D`: `$NO` {unknown} (write `$$NO` for that text"
+        " itself)",
     ]
+
+
+def test_base_image_whose_variables_are_not_known(tmp_path: Path) -> None:
+    """Where nobody gives the variables of the image, each reference to them is an error."""
+    lines = unset(tmp_path, None)
+    assert len(lines) == 7
+    assert lines[1] == (
+        "variants/leaf.toml:6:1: `env.B`: `$LANG` has no value: neither a line above nor an"
+        " extended spec sets it, and the variables of the base image `python:3.13` are not known:"
+        " neither its registry nor a Docker engine of this machine gives them (write `$$LANG` for"
+        " that text itself)"
+    )
+
+
+def test_variables_of_the_base_image_arrive_everywhere(tmp_path: Path) -> None:
+    """The lock has the values, and the image, commands, login shells, the ENV and start command of
+    E2B and a local sandbox get them; an extended spec's own value goes before the image's."""
+    base = BASE + 'LANG_OF_BASE = "$LANG"\n'
+    env = '[env]\nLANG = "en:$LANG"\nBOTH = "$LANG $$5"\nJAVA = "$HOME_OF_JAVA/bin"\n'
+    run = '[[run]]\ncommand = "x"\nenv = { C = "$HOME_OF_JAVA", D = "$LANG" }\n'
+    service = '[service]\ncommand = ["serve"]\nready-url = "http://localhost/"\n'
+    leaf = load(tmp_path, _base=base, leaf=f"{LEAF}{service}{env}{run}")["leaf"]
+    locked = base_variables(leaf, IMAGE_OF_BASE, lambda _: IMAGE, tmp_path)
+    assert locked == {"LANG": "C.UTF-8", "HOME_OF_JAVA": "/opt/$$java"}
+    result = render(leaf, dataclasses.replace(lock_of(leaf), env=locked))
+    values = {"LANG": "en:C.UTF-8", "BOTH": "en:C.UTF-8 $5", "JAVA": "/opt/$java/bin"}
+    values |= {"TOOLS": "/opt/tools", "LANG_OF_BASE": "C.UTF-8"}
+    text = result.content("Dockerfile").decode()
+    assert '\n    LANG_OF_BASE="C.UTF-8"\n' in text
+    assert (
+        'ENV LANG="en:C.UTF-8" \\\n    BOTH="en:C.UTF-8 \\$5" \\\n    JAVA="/opt/\\$java/bin"'
+        in text
+    )
+    assert r"""export C='/opt/$java' D=\"$LANG\"\nx"]""" in text
+    program = flatten(text)
+    steps = {step.kind: step.args for step in program.steps}
+    sent = dict(zip(steps["ENV"][::2], steps["ENV"][1::2], strict=True))
+    expected = {name: value.replace("$", "${0:+$}") for name, value in values.items()}
+    assert {name: sent[name] for name in values} == expected
+    local = sandbox_variables(result.variant.env, path=tmp_path, home=tmp_path)
+    assert {name: local[name] for name in values} == values
+    write([result], tmp_path / "generated", all_variants=True)
+    assert read_committed([leaf], tmp_path / "generated") == {"leaf": result.lock}
+
+
+def test_lock_without_a_variable_of_the_base_image(tmp_path: Path) -> None:
+    """A committed lock that lacks a variable is stale, and one with a forged value not valid."""
+    generated = tmp_path / "generated"
+    leaf = load(tmp_path, _base=BASE, leaf=f'{LEAF}[env]\nA = "$LANG"\n')["leaf"]
+    result = render(leaf, dataclasses.replace(lock_of(leaf), env={"LANG": "C"}))
+    write([result], generated, all_variants=True)
+    more = load(tmp_path, _base=BASE, leaf=f'{LEAF}[env]\nA = "$LANG$B"\n')["leaf"]
+    stale = read_committed([more], generated)["leaf"]
+    assert isinstance(stale, TemplateError)
+    assert stale.message == (
+        "the committed lock of `leaf` does not match its spec:\n"
+        "  `$B` of the base image is not in it"
+    )
+    place = generated / "leaf" / "template.toml"
+    place.write_text(place.read_text().replace('LANG = "C"', 'LANG = "C\\nRUN x"'))
+    forged = read_committed([leaf], generated)["leaf"]
+    assert isinstance(forged, TemplateError)
+    assert forged.message == (
+        "generated/leaf/template.toml is not valid: `lock.env.LANG` is 'C\\nRUN x'"
+    )
+
+
+def test_variables_of_a_parent_are_known(tmp_path: Path) -> None:
+    """A template can refer to the variables of the one that it is from, and, in the second spec of
+    its chain, to PATH as the first sets it."""
+    parent = Parent(
+        reference="below", target="e2b", ref="a:b", env={"DATA": "/data", "PATH": "/below:${PATH}"}
+    )
+    first = "schema = 1\nfrom-template = 'below'\n[env]\nPATH = '/first:$PATH'\n"
+    env = "[env]\nPATH = '/leaf:$PATH'\nSETS = '$DATA/sets'\n"
+    variant = load(tmp_path, _base=first, leaf=f"{LEAF}{env}")["leaf"]
+    assert unset_variables(variant) == ("DATA",)
+    bound = inherit(variant, parent)
+    assert unset_variables(bound) == ()
+    assert bound.env == {
+        "DATA": "/data",
+        "PATH": "/leaf:/first:/below:${PATH}",
+        "SETS": "/data/sets",
+    }
+    assert bound.stages[1].env_instruction == {"PATH": "/leaf:${PATH}", "SETS": "/data/sets"}
 
 
 def test_path_of_the_base_image_arrives_everywhere(tmp_path: Path) -> None:

@@ -1,0 +1,45 @@
+"""Find the variables of base images to which specs refer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from builder.errors import Problem, SpecError
+from builder.lock.base_image import BaseImage
+from builder.spec import Variant
+from builder.spec.references import unset_problems, unset_variables
+
+LookUp = Callable[[BaseImage], Mapping[str, str] | None]
+
+
+def base_variables(
+    variant: Variant, image: BaseImage, look_up: LookUp, folder: Path
+) -> dict[str, str] | SpecError:
+    """Return the variables of the base image to which a variant refers, expanded. `look_up` returns
+    those of an image, or None if they are not known."""
+    names = unset_variables(variant)
+    if not names:
+        return {}
+    values = look_up(image) if image.reference else None
+    if problems := problems_of(variant, image.reference, values, folder):
+        return SpecError(problems)
+    assert values is not None
+    return {name: values[name].replace("$", "$$") for name in sorted(names)}
+
+
+def problems_of(
+    variant: Variant, reference: str, values: Mapping[str, str] | None, folder: Path
+) -> list[Problem]:
+    """Return a problem for each variable that an image does not have."""
+    usable = {name for name, value in (values or {}).items() if value.isprintable()}
+    if not reference:
+        why = f"the variables of the template {variant.from_template!r} are not known"
+    elif values is None:
+        why = (
+            f"the variables of the base image `{reference}` are not known: neither its registry"
+            " nor a Docker engine of this machine gives them"
+        )
+    else:
+        why = f"the base image `{reference}` sets only {', '.join(sorted(usable)) or 'none'}"
+    return list(unset_problems(variant, None if values is None else usable, why, folder))
