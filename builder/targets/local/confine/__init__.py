@@ -1,0 +1,1 @@
+"""The walls of confined sandboxes, on the side of the application."""
