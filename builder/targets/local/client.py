@@ -24,6 +24,7 @@ from builder.sandbox.execution import Cut, Output
 from builder.targets.local.streams import Streams
 
 _POLL_SECONDS = 0.2
+_SUBSCRIPTION_SECONDS = 0.01
 # Messages that may wait in this process, each of at most the size that is kept of a result.
 _WAITING_MESSAGES = 2
 
@@ -42,11 +43,6 @@ class KernelClient:
         self._client = BlockingKernelClient(context=_context(os.getpid()))
         self._streams = Streams(folder, key)
 
-    def connect(self) -> None:
-        """Connect to the kernel, which is being started."""
-        self._client.load_connection_file(str(self.connection_file))
-        self._client.start_channels(stdin=False)
-
     def close(self) -> None:
         """Disconnect. Closing twice is fine."""
         self._streams.close()
@@ -63,13 +59,23 @@ class KernelClient:
 
         A subscription takes a moment to arrive; messages published before that are lost.
         """
+        while not self._streams.connected.wait(_POLL_SECONDS):
+            self._check_alive()
+            if time.monotonic() > deadline:
+                return False
+        self._connect()
         while time.monotonic() < deadline:
             request = self._client.kernel_info()
             while self.reply(request, _POLL_SECONDS) is None and time.monotonic() < deadline:
                 self._check_alive()
-            if self.collect(request, Output(), time.monotonic() + _POLL_SECONDS):
+            if self.collect(request, Output(), time.monotonic() + _SUBSCRIPTION_SECONDS):
                 return True
         return False
+
+    def _connect(self) -> None:
+        """Connect to the kernel, whose sockets exist."""
+        self._client.load_connection_file(str(self.connection_file))
+        self._client.start_channels(stdin=False)
 
     def into(self, output: Output) -> contextlib.AbstractContextManager[None]:
         """Add what the code writes to `output`, until the code or the `with` block ends."""

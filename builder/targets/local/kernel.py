@@ -99,7 +99,6 @@ class KernelSandbox:
         variables["IPYTHONDIR"] = str(self._folder / "ipython")
         self._process = launch(environment, self._folder, variables, zygote)
         self._held.callback(self._process.end)
-        self._client.connect()
 
     def _wait_until_ready(self) -> None:
         try:

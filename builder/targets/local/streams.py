@@ -29,11 +29,15 @@ _PAUSE_SECONDS = 0.002
 
 
 class Streams:
-    """The pipes of one sandbox. Hold `lock` to change an `Output` that is being written to."""
+    """The pipes of one sandbox. Hold `lock` to change an `Output` that is being written to.
+
+    `connected` is set when the kernel has written to one: before it runs code, and with its sockets
+    open.
+    """
 
     def __init__(self, folder: Path, key: bytes) -> None:
         """Make the pipes `stdout` and `stderr` in `folder`. Raises `OSError`."""
-        self.lock = threading.Lock()
+        self.lock, self.connected = threading.Lock(), threading.Event()
         self._output: Output | None = None
         self._pipes: dict[str, _Pipe] = {}
         try:
@@ -69,6 +73,7 @@ class Streams:
             pipe = self._pipes.get(name)
             data = pipe.read(_PART_BYTES) if pipe else b""
             if pipe and data:
+                self.connected.set()
                 pipe.pass_on(data, self._output)
             return len(data) == _PART_BYTES
 

@@ -23,7 +23,9 @@ def main() -> None:
     import_module(f"{_NAME}.output").open_text_streams()
     task, *arguments = sys.argv[1:]
     if task == "kernel":
-        import_module(f"{_NAME}.python").run_kernel(*arguments)
+        kernel = import_module(f"{_NAME}.python")
+        kernel.prepare()
+        kernel.run_kernel(*arguments)
     else:
         folder_of_zygote, guard, *modules = arguments
         import_module(f"{_NAME}.zygote").run_zygote(folder_of_zygote, guard, modules)

@@ -100,7 +100,8 @@ def usable_streams() -> Iterator[None]:
 
 
 def connect_streams(folder: str, log: logging.Logger) -> None:
-    """Connect descriptors 1 and 2 to the application; `log` keeps their previous target."""
+    """Connect descriptors 1 and 2 to the application, which waits for a first byte; `log` keeps
+    their previous target."""
     before = os.fdopen(os.dup(2), "w", encoding="utf-8", errors="replace")
     for handler in log.handlers:
         if isinstance(handler, logging.StreamHandler):
@@ -109,6 +110,7 @@ def connect_streams(folder: str, log: logging.Logger) -> None:
         pipe = os.open(f"{folder}/{name}", os.O_WRONLY)
         os.dup2(pipe, number)
         os.close(pipe)
+    os.write(1, b"\0")
 
 
 class Messages:

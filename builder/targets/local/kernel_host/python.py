@@ -9,6 +9,7 @@ import functools
 import json
 import os
 import sys
+import uuid
 import warnings
 from collections.abc import Callable, Iterator
 from types import CodeType
@@ -21,6 +22,7 @@ from ipykernel.zmqshell import ZMQDisplayPublisher
 from ipykernel.zmqshell import ZMQInteractiveShell as JupyterShell
 from IPython.core.error import UsageError
 from traitlets import Type
+from traitlets.config import Config
 from zmq import RCVHWM, SNDHWM, XPUB_NODROP
 
 from . import installs
@@ -29,17 +31,30 @@ from .output import Messages, connect_streams, restore_streams, usable_streams
 from .tracebacks import message_of, rendered
 
 _WAITING = 16  # messages
+_SETTINGS = {
+    "HistoryManager": {"enabled": False},
+    "InteractiveShell": {"enable_tip": False},  # it would draw from `random`
+}
+
+
+def prepare() -> None:
+    """Create a kernel and its shell without connections: half of a start, which processes forked
+    from this one need not repeat."""
+    installs.watch()
+    app = KernelApp.instance(
+        kernel_class=PythonKernel, outstream_class=None, config=Config(_SETTINGS)
+    )
+    PythonKernel.instance(parent=app)
 
 
 def run_kernel(connection: str, *, parent: int | None = None) -> None:
-    """Run one kernel until it is shut down. `parent` is the process that it must not outlive."""
-    installs.watch()
-    options = ["-f", connection, "--HistoryManager.enabled=False"]
-    options.append("--InteractiveShell.enable_tip=False")  # it would draw from `random`
+    """Run the kernel that `prepare` has created until it is shut down. `parent` is the process that
+    it must not outlive."""
+    app: Any = KernelApp.instance()
+    app.connection_file = connection
     if parent is not None:
-        options.append(f"--IPKernelApp.parent_handle={parent}")
-    app: Any = KernelApp.instance(kernel_class=PythonKernel, outstream_class=None)
-    app.initialize(options)
+        app.parent_handle = parent
+    app.initialize([])
     connect_streams(os.path.dirname(connection), app.log)
     _hide_host()
     _run_loop(app)
@@ -107,7 +122,7 @@ class ZMQInteractiveShell(JupyterShell):
         super().__init__(**options)  # type: ignore[no-untyped-call]
         self._last_traceback: list[str] | None = None
         self._message: tuple[BaseException, tuple[str, bool]] | None = None
-        self._process = os.getpid()
+        self.process: int | None = None  # set when the kernel is connected
 
     def init_builtins(self) -> None:
         """Make `exit` and `quit` raise SystemExit, also in imported modules."""
@@ -130,7 +145,7 @@ class ZMQInteractiveShell(JupyterShell):
         """Run the code of one execution; in a process that it has forked, end with it."""
         self._last_traceback = self._message = None
         result = await super().run_cell_async(*arguments, **options)
-        if os.getpid() != self._process:
+        if os.getpid() != self.process:
             with contextlib.suppress(Exception):
                 sys.stdout.flush()
                 sys.stderr.flush()
@@ -175,7 +190,7 @@ class ZMQInteractiveShell(JupyterShell):
 
     def _showtraceback(self, etype: type, evalue: BaseException, stb: list[str]) -> None:
         message, _ = self._message_of(evalue)
-        if os.getpid() != self._process:  # in a child, which has no connection
+        if os.getpid() != self.process:  # in a child, which has no connection
             if not isinstance(evalue, SystemExit) or isinstance(evalue.code, str):
                 sys.stderr.write("\n".join([*stb, ""]))
             return
@@ -216,10 +231,31 @@ class PythonKernel(IPythonKernel):
 
     shell_class = Type(ZMQInteractiveShell)
 
-    def __init__(self, **options: Any) -> None:
-        self.interrupts = Interrupts(options["parent"].abs_connection_file)
-        super().__init__(**options)  # type: ignore[no-untyped-call]
+    @classmethod
+    def instance(cls, **options: Any) -> PythonKernel:
+        """Return the kernel; a second call, with `session`, connects it."""
+        kernel: PythonKernel = super().instance(**options)
+        if "session" in options:
+            kernel._connect(**options)
+        return kernel
+
+    def _connect(self, **options: Any) -> None:
+        """Do what the constructor does with these options, and with the environment."""
+        for name, value in options.items():
+            if value is not None:
+                setattr(self, name, value)
+        self.ident = str(uuid.uuid4())
+        app: Any = self.parent
+        shell: Any = self.shell
         session: Any = self.session
+        shell.ipython_dir, shell.profile_dir = app.ipython_dir, self.profile_dir
+        shell.process = os.getpid()
+        shell.init_environment()
+        shell.init_virtualenv()
+        for publisher in (shell.displayhook, shell.display_pub):
+            publisher.session, publisher.pub_socket = session, self.iopub_socket
+        shell.displayhook.topic = self._topic("execute_result")  # type: ignore[no-untyped-call]
+        self.interrupts = Interrupts(app.abs_connection_file)
         session.pack = functools.partial(_packed, session.pack)
         self._messages = Messages(session)
 
@@ -251,7 +287,10 @@ class PythonKernel(IPythonKernel):
 
 
 class KernelApp(IPKernelApp):
-    """Leaves `sys.stdout` and `sys.stderr` alone, and drops no message."""
+    """Leaves `sys.stdout` and `sys.stderr` alone, drops no message, and has no command line."""
+
+    def parse_command_line(self, argv: Any = None) -> None:
+        """Parse nothing: a parser for all options of IPython takes a fifth of the start."""
 
     def init_iopub(self, context: Any) -> None:
         """Make code that displays faster than the application reads wait, as code that prints."""

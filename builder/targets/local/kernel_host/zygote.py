@@ -76,6 +76,7 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     os.rename(f"{folder}/binding", f"{folder}/zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    importlib.import_module(f"{__package__}.python").prepare()
     gc.collect()
     reseed.keep()
     gc.freeze()
