@@ -49,6 +49,8 @@ def settings_of(variant: Variant) -> tuple[Setting, ...]:
             if isinstance(last, int):
                 last = counts[tuple(table)] = counts.get(tuple(table), -1) + 1
             merged = (*table, last)
+            if key[0] == "env":  # it may refer to the ones that are set since its parent set it
+                settings.pop(merged, None)
             settings[merged] = Setting(key=merged, value=value, place=place)
     for name in READY_KEYS:
         if not getattr(variant, name):  # a spec replaces how its parent's service is ready

@@ -136,6 +136,22 @@ def test_config_shows_each_value_with_its_place(
     assert values["base.python"] == {"value": ">=3.11", "place": "default"}
 
 
+def test_variables_keep_the_order_in_which_they_are_set(
+    write: Callable[..., Path], command: Command
+) -> None:
+    """A variable that a spec sets again comes after the ones to which its new value refers."""
+    folder = write(
+        _base='schema = 1\n[env]\nB = "1"\nA = "2"\n',
+        leaf='schema = 1\nname = "leaf"\nextends = "_base"\n[env]\nC = "3"\nB = "$C$A"\n',
+    ).parent
+    shown = command("config", "leaf", cwd=folder).stdout.partition("[env]\n")[2]
+    assert shown.splitlines()[:3] == [
+        'A = "2"  # variants/_base.toml:4',
+        'C = "3"  # variants/leaf.toml:5',
+        'B = "$C$A"  # variants/leaf.toml:6',
+    ]
+
+
 def test_what_config_shows_is_the_same_template(
     tmp_path: Path, write: Callable[..., Path], command: Command
 ) -> None:
