@@ -70,6 +70,8 @@ def build_of(verified: Verified, rendered: Rendered, source: Mapping[str, Any]) 
         steps=built.steps,
         base_fetched=built.base_fetched or None,
     )
+    if built.one_of_many:  # a kernel of each machine runs code, whatever the service is
+        contents = replace(contents, runs_code=True)
     return contents.updated(build)
 
 

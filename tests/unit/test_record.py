@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import random
@@ -49,6 +50,19 @@ def test_record_holds_what_was_built_and_verified(tmp_path: Path) -> None:
     assert found.build.verified
     assert found.build.verified.checks == ("import idna",)
     assert found.build.inputs["packages"] == {"idna": "1.0"}
+
+
+@pytest.mark.parametrize(("target", "runs_code"), [("local", True), ("e2b", False)])
+def test_kernel_runs_code_without_a_code_service(
+    tmp_path: Path, target: str, runs_code: bool
+) -> None:
+    """Where each machine makes the build for itself, its kernel runs code whatever the service is;
+    in sandboxes on E2B only a code service does."""
+    rendered = rendered_of(load(tmp_path, _base=BASE, leaf=LEAF)["leaf"])
+    verified = verified_of(rendered, target=target)
+    built = dataclasses.replace(verified.built, one_of_many=target == "local")
+    build = record.build_of(dataclasses.replace(verified, built=built), rendered, {})
+    assert build.runs_code is runs_code
 
 
 def test_unknown_fields_survive(tmp_path: Path) -> None:
