@@ -41,5 +41,6 @@ def problems_of(
             " nor a Docker engine of this machine gives them"
         )
     else:
-        why = f"the base image `{reference}` sets only {', '.join(sorted(usable)) or 'none'}"
+        listed = f"only {', '.join(sorted(usable))}" if usable else "no variables"
+        why = f"the base image `{reference}` sets {listed}"
     return list(unset_problems(variant, None if values is None else usable, why, folder))
