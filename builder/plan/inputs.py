@@ -95,7 +95,8 @@ def _described(run: Run) -> str:
     """Return a command in short, and a hash of all that it is."""
     inputs = [(entry.source, entry.content) for entry in run.inputs]
     decisive = (run.command, run.user, run.before_packages, inputs, dict(run.env), run.network)
-    return f"{run.summary} ({_short_hash(repr(decisive).encode())})"
+    network = "" if run.network else "network = false, "
+    return f"{run.summary} ({network}{_short_hash(repr(decisive).encode())})"
 
 
 def _short_hash(content: bytes) -> str:

@@ -179,7 +179,10 @@ class DockerEngine:
             dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
         if _WITHOUT_NETWORK in dockerfile:  # only BuildKit has the flag
             dockerfile = dockerfile.replace(_WITHOUT_NETWORK, "RUN ")
-            text = "the pre-check runs commands with `network = false` in its own network"
+            text = (
+                "the pre-check runs commands with `network = false` with the network of all steps:"
+                " only BuildKit can run one without"
+            )
             report(Event(kind="note", variant=rendered.variant.name, text=text))
         files = {file.path: (file.content, file.mode) for file in rendered.files}
         files["Dockerfile"] = (dockerfile.encode(), 0o644)

@@ -259,7 +259,9 @@ class Variant:
     def runs(self) -> tuple[str, ...]:
         """Return a line for each command and script of `[[run]]`, with the file of its spec."""
         return tuple(
-            f"{stage.source}: {run.summary}" for stage in self.stages for run in stage.runs
+            f"{stage.source}: {run.summary}{'' if run.network else ' (network = false)'}"
+            for stage in self.stages
+            for run in stage.runs
         )
 
     @property

@@ -125,6 +125,12 @@ def test_command_without_a_network_is_refused_on_e2b(tmp_path: Path) -> None:
     assert "in a spec, remove `network = false`" in str(error.value)
 
 
+def test_inputs_name_a_command_without_a_network(tmp_path: Path) -> None:
+    """The input of a command that runs without a network names the key."""
+    described = inputs_of(rendered(tmp_path))["spec"]["leaf: run 1"]
+    assert described.startswith("""echo "it's $HOME" > /opt/a (network = false, """)
+
+
 @pytest.mark.parametrize(
     ("before", "after", "key"),
     [
@@ -299,7 +305,7 @@ def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:
         " /home/user; commands start in /home/user/app",
     )
     assert variant.runs == (
-        'variants/leaf.toml: echo "it\'s $HOME" > /opt/a',
+        'variants/leaf.toml: echo "it\'s $HOME" > /opt/a (network = false)',
         "variants/leaf.toml: files/setup.sh",
     )
     assert variant.matches == (
