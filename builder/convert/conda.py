@@ -53,6 +53,8 @@ _NOT_PYTHON = re.compile(
     r"|pytorch-cuda|pytorch-mutex|cpuonly|.*-mutex|vc|vs20\d\d_runtime|tbb|hdf5|netcdf4?-c|proj|geos|icu|intel-openmp"
 )
 _SPEC = re.compile(r"(?:[\w./-]+::)?([A-Za-z0-9_][\w.-]*)\s*(.*)")
+_BRACKETS = re.compile(r"([^\[\]]+)\[([^\[\]]*)\]")
+_VERSION_IN_BRACKETS = re.compile(r"version\s*=\s*(['\"]?)([^'\"]*)\1\s*(?:,|$)")
 _BUILD = re.compile(r"(={1,2}[^=\s]+)[=\s]([^=\s,<>!]+)$")
 # A Python, a hash and a number, as most builds have: `py312h7d8b5a3_0`.
 _PLAIN_BUILD = re.compile(r"(?:py\d*)?(?:h[0-9a-f]{7})?_?\d*\*?")
@@ -115,6 +117,11 @@ def _pip(entry: Value, draft: Draft, files: Files) -> None:
 
 
 def _package(line: Line, text: str, draft: Draft) -> None:
+    if brackets := _BRACKETS.fullmatch(text.strip()):  # such as `name[version='>=1', build=…]`
+        version = _VERSION_IN_BRACKETS.search(brackets[2])
+        text = f"{brackets[1]} {version[2] if version else ''}"
+        if not version or version[0] != brackets[2]:
+            draft.note(line, "of what is in brackets, only the version is taken over")
     match = _SPEC.fullmatch(text.strip())
     if not match:
         draft.note(line, "is not `name`, or a name with versions")

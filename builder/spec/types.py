@@ -98,10 +98,12 @@ def _requirement(value: str) -> str:
         return value
     from packaging.requirements import InvalidRequirement, Requirement  # slow to load
 
+    from builder.spec.requirement_forms import what_to_write
+
     try:
         requirement = Requirement(value)
     except InvalidRequirement as error:
-        reason = str(error).splitlines()[0]
+        reason = what_to_write(value) or str(error).splitlines()[0]
         raise ValueError(f"{value!r} is not a PEP 508 requirement: {reason}") from error
     if requirement.url:
         _address(value, requirement.name, requirement.url)

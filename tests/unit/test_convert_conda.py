@@ -133,3 +133,31 @@ def test_build_of_a_program() -> None:
     document, notes = converted("dependencies:\n- ffmpeg=*=gpl*\n", "env.yaml")
     assert document == {"system": {"packages": ["ffmpeg"]}}
     assert notes == ["env.yaml:2: `ffmpeg=*=gpl*`: is Debian's `ffmpeg`, in Debian's version"]
+
+
+def test_versions_with_spaces_and_in_brackets() -> None:
+    """A version after a space or in brackets is one, and the rest of the brackets is a note."""
+    text = """\
+name: demo
+dependencies:
+  - numpy =1.2
+  - polars 1.2
+  - scikit-image >=0.24, <0.26
+  - dask[version='>=2024.1']
+  - xarray[version='2024.*,<2024.9', build=py_0]
+  - zarr[channel=acme]
+"""
+    document, notes = converted(text, "environment.yml")
+    assert document["python"]["packages"] == [
+        "numpy==1.2.*",
+        "polars==1.2.*",
+        "scikit-image>=0.24,<0.26",
+        "dask>=2024.1",
+        "xarray==2024.*,<2024.9",
+        "zarr",
+    ]
+    only = "of what is in brackets, only the version is taken over"
+    assert notes == [
+        f"environment.yml:7: `xarray[version='2024.*,<2024.9', build=py_0]`: {only}",
+        f"environment.yml:8: `zarr[channel=acme]`: {only}",
+    ]

@@ -50,6 +50,48 @@ def test_address_that_decides_on_the_content(requirement: str) -> None:
     assert name_of(requirement) == "a"
 
 
+@pytest.mark.parametrize(
+    ("text", "advice"),
+    [
+        (
+            f"https://h.example.com/{WHEEL}",
+            "write the package's name before it, and its hash:"
+            f" `a @ https://h.example.com/{WHEEL}#sha256=…`",
+        ),
+        (
+            f"https://h.example.com/x.tar.gz#sha256={HASH}",
+            "write the package's name before it: `NAME @ …`",
+        ),
+        (
+            "git+ssh://git@h.example.com/team/a",
+            "write the package's name before it, and a commit: `NAME @ git+https://…@COMMIT`",
+        ),
+        (
+            f"file:///{WHEEL}",
+            "write the package's name, and a path in the variants folder: `NAME @ files/….whl`",
+        ),
+        (f"./files/{WHEEL}", f"write `a @ files/{WHEEL}`"),
+        ("numpy =1.2", "write `numpy==1.2` or `numpy==1.2.*`"),
+        ("numpy[x]=1.2.*", "write `numpy[x]==1.2.*`"),
+        ("numpy=1.2=py312_0", "write `numpy==1.2` or `numpy==1.2.*`"),
+        ("numpy 1.2", "write `numpy==1.2` or `numpy==1.2.*`"),
+        ("numpy >=1.2 <2", "write a comma between two bounds"),
+        ("numpy # fast", "it contains a comment; write that outside of the quotes"),
+        ("conda-forge::numpy=1", "conda's channels have no place in it; write `numpy`"),
+        ("-r more.txt", "it is an option of pip; list the packages themselves"),
+        ("numpy<", "Expected semicolon (after name with no version specifier) or end"),
+    ],
+)
+def test_what_pip_and_conda_take(text: str, advice: str) -> None:
+    """Of what is no requirement of PEP 508, but has a form of pip's or conda's, the message says what
+    to write."""
+    with pytest.raises(ValidationError) as error:
+        PACKAGE.validate_python(text)
+    assert str(error.value.errors()[0]["msg"]) == (
+        f"Value error, {text!r} is not a PEP 508 requirement: {advice}"
+    )
+
+
 @settings(max_examples=500)
 @given(
     address=st.sampled_from(ADDRESSES),
