@@ -76,8 +76,8 @@ def _type(field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
         return f"`{field['const']}`"
-    if "anyOf" in field:
-        return " or ".join(_type(one) for one in field["anyOf"] if one.get("type") != "null")
+    if kinds := field.get("anyOf") or field.get("oneOf"):
+        return " or ".join(_type(each) for each in kinds if each.get("type") != "null")
     kind = {"string": "text", "integer": "number", "array": "list", "object": "table"}
     kind["boolean"] = "true or false"
     name = kind.get(field.get("type", ""), "text")

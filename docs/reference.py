@@ -60,6 +60,8 @@ def _type(field: dict[str, Any]) -> str:
         return ", ".join(f"`{value}`" for value in field["enum"])
     if "const" in field:
         return f"`{field['const']}`"
+    if "anyOf" in field:
+        return " or ".join(map(_type, field["anyOf"]))
     kind = field.get("type", "string")
     names = {
         "string": "text",

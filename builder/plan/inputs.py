@@ -26,6 +26,7 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
         "resources.cpu": str(variant.cpu),
         "resources.memory-mb": str(variant.memory_mb),
         "resources.free-disk-mb": "" if variant.free_disk_mb is None else str(variant.free_disk_mb),
+        "network": str(variant.network or ""),
         "base.python": variant.python,
         "service.command": " ".join(variant.command),
         "service.ready-url": variant.ready_url or "",

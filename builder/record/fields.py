@@ -100,6 +100,8 @@ def contents_of(rendered: Rendered) -> Build:
         ),
         inputs=inputs,
     )
+    # Written only if they say something, which keeps records as earlier versions wrote them.
+    build = replace(build, network=variant.network)
     return build if variant.runs_code else replace(build, runs_code=False)
 
 
@@ -177,6 +179,7 @@ def recalled(recorded: Record) -> Recalled:
         memory_mb=0,
         level=cast("WarmupLevel", build.warmup.level),
         imports=build.warmup.imports,
+        network=build.network,
         not_imported=tuple(filter(None, spec.get("python.not-imported", "").split(", "))),
     )
     left_out = tuple(named) if build.checks is None else ()

@@ -14,6 +14,7 @@ from builder.errors import RegistryError
 from builder.registry.identity import Digest, Ref
 from builder.registry.tables import Table, WrongValueError, key, table_schema
 from builder.registry.values import VERSION, in_effect
+from builder.sandbox.network import Network
 
 Action = Literal[
     "adopt", "build", "promote", "remove", "repair", "restore", "revoke", "rollback", "unhold"
@@ -165,6 +166,7 @@ class Build(Table):
     resources: Resources | None = key(listed=False)
     warmup: Warmup = key(default=Warmup, listed=False)
     verified: Verified | None = key(listed=False)
+    network: Network | None = key("hosts that its sandboxes may reach; by default the target's")
     runs_code: bool = key(
         "false if its service is not E2B's code service: nothing runs code in its sandboxes there",
         default=True,

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ParamSpec, Self, TypeVar, Union, get_args, get_origin, get_type_hints
 
+from builder.sandbox.network import ALLOW, EXPECTED, NONE, InvalidNetworkError, Network
+
 _P = ParamSpec("_P")
 _T = TypeVar("_T")
 
@@ -174,6 +176,9 @@ def _shape(hint: Any) -> _Shape:
         item, sequence = _shape(inner[0]), origin
         many = {"type": "array", "items": dict(item.schema)}
         return _Shape(list, lambda items: sequence(_read_many(items, item)), many, changed)
+    if hint is Network:
+        forms = [{"enum": [NONE, ALLOW]}, {"type": "array", "items": {"type": "string"}}]
+        return _Shape(str, _read_network, {"anyOf": forms})
     if issubclass(hint, Table):
         return _Shape(dict, hint.from_json, table_schema(hint))
     if issubclass(hint, str) and hint is not str:  # text with a form of its own
@@ -210,6 +215,13 @@ def _read_many(items: Any, item: _Shape) -> list[Any]:
     return [_at(number, item, value) for number, value in enumerate(_checked(items, list), 1)]
 
 
+def _read_network(value: Any) -> Network:
+    try:
+        return Network.of(value)
+    except InvalidNetworkError as error:
+        raise WrongValueError(f"is {_shown(value)}, {EXPECTED}") from error
+
+
 def _at(key: str | int, shape: _Shape, value: Any) -> Any:
     try:
         return shape.read(value)
@@ -226,15 +238,20 @@ def _checked(value: Any, kind: type) -> Any:
     else:
         right = isinstance(value, kind)
     if not right:
-        text = json.dumps(value)
-        shortened = f"{text[:80]}{'…' if len(text) > 80 else ''}"
-        raise WrongValueError(f"is {shortened}, expected {_WORDS[kind]}")
+        raise WrongValueError(f"is {_shown(value)}, expected {_WORDS[kind]}")
     return value
+
+
+def _shown(value: Any) -> str:
+    text = json.dumps(value)
+    return f"{text[:80]}{'…' if len(text) > 80 else ''}"
 
 
 def _plain(value: Any) -> Any:
     if isinstance(value, Table):
         return value.to_json()
+    if isinstance(value, Network):
+        return value.value
     if isinstance(value, Mapping):
         return {key: _plain(item) for key, item in value.items()}
     if isinstance(value, (list, tuple)):

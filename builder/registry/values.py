@@ -21,6 +21,7 @@ if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
 
     from builder.registry.model import Build, Contents, Entry
+    from builder.sandbox.network import Network
 
 VERSION = 1
 DEFAULT_CHANNEL = "stable"
@@ -98,6 +99,15 @@ class Record:
         """The environment variables of its sandboxes."""
         variables: dict[str, str] = self._fields.get("env", {})
         return variables
+
+    @property
+    def network(self) -> Network | None:
+        """The hosts that its sandboxes may reach; None if the spec does not say."""
+        if (value := self._fields.get("network")) is None:
+            return None
+        from builder.sandbox.network import Network
+
+        return Network.of(value)
 
     @property
     def revoked(self) -> str | None:

@@ -22,7 +22,10 @@ def template_toml(variant: Variant, lock: Lock) -> str:
         "name": variant.name,
         "description": variant.description,
         "source": variant.source,
-        **_present(from_template=variant.from_template or None),
+        **_present(
+            from_template=variant.from_template or None,
+            network=variant.network.value if variant.network else None,
+        ),
         "base": {"image": variant.image, "python": variant.python},
         "env": dict(variant.env),
         "service": _present(

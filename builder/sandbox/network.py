@@ -5,10 +5,10 @@ This module loads the standard library only; targets keep what it says.
 
 from __future__ import annotations
 
-import ipaddress
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from builder.errors import did_you_mean
 
@@ -19,6 +19,7 @@ _LABEL = r"[a-z0-9](?:[a-z0-9-]{0,61}[a-z0-9])?"
 _LAST_LABEL = re.compile(rf"(?=[a-z]){_LABEL}")
 _HOST = re.compile(rf"(?=.{{1,253}}\Z)(?:{_LABEL}\.)+{_LAST_LABEL.pattern}")
 _ANY = "*."
+_Hosts = TypeVar("_Hosts", bound=Sequence[object])
 
 
 class InvalidNetworkError(ValueError):
@@ -43,18 +44,11 @@ class Network:
     def of(cls, value: object) -> Network:
         """Read "none", "allow" or a list of patterns. Raise `InvalidNetworkError` with all that is
         wrong."""
-        if isinstance(value, str):
-            return cls(None if network_word(value) == ALLOW else ())
         if not isinstance(value, list | tuple):
-            hint = EXPECTED
-            if isinstance(value, bool):
-                hint = f'write "{ALLOW if value else NONE}"'
-            raise InvalidNetworkError(f"{value!r} is neither text nor a list", hint)
-        if not value:
-            raise InvalidNetworkError("is an empty list", f'write "{NONE}" to allow no host')
+            return cls(None if network_word(value) == ALLOW else ())
         if problems := list(_problems(value)):
             raise InvalidNetworkError("; ".join(problems))
-        return cls(tuple(dict.fromkeys(map(host_pattern, value))))
+        return cls(tuple(dict.fromkeys(map(host_pattern, not_empty(value)))))
 
     @property
     def is_none(self) -> bool:
@@ -84,8 +78,13 @@ class Network:
         return ALLOW if self.hosts is None else ", ".join(self.hosts) or NONE
 
 
-def network_word(value: str) -> str:
-    """Return "none" or "allow". Raise `InvalidNetworkError` for another word."""
+def network_word(value: object) -> str:
+    """Return "none" or "allow". Raise `InvalidNetworkError` for anything else."""
+    if not isinstance(value, str):
+        hint = EXPECTED
+        if isinstance(value, bool):
+            hint = f'write "{ALLOW if value else NONE}"'
+        raise InvalidNetworkError("is neither text nor a list", hint)
     if value in (NONE, ALLOW):
         return value
     if name := _name_in(value):
@@ -93,6 +92,13 @@ def network_word(value: str) -> str:
     else:
         hint = did_you_mean(value, (NONE, ALLOW)) or EXPECTED
     raise InvalidNetworkError(f'{value!r} is neither "{NONE}" nor "{ALLOW}"', hint)
+
+
+def not_empty(hosts: _Hosts) -> _Hosts:
+    """Return the list. Raise `InvalidNetworkError` if it is empty."""
+    if not hosts:
+        raise InvalidNetworkError("is an empty list", f'write "{NONE}" to allow no host')
+    return hosts
 
 
 def host_pattern(value: str) -> str:
@@ -126,7 +132,7 @@ def host_pattern(value: str) -> str:
 def _problems(values: Iterable[object]) -> Iterator[str]:
     for value in values:
         if not isinstance(value, str):
-            yield f"{value!r} is not text"
+            yield f"expected the names of hosts, found {type(value).__name__}"
             continue
         try:
             host_pattern(value)
@@ -148,6 +154,8 @@ def _matches(pattern: str, name: str) -> bool:
 
 
 def _is_address(value: str) -> bool:
+    import ipaddress  # slow to load, and needed for a message only
+
     try:
         ipaddress.ip_network(value.strip("[]"), strict=False)
     except ValueError:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from builder.errors import Problem, did_you_mean
+from builder.sandbox.network import Network
 from builder.spec.checks import checks_of, code_problems
 from builder.spec.commands import repositories_of, runs_of, unset_in
 from builder.spec.downloads import downloads_of
@@ -152,6 +153,13 @@ def _check_problems(chain: Sequence[SpecFile], stages: Sequence[Stage]) -> Itera
             sources[check.name] = stage.source
 
 
+def _network(chain: Sequence[SpecFile]) -> Network | None:
+    """Return the network of the last file of `chain` that sets it."""
+    values = [cast(VariantFile, file.model).network for file in chain]
+    value = next((value for value in reversed(values) if value is not None), None)
+    return None if value is None else Network.of(value)
+
+
 def variant_of(
     chain: Sequence[SpecFile], stages: tuple[Stage, ...]
 ) -> tuple[Variant | None, list[Problem]]:
@@ -189,6 +197,7 @@ def variant_of(
         env={name: value for stage in stages for name, value in stage.env.items()},
         accept_broken=tuple(name for table in tables if table for name in table.accept_broken),
         not_imported=tuple(name for table in tables if table for name in table.not_imported),
+        network=_network(chain),
         workdir=workdir,
         from_template=from_template,
         **merged,

@@ -17,6 +17,7 @@ from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.assemble import stage_of, variant_of
 from builder.spec.from_template import abstract_parents, cycles
 from builder.spec.models import VariantFile
+from builder.spec.network import KINDS
 from builder.spec.secret_shapes import secrets_of
 from builder.spec.spec_file import SpecFile, positions
 from builder.spec.variant import SHARED_PREFIX, Stage, Variant
@@ -252,7 +253,7 @@ def _check(
     except ValidationError as error:
         mistakes = []
         for mistake in error.errors(include_url=False):
-            key = tuple(part for part in mistake["loc"] if part != "[key]")
+            key = tuple(part for part in mistake["loc"] if part not in ("[key]", *KINDS))
             mistakes.append((key, *worded(mistake, key)))
         return None, mistakes
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, StrictInt
 
 from builder.spec import defaults
+from builder.spec.network import NetworkValue
 from builder.spec.types import (
     Account,
     AptPackage,
@@ -340,6 +341,11 @@ class VariantFile(_Table):
         None,
         description="template to build on, in place of a base image: its name (the channel"
         " `stable`), `NAME@CHANNEL`, `NAME@BUILD` or a ref; on E2B, the ID of any template",
+    )
+    network: NetworkValue | None = Field(
+        None,
+        description="hosts that code in a sandbox may reach: none, all, or a list of their names,"
+        " in which `*.example.org` means all below `example.org`; the target's default if unset",
     )
     base: BaseTable | None = None
     env: dict[EnvName, Text] = Field(

@@ -18,8 +18,8 @@ from builder.system.documents import parse_toml
 
 # Each spec has its own values of these.
 _OWN = ("schema", "name", "description", "extends")
-# A list in one of these tables replaces that of a parent; other lists add to it.
-_REPLACED = ("base", "service", "resources", "warmup", "workdir")
+# A list of one of these keys or tables replaces that of a parent; other lists add to it.
+_REPLACED = ("network", "base", "service", "resources", "warmup", "workdir")
 DEFAULT = "default"
 
 

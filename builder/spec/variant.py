@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
+from builder.sandbox.network import Network
 from builder.sandbox.session import CODE_SERVICE_PORT
 from builder.spec.parent import Parent, template_of
 
@@ -226,6 +227,7 @@ class Variant:
     free_disk_mb: int | None = None
     level: WarmupLevel
     imports: tuple[str, ...]
+    network: Network | None = None
     workdir: str = DEFAULT_WORKDIR
     reseed: str = ""
     accept_broken: tuple[str, ...] = ()

@@ -43,7 +43,8 @@ def worded(error: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
         case "missing":
             return "is missing", "add `schema = 1`" if key == ("schema",) else None
         case "value_error":
-            return str(context["error"]), None
+            mistake = context["error"]
+            return str(mistake), getattr(mistake, "hint", None)
         case "literal_error":
             return f"{_shown(value)} {_other_than(context['expected'], key)}", None
         case "greater_than_equal" | "less_than_equal":

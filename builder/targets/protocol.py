@@ -15,6 +15,7 @@ from builder.plan import StateQuery, TargetState
 from builder.registry import Digest, Ref
 from builder.registry.model import Build, Entry
 from builder.render import Rendered
+from builder.sandbox.network import Network
 from builder.sandbox.session import Sandbox
 from builder.spec import Variant
 from builder.system.events import Reporter
@@ -90,7 +91,7 @@ class Opening:
 
     The modules of `warm` are imported and the variables of `env` are set. The interpreter of a
     `cold` one has imported nothing, even if the build has a warm one. Without a code service of the
-    build, the sandbox's `python3` runs code on E2B.
+    build, the sandbox's `python3` runs code on E2B. `network` None is the target's default.
     """
 
     ref: str
@@ -99,6 +100,7 @@ class Opening:
     env: Mapping[str, str] = field(default_factory=dict)
     cold: bool = False
     has_code_service: bool = True
+    network: Network | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

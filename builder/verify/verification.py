@@ -224,6 +224,7 @@ class _Run:
             env=self.variant.env,
             cold=not warm and self.variant.level == "memory",
             has_code_service=self.promises.runs_code,
+            network=self.variant.network,
         )
 
     def opened(self, stack: contextlib.ExitStack, opening: Opening) -> tuple[Sandbox, float]:

@@ -78,14 +78,14 @@ def test_the_three_kinds_are_told_apart() -> None:
             '\'https://example.com/simple\' is neither "none" nor "allow"',
             'write ["example.com"] to allow that host alone',
         ),
-        (True, "True is neither text nor a list", 'write "allow"'),
-        (False, "False is neither text nor a list", 'write "none"'),
-        (None, "None is neither text nor a list", EXPECTED),
-        ({}, "{} is neither text nor a list", EXPECTED),
+        (True, "is neither text nor a list", 'write "allow"'),
+        (False, "is neither text nor a list", 'write "none"'),
+        (None, "is neither text nor a list", EXPECTED),
+        ({}, "is neither text nor a list", EXPECTED),
         ([], "is an empty list", 'write "none" to allow no host'),
         (
             ["example.com", 1, "https://example.com/", "*"],
-            "1 is not text; 'https://example.com/' is not the name of a host (write 'example.com');"
+            "expected the names of hosts, found int; 'https://example.com/' is not the name of a host (write 'example.com');"
             " '*' is not the name of a host (write \"allow\" instead of the list)",
             None,
         ),
