@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Literal
 
 from builder.errors import SandboxError, SandboxGoneError
@@ -17,6 +18,7 @@ from builder.runtime.session import changed_files, execute
 from builder.runtime.template import find
 from builder.runtime.values import LONGEST_SECONDS, CodeInput, CodeOutput, checked, output_of
 from builder.sandbox.files import FileEntry, SandboxFiles
+from builder.sandbox.network import InvalidNetworkError, Network
 from builder.sandbox.session import Session
 from builder.system import telemetry
 
@@ -44,6 +46,7 @@ class CodeExecutionPrimitive:
         readiness: Readiness = "wait",
         pool_size: int = 0,
         max_output: int = _OUTPUT_CHARACTERS,
+        network: str | Sequence[str] | None = None,
     ) -> None:
         """Find the template; no sandbox is opened yet.
 
@@ -53,7 +56,8 @@ class CodeExecutionPrimitive:
         "wait" (until the service is up), "warmup" (and until the template's imports are done) or
         "background" (open and warm a sandbox while the program goes on). `pool_size` sandboxes are
         kept warm ahead of need, shared by all primitives of this template. Each stream, error and
-        text result is cut to `max_output` characters.
+        text result is cut to `max_output` characters. `network` replaces the template's: "none",
+        "allow" or a list of the hosts that the code may reach.
 
         Raises `LookupError` for a missing or revoked template, `SandboxError` for one in whose
         sandboxes nothing runs code, `ValueError` for a missing key and for arguments out of range.
@@ -67,8 +71,11 @@ class CodeExecutionPrimitive:
         self.default_timeout = default_timeout
         self.session_max_age = session_max_age
         self.template_id = template_id
+        allowed = None if network is None else _network(network)
         with telemetry.measured("resolve", {"template.name": template_id or ""}) as measured:
             template = find(template_id, target=target, channel=channel, api_key=api_key)
+            if allowed:
+                template = replace(template, network=allowed)
             measured.add(template.attributes)
         self._readiness, self._max_output = readiness, max_output
         self._current = CurrentSession(
@@ -192,6 +199,14 @@ class CodeExecutionPrimitive:
         else:
             await self._current.drop("lost")
         return output_of(execution, sandbox_id=session.id, timeout=seconds, files=files)
+
+
+def _network(value: str | Sequence[str]) -> Network:
+    try:
+        return Network.of(value)
+    except InvalidNetworkError as error:
+        hint = f" ({error.hint})" if error.hint else ""
+        raise ValueError(f"network: {error}{hint}") from error
 
 
 def _check_numbers(

@@ -81,6 +81,12 @@ async def _opened(template: Template, seconds: int) -> Session:
         from builder.targets.local.session import LocalSession
 
         assert template.name is not None
+        if template.network and not template.network.is_open:
+            raise SandboxError(
+                f"sandboxes on {template.target} are not isolated, so that their network cannot be"
+                f" restricted to `{template.network}`",
+                hint='pass network="allow" to give the code your network, or use a target on E2B',
+            )
         return await LocalSession.open(
             template.ref,
             name=template.name,
@@ -90,7 +96,9 @@ async def _opened(template: Template, seconds: int) -> Session:
     from builder.targets.e2b.session import CloudSession
 
     assert template.account is not None
-    return await CloudSession.open(template.ref, account=template.account, seconds=seconds)
+    return await CloudSession.open(
+        template.ref, account=template.account, seconds=seconds, network=template.network
+    )
 
 
 async def _warm_up(session: Session, template: Template) -> None:

@@ -15,6 +15,7 @@ from builder.errors import (
 )
 from builder.project import target_here
 from builder.registry.cached import about, about_build, loaded
+from builder.sandbox.network import Network
 from builder.targets.e2b.account import Account, account_of
 
 
@@ -24,7 +25,8 @@ class Template:
 
     `registry` is where it was looked up, as an absolute path or a URL, and where revocations are
     checked, even after the application has changed its folder. `name` is its name there, None for
-    a template known only to E2B; `account` is None on `local`.
+    a template known only to E2B; `account` is None on `local`. `network` None is the target's
+    default.
     """
 
     ref: str
@@ -35,6 +37,7 @@ class Template:
     level: str = "none"
     imports: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
+    network: Network | None = None
     account: Account | None = None
 
     @property
@@ -97,6 +100,7 @@ def find(
         level=record.level,
         imports=record.imports,
         env=tuple(sorted(record.env.items())),
+        network=record.network,
         account=owner,
     )
 

@@ -30,7 +30,8 @@ OPTIONS = {"api_key", "debug", "domain", "retries", *PLACES}
 BUILDER = type(e2b.Template().from_image("a"))
 # Function → the arguments that it is called with; without a star, by position.
 CALLS = {
-    "AsyncSandbox.create": "template *timeout *metadata *idempotency_key",
+    "AsyncSandbox.create": "template *timeout *metadata *idempotency_key *network"
+    " *allow_internet_access",
     "AsyncSandbox.is_running": "self",
     "AsyncSandbox.kill": "self",  # or an ID, in the place of a sandbox
     "AsyncSandbox.list": "*query",

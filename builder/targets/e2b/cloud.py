@@ -12,6 +12,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar
 
 import e2b
 
+from builder.sandbox.network import Network
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.api import SECONDS, Api
 from builder.targets.e2b.creation import Creation
@@ -209,10 +210,10 @@ class Cloud:
         self._api.delete("templates", "tags", body={"name": name, "tags": list(tags)})
 
     async def create_sandbox(
-        self, ref: str, *, seconds: int, metadata: Mapping[str, str]
+        self, ref: str, *, seconds: int, metadata: Mapping[str, str], network: Network | None = None
     ) -> tuple[e2b.AsyncSandbox, int]:
         """Create a sandbox of a build; return it, and the seconds after which E2B ends it."""
-        creation = Creation(self.account, ref, seconds=seconds, metadata=metadata)
+        creation = Creation(self.account, ref, seconds=seconds, metadata=metadata, network=network)
         with translating(f"creating a sandbox of `{ref}`", self.account):
             return await creation.sandbox(self.patience), creation.seconds
 

@@ -18,6 +18,7 @@ from typing import Any
 
 import e2b
 
+from builder.sandbox.network import Network
 from builder.system.tasks import run_to_completion
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.failures import UnsettledError, kind_of, status_of
@@ -41,12 +42,19 @@ class Creation:
     """
 
     def __init__(
-        self, account: Account, ref: str, *, seconds: int, metadata: Mapping[str, str] | None = None
+        self,
+        account: Account,
+        ref: str,
+        *,
+        seconds: int,
+        metadata: Mapping[str, str] | None = None,
+        network: Network | None = None,
     ) -> None:
         self._account, self._ref = account, ref
         self._owner = account.api_key, account.origin
         self.seconds = min(seconds, _longest_seconds.get(self._owner, seconds))
         self._mark = {_MARK: uuid.uuid4().hex}
+        self._network = _network_options(network)
         self._metadata = {**(metadata or {}), **self._mark}
         self._key = uuid.uuid4().hex
         self._conflicts = 0
@@ -81,6 +89,7 @@ class Creation:
                 timeout=self.seconds,
                 metadata=self._metadata,
                 idempotency_key=self._key,
+                **self._network,
                 **self._account.options,
             )
         except Exception as error:
@@ -140,6 +149,16 @@ class Creation:
         _longest_seconds[self._owner] = self.seconds = seconds
         self._key = uuid.uuid4().hex  # a key belongs to one exact request
         return True
+
+
+def _network_options(network: Network | None) -> dict[str, Any]:
+    """Return the SDK's options for a network; None leaves E2B's default."""
+    if network is None:
+        return {}
+    if network.hosts:
+        # E2B takes names of hosts only together with the denial of everything else.
+        return {"network": {"allow_out": list(network.hosts), "deny_out": [e2b.ALL_TRAFFIC]}}
+    return {"allow_internet_access": network.is_open}
 
 
 class _DomainSandbox(e2b.AsyncSandbox):

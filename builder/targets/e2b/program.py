@@ -76,7 +76,24 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         f" commands start in {variant.workdir}"
     )
     moved = (folder,) if variant.workdir != DEFAULT_WORKDIR and variant.command else ()
-    return (*variables, *modes, *_fetched_not_provided(variant), *owners, *moved)
+    return (
+        *variables,
+        *modes,
+        *_fetched_not_provided(variant),
+        *owners,
+        *moved,
+        *_network_not_provided(variant),
+    )
+
+
+def _network_not_provided(variant: Variant) -> Iterator[str]:
+    """Yield a line if the spec lists hosts: E2B knows them by what is sent, not by a look-up."""
+    if variant.network and variant.network.hosts:
+        yield (
+            f"`network` ({place_in(variant.stages, ('network',))}) to anything but HTTP on port 80"
+            " and TLS on port 443: E2B sees the name of a host only there, and refuses all other"
+            " connections, except to DNS at 8.8.8.8"
+        )
 
 
 def _fetched_not_provided(variant: Variant) -> Iterator[str]:

@@ -14,6 +14,7 @@ from builder.errors import BuildError, NetworkError, NotOnThisMachineError, Sand
 from builder.sandbox.blocking import BlockingSession
 from builder.sandbox.commands import CommandResult, as_execution, python_command
 from builder.sandbox.execution import Execution
+from builder.sandbox.network import Network
 from builder.sandbox.session import RunOptions, Sandbox
 from builder.system.events import Event, Reporter
 from builder.system.tasks import run_to_completion
@@ -37,6 +38,7 @@ def open_sandbox(
     metadata: Mapping[str, str],
     cold: bool = False,
     has_code_service: bool = True,
+    network: Network | None = None,
     warn: Callable[[str], None],
 ) -> BlockingSession[CloudSession]:
     """Create a sandbox and wait for its code service, if it has one.
@@ -48,7 +50,9 @@ def open_sandbox(
 
     async def opening() -> CloudSession:
         start = time.perf_counter()
-        sandbox, seconds = await cloud.create_sandbox(ref, seconds=_LIFE_SECONDS, metadata=metadata)
+        sandbox, seconds = await cloud.create_sandbox(
+            ref, seconds=_LIFE_SECONDS, metadata=metadata, network=network
+        )
         kind = _ExtendedSession if has_code_service else _CommandSession
         session = kind(sandbox, account=cloud.account, lifetime=seconds, start=start, warn=warn)
         try:
@@ -154,6 +158,7 @@ class Sandboxes:
                 metadata=self._metadata(name),
                 cold=opening.cold,
                 has_code_service=opening.has_code_service,
+                network=opening.network,
                 warn=warn,
             )
         except NetworkError:

@@ -14,6 +14,7 @@ import e2b
 from builder.errors import BuildError, SandboxError, TemplateError, UnknownTemplateError
 from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution
+from builder.sandbox.network import Network
 from builder.sandbox.session import RunOptions
 from builder.system.limits import limit_error
 from builder.targets.e2b.account import Account
@@ -56,14 +57,16 @@ class CloudSession:
         self.service = CodeService(connection)
 
     @classmethod
-    async def open(cls, ref: str, *, account: Account, seconds: int) -> CloudSession:
+    async def open(
+        cls, ref: str, *, account: Account, seconds: int, network: Network | None = None
+    ) -> CloudSession:
         """Create a sandbox of `ref`, which E2B ends after `seconds`, or earlier if the account's
-        limit is lower.
+        limit is lower. `network` None leaves E2B's default.
 
         Raises `UnknownTemplateError`, `TargetUnavailableError` if the key is refused, `LimitError`,
         `NetworkError` and `SandboxError`. On an error or a cancellation no sandbox is left.
         """
-        creation = Creation(account, ref, seconds=seconds)
+        creation = Creation(account, ref, seconds=seconds, network=network)
         start = time.perf_counter()
         try:
             sandbox = await creation.sandbox(OF_APPLICATIONS)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from tests.support.e2b_server import envd
+from tests.support.e2b_server.egress import Egress
 from tests.support.e2b_server.sandboxes import ContainerService, Running
 from tests.support.e2b_server.state import ApiError, Team, new_id
 from tests.support.e2b_server.steps import DockerSteps
@@ -60,6 +61,7 @@ class SandboxCalls:
                 raise ApiError(400, "Timeout must be greater than 0")
             if seconds > team.sandbox_hours * 3600:
                 raise ApiError(400, f"Timeout cannot be greater than {team.sandbox_hours} hours")
+            egress = Egress.of(fields)
             if key and key in self._by_key:
                 return self._sandbox_answer(self._by_key[key])
             most = team.sandboxes_at_a_time
@@ -76,6 +78,7 @@ class SandboxCalls:
                 template=template,
                 build=build,
                 metadata=fields.get("metadata") or {},
+                egress=egress,
                 started=self.server.now(),
                 ends=time.monotonic() + seconds,
                 ready_at=time.monotonic() + self.server.ready_after,

@@ -21,6 +21,7 @@ from typing import Any, Protocol
 from jupyter_core.utils import ensure_event_loop
 
 from tests.support.base_image.contexts import Context
+from tests.support.e2b_server.egress import Egress
 from tests.support.e2b_server.envd import Machine
 from tests.support.e2b_server.state import ApiError, Build, Team, Template
 from tests.support.e2b_server.steps import extract
@@ -272,6 +273,7 @@ class Running:
     template: Template
     build: Build
     metadata: dict[str, str]
+    egress: Egress
     started: dt.datetime
     ends: float
     ready_at: float
