@@ -16,7 +16,8 @@ from builder.plan import Situation, make_plan
 from builder.runtime import CodeExecutionPrimitive
 from builder.sandbox.network import Network
 from builder.targets.e2b.program import not_provided
-from tests.conftest import BASE, Command
+from tests.conftest import BASE, ROOT, Command
+from tests.support.pages import blocks
 from tests.support.samples import load, problems, rendered_of, verified_of
 
 Write = Callable[..., Path]
@@ -87,6 +88,15 @@ def test_mistakes_have_their_line(write: Write, text: str, mistakes: list[str]) 
     """Each mistake in the key has its file, line and place in the list, and what to write."""
     folder = write(_base=BASE, leaf=LEAF + text)
     assert problems(folder) == [f"variants/leaf.toml:{mistake}" for mistake in mistakes]
+
+
+def test_the_documented_spec_is_one(tmp_path: Path) -> None:
+    """The spec on the page about security is valid, and its hosts are those that the page names."""
+    (spec,) = [text for kind, text in blocks(ROOT / "docs" / "security.md") if kind == "toml"]
+    network = load(tmp_path, reports=spec)["reports"].network
+    assert network
+    hosts = ("example.com", "a.example.com", "a.b.example.org", "example.org")
+    assert [network.allows(host) for host in hosts] == [True, False, True, False]
 
 
 def test_the_digest_covers_the_network_once_it_is_set(tmp_path: Path) -> None:
