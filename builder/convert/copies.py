@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import posixpath
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from fnmatch import fnmatchcase
 
 from builder.convert.downloads import target_of
@@ -110,6 +110,14 @@ class Copies:
             self.draft.note(line, f"the owner and mode are those of the first COPY to `{target}`")
         if copied and (same or self.draft.add(line, "files", entry)):
             self.draft.files |= copied
+            self._replace_downloads(line, copied)
+
+    def _replace_downloads(self, line: Line, targets: Collection[str]) -> None:
+        for table in list(self.draft.document.get("download", [])):
+            target, url = table["target"], table["url"]
+            if target in targets:
+                self.draft.without_download(target)
+                self.draft.note(line, f"its `{target}` replaces the file of {url}")
 
     def _file(self, line: Line, path: str) -> FileCopy | None:
         """Return a file of the source's folder, unless it holds a secret."""

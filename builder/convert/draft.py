@@ -84,12 +84,16 @@ class Draft:
             packages.append(value)
         return True
 
-    def without_file(self, target: str) -> None:
-        """Leave out the file that a path in the image has so far, copied or downloaded."""
+    def without_download(self, target: str) -> None:
+        """Leave out the download to a path in the image."""
         downloads = self.document.get("download", [])
         downloads[:] = [table for table in downloads if table["target"] != target]
         if not downloads:
             self.document.pop("download", None)
+
+    def without_file(self, target: str) -> None:
+        """Leave out the file that a path in the image has so far, copied or downloaded."""
+        self.without_download(target)
         entries = self.document.get("files", [])
         kept = [entry for entry in entries if entry["target"] != target]
         if len(kept) < len(entries):

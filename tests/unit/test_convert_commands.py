@@ -210,6 +210,23 @@ def test_download_replaces_a_file_of_a_folder(line: str, names: tuple[str, ...])
     ]
 
 
+def test_file_of_a_folder_replaces_a_download() -> None:
+    """A folder that is copied later and has the file replaces a download, with a note."""
+    text = (
+        f"{FROM}ADD https://x.example/a.csv /data/\nADD https://x.example/c.csv /data/\n"
+        "COPY data /data\n"
+    )
+    draft = convert(text.encode(), "Dockerfile", Files({"data/a.csv": "1", "data/b.csv": "2"}))
+    assert draft.document["download"] == [
+        {"url": "https://x.example/c.csv", "target": "/data/c.csv"}
+    ]
+    assert draft.document["files"] == [{"source": "data/", "target": "/data"}]
+    assert [str(note) for note in draft.conversion("demo").notes] == [
+        "Dockerfile:4: `COPY data /data`: its `/data/a.csv` replaces the file of"
+        " https://x.example/a.csv"
+    ]
+
+
 def test_folders() -> None:
     """COPY of a folder copies what is in it, with the owner and modes of the flags."""
     text = (
