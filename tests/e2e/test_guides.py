@@ -345,9 +345,17 @@ def test_github_actions(tmp_path: Path, walk: Callable[..., str]) -> None:
 
 
 @pytest.mark.network
-def test_gallery(tmp_path: Path, walk: Callable[..., str]) -> None:
+def test_gallery(
+    tmp_path: Path, walk: Callable[..., str], content_server: ContentServer, hub: HubServer
+) -> None:
     """Every spec of the gallery is valid and can be locked, and the light ones are built."""
-    walk("guides/gallery.md")
+    content_server.files["cities.csv"] = b"city,country\nKiel,Germany\n"
+    model = Repo({"model.safetensors": safetensors(), "config.json": b"{}", "vocab.txt": b"a"})
+    hub.repos["model", "sentence-transformers/all-MiniLM-L6-v2"] = model
+    replace = {"https://downloads.example.com": content_server.url}
+    printed = walk("guides/gallery.md", replace, HF_ENDPOINT=hub.url)
+    assert "dashboard: nothing runs code in its sandboxes on E2B" in printed
+    assert "not provided by local: the service that checks" in printed
     specs = [path.stem for path in (tmp_path / "variants").glob("[!_]*.toml")]
     assert sorted(path.name for path in (tmp_path / "generated").iterdir()) == sorted(specs)
 
