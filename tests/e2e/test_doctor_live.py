@@ -35,6 +35,7 @@ from builder.workflow import BuildRequest
 from tests.conftest import ROOT
 from tests.support.clouds import Place
 from tests.support.e2b_server import ModelledSteps, Server
+from tests.support.e2b_server.egress import Egress
 from tests.support.e2b_server.faults import Fault
 
 pytestmark = pytest.mark.usefixtures("local_cache")
@@ -134,6 +135,35 @@ def test_refusal_decides_one_line(
     assert [event.text for event in events if event.kind == "warning"] == [
         "templates of killed runs may be left: listing templates was refused: 403: injected"
     ]
+
+
+@pytest.mark.network
+@pytest.mark.usefixtures("with_four")
+@pytest.mark.parametrize(
+    ("ignored", "state", "told"),
+    [
+        (False, "holds", "allowed: example.com, *.example.org; denied: 0.0.0.0/0"),
+        (True, "differs", "allowed: all; denied: none"),
+    ],
+)
+def test_network_that_is_ignored_differs(
+    cloud: Server,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ignored: bool,
+    state: str,
+    told: str,
+) -> None:
+    """A cluster that does not know the network of a sandbox differs from what is assumed."""
+    if ignored:
+        monkeypatch.setattr(Egress, "of", lambda _fields: Egress())
+    settings = BUILT_IN_TARGETS["e2b"]
+    project = trial.Throwaway(root=tmp_path / "trial", targets={"e2b": settings})
+    tried = trial.Trial(project, settings, report=discard, base=BASE)
+    tried.name = "four"
+    trying = live._Live(tried, discard)
+    trying._look_outside()
+    assert trying.results["network"] == Checked(key="network", state=state, seen=told)  # type: ignore[arg-type]
 
 
 def seen(**changed: Any) -> str:

@@ -27,6 +27,7 @@ ASSUMPTIONS = {
     "interrupt": "code that runs too long is interrupted, and its variables are kept",
     "metadata": "sandboxes can be listed by their metadata",
     "lifetime": "a sandbox that is to live longer than the account allows can be created for less",
+    "network": "a sandbox has the network that it is created with",
     "unknown": "no sandbox is created from a tag that does not exist",
     "undeletable": "the tag `default` cannot be removed",
     "left": "a build can be reached by its ID after a tag has moved on from it",
@@ -50,6 +51,7 @@ FILES = {
     "/opt/template-doctor/kept": "0640",
 }
 WARM_MODULE = "colorsys"
+HOSTS = ("example.com", "*.example.org")
 SUM = "print(1 + 1)"
 OUTPUT = "import sys; print('out'); print('err', file=sys.stderr); 6 * 7"
 ENDLESS = "kept = 41\nwhile True: pass"

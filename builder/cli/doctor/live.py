@@ -19,6 +19,7 @@ from builder.cli.doctor.assumptions import (
     AFTERWARDS,
     ASSUMPTIONS,
     ENDLESS,
+    HOSTS,
     OUTPUT,
     WARM_MODULE,
     inspection,
@@ -45,6 +46,7 @@ from builder.errors import (
 )
 from builder.project import TargetSettings
 from builder.registry import DEFAULT_CHANNEL
+from builder.sandbox.network import Network
 from builder.sandbox.session import Sandbox
 from builder.system import processes
 from builder.system.events import Event, Reporter, discard
@@ -194,7 +196,7 @@ class _Live:
         self._delete(first)
 
     def _inspect(self) -> None:
-        with self._deciding("lifetime", "metadata", "unknown"):
+        with self._deciding("lifetime", "metadata", "network", "unknown"):
             self._look_outside()
         keys = ("warm", "variables", "ownership", "tmp", "login", "accounts")
         with self._deciding(*keys), self._trial.sandbox() as (other, runner):
@@ -208,12 +210,22 @@ class _Live:
                 self._run_code(sandbox)
 
     def _look_outside(self) -> None:
-        with self._trial.sandbox(seconds=_LONG_SECONDS) as (sandbox, runner):
+        with self._trial.sandbox(seconds=_LONG_SECONDS, network=Network(HOSTS)) as (
+            sandbox,
+            runner,
+        ):
             try:
-                left = runner.run(sandbox.get_info()).end_at - dt.datetime.now(dt.UTC)
+                info = runner.run(sandbox.get_info())
             except Exception as error:
                 raise SandboxError(self._cloud.account.redacted(str(error))) from error
-            seconds = left.total_seconds()
+            network = info.network or {}
+            allowed, denied = network.get("allow_out", []), network.get("deny_out", [])
+            self._note(
+                "network",
+                f"allowed: {', '.join(allowed) or 'all'}; denied: {', '.join(denied) or 'none'}",
+                holds=sorted(allowed) == sorted(HOSTS) and bool(denied),
+            )
+            seconds = (info.end_at - dt.datetime.now(dt.UTC)).total_seconds()
             self._note("lifetime", f"of {_LONG_SECONDS} seconds it lets it live {seconds:.0f}")
             marked = self._cloud.sandboxes(self._trial.mark)
             self._note(

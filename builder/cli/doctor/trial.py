@@ -20,6 +20,7 @@ from builder.flatten import Step
 from builder.project import Project, TargetSettings
 from builder.registry import Ref
 from builder.render import Rendered
+from builder.sandbox.network import Network
 from builder.sandbox.session import Sandbox
 from builder.system import processes
 from builder.system.events import Event, Reporter
@@ -176,13 +177,19 @@ class Trial:
 
     @contextlib.contextmanager
     def sandbox(
-        self, ref: str | None = None, *, seconds: int = SANDBOX_SECONDS
+        self,
+        ref: str | None = None,
+        *,
+        seconds: int = SANDBOX_SECONDS,
+        network: Network | None = None,
     ) -> Iterator[tuple[Any, asyncio.Runner]]:
         """Create a sandbox of `ref`, by default of the bare name, for the `with` block; yield the
         SDK's object and the runner for its calls."""
         with asyncio.Runner() as runner:
             sandbox, _ = runner.run(
-                self.cloud.create_sandbox(ref or self.name, seconds=seconds, metadata=self.mark)
+                self.cloud.create_sandbox(
+                    ref or self.name, seconds=seconds, metadata=self.mark, network=network
+                )
             )
             try:
                 yield sandbox, runner

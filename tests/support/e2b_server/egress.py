@@ -46,6 +46,11 @@ class Egress:
             denied = [ALL]
         return cls(allowed=tuple(allowed), denied=tuple(denied))
 
+    def shown(self) -> dict[str, Any]:
+        """Return it as E2B shows it of a sandbox, if anything was asked for."""
+        network = {"allowOut": list(self.allowed), "denyOut": list(self.denied)}
+        return {"network": network} if any(network.values()) else {}
+
 
 def _address(entry: str) -> str | None:
     try:

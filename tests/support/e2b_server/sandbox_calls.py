@@ -151,7 +151,8 @@ class SandboxCalls:
         return self._sandbox(request.path_params["sandbox"], self.server.team_of(request))
 
     def _get_sandbox(self, request: Request, _body: bytes) -> Response:
-        return JSONResponse(self._listed(self._of_team(request)))
+        sandbox = self._of_team(request)
+        return JSONResponse(self._listed(sandbox) | sandbox.egress.shown())
 
     def _kill_sandbox(self, request: Request, _body: bytes) -> Response:
         self.server.end(self._of_team(request))
