@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 
 from builder import __version__, errors
-from builder.cli.command import add_command
+from builder.cli.command import Group, add_command
 from builder.cli.output import Output
 
 # In the order of the help: the module of this package, the function in it, and an example.
@@ -74,6 +74,7 @@ def program(first: str | None = None) -> typer.Typer:
     takes as long as running some commands."""
     app = typer.Typer(
         name="template-builder",
+        cls=Group,
         no_args_is_help=True,
         pretty_exceptions_enable=False,
         rich_markup_mode=None,

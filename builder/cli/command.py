@@ -11,9 +11,12 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
+from functools import partial
+from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
 import typer
+from typer.core import TyperCommand, TyperGroup
 
 from builder.cli.options import Channel, Json, ProjectFolder, Quiet
 from builder.cli.output import Output, Result
@@ -52,6 +55,7 @@ def add_command(
         name=name,
         # typer would cut the summary that it takes from the docstring at the end of the line.
         short_help=help_text.partition("\n\n")[0],
+        cls=_Command,
     )(run)
 
 
@@ -77,3 +81,41 @@ def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
     return inspect.Parameter(
         name, inspect.Parameter.KEYWORD_ONLY, annotation=annotation, default=default
     )
+
+
+class _AsWritten:
+    """Take texts and paths as they are: typer converts them with pydantic, and loading that takes
+    longer than some commands."""
+
+    def get_params(self, ctx: Any) -> list[Any]:
+        """Return all parameters, as typer asks for them."""
+        parameters: list[Any] = super().get_params(ctx)  # type: ignore[misc]
+        for parameter in parameters:
+            convert = getattr(parameter, "get_runtime_param", None)  # not in every typer
+            if convert and not isinstance(convert, partial):
+                parameter.get_runtime_param = partial(_Value, convert)
+        return parameters
+
+
+class Group(_AsWritten, TyperGroup):
+    """A group of commands."""
+
+
+class _Command(_AsWritten, TyperCommand):
+    """A single command."""
+
+
+class _Value:
+    """The value of a parameter; `convert` returns what typer converts it with."""
+
+    def __init__(self, convert: Callable[[], Any]) -> None:
+        self._convert = convert
+
+    def coerce(self, value: Any, *, param: Any, ctx: Any) -> Any:
+        """Return the value as the type of the parameter."""
+        kind = param.type_descriptor.annotation
+        if value is None:
+            return () if param.multiple or param.nargs == -1 else None
+        if kind == list[str]:
+            return list(value)
+        return kind(value) if kind in (str, Path) else self._convert().coerce(value, param, ctx)

@@ -2,7 +2,10 @@ from __future__ import annotations
 
 import re
 import shlex
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -29,3 +32,13 @@ def test_the_example_of_each_command_can_be_run(name: str) -> None:
     (example,) = re.findall(r"\n\nExample: `template-builder (.+)`$", command.help)
     assert example.startswith(name)
     command.make_context(name, shlex.split(example.removeprefix(name)))
+
+
+def test_texts_and_paths_are_taken_without_pydantic() -> None:
+    """A command whose arguments are texts and paths runs without pydantic, which is slow to load."""
+    program = (
+        "import sys; from builder.cli.app import run; run(sys.argv[1:]);"
+        " sys.exit('pydantic' in sys.modules)"
+    )
+    command = [sys.executable, "-c", program, "list", "tta-*", "--project"]
+    subprocess.run([*command, str(Path(__file__).parents[2])], check=True)
