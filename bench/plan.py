@@ -44,15 +44,16 @@ def measure(options: Options) -> Result:
         " four of the libraries it is made of. Processor time: nothing of it waits.",
         headings=("process", "median", "fastest", "slowest", "ratio"),
         rows=(
-            ("`template-builder plan --frozen`", *spread(measured["plan"]), ratio(plan / model)),
-            (f'`python -c "{_MODEL}"`', *spread(measured["model"]), "1"),
-            (f'`python -c "{_IMPORTS}"`', *spread(measured["imports"]), ratio(imports / model)),
+            ("`template-builder plan --frozen`", *spread(measured["plan"]), ratio(plan / imports)),
+            (f'`python -c "{_IMPORTS}"`', *spread(measured["imports"]), "1"),
+            (f'`python -c "{_MODEL}"`', *spread(measured["model"]), ratio(model / imports)),
         ),
-        targets=(Target(what="plan to imports and a model", value=plan / model, limit=1.8),),
+        targets=(Target(what="plan to imports", value=plan / imports, limit=1.8),),
         notes=(
             (
-                "`import pydantic` alone loads little of pydantic; its first model loads the rest."
-                f" Compared with the imports alone, the plan's ratio is {ratio(plan / imports)}."
+                "The specs are as they were in the run before, which left in the cache what it"
+                " validated, so pydantic is not loaded. `import pydantic` alone loads little of"
+                " pydantic; its first model loads the rest."
             ),
         ),
     )

@@ -7,7 +7,7 @@ from builder.cli.options import Names
 from builder.cli.output import Document, Result
 from builder.project import Project
 from builder.spec.settings import as_toml, settings_of
-from builder.spec.wording import dotted
+from builder.spec.spec_file import dotted
 
 
 def config(names: Names = None, *, project: Project) -> Result:

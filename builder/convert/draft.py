@@ -16,8 +16,8 @@ from packaging.version import Version
 from builder.convert.secrets import Secrets
 from builder.convert.values import Conversion, FileCopy, Line, Note
 from builder.errors.visible import one_line
-from builder.spec import mistakes_in
-from builder.spec.types import python_floor
+from builder.spec.parse import mistakes_in
+from builder.spec.python import python_floor
 
 _WIDTH = 100
 # Larger files are data, as for a spec.

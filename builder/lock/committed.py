@@ -15,8 +15,8 @@ from builder.lock.content import LockedDownload, LockedModel
 from builder.lock.npm import normal, package_json
 from builder.lock.pins import is_lock_text, missing_from, parse_pins
 from builder.spec import Parent, Stage, Variant
+from builder.spec.addresses import wheel_of
 from builder.spec.references import unset_variables
-from builder.spec.types import wheel_of
 from builder.system.documents import parse_toml
 from builder.system.regular_file import read_regular
 

@@ -16,7 +16,7 @@ from packaging.utils import canonicalize_name, parse_wheel_filename
 
 from builder.errors import FetchError, LockConflictError
 from builder.spec import Stage, place_of
-from builder.spec.types import address_of, hashed_address
+from builder.spec.addresses import address_of, hashed_address
 from builder.system.documents import parse_toml
 
 

@@ -35,7 +35,7 @@ from builder.lock.node import lock_node, with_node
 from builder.lock.pins import entries, is_lock_text, missing_from, parse_pins
 from builder.lock.values import Lock, StageLock
 from builder.spec import Parent, Stage, Variant
-from builder.spec.types import address_of
+from builder.spec.addresses import address_of
 from builder.system import processes, uv
 from builder.system.events import Event, Reporter
 

@@ -16,7 +16,7 @@ from builder.lock.direct import name_of
 from builder.record.fields import required_by
 from builder.registry import Record
 from builder.registry.model import Build
-from builder.spec.types import address_of, hashed_address
+from builder.spec.addresses import address_of, hashed_address
 from builder.system.extras import needs
 
 with needs("sbom"):

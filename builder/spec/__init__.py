@@ -6,7 +6,6 @@ from builder.spec.load import (
     is_stem,
     load_specs,
     load_variants,
-    mistakes_in,
     place_of,
 )
 from builder.spec.parent import Parent, inherit
@@ -25,7 +24,6 @@ __all__ = [
     "is_stem",
     "load_specs",
     "load_variants",
-    "mistakes_in",
     "place_of",
     "secret_in",
 ]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from builder.errors import Problem, did_you_mean
 from builder.sandbox.network import Network
@@ -16,25 +15,21 @@ from builder.spec.downloads import downloads_of
 from builder.spec.files import files_of, wheels_of
 from builder.spec.from_template import from_template_of, from_template_problems
 from builder.spec.model_tables import model_problems, models_of
-from builder.spec.models import TABLES, VariantFile
+from builder.spec.python import python_floor
 from builder.spec.service import service_of, service_problems
 from builder.spec.spec_file import SpecFile
 from builder.spec.targets import target_problems
-from builder.spec.types import python_floor
 from builder.spec.variant import Reference, Stage, Variant
 from builder.system.variables import NoReferenceError, as_reference, expand
-
-# Keys that do not affect what a stage builds, or belong to its parents.
-_DESCRIBING = {"schema_version", "name", "description", "extends"}
 
 
 def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
     """Return the fields of `tables`, each from the last file of the chain that sets it."""
     merged: dict[str, Any] = {}
     for name in tables:
-        merged |= {key: field.default for key, field in TABLES[name].model_fields.items()}
+        merged |= chain[0].defaults[name]
         for file in chain:
-            if table := getattr(file.model, name):
+            if table := getattr(file.tables, name):
                 merged |= {key: getattr(table, key) for key in table.model_fields_set}
     return merged
 
@@ -42,8 +37,7 @@ def _merged(chain: Sequence[SpecFile], *tables: str) -> dict[str, Any]:
 def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
     """Return what the last file of `chain` adds, and note mistakes in the files that it copies."""
     file = chain[-1]
-    model = cast(VariantFile, file.model)
-    env, unset = _env(chain)
+    model, (env, unset) = file.tables, _env(chain)
     runs, unset_in_runs = runs_of(folder, chain)
     files, folders = files_of(folder, file)
     return Stage(
@@ -64,9 +58,7 @@ def stage_of(folder: Path, chain: Sequence[SpecFile]) -> Stage:
         runs=runs,
         models=models_of(folder.parent, file),
         checks=tuple(checks_of(file)),
-        declared=json.dumps(
-            model.model_dump(mode="json", exclude_unset=True, exclude=_DESCRIBING), sort_keys=True
-        ),
+        declared=file.declared,
         path=folder / f"{file.stem}.toml",
     )
 
@@ -78,7 +70,7 @@ def _env(chain: Sequence[SpecFile]) -> tuple[dict[str, str], tuple[Reference, ..
     unset: list[Reference] = []
     for file in chain:
         unset = []
-        for name, value in cast(VariantFile, file.model).env.items():
+        for name, value in file.tables.env.items():
             try:
                 unset += unset_in(("env", name), value, known)
                 known[name] = expand(value, known)
@@ -86,14 +78,13 @@ def _env(chain: Sequence[SpecFile]) -> tuple[dict[str, str], tuple[Reference, ..
                 known[name] = ""
                 if file is chain[-1]:
                     file.add(("env", name), str(error), error.hint)
-    own = cast(VariantFile, chain[-1].model).env
-    return {name: known[name] for name in own}, tuple(unset)
+    return {name: known[name] for name in chain[-1].tables.env}, tuple(unset)
 
 
 def _instruction(chain: Sequence[SpecFile]) -> dict[str, str]:
     """Return the same variables as an ENV instruction of the last file's stage sets them: it sees
     those of earlier stages, but not those that it sets itself."""
-    *earlier, own = (cast(VariantFile, file.model).env for file in chain)
+    *earlier, own = (file.tables.env for file in chain)
     known = {name: as_reference(name) for env in earlier for name in env}
     for name, value in own.items():
         with contextlib.suppress(NoReferenceError):
@@ -104,7 +95,7 @@ def _instruction(chain: Sequence[SpecFile]) -> dict[str, str]:
 def _import_problems(chain: Sequence[SpecFile], warm: Sequence[str]) -> Iterator[Problem]:
     """Report packages that are not to be imported but are not packages of the chain, or that the
     warm-up imports by their own name."""
-    tables = [cast(VariantFile, file.model).python for file in chain]
+    tables = [file.tables.python for file in chain]
     if not any(table and table.not_imported for table in tables):
         return
     from packaging.requirements import Requirement  # slow to load
@@ -135,7 +126,7 @@ def _warmup_problems(leaf: SpecFile, merged: Mapping[str, Any]) -> Iterator[Prob
         hint = "add [service], or set the level to disk"
         message = "is 'memory', but there is no service whose interpreter can be kept warm"
         yield leaf.problem(("warmup", "level"), message, hint)
-    table = cast(VariantFile, leaf.model).warmup
+    table = leaf.tables.warmup
     if level != "memory" and table and table.reseed:
         hint = 'set `warmup.level` to "memory", or leave `warmup.reseed` out'
         message = f"has no effect at level {level!r}: every sandbox starts a new interpreter"
@@ -155,7 +146,7 @@ def _check_problems(chain: Sequence[SpecFile], stages: Sequence[Stage]) -> Itera
 
 def _network(chain: Sequence[SpecFile]) -> Network | None:
     """Return the network of the last file of `chain` that sets it."""
-    values = [cast(VariantFile, file.model).network for file in chain]
+    values = [file.tables.network for file in chain]
     value = next((value for value in reversed(values) if value is not None), None)
     return None if value is None else Network.of(value)
 
@@ -165,7 +156,7 @@ def variant_of(
 ) -> tuple[Variant | None, list[Problem]]:
     """Return the variant at the end of `chain`, and the mistakes that no single file shows."""
     leaf = chain[-1]
-    model = cast(VariantFile, leaf.model)
+    model = leaf.tables
     merged = _merged(chain, "base", "resources", "warmup") | service_of(chain)
     from_template = from_template_of(chain)
     problems = [
@@ -181,7 +172,7 @@ def variant_of(
     ]
     if problems or model.name is None:
         return None, problems
-    tables = [cast(VariantFile, file.model).python for file in chain]
+    tables = [file.tables.python for file in chain]
     lists = ("command", "ready_command", "imports")
     merged |= {key: tuple(merged[key] or ()) for key in lists}
     workdir = _merged(chain, "workdir")["path"]

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from typing import cast
+from typing import TYPE_CHECKING
 
 from builder.errors import Problem
-from builder.spec.models import VariantFile, VerifyTable
+from builder.spec.python import python_code
 from builder.spec.spec_file import SpecFile
-from builder.spec.types import python_code
 from builder.spec.variant import Check, HttpRequest, is_local
+
+if TYPE_CHECKING:
+    from builder.spec.models import VerifyTable
 
 # Magics, shell commands and help, such as `%time f()`, `files = !ls` and `f?`.
 _IPYTHON = re.compile(r"^\s*[%!?,;/]|=\s*[%!]|\?\s*$", re.MULTILINE)
@@ -20,9 +22,7 @@ _KINDS = ("code", "command", "http")
 
 def checks_of(file: SpecFile) -> Iterator[Check]:
     """Yield the checks of a file, and note mistakes in them."""
-    model = file.model
-    assert isinstance(model, VariantFile)
-    for number, table in enumerate(model.verify):
+    for number, table in enumerate(file.tables.verify):
         _note_mistakes(file, number, table)
         yield _check(table)
 
@@ -35,7 +35,7 @@ def code_problems(chain: Sequence[SpecFile], floor: str) -> Iterator[Problem]:
         return
     hint = f"set `base.python` if it is the syntax of a Python later than {here}"
     for file in chain:
-        for number, table in enumerate(cast(VariantFile, file.model).verify):
+        for number, table in enumerate(file.tables.verify):
             if table.code and not _IPYTHON.search(table.code):
                 try:
                     python_code(table.code)

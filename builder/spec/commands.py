@@ -5,14 +5,16 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import TYPE_CHECKING
 
+from builder.spec.addresses import hashed_address
 from builder.spec.files import matches, read
-from builder.spec.models import RunTable, VariantFile
 from builder.spec.spec_file import SpecFile
-from builder.spec.types import hashed_address
 from builder.spec.variant import FileEntry, Reference, Repository, Run
 from builder.system.variables import NoReferenceError, as_reference, expand, references
+
+if TYPE_CHECKING:
+    from builder.spec.models import RunTable
 
 _ARMOUR = b"-----BEGIN PGP PUBLIC KEY BLOCK-----"
 
@@ -23,9 +25,9 @@ def runs_of(
     """Return the commands of the last file of `chain` and their references to variables that are
     not set, and note mistakes."""
     file = chain[-1]
-    known = {name for link in chain for name in cast(VariantFile, link.model).env}
+    known = {name for link in chain for name in link.tables.env}
     runs, unset = [], list[Reference]()
-    for number, table in enumerate(cast(VariantFile, file.model).run):
+    for number, table in enumerate(file.tables.run):
         env, unset_here = _env(file, number, table, known)
         unset += unset_here
         runs.append(_run(folder, file, number, table, env))
@@ -103,7 +105,7 @@ def _env(
 
 def repositories_of(folder: Path, file: SpecFile) -> tuple[Repository, ...]:
     """Return the repositories of a file, and note mistakes."""
-    system, repositories = cast(VariantFile, file.model).system, []
+    system, repositories = file.tables.system, []
     for number, table in enumerate(system.repository if system else ()):
         key = ("system", "repository", number, "key")
         url, sha256 = hashed_address(table.key) or (None, None)

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import cast
-
-from builder.spec.models import VariantFile
 from builder.spec.spec_file import SpecFile
 from builder.spec.variant import Download
 
@@ -19,7 +16,7 @@ def owner_of(target: str, owner: str | None) -> str:
 def downloads_of(file: SpecFile) -> tuple[Download, ...]:
     """Return the downloads of a spec."""
     downloads = []
-    for number, table in enumerate(cast(VariantFile, file.model).download):
+    for number, table in enumerate(file.tables.download):
         downloads.append(
             Download(
                 url=table.url,

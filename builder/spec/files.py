@@ -7,15 +7,16 @@ import re
 import stat
 from collections.abc import Sequence
 from pathlib import Path, PurePosixPath
-from typing import cast
+from typing import TYPE_CHECKING
 
+from builder.spec.addresses import wheel_of
 from builder.spec.downloads import owner_of
-from builder.spec.models import FileTable, VariantFile
-from builder.spec.secret_shapes import secret_in
+from builder.spec.secret_shapes import NO_SECRETS, secret_in
 from builder.spec.spec_file import SpecFile
-from builder.spec.types import wheel_of
 from builder.spec.variant import FileEntry, FolderEntry
-from builder.spec.wording import NO_SECRETS
+
+if TYPE_CHECKING:
+    from builder.spec.models import FileTable
 
 _PATTERN = re.compile(r"[*?[]")
 _MAX_TEXT_BYTES = 1 << 20
@@ -35,7 +36,7 @@ def files_of(folder: Path, file: SpecFile) -> tuple[tuple[FileEntry, ...], tuple
     """Return the single files, then the folders and patterns, that `[[files]]` copies, and note
     mistakes."""
     files, folders, seen = [], [], set[str]()
-    for number, table in enumerate(cast(VariantFile, file.model).files):
+    for number, table in enumerate(file.tables.files):
         target = table.target.rstrip("/")
         if target in seen and not is_pattern(table.source):
             file.add(("files", number, "target"), f"{table.target!r} is written twice")
@@ -70,7 +71,7 @@ def files_of(folder: Path, file: SpecFile) -> tuple[tuple[FileEntry, ...], tuple
 
 def wheels_of(folder: Path, file: SpecFile) -> tuple[FileEntry, ...]:
     """Return the wheels of the project that `python.packages` names, and note mistakes."""
-    table, wheels = cast(VariantFile, file.model).python, []
+    table, wheels = file.tables.python, []
     for number, requirement in enumerate(table.packages if table else ()):
         if source := wheel_of(requirement):
             content = read(folder, file, ("python", "packages", number), source)

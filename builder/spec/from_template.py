@@ -3,29 +3,27 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import cast
 
 from builder.errors import Problem
-from builder.spec.models import VariantFile
 from builder.spec.spec_file import SpecFile
 from builder.spec.variant import Variant
 
 
 def from_template_of(chain: Sequence[SpecFile]) -> str:
     """Return the key `from-template` of the first file, which stands in place of a base image."""
-    return cast(VariantFile, chain[0].model).from_template or ""
+    return chain[0].tables.from_template or ""
 
 
 def from_template_problems(chain: Sequence[SpecFile]) -> Iterator[Problem]:
     """Report what excludes `from-template`: to extend a spec, and a base image."""
     for file in chain[1:]:
-        if cast(VariantFile, file.model).from_template:
+        if file.tables.from_template:
             message = f"excludes `extends`: the base of this spec is that of {chain[0].shown}"
             hint = f"remove one of the two, or move `from-template` to {chain[0].shown}"
             yield file.problem(("from-template",), message, hint)
     if reference := from_template_of(chain):
         for file in chain:
-            if cast(VariantFile, file.model).base:
+            if file.tables.base:
                 message = f"excludes `from-template`: the base is the template {reference!r}"
                 yield file.problem(("base",), message, "remove one of the two")
 

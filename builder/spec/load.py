@@ -9,27 +9,17 @@ import stat
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-from pydantic import ValidationError
 
 from builder.errors import Problem, SpecError, did_you_mean, from_os_error
 from builder.spec.assemble import stage_of, variant_of
 from builder.spec.from_template import abstract_parents, cycles
-from builder.spec.models import VariantFile
-from builder.spec.network import KINDS
-from builder.spec.secret_shapes import secrets_of
 from builder.spec.spec_file import SpecFile, positions
+from builder.spec.validated import validate
 from builder.spec.variant import SHARED_PREFIX, Stage, Variant
-from builder.spec.wording import NO_SECRETS, worded
-from builder.system.documents import NestingError, parse_toml
 
 # Also the name of a stage, which begins with a letter; an abstract spec gets a prefix there.
 _STEM = re.compile(r"_[a-z0-9][a-z0-9_-]*|[a-z][a-z0-9_-]*")
-# More digits than Python converts to a number.
-_TOO_LONG_NUMBER = re.compile(r"[0-9_]{4301,}")
 _MAX_SPEC_BYTES = 1 << 20
-_MAX_DEPTH = 20
 # The last stage of every Dockerfile, two names that Docker reserves, and the prefix of the stages
 # of abstract specs.
 RESERVED_STEMS = ("template", "scratch", "context")
@@ -80,9 +70,7 @@ def load_specs(folder: Path) -> Specs:
     """Read every spec of `folder`; a mistake only affects variants that need the spec."""
     read = list(_read(folder))
     files = {file.stem: file for file in read}
-    for file in read:
-        if not file.problems:
-            _parse(file)
+    validate(folder, [file for file in read if not file.problems])
     also = _check_names(files.values())
     chains = {stem: _lineage(files, stem) for stem in files}
     _check_chains(files, chains)
@@ -196,66 +184,6 @@ def _read_text(path: Path, file: SpecFile) -> None:
         file.add((), "is not UTF-8 text")
     except OSError as error:
         file.add((), f"cannot be read: {error.strerror}")
-
-
-def _parse(file: SpecFile) -> None:
-    try:
-        document = parse_toml(file.text, max_depth=_MAX_DEPTH)
-    except NestingError as error:
-        # Too deep for both the validator and the search for positions.
-        line, column = (0, 0) if error.offset is None else _place(file.text, error.offset)
-        message = f"is nested deeper than {_MAX_DEPTH} levels"
-    except ValueError as error:
-        message = re.sub(r" \(at .*\)$", "", str(error))
-        line, column = _place(file.text, len(file.text))
-        if too_long := _TOO_LONG_NUMBER.search(file.text):
-            line, column = _place(file.text, too_long.start())
-            message = "a number with thousands of digits"
-        elif place := re.search(r" \(at line (\d+), column (\d+)\)$", str(error)):
-            line, column = int(place[1]), int(place[2])
-        message = f"is not valid TOML: {message}"
-    else:
-        _validate(document, file)
-        return
-    file.problems.append(Problem(file.shown, message, line=line, column=column))
-
-
-def _place(text: str, offset: int) -> tuple[int, int]:
-    return text.count("\n", 0, offset) + 1, offset - text.rfind("\n", 0, offset)
-
-
-def mistakes_in(document: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with tables of a spec; the keys that every spec needs may be missing."""
-    return [
-        f"{message} ({hint})" if hint else message
-        for _, message, hint in _check({"schema": 1} | dict(document))[1]
-    ]
-
-
-def _validate(document: Mapping[str, Any], file: SpecFile) -> None:
-    name, extends = document.get("name"), document.get("extends")
-    file.name = name if isinstance(name, str) else None
-    file.extends = extends if isinstance(extends, str) else None
-    file.model, mistakes = _check(document)
-    for mistake in mistakes:
-        file.add(*mistake)
-
-
-def _check(
-    document: Mapping[str, Any],
-) -> tuple[VariantFile | None, list[tuple[tuple[str | int, ...], str, str | None]]]:
-    """Return the model of a spec, or None and every mistake: its key, a sentence and a hint."""
-    # First, since the messages of later checks repeat the values.
-    if secrets := list(secrets_of(document)):
-        return None, [(key, f"{kind}; {NO_SECRETS}", None) for key, kind in secrets]
-    try:
-        return VariantFile.model_validate(document), []
-    except ValidationError as error:
-        mistakes = []
-        for mistake in error.errors(include_url=False):
-            key = tuple(part for part in mistake["loc"] if part not in ("[key]", *KINDS))
-            mistakes.append((key, *worded(mistake, key)))
-        return None, mistakes
 
 
 def _check_names(files: Iterable[SpecFile]) -> dict[str, list[Problem]]:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path, PurePosixPath
-from typing import Literal, cast
+from typing import TYPE_CHECKING, Literal, cast
 
 from builder.errors import Problem
 from builder.spec.downloads import owner_of
-from builder.spec.models import ModelTable, VariantFile
 from builder.spec.spec_file import SpecFile
 from builder.spec.variant import Model, Stage
+
+if TYPE_CHECKING:
+    from builder.spec.models import ModelTable
 
 _SOURCES: tuple[Literal["repo", "url", "path"], ...] = ("repo", "url", "path")
 _NAME = re.compile(r"[A-Za-z0-9._+@%~=,-]+(/[A-Za-z0-9._+@%~=,-]+)?")
@@ -19,7 +21,7 @@ _NAME = re.compile(r"[A-Za-z0-9._+@%~=,-]+(/[A-Za-z0-9._+@%~=,-]+)?")
 
 def models_of(project: Path, file: SpecFile) -> tuple[Model, ...]:
     """Return the models and datasets of a spec, and note mistakes in them."""
-    tables = cast(VariantFile, file.model)
+    tables = file.tables
     models = []
     for kind, entries in (("model", tables.model), ("dataset", tables.dataset)):
         for number, table in enumerate(entries):

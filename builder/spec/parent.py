@@ -68,8 +68,8 @@ class Parent:
 
 def inherit(variant: Variant, parent: Parent) -> Variant:
     """Return the variant with its parent, and with what it inherits of it."""
+    from builder.spec.python import python_floor
     from builder.spec.references import bind
-    from builder.spec.types import python_floor
 
     def stage_of(stage: Stage) -> Stage:
         return dataclasses.replace(stage, torch_backend=stage.torch_backend or parent.torch_backend)

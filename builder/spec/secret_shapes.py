@@ -9,6 +9,10 @@ from typing import Any
 
 from builder.spec.secret_names import assigned, names_a_secret
 
+NO_SECRETS = (
+    "everyone who can use a template can read its content. Pass secrets to a sandbox when you open"
+    " it"
+)
 # The forms that the services document for secret scanners. Every repetition is bounded, so that a
 # hostile text does not slow down the search.
 _SHAPES = {
@@ -41,6 +45,11 @@ def secret_in(text: str, environment: Mapping[str, str] = os.environ) -> str | N
     """
     if match := _SHAPE.search(text):
         return list(_SHAPES)[(match.lastindex or 1) - 1]
+    return local_secret_in(text, environment)
+
+
+def local_secret_in(text: str, environment: Mapping[str, str] = os.environ) -> str | None:
+    """Return the variable named like a secret whose value is in `text`; None if there is none."""
     for name, value in environment.items():
         if len(value) >= _SHORTEST and value in text and names_a_secret(name, value):
             return f"the value of `{name}` in this environment"
@@ -49,7 +58,7 @@ def secret_in(text: str, environment: Mapping[str, str] = os.environ) -> str | N
 
 def secrets_of(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, ...], str]]:
     """Yield the key of every secret in a spec, with a description of the problem."""
-    for key, value in _texts(document, ()):
+    for key, value in texts_of(document, ()):
         if kind := secret_in(value):
             yield key, f"contains {kind}"
         elif key[0] == "env" and names_a_secret(str(key[-1]), value):
@@ -60,12 +69,13 @@ def secrets_of(document: Mapping[str, Any]) -> Iterator[tuple[tuple[str | int, .
             yield key, f"sets `{name}`, which is named like a secret"
 
 
-def _texts(value: Any, key: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+def texts_of(value: Any, key: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], str]]:
+    """Yield every text in a value at `key`, with its own key."""
     if isinstance(value, str):
         yield key, value
     elif isinstance(value, dict):
         for name, item in value.items():
-            yield from _texts(item, (*key, name))
+            yield from texts_of(item, (*key, name))
     elif isinstance(value, list):
         for number, item in enumerate(value):
-            yield from _texts(item, (*key, number))
+            yield from texts_of(item, (*key, number))

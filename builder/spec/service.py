@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, cast
+from typing import Any
 
 from builder.errors import Problem
 from builder.spec import defaults
-from builder.spec.models import VariantFile
 from builder.spec.spec_file import SpecFile
 from builder.spec.variant import is_local
 
@@ -20,11 +19,11 @@ def service_of(chain: Sequence[SpecFile]) -> dict[str, Any]:
     The default service is that of the default image.
     """
     merged: dict[str, Any] = dict.fromkeys(("command", *READY_KEYS))
-    bases = [cast(VariantFile, file.model).base for file in chain]
+    bases = [file.tables.base for file in chain]
     if not any(base and "image" in base.model_fields_set for base in bases):
         merged |= {"command": list(defaults.COMMAND), "ready_url": defaults.READY_URL}
     for file in chain:
-        if service := cast(VariantFile, file.model).service:
+        if service := file.tables.service:
             if _ready_keys(file):
                 merged |= dict.fromkeys(READY_KEYS)
             merged |= {key: getattr(service, key) for key in service.model_fields_set}
@@ -38,7 +37,7 @@ def service_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> It
         for key in keys[1:]:
             message = f"excludes `service.{keys[0]}`: a service is ready in one way"
             yield file.problem(("service", key), message, "keep one of the two")
-        service = cast(VariantFile, file.model).service
+        service = file.tables.service
         if service and not is_local(service.ready_url):
             message = f"{service.ready_url!r} is not a service of the sandbox"
             hint = (
@@ -62,6 +61,6 @@ def service_problems(chain: Sequence[SpecFile], merged: Mapping[str, Any]) -> It
 
 def _ready_keys(file: SpecFile) -> list[str]:
     """Return the keys about readiness that a file sets, as they are written."""
-    service = cast(VariantFile, file.model).service
+    service = file.tables.service
     written = service.model_fields_set if service else ()
     return [key.replace("_", "-") for key in READY_KEYS if key in written]

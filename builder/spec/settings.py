@@ -12,8 +12,8 @@ from pydantic import BaseModel
 from builder.spec.load import place_of
 from builder.spec.models import TABLES, VariantFile
 from builder.spec.service import READY_KEYS
+from builder.spec.spec_file import dotted
 from builder.spec.variant import Variant
-from builder.spec.wording import dotted
 from builder.system.documents import parse_toml
 
 # Each spec has its own values of these.

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+import json
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import Problem
-from builder.spec.models import VariantFile
-from builder.spec.wording import dotted
+
+if TYPE_CHECKING:
+    from builder.spec.models import VariantFile
+
+_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 
 
 @dataclass(kw_only=True)
@@ -17,13 +22,16 @@ class SpecFile:
     """A TOML file of the variants folder.
 
     `name` and `extends` are as written, so that they can be checked in files with other mistakes;
-    `model` is None if there are any.
+    `model` is None if there are any. `declared` is what the spec sets and affects its stage, as
+    JSON; `defaults` are the values of each table that is not there.
     """
 
     stem: str
     shown: str
     text: str = ""
     model: VariantFile | None = None
+    declared: str = ""
+    defaults: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
     name: str | None = None
     extends: str | None = None
     problems: list[Problem] = field(default_factory=list)
@@ -32,6 +40,12 @@ class SpecFile:
     def shared(self) -> bool:
         """Whether the spec is abstract: extended by others and never built alone."""
         return self.stem.startswith("_")
+
+    @property
+    def tables(self) -> VariantFile:
+        """The content of a spec without mistakes."""
+        assert self.model
+        return self.model
 
     def problem(self, key: Sequence[str | int], message: str, hint: str | None = None) -> Problem:
         """Return a mistake at `key` of this file."""
@@ -50,3 +64,15 @@ def positions(text: str) -> Any:
     from builder.spec.positions import Positions
 
     return Positions(text)
+
+
+def dotted(key: Sequence[str | int]) -> str:
+    """Return a key as written in TOML, such as `files[0].source`, quoted where necessary."""
+    text = ""
+    for part in key:
+        if isinstance(part, int):
+            text += f"[{part}]"
+            continue
+        shown = part if _BARE_KEY.fullmatch(part) else json.dumps(part, ensure_ascii=True)
+        text += f".{shown}" if text else shown
+    return text

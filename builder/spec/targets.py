@@ -5,11 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import PurePosixPath
-from typing import cast
 
 from builder.errors import Problem
 from builder.spec.files import is_pattern
-from builder.spec.models import VariantFile
 from builder.spec.spec_file import SpecFile
 from builder.spec.variant import Model, Stage
 
@@ -63,7 +61,7 @@ def target_problems(chain: Sequence[SpecFile], stages: Sequence[Stage]) -> Itera
 def _copied(file: SpecFile, stage: Stage) -> Iterator[_Placed]:
     entries = {folder.key: folder for folder in stage.folders}
     targets = set()
-    for number, table in enumerate(cast(VariantFile, file.model).files):
+    for number, table in enumerate(file.tables.files):
         key, target = ("files", number), table.target.rstrip("/")
         if target in targets and not is_pattern(table.source):
             continue  # reported when the files were read
@@ -79,7 +77,7 @@ def _copied(file: SpecFile, stage: Stage) -> Iterator[_Placed]:
 
 
 def _downloaded(file: SpecFile) -> Iterator[_Placed]:
-    for number, table in enumerate(cast(VariantFile, file.model).download):
+    for number, table in enumerate(file.tables.download):
         key, target = ("download", number), table.target
         if table.extract:
             yield _Placed(file=file, key=key, target=target, files={}, folders=(target,))
@@ -115,7 +113,7 @@ def _collisions(
 
 def _workdir_problems(chain: Sequence[SpecFile], specs: Mapping[str, str]) -> Iterator[Problem]:
     """Report a working folder at or below a file; `specs` has the spec of each file by its path."""
-    tables = [(file, cast(VariantFile, file.model).workdir) for file in chain]
+    tables = [(file, file.tables.workdir) for file in chain]
     set_by = [(file, table.path) for file, table in tables if table and table.model_fields_set]
     if not set_by:
         return

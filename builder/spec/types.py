@@ -5,18 +5,17 @@ A value that passes here cannot break out of the place where it is rendered.
 
 from __future__ import annotations
 
-import ast
 import keyword
 import re
 import string
-import warnings
 from typing import Annotated, Any
 from urllib.parse import quote, unquote, urlsplit
 
 from pydantic import AfterValidator, Field, StrictInt, StrictStr
 
-_MINORS = range(8, 30)
-_AT_LEAST = re.compile(r">= ?3\.([0-9]+)")
+from builder.spec.addresses import HASHED
+from builder.spec.python import python_code, python_floor
+
 # apt-get removes a package whose name ends in `-`.
 _APT = re.compile(
     r"[a-z0-9][a-z0-9+.-]*[a-z0-9+.](:[a-z0-9]+)?(=[A-Za-z0-9.+~:*-]+|/[A-Za-z0-9][A-Za-z0-9.+-]*)?"
@@ -28,9 +27,6 @@ _NPM = re.compile(
     r"(?:@[0-9A-Za-z^~<>=*.][0-9A-Za-z^~<>=*.+| -]*)?"
 )
 _ACCOUNT = re.compile(r"[a-z_][a-z0-9_-]{0,31}")
-# A requirement that says where the package is: PEP 508 ends the address at the first white space.
-_DIRECT = re.compile(r"[^@;]+@\s*(?P<address>\S+)(?:\s+(?:;.*)?)?")
-_HASHED = re.compile(r"(?P<url>https?://[^#]+)#sha256=(?P<sha256>[0-9a-f]{64})")
 _COMMIT = re.compile(
     r"git\+(?P<url>https://[^#/]+/[^#]+)@[0-9a-f]{40}"
     r"(?:#subdirectory=[A-Za-z0-9_][A-Za-z0-9._-]*(?:/[A-Za-z0-9_][A-Za-z0-9._-]*)*)?"
@@ -123,7 +119,7 @@ def _address(value: str, name: str, address: str) -> None:
     path = address
     if address.startswith(("http://", "https://")):
         _url(address)
-        if not (hashed := _HASHED.fullmatch(address)):
+        if not (hashed := HASHED.fullmatch(address)):
             raise ValueError(f"{value!r} has no hash: append `#sha256=` and 64 digits")
         path = urlsplit(hashed["url"]).path
     else:
@@ -151,49 +147,12 @@ def _wheel_name(file: str, name: str) -> None:
         raise ValueError(f"{file!r} is a wheel of {named!r}, not of {name!r}")
 
 
-def address_of(requirement: str) -> str | None:
-    """Return the address that a requirement names: a URL, a commit, or a path of a wheel."""
-    direct = _DIRECT.fullmatch(requirement)
-    return direct["address"] if direct else None
-
-
-def wheel_of(requirement: str) -> str | None:
-    """Return the path of the wheel in the variants folder that a requirement names."""
-    address = address_of(requirement)
-    return address if address and "://" not in address else None
-
-
 def _python(value: str) -> str:
     _one_line(value)
     if not value.strip():
         raise ValueError("is empty; write for example '>=3.11'")
     python_floor(value)
     return value
-
-
-def python_floor(specifier: str) -> str:
-    """Return the lowest Python ("3.11") that `specifier` allows, else raise `ValueError`."""
-    if (minor := at_least(specifier)) in _MINORS:
-        return f"3.{minor}"
-    from packaging.specifiers import InvalidSpecifier, SpecifierSet
-
-    try:
-        allowed = SpecifierSet(specifier)
-    except InvalidSpecifier as error:
-        raise ValueError(f"{specifier!r} is not a version specifier such as '>=3.11'") from error
-    # The first and last patch decide for most, as for ">3.11" or ">=3.11.4"; "==3.11.4" needs those
-    # between. Trying them all would cost more than everything else in a spec.
-    for patches in ((0, 99), range(1, 99)):
-        for minor in _MINORS:
-            if any(allowed.contains(f"3.{minor}.{patch}") for patch in patches):
-                return f"3.{minor}"
-    raise ValueError(f"no Python 3 version satisfies {specifier!r}")
-
-
-def at_least(specifier: str) -> int | None:
-    """Return N if `specifier` is the usual `>=3.N`: loading packaging takes longer than a spec."""
-    match = _AT_LEAST.fullmatch(specifier)
-    return int(match[1]) if match else None
 
 
 def _path(value: str) -> str:
@@ -247,20 +206,6 @@ def _module(value: str) -> str:
     return value
 
 
-def python_code(value: str) -> str:
-    """Return Python code, else raise `ValueError`."""
-    with warnings.catch_warnings(action="ignore"):
-        try:
-            ast.parse(value)
-        except (SyntaxError, ValueError, RuntimeError, MemoryError) as error:
-            line = getattr(error, "lineno", None)
-            where = f" (its line {line})" if line else ""
-            raise ValueError(
-                f"is not Python code: {getattr(error, 'msg', 'too deeply nested')}{where}"
-            ) from error
-    return value
-
-
 def _command(value: list[str]) -> list[str]:
     if not value or not value[0]:
         raise ValueError("must name a program")
@@ -297,16 +242,10 @@ def _target_path(value: str) -> str:
 def _repository_key(value: str) -> str:
     if "://" not in value:
         return _source(value)
-    if not (address := _HASHED.fullmatch(value)):
+    if not (address := HASHED.fullmatch(value)):
         raise ValueError(f"{value!r} has no hash: write `https://…#sha256=` and 64 digits")
     _url(address["url"])
     return value
-
-
-def hashed_address(value: str) -> tuple[str, str] | None:
-    """Return the URL and the SHA-256 of `https://…#sha256=…`, None for anything else."""
-    address = _HASHED.fullmatch(value)
-    return (address["url"], address["sha256"]) if address else None
 
 
 def _cpu(value: int) -> int:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -12,24 +10,7 @@ from pydantic import BaseModel
 from builder.errors import did_you_mean
 from builder.spec.models import VariantFile
 
-_BARE_KEY = re.compile(r"[A-Za-z0-9_-]+")
 _MAX_SHOWN = 200
-NO_SECRETS = (
-    "everyone who can use a template can read its content. Pass secrets to a sandbox when you open"
-    " it"
-)
-
-
-def dotted(key: Sequence[str | int]) -> str:
-    """Return a key as written in TOML, such as `files[0].source`, quoted where necessary."""
-    text = ""
-    for part in key:
-        if isinstance(part, int):
-            text += f"[{part}]"
-            continue
-        shown = part if _BARE_KEY.fullmatch(part) else json.dumps(part, ensure_ascii=True)
-        text += f".{shown}" if text else shown
-    return text
 
 
 def worded(error: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:

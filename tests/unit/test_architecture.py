@@ -48,7 +48,7 @@ OWNERS = {
     "psutil": {"precheck/engine.py", "system/limits.py", "targets/local/leftovers.py"},
     "pydantic": {
         "targets/journal.py",
-        *(f"spec/{n}.py" for n in ("load", "models", "network", "settings", "types", "wording")),
+        *(f"spec/{n}.py" for n in ("models", "network", "parse", "settings", "types", "wording")),
     },
     "rich": {"cli/progress.py", "runtime/files.py"},
     "starlette": {"webhooks/receiver.py"},

@@ -12,7 +12,8 @@ from pydantic import TypeAdapter, ValidationError
 from builder.lock.direct import direct_of, name_of
 from builder.lock.pins import entries, is_lock_text, parse_pins
 from builder.spec import Stage
-from builder.spec.types import PythonPackage, address_of, wheel_of
+from builder.spec.addresses import address_of, wheel_of
+from builder.spec.types import PythonPackage
 from builder.spec.variant import FileEntry
 
 PACKAGE = TypeAdapter(PythonPackage)

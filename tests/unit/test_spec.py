@@ -16,7 +16,7 @@ from builder.errors import SpecError
 from builder.spec import Variant, load_variants
 from builder.spec.models import schemas
 from builder.spec.positions import Positions
-from builder.spec.types import python_floor
+from builder.spec.python import python_floor
 from tests.conftest import BASE, ROOT
 from tests.support.samples import problems
 

@@ -7,7 +7,7 @@ import platform
 import sys
 
 from builder.errors import TemplateError
-from builder.spec.types import at_least
+from builder.spec.python import at_least
 
 
 @functools.cache
