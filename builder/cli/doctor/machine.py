@@ -55,6 +55,7 @@ def examine(project: Path | None) -> list[Finding]:
         _tried("uv", lambda: uv.run(["--version"], doing="asking uv").strip()),
         _tried("environments", _environments),
         *_space(),
+        _isolation(),
         _docker(),
     ]
     try:
@@ -105,6 +106,16 @@ def _space() -> Iterator[Finding]:
         what="free space",
         found=f"{free / 2**30:.0f} GiB for environments{note}",
     )
+
+
+def _isolation() -> Finding:
+    from builder.targets.local.confine import bubblewrap
+
+    try:
+        found = f"sandboxes on this machine are confined by {bubblewrap.working()}"
+    except bubblewrap.ConfinementError as error:
+        return Finding(state="no", what="isolation", found=f"{error.message}; {error.hint}")
+    return Finding(state="ok", what="isolation", found=found)
 
 
 def _docker() -> Finding:

