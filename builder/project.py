@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from builder.errors import ProjectError, TargetUnavailableError, did_you_mean
+from builder.system.isolation import EXPECTED, ISOLATIONS, Isolation, isolation_of
 from builder.system.settings import Settings, read_settings
 
 PRECHECK_KEYS = ("build-args", "ca-bundle", "network", "ready-seconds", "when")
@@ -137,6 +138,7 @@ class Project:
     """The folders, files and settings of a project.
 
     `accept_fallback` allows builds in the cloud of locks that fell back to the default index.
+    `isolation` is that of sandboxes on this machine, None if the settings do not say.
     """
 
     root: Path
@@ -144,6 +146,7 @@ class Project:
     targets: dict[str, TargetSettings] = field(default_factory=lambda: dict(BUILT_IN_TARGETS))
     precheck: PrecheckSettings = field(default_factory=PrecheckSettings)
     accept_fallback: bool = False
+    isolation: Isolation | None = None
 
     @property
     def variants(self) -> Path:
@@ -206,7 +209,24 @@ class Project:
             targets=_targets(settings),
             precheck=_precheck(settings, root),
             accept_fallback=_switch(settings, "accept-fallback"),
+            isolation=_isolation(settings),
         )
+
+
+def isolation_here(requested: str | None) -> Isolation:
+    """Return the isolation of sandboxes on this machine, as requested or by the settings of the
+    nearest project. Raises `ValueError`, `ProjectError`."""
+    setting = None
+    if requested is None and Project.nearest():
+        setting = Project.find().isolation
+    return isolation_of(requested, setting)
+
+
+def _isolation(settings: Settings) -> Isolation | None:
+    value = settings.table.get("isolation")
+    if value is not None and value not in ISOLATIONS:
+        raise settings.wrong_value("", "isolation", value, EXPECTED)
+    return value
 
 
 def _precheck(settings: Settings, root: Path) -> PrecheckSettings:

@@ -94,7 +94,7 @@ def build(
             hint="use only one of the two",
         )
     request = BuildRequest(names=names or (), **options)
-    done = build_all(request, Context.choose(project, target, report=report))
+    done = build_all(request, Context.choose(project, target, report=report, opens=True))
     return Result(
         json={
             "target": done.plan.target,

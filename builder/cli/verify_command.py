@@ -40,7 +40,7 @@ def verify(
     """
     passed: dict[str, operations.Reverified] = {}
     failed: dict[str, TemplateError] = {}
-    context = Context.choose(project, target, report=report)
+    context = Context.choose(project, target, report=report, opens=True)
     on = context.connected().name
     recorded = context.registry.now()
     for name, ref in _builds_named(project, recorded, names or []):

@@ -110,6 +110,12 @@ class Record:
         return Network.of(value)
 
     @property
+    def resources(self) -> dict[str, int]:
+        """The `cpu` count and `memory_mb` of its sandboxes, if recorded."""
+        resources: dict[str, int] = self._fields.get("resources") or {}
+        return resources
+
+    @property
     def revoked(self) -> str | None:
         """Why the build is revoked, or None."""
         return _revoked_because(self._fields)

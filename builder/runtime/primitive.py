@@ -21,6 +21,7 @@ from builder.sandbox.files import FileEntry, SandboxFiles
 from builder.sandbox.network import InvalidNetworkError, Network
 from builder.sandbox.session import Session
 from builder.system import telemetry
+from builder.system.isolation import Isolation
 
 Readiness = Literal["wait", "warmup", "background"]
 _READINESS = ("wait", "warmup", "background")
@@ -47,6 +48,7 @@ class CodeExecutionPrimitive:
         pool_size: int = 0,
         max_output: int = _OUTPUT_CHARACTERS,
         network: str | Sequence[str] | None = None,
+        isolation: Isolation | None = None,
     ) -> None:
         """Find the template; no sandbox is opened yet.
 
@@ -57,7 +59,9 @@ class CodeExecutionPrimitive:
         "background" (open and warm a sandbox while the program goes on). `pool_size` sandboxes are
         kept warm ahead of need, shared by all primitives of this template. Each stream, error and
         text result is cut to `max_output` characters. `network` replaces the template's: "none",
-        "allow" or a list of the hosts that the code may reach.
+        "allow" or a list of the hosts that the code may reach. `isolation` is that of sandboxes on
+        this machine: "confined", or "none" for code that you trust; by default
+        `TEMPLATE_ISOLATION`, then the project's setting.
 
         Raises `LookupError` for a missing or revoked template, `SandboxError` for one in whose
         sandboxes nothing runs code, `ValueError` for a missing key and for arguments out of range.
@@ -73,7 +77,9 @@ class CodeExecutionPrimitive:
         self.template_id = template_id
         allowed = None if network is None else _network(network)
         with telemetry.measured("resolve", {"template.name": template_id or ""}) as measured:
-            template = find(template_id, target=target, channel=channel, api_key=api_key)
+            template = find(
+                template_id, target=target, channel=channel, api_key=api_key, isolation=isolation
+            )
             if allowed:
                 template = replace(template, network=allowed)
             measured.add(template.attributes)
@@ -198,7 +204,13 @@ class CodeExecutionPrimitive:
             files = await changed_files(session)
         else:
             await self._current.drop("lost")
-        return output_of(execution, sandbox_id=session.id, timeout=seconds, files=files)
+        return output_of(
+            execution,
+            sandbox_id=session.id,
+            timeout=seconds,
+            files=files,
+            isolation=session.isolation,
+        )
 
 
 def _network(value: str | Sequence[str]) -> Network:

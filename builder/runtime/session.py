@@ -10,10 +10,12 @@ from typing import Unpack
 
 from builder.errors import InterpreterDiedError, SandboxError, TemplateError, UnknownTemplateError
 from builder.runtime.template import Template, check_not_revoked, near_names
+from builder.sandbox.boundary import Boundary
 from builder.sandbox.execution import WARM_SECONDS, Execution, warm_up_code
 from builder.sandbox.files import FileEntry
 from builder.sandbox.session import RunOptions, Session
 from builder.system import telemetry
+from builder.system.isolation import DEFAULT
 from builder.system.tasks import run_to_completion
 
 _logger = logging.getLogger(__name__)
@@ -81,17 +83,17 @@ async def _opened(template: Template, seconds: int) -> Session:
         from builder.targets.local.session import LocalSession
 
         assert template.name is not None
-        if template.network and not template.network.is_open:
-            raise SandboxError(
-                f"sandboxes on {template.target} are not isolated, so that their network cannot be"
-                f" restricted to `{template.network}`",
-                hint='pass network="allow" to give the code your network, or use a target on E2B',
-            )
         return await LocalSession.open(
             template.ref,
             name=template.name,
             warm=template.imports if template.level == "memory" else (),
             env=dict(template.env),
+            boundary=Boundary(
+                isolation=template.isolation or DEFAULT,
+                network=template.network,
+                cpu=template.cpu,
+                memory_mb=template.memory_mb,
+            ),
         )
     from builder.targets.e2b.session import CloudSession
 

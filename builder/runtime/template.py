@@ -13,9 +13,10 @@ from builder.errors import (
     UnknownTemplateError,
     did_you_mean,
 )
-from builder.project import target_here
+from builder.project import isolation_here, target_here
 from builder.registry.cached import about, about_build, loaded
 from builder.sandbox.network import Network
+from builder.system.isolation import Isolation
 from builder.targets.e2b.account import Account, account_of
 
 
@@ -25,8 +26,8 @@ class Template:
 
     `registry` is where it was looked up, as an absolute path or a URL, and where revocations are
     checked, even after the application has changed its folder. `name` is its name there, None for
-    a template known only to E2B; `account` is None on `local`. `network` None is the target's
-    default.
+    a template known only to E2B; `account` is None on `local`, and `isolation` elsewhere. `network`
+    None is the target's default.
     """
 
     ref: str
@@ -38,6 +39,9 @@ class Template:
     imports: tuple[str, ...] = ()
     env: tuple[tuple[str, str], ...] = ()
     network: Network | None = None
+    isolation: Isolation | None = None
+    cpu: int | None = None
+    memory_mb: int | None = None
     account: Account | None = None
 
     @property
@@ -47,18 +51,24 @@ class Template:
             "template.name": self.name or self.ref,
             "template.ref": self.ref,
             "template.target": self.target,
+            "sandbox.isolation": self.isolation or "virtual machine",
         }
 
 
 def find(
-    template_id: str | None, *, target: str | None, channel: str, api_key: str | None
+    template_id: str | None,
+    *,
+    target: str | None,
+    channel: str,
+    api_key: str | None,
+    isolation: str | None = None,
 ) -> Template:
     """Find a template by its name in the registry, or by its ID, name or ref on E2B.
 
     The target is `e2b` unless `target` or `TEMPLATE_TARGET` names another: code runs on this
-    machine only on request. Raises the registry's `LookupError`s, and `TargetUnavailableError`
-    (also a `ValueError`) if a key is missing, and `SandboxError` if nothing runs code in its
-    sandboxes.
+    machine only on request, with the `isolation` requested. Raises the registry's `LookupError`s,
+    and `TargetUnavailableError` (also a `ValueError`) if a key is missing, and `SandboxError` if
+    nothing runs code in its sandboxes.
     """
     if not template_id:
         raise MissingTemplateError(
@@ -101,6 +111,9 @@ def find(
         imports=record.imports,
         env=tuple(sorted(record.env.items())),
         network=record.network,
+        isolation=isolation_here(isolation) if local else None,
+        cpu=record.resources.get("cpu"),
+        memory_mb=record.resources.get("memory_mb"),
         account=owner,
     )
 

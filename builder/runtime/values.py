@@ -35,7 +35,8 @@ class CodeOutput(TypedDict):
     `left_out` counts the characters beyond the limits. `session_lost` means that the session's
     state is gone: the interpreter died, was ended, or did not stop at a time-out. `files` are those
     of the working folder that the code created or changed. `notes` explain what is incomplete, and
-    what to do.
+    what to do. `isolation` is what kept the code from everything else: "virtual machine" on E2B,
+    "confined" or "none" on this machine.
     """
 
     output: str
@@ -51,6 +52,7 @@ class CodeOutput(TypedDict):
     session_lost: bool
     files: list[FileEntry]
     notes: list[str]
+    isolation: str
 
 
 # A week: longer than a sandbox lives anywhere.
@@ -130,7 +132,12 @@ def _check_text(key: str, value: str) -> None:
 
 
 def output_of(
-    execution: Execution, *, sandbox_id: str, timeout: float, files: Sequence[FileEntry] = ()
+    execution: Execution,
+    *,
+    sandbox_id: str,
+    timeout: float,
+    files: Sequence[FileEntry] = (),
+    isolation: str = "none",
 ) -> CodeOutput:
     """Return an execution as the caller sees it."""
     error = execution.error
@@ -166,5 +173,6 @@ def output_of(
         left_out=execution.left_out,
         session_lost=execution.lost,
         files=list(files),
-        notes=notes,
+        notes=[*notes, *execution.notes],
+        isolation=isolation,
     )

@@ -47,7 +47,8 @@ class Execution:
     """The outcome of running code; `traceback` is plain text.
 
     `left_out` counts the characters of output and results beyond the limit. `lost` means that the
-    interpreter has ended, and with it everything that was defined.
+    interpreter has ended, and with it everything that was defined. `notes` say which limit of the
+    sandbox the code has met.
     """
 
     stdout: str = ""
@@ -59,6 +60,7 @@ class Execution:
     lost: bool = False
     left_out: int = 0
     seconds: float = 0.0
+    notes: tuple[str, ...] = ()
 
 
 class Output:

@@ -18,6 +18,7 @@ from builder.system.files import is_locked, remove_tree
 
 _PREFIX = "template-builder-"
 _UNNAMED_SECONDS = 3600.0
+_LONGEST_FOLDER = 54
 
 
 class Scratch:
@@ -63,3 +64,9 @@ def _remove_abandoned(parent: str) -> None:
             status = path.lstat()
             if status.st_uid == os.getuid() and time.time() - status.st_mtime > _UNNAMED_SECONDS:
                 remove_tree(path)
+
+
+def short_folder() -> str:
+    """Return where temporary folders go: a Unix socket's path has at most about 100 characters."""
+    usual = tempfile.gettempdir()
+    return usual if len(usual) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes it safe

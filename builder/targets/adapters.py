@@ -16,6 +16,7 @@ from builder.project import (
     target_called,
 )
 from builder.system.events import Reporter, discard
+from builder.system.isolation import isolation_of
 
 if TYPE_CHECKING:
     from builder.targets.protocol import Target
@@ -72,13 +73,28 @@ def _where(settings: TargetSettings) -> str:
     return f", at {domain}" if domain and not domain_error(domain) else ""
 
 
+def isolation_in_words(settings: TargetSettings, project: Project) -> str:
+    """Return what keeps a target's sandboxes from this machine: empty for an account."""
+    if settings.has_account:
+        return ""
+    from builder.targets.local.confine import bubblewrap
+
+    if isolation_of(None, project.isolation) == "none":
+        return "; its sandboxes are not confined"
+    try:
+        return f"; its sandboxes are confined by {bubblewrap.working()}"
+    except bubblewrap.ConfinementError as error:
+        return f"; its sandboxes are NOT confined: {error.message}"
+
+
 def connect(settings: TargetSettings, project: Project, *, report: Reporter = discard) -> Target:
     """Return the adapter of a target. Raises `TargetUnavailableError` if its key is missing or
     malformed."""
     if settings.kind is TargetKind.LOCAL:
         from builder.targets.local.target import LocalTarget
 
-        return LocalTarget(name=settings.name, registry=project.registry)
+        isolation = isolation_of(None, project.isolation)
+        return LocalTarget(name=settings.name, registry=project.registry, isolation=isolation)
     variable = settings.api_key_env or "E2B_API_KEY"
     key = os.environ.get(variable, "").strip()
     if not key:

@@ -91,7 +91,8 @@ class Opening:
 
     The modules of `warm` are imported and the variables of `env` are set. The interpreter of a
     `cold` one has imported nothing, even if the build has a warm one. Without a code service of the
-    build, the sandbox's `python3` runs code on E2B. `network` None is the target's default.
+    build, the sandbox's `python3` runs code on E2B. `network` None is the target's default. `cpu`
+    and `memory_mb` are the spec's, if known.
     """
 
     ref: str
@@ -101,6 +102,8 @@ class Opening:
     cold: bool = False
     has_code_service: bool = True
     network: Network | None = None
+    cpu: int | None = None
+    memory_mb: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

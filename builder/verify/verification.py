@@ -225,6 +225,8 @@ class _Run:
             cold=not warm and self.variant.level == "memory",
             has_code_service=self.promises.runs_code,
             network=self.variant.network,
+            cpu=self.variant.cpu,
+            memory_mb=self.variant.memory_mb,
         )
 
     def opened(self, stack: contextlib.ExitStack, opening: Opening) -> tuple[Sandbox, float]:

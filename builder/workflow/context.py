@@ -14,7 +14,7 @@ from builder.errors import TargetUnavailableError
 from builder.project import Project, TargetSettings
 from builder.registry.model import Entry
 from builder.system.events import Event, Reporter, discard
-from builder.targets.adapters import choose, connect
+from builder.targets.adapters import choose, connect, isolation_in_words
 
 if TYPE_CHECKING:
     from builder.targets.protocol import Target
@@ -81,11 +81,20 @@ class Context:
 
     @classmethod
     def choose(
-        cls, project: Project, target: str | None, *, report: Reporter, connected: bool = True
+        cls,
+        project: Project,
+        target: str | None,
+        *,
+        report: Reporter,
+        connected: bool = True,
+        opens: bool = False,
     ) -> Context:
         """Return the context of a run for `target`, by default the usual target, and report which
-        it is and why. Raise `TargetUnavailableError` for an unknown name."""
+        it is and why; for a run that `opens` sandboxes, also how they are isolated. Raise
+        `TargetUnavailableError` for an unknown name."""
         settings, why = choose(project, target)
+        if opens:
+            why += isolation_in_words(settings, project)
         report(Event(kind="note", text=why))
         context = cls(project=project, settings=settings, report=report)
         if not connected:

@@ -13,6 +13,7 @@ import pytest
 
 from builder.errors import InterpreterDiedError, InterruptedRunError, SandboxGoneError
 from builder.sandbox.blocking import BlockingSession
+from builder.sandbox.boundary import Boundary
 from builder.system import processes
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
@@ -123,5 +124,7 @@ def test_interrupted_program_opens_nothing(ref: str) -> None:
     with pytest.raises(KeyboardInterrupt), processes.interruptible():
         raise KeyboardInterrupt
     with pytest.raises(InterruptedRunError):
-        BlockingSession(lambda: LocalSession.open(ref, name="light", warm=(), env={}))
+        BlockingSession(
+            lambda: LocalSession.open(ref, name="light", warm=(), env={}, boundary=Boundary())
+        )
     assert open_loops() == before

@@ -259,10 +259,10 @@ def test_a_target_that_cannot_restrict_the_network_opens_no_sandbox(
     """Without isolation, a sandbox on this machine is refused that should not reach every host."""
     path, _ = recorded(tmp_path, "network = 'none'\n")
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(path))
-    executor = CodeExecutionPrimitive(template_id="leaf", target="local")
+    executor = CodeExecutionPrimitive(template_id="leaf", target="local", isolation="none")
     with pytest.raises(SandboxError) as refused:
         asyncio.run(executor.execute({"code": "1"}))
     assert (refused.value.message, refused.value.hint) == (
-        "sandboxes on local are not isolated, so that their network cannot be restricted to `none`",
-        'pass network="allow" to give the code your network, or use a target on E2B',
+        "sandboxes without isolation have your network, which cannot be restricted to `none`",
+        'pass isolation="confined", or network="allow" to give the code your network',
     )

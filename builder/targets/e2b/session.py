@@ -33,6 +33,8 @@ _KILL_SECONDS = 20.0
 class CloudSession:
     """A running sandbox. One caller at a time."""
 
+    isolation = "virtual machine"
+
     def __init__(
         self,
         sandbox: e2b.AsyncSandbox,

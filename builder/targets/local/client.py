@@ -37,8 +37,11 @@ class KernelClient:
         `folder`. `check_alive` raises the error for a kernel that has ended. Raises `OSError`."""
         self._check_alive = check_alive
         self.connection_file, key = folder / "connection.json", secrets.token_hex(16).encode()
+        # Short names: a path of a socket has at most about 100 characters.
+        sockets = folder / "s"
+        sockets.mkdir()
         write_connection_file(
-            str(self.connection_file), transport="ipc", ip=str(folder / "socket"), key=key
+            str(self.connection_file), transport="ipc", ip=str(sockets / "s"), key=key
         )
         self._client = BlockingKernelClient(context=_context(os.getpid()))
         self._streams = Streams(folder, key)

@@ -34,6 +34,8 @@ from builder.sandbox.files import (
     watched,
 )
 from builder.system.tasks import run_to_completion
+from builder.targets.local.confine.walls import ENVIRONMENT, HOME
+from builder.targets.local.home import FETCHED
 from builder.targets.local.kernel_host import STABLE_HOME
 
 _Kind = Literal["file", "folder", "link"]
@@ -55,9 +57,14 @@ class LocalFiles:
     Links to `fetched`, the content that the template has fetched, are followed to read it.
     """
 
-    def __init__(self, home: Path, fetched: Path | None = None) -> None:
+    def __init__(self, home: Path, fetched: Path | None = None, *, confined: object = None) -> None:
+        """Behind walls, code sees the home and the fetched content at other paths."""
         self._home = str(home)
         self._fetched = str(fetched) if fetched else None
+        self._homes: tuple[str, ...] = (self._home, os.path.realpath(home), STABLE_HOME)
+        self._seen = self._fetched
+        if confined:
+            self._homes, self._seen = (HOME,), f"{ENVIRONMENT}/{FETCHED}"
         self._status = os.stat(home, follow_symlinks=False)
         self._changes = Changes()
         self._cut = False
@@ -81,6 +88,7 @@ class LocalFiles:
                 if _is_folder(name, folder):
                     raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR))
                 descriptor = os.open(temporary, _NEW_FILE, 0o666, dir_fd=folder)
+                _own_like(folder, descriptor)
             try:
                 async for chunk in chunks:
                     with _worded(path):
@@ -158,10 +166,11 @@ class LocalFiles:
     ) -> tuple[str, os.stat_result, _Kind]:
         """Return an entry of a folder, for a link to fetched content with what it leads to."""
         target = _link_target(name, folder) if kind == "link" else None
-        if target is None or not (self._fetched and below(normpath(target), self._fetched)):
+        target = normpath(target) if target else None
+        if target is None or not (self._seen and below(target, self._seen)):
             return name, status, kind
         with contextlib.suppress(OSError):
-            status = os.stat(target)
+            status = os.stat(f"{self._fetched}{target.removeprefix(self._seen)}")
             kind = "folder" if stat.S_ISDIR(status.st_mode) else "file"
         return name, status, kind
 
@@ -242,11 +251,11 @@ class LocalFiles:
     def _start_at(self, target: str, folders: list[int], *, reading: bool) -> str:
         """Go back to the home, or to the fetched content, for the absolute target of a link; return
         the path from there."""
-        if reading and self._fetched and below(target, self._fetched):
+        if reading and self._fetched and self._seen and below(target, self._seen):
             folders.append(os.open(self._fetched, _FOLDER))
             _close(folders[:-1])
             del folders[:-1]
-            return os.path.relpath(target, self._fetched)
+            return os.path.relpath(target, self._seen)
         target = self._inside(target)
         _close(folders[1:])
         del folders[1:]
@@ -256,7 +265,7 @@ class LocalFiles:
         """Return a path relative to the home. Raises `SandboxFileError` for one outside."""
         if not path.startswith("/"):
             return path
-        for home in (self._home, os.path.realpath(self._home), STABLE_HOME):
+        for home in self._homes:
             if below(path, home):
                 return os.path.relpath(path, home)
         raise _outside(path)
@@ -275,10 +284,22 @@ def _close(descriptors: list[int]) -> None:
 
 
 def _entered(name: str, folder: int, *, make: bool) -> int:
+    made = False
     if make:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=folder)
-    return os.open(name, _FOLDER, dir_fd=folder)
+            made = True
+    descriptor = os.open(name, _FOLDER, dir_fd=folder)
+    if made:
+        _own_like(folder, descriptor)
+    return descriptor
+
+
+def _own_like(folder: int, descriptor: int) -> None:
+    """Have what was made in a folder belong to its owner: not to root, but to a sandbox's user."""
+    status = os.fstat(folder)
+    if status.st_uid != os.geteuid():
+        os.fchown(descriptor, status.st_uid, status.st_gid)
 
 
 def _link_target(name: str, folder: int) -> str | None:

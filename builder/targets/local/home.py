@@ -26,17 +26,18 @@ def in_home(target: str) -> str | None:
     return None
 
 
-def copy_home(environment: Path, home: Path) -> None:
-    """Make the home of a sandbox. Raises `OSError`."""
+def copy_home(environment: Path, home: Path, *, seen: Path | None = None) -> None:
+    """Make the home of a sandbox; `seen` is where it sees the environment, if elsewhere. Raises
+    `OSError`."""
     shutil.copytree(environment / "home", home, symlinks=True)
-    _link(environment, home)
+    _link(environment, home, seen or environment)
 
 
 def set_links(environment: Path, paths: Sequence[str]) -> None:
     """Set which paths of homes are links to the fetched content of an environment, and link to it
     from the environment's own home. Raises `OSError`."""
     (environment / _LINKS).write_text(json.dumps(paths), encoding="utf-8")
-    _link(environment, environment / "home")
+    _link(environment, environment / "home", environment)
 
 
 def links_of(environment: Path) -> list[str]:
@@ -48,21 +49,22 @@ def links_of(environment: Path) -> list[str]:
     return links
 
 
-def _link(environment: Path, home: Path) -> None:
+def _link(environment: Path, home: Path, seen: Path) -> None:
     """Link to where the content is now, since environments can be moved."""
     for path in links_of(environment):
-        _link_to(environment / FETCHED / path, home / path)
+        _link_to(environment / FETCHED / path, home / path, seen / FETCHED / path)
 
 
-def _link_to(source: Path, link: Path) -> None:
-    """Link to fetched content; files of the template that are inside of it go before it."""
+def _link_to(source: Path, link: Path, target: Path) -> None:
+    """Link to the `target` of fetched content, which is in `source`; files of the template that are
+    inside of it go before it."""
     if link.is_symlink():
         link.unlink()
     elif link.is_dir() and source.is_dir():
         for child in source.iterdir():
-            _link_to(child, link / child.name)
+            _link_to(child, link / child.name, target / child.name)
         return
     elif link.exists():
         return
     link.parent.mkdir(parents=True, exist_ok=True)
-    link.symlink_to(source)
+    link.symlink_to(target)

@@ -24,13 +24,22 @@ from builder.sandbox.execution import (
     seconds_in_words,
     warm_up_code,
 )
-from builder.system.scratch import Scratch
+from builder.system.files import remove_tree
+from builder.system.scratch import Scratch, short_folder
 from builder.targets.local.client import KernelClient, add_error
+from builder.targets.local.confine import confinement
+from builder.targets.local.confine.confinement import Confinement
+from builder.targets.local.confine.walls import ENVIRONMENT, READ, SOCKETS, VENV
 from builder.targets.local.home import FETCHED, copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
-from builder.targets.local.launch import KernelProcess, Zygote, last_lines, launch, short_folder
+from builder.targets.local.launch import (
+    KernelProcess,
+    Zygote,
+    last_lines,
+    launch,
+)
 from builder.targets.local.layer import make_layer
-from builder.targets.local.place import sandbox_variables
+from builder.targets.local.place import confined_variables, sandbox_variables
 
 _START_SECONDS = 120.0
 _INTERRUPT_SECONDS = 5.0
@@ -49,22 +58,27 @@ class KernelSandbox:
         warm: Sequence[str],
         env: Mapping[str, str],
         zygote: Zygote | None = None,
+        confined: Confinement | None = None,
         given_up: threading.Event | None = None,
     ) -> None:
         """Start a kernel of `environment` and import the modules of `warm` in it.
 
         With a `zygote`, fork it from that one, which has its imports, and is released when the
-        sandbox is closed. Raises `SandboxError`, also when `given_up` is set meanwhile; then
-        nothing is left behind.
+        sandbox is closed. It is `confined`, or runs without walls. Raises `SandboxError`, also when
+        `given_up` is set meanwhile; then nothing is left behind.
         """
         start = time.perf_counter()
         self._given_up = given_up or threading.Event()
         self._owner = os.getpid()
         self._process: KernelProcess | None = None
+        self.confined = confined
         self._held = contextlib.ExitStack()
         if zygote:
             self._held.callback(zygote.release)
         try:
+            if confined and zygote is None:
+                zygote = Zygote(environment, warm=(), env=env, view=confined.view, starter=True)
+                self._held.callback(zygote.close)
             self._folder = self._make_folder(zygote)
             self.home = self._folder / "home"
             self.fetched = environment / FETCHED
@@ -87,24 +101,45 @@ class KernelSandbox:
             scratch = Scratch(short_folder())
             self._held.callback(scratch.remove)
             folder = scratch.path
-        self._held.callback(shutil.rmtree, folder, ignore_errors=True)
+        self._held.callback(_remove, folder)
         return folder
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
-        copy_home(environment, self.home)
-        self._client = KernelClient(self._folder, check_alive=self._check_alive)
+        seen = Path(ENVIRONMENT) if self.confined else environment
+        copy_home(environment, self.home, seen=seen)
+        self._read = self._folder / READ
+        self._read.mkdir()
+        self._client = KernelClient(self._read, check_alive=self._check_alive)
         self._held.callback(self._client.close)
-        layer = make_layer(self._folder, environment)
-        variables = sandbox_variables(env, path=layer, home=self.home)
-        variables["IPYTHONDIR"] = str(self._folder / "ipython")
-        self._process = launch(environment, self._folder, variables, zygote)
+        layer = make_layer(self._folder, environment, seen=seen)
+        if self.confined:
+            assert zygote
+            self._log = self._folder / SOCKETS / "child.log"
+            self._process = self._behind_walls(self.confined, env, zygote)
+        else:
+            self._log = self._folder / "child.log"
+            variables = sandbox_variables(env, path=layer, home=self.home)
+            variables["IPYTHONDIR"] = str(self._folder / "ipython")
+            self._process = (
+                zygote.fork(self._folder, variables, None)
+                if zygote
+                else launch(environment, self._folder, variables)
+            )
         self._held.callback(self._process.end)
+
+    def _behind_walls(
+        self, confined: Confinement, env: Mapping[str, str], zygote: Zygote
+    ) -> KernelProcess:
+        confinement.write_connection(self._client.connection_file)
+        confinement.hand_over(self._folder)
+        request = confined.request(zygote.folder, self._folder, cold=zygote.starts)
+        return zygote.fork(self._folder, confined_variables(env, path=VENV), request)
 
     def _wait_until_ready(self) -> None:
         try:
             ready = self._client.wait_until_ready(time.monotonic() + _START_SECONDS)
         except InterpreterDiedError as error:
-            log = last_lines(self._folder / "child.log")
+            log = last_lines(self._log)
             if FAILS in log:
                 reason = log[log.index(FAILS) :]
                 raise SandboxError(reason, hint="correct `warmup.reseed`") from error
@@ -172,10 +207,13 @@ class KernelSandbox:
 
     def _interrupted(self, request: str, output: Output) -> bool:
         """Interrupt code, more than once if need be; return whether that has ended it."""
-        for _ in range(_INTERRUPTS):
+        for number in range(_INTERRUPTS):
             # The kernel takes the signal for this request only.
             with contextlib.suppress(OSError):
-                (self._folder / "interrupt").write_text(request, encoding="ascii")
+                file = self._read / "new-interrupt"
+                file.write_text(f"{request} {number}", encoding="ascii")
+                file.chmod(0o644)  # the kernel may be another user's
+                file.replace(self._read / "interrupt")
             if self._process:
                 self._process.interrupt()
             deadline = time.monotonic() + _INTERRUPT_SECONDS / _INTERRUPTS
@@ -192,9 +230,15 @@ class KernelSandbox:
     def _check_alive(self) -> None:
         if not self.alive():
             status = self._process.status() if self._process else None
-            died = InterpreterDiedError(_end_in_words(status))
+            died = InterpreterDiedError(self._breach() or _end_in_words(status))
             died.status = status
             raise died
+
+    def _breach(self) -> str | None:
+        """Return which limit the sandbox was ended for, in words."""
+        if self.confined and self._process:
+            return self.confined.limits.breached(self._process.breach())
+        return None
 
     def abort(self) -> None:
         """Kill the kernel, from any thread: a `run` under way ends with `SandboxError`."""
@@ -208,6 +252,11 @@ class KernelSandbox:
         """
         if os.getpid() == self._owner:
             self._held.close()
+
+
+def _remove(folder: Path) -> None:
+    with contextlib.suppress(OSError):
+        remove_tree(folder)
 
 
 def _start_error(error: BaseException) -> Exception | None:

@@ -10,126 +10,70 @@ import atexit
 import contextlib
 import json
 import os
-import select
 import socket
-import subprocess
+import stat
 import sys
-import tempfile
 import threading
 import time
 import weakref
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from builder.errors import SandboxError
 from builder.sandbox.execution import WARM_SECONDS
 from builder.system import guard, processes
-from builder.system.scratch import Scratch
+from builder.system.scratch import Scratch, short_folder
 from builder.targets.local import kernel_host
+from builder.targets.local.confine import confinement
+from builder.targets.local.confine.walls import ENVIRONMENT, READ, View
+from builder.targets.local.guarded import Guarded, readable
 from builder.targets.local.home import copy_home
-from builder.targets.local.place import held, sandbox_variables
+from builder.targets.local.place import confined_variables, sandbox_variables
 
 _CLOSE_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
-_LONGEST_FOLDER = 54
 _END_SECONDS = 1.0
 _POLL_SECONDS = 0.005
+_LOG_BYTES = 1 << 16
 
 
 class CannotForkError(SandboxError):
     """The zygote cannot be forked after its imports."""
 
 
-class _Guarded:
-    """A process under its own guard, which keeps its environment from being removed.
-
-    All but the constructor may be called from any thread.
-    """
-
-    def __init__(
-        self,
-        environment: Path,
-        arguments: Sequence[str],
-        *,
-        folder: Path,
-        variables: Mapping[str, str],
-    ) -> None:
-        """`folder` holds its working directory, `home`."""
-        self._lock = threading.Lock()
-        self._status: int | None = None
-        self._held = contextlib.ExitStack()
-        with held(environment) as inherited:
-            self._guard: subprocess.Popen[bytes] = self._held.enter_context(
-                processes.started(
-                    [
-                        os.path.join(variables["VIRTUAL_ENV"], "bin", "python"),
-                        *(kernel_host.__path__[0], *arguments),
-                    ],
-                    folder=folder,
-                    stdout=subprocess.PIPE,
-                    stderr=subprocess.DEVNULL,
-                    cwd=folder / "home",
-                    env=dict(variables),
-                    pass_fds=inherited,
-                )
-            )
-
-    def interrupt(self) -> None:
-        """Send SIGINT to it and what it runs."""
-        with contextlib.suppress(OSError, ValueError):
-            if self._guard.stdin:
-                self._guard.stdin.write(b"interrupt\n")
-                self._guard.stdin.flush()
-
-    def gone(self) -> bool:
-        """Return whether it has ended."""
-        # The guard writes the exit code and closes its output when the kernel is gone.
-        stdout = self._guard.stdout
-        return self._guard.poll() is not None or not stdout or _readable(stdout.fileno())
-
-    def status(self) -> int | None:
-        """Return its exit status once it is gone, negative for a signal; None if unknown."""
-        with self._lock, contextlib.suppress(OSError, ValueError):
-            if self._status is None and self._guard.stdout:
-                self._status = int(self._guard.stdout.readline())
-        return self._status
-
-    def was_killed(self) -> bool:
-        """Return whether the process, which is gone, was ended by a signal, or with its guard."""
-        status = self.status()
-        return status is None or status < 0
-
-    def abort(self) -> None:
-        """Kill it; return before it is dead."""
-        self._guard.terminate()
-
-    def end(self) -> None:
-        """Kill it and all that it has started, and wait for that."""
-        with contextlib.suppress(OSError, subprocess.TimeoutExpired):
-            if self._guard.stdin:
-                self._guard.stdin.close()
-                self._guard.wait(timeout=_CLOSE_SECONDS)
-        self._held.close()
-
-
 class _Forked:
-    """A kernel forked by a zygote, with the methods of `_Guarded`; it lives as long as its
+    """A kernel forked by a zygote, with the methods of `Guarded`; it lives as long as its
     connection."""
 
-    def __init__(self, connection: socket.socket, pid: int) -> None:
-        self._connection, self.pid = connection, pid
+    def __init__(
+        self, connection: socket.socket, pid: int, listener: socket.socket | None = None
+    ) -> None:
+        """`listener` takes the code's connections to hosts elsewhere."""
+        self._connection, self.pid, self.listener = connection, pid, listener
+        self._end: tuple[int | None, str] | None = None
 
     def interrupt(self) -> None:
         with contextlib.suppress(OSError):
             self._connection.sendall(b"interrupt\n")
 
     def gone(self) -> bool:
-        return self._connection.fileno() < 0 or _readable(self._connection.fileno())
+        return self._connection.fileno() < 0 or readable(self._connection.fileno())
 
     def status(self) -> int | None:
-        with contextlib.suppress(OSError, ValueError):
-            return int(self._connection.recv(16))
-        return None
+        return self._ended()[0]
+
+    def breach(self) -> str:
+        """Return which limit it was ended for, empty if for none."""
+        return self._ended()[1]
+
+    def _ended(self) -> tuple[int | None, str]:
+        if self._end is None:
+            self._end = None, ""
+            with contextlib.suppress(OSError, ValueError):
+                status, _, breach = self._connection.recv(64).decode().strip().partition(" ")
+                self._end = int(status), breach
+        return self._end
 
     def abort(self) -> None:
         with contextlib.suppress(OSError):
@@ -145,30 +89,49 @@ class _Forked:
         self._connection.close()
 
 
-KernelProcess = _Guarded | _Forked
+KernelProcess = Guarded | _Forked
 
 
 class Zygote:
     """A process that has imported the modules of `warm`, and forks kernels."""
 
-    def __init__(self, environment: Path, *, warm: Sequence[str], env: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        environment: Path,
+        *,
+        warm: Sequence[str],
+        env: Mapping[str, str],
+        view: View | None = None,
+        starter: bool = False,
+    ) -> None:
+        """With a `view`, it is behind the outer walls, and so are its kernels; there, a `starter`
+        starts each kernel anew, without any module."""
         self.environment = environment
+        self.starts = starter
         self._users, self._retired = 0, False
         self._scratch = Scratch(short_folder())
         self.folder = self._scratch.path
         self._warm = self._refuses = False
         home = self.folder / "home"
         try:
-            copy_home(environment, home)
-            variables = sandbox_variables(
-                env, path=environment, home=Path(kernel_host.STABLE_HOME)
-            ) | {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}
-            self._process = _Guarded(
-                environment,
-                ["zygote", str(self.folder), guard.__file__, *warm],
-                folder=self.folder,
-                variables=variables,
-            )
+            if view:
+                copy_home(environment, home, seen=Path(ENVIRONMENT))
+                confinement.write_accounts(self.folder)
+                confinement.hand_over(self.folder)
+                variables = confined_variables(env, path=ENVIRONMENT)
+                command = confinement.zygote_command(
+                    view, self.folder, task="starter" if starter else "zygote", modules=warm
+                )
+            else:
+                copy_home(environment, home)
+                variables = sandbox_variables(
+                    env, path=environment, home=Path(kernel_host.STABLE_HOME)
+                ) | {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}
+                command = [
+                    *(str(environment / "bin" / "python"), kernel_host.__path__[0], "zygote"),
+                    *(str(self.folder), guard.__file__, "", *warm),
+                ]
+            self._process = Guarded(environment, command, folder=self.folder, variables=variables)
         except BaseException:
             self._scratch.remove()
             raise
@@ -188,38 +151,50 @@ class Zygote:
             time.sleep(_POLL_SECONDS)
         return self._warm or (not self.alive() and self._process.was_killed())
 
-    def fork(self, folder: Path, variables: Mapping[str, str]) -> _Forked:
-        """Fork a kernel, once the imports are done. Raises `SandboxError`."""
+    def fork(
+        self, folder: Path, variables: Mapping[str, str], confined: Mapping[str, Any] | None
+    ) -> _Forked:
+        """Fork a kernel, once the imports are done, behind walls if it is `confined`. Raises
+        `SandboxError`."""
         self._wait_until_warm()
         line = socket.socket(socket.AF_UNIX)
         _lines.add(line)
         try:
             line.settimeout(_ANSWER_SECONDS)
             line.connect(str(self.folder / "zygote"))
-            request = {
-                "connection": str(folder / "connection.json"),
+            request = confined or {
+                "connection": str(folder / READ / "connection.json"),
                 "folder": str(folder),
                 "home": str(folder / "home"),
-                "variables": dict(variables),
+                "log": str(folder / "child.log"),
             }
-            line.sendall(json.dumps(request).encode() + b"\n")
-            answer = b""
-            while b"\n" not in answer:
-                part = line.recv(64)
-                if not part:
-                    raise SandboxError(f"the kernel could not be forked:\n{self._log()}")
-                answer += part
+            line.sendall(json.dumps({**request, "variables": dict(variables)}).encode() + b"\n")
+            listens = confined is not None and confined["walls"]["proxy"]
+            answer, listener = self._answer(line, listens=listens)
             line.settimeout(None)
-            pid = int(answer.splitlines()[0])
-            if pid < 0:
-                raise OSError(-pid, os.strerror(-pid))
-            return _Forked(line, pid)
+            return _Forked(line, _pid_in(answer), listener)
         except OSError as error:
             line.close()
             raise SandboxError(f"the kernel could not be forked: {error}") from error
         except BaseException:
             line.close()
             raise
+
+    def _answer(self, line: socket.socket, *, listens: bool) -> tuple[str, socket.socket | None]:
+        """Receive an answer, with the listening socket of a sandbox that has one."""
+        answer, listener = b"", None
+        while b"\n" not in answer:
+            descriptors: list[int] = []
+            if listens:
+                part, descriptors, *_ = socket.recv_fds(line, 1024, 1)
+            else:
+                part = line.recv(1024)
+            if descriptors:
+                listener = socket.socket(fileno=descriptors[0])
+            if not part:
+                raise SandboxError(f"the kernel could not be forked:\n{self._log()}")
+            answer += part
+        return answer.splitlines()[0].decode(errors="replace"), listener
 
     def take(self) -> None:
         """Add a user; call it with the lock of all zygotes held."""
@@ -296,17 +271,22 @@ def forks() -> bool:
 
 
 def zygote_of(
-    environment: Path, *, digest: str, warm: Sequence[str], env: Mapping[str, str]
+    environment: Path,
+    *,
+    digest: str,
+    warm: Sequence[str],
+    env: Mapping[str, str],
+    view: View | None = None,
 ) -> Zygote:
     """Return this process's zygote for these modules and variables, a new one if it has ended or
     the environment of `digest` has moved. The caller releases it."""
     # By process, since a process forked from one with zygotes has none itself.
-    key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())))
+    key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())), view)
     replaced = None
     with _lock:
         zygote = _zygotes.get(key)
         if zygote is None or not zygote.alive() or zygote.environment != environment:
-            new = Zygote(environment, warm=warm, env=env)
+            new = Zygote(environment, warm=warm, env=env, view=view)
             if zygote and (not zygote.alive() or zygote.retire()):
                 replaced = zygote
             zygote = _zygotes[key] = new
@@ -323,31 +303,33 @@ def _close_zygotes() -> None:
             zygote.close()
 
 
-def launch(
-    environment: Path, folder: Path, variables: Mapping[str, str], zygote: Zygote | None
-) -> KernelProcess:
-    """Start a kernel whose `connection.json` and `home` are in `folder`. Raises `SandboxError` and
-    `OSError`."""
-    if zygote:
-        return zygote.fork(folder, variables)
-    arguments = ["kernel", str(folder / "connection.json")]
-    return _Guarded(environment, arguments, folder=folder, variables=variables)
+def launch(environment: Path, folder: Path, variables: Mapping[str, str]) -> Guarded:
+    """Start a kernel without walls, whose `home` is in `folder`. Raises `OSError`."""
+    python = os.path.join(variables["VIRTUAL_ENV"], "bin", "python")
+    connection = str(folder / READ / "connection.json")
+    command = [python, kernel_host.__path__[0], "kernel", connection]
+    return Guarded(environment, command, folder=folder, variables=variables)
+
+
+def _pid_in(answer: str) -> int:
+    """Return the process ID that a zygote has answered with. Raises `OSError`, `SandboxError`."""
+    if answer.startswith("failed: "):
+        reason = answer.removeprefix("failed: ")
+        raise SandboxError(f"the walls of the sandbox could not be made: {reason}")
+    pid = int(answer)
+    if pid < 0:
+        raise OSError(-pid, os.strerror(-pid))
+    return pid
 
 
 def last_lines(log: Path) -> str:
     """Return the last lines of a log, empty if there is none."""
     with contextlib.suppress(OSError):
-        return "\n".join(log.read_text(errors="replace").splitlines()[-10:])
+        # Code may have replaced it by something else.
+        descriptor = os.open(log, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC)
+        with open(descriptor, "rb") as file:
+            if stat.S_ISREG(os.fstat(descriptor).st_mode):
+                file.seek(max(os.fstat(descriptor).st_size - _LOG_BYTES, 0))
+                text = file.read(_LOG_BYTES).decode(errors="replace")
+                return "\n".join(text.splitlines()[-10:])
     return ""
-
-
-def short_folder() -> str:
-    """Return where temporary folders go: a Unix socket's path has at most about 100 characters."""
-    usual = tempfile.gettempdir()
-    return usual if len(usual) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes it safe
-
-
-def _readable(descriptor: int) -> bool:
-    poll = select.poll()  # unlike `select`, it accepts any descriptor
-    poll.register(descriptor, select.POLLIN)
-    return bool(poll.poll(0))

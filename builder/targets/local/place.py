@@ -23,6 +23,7 @@ from builder.registry import Digest, Ref
 from builder.system.documents import parse_json
 from builder.system.files import atomic_write, cache_folder
 from builder.system.variables import plain
+from builder.targets.local.confine.walls import HOME
 
 MANIFEST = "environment.json"
 USED = "used"
@@ -186,6 +187,20 @@ def sandbox_variables(env: Mapping[str, str], *, path: Path, home: Path) -> dict
         }
         | _KEPT_OUT
     )
+
+
+def confined_variables(env: Mapping[str, str], *, path: str) -> dict[str, str]:
+    """Return all variables of a process behind walls, where paths are as the template has them."""
+    variables = sandbox_variables({}, path=Path(path), home=Path(HOME))
+    for name in ("SSL_CERT_FILE", "SSL_CERT_DIR"):
+        if not os.path.realpath(variables.get(name, "/usr")).startswith(("/usr/", "/etc/ssl/")):
+            variables.pop(name, None)
+    variables |= {name: plain(value, path=_PATH) for name, value in env.items()}
+    search = [f"{path}/bin", *variables["PATH"].split(":"), *_PATH.split(":")]
+    return variables | {
+        "PATH": ":".join(filter(None, dict.fromkeys(search))),
+        "IPYTHONDIR": "/run/ipython",
+    }
 
 
 def _rebased(value: str, home: Path) -> str:

@@ -16,6 +16,7 @@ from typing import TypeVar, Unpack
 
 from builder.errors import SandboxError, TemplateError
 from builder.registry import Ref
+from builder.sandbox.boundary import Boundary
 from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution
 from builder.sandbox.session import RunOptions
@@ -23,6 +24,7 @@ from builder.system.limits import named, room
 from builder.system.tasks import run_to_completion
 from builder.targets.local import place
 from builder.targets.local.commands import MARGIN_SECONDS, command_code, command_result
+from builder.targets.local.confine.confinement import Confinement, check, confinement
 from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import CannotForkError, forks, zygote_of
@@ -35,12 +37,13 @@ _LANGUAGES = ("python", "python3")
 
 
 class LocalSession:
-    """A kernel in an environment of this machine. It is not a security boundary."""
+    """A kernel in an environment of this machine, confined or not."""
 
     def __init__(self, sandbox: KernelSandbox, thread: ThreadPoolExecutor) -> None:
         self._sandbox, self._thread = sandbox, thread
         self.id = sandbox.home.parent.name
-        self.files = LocalFiles(sandbox.home, sandbox.fetched)
+        self.files = LocalFiles(sandbox.home, sandbox.fetched, confined=sandbox.confined)
+        self.isolation = "confined" if sandbox.confined else "none"
         self.timings: Mapping[str, float] = sandbox.timings
         self.opened_at = time.monotonic()
         self.lifetime = float("inf")
@@ -49,21 +52,37 @@ class LocalSession:
 
     @classmethod
     async def open(
-        cls, ref: str, *, name: str, warm: Sequence[str], env: Mapping[str, str]
+        cls,
+        ref: str,
+        *,
+        name: str,
+        warm: Sequence[str],
+        env: Mapping[str, str],
+        boundary: Boundary,
     ) -> LocalSession:
         """Open a sandbox of the build `ref` (`local:<name>@sha256-…`) with the modules of `warm`
-        imported. Raises `NotOnThisMachineError`, `SandboxError`."""
+        imported. Raises `NotOnThisMachineError`, `SandboxError`, also where it cannot have the
+        `boundary`."""
         digest = Ref(ref).digest
+        await asyncio.to_thread(check, boundary)
 
         def start(given_up: threading.Event) -> KernelSandbox:
             with room(), place.opened(ref, name=name) as path:
+                confined = confinement(path, boundary)
                 if forks() and path not in _not_forked:
                     try:
-                        return _forked(path, digest=digest, warm=warm, env=env, given_up=given_up)
+                        return _forked(
+                            path,
+                            digest=digest,
+                            warm=warm,
+                            env=env,
+                            confined=confined,
+                            given_up=given_up,
+                        )
                     except CannotForkError as error:
                         _not_forked.add(path)
                         _logger.warning("each sandbox of %s imports for itself: %s", name, error)
-                return KernelSandbox(path, warm=warm, env=env, given_up=given_up)
+                return KernelSandbox(path, warm=warm, env=env, confined=confined, given_up=given_up)
 
         return await cls.of(start)
 
@@ -153,13 +172,17 @@ def _forked(
     digest: str,
     warm: Sequence[str],
     env: Mapping[str, str],
+    confined: Confinement | None,
     given_up: threading.Event,
 ) -> KernelSandbox:
     """Fork a kernel, from another zygote if the first one dies meanwhile."""
     for attempt in range(1, _ZYGOTES + 1):
-        zygote = zygote_of(path, digest=digest, warm=warm, env=env)
+        view = confined.view if confined else None
+        zygote = zygote_of(path, digest=digest, warm=warm, env=env, view=view)
         try:
-            return KernelSandbox(path, warm=(), env=env, zygote=zygote, given_up=given_up)
+            return KernelSandbox(
+                path, warm=(), env=env, zygote=zygote, confined=confined, given_up=given_up
+            )
         except TemplateError:
             if attempt == _ZYGOTES or given_up.is_set() or not zygote.died():
                 raise

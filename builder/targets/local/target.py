@@ -1,7 +1,6 @@
 """The adapter of the target `local`.
 
-It is not a security boundary: code in a sandbox can do all that the user who runs it can do. What
-only builds, sandboxes and cleaning need is imported there, since every plan loads this module.
+What only builds, sandboxes and cleaning need is imported there, since every plan loads this module.
 """
 
 from __future__ import annotations
@@ -22,12 +21,14 @@ from builder.spec import Stage, Variant
 from builder.spec.downloads import owner_of
 from builder.spec.variant import DEFAULT_WORKDIR
 from builder.system.events import Event, Kind, Reporter
+from builder.system.isolation import DEFAULT, Isolation
 from builder.system.logs import Log
 from builder.targets.local import interpreter, place
 from builder.targets.local.home import in_home
 
 if TYPE_CHECKING:
     from builder.sandbox.session import Sandbox
+    from builder.targets.local.confine.confinement import Confinement
     from builder.targets.local.kernel import KernelSandbox
     from builder.targets.protocol import BuildInput, Built, Needs, Opening, Publication, Unused
 
@@ -44,10 +45,13 @@ class LocalTarget:
     inventory = None  # the registry alone has channels
     journal = None  # a run that is killed leaves nothing worth resuming
 
-    def __init__(self, *, name: str = "local", registry: str = "") -> None:
-        """`registry` is the location of the registry that records its builds and needs them."""
+    def __init__(
+        self, *, name: str = "local", registry: str = "", isolation: Isolation = DEFAULT
+    ) -> None:
+        """`registry` is the location of the registry that records its builds and needs them.
+        Sandboxes have the `isolation` where this machine can provide it."""
         self.name = name
-        self._registry = registry
+        self._registry, self._isolation = registry, isolation
         self._claims: dict[str, contextlib.ExitStack] = {}
         self._unpublished: dict[str, Path] = {}  # by digest
 
@@ -210,7 +214,13 @@ class LocalTarget:
 
         def start(given_up: threading.Event) -> KernelSandbox:
             with room(), self._opened(opening) as folder:
-                return KernelSandbox(folder, warm=opening.warm, env=opening.env, given_up=given_up)
+                return KernelSandbox(
+                    folder,
+                    warm=opening.warm,
+                    env=opening.env,
+                    confined=self._confined(folder, opening),
+                    given_up=given_up,
+                )
 
         return BlockingSession(lambda: LocalSession.of(start))
 
@@ -233,21 +243,48 @@ class LocalTarget:
 
         if not forks():
             return
-        with (
-            self._opened(opening) as folder,
-            contextlib.closing(Zygote(folder, warm=opening.warm, env=opening.env)) as zygote,
-            contextlib.suppress(CannotForkError),
-        ):
+        with contextlib.ExitStack() as stack:
+            folder = stack.enter_context(self._opened(opening))
+            confined = self._confined(folder, opening)
+            view = confined.view if confined else None
+            zygote = Zygote(folder, warm=opening.warm, env=opening.env, view=view)
+            stack.callback(zygote.close)
+            stack.enter_context(contextlib.suppress(CannotForkError))
 
             def start(given_up: threading.Event) -> KernelSandbox:
                 zygote.take()
                 return KernelSandbox(
-                    folder, warm=(), env=opening.env, zygote=zygote, given_up=given_up
+                    folder,
+                    warm=(),
+                    env=opening.env,
+                    zygote=zygote,
+                    confined=confined,
+                    given_up=given_up,
                 )
 
             for _ in range(2):
                 with contextlib.closing(BlockingSession(lambda: LocalSession.of(start))) as copy:
                     yield copy
+
+    def _confined(self, folder: Path, opening: Opening) -> Confinement | None:
+        """Return how a sandbox of one's own template is confined; None where it cannot be, which
+        `isolation` and a build say."""
+        from builder.sandbox.boundary import Boundary
+        from builder.targets.local.confine.bubblewrap import ConfinementError
+        from builder.targets.local.confine.confinement import confinement
+
+        if self._isolation == "none":
+            return None
+        boundary = Boundary(
+            isolation=self._isolation,
+            network=opening.network,
+            cpu=opening.cpu,
+            memory_mb=opening.memory_mb,
+        )
+        try:
+            return confinement(folder, boundary)
+        except ConfinementError:
+            return None
 
     def _opened(self, opening: Opening) -> AbstractContextManager[Path]:
         """Hold the folder of a build, published or not, for the `with` block."""

@@ -1,8 +1,9 @@
 """Jupyter kernels, run by the Python of a sandbox's environment.
 
 The folder is a program: `kernel_host kernel CONNECTION` runs one kernel. `kernel_host zygote FOLDER
-GUARD [MODULE…]` loads all that a kernel needs, and MODULEs, and forks kernels, which share that
-memory until they write to it.
+GUARD USER [MODULE…]` loads all that a kernel needs, and MODULEs, and forks kernels, which share
+that memory until they write to it. `kernel_host starter FOLDER GUARD USER` starts kernels anew,
+behind walls. USER is who root becomes behind walls, or empty without.
 
 Its modules use only the standard library and ipykernel, and are loaded under another name: code in
 a sandbox finds nothing of `builder`.

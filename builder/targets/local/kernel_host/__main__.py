@@ -9,7 +9,7 @@ _NAME = "_sandbox_kernel_host"
 
 
 def main() -> None:
-    """Run a kernel or a zygote."""
+    """Run a kernel, a zygote or a starter."""
     folder = Path(__file__).resolve().parent
     sys.path[:] = [entry for entry in sys.path if Path(entry).resolve() != folder]
     spec = spec_from_file_location(
@@ -26,9 +26,11 @@ def main() -> None:
         kernel = import_module(f"{_NAME}.python")
         kernel.prepare()
         kernel.run_kernel(*arguments)
+    elif task == "starter":
+        import_module(f"{_NAME}.zygote").run_starter(*arguments)
     else:
-        folder_of_zygote, guard, *modules = arguments
-        import_module(f"{_NAME}.zygote").run_zygote(folder_of_zygote, guard, modules)
+        *places, user = arguments[:3]
+        import_module(f"{_NAME}.zygote").run_zygote(*places, user, arguments[3:])
 
 
 if __name__ == "__main__":

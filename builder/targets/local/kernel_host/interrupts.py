@@ -21,14 +21,14 @@ _KERNEL_MODULES = ("ipykernel", "tornado", "zmq")
 class Interrupts:
     """Passes SIGINT on to running code.
 
-    To end an execution, the application writes the ID of its request to a file beside the
-    connection file, then sends the signal: a late one does not end the next execution. A signal
-    without a file comes from the code itself.
+    To end an execution, the application writes the ID of its request, and a number, to a file
+    beside the connection file, then sends the signal: a late one does not end the next execution. A
+    signal without new content there comes from the code itself.
     """
 
     def __init__(self, connection: str) -> None:
         self._file = os.path.join(os.path.dirname(connection), "interrupt")
-        self._request = ""
+        self._request = self._handled = ""
         self._pending = False
         self._state = _NOTHING_RUNS
 
@@ -36,9 +36,9 @@ class Interrupts:
         """Accept signals for a request from now on."""
         self._request, self._pending, self._state = request, False, _NOTHING_RUNS
         signal.signal(signal.SIGINT, self._handle)
-        if self._requested() == request:  # the signal came before the handler was set
-            self._forget()
-            self._pending = True
+        requested = self._requested()
+        if _id_in(requested) == request:  # the signal came before the handler was set
+            self._handled, self._pending = requested, True
 
     def end(self) -> None:
         """Ignore signals again."""
@@ -66,19 +66,18 @@ class Interrupts:
         return pending
 
     def _requested(self) -> str:
+        """Return the content of the file, empty if that was handled."""
         with contextlib.suppress(OSError, ValueError), open(self._file, encoding="ascii") as file:
-            return file.read()
+            content = file.read()
+            if content != self._handled:
+                return content
         return ""
 
-    def _forget(self) -> None:
-        with contextlib.suppress(OSError):
-            os.unlink(self._file)
-
     def _handle(self, _signal: int, frame: FrameType | None) -> None:
-        requested = self._requested()
-        self._forget()
-        if requested and requested != self._request:
-            return
+        if requested := self._requested():
+            self._handled = requested
+            if _id_in(requested) != self._request:
+                return
         state = self._state
         running, task = state
         if not running or (task is None and _between(frame)):
@@ -104,6 +103,10 @@ class Interrupts:
         """End waiting asynchronous code, unless it has ended since this state."""
         if self._state is state and state[1] and self.take_pending():
             state[1].cancel()
+
+
+def _id_in(content: str) -> str:
+    return content.partition(" ")[0]
 
 
 def _inside_code(frame: FrameType | None) -> bool:

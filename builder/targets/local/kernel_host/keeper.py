@@ -1,7 +1,15 @@
-"""The process between the zygote and one kernel: it ends the kernel when its connection ends."""
+"""The process between the zygote and one kernel: it ends the kernel when its connection ends.
+
+A kernel behind walls is requested with `walls`: the `command` that makes them, the seccomp
+`program` in base64, the `limits` of its processes and the `budget` of all (see `.wall` and
+`.budget`); with `kernel`, a command that starts it anew; and with `proxy`, a listening socket of
+the sandbox is sent along with the answer. The keeper is behind the same walls, except that the code
+can neither see nor reach its process.
+"""
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
@@ -12,8 +20,11 @@ from collections.abc import Callable
 from typing import Any, BinaryIO
 
 from . import HOME_DESCRIPTOR
+from .budget import Budget
+from .wall import Wall, close_on_exec
 
 _REQUEST_BYTES = 1 << 20
+PROXY_PORT = 3128
 
 
 def keep(
@@ -33,6 +44,9 @@ def keep(
     woken, waker = os.pipe()
     for descriptor in (woken, waker):
         os.set_blocking(descriptor, False)
+    walls = request.get("walls")
+    wall = _entered(connection, walls) if walls else None
+    listener = _listener(walls)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
     keeper_id = os.getpid()
@@ -45,23 +59,71 @@ def keep(
             become_kernel(request, keeper_id)
         finally:
             os._exit(0)
-    os.close(HOME_DESCRIPTOR)
-    connection.sendall(f"{kernel}\n".encode())
-    alive = _serve(connection, lines, kernel, woken)
+    _answer(connection, kernel, listener)
+    if wall is None:
+        os.close(HOME_DESCRIPTOR)
+    alive = _serve(connection, lines, kernel, woken, wall, Budget(walls["budget"] if walls else {}))
     signal.set_wakeup_fd(-1)
+    if wall:
+        wall.close()
+        with contextlib.suppress(ChildProcessError):
+            while True:
+                os.wait()
+        os._exit(0)
     _kill(kernel, alive=alive)
     guarding["end"](None, request["folder"])
 
 
-def _serve(connection: socket.socket, lines: BinaryIO, kernel: int, woken: int) -> bool:
+def _entered(connection: socket.socket, walls: dict[str, Any]) -> Wall:
+    """Make the walls and go behind them; if that fails, answer with the reason."""
+    close_on_exec()
+    try:
+        wall = Wall(walls["command"], base64.b64decode(walls["program"]))
+        wall.enter()
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            connection.sendall(f"failed: {' '.join(str(error).split())}\n".encode())
+        raise
+    return wall
+
+
+def _listener(walls: dict[str, Any] | None) -> socket.socket | None:
+    """Listen for the code's connections to hosts elsewhere, if it may make any."""
+    if not walls or not walls["proxy"]:
+        return None
+    listener = socket.socket()
+    listener.bind(("127.0.0.1", PROXY_PORT))
+    listener.listen(128)
+    return listener
+
+
+def _answer(connection: socket.socket, kernel: int, listener: socket.socket | None) -> None:
+    answer = f"{kernel}\n".encode()
+    if listener is None:
+        connection.sendall(answer)
+        return
+    socket.send_fds(connection, [answer], [listener.fileno()])
+    listener.close()
+
+
+def _serve(
+    connection: socket.socket,
+    lines: BinaryIO,
+    kernel: int,
+    woken: int,
+    wall: Wall | None,
+    budget: Budget,
+) -> bool:
     """Report the kernel's end and pass interrupts on, until the connection ends; return whether the
     kernel is alive. `woken` can be read when a process has ended."""
-    alive = True
+    alive, breach = True, ""
     poll = select.poll()  # unlike `select`, it accepts any descriptor
     poll.register(connection.fileno(), select.POLLIN)
     poll.register(woken, select.POLLIN)
     while True:
-        ready = {descriptor for descriptor, _ in poll.poll()}
+        ready = {descriptor for descriptor, _ in poll.poll(budget.pause() if alive else None)}
+        if wall and alive and not breach and (breach := budget.breach()):
+            wall.close()
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
                 os.read(woken, 1024)
@@ -69,7 +131,7 @@ def _serve(connection: socket.socket, lines: BinaryIO, kernel: int, woken: int) 
             if status is not None:
                 alive = False
                 with contextlib.suppress(OSError):
-                    connection.sendall(b"%d\n" % status)
+                    connection.sendall(f"{status} {breach}\n".encode())
                     connection.shutdown(socket.SHUT_WR)
         if connection.fileno() in ready:
             line = lines.readline(_REQUEST_BYTES)

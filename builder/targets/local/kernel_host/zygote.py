@@ -1,13 +1,15 @@
 """The process that kernels are forked from.
 
 A kernel is requested over the Unix socket `FOLDER/zygote` by a line of JSON (`connection`, the path
-of the connection file; `folder`, of the sandbox; `home`, its working directory; `variables`, its
-environment), and answered by a line with the kernel's process ID. A later line "interrupt" becomes
-SIGINT. When the connection ends the kernel ends, and the other way round.
+of the connection file; `folder`, of the sandbox; `home`, its working directory; `log`, the file for
+its messages; `variables`, its environment), and answered by a line with the kernel's process ID. A
+later line "interrupt" becomes SIGINT. When the connection ends the kernel ends, and the other way
+round. With `walls`, the kernel is behind these, with paths as they are there; see `.keeper`.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import gc
 import importlib
@@ -17,9 +19,10 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Callable
 from typing import Any
 
-from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed
+from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed, wall
 from .keeper import fork, keep
 
 _TEMPLATE = f"{sys.prefix}/template"  # kernels have another prefix
@@ -54,13 +57,11 @@ def preload(folder: str) -> None:
     importlib.import_module(f"{__package__}.python")
 
 
-def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
-    """Load all modules, then fork a kernel for each connection."""
-    home = os.open(os.environ["SANDBOX_HOME"], os.O_RDONLY | os.O_DIRECTORY)
-    os.dup2(home, HOME_DESCRIPTOR, inheritable=True)
-    os.close(home)
-    guarding = runpy.run_path(guard)
-    guarding["end_with_parent"]()
+def run_zygote(folder: str, guard: str, user: str, modules: list[str]) -> None:
+    """Load all modules, then fork a kernel for each connection. Without walls, `user` is empty."""
+    if home := os.environ.get("SANDBOX_HOME"):
+        _keep_open(home)
+    guarding = _begin(guard, user)
     preload(folder)
     # A kernel sets this before Matplotlib can be imported, so that charts are shown.
     os.environ.setdefault("MPLBACKEND", "module://matplotlib_inline.backend_inline")
@@ -69,6 +70,30 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     if threading.active_count() > 1:
         names = ", ".join(sorted(thread.name for thread in threading.enumerate()[1:]))
         sys.exit(f"{HAS_THREADS}: {names}")
+    importlib.import_module(f"{__package__}.python").prepare()
+    gc.collect()
+    reseed.keep()
+    gc.freeze()
+    _fork_kernels(folder, guarding, _become_kernel)
+
+
+def run_starter(folder: str, guard: str, user: str) -> None:
+    """Start a new interpreter behind walls for each connection."""
+    _fork_kernels(folder, _begin(guard, user), _start_kernel)
+
+
+def _begin(guard: str, user: str) -> dict[str, Any]:
+    """Become an ordinary user, and end with the parent; return the names of the guard."""
+    guarding = runpy.run_path(guard)
+    if user:
+        wall.become(int(user))
+    guarding["end_with_parent"]()
+    return guarding
+
+
+def _fork_kernels(
+    folder: str, guarding: dict[str, Any], become_kernel: Callable[[dict[str, Any], int], None]
+) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/binding")
     listener.listen(64)
@@ -76,31 +101,23 @@ def run_zygote(folder: str, guard: str, modules: list[str]) -> None:
     os.rename(f"{folder}/binding", f"{folder}/zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    importlib.import_module(f"{__package__}.python").prepare()
-    gc.collect()
-    reseed.keep()
-    gc.freeze()
     while True:
         connection, _ = listener.accept()
         with contextlib.suppress(OSError):
             if fork(connection) == 0:
                 listener.close()
                 try:
-                    keep(connection, guarding, _become_kernel)
+                    keep(connection, guarding, become_kernel)
                 finally:
                     os._exit(1)
         connection.close()
 
 
 def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
-    os.setsid()
-    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    _quiet(f"{request['folder']}/child.log")
-    os.chdir(request["home"])
-    home = os.open(request["home"], os.O_RDONLY | os.O_DIRECTORY)
-    os.dup2(home, HOME_DESCRIPTOR, inheritable=True)
-    os.close(home)
+    walls = request.get("walls")
+    _enter(request)
+    if not walls:
+        _keep_open(request["home"])
     os.environ.clear()
     os.environ.update(request["variables"])
     installs.enter(os.environ["VIRTUAL_ENV"])
@@ -112,7 +129,33 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
         os._exit(1)
     from .python import run_kernel  # only after `preload` has found its imports
 
-    run_kernel(request["connection"], parent=keeper_id)
+    # Behind walls everything ends with these.
+    run_kernel(request["connection"], parent=None if walls else keeper_id)
+
+
+def _start_kernel(request: dict[str, Any], _keeper_id: int) -> None:
+    _enter(request)
+    command = request["walls"]["kernel"]
+    os.execve(command[0], command, request["variables"])  # noqa: S606 - no shell is wanted
+
+
+def _enter(request: dict[str, Any]) -> None:
+    """Make this process that of a kernel, and give up all that it must not have."""
+    os.setsid()
+    signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    _quiet(request["log"])
+    os.chdir(request["home"])
+    if walls := request.get("walls"):
+        wall.close_descriptors()
+        wall.limit(walls["limits"])
+        wall.refuse(base64.b64decode(walls["program"]))
+
+
+def _keep_open(home: str) -> None:
+    descriptor = os.open(home, os.O_RDONLY | os.O_DIRECTORY)
+    os.dup2(descriptor, HOME_DESCRIPTOR, inheritable=True)
+    os.close(descriptor)
 
 
 def _quiet(log: str) -> None:

@@ -1,0 +1,176 @@
+"""How the sandboxes of an environment are confined: their walls, limits and network."""
+
+from __future__ import annotations
+
+import base64
+import functools
+import json
+import os
+import posixpath
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from builder.errors import SandboxError
+from builder.sandbox.boundary import Boundary
+from builder.sandbox.network import Network
+from builder.system import guard
+from builder.system.scratch import short_folder
+from builder.targets.local import kernel_host
+from builder.targets.local.confine import bubblewrap, seccomp
+from builder.targets.local.confine.limits import Limits
+from builder.targets.local.confine.walls import (
+    ENVIRONMENT,
+    GUARD,
+    KERNEL_HOST,
+    RUN,
+    SOCKETS,
+    VENV,
+    View,
+    accounts,
+    inner,
+    obstacle,
+    outer,
+)
+
+CONNECTION = "kernel.json"  # as the kernel sees it
+_LIST = "absolute.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Confinement:
+    """The walls of the sandboxes of one environment, and what each of them may use."""
+
+    view: View
+    limits: Limits
+    network: Network
+
+    def request(self, run: Path, folder: Path, *, cold: bool) -> dict[str, Any]:
+        """Return what is asked of a zygote with the folder `run` for the sandbox in `folder`; a
+        `cold` one is started anew."""
+        connection = f"{RUN}/{CONNECTION}"
+        walls = {
+            "command": inner(self.view, str(run), str(folder), self.limits.sizes),
+            "program": base64.b64encode(_program()).decode(),
+            "limits": self.limits.of_processes(),
+            "budget": self.limits.of_all(),
+            "proxy": not self.network.is_none,
+        }
+        if cold:
+            walls["kernel"] = [f"{VENV}/bin/python", KERNEL_HOST, "kernel", connection]
+        return {
+            "connection": connection,
+            "folder": RUN,
+            "home": "/home/user",
+            "log": f"{RUN}/{SOCKETS.rpartition('/')[2]}/child.log",
+            "walls": walls,
+        }
+
+
+def confinement(environment: Path, boundary: Boundary) -> Confinement | None:
+    """Return how sandboxes of an environment are confined; None without isolation. Raises
+    `ConfinementError` where they cannot be."""
+    if boundary.isolation == "none":
+        return None
+    limits = Limits.of(boundary.memory_mb, boundary.cpu, folder=short_folder())
+    return Confinement(
+        view=view_of(environment), limits=limits, network=boundary.network or Network.of("none")
+    )
+
+
+def check(boundary: Boundary) -> None:
+    """Raise `SandboxError` if this machine cannot keep a sandbox to a boundary."""
+    if boundary.isolation == "none":
+        if boundary.network and not boundary.network.is_open:
+            raise SandboxError(
+                "sandboxes without isolation have your network, which cannot be restricted to"
+                f" `{boundary.network}`",
+                hint='pass isolation="confined", or network="allow" to give the code your network',
+            )
+    elif refusal := bubblewrap.refusal():
+        raise refusal
+
+
+def view_of(environment: Path) -> View:
+    """Return what sandboxes of an environment see. Raises `ConfinementError`."""
+    program = bubblewrap.working()
+    view = View(
+        bubblewrap=program.path,
+        program=program.inside,
+        tools=tuple(program.bind()),
+        user=tuple(bubblewrap.outer_user()),
+        system=tuple(bubblewrap.top_links()),
+        environment=str(environment),
+        kernel_host=kernel_host.__path__[0],
+        guard=guard.__file__,
+        interpreter=tuple(_interpreter(str(environment))),
+        files=tuple(_files(environment)),
+    )
+    if why := obstacle(view):
+        raise bubblewrap.ConfinementError(f"the environment cannot be confined: {why}")
+    return view
+
+
+def zygote_command(view: View, run: Path, *, task: str, modules: Sequence[str]) -> list[str]:
+    """Return the command that starts a zygote, or a starter, inside the outer walls."""
+    return [
+        *outer(view, str(run)),
+        *(f"{ENVIRONMENT}/bin/python", KERNEL_HOST, task, str(run), GUARD),
+        *(str(bubblewrap.NOBODY), *modules),
+    ]
+
+
+def write_accounts(run: Path) -> None:
+    """Write the files of `/etc` into a run folder. Raises `OSError`."""
+    for path, text in accounts().items():
+        file = run / path
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(text, encoding="ascii")
+
+
+def write_connection(connection: Path) -> None:
+    """Write the connection file of a kernel behind walls beside that of its client. Raises
+    `OSError`."""
+    content = json.loads(connection.read_text(encoding="utf-8"))
+    content["ip"] = f"{RUN}/s/{posixpath.basename(content['ip'])}"
+    file = connection.with_name(CONNECTION)
+    file.touch(0o600)
+    file.write_text(json.dumps(content), encoding="utf-8")
+
+
+def hand_over(folder: Path) -> None:
+    """Have a folder and what is in it belong to the user of sandboxes. Raises `OSError`."""
+    if os.getuid() != 0:
+        return
+    for path, folders, files in os.walk(folder):
+        for name in (".", *folders, *files):
+            place = os.path.join(path, name)
+            os.chown(place, bubblewrap.NOBODY, bubblewrap.NOBODY, follow_symlinks=False)
+
+
+@functools.cache
+def _program() -> bytes:
+    return seccomp.program()
+
+
+def _files(environment: Path) -> list[str]:
+    try:
+        files: list[str] = json.loads((environment / _LIST).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return []
+    return files
+
+
+def _interpreter(environment: str) -> Iterator[tuple[str, str]]:
+    """Yield the folders of the Python that an environment is from, by the names that lead to it."""
+    path = f"{environment}/bin/python"
+    while os.path.islink(path):
+        path = posixpath.normpath(posixpath.join(posixpath.dirname(path), os.readlink(path)))
+        prefix = posixpath.dirname(posixpath.dirname(path))
+        real = os.path.realpath(prefix)
+        if prefix.startswith(environment) or real in ("/", "/usr") or real.startswith("/usr/"):
+            continue
+        yield real, real
+        if prefix != real:
+            yield real, prefix

@@ -1,0 +1,85 @@
+"""The limits of a confined sandbox, and the words for those that it reaches."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import resource
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from builder.targets.local.confine.walls import HOME, RUN, VENV, Sizes
+
+_PROCESSES = 1024
+_OPEN_FILES = 4096
+_FILES = 500_000
+_MOST_DISK_MB = 10_240
+_sandboxes = itertools.count()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Limits:
+    """What a sandbox may use, with the processes and files of all that its code starts."""
+
+    memory_mb: int
+    cpus: int
+    disk_mb: int = _MOST_DISK_MB
+    processes: int = _PROCESSES
+    open_files: int = _OPEN_FILES
+    files: int = _FILES
+
+    @classmethod
+    def of(cls, memory_mb: int | None, cpus: int | None, *, folder: str) -> Limits:
+        """Return the limits for the resources of a record, which old ones lack; `folder` is where
+        files are kept."""
+        free_mb = shutil.disk_usage(folder).free >> 20
+        return cls(
+            memory_mb=memory_mb or _machine_mb() // 2,
+            cpus=cpus or os.cpu_count() or 1,
+            disk_mb=min(_MOST_DISK_MB, free_mb // 2),
+        )
+
+    @property
+    def sizes(self) -> Sizes:
+        """The sizes of file systems in memory: half of it, as on E2B."""
+        half = self.memory_mb << 19
+        return Sizes(temporary=half, shared=half)
+
+    def of_processes(self) -> dict[str, Any]:
+        """Return the limits that each process has by itself, for `wall.limit`."""
+        return {
+            "number": next(_sandboxes),
+            "cpus": self.cpus,
+            "resources": {
+                "core": 0,
+                "nproc": self.processes,
+                "nofile": self.open_files,
+                "fsize": self.disk_mb << 20,
+                "data": self.memory_mb << 20,
+            },
+        }
+
+    def of_all(self) -> dict[str, Any]:
+        """Return the limits that all processes have together, for `budget.Budget`."""
+        return {
+            "memory": self.memory_mb << 20,
+            "memory_folders": ["/", "/tmp", "/dev/shm"],  # noqa: S108 - of the sandbox
+            "disk": self.disk_mb << 20,
+            "files": self.files,
+            "folders": [HOME, VENV, f"{RUN}/s"],
+        }
+
+    def breached(self, name: str) -> str | None:
+        """Return why a sandbox was ended that has exceeded a limit, by the name of that."""
+        words: Mapping[str, str] = {
+            "memory": f"its limit of {self.memory_mb} MiB of memory (`resources.memory-mb`)",
+            "disk": f"its limit of {self.disk_mb} MiB of files",
+            "files": f"its limit of {self.files} files",
+        }
+        return f"the sandbox was ended: the code exceeded {words[name]}" if name in words else None
+
+
+def _machine_mb() -> int:
+    return os.sysconf("SC_PHYS_PAGES") * resource.getpagesize() >> 20

@@ -1,0 +1,201 @@
+"""The walls of a sandbox as options of bubblewrap, computed from frozen values.
+
+The outer walls hold what is trusted: the process that sandboxes are forked from, to which
+everything but its own folders is read-only. From within them, inner walls are made for each
+sandbox, from an empty root. Only what an option names is in a sandbox.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+HOME = "/home/user"
+ENVIRONMENT = "/opt/environment"
+VENV = "/opt/venv"
+RUN = "/run/sandbox"
+KERNEL_HOST = "/run/wall/kernel_host"
+GUARD = "/run/wall/guard.py"
+FILES = "absolute"  # folder of an environment with the files for absolute paths
+# Names in a sandbox's folder: what it may only read, its sockets, its home and its packages.
+READ, SOCKETS, OWN_HOME, OWN_VENV = "r", "r/s", "home", "venv"
+_USER = 1000
+_ROOT_BYTES = 64 << 20
+# What programs need of `/etc`, and nothing that describes this machine or its users.
+_CONFIGURATION = (
+    *("alternatives", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
+    *("magic", "mime.types", "pki/ca-trust/extracted", "pki/tls/certs", "ssl/certs"),
+    *("ssl/openssl.cnf", "timezone"),
+)
+# What libraries read to find out about processors.
+_PROCESSORS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+_TEMPORARY, _SHARED = "/tmp", "/dev/shm"  # noqa: S108 - of a sandbox
+_EMPTY = ("/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
+# Where a sandbox has something of its own.
+_TAKEN = (ENVIRONMENT, VENV, RUN, KERNEL_HOST, "/dev", "/proc", "/sys", "/etc/passwd")
+_ACCOUNTS = {
+    "/etc/passwd": (
+        f"root:x:0:0:root:/root:/bin/bash\nuser:x:{_USER}:{_USER}::{HOME}:/bin/bash\n"
+        "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
+    ),
+    "/etc/group": f"root:x:0:\nuser:x:{_USER}:\nnogroup:x:65534:\n",
+    "/etc/hosts": "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n",
+    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
+}
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class View:
+    """What sandboxes of an environment see of this machine.
+
+    `bubblewrap` makes the outer walls, inside of which `tools` show it as `program`; `user` are the
+    options for their user. `system` are the options for the folders of programs beside `/usr`, and
+    `interpreter` has each folder of the Python that the environment is from, as source and
+    destination. `files` are the destinations of the template's files.
+    """
+
+    bubblewrap: str
+    program: str
+    tools: tuple[str, ...]
+    user: tuple[str, ...]
+    system: tuple[str, ...]
+    environment: str
+    kernel_host: str
+    guard: str
+    interpreter: tuple[tuple[str, str], ...] = ()
+    files: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Sizes:
+    """The sizes of the file systems in memory, in bytes."""
+
+    temporary: int
+    shared: int
+
+
+def outer(view: View, run: str) -> list[str]:
+    """Return the command that starts a program inside the outer walls, without the program.
+
+    The folder `run` holds the sandboxes' own folders, the files of `accounts`, and a home.
+    """
+    return [
+        *(view.bubblewrap, *view.user, "--unshare-ipc", "--unshare-uts", "--unshare-net"),
+        *("--unshare-cgroup-try", "--hostname", "sandbox"),
+        *("--size", str(_ROOT_BYTES), "--tmpfs", "/", "--dev", "/dev"),
+        *_root(view, run, ()),
+        *("--perms", "1777", "--tmpfs", _TEMPORARY, *_python(view, direct=True)),
+        *("--ro-bind", view.environment, ENVIRONMENT, *view.tools),
+        *("--ro-bind", view.kernel_host, KERNEL_HOST, "--ro-bind", view.guard, GUARD),
+        *("--bind", "/proc", "/proc"),
+        *_folders(_parents([run])),
+        *("--bind", run, run, "--bind", f"{run}/{OWN_HOME}", HOME),
+        *("--chdir", HOME, "--die-with-parent", "--"),
+    ]
+
+
+def inner(view: View, run: str, folder: str, sizes: Sizes) -> list[str]:
+    """Return the command that makes the walls of one sandbox, whose own `folder` is in `run`; it
+    works inside the outer walls."""
+    return [
+        *(view.program, "--unshare-all", "--unshare-user", "--disable-userns"),
+        *("--uid", str(_USER), "--gid", str(_USER), "--hostname", "sandbox"),
+        *("--size", str(_ROOT_BYTES), "--tmpfs", "/", "--dev", "/dev"),
+        *_root(view, run, view.files),
+        *("--size", str(sizes.temporary), "--perms", "1777", "--tmpfs", _TEMPORARY),
+        *(
+            "--size",
+            str(sizes.shared),
+            "--perms",
+            "1777",
+            "--tmpfs",
+            _SHARED,
+            "--remount-ro",
+            "/dev",
+        ),
+        *_python(view, direct=False),
+        *("--ro-bind", ENVIRONMENT, ENVIRONMENT, "--ro-bind", KERNEL_HOST, KERNEL_HOST),
+        *_binds((_stored(path), path) for path in view.files if not _in_system(path)),
+        *("--proc", "/proc", "--ro-bind", f"{folder}/{READ}", RUN),
+        *("--bind", f"{folder}/{SOCKETS}", f"{RUN}/{SOCKETS.rpartition('/')[2]}"),
+        *("--bind", f"{folder}/{OWN_VENV}", VENV, "--bind", f"{folder}/{OWN_HOME}", HOME),
+        *("--chdir", HOME, "--die-with-parent", "--new-session"),
+    ]
+
+
+def accounts() -> dict[str, str]:
+    """Return the files of `/etc` that sandboxes have instead of this machine's, by path below the
+    run folder."""
+    return {f"accounts{path}": text for path, text in _ACCOUNTS.items()}
+
+
+def obstacle(view: View) -> str | None:
+    """Return why an environment cannot be shown in a sandbox, or None."""
+    for _, destination in view.interpreter:
+        if below(destination, HOME):
+            return (
+                f"its Python is in {destination}, below {HOME}, which is a sandbox's own home:"
+                " build it with a Python elsewhere, such as the system's"
+            )
+    return None
+
+
+def unavailable(target: str) -> bool:
+    """Return whether a file cannot be at this path of a sandbox, since that has something else
+    there."""
+    return any(below(target, path) or below(path, target) for path in _TAKEN)
+
+
+def below(path: str, folder: str) -> bool:
+    """Return whether a path is a folder or inside it."""
+    return path == folder or path.startswith(f"{folder.rstrip('/')}/")
+
+
+def _root(view: View, run: str, files: Sequence[str]) -> list[str]:
+    """Return the options for programs, libraries and `/etc`, and the folders of every machine."""
+    system = ["--ro-bind", "/usr", "/usr"]
+    if any(map(_in_system, files)):
+        system = ["--overlay-src", "/usr", "--overlay-src", _stored("/usr"), "--ro-overlay", "/usr"]
+    configuration = [
+        path
+        for path in (f"/etc/{name}" for name in _CONFIGURATION)
+        if not any(below(file, path) for file in files)
+    ]
+    shown = (*configuration, *_PROCESSORS)
+    options = [*system, *view.system, *_folders(_parents(shown))]
+    for path in shown:
+        options += ["--ro-bind-try", path, path]
+    options += _folders(_EMPTY)
+    return options + _binds((f"{run}/accounts{path}", path) for path in _ACCOUNTS)
+
+
+def _python(view: View, *, direct: bool) -> list[str]:
+    destinations = [destination for _, destination in view.interpreter]
+    pairs = view.interpreter if direct else zip(destinations, destinations, strict=True)
+    return [*_folders(_parents(destinations)), *_binds(pairs)]
+
+
+def _stored(path: str) -> str:
+    return f"{ENVIRONMENT}/{FILES}{path}"
+
+
+def _in_system(path: str) -> bool:
+    return below(path, "/usr")
+
+
+def _binds(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    return [option for pair in pairs for option in ("--ro-bind", *pair)]
+
+
+def _folders(paths: Iterable[str]) -> list[str]:
+    """Return the options that make folders which every user may enter."""
+    return [option for path in paths for option in ("--dir", path)]
+
+
+def _parents(paths: Iterable[str]) -> list[str]:
+    """Return the folders above these paths, outermost first."""
+    parents: dict[str, None] = {}
+    for path in paths:
+        parts = path.strip("/").split("/")[:-1]
+        parents |= dict.fromkeys("/" + "/".join(parts[: n + 1]) for n in range(len(parts)))
+    return list(parents)

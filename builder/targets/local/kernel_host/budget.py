@@ -1,0 +1,106 @@
+"""What all processes of a sandbox may use together: memory, and disk for its own files.
+
+Read by the keeper, from behind the walls: what the code has made there is only looked at.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import resource
+import time
+from collections.abc import Iterator
+from typing import Any
+
+_SHORTEST, _LONGEST = 0.1, 0.5
+_DISK_SECONDS = 1.0
+_DISK_SHARE = 20  # looking at the files takes at most this part of the time
+_PAGE = resource.getpagesize()
+
+
+class Budget:
+    """Limits in bytes: `memory` of its processes and of the file systems in `memory_folders`, and
+    `disk` and the number of `files` for all in `folders`. Without limits it is never exceeded."""
+
+    def __init__(self, limits: dict[str, Any]) -> None:
+        self._memory: int = limits.get("memory", 0)
+        self._disk: int = limits.get("disk", 0)
+        self._files: int = limits.get("files", 0)
+        self._folders: list[str] = limits.get("folders", [])
+        self._in_memory: list[str] = limits.get("memory_folders", [])
+        self._seconds, self._used = _SHORTEST, 0
+        self._disk_again = 0.0
+
+    def pause(self) -> int | None:
+        """Return in how many milliseconds to look again; None for never."""
+        return int(1000 * self._seconds) if self._memory else None
+
+    def breach(self) -> str:
+        """Return which limit is exceeded: "memory", "disk" or "files"; empty if none is."""
+        if not self._memory:
+            return ""
+        if self._memory_used() > self._memory:
+            return "memory"
+        return self._disk_breach()
+
+    def _memory_used(self) -> int:
+        """Return how much memory is used, or more while that is far from the limit."""
+        folders = sum(map(_size_of_file_system, self._in_memory))
+        processes = list(_processes())
+        used = folders + sum(map(_resident, processes))
+        # Look less often while nothing changes.
+        self._seconds = _SHORTEST if used != self._used else min(2 * self._seconds, _LONGEST)
+        self._used = used
+        if used > self._memory:  # shared memory was counted once for each process
+            used = folders + sum(map(_proportional, processes))
+        return used
+
+    def _disk_breach(self) -> str:
+        start = time.monotonic()
+        if start < self._disk_again:
+            return ""
+        size = count = 0
+        for status in _files(self._folders):
+            size += status.st_blocks * 512
+            count += 1
+        end = time.monotonic()
+        self._disk_again = end + max(_DISK_SECONDS, _DISK_SHARE * (end - start))
+        return "disk" if size > self._disk else "files" if count > self._files else ""
+
+
+def _processes() -> Iterator[str]:
+    with contextlib.suppress(OSError):
+        yield from filter(str.isdigit, os.listdir("/proc"))
+
+
+def _resident(process: str) -> int:
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{process}/statm") as file:
+        return int(file.read().split()[1]) * _PAGE
+    return 0
+
+
+def _proportional(process: str) -> int:
+    """Return the memory of a process, with its part of what it shares; all of that if it hides."""
+    with contextlib.suppress(OSError, ValueError), open(f"/proc/{process}/smaps_rollup") as file:
+        for line in file:
+            if line.startswith("Pss:"):
+                return int(line.split()[1]) << 10
+    return _resident(process)
+
+
+def _size_of_file_system(folder: str) -> int:
+    with contextlib.suppress(OSError):
+        status = os.statvfs(folder)
+        return (status.f_blocks - status.f_bfree) * status.f_frsize
+    return 0
+
+
+def _files(folders: list[str]) -> Iterator[os.stat_result]:
+    left = list(folders)
+    while left:
+        with contextlib.suppress(OSError), os.scandir(left.pop()) as entries:
+            for entry in entries:
+                with contextlib.suppress(OSError):
+                    yield entry.stat(follow_symlinks=False)
+                    if entry.is_dir(follow_symlinks=False):
+                        left.append(entry.path)
