@@ -118,10 +118,11 @@ def _address(value: str, name: str, address: str) -> None:
         return
     path = address
     if address.startswith(("http://", "https://")):
-        _url(address)
-        if not (hashed := HASHED.fullmatch(address)):
-            raise ValueError(f"{value!r} has no hash: append `#sha256=` and 64 digits")
-        path = urlsplit(hashed["url"]).path
+        url, _, fragment = address.partition("#")
+        _url(address if fragment.isascii() else url)
+        if not HASHED.fullmatch(address):
+            raise ValueError(f"{value!r} {_no_hash(fragment)}: append `#sha256=` and 64 digits")
+        path = urlsplit(url).path
     else:
         _source(address)
         if not address.endswith(".whl"):
@@ -130,6 +131,10 @@ def _address(value: str, name: str, address: str) -> None:
         raise ValueError(f"{value!r} names neither a wheel nor a `.tar.gz` or `.zip` of sources")
     if path.endswith(".whl"):
         _wheel_name(unquote(path.rpartition("/")[2]), name)
+
+
+def _no_hash(fragment: str) -> str:
+    return "has a hash that is not whole" if fragment.startswith("sha256=") else "has no hash"
 
 
 def _wheel_name(file: str, name: str) -> None:

@@ -93,6 +93,23 @@ def test_what_pip_and_conda_take(text: str, advice: str) -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("fragment", "wrong"),
+    [
+        ("", "has no hash: append `#sha256=` and 64 digits"),
+        ("#md5=0", "has no hash: append `#sha256=` and 64 digits"),
+        ("#sha256=…", "has a hash that is not whole: append `#sha256=` and 64 digits"),
+        (f"#sha256={HASH[1:]}", "has a hash that is not whole: append `#sha256=` and 64 digits"),
+    ],
+)
+def test_hash_that_is_none(fragment: str, wrong: str) -> None:
+    """An address whose hash is missing or not whole is refused as such."""
+    text = f"a @ https://h.example.com/{WHEEL}{fragment}"
+    with pytest.raises(ValidationError) as error:
+        PACKAGE.validate_python(text)
+    assert str(error.value.errors()[0]["msg"]) == f"Value error, {text!r} {wrong}"
+
+
 @settings(max_examples=500)
 @given(
     address=st.sampled_from(ADDRESSES),
