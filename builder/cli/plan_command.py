@@ -86,7 +86,7 @@ def _plan_lines(planned: plan.Plan, *, frozen: bool) -> Iterator[Line]:
         notes = [variant.stale_base, *(variant.notes if frozen else ())]
         for line in (
             *(f"files: {text}" for text in variant.files),
-            *(f"runs: {text}" for text in variant.runs),
+            *(f"runs: {text}" for text in dict.fromkeys(variant.runs)),
             *(f"not provided by {planned.target}: {text}" for text in variant.unsupported),
             *(f"fetched: {content}" for content in variant.fetched),
             *(f"note: {note}" for note in notes if note),

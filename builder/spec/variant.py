@@ -17,6 +17,8 @@ WarmupLevel = Literal["none", "disk", "memory"]
 SHARED_PREFIX = "shared-"
 DEFAULT_WORKDIR = "/home/user"
 _SHOWN_OF_COMMAND = 60
+# A line of a command that says only how or where the others run.
+_PREPARING = re.compile(r"set -\S+( \S+)?|(mkdir -p \S+ && )?cd \S+|#.*")
 # The names of the sandbox itself.
 LOCAL_HOSTS = ("localhost", "127.0.0.1", "::1")
 _CODE_SERVICE = re.compile(rf"\b{CODE_SERVICE_PORT}\b")
@@ -98,9 +100,12 @@ class Run:
 
     @property
     def summary(self) -> str:
-        """Return the first line of the command, shortened, or the name of the script."""
-        lines = (line.strip() for line in str(self.command).splitlines())
-        text = self.script or next(line for line in lines if line)
+        """Return the first line of the command that says what it does, shortened, or the name of
+        the script."""
+        lines = [line.strip() for line in str(self.command).splitlines() if line.strip()]
+        text = self.script or next(
+            (line for line in lines if not _PREPARING.fullmatch(line)), lines[0]
+        )
         return text if len(text) <= _SHOWN_OF_COMMAND else f"{text[:_SHOWN_OF_COMMAND]}…"
 
 

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -230,6 +231,20 @@ def test_commands_are_in_the_plan_of_a_target_that_runs_them(tmp_path: Path) -> 
     assert f"runs: {line}" in [*_plan_lines(plan, frozen=True)]
     plan = planned(rendered, {}, situation={"this_machine": True})
     assert plan.to_json()["variants"][0]["runs"] == []
+
+
+def test_commands_are_shown_by_what_they_do(tmp_path: Path) -> None:
+    """The line of a command of several lines is the first that does more than prepare the others;
+    commands with the same line have one."""
+    runs = ("# first\nset -ex\nmake a", "mkdir -p /w && cd /w\nmake a", "cd /w", "cd /w && make b")
+    tables = "".join(f"[[run]]\ncommand = {json.dumps(run)}\n" for run in runs)
+    plan = planned(rendered_of(leaf(tmp_path, LEAF + tables)), {}, target="e2b")
+    lines = [line for line in _plan_lines(plan, frozen=True) if str(line).startswith("runs: ")]
+    assert lines == [
+        "runs: variants/leaf.toml: make a",
+        "runs: variants/leaf.toml: cd /w",
+        "runs: variants/leaf.toml: cd /w && make b",
+    ]
 
 
 def test_shared_stages(tmp_path: Path) -> None:
