@@ -50,6 +50,8 @@ _NOT_PYTHON = re.compile(
     r"_.*|lib.*|r-.*|gcc.*|gxx.*|gfortran.*|clang.*|cuda.*|cudnn|cudatoolkit|nccl|mkl|blas|openblas"
     r"|nodejs|rust|go|julia|perl|ruby|openssl|zlib|bzip2|xz|sqlite|tk|readline|ncurses|ca-certificates"
     r"|ld_impl.*|compilers|c-compiler|cxx-compiler|fortran-compiler|make|pkg-config|sysroot.*"
+    r"|jpeg|freetype|giflib|lcms2|lerc|lz4-c|zstd|openjpeg|pixman|expat|gettext|glib|harfbuzz|fontconfig"
+    r"|numpy-base|pcre2?|c-ares|krb5|nspr|nss|dbus|qt-main|gst-.*|gstreamer|gmp|mpfr|yaml|xorg-.*"
     r"|pytorch-cuda|pytorch-mutex|cpuonly|.*-mutex|vc|vs20\d\d_runtime|tbb|hdf5|netcdf4?-c|proj|geos|icu|intel-openmp"
 )
 _SPEC = re.compile(r"(?:[\w./-]+::)?([A-Za-z0-9_][\w.-]*)\s*(.*)")

@@ -63,7 +63,7 @@ prefix: /home/me/env
 
 
 @pytest.mark.parametrize(
-    "name", ["libgcc-ng", "r-ggplot2", "nodejs", "mkl", "gcc_linux-64", "_openmp_mutex"]
+    "name", ["libgcc-ng", "r-ggplot2", "nodejs", "mkl", "gcc_linux-64", "_openmp_mutex", "zstd"]
 )
 def test_packages_that_only_conda_has(name: str) -> None:
     """What is no Python package does not become its namesake on an index."""
