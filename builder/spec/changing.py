@@ -27,7 +27,7 @@ _CHANGING = (
         "installs the newest version of that day; list it in `python.packages`, which is locked",
     ),
     (
-        re.compile(r"\bapt(?:-get)?\s+(?:-\S+\s+)*install\b.*"),
+        re.compile(r"\bapt(?:-get)?\s+(?:-\S+\s+)*install\b[^)\n]*"),
         "installs the newest version of that day; list it in `system.packages`",
     ),
     (

@@ -26,7 +26,7 @@ def python_floor(specifier: str) -> str:
         for minor in _MINORS:
             if any(allowed.contains(f"3.{minor}.{patch}") for patch in patches):
                 return f"3.{minor}"
-    raise ValueError(f"no Python 3 version satisfies {specifier!r}")
+    raise ValueError(f"no Python from 3.{_MINORS[0]} on satisfies {specifier!r}")
 
 
 def at_least(specifier: str) -> int | None:

@@ -119,7 +119,7 @@ KEYS = sorted(field.alias or name for name, field in VariantFile.model_fields.it
         ),
         (
             "schema = 1\n[base]\npython = '<3'",
-            "3:1: `base.python`: no Python 3 version satisfies '<3'",
+            "3:1: `base.python`: no Python from 3.8 on satisfies '<3'",
         ),
         (
             "schema = 1\n[service]\ncommand = []",
