@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import enum
 import posixpath
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from builder.convert.draft import Draft
 from builder.convert.toml import Table
@@ -32,14 +31,7 @@ _DOCKERFILE = re.compile(r"(?:.*\.)?(?:Docker|Container)file(?:\..*)?", re.IGNOR
 _INSTRUCTION = re.compile(r"\s*(?:#.*\n\s*)*(?:FROM|ARG)\s", re.IGNORECASE)
 
 
-class Kind(enum.Enum):
-    """What a spec can be made from."""
-
-    DOCKERFILE = enum.auto()
-    E2B_TOML = enum.auto()
-    REQUIREMENTS = enum.auto()
-    PYPROJECT = enum.auto()
-    CONDA = enum.auto()
+Kind = Literal["Dockerfile", "e2b.toml", "requirements", "pyproject", "conda"]
 
 
 def convert(content: bytes, file: str, files: Files) -> Draft:
@@ -54,23 +46,23 @@ def convert(content: bytes, file: str, files: Files) -> Draft:
         raise SourceError([Problem(file, f"is not UTF-8 text: expected {_EXPECTED}")]) from error
     draft = Draft(file)
     match kind_of(file, text):
-        case Kind.DOCKERFILE:
+        case "Dockerfile":
             from builder.convert.dockerfile import convert_dockerfile
 
             convert_dockerfile(text, file, draft, files).take_over(draft)
-        case Kind.E2B_TOML:
+        case "e2b.toml":
             from builder.convert.e2b_toml import convert_e2b_toml
 
             convert_e2b_toml(_table(text, file), draft, files)
-        case Kind.PYPROJECT:
+        case "pyproject":
             from builder.convert.pyproject import convert_pyproject
 
             convert_pyproject(_table(text, file), draft)
-        case Kind.CONDA:
+        case "conda":
             from builder.convert.conda import convert_conda
 
             convert_conda(_yaml(text, file), draft, files)
-        case Kind.REQUIREMENTS:
+        case "requirements":
             from builder.convert.requirements import convert_requirements
 
             convert_requirements(text, file, draft, files)
@@ -82,22 +74,21 @@ def kind_of(file: str, text: str) -> Kind:
     name = posixpath.basename(file)
     ending = name.rpartition(".")[2].lower()
     if name in _EXPORTS:
-        hint = f"{_EXPORTS[name]}"
-        raise SourceError([Problem(file, f"expected {_EXPECTED}", hint=hint)])
+        raise SourceError([Problem(file, f"expected {_EXPECTED}", hint=_EXPORTS[name])])
     if _DOCKERFILE.fullmatch(name):
-        return Kind.DOCKERFILE
+        return "Dockerfile"
     if ending == "toml":
         document = _table(text, file)
         if "project" in document or "tool" in document or name == "pyproject.toml":
-            return Kind.PYPROJECT
+            return "pyproject"
         if name == "e2b.toml" or document.keys() & {"dockerfile", "template_id", "start_cmd"}:
-            return Kind.E2B_TOML
+            return "e2b.toml"
     elif ending in ("yml", "yaml") and re.search(r"(?m)^dependencies\s*:", text):
-        return Kind.CONDA
+        return "conda"
     elif ending in ("txt", "in"):
-        return Kind.REQUIREMENTS
+        return "requirements"
     elif _INSTRUCTION.match(text):
-        return Kind.DOCKERFILE
+        return "Dockerfile"
     raise SourceError([Problem(file, f"expected {_EXPECTED}")])
 
 

@@ -11,6 +11,7 @@ from fnmatch import fnmatchcase
 from builder.convert.downloads import target_of
 from builder.convert.draft import Draft
 from builder.convert.values import FileCopy, Files, Line
+from builder.flatten.copies import parents_of
 
 _ARCHIVE = re.compile(r".*\.(tar|tar\.\w+|tgz|tbz2?|txz|tzst)", re.IGNORECASE)
 _MODE = re.compile(r"0?[0-7]{3}")
@@ -31,7 +32,7 @@ class Copies:
 
     def source_of(self, path: str) -> str | None:
         """Return the file that was copied to a path in the image."""
-        for target in (path, *_parents(path)):
+        for target in (path, *parents_of(path)):
             if target in self._copied:
                 below = posixpath.relpath(path, target)
                 return posixpath.normpath(posixpath.join(self._copied[target], below))
@@ -85,7 +86,7 @@ class Copies:
             self.draft.note(line, f"there is no `{source}` here")
             return
         self.remember(source, target)
-        self.folders |= {target, *_parents(target)}
+        self.folders |= {target, *parents_of(target)}
         if len(paths) > _MAX_FILES:
             self.draft.note(
                 line,
@@ -152,7 +153,7 @@ class Copies:
         entry = {"source": target[1:], "target": target} | self._rights(line, target, flags)
         if file.executable:
             entry.setdefault("mode", "0755")
-        self.folders |= _parents(target)
+        self.folders |= parents_of(target)
         self.draft.without_file(target)  # the last one wins
         if self.draft.add(line, "files", entry):
             self.draft.files[target] = file
@@ -178,11 +179,3 @@ class Copies:
         self.draft.without_file(target)
         if self.draft.add(line, "download", table):
             self.draft.without_file_of_folder(target)
-
-
-def _parents(path: str) -> set[str]:
-    parents = set()
-    while path != "/":
-        path = posixpath.dirname(path)
-        parents.add(path)
-    return parents

@@ -10,6 +10,7 @@ from packaging.requirements import InvalidRequirement, Requirement
 from packaging.utils import canonicalize_name
 
 from builder.convert.draft import Draft
+from builder.convert.requirements import INDEX
 from builder.convert.toml import Table
 from builder.convert.values import Line
 
@@ -79,8 +80,8 @@ def _groups(document: Table, draft: Draft) -> None:
 
 def _uv(uv: Table, draft: Draft) -> None:
     for key, reason in (
-        ("index", "the index is a setting of the machine: see the guide about a private index"),
-        ("index-url", "the index is a setting of the machine: see the guide about a private index"),
+        ("index", INDEX),
+        ("index-url", INDEX),
         ("constraint-dependencies", "put a bound that you need into `packages`"),
         ("override-dependencies", "put a bound that you need into `packages`"),
         ("prerelease", "a pre-release is taken if a bound names one"),
@@ -110,7 +111,7 @@ def _poetry(poetry: Table, draft: Draft) -> None:
     if "source" in poetry:
         draft.note(
             poetry.line("source"),
-            "the index is a setting of the machine: see the guide about a private index",
+            INDEX,
         )
 
 

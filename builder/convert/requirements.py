@@ -18,15 +18,15 @@ _HASH = re.compile(r"\s--hash[= ](\S+)")
 _BARE = re.compile(r"(?P<url>(?:git\+)?https?://[^\s#]+)(?:#(?P<fragment>\S*))?(?P<marker>\s+;.*)?")
 # PyTorch's own indexes, one for each backend.
 _TORCH_INDEX = re.compile(r"/whl/(cpu|xpu|cu\d+|rocm[\d.]+)/?$")
-_INDEX = "the index is a setting of the machine: see the guide about a private index"
+INDEX = "the index is a setting of the machine: see the guide about a private index"
 _OPTIONS = {
-    "-i": _INDEX,
-    "--index-url": _INDEX,
-    "--extra-index-url": _INDEX,
-    "-f": _INDEX,
-    "--find-links": _INDEX,
-    "--no-index": _INDEX,
-    "--trusted-host": _INDEX,
+    "-i": INDEX,
+    "--index-url": INDEX,
+    "--extra-index-url": INDEX,
+    "-f": INDEX,
+    "--find-links": INDEX,
+    "--no-index": INDEX,
+    "--trusted-host": INDEX,
     "-c": "the lock decides on versions; put a bound that you need into `packages`",
     "-e": "an editable installation needs its folder; build a wheel from it",
     "--pre": "a pre-release is taken if a bound names one, as in `torch>=3.0rc1`",
@@ -101,7 +101,7 @@ def _include(line: Line, path: str, draft: Draft, files: Files, seen: set[str]) 
 
 def note_option(line: Line, option: str, value: str, draft: Draft) -> None:
     """Note an option of pip; an index of PyTorch becomes the backend."""
-    if _OPTIONS.get(option) == _INDEX and (match := _TORCH_INDEX.search(value)):
+    if _OPTIONS.get(option) == INDEX and (match := _TORCH_INDEX.search(value)):
         draft.set(line, "python", "torch-backend", match[1])
         return
     draft.note(line, _OPTIONS.get(option, f"the option `{option}` has no counterpart in a spec"))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -23,6 +24,8 @@ from builder.system.regular_file import read_regular
 _BACKEND = re.compile(r"[a-z0-9.]+")
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _LARGEST_BYTES = 16 << 20
+_INVALID = (ValueError, KeyError, TypeError, AttributeError)
+_UNREADABLE = (OSError, *_INVALID)
 
 
 def read_committed(variants: Sequence[Variant], generated: Path) -> dict[str, Lock | TemplateError]:
@@ -44,7 +47,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
     relock = "run `template-builder lock`"
     place = f"generated/{variant.name}"
     try:
-        document = parse_toml(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
+        document = _document(folder)
         lock = _lock(document["lock"], folder)
         _check_shape(lock)
         packages = dict(document["lock"]["packages"])
@@ -56,7 +59,7 @@ def _committed(variant: Variant, folder: Path) -> Lock:
         ) from error
     except OSError as error:
         raise StaleLockError(f"{error.filename} cannot be read: {error.strerror}") from error
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+    except _INVALID as error:
         raise StaleLockError(f"{place}/template.toml is not valid: {error}", hint=relock) from error
     if changes := [*_parent_changes(variant.parent, parent), *_changes(variant, lock)]:
         raise StaleLockError(
@@ -75,22 +78,22 @@ def _committed(variant: Variant, folder: Path) -> Lock:
 
 def committed_parent(name: str, generated: Path) -> Parent | None:
     """Return the build that the committed lock of template `name` is from, if it can be read."""
-    try:
-        content = read_regular(generated / name / "template.toml", _LARGEST_BYTES)
-        return _parent(parse_toml(content.decode()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return None  # `read_committed` reports it
+    with contextlib.suppress(*_UNREADABLE):  # `read_committed` reports it
+        return _parent(_document(generated / name))
+    return None
 
 
 def committed_variables(variant: Variant, image: str, generated: Path) -> dict[str, str]:
     """Return the variables of the base image that the committed lock of a variant has, if it is on
     that image."""
-    try:
-        content = read_regular(generated / variant.name / "template.toml", _LARGEST_BYTES)
-        locked = parse_toml(content.decode())["lock"]
+    with contextlib.suppress(*_UNREADABLE):  # `read_committed` reports it
+        locked = _document(generated / variant.name)["lock"]
         return dict(locked.get("env", {})) if locked["image"] == image else {}
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):
-        return {}  # `read_committed` reports it
+    return {}
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    return parse_toml(read_regular(folder / "template.toml", _LARGEST_BYTES).decode())
 
 
 def _parent(document: Mapping[str, Any]) -> Parent | None:
@@ -208,8 +211,7 @@ def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
         for change in (
             *_stage_changes(stage, locked),
             *_wheel_changes(stage, locked, lock),
-            *_download_changes(stage, locked),
-            *_model_changes(stage, locked),
+            *_content_changes(stage, locked),
         ):
             yield f"{stage.source}: {change}"
 
@@ -242,24 +244,24 @@ def _wheel_changes(stage: Stage, locked: StageLock, lock: Lock) -> Iterable[str]
             yield f"the content of `{wheel.source}` has changed"
 
 
-def _download_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
-    old, new = [d.url for d in locked.downloads], [d.url for d in stage.downloads]
-    yield from (f"the download {url} was removed" for url in old if url not in new)
-    yield from (f"the download {url} was added" for url in new if url not in old)
-    if sorted(old) == sorted(new) and old != new:
-        yield "the order of the downloads has changed"
-    if old == new:
-        pairs = zip(stage.downloads, locked.downloads, strict=True)
-        yield from filter(None, (lock.difference(download) for download, lock in pairs))
+def _content_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
+    """Yield how the downloads and the models differ from those that were locked."""
+    kinds: tuple[tuple[str, Sequence[Any], Sequence[Any]], ...] = (
+        ("downloads", locked.downloads, stage.downloads),
+        ("models", locked.models, stage.models),
+    )
+    for kind, before, now in kinds:
+        old, new = ([_title(each) for each in table] for table in (before, now))
+        yield from (f"the {title} was removed" for title in old if title not in new)
+        yield from (f"the {title} was added" for title in new if title not in old)
+        if sorted(old) == sorted(new) and old != new:
+            yield f"the order of the {kind} has changed"
+        if old == new:
+            pairs = zip(before, now, strict=True)
+            yield from filter(None, (lock.difference(content) for lock, content in pairs))
 
 
-def _model_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
-    old = [(model.kind, model.location) for model in locked.models]
-    new = [(model.kind, model.location) for model in stage.models]
-    yield from (f"the {kind} {name} was removed" for kind, name in old if (kind, name) not in new)
-    yield from (f"the {kind} {name} was added" for kind, name in new if (kind, name) not in old)
-    if sorted(old) == sorted(new) and old != new:
-        yield "the order of the models has changed"
-    if old == new:
-        pairs = zip(stage.models, locked.models, strict=True)
-        yield from filter(None, (lock.difference(model) for model, lock in pairs))
+def _title(content: Any) -> str:
+    if hasattr(content, "url"):
+        return f"download {content.url}"
+    return f"{content.kind} {content.location}"

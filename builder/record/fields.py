@@ -117,16 +117,15 @@ def _recorded_check(source: str, check: Check) -> model.Check:
 
 
 def _recalled_check(known: model.Check) -> Check:
-    request = known.http
-    http = None
-    if request:
-        http = HttpRequest(url=request.url, status=request.status, contains=request.contains)
+    http = known.http
     return Check(
         name=known.name,
         code=None if known.command is not None or http else known.code,
         command=known.command,
         exit_code=known.exit_code,
-        http=http,
+        http=HttpRequest(url=http.url, status=http.status, contains=http.contains)
+        if http
+        else None,
         stdout=known.stdout,
         timeout=known.timeout,
     )

@@ -116,11 +116,9 @@ class Pool:
             session = await open_session(self._template, seconds=self._seconds, warm=True)
         except Exception as error:
             self._pause = min(_LONGEST_PAUSE_SECONDS, 2 * self._pause or 0.5)
-            while self._waiting:
-                waiter = self._waiting.popleft()
-                if not waiter.done():
-                    waiter.set_exception(error)
-                    return
+            if waiter := self._next_waiter():
+                waiter.set_exception(error)
+                return
             expected = isinstance(error, TemplateError)
             _logger.warning(
                 "opening a sandbox of %s ahead of need failed: %s",
@@ -133,15 +131,19 @@ class Pool:
         self._offer(session)
 
     def _offer(self, session: Session) -> None:
-        while self._waiting:
-            waiter = self._waiting.popleft()
-            if not waiter.done():
-                waiter.set_result(session)
-                return
-        if len(self._ready) < self.size:
+        if waiter := self._next_waiter():
+            waiter.set_result(session)
+        elif len(self._ready) < self.size:
             self._ready.append(session)
         else:  # its caller has gone
             self._end(session)
+
+    def _next_waiter(self) -> asyncio.Future[Session] | None:
+        """Take the caller who has waited longest, of those who still wait."""
+        while self._waiting:
+            if not (waiter := self._waiting.popleft()).done():
+                return waiter
+        return None
 
     def _drop_bad(self) -> None:
         for session in [each for each in self._ready if not self._good(each)]:

@@ -65,16 +65,15 @@ def _note_mistakes(file: SpecFile, number: int, table: VerifyTable) -> None:
 
 
 def _check(table: VerifyTable) -> Check:
-    request = table.http
-    http = None
-    if request:
-        http = HttpRequest(url=request.url, status=request.status, contains=request.contains)
+    http = table.http
     return Check(
         name=table.name,
         code=table.code,
         command=table.command,
         exit_code=None if table.command is None else table.exit_code,
-        http=http,
+        http=HttpRequest(url=http.url, status=http.status, contains=http.contains)
+        if http
+        else None,
         stdout=table.stdout,
         timeout=table.timeout,
     )

@@ -26,7 +26,6 @@ from builder.cli.doctor.assumptions import (
     verdicts,
 )
 from builder.cli.doctor.trial import (
-    BASE,
     CPU,
     MEMORY_MB,
     POLL_SECONDS,
@@ -91,13 +90,14 @@ def cost() -> str:
 
 
 def try_out(
-    settings: TargetSettings, *, report: Reporter, base: str = BASE
+    settings: TargetSettings, *, report: Reporter, base: str = ""
 ) -> tuple[list[Checked], list[str], TemplateError | None]:
     """Test every assumption on the account of a target. Return the results, what could not be
     removed afterwards, and the error that ended the run early, if any.
 
-    `base` holds tables of the spec: base image and service. Everything that was created is removed
-    in any case. Raises what prevents any result: a refused key, a limit, a network that is down.
+    `base` holds tables of the spec, such as another base image. Everything that was created is
+    removed in any case. Raises what prevents any result: a refused key, a limit, a network that is
+    down.
     """
     scratch = Scratch()
     try:

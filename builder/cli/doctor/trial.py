@@ -35,14 +35,6 @@ PREFIX = "template-builder-doctor-"
 CPU, MEMORY_MB = 2, 1024
 SANDBOX_SECONDS = 900
 POLL_SECONDS = 0.5
-BASE = """
-[base]
-image = "e2bdev/code-interpreter:latest"
-python = ">=3.11"
-[service]
-command = ["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]
-ready-url = "http://localhost:49999/health"
-"""
 _ABANDONED = dt.timedelta(hours=2)
 _DELETE_SECONDS = 60.0
 
@@ -85,7 +77,7 @@ class Trial:
     def __init__(
         self, project: Project, settings: TargetSettings, *, report: Reporter, base: str
     ) -> None:
-        """`base` holds tables of the spec: base image and service."""
+        """`base` holds tables of the spec, such as another base image."""
         self.project, self.settings, self._report, self._base = project, settings, report, base
         target = connect(settings, project, report=report)
         assert isinstance(target, E2BTarget)
