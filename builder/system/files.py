@@ -6,6 +6,7 @@ The only owner of filelock and platformdirs.
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import os
 import secrets
@@ -220,4 +221,49 @@ def remove_tree(path: Path) -> None:
                     os.chmod(entry, 0o700)
             function(name)
 
-    shutil.rmtree(path, onerror=retry)
+    try:
+        shutil.rmtree(path, onerror=retry)
+    except RecursionError:
+        _remove_deep(path)
+
+
+def _remove_deep(path: Path) -> None:
+    """Remove a folder with more levels of folders than `shutil` can go down. Raises `OSError`."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+    above: list[tuple[str, os.stat_result]] = []
+    folder = os.open(path, flags)
+    try:
+        while True:
+            if inner := _emptied(folder):
+                above.append((inner, os.fstat(folder)))
+                # One descriptor at a time: there may be more levels than a process has.
+                folder = _moved(folder, inner, flags)
+            elif above:
+                name, status = above.pop()
+                folder = _moved(folder, "..", flags)
+                if not os.path.samestat(os.fstat(folder), status):
+                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
+                os.rmdir(name, dir_fd=folder)
+            else:
+                path.rmdir()
+                return
+    finally:
+        os.close(folder)
+
+
+def _emptied(folder: int) -> str | None:
+    """Remove the files of a folder up to the first folder in it; return its name."""
+    os.fchmod(folder, 0o700)
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                return entry.name
+            os.unlink(entry.name, dir_fd=folder)
+    return None
+
+
+def _moved(folder: int, name: str, flags: int) -> int:
+    """Open a folder by its name in another one, which is closed."""
+    other = os.open(name, flags, dir_fd=folder)
+    os.close(folder)
+    return other

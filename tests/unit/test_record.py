@@ -247,6 +247,26 @@ def test_exclusive_excludes_and_says_that_it_waits(tmp_path: Path) -> None:
     assert other.communicate()[0] == "held\n"
 
 
+def test_remove_tree_removes_what_is_deep(tmp_path: Path) -> None:
+    """A tree goes with more levels of folders than Python calls functions, files in them, and links,
+    whose targets stay."""
+    kept = tmp_path / "kept"
+    kept.write_text("")
+    (tmp_path / "tree").mkdir()
+    folder = os.open(tmp_path / "tree", os.O_RDONLY)
+    for level in range(1500):
+        os.mkdir("a", dir_fd=folder)
+        if level % 500 == 0:
+            os.symlink(tmp_path, "link", dir_fd=folder)
+            os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=folder))
+        inner = os.open("a", os.O_RDONLY, dir_fd=folder)
+        os.close(folder)
+        folder = inner
+    os.close(folder)
+    remove_tree(tmp_path / "tree")
+    assert list(tmp_path.iterdir()) == [kept]
+
+
 def test_remove_tree_removes_what_is_read_only(tmp_path: Path) -> None:
     """A tree goes with its read-only folders, and an absent one is fine."""
     folder = tmp_path / "a" / "b"
