@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from builder.lock.base_image import BaseImage
+from builder.project import Project
+from builder.workflow.base_variables import variables_of
 from tests.conftest import ROOT, Command
+from tests.support import engine
+from tests.support.content_server import tar_of
 from tests.support.prechecks import SERVICE, write_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
@@ -94,6 +99,23 @@ def check_of_caches() -> str:
         " for x, *_ in os.walk(os.environ['HF_HOME'])}))"
     )
     return check("one cache", HUB + script, "one one two\none one two\ntwo three [0, 1000]")
+
+
+def test_engine_gives_the_variables_of_an_image(tmp_path: Path) -> None:
+    """What no registry gives, the Docker engine of this machine does, if it has the image."""
+    docker, project = engine.client(), Project(root=tmp_path)
+    absent, own = (BaseImage(reference=f"template-test/{n}:1", digest=None) for n in ("no", "env"))
+    archive = tar_of({"file": ""}, mode="w")
+    docker.api.import_image_from_data(
+        archive, repository="template-test/env", tag="1", changes=["ENV A=b C=d=e"]
+    )
+    try:
+        variables = variables_of(own, project)
+    finally:
+        docker.images.remove(own.reference)
+    assert variables is not None
+    assert {name: variables.get(name) for name in ("A", "C")} == {"A": "b", "C": "d=e"}
+    assert variables_of(absent, project) is None
 
 
 @pytest.mark.parametrize("level", [pytest.param("none", marks=pytest.mark.soak), "disk"])
