@@ -44,7 +44,11 @@ class Variables:
         ]
         for word, name, value in values:
             if name is None or value is None:
-                self.draft.note(line, f"`{word}` uses a variable that only the base image may set")
+                self.draft.note(
+                    line,
+                    f"`{word}` uses a variable that only the base image may set; if it does, set"
+                    " the same in [env]",
+                )
                 continue
             if self.draft.secrets.is_secret(name, value):
                 self.draft.note(line, f"`{name}` {WHEN_OPENED}")

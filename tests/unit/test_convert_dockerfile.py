@@ -82,7 +82,7 @@ ENV PATH="/x:${{PATH}}" LIBS=$LD_LIBRARY_PATH
     }
     assert notes == [
         'Dockerfile:5: `ENV PATH="/x:${PATH}" LIBS=$LD_LIBRARY_PATH`: `LIBS` uses a variable that only'
-        " the base image may set"
+        " the base image may set; if it does, set the same in [env]"
     ]
 
 
@@ -104,7 +104,7 @@ ENV NEW=1 OTHER=$NEW
     assert values == expected
     assert notes == [
         "Dockerfile:5: `ENV NEW=1 OTHER=$NEW`: `OTHER` uses a variable that only the base image may"
-        " set"
+        " set; if it does, set the same in [env]"
     ]
 
 
