@@ -60,8 +60,7 @@ def started(
     its descendants are killed. Raises `InterruptedRunError` if this program is stopping.
     """
     with _lock:
-        if _stopped.is_set():
-            raise InterruptedRunError("interrupted")
+        check_not_stopped()
         process = subprocess.Popen(
             [
                 *(sys.executable, "-I", "-S", guard.__file__),
@@ -114,8 +113,7 @@ def when_stopped(callback: Callable[[], None]) -> Iterator[None]:
 
     Raises `InterruptedRunError` if this program was interrupted already."""
     with _lock:
-        if _stopped.is_set():
-            raise InterruptedRunError("interrupted")
+        check_not_stopped()
         _callbacks.append(callback)
     try:
         yield
@@ -137,5 +135,5 @@ def check_not_stopped() -> None:
 
 def pause(seconds: float) -> None:
     """Sleep. Raises `InterruptedRunError` as soon as this program is interrupted."""
-    if _stopped.wait(seconds):
-        raise InterruptedRunError("interrupted")
+    _stopped.wait(seconds)
+    check_not_stopped()
