@@ -25,6 +25,11 @@ def exports(variables: Mapping[str, str]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _pair(name: str, value: str) -> str:
+    before, is_on_base, after = value.partition(BASE_PATH)
+    if name == "PATH" and is_on_base and before and not after:
+        # A file in /etc/profile.d may have put it there already.
+        word = shlex.quote(before)
+        return f'{name}={word}"${{PATH#{word}}}"'
     return f"{name}={_quoted(value)}"
 
 
