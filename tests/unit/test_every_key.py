@@ -55,7 +55,7 @@ def test_every_key_is_in_the_schema_and_the_reference() -> None:
             reference = field.get("items", field)["$ref"]
             table = document["$defs"][reference.rpartition("/")[2]]
         assert table["properties"][last]["description"], name
-        assert {"type", "const", "enum", "$ref"} & set(table["properties"][last]), name
+        assert {"type", "const", "enum", "oneOf", "$ref"} & set(table["properties"][last]), name
         title = "## Top level" if not above else f"{'.'.join(above)}]"
         section = page[page.index(title) :].partition("\n## ")[0]
         assert f"\n| `{last}` | " in section, name
@@ -180,6 +180,6 @@ def shape(rendered: Rendered, key: str) -> list[object]:
             text = instruction.args[-1]
             words = shlex.shlex(text, posix=True, punctuation_chars=True)
             words.whitespace_split, words.commenters = True, ""
-            unquoted = re.sub("'[^']*'", "", text.replace("'\"'\"'", ""))
+            unquoted = re.sub("'[^']*'", "", text.replace("'\"'\"'", "")).replace('"$PATH"', "")
             result.append((len([*words]), unquoted.count("$"), unquoted.count("`")))
     return result
