@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
 # In a value, for the PATH of the base image, which each shell of E2B has.
 BASE_PATH = "\0PATH\0"
+# Without what has a meaning in a pattern.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@,=+-]+")
 
 
 def env_literal(value: str) -> str:
@@ -15,7 +18,14 @@ def env_literal(value: str) -> str:
 
     `$0` is always set, so `${0:+$}` expands to a dollar sign.
     """
-    return value.replace("$", "${0:+$}").replace(BASE_PATH, "$PATH")
+    before, _, after = value.partition(BASE_PATH)
+    path = "$PATH"
+    # The login shell that expands it may have read a template's profile, which adds the same.
+    if _PLAIN.fullmatch(before):
+        path = f"${{PATH#{before}}}"
+    elif not before and _PLAIN.fullmatch(after):
+        path = f"${{PATH%{after}}}"
+    return value.replace("$", "${0:+$}").replace(BASE_PATH, path)
 
 
 def exports(variables: Mapping[str, str]) -> str:

@@ -29,9 +29,9 @@ def bind(variant: Variant, values: Mapping[str, str]) -> Variant:
     own: dict[str, str] = {}
     for stage in variant.stages:
         # A stage sees what earlier ones set, and a command that of its own stage, too.
-        below = {name: value for name, value in values.items() if name not in own}
+        below = {n: value for n, value in values.items() if n not in own and n != PATH}
         own |= stage.env
-        shell = {n: v for n, v in below.items() if n not in stage.env and n != PATH}
+        shell = {name: value for name, value in below.items() if name not in stage.env}
         stages.append(
             dataclasses.replace(
                 stage,

@@ -174,6 +174,7 @@ def test_variables_of_a_parent_are_known(tmp_path: Path) -> None:
         "PATH": "/leaf:/first:/below:${PATH}",
         "SETS": "/data/sets",
     }
+    assert bound.stages[0].env_instruction == {"PATH": "/first:${PATH}"}
     assert bound.stages[1].env_instruction == {"PATH": "/leaf:${PATH}", "SETS": "/data/sets"}
 
 
@@ -216,3 +217,17 @@ def test_path_is_extended_once(before: str) -> None:
             check=True,
         )
         assert done.stdout == f"{before}:/usr/bin:/bin\n"
+
+
+def test_path_of_env_is_extended_once() -> None:
+    """ENV of E2B is expanded in a login shell that has read the template's /etc/profile.d, which
+    adds to PATH, too: what that has added is taken off."""
+    for written, sent in {
+        "/a/bin:$PATH": "/a/bin:${PATH#/a/bin:}",
+        "$PATH:/b": "${PATH%:/b}:/b",
+        "/a*:$PATH": "/a*:$PATH",
+    }.items():
+        (step,) = [
+            step for step in flatten(f"FROM x\nENV PATH={written}").steps if step.kind == "ENV"
+        ]
+        assert step.args == ("PATH", sent)
