@@ -53,21 +53,30 @@ def _bound_run(run: Run, values: Mapping[str, str]) -> Run:
 
 
 def unset_problems(
-    variant: Variant, base: Collection[str] | None, why: str, folder: Path
+    variant: Variant,
+    base: Collection[str] | None,
+    why: str,
+    folder: Path,
+    *,
+    inherited: Collection[str] = (),
 ) -> Iterator[Problem]:
     """Yield a problem for each reference to a variable that is not in `base`: the names of the
-    variables of what the variant is on, None if they are not known, which `why` explains."""
+    variables of the base image, None if they are not known, which `why` explains. `inherited` are
+    those of the template that the variant is from."""
+    where = "neither a line above nor an extended spec sets it"
+    if variant.from_template:
+        where = f"neither a line above nor the template {variant.from_template!r} sets it"
     for stage in variant.stages:
         for each in stage.references:
             if base is not None and each.name in base:
                 continue
-            near = did_you_mean(each.name, [*each.known, *(base or ())])
+            known = dict.fromkeys([*each.known, *inherited, *(base or ())])
+            near = did_you_mean(each.name, known)
             text = f"write `$${each.name}` for that text itself"
             yield problem_in(
                 folder,
                 stage.source,
                 each.key,
-                f"`${each.name}` has no value: neither a line above nor an extended spec sets it,"
-                f" and {why}",
+                f"`${each.name}` has no value: {where}, and {why}",
                 f"{near}; {text}" if near else text,
             )
