@@ -45,7 +45,7 @@ from builder.targets.protocol import Needs, Unused
 _OWNER = "template-builder.owner"
 _SUBJECT = "template-builder.precheck"
 _DIGEST = "template-builder.digest"
-_WITHOUT_NETWORK = "RUN --network=none "
+_WITHOUT_NETWORK = re.compile(r"^RUN --network=none ", re.MULTILINE)
 _STEP = re.compile(r"Step (\d+)/(\d+) : (.*)", re.DOTALL)
 _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LARGEST_BUNDLE = 16 << 20
@@ -177,13 +177,9 @@ class DockerEngine:
         elif self._settings.ca_bundle:
             self.image(base)
             dockerfile = dockerfile.replace(f"FROM {base} ", f"FROM {self._trusting(base)} ", 1)
-        if _WITHOUT_NETWORK in dockerfile:  # only BuildKit has the flag
-            dockerfile = dockerfile.replace(_WITHOUT_NETWORK, "RUN ")
-            text = (
-                "the pre-check runs commands with `network = false` with the network of all steps:"
-                " only BuildKit can run one without"
-            )
-            report(Event(kind="note", variant=rendered.variant.name, text=text))
+        dockerfile, note = with_network(dockerfile)
+        if note:
+            report(Event(kind="note", variant=rendered.variant.name, text=note))
         files = {file.path: (file.content, file.mode) for file in rendered.files}
         files["Dockerfile"] = (dockerfile.encode(), 0o644)
         with (
@@ -356,6 +352,13 @@ def _is_gone(owner: str) -> bool:
     if host != socket.gethostname() or not pid.isdigit():
         return False  # of another machine that uses the same engine
     return not psutil.pid_exists(int(pid))
+
+
+def with_network(dockerfile: str) -> tuple[str, str | None]:
+    """Return a Dockerfile without a flag that only BuildKit has, and a note if there was one."""
+    changed = _WITHOUT_NETWORK.sub("RUN ", dockerfile)
+    note = "the pre-check runs commands with `network = false` with the network of all steps:"
+    return changed, None if changed == dockerfile else f"{note} only BuildKit can run one without"
 
 
 def _image(image: Any) -> Image:

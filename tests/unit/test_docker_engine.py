@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from builder import errors
-from builder.precheck.engine import DockerEngine
+from builder.precheck.engine import DockerEngine, with_network
 from builder.project import PrecheckSettings
 from tests.conftest import Command
 
@@ -83,3 +83,15 @@ def test_nothing_is_left_open_where_no_engine_answers(
         gc.collect()
     assert message == f"no Docker engine answers at {unavailable}"
     assert [str(warning.message) for warning in caught] == []
+
+
+def test_command_without_a_network_in_a_pre_check() -> None:
+    """The pre-check runs it with one, and says so; what a command contains stays as it is."""
+    text = 'FROM x\nRUN --network=none ["sh", "-c", "echo RUN --network=none x"]\n'
+    dockerfile, note = with_network(text)
+    assert dockerfile == 'FROM x\nRUN ["sh", "-c", "echo RUN --network=none x"]\n'
+    assert note == (
+        "the pre-check runs commands with `network = false` with the network of all steps: only"
+        " BuildKit can run one without"
+    )
+    assert with_network(dockerfile) == (dockerfile, None)
