@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -13,19 +14,18 @@ from builder.project import Project
 from builder.render import Rendered
 from builder.system.logs import Log
 from builder.targets.local import place
+from builder.targets.local.confine.walls import HOME, VENV
 from builder.targets.local.kernel import KernelSandbox
-from builder.targets.local.launch import forks, zygote_of
 from tests.conftest import BASE
 from tests.support.here import build_here, results_of
 from tests.support.index_server import wheel
+from tests.support.sandboxes import BEST, KINDS, LINUX, opened_in
 
 pytestmark = pytest.mark.network
 SPEC = "schema = 1\nname = '{name}'\nextends = '_base'\n[python]\npackages = {packages}\n"
 # A forked kernel is led to what it installs in another way than one that is started anew. What
-# watches over installs is the same in both.
-NO_FORKS = pytest.mark.skipif(not forks(), reason="no forks")
-KINDS = ["cold", pytest.param("forked", marks=NO_FORKS)]
-one_kind = pytest.mark.parametrize("opening", ["forked" if forks() else "cold"], indirect=True)
+# watches over installs is the same in all kinds.
+one_kind = pytest.mark.parametrize("opening", [BEST], indirect=True)
 Opening = Callable[..., KernelSandbox]
 
 
@@ -75,17 +75,17 @@ def opening(request: pytest.FixtureRequest, local_cache: Path, wheels: Path) -> 
     with contextlib.ExitStack() as stack:
 
         def opened(folder: Path) -> KernelSandbox:
+            links = str(wheels) if request.param.startswith("unconfined") else f"{HOME}/wheels"
             env = {
                 "PIP_NO_INDEX": "1",
-                "PIP_FIND_LINKS": str(wheels),
+                "PIP_FIND_LINKS": links,
                 "PIP_CONFIG_FILE": "/dev/null",
                 "UV_NO_INDEX": "1",
-                "UV_FIND_LINKS": str(wheels),
+                "UV_OFFLINE": "1",
+                "UV_FIND_LINKS": links,
             }
-            zygote = None
-            if request.param == "forked":
-                zygote = zygote_of(folder, digest="sha256:0", warm=["six"], env=env)
-            sandbox = KernelSandbox(folder, warm=(), env=env, zygote=zygote)
+            sandbox = opened_in(folder, request.param, warm=["six"], digest="sha256:0", env=env)
+            shutil.copytree(wheels, sandbox.home / "wheels")
             stack.callback(sandbox.close)
             return sandbox
 
@@ -124,9 +124,13 @@ WAYS_COLD = tuple(way for way in WAYS if way.startswith(("%pip", "import", "from
 
 @pytest.mark.parametrize(
     ("opening", "ways"),
-    [("cold", WAYS_COLD if forks() else WAYS), pytest.param("forked", WAYS, marks=NO_FORKS)],
+    [
+        (kind, WAYS_COLD if kind.endswith("cold") and LINUX else WAYS)
+        for kind in KINDS
+        if LINUX or kind == BEST
+    ],
     indirect=["opening"],
-    ids=["cold", "forked"],
+    ids=[kind for kind in KINDS if LINUX or kind == BEST],
 )
 def test_installed_in_one_sandbox_only(
     with_pip: Path, opening: Opening, ways: Sequence[str]
@@ -172,14 +176,16 @@ def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) 
     installed; the interpreter says of itself that it is the sandbox's."""
     sandbox = opening(with_pip)
     printed(sandbox, "%pip install -q toolz")
-    venv = sandbox.home.parent / "venv"
+    host = sandbox.home.parent / "venv"
+    venv = Path(VENV) if sandbox.confined else host
     printout = printed(
         sandbox,
         "import os, site, sys, sysconfig\n"
         "print(sys.prefix, sys.exec_prefix, os.environ['VIRTUAL_ENV'], sep='\\n')\n"
         "print(sys.executable, sysconfig.get_path('purelib'), sep='\\n')",
     )
-    (packages,) = venv.glob("lib/*/site-packages")
+    (packages,) = host.glob("lib/*/site-packages")
+    packages = venv / packages.relative_to(host)
     assert printout.splitlines() == [
         *[str(venv)] * 3, str(venv / "bin" / "python"), str(packages),
     ]  # fmt: skip
@@ -249,12 +255,13 @@ def test_installers_of_the_host_are_out_of_reach(without_pip: Path, opening: Ope
     """No name of an installer leads to the host's, and pip of the host, called by its path, is told
     to refuse what is outside of a virtual environment."""
     sandbox = opening(without_pip)
+    venv = VENV if sandbox.confined else f"{sandbox.home.parent}/venv"
     for name in ("pip", "pip3", "uv", "pipx", "easy_install", "conda", "mamba", "micromamba"):
         execution = sandbox.run(f"!{name} install x", timeout=60)
         assert execution.error is not None
         assert f"`{name} install x` failed with exit status " in execution.error
         assert printed(sandbox, f"import shutil; print(shutil.which({name!r}))") == (
-            f"{sandbox.home.parent}/venv/bin/{name}\n"
+            f"{venv}/bin/{name}\n"
         )
     assert "uvx: this template does not have it" in sandbox.run("!uvx ruff", timeout=60).stdout
     assert printed(sandbox, "import os; print(os.environ['PIP_REQUIRE_VIRTUALENV'])") == "1\n"

@@ -14,7 +14,7 @@ from builder.runtime import CodeExecutionPrimitive, CodeOutput
 from tests.conftest import ROOT
 from tests.support.clouds import Place
 from tests.support.execution import ran
-from tests.support.sandboxes import FORKED, with_module
+from tests.support.sandboxes import LINUX, with_module
 
 pytestmark = pytest.mark.network
 
@@ -63,7 +63,7 @@ def test_standard_error_is_heard_as_well(local_one: Path) -> None:
     assert nothing["logs"] == ["[stdout] 1"]
 
 
-@pytest.mark.skipif(not FORKED, reason="only Linux forks sandboxes")
+@pytest.mark.skipif(not LINUX, reason="only Linux forks sandboxes")
 def test_a_logger_made_by_a_warm_import_is_heard(
     place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -25,12 +25,13 @@ def test_traceback_is_that_of_python(sandbox: KernelSandbox) -> None:
         "run()"
     )
     execution = sandbox.run(code, timeout=60)
+    home = "/home/user" if sandbox.confined else sandbox.home
     assert execution.error == "ValueError: no half"
     assert execution.traceback == (
         "Traceback (most recent call last):\n"
         "  Cell In[1], line 4, in run\n"
         "    own.halve(1)\n"
-        f'  File "{sandbox.home}/own.py", line 2, in halve\n'
+        f'  File "{home}/own.py", line 2, in halve\n'
         "    return n / 0\n"
         "ZeroDivisionError: division by zero\n"
         "\n"

@@ -128,7 +128,7 @@ def zygotes(folder: str) -> list[str]:
     found = []
     for path in Path("/proc").glob("[0-9]*/cmdline"):
         with contextlib.suppress(OSError):
-            if f"\0zygote\0{folder}\0" in path.read_bytes().decode(errors="replace"):
+            if f"\0{folder}\0" in path.read_bytes().decode(errors="replace"):
                 found.append(path.parent.name)
     return found
 

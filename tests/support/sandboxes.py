@@ -7,15 +7,18 @@ import os
 import secrets
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
 import pytest
 
 from builder.project import Project
 from builder.render import Rendered
+from builder.sandbox.boundary import Boundary
+from builder.system.isolation import Isolation
 from builder.system.logs import Log
 from builder.targets.local import place
+from builder.targets.local.confine.confinement import confinement
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import zygote_of
 from tests.conftest import BASE
@@ -76,20 +79,32 @@ def gone(pid: int, seconds: float = 10) -> bool:
     return not alive(pid)
 
 
-KINDS = ("cold", "forked")
-FORKED = sys.platform == "linux"  # which alone forks sandboxes
+LINUX = sys.platform == "linux"  # which alone forks and confines sandboxes
+KINDS = ("cold", "forked", "unconfined", "unconfined cold")
+BEST = "forked" if LINUX else "unconfined cold"
 
 
 def opened(kind: str, light: Rendered, ref: str) -> KernelSandbox:
-    """Open a sandbox whose kernel is started from scratch, or forked."""
+    """Open a sandbox whose kernel is started from scratch or forked, confined or not."""
     path = place.find_build(ref, name="light").path
+    # This module keeps the folder in which it was imported.
+    return opened_in(path, kind, warm=["multiprocessing.process"], digest=light.digest)
+
+
+def opened_in(
+    path: Path, kind: str, *, warm: Sequence[str], digest: str, env: Mapping[str, str] | None = None
+) -> KernelSandbox:
+    """Open a sandbox of this kind in an environment."""
+    if not LINUX and kind != "unconfined cold":
+        pytest.skip("only Linux forks and confines sandboxes")
+    isolation: Isolation = "none" if kind.startswith("unconfined") else "confined"
+    confined = confinement(path, Boundary(isolation=isolation))
+    variables = env or {}
     zygote = None
-    if kind == "forked":
-        if not FORKED:
-            pytest.skip("only Linux forks sandboxes")
-        # This module keeps the folder in which it was imported.
-        zygote = zygote_of(path, digest=light.digest, warm=["multiprocessing.process"], env={})
-    return KernelSandbox(path, warm=(), env={}, zygote=zygote)
+    if not kind.endswith("cold"):
+        view = confined.view if confined else None
+        zygote = zygote_of(path, digest=digest, warm=warm, env=variables, view=view)
+    return KernelSandbox(path, warm=(), env=variables, zygote=zygote, confined=confined)
 
 
 @pytest.fixture(params=KINDS)
@@ -102,7 +117,7 @@ def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterat
 @pytest.fixture
 def new_sandbox(light: Rendered, ref: str) -> Iterator[KernelSandbox]:
     """Yield a new sandbox of the kind that is opened sooner."""
-    with contextlib.closing(opened("forked" if FORKED else "cold", light, ref)) as sandbox:
+    with contextlib.closing(opened(BEST, light, ref)) as sandbox:
         yield sandbox
 
 

@@ -84,6 +84,10 @@ class KernelClient:
         """Add what the code writes to `output`, until the code or the `with` block ends."""
         return self._streams.into(output)
 
+    def written(self) -> int:
+        """Return how many bytes the code has written to its streams."""
+        return self._streams.written
+
     def execute(
         self, code: str, *, silent: bool, variables: Mapping[str, str] | None, limit: int | None
     ) -> str:
@@ -174,4 +178,6 @@ def _context(_process: int) -> zmq.Context[Any]:
     """Return this process's own context: it has a thread, and a forked process has none."""
     context = zmq.Context()
     context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
+    # Code may have put a link to another socket in the place of the kernel's.
+    context.setsockopt(zmq.RECONNECT_IVL, -1)
     return context

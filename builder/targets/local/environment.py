@@ -34,7 +34,8 @@ from builder.system.documents import parse_json
 from builder.system.events import Event, Reporter
 from builder.system.files import atomic_write, exclusive, remove_tree
 from builder.system.logs import Log
-from builder.targets.local import byte_code, interpreter
+from builder.targets.local import absolute, byte_code, interpreter
+from builder.targets.local.confine.bubblewrap import hand_over
 from builder.targets.local.fetched import link_content
 from builder.targets.local.home import in_home
 from builder.targets.local.inherited import Requirements, requirements_of, take_over
@@ -126,7 +127,7 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
         atomic_write(folder / "template" / file.path, file.content, mode=file.mode)
     if variant.parent:
         take_over(variant.parent, folder)
-    _fill_home(folder / "home", variant)
+    _put_files(folder, variant)
     if rendered.fetched:
         step("linking what was fetched")
         link_content(rendered.fetched, folder, report=report)
@@ -151,13 +152,24 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     atomic_write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
 
 
-def _fill_home(home: Path, variant: Variant) -> None:
-    """Make the home that sandboxes get a copy of, with the files of the spec at and below it."""
+def _put_files(folder: Path, variant: Variant) -> None:
+    """Make the home that sandboxes get a copy of, with the files of the spec at and below it, and
+    keep those for elsewhere."""
+    home = folder / "home"
     home.mkdir(exist_ok=True)
+    elsewhere = []
     for stage in variant.stages:
         for entry in stage.all_files:
+            mode = int(entry.mode, 8)
             if path := in_home(entry.target):
-                atomic_write(home / path, entry.content, mode=int(entry.mode, 8))
+                atomic_write(home / path, entry.content, mode=mode)
+            elif absolute.provided(entry.target):
+                place = absolute.place_in(folder, entry.target)
+                atomic_write(place, entry.content, mode=mode)
+                hand_over(place)
+                elsewhere.append(entry.target)
+    absolute.add(folder, elsewhere)
+    absolute.set_workdir(folder, variant.workdir)
 
 
 def _install(folder: Path, detail: Callable[[str], None], log: Log) -> None:

@@ -9,26 +9,35 @@ from pathlib import Path
 
 from builder.render.fetched import Fetched, obtained, put
 from builder.system.events import Reporter
+from builder.targets.local import absolute
 from builder.targets.local.home import FETCHED, in_home, links_of, set_links
 
 _EXECUTABLE = 0o111
 
 
 def link_content(contents: Iterable[Fetched], environment: Path, *, report: Reporter) -> None:
-    """Put content for the home folder into an environment, and link to it from the environment's
+    """Put content into an environment, and link to that for the home folder from the environment's
     home. Raises `OSError`, `FetchError`, `NetworkError`, `StorageError`."""
-    paths = []
+    paths, elsewhere = [], []
     for content in contents:
         path = in_home(content.target)
-        if path is None:
+        if path is not None:
+            place = environment / FETCHED / path
+        elif absolute.provided(content.target):
+            place = absolute.place_in(environment, content.target)
+        else:
             continue
-        place = environment / FETCHED / path
         if content.extract or int(content.mode or "0", 8) & _EXECUTABLE:
             _put(content, place, report)  # the files of the store have one mode
         else:
             for file in content.files:
                 _link(obtained(file, report=report), place / file.path if file.path else place)
-        paths.append(path)
+        if path is None:
+            elsewhere.append(content.target)
+        else:
+            paths.append(path)
+    if elsewhere:
+        absolute.add(environment, elsewhere)
     if not paths:
         return
     paths += links_of(environment)  # of what the template is from

@@ -17,7 +17,8 @@ from builder.errors import BuildError
 from builder.lock.committed import text_of
 from builder.spec import Parent
 from builder.system.documents import parse_toml
-from builder.targets.local import place
+from builder.targets.local import absolute, place
+from builder.targets.local.confine.walls import FILES
 from builder.targets.local.home import FETCHED, links_of, set_links
 
 _TEMPLATE = "template"
@@ -59,6 +60,11 @@ def take_over(parent: Parent, environment: Path) -> None:
     source = place.folder_of(str(parent.digest))
     shutil.copytree(source / _TEMPLATE, environment / _TEMPLATE / _PARENT)
     shutil.copytree(source / "home", environment / "home", symlinks=True)
+    if (elsewhere := absolute.listed(source).paths) and (source / FILES).is_dir():
+        shutil.copytree(source / FILES, environment / FILES, symlinks=True, copy_function=_link)
+        for folder, _, _ in os.walk(environment / FILES):
+            os.chmod(folder, 0o700)
+        absolute.add(environment, elsewhere)
     if links := links_of(source):
         shutil.copytree(source / FETCHED, environment / FETCHED, symlinks=True, copy_function=_link)
         for folder, _, _ in os.walk(environment / FETCHED):

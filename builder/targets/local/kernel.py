@@ -13,7 +13,9 @@ import signal
 import tempfile
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from builder.errors import InterpreterDiedError, SandboxError, SandboxGoneError, from_os_error
@@ -28,7 +30,11 @@ from builder.system.files import remove_tree
 from builder.system.scratch import Scratch, short_folder
 from builder.targets.local.client import KernelClient, add_error
 from builder.targets.local.confine import confinement
+from builder.targets.local.confine.bubblewrap import hand_over
 from builder.targets.local.confine.confinement import Confinement
+from builder.targets.local.confine.limits import OUTPUT_BYTES, OUTPUT_WORDS
+from builder.targets.local.confine.notes import notes
+from builder.targets.local.confine.proxy import Proxy
 from builder.targets.local.confine.walls import ENVIRONMENT, READ, SOCKETS, VENV
 from builder.targets.local.home import FETCHED, copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
@@ -44,6 +50,7 @@ from builder.targets.local.place import confined_variables, sandbox_variables
 _START_SECONDS = 120.0
 _INTERRUPT_SECONDS = 5.0
 _INTERRUPTS = 2
+_LOOK_SECONDS = 0.5
 # Less than a kernel needs for its own files.
 _FULL_BYTES = 64 << 10
 
@@ -72,6 +79,8 @@ class KernelSandbox:
         self._owner = os.getpid()
         self._process: KernelProcess | None = None
         self.confined = confined
+        self._proxy: Proxy | None = None
+        self._refused: Counter[str] = Counter()
         self._held = contextlib.ExitStack()
         if zygote:
             self._held.callback(zygote.release)
@@ -131,9 +140,15 @@ class KernelSandbox:
         self, confined: Confinement, env: Mapping[str, str], zygote: Zygote
     ) -> KernelProcess:
         confinement.write_connection(self._client.connection_file)
-        confinement.hand_over(self._folder)
-        request = confined.request(zygote.folder, self._folder, cold=zygote.starts)
-        return zygote.fork(self._folder, confined_variables(env, path=VENV), request)
+        hand_over(self._folder)
+        request = confined.request(self._folder, cold=zygote.starts)
+        variables = confined_variables(env, path=VENV) | confined.proxy_variables
+        kernel = zygote.fork(self._folder, variables, request)
+        if kernel.listener:
+            self._proxy = Proxy(confined.network)
+            self._held.callback(self._proxy.close)
+            self._proxy.serve(kernel.listener)
+        return kernel
 
     def _wait_until_ready(self) -> None:
         try:
@@ -180,18 +195,37 @@ class KernelSandbox:
                 request = self._client.execute(
                     code, silent=silent, variables=variables, limit=limit
                 )
-                return self._outcome(request, output, start, timeout)
+                return self._with_notes(self._outcome(request, output, start, timeout))
         except InterpreterDiedError as error:
             error.seen = output.execution(time.monotonic() - start, lost=True)
             raise
         except (ValueError, KeyError, TypeError) as error:
             raise SandboxError(f"the kernel's answer cannot be read: {error}") from error
 
+    def _with_notes(self, execution: Execution) -> Execution:
+        """Add which walls the code has met."""
+        if self.confined is None:
+            return execution
+        refused = Counter(self._proxy.refused if self._proxy else {})
+        new, self._refused = refused - self._refused, refused
+        met = notes(execution, self.confined.limits, self.confined.network, new)
+        return replace(execution, notes=met)
+
+    def _collect(self, request: str, output: Output, end: float) -> str:
+        """Collect the output of code; return "ended", "late" if time is up, or "too much" if it has
+        written more than it may."""
+        while not self._client.collect(request, output, min(end, time.monotonic() + _LOOK_SECONDS)):
+            if self.confined and self._client.written() > OUTPUT_BYTES:
+                return "too much"
+            if time.monotonic() >= end:
+                return "late"
+        return "ended"
+
     def _outcome(self, request: str, output: Output, start: float, timeout: float) -> Execution:
-        timed_out = not self._client.collect(request, output, start + timeout)
-        if timed_out and not self._interrupted(request, output):
+        end = self._collect(request, output, start + timeout)
+        if end != "ended" and not self._interrupted(request, output):
             self.close()
-            return output.execution(time.monotonic() - start, timed_out=True, lost=True)
+            return _cut_off(output, end, time.monotonic() - start, lost=True)
         reply = self._client.reply(request, _INTERRUPT_SECONDS)
         if reply is None:
             self.close()
@@ -203,7 +237,7 @@ class KernelSandbox:
         seconds = time.monotonic() - start
         if reply.get("status") == "error" and not output.failed_already:
             add_error(output, reply)
-        return output.execution(seconds, timed_out=timed_out)
+        return _cut_off(output, end, seconds)
 
     def _interrupted(self, request: str, output: Output) -> bool:
         """Interrupt code, more than once if need be; return whether that has ended it."""
@@ -252,6 +286,13 @@ class KernelSandbox:
         """
         if os.getpid() == self._owner:
             self._held.close()
+
+
+def _cut_off(output: Output, end: str, seconds: float, *, lost: bool = False) -> Execution:
+    """Return the outcome of code that `_collect` has seen end in this way."""
+    if end == "too much":  # instead of the interrupt that ended it
+        output.failed("OutputLimitError", OUTPUT_WORDS, "")
+    return output.execution(seconds, timed_out=end == "late", lost=lost)
 
 
 def _remove(folder: Path) -> None:

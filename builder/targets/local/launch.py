@@ -116,8 +116,7 @@ class Zygote:
         try:
             if view:
                 copy_home(environment, home, seen=Path(ENVIRONMENT))
-                confinement.write_accounts(self.folder)
-                confinement.hand_over(self.folder)
+                confinement.prepare(view, self.folder)
                 variables = confined_variables(env, path=ENVIRONMENT)
                 command = confinement.zygote_command(
                     view, self.folder, task="starter" if starter else "zygote", modules=warm

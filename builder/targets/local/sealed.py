@@ -14,6 +14,7 @@ from pathlib import Path
 
 from builder.system.documents import parse_json
 from builder.system.files import atomic_write
+from builder.targets.local.confine.walls import FILES
 
 _LIST = "files.json"
 _WRITE = stat.S_IWUSR | stat.S_IWGRP | stat.S_IWOTH
@@ -30,7 +31,8 @@ def seal(folder: Path) -> int:
     listed = dict(_files(folder))
     atomic_write(folder / _LIST, json.dumps(listed, separators=(",", ":")).encode())
     for top in _contents(folder):
-        if top.name != "home":  # sandboxes write to a copy, which has the same permissions
+        # Sandboxes write to a copy of the home, and see other files, with the same permissions.
+        if top.name not in ("home", FILES):
             _make_read_only(top)
     return sum(size for size, _ in listed.values())
 

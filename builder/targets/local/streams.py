@@ -39,6 +39,7 @@ class Streams:
         """Make the pipes `stdout` and `stderr` in `folder`. Raises `OSError`."""
         self.lock, self.connected = threading.Lock(), threading.Event()
         self._output: Output | None = None
+        self.written = 0  # bytes since the output was last requested
         self._pipes: dict[str, _Pipe] = {}
         try:
             for name in ("stdout", "stderr"):
@@ -55,7 +56,7 @@ class Streams:
         """Add what is written from now on to `output`, until `end` or the end of the block."""
         with self.lock:
             self._read_all()
-            self._output = output
+            self._output, self.written = output, 0
         try:
             yield
         finally:
@@ -74,6 +75,7 @@ class Streams:
             data = pipe.read(_PART_BYTES) if pipe else b""
             if pipe and data:
                 self.connected.set()
+                self.written += len(data)
                 pipe.pass_on(data, self._output)
             return len(data) == _PART_BYTES
 

@@ -17,14 +17,11 @@ from typing import TYPE_CHECKING
 from builder.errors import BuildError, from_os_error
 from builder.plan import StateQuery, TargetState
 from builder.registry import Ref
-from builder.spec import Stage, Variant
-from builder.spec.downloads import owner_of
-from builder.spec.variant import DEFAULT_WORKDIR
+from builder.spec import Variant
 from builder.system.events import Event, Kind, Reporter
 from builder.system.isolation import DEFAULT, Isolation
 from builder.system.logs import Log
 from builder.targets.local import interpreter, place
-from builder.targets.local.home import in_home
 
 if TYPE_CHECKING:
     from builder.sandbox.session import Sandbox
@@ -106,21 +103,15 @@ class LocalTarget:
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """List the features of the variant that need a separate machine."""
-        inherited = (
-            f"what it does not provide of `{parent.title}`, which this template is from:"
-            f" `template-builder show {parent.title} --target {parent.target}` lists it"
-            for parent in (variant.parent,)
-            if parent
-        )
-        return (
-            *_missing(variant),
-            *inherited,
-            f"the base image {variant.image} and its service: Python comes from this machine",
-            (
-                f"limits: {variant.cpu} CPUs and {variant.memory_mb} MiB are not enforced,"
-                " and it is no security boundary"
-            ),
-        )
+        from builder.targets.local.unsupported import unsupported
+
+        return unsupported(variant, confined=self._confines())
+
+    def _confines(self) -> bool:
+        """Return whether sandboxes of own templates are confined."""
+        from builder.targets.local.confine import bubblewrap
+
+        return self._isolation == "confined" and bubblewrap.refusal() is None
 
     def blocked(self, variant: Variant) -> str | None:
         """Return why the variant cannot be built: no suitable Python on this machine."""
@@ -141,15 +132,18 @@ class LocalTarget:
 
         Call it with the variant claimed. A new environment becomes active when it is published.
         """
+        from builder.targets.local.unsupported import missing, unsupported
         from builder.targets.protocol import Built
 
         rendered = order.rendered
         built, reused = self._environment(order, report, log)
         build_id = rendered.digest.tag
         name = rendered.variant.name
-        unsupported, missing = self.unsupported(rendered.variant), _missing(rendered.variant)
-        for line in unsupported:
-            kind: Kind = "warning" if line in missing else "note"
+        confined = self._confines()
+        lines = unsupported(rendered.variant, confined=confined)
+        lacking = missing(rendered.variant, confined=confined)
+        for line in lines:
+            kind: Kind = "warning" if line in lacking else "note"
             text = f"not provided by {self.name}: {line}"
             report(Event(kind=kind, variant=name, text=text))
         return Built(
@@ -163,8 +157,8 @@ class LocalTarget:
             reused=reused,
             size=built.size,
             cold=built.cold,
-            warnings=tuple(f"not provided by {self.name}: {line}" for line in unsupported),
-            missing=missing,
+            warnings=tuple(f"not provided by {self.name}: {line}" for line in lines),
+            missing=lacking,
             one_of_many=True,
             folder=built.path,
             notes=(f"Python {built.python} of this machine, ipykernel {built.ipykernel}",),
@@ -291,54 +285,3 @@ class LocalTarget:
         if folder := self._unpublished.get(Ref(opening.ref).digest):
             return contextlib.nullcontext(folder)
         return place.opened(opening.ref, name=opening.name)
-
-
-def _missing(variant: Variant) -> tuple[str, ...]:
-    """List the packages and files of a variant that environments cannot have."""
-    missing = []
-    for stage in variant.stages:
-        if stage.system:
-            missing.append(f"Debian packages of {stage.source}: {', '.join(stage.system)}")
-        if stage.repositories:
-            addresses = ", ".join(repository.uri for repository in stage.repositories)
-            missing.append(f"repositories of Debian packages of {stage.source}: {addresses}")
-        if stage.node:
-            missing.append(f"npm packages of {stage.source}: {', '.join(stage.node)}")
-        if stage.runs:
-            commands = ", ".join(f"`{run.summary}`" for run in stage.runs)
-            missing.append(
-                f"commands of {stage.source}, which this target does not run: {commands}"
-            )
-        targets = [entry.target for entry in stage.all_files if in_home(entry.target) is None]
-        if targets:
-            missing.append(f"files outside of /home/user of {stage.source}: {', '.join(targets)}")
-        missing += _fetched_elsewhere(stage)
-        owned = [(entry.target, entry.owner) for entry in stage.all_files]
-        owned += [(download.target, download.owner) for download in stage.downloads]
-        owners = [
-            f"{target} ({owner})"
-            for target, owner in owned
-            if in_home(target) is not None and owner != owner_of(target, None)
-        ]
-        if owners:
-            missing.append(
-                f"owners of files of {stage.source}, which belong to you here: {', '.join(owners)}"
-            )
-        if asking := [f"`{check.name}`" for check in stage.checks if check.http]:
-            missing.append(f"the service that checks of {stage.source} ask: {', '.join(asking)}")
-    if variant.workdir != DEFAULT_WORKDIR:
-        missing.append(f"the working folder {variant.workdir}: sandboxes start in their home")
-    return tuple(missing)
-
-
-def _fetched_elsewhere(stage: Stage) -> Iterator[str]:
-    """Yield a line for each kind of content that a stage fetches for places outside of the home."""
-    targets: dict[str, list[str]] = {}
-    for kind, target in (
-        *(("download", each.target) for each in stage.downloads),
-        *((each.kind, each.target) for each in stage.models),
-    ):
-        if in_home(target) is None:
-            targets.setdefault(kind, []).append(target)
-    for kind, paths in targets.items():
-        yield f"{kind}s outside of /home/user of {stage.source}: {', '.join(paths)}"

@@ -84,6 +84,17 @@ def outer_user() -> list[str]:
     return ["--unshare-user"]
 
 
+def hand_over(path: Path) -> None:
+    """Have a file, or a folder with what is in it, belong to the user of sandboxes. Raises
+    `OSError`."""
+    if os.getuid() != 0:
+        return
+    os.chown(path, NOBODY, NOBODY, follow_symlinks=False)
+    for folder, folders, files in os.walk(path):
+        for name in (*folders, *files):
+            os.chown(os.path.join(folder, name), NOBODY, NOBODY, follow_symlinks=False)
+
+
 @functools.cache  # once a process, as it takes a moment
 def _tried(_user: int) -> Bubblewrap | ConfinementError:
     if sys.platform != "linux":

@@ -17,25 +17,27 @@ from builder.sandbox.boundary import Boundary
 from builder.sandbox.network import Network
 from builder.system import guard
 from builder.system.scratch import short_folder
-from builder.targets.local import kernel_host
-from builder.targets.local.confine import bubblewrap, seccomp
+from builder.targets.local import absolute, kernel_host
+from builder.targets.local.confine import bubblewrap, configuration, seccomp
 from builder.targets.local.confine.limits import Limits
 from builder.targets.local.confine.walls import (
     ENVIRONMENT,
+    ETC,
+    FILES,
     GUARD,
     KERNEL_HOST,
     RUN,
+    RUNS,
     SOCKETS,
     VENV,
     View,
-    accounts,
     inner,
     obstacle,
     outer,
 )
+from builder.targets.local.kernel_host import PROXY_PORT
 
 CONNECTION = "kernel.json"  # as the kernel sees it
-_LIST = "absolute.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,12 +48,22 @@ class Confinement:
     limits: Limits
     network: Network
 
-    def request(self, run: Path, folder: Path, *, cold: bool) -> dict[str, Any]:
-        """Return what is asked of a zygote with the folder `run` for the sandbox in `folder`; a
-        `cold` one is started anew."""
+    @property
+    def proxy_variables(self) -> dict[str, str]:
+        """The variables by which programs find the way to other hosts, if there is one."""
+        if self.network.is_none:
+            return {}
+        proxy = f"http://127.0.0.1:{PROXY_PORT}"
+        names = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
+        variables = dict.fromkeys(names, proxy) | {"NO_PROXY": "localhost,127.0.0.1,::1"}
+        return variables | {name.lower(): value for name, value in variables.items()}
+
+    def request(self, folder: Path, *, cold: bool) -> dict[str, Any]:
+        """Return what is asked of a zygote for the sandbox in `folder`, which is in that of the
+        zygote; a `cold` one is started anew."""
         connection = f"{RUN}/{CONNECTION}"
         walls = {
-            "command": inner(self.view, str(run), str(folder), self.limits.sizes),
+            "command": inner(self.view, folder.name, self.limits.sizes),
             "program": base64.b64encode(_program()).decode(),
             "limits": self.limits.of_processes(),
             "budget": self.limits.of_all(),
@@ -62,7 +74,7 @@ class Confinement:
         return {
             "connection": connection,
             "folder": RUN,
-            "home": "/home/user",
+            "home": self.view.workdir,
             "log": f"{RUN}/{SOCKETS.rpartition('/')[2]}/child.log",
             "walls": walls,
         }
@@ -95,6 +107,7 @@ def check(boundary: Boundary) -> None:
 def view_of(environment: Path) -> View:
     """Return what sandboxes of an environment see. Raises `ConfinementError`."""
     program = bubblewrap.working()
+    shown = absolute.listed(environment)
     view = View(
         bubblewrap=program.path,
         program=program.inside,
@@ -105,28 +118,38 @@ def view_of(environment: Path) -> View:
         kernel_host=kernel_host.__path__[0],
         guard=guard.__file__,
         interpreter=tuple(_interpreter(str(environment))),
-        files=tuple(_files(environment)),
+        files=tuple(shown.paths),
+        workdir=shown.workdir,
     )
-    if why := obstacle(view):
+    if why := obstacle(view) or _unreadable(view):
         raise bubblewrap.ConfinementError(f"the environment cannot be confined: {why}")
     return view
+
+
+def _unreadable(view: View) -> str | None:
+    """Return why the user of root's sandboxes cannot read what it needs, or None."""
+    if os.getuid() != 0:
+        return None
+    for folder in (view.environment, *(source for source, _ in view.interpreter)):
+        for path in (folder, f"{folder}/lib"):
+            if os.path.isdir(path) and os.stat(path).st_mode & 0o005 != 0o005:
+                return f"{path} is not readable for other users, as which root's sandboxes run"
+    return None
 
 
 def zygote_command(view: View, run: Path, *, task: str, modules: Sequence[str]) -> list[str]:
     """Return the command that starts a zygote, or a starter, inside the outer walls."""
     return [
         *outer(view, str(run)),
-        *(f"{ENVIRONMENT}/bin/python", KERNEL_HOST, task, str(run), GUARD),
+        *(f"{ENVIRONMENT}/bin/python", KERNEL_HOST, task, RUNS, GUARD),
         *(str(bubblewrap.NOBODY), *modules),
     ]
 
 
-def write_accounts(run: Path) -> None:
-    """Write the files of `/etc` into a run folder. Raises `OSError`."""
-    for path, text in accounts().items():
-        file = run / path
-        file.parent.mkdir(parents=True, exist_ok=True)
-        file.write_text(text, encoding="ascii")
+def prepare(view: View, run: Path) -> None:
+    """Prepare the run folder of a zygote, with its home, for the outer walls. Raises `OSError`."""
+    configuration.write(run / ETC, Path(view.environment) / FILES, view.files)
+    bubblewrap.hand_over(run)
 
 
 def write_connection(connection: Path) -> None:
@@ -139,27 +162,9 @@ def write_connection(connection: Path) -> None:
     file.write_text(json.dumps(content), encoding="utf-8")
 
 
-def hand_over(folder: Path) -> None:
-    """Have a folder and what is in it belong to the user of sandboxes. Raises `OSError`."""
-    if os.getuid() != 0:
-        return
-    for path, folders, files in os.walk(folder):
-        for name in (".", *folders, *files):
-            place = os.path.join(path, name)
-            os.chown(place, bubblewrap.NOBODY, bubblewrap.NOBODY, follow_symlinks=False)
-
-
 @functools.cache
 def _program() -> bytes:
     return seccomp.program()
-
-
-def _files(environment: Path) -> list[str]:
-    try:
-        files: list[str] = json.loads((environment / _LIST).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return []
-    return files
 
 
 def _interpreter(environment: str) -> Iterator[tuple[str, str]]:

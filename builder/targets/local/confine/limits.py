@@ -16,6 +16,13 @@ _PROCESSES = 1024
 _OPEN_FILES = 4096
 _FILES = 500_000
 _MOST_DISK_MB = 10_240
+# Stacks of threads count with 8 MiB each as soon as they start, whatever they use.
+STACKS_MB = 1024
+OUTPUT_BYTES = 1 << 30
+OUTPUT_WORDS = (
+    f"the code was interrupted: it wrote more than {OUTPUT_BYTES >> 20} MiB of output, the limit"
+    " for one execution"
+)
 _sandboxes = itertools.count()
 
 
@@ -57,7 +64,7 @@ class Limits:
                 "nproc": self.processes,
                 "nofile": self.open_files,
                 "fsize": self.disk_mb << 20,
-                "data": self.memory_mb << 20,
+                "data": (self.memory_mb + STACKS_MB) << 20,
             },
         }
 

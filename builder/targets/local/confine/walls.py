@@ -14,6 +14,7 @@ HOME = "/home/user"
 ENVIRONMENT = "/opt/environment"
 VENV = "/opt/venv"
 RUN = "/run/sandbox"
+RUNS = "/run/sandboxes"  # within the outer walls
 KERNEL_HOST = "/run/wall/kernel_host"
 GUARD = "/run/wall/guard.py"
 FILES = "absolute"  # folder of an environment with the files for absolute paths
@@ -21,27 +22,13 @@ FILES = "absolute"  # folder of an environment with the files for absolute paths
 READ, SOCKETS, OWN_HOME, OWN_VENV = "r", "r/s", "home", "venv"
 _USER = 1000
 _ROOT_BYTES = 64 << 20
-# What programs need of `/etc`, and nothing that describes this machine or its users.
-_CONFIGURATION = (
-    *("alternatives", "fonts", "ld.so.cache", "ld.so.conf", "ld.so.conf.d", "localtime"),
-    *("magic", "mime.types", "pki/ca-trust/extracted", "pki/tls/certs", "ssl/certs"),
-    *("ssl/openssl.cnf", "timezone"),
-)
 # What libraries read to find out about processors.
-_PROCESSORS = ("/sys/devices/system/cpu", "/sys/devices/system/node")
+_PROCESSORS = "/sys/devices/system"
+ETC = "etc"  # in a run folder: what sandboxes have as /etc
 _TEMPORARY, _SHARED = "/tmp", "/dev/shm"  # noqa: S108 - of a sandbox
 _EMPTY = ("/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
 # Where a sandbox has something of its own.
-_TAKEN = (ENVIRONMENT, VENV, RUN, KERNEL_HOST, "/dev", "/proc", "/sys", "/etc/passwd")
-_ACCOUNTS = {
-    "/etc/passwd": (
-        f"root:x:0:0:root:/root:/bin/bash\nuser:x:{_USER}:{_USER}::{HOME}:/bin/bash\n"
-        "nobody:x:65534:65534:nobody:/:/usr/sbin/nologin\n"
-    ),
-    "/etc/group": f"root:x:0:\nuser:x:{_USER}:\nnogroup:x:65534:\n",
-    "/etc/hosts": "127.0.0.1\tlocalhost sandbox\n::1\tlocalhost\n",
-    "/etc/nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
-}
+_TAKEN = (HOME, ENVIRONMENT, VENV, RUN, KERNEL_HOST, "/dev", "/proc", "/sys")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -51,7 +38,8 @@ class View:
     `bubblewrap` makes the outer walls, inside of which `tools` show it as `program`; `user` are the
     options for their user. `system` are the options for the folders of programs beside `/usr`, and
     `interpreter` has each folder of the Python that the environment is from, as source and
-    destination. `files` are the destinations of the template's files.
+    destination. `files` are the destinations of the template's files, and `workdir` is its working
+    folder.
     """
 
     bubblewrap: str
@@ -64,6 +52,7 @@ class View:
     guard: str
     interpreter: tuple[tuple[str, str], ...] = ()
     files: tuple[str, ...] = ()
+    workdir: str = HOME
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,7 +66,8 @@ class Sizes:
 def outer(view: View, run: str) -> list[str]:
     """Return the command that starts a program inside the outer walls, without the program.
 
-    The folder `run` holds the sandboxes' own folders, the files of `accounts`, and a home.
+    The folder `run` holds the sandboxes' own folders, what they have as /etc, and a home. Inside,
+    it is `RUNS`.
     """
     return [
         *(view.bubblewrap, *view.user, "--unshare-ipc", "--unshare-uts", "--unshare-net"),
@@ -88,20 +78,20 @@ def outer(view: View, run: str) -> list[str]:
         *("--ro-bind", view.environment, ENVIRONMENT, *view.tools),
         *("--ro-bind", view.kernel_host, KERNEL_HOST, "--ro-bind", view.guard, GUARD),
         *("--bind", "/proc", "/proc"),
-        *_folders(_parents([run])),
-        *("--bind", run, run, "--bind", f"{run}/{OWN_HOME}", HOME),
+        *("--bind", run, RUNS, "--bind", f"{run}/{OWN_HOME}", HOME),
         *("--chdir", HOME, "--die-with-parent", "--"),
     ]
 
 
-def inner(view: View, run: str, folder: str, sizes: Sizes) -> list[str]:
-    """Return the command that makes the walls of one sandbox, whose own `folder` is in `run`; it
-    works inside the outer walls."""
+def inner(view: View, name: str, sizes: Sizes) -> list[str]:
+    """Return the command that makes the walls of one sandbox, whose own folder has this name in
+    `RUNS`; it works inside the outer walls."""
+    folder = f"{RUNS}/{name}"
     return [
         *(view.program, "--unshare-all", "--unshare-user", "--disable-userns"),
         *("--uid", str(_USER), "--gid", str(_USER), "--hostname", "sandbox"),
         *("--size", str(_ROOT_BYTES), "--tmpfs", "/", "--dev", "/dev"),
-        *_root(view, run, view.files),
+        *_root(view, RUNS, view.files),
         *("--size", str(sizes.temporary), "--perms", "1777", "--tmpfs", _TEMPORARY),
         *(
             "--size",
@@ -115,18 +105,14 @@ def inner(view: View, run: str, folder: str, sizes: Sizes) -> list[str]:
         ),
         *_python(view, direct=False),
         *("--ro-bind", ENVIRONMENT, ENVIRONMENT, "--ro-bind", KERNEL_HOST, KERNEL_HOST),
-        *_binds((_stored(path), path) for path in view.files if not _in_system(path)),
+        *_folders([view.workdir] if view.workdir != HOME else []),
+        *_folders(_parents(_bound(view.files))),
+        *_binds((_stored(path), path) for path in _bound(view.files)),
         *("--proc", "/proc", "--ro-bind", f"{folder}/{READ}", RUN),
         *("--bind", f"{folder}/{SOCKETS}", f"{RUN}/{SOCKETS.rpartition('/')[2]}"),
         *("--bind", f"{folder}/{OWN_VENV}", VENV, "--bind", f"{folder}/{OWN_HOME}", HOME),
         *("--chdir", HOME, "--die-with-parent", "--new-session"),
     ]
-
-
-def accounts() -> dict[str, str]:
-    """Return the files of `/etc` that sandboxes have instead of this machine's, by path below the
-    run folder."""
-    return {f"accounts{path}": text for path, text in _ACCOUNTS.items()}
 
 
 def obstacle(view: View) -> str | None:
@@ -156,17 +142,13 @@ def _root(view: View, run: str, files: Sequence[str]) -> list[str]:
     system = ["--ro-bind", "/usr", "/usr"]
     if any(map(_in_system, files)):
         system = ["--overlay-src", "/usr", "--overlay-src", _stored("/usr"), "--ro-overlay", "/usr"]
-    configuration = [
-        path
-        for path in (f"/etc/{name}" for name in _CONFIGURATION)
-        if not any(below(file, path) for file in files)
+    return [
+        *system,
+        *view.system,
+        *("--ro-bind", f"{run}/{ETC}", "/etc"),
+        *_folders([*_EMPTY, *_parents([_PROCESSORS])]),
+        *("--ro-bind-try", _PROCESSORS, _PROCESSORS),
     ]
-    shown = (*configuration, *_PROCESSORS)
-    options = [*system, *view.system, *_folders(_parents(shown))]
-    for path in shown:
-        options += ["--ro-bind-try", path, path]
-    options += _folders(_EMPTY)
-    return options + _binds((f"{run}/accounts{path}", path) for path in _ACCOUNTS)
 
 
 def _python(view: View, *, direct: bool) -> list[str]:
@@ -181,6 +163,12 @@ def _stored(path: str) -> str:
 
 def _in_system(path: str) -> bool:
     return below(path, "/usr")
+
+
+def _bound(files: Iterable[str]) -> list[str]:
+    """Return the files that are bound one by one: those below `/usr` are laid over it, and those of
+    `/etc` are copied."""
+    return [path for path in files if not _in_system(path) and not below(path, "/etc")]
 
 
 def _binds(pairs: Iterable[tuple[str, str]]) -> list[str]:

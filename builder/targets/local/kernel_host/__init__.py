@@ -13,4 +13,5 @@ a sandbox finds nothing of `builder`.
 # each sandbox. A path through a file descriptor does: every process has its own.
 HOME_DESCRIPTOR = 99
 STABLE_HOME = f"/proc/self/fd/{HOME_DESCRIPTOR}"
+PROXY_PORT = 3128
 HAS_THREADS = "the warm-up imports leave threads running, which a fork would not have"

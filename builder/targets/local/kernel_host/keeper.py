@@ -19,12 +19,11 @@ import socket
 from collections.abc import Callable
 from typing import Any, BinaryIO
 
-from . import HOME_DESCRIPTOR
+from . import HOME_DESCRIPTOR, PROXY_PORT
 from .budget import Budget
 from .wall import Wall, close_on_exec
 
 _REQUEST_BYTES = 1 << 20
-PROXY_PORT = 3128
 
 
 def keep(
@@ -46,6 +45,8 @@ def keep(
         os.set_blocking(descriptor, False)
     walls = request.get("walls")
     wall = _entered(connection, walls) if walls else None
+    if wall:
+        guarding["end_with_parent"]()  # which a change of rights clears
     listener = _listener(walls)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)

@@ -15,6 +15,7 @@ import gc
 import importlib
 import os
 import runpy
+import select
 import signal
 import socket
 import sys
@@ -87,6 +88,8 @@ def _begin(guard: str, user: str) -> dict[str, Any]:
     guarding = runpy.run_path(guard)
     if user:
         wall.become(int(user))
+        # The kernel of a keeper that was killed: its namespaces end when it is reaped.
+        guarding["adopt_orphans"]()
     guarding["end_with_parent"]()
     return guarding
 
@@ -101,7 +104,14 @@ def _fork_kernels(
     os.rename(f"{folder}/binding", f"{folder}/zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)
+    poll = select.poll()
+    poll.register(listener.fileno(), select.POLLIN)
+    # Behind the walls of root the parent may not send the signal that ends its child.
+    if sys.platform == "linux":
+        poll.register(os.pidfd_open(os.getppid()), select.POLLIN)
     while True:
+        if listener.fileno() not in dict(poll.poll()):
+            os._exit(1)
         connection, _ = listener.accept()
         with contextlib.suppress(OSError):
             if fork(connection) == 0:

@@ -1,0 +1,69 @@
+"""Notes for code that failed at a wall of its sandbox: which one, and what changes it. Pure."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+
+from builder.sandbox.execution import Execution
+from builder.sandbox.network import Network
+from builder.targets.local.confine.limits import STACKS_MB, Limits
+
+_LAST_CHARACTERS = 20_000
+_SIGNS = {
+    "memory": r"MemoryError|[Cc]annot allocate memory|can't allocate memory|[Uu]nable to allocate|"
+    r"bad_alloc|ENOMEM",
+    "disk": r"No space left on device|File too large",
+    "processes": r"can't start new thread|Resource temporarily unavailable|Cannot fork",
+    "files": r"Too many open files",
+    "network": r"[Nn]ame resolution|Name or service not known|Network is unreachable|"
+    r"Could not resolve host|Unable to resolve|Failed to resolve|nodename nor servname|"
+    r"No address associated with hostname",
+}
+
+
+def notes(
+    execution: Execution, limits: Limits, network: Network, refused: Mapping[str, int]
+) -> tuple[str, ...]:
+    """Return what to say of an execution: `refused` counts the refusals of hosts since the one
+    before it."""
+    return (*_refusals(refused), *(_met(execution, limits, network) if execution.error else ()))
+
+
+def _met(execution: Execution, limits: Limits, network: Network) -> Iterator[str]:
+    texts = (execution.error or "", execution.traceback, execution.stderr, execution.stdout)
+    text = "\n".join(part[-_LAST_CHARACTERS:] for part in texts)
+    words = {
+        "memory": f"the sandbox has {limits.memory_mb} MiB of memory: `resources.memory-mb` in the"
+        " spec changes that",
+        "disk": f"the sandbox may have {limits.disk_mb} MiB of files, and in /tmp and /dev/shm"
+        f" {limits.memory_mb // 2} MiB each (half of `resources.memory-mb`)",
+        "processes": f"the sandbox may have {limits.processes} processes and threads, and each"
+        f" process {limits.memory_mb + STACKS_MB} MiB of memory with the stacks of its threads",
+        "files": f"a process in the sandbox may have {limits.open_files} files open",
+        "network": _without_network(network),
+    }
+    return (words[name] for name, sign in _SIGNS.items() if re.search(sign, text))
+
+
+def _without_network(network: Network) -> str:
+    if network.is_none:
+        return (
+            'the sandbox has no network: `network = ["example.com"]` or `network = "allow"` in the'
+            " spec, or `network=` when it is opened, changes that"
+        )
+    return (
+        "the sandbox reaches other hosts by the HTTP proxy in HTTP_PROXY and HTTPS_PROXY alone:"
+        " names are not resolved inside of it"
+    )
+
+
+def _refusals(refused: Mapping[str, int]) -> Iterator[str]:
+    if refused:
+        hosts = ", ".join(
+            host if count == 1 else f"{host} ({count} times)" for host, count in refused.items()
+        )
+        yield (
+            "connections were refused, to hosts that `network` does not allow, or whose addresses"
+            f" are not public: {hosts}"
+        )

@@ -1,1 +1,0 @@
-"""Attempts to leave a confined sandbox, and the walls that stop them."""
