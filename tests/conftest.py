@@ -61,19 +61,22 @@ OTHER = "schema = 1\nname = 'other'\nextends = '_base'\n[python]\npackages = ['s
 
 # Their tests share what takes long to make.
 WHOLE_MODULES = {
-    f"tests/e2e/test_{name}.py"
-    for name in (
-        "checks",
-        "code_as_in_python",
-        "examples",
-        "extras",
-        "interrupted_code",
-        "local_installs",
-        "rebuilds",
-        "reseed",
-        "tracebacks",
-        "warmup",
-    )
+    "tests/escape/test_escapes.py",
+    *(
+        f"tests/e2e/test_{name}.py"
+        for name in (
+            "checks",
+            "code_as_in_python",
+            "examples",
+            "extras",
+            "interrupted_code",
+            "local_installs",
+            "rebuilds",
+            "reseed",
+            "tracebacks",
+            "warmup",
+        )
+    ),
 }
 
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import functools
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 
 # In a value, for the PATH of the base image, which each shell of E2B has.
 BASE_PATH = "\0PATH\0"
+# Without what has a meaning in a pattern.
+_PLAIN = re.compile(r"[A-Za-z0-9_./:@,=+-]+")
 
 
 def env_literal(value: str) -> str:
@@ -15,7 +18,14 @@ def env_literal(value: str) -> str:
 
     `$0` is always set, so `${0:+$}` expands to a dollar sign.
     """
-    return value.replace("$", "${0:+$}").replace(BASE_PATH, "$PATH")
+    before, _, after = value.partition(BASE_PATH)
+    path = "$PATH"
+    # The login shell that expands it may have read a template's profile, which adds the same.
+    if _PLAIN.fullmatch(before):
+        path = f"${{PATH#{before}}}"
+    elif not before and _PLAIN.fullmatch(after):
+        path = f"${{PATH%{after}}}"
+    return value.replace("$", "${0:+$}").replace(BASE_PATH, path)
 
 
 def exports(variables: Mapping[str, str]) -> str:
@@ -25,6 +35,11 @@ def exports(variables: Mapping[str, str]) -> str:
 
 @functools.lru_cache(maxsize=4096)
 def _pair(name: str, value: str) -> str:
+    before, is_on_base, after = value.partition(BASE_PATH)
+    if name == "PATH" and is_on_base and before and not after:
+        # A file in /etc/profile.d may have put it there already.
+        word = shlex.quote(before)
+        return f'{name}={word}"${{PATH#{word}}}"'
     return f"{name}={_quoted(value)}"
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
 from builder.errors import Problem, SpecError
@@ -22,16 +22,23 @@ def base_variables(
     if not names:
         return {}
     values = look_up(image) if image.reference else None
-    if problems := problems_of(variant, image.reference, values, folder):
+    inherited = variant.parent.env if variant.parent else ()
+    if problems := problems_of(variant, image.reference, values, folder, inherited=inherited):
         return SpecError(problems)
     assert values is not None
     return {name: values[name].replace("$", "$$") for name in sorted(names)}
 
 
 def problems_of(
-    variant: Variant, reference: str, values: Mapping[str, str] | None, folder: Path
+    variant: Variant,
+    reference: str,
+    values: Mapping[str, str] | None,
+    folder: Path,
+    *,
+    inherited: Collection[str],
 ) -> list[Problem]:
-    """Return a problem for each variable that an image does not have."""
+    """Return a problem for each variable that an image does not have; `inherited` are those of the
+    template that the variant is from."""
     usable = {name for name, value in (values or {}).items() if value.isprintable()}
     if not reference:
         why = f"the variables of the template {variant.from_template!r} are not known"
@@ -43,4 +50,5 @@ def problems_of(
     else:
         listed = f"only {', '.join(sorted(usable))}" if usable else "no variables"
         why = f"the base image `{reference}` sets {listed}"
-    return list(unset_problems(variant, None if values is None else usable, why, folder))
+    base = None if values is None else usable
+    return list(unset_problems(variant, base, why, folder, inherited=inherited))

@@ -64,9 +64,10 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
             words = (*repository.suites, *repository.components)
             key = repository.key_sha256 or hashlib.sha256(repository.key or b"").hexdigest()
             spec[f"{stage.stem}: repository {repository.uri}"] = f"{' '.join(words)} {key[:12]}"
+        spec |= _chosen(stage)
     for content in rendered.fetched:
         rights = f"{content.owner} {content.mode or ''}".strip()
-        source = content.files[0].sha256[:12]
+        source = f"{content.title} {content.files[0].sha256[:12]}"
         if content.kind != "download":
             source = f"{content.title.partition(' ')[2]}, {content.key}"
         spec[f"{content.stage}: {content.kind} {content.target}"] = (
@@ -84,6 +85,16 @@ def _wheels(stage: Stage) -> dict[str, str]:
     """Return a hash of each wheel of the project."""
     wheels = {wheel.source: wheel.content for wheel in stage.wheels}
     return {f"{stage.stem}: wheel {path}": _short_hash(wheels[path]) for path in wheels}
+
+
+def _chosen(stage: Stage) -> dict[str, str]:
+    """Return the revision and the patterns of each model and dataset."""
+    chosen: dict[str, str] = {}
+    for model in stage.models:
+        key = f"{stage.stem}: {model.kind} {model.target}"
+        chosen[f"{key} revision"] = model.revision or ""
+        chosen[f"{key} files"] = ", ".join(model.files)
+    return chosen
 
 
 def _base(rendered: Rendered) -> dict[str, str]:

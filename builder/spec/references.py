@@ -29,9 +29,9 @@ def bind(variant: Variant, values: Mapping[str, str]) -> Variant:
     own: dict[str, str] = {}
     for stage in variant.stages:
         # A stage sees what earlier ones set, and a command that of its own stage, too.
-        below = {name: value for name, value in values.items() if name not in own}
+        below = {n: value for n, value in values.items() if n not in own and n != PATH}
         own |= stage.env
-        shell = {n: v for n, v in below.items() if n not in stage.env and n != PATH}
+        shell = {name: value for name, value in below.items() if name not in stage.env}
         stages.append(
             dataclasses.replace(
                 stage,
@@ -53,21 +53,30 @@ def _bound_run(run: Run, values: Mapping[str, str]) -> Run:
 
 
 def unset_problems(
-    variant: Variant, base: Collection[str] | None, why: str, folder: Path
+    variant: Variant,
+    base: Collection[str] | None,
+    why: str,
+    folder: Path,
+    *,
+    inherited: Collection[str] = (),
 ) -> Iterator[Problem]:
     """Yield a problem for each reference to a variable that is not in `base`: the names of the
-    variables of what the variant is on, None if they are not known, which `why` explains."""
+    variables of the base image, None if they are not known, which `why` explains. `inherited` are
+    those of the template that the variant is from."""
+    where = "neither a line above nor an extended spec sets it"
+    if variant.from_template:
+        where = f"neither a line above nor the template {variant.from_template!r} sets it"
     for stage in variant.stages:
         for each in stage.references:
             if base is not None and each.name in base:
                 continue
-            near = did_you_mean(each.name, [*each.known, *(base or ())])
+            known = dict.fromkeys([*each.known, *inherited, *(base or ())])
+            near = did_you_mean(each.name, known)
             text = f"write `$${each.name}` for that text itself"
             yield problem_in(
                 folder,
                 stage.source,
                 each.key,
-                f"`${each.name}` has no value: neither a line above nor an extended spec sets it,"
-                f" and {why}",
+                f"`${each.name}` has no value: {where}, and {why}",
                 f"{near}; {text}" if near else text,
             )

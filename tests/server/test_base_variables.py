@@ -156,3 +156,19 @@ def test_unknown_variable_is_found_before_a_build(images: ImageRegistry, tmp_pat
     error_of_lock = lock_latest([leaf], folder=folder, report=discard)["leaf"]
     assert isinstance(error_of_lock, SpecError)
     assert error_of_lock.message == expected
+
+
+def test_unknown_variable_of_a_parent(images: ImageRegistry, tmp_path: Path) -> None:
+    """The problem of a template that is from another names that one, and near names of it."""
+    variants_of(images, tmp_path, "$OPTIONS")
+    spec = tmp_path / "variants" / "child.toml"
+    spec.write_text(spec.read_text().replace("$OPTIONS$LANG", "$OPTIOS"))
+    (child, _) = load(tmp_path).values()
+    with pytest.raises(SpecError) as error:
+        check_references([child], Project(root=tmp_path))
+    assert error.value.message == (
+        "1 problem in the specs:\nvariants/child.toml:5:1: `env.LIST`: `$OPTIOS` has no value:"
+        " neither a line above nor the template 'leaf' sets it, and the base image"
+        f" `{images.reference}` sets only EMPTY, LANG, OPTIONS, PATH (did you mean `OPTIONS`?;"
+        " write `$$OPTIOS` for that text itself)"
+    )

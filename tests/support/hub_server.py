@@ -136,6 +136,15 @@ def hub() -> Iterator[HubServer]:
         yield server
 
 
+def use(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have this process, and those that it starts, use the hub."""
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    # The library has read the variable if another test has loaded it.
+    files = f"{hub.url}/{{repo_id}}/resolve/{{revision}}/{{filename}}"
+    monkeypatch.setattr("huggingface_hub.constants.ENDPOINT", hub.url)
+    monkeypatch.setattr("huggingface_hub.constants.HUGGINGFACE_CO_URL_TEMPLATE", files)
+
+
 def safetensors(values: bytes = bytes(8)) -> bytes:
     """Return a file with one tensor of bytes."""
     header = {"weight": {"dtype": "U8", "shape": [len(values)], "data_offsets": [0, len(values)]}}

@@ -208,9 +208,8 @@ def test_no_index_is_named_and_no_machine() -> None:
 
 def test_limits_are_our_own() -> None:
     """No input is refused for what an interpreter's parsers cannot follow: `system/documents.py`
-    has the limit, and parses what comes from outside. To remove folders has no limit."""
+    has the limit, and parses what comes from outside."""
     texts = {str(p.relative_to(ROOT / "builder")): p.read_text() for p in SOURCES}
-    del texts["system/files.py"]
     assert [name for name, text in texts.items() if "RecursionError" in text] == []
     toml = {name for name, text in texts.items() if "tomllib.load" in text}
     # The second reads keys that were parsed, the third a file of this program.

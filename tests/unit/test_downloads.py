@@ -240,12 +240,15 @@ target = "/home/user"
 
 
 def test_plan_names_the_download_that_changed(tmp_path: Path) -> None:
-    """The inputs of a build have each download by its target, with rights and hash."""
+    """The inputs of a build have each download by its target, with rights, URL and hash."""
     inputs = inputs_of(rendered(loaded(tmp_path)))["spec"]
     assert {key: value for key, value in inputs.items() if "download" in key} == {
-        "leaf: download /home/user/data/table.csv": "user 0644 000000000000",
-        "leaf: download /opt/tool": "root 555555555555 extracted",
-        "leaf: download /opt/weights.bin": "user 0640 222222222222",
+        "leaf: download /home/user/data/table.csv": "user 0644"
+        " https://host.example/data.csv?version=1 000000000000",
+        "leaf: download /opt/tool": "root https://host.example/tool-1.2.tar.gz 555555555555"
+        " extracted",
+        "leaf: download /opt/weights.bin": "user 0640"
+        " https://host.example/weights.bin 222222222222",
     }
 
 

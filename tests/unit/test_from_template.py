@@ -3,13 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from pathlib import Path
 
 import pytest
-from e2b_dockerfile_utils import parse_dockerfile_ast
-from hypothesis import HealthCheck, given, settings
-from hypothesis import strategies as st
 
 from builder import record, registry
 from builder.errors import SpecError, StaleLockError, TemplateError
@@ -225,26 +221,3 @@ def test_look_up(tmp_path: Path) -> None:
         packages={"idna": "1.0"},
         stages={stem: str(digest) for stem, digest in ref.stages.items()},
     )
-
-
-@settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
-@given(reference=st.text(st.characters(exclude_categories=["Cs"]), max_size=30))
-def test_no_value_can_add_or_alter_an_instruction(
-    reference: str, tmp_path_factory: pytest.TempPathFactory
-) -> None:
-    """Whatever the key is, it is refused, or the Dockerfile has the same instructions."""
-    spec = f"schema = 1\nname = 'leaf'\nfrom-template = {toml(reference)}\n"
-    try:
-        variant = load(tmp_path_factory.mktemp("any"), leaf=spec)["leaf"]
-    except SpecError:
-        return
-    parent = dataclasses.replace(PARENT, reference=reference, ref=reference)
-    text = rendered_of(inherit(variant, parent)).content("Dockerfile").decode()
-    names = [instruction.name.upper() for instruction in parse_dockerfile_ast(text).instructions]
-    assert " ".join(names) == (
-        "FROM USER WORKDIR RUN FROM COPY USER WORKDIR HEALTHCHECK ENTRYPOINT CMD"
-    )
-
-
-def toml(value: str) -> str:
-    return json.dumps(value).replace("\x7f", "\\u007f")

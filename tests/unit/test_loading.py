@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import dataclasses
+import json
+import os
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -100,3 +103,66 @@ def test_template_that_runs_no_code_has_it_as_a_command(home: Path, tmp_path: Pa
     assert code() == 0
     (home / "config.json").write_bytes(b"{")
     assert code() == 1
+
+
+# As much of two libraries as the check uses, each of which knows one kind of file.
+LIBRARIES = {
+    "transformers.py": """
+import json, os
+class AutoConfig:
+    @staticmethod
+    def from_pretrained(folder, *, local_files_only):
+        assert local_files_only and os.environ["HF_HUB_OFFLINE"] == "1"
+        kind = json.load(open(folder + "/config.json"))["model_type"]
+        if kind != "bert":
+            raise ValueError("unrecognized model: " + kind)
+""",
+    "pyarrow/__init__.py": "",
+    "pyarrow/parquet.py": """
+class ParquetFile:
+    def __init__(self, path):
+        self.content = open(path, "rb").read()
+    def iter_batches(self, *, batch_size):
+        if not self.content.startswith(b"PAR1"):
+            raise ValueError("no Parquet file")
+        yield batch_size
+""",
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "other", "message"),
+    [
+        ("config.json", {"model_type": "bert"}, {"model_type": "bort"}, "unrecognized model: bort"),
+        ("rows.parquet", "PAR1", "PAR2", "no Parquet file"),
+    ],
+    ids=["AutoConfig", "Parquet"],
+)
+def test_library_of_a_template_loads_the_files_of_its_kind(
+    home: Path, tmp_path: Path, name: str, content: object, other: object, message: str
+) -> None:
+    """Where a template has transformers or pyarrow, the derived check loads a model's configuration
+    or a Parquet file with it; without them, JSON is read and Parquet compared by its hash."""
+    good, bad = (
+        text.encode() if isinstance(text, str) else json.dumps(text).encode()
+        for text in (content, other)
+    )
+    for path, text in LIBRARIES.items():
+        (tmp_path / "libraries" / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / "libraries" / path).write_text(text)
+
+    def error(expected: bytes, present: bytes, *libraries: Path) -> str:
+        code = check_of(tmp_path, {name: expected})
+        (home / name).write_bytes(present)
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            check=False,
+            env=os.environ | {"PYTHONPATH": ":".join(map(str, libraries))},
+        )
+        return done.stderr.strip().rpartition("\n")[2]
+
+    assert error(good, good, tmp_path / "libraries") == ""
+    assert error(bad, bad, tmp_path / "libraries") == f"ValueError: {message}"
+    assert error(bad, bad) == ""

@@ -284,11 +284,14 @@ def test_packages_that_change_move_no_byte_of_a_model(tmp_path: Path) -> None:
 
 
 def test_plan_names_the_model_that_changed(tmp_path: Path) -> None:
-    """The inputs of a build have each model by its target, with source, commit and content."""
+    """The inputs of a build have each model by its target, with source, commit and content, and
+    what the spec says of its revision and files."""
     inputs = inputs_of(rendered(loaded(tmp_path)))["spec"]
     models = {key: value for key, value in inputs.items() if key.startswith("leaf: model")}
     assert models["leaf: model /opt/large"].startswith("root 0644 org/large at cccccccccccc, ")
-    assert len(models) == 4
+    assert models["leaf: model /opt/large revision"] == "v1"
+    assert models["leaf: model /opt/large files"] == "*.safetensors"
+    assert len([key for key in models if not key.endswith((" revision", " files"))]) == 4
 
 
 def test_content_that_e2b_cannot_get_blocks_the_build(tmp_path: Path) -> None:

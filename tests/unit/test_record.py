@@ -276,3 +276,34 @@ def test_remove_tree_removes_what_is_read_only(tmp_path: Path) -> None:
     remove_tree(tmp_path / "a")
     remove_tree(tmp_path / "a")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_remove_tree_removes_what_code_can_make(tmp_path: Path) -> None:
+    """A tree goes however deep it is and whatever its rights and names are; what links in it lead
+    to stays."""
+    kept, removed = tmp_path / "kept", tmp_path / "removed"
+    kept.mkdir(0o750)
+    (kept / "file").write_text("")
+    (kept / "file").chmod(0o400)
+    removed.mkdir()
+    before = os.open(".", os.O_RDONLY)
+    try:
+        os.chdir(removed)
+        for _ in range(3000):
+            os.mkdir("d" * 200)
+            os.chdir("d" * 200)
+        os.mkdir("sibling")
+    finally:
+        os.fchdir(before)
+        os.close(before)
+    (removed / "folder").symlink_to(kept)
+    (removed / "name").hardlink_to(kept / "file")
+    os.mkdir(os.fsencode(removed) + b"/\xff\n")
+    closed = removed / "closed" / "inner"
+    closed.mkdir(parents=True)
+    (closed / "file").write_text("")
+    closed.chmod(0)
+    closed.parent.chmod(0o100)
+    remove_tree(removed)
+    assert [path.name for path in tmp_path.iterdir()] == ["kept"]
+    assert [(kept / "file").stat().st_mode & 0o777, kept.stat().st_mode & 0o777] == [0o400, 0o750]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -173,6 +174,7 @@ def test_variables_of_a_parent_are_known(tmp_path: Path) -> None:
         "PATH": "/leaf:/first:/below:${PATH}",
         "SETS": "/data/sets",
     }
+    assert bound.stages[0].env_instruction == {"PATH": "/first:${PATH}"}
     assert bound.stages[1].env_instruction == {"PATH": "/leaf:${PATH}", "SETS": "/data/sets"}
 
 
@@ -197,3 +199,35 @@ def test_path_of_the_base_image_arrives_everywhere(tmp_path: Path) -> None:
     assert program.start_command.startswith(f"export TOOLS=/opt/tools {path} && exec ")
     local = sandbox_variables(variant.env, path=tmp_path, home=tmp_path)
     assert local["PATH"] == f"{tmp_path}/bin:/it's:/opt/tools/bin:/usr/local/bin:/usr/bin:/bin:/z"
+
+
+@pytest.mark.parametrize("before", ["/opt/a b/bin", "/it's", "/opt/$x*"])
+def test_path_is_extended_once(before: str) -> None:
+    """The start command of E2B puts folders in front of PATH unless the login shell has."""
+    quote = '"' if "'" in before else "'"
+    text = f"FROM x\nENV PATH={quote}{before}{quote}:$PATH\n"
+    command = flatten(f'{text}ENTRYPOINT []\nCMD ["printenv", "PATH"]\n').start_command
+    assert command is not None
+    for known in ("/usr/bin:/bin", f"{before}:/usr/bin:/bin"):
+        done = subprocess.run(
+            ["/bin/bash", "-c", command],
+            env={"PATH": known},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        assert done.stdout == f"{before}:/usr/bin:/bin\n"
+
+
+def test_path_of_env_is_extended_once() -> None:
+    """ENV of E2B is expanded in a login shell that has read the template's /etc/profile.d, which
+    adds to PATH, too: what that has added is taken off."""
+    for written, sent in {
+        "/a/bin:$PATH": "/a/bin:${PATH#/a/bin:}",
+        "$PATH:/b": "${PATH%:/b}:/b",
+        "/a*:$PATH": "/a*:$PATH",
+    }.items():
+        (step,) = [
+            step for step in flatten(f"FROM x\nENV PATH={written}").steps if step.kind == "ENV"
+        ]
+        assert step.args == ("PATH", sent)

@@ -1,0 +1,1 @@
+"""Attempts to leave a confined sandbox, and the walls that stop them."""
