@@ -101,7 +101,11 @@ class _Case:
             unbuildable = error
         action, reasons, retag = self._decision()
         if unbuildable:
-            why = [situation.blocked.get(self.name), _in_one_line(unbuildable)]
+            blocked = situation.blocked.get(self.name)
+            why = [blocked, _in_one_line(unbuildable)]
+            if blocked and "network = false" in blocked:  # which it names, key by key
+                others = [each for each in unbuildable.problems if each.key != "RUN --network"]
+                why = [blocked, _in_one_line(FlattenError(others)) if others else None]
             action, reasons = "blocked", [_state(text) for text in why if text]
         if held and not release:
             action, reasons, retag = self._held(action, reasons, retag)

@@ -214,6 +214,23 @@ def test_blocked_by_the_target(tmp_path: Path) -> None:
     assert outcome(plan) == ("blocked", ["no Python", "never built on local"])
 
 
+def test_command_without_a_network_blocks_once(tmp_path: Path) -> None:
+    """Where the target names the commands that need no network, the Dockerfile's problem with the
+    same is left out; other reasons of the target leave it in."""
+    spec = f"{LEAF}[[run]]\ncommand = 'make'\nnetwork = false\n"
+    rendered = rendered_of(leaf(tmp_path, spec))
+    own = "E2B runs every command with a network: remove `network = false` (variants/leaf.toml:9)"
+
+    def reasons(blocked: str) -> list[str]:
+        situation = {"blocked": {"leaf": blocked}}
+        return outcome(planned(rendered, {}, target="e2b", situation=situation, programs=True))[1]
+
+    assert reasons(own) == [own]
+    first, second = reasons("no account")
+    assert first == "no account"
+    assert "`RUN --network`: E2B runs every step in the same network" in second
+
+
 def test_what_the_target_cannot_provide_is_in_the_plan(tmp_path: Path) -> None:
     """What is lost on a target is said before anything is built."""
     rendered = rendered_of(leaf(tmp_path))

@@ -117,7 +117,8 @@ class E2BTarget(Sandboxes, Cleaning):
                     f" {self.name} or not ready; `template-builder build {parent.title} --target"
                     f" {self.name}` makes another one"
                 )
-        return needs_no_network(variant) or cannot_be_checked(variant)
+        reasons = (needs_no_network(variant), cannot_be_checked(variant))
+        return "; ".join(filter(None, reasons)) or None
 
     def build(self, order: BuildInput, *, report: Reporter, log: Log) -> Built:
         """Make the build of the order's digest, or find it."""
