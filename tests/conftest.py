@@ -28,6 +28,7 @@ pytest_plugins = [
         "content_server",
         "hub_server",
         "object_store",
+        "pages",
         "sandboxes",
         "webhooks",
     )

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import functools
 import itertools
 import json
 import os
@@ -16,7 +15,7 @@ import sys
 import textwrap
 import threading
 import tomllib
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.metadata import version
 from pathlib import Path
@@ -36,43 +35,9 @@ from tests.support.hub_server import HubServer, Repo, safetensors
 from tests.support.index_server import answers, wheel
 from tests.support.pages import blocks
 from tests.support.prechecks import SERVICE
-from tests.support.program import folder_of_program
 from tests.support.runs import until
 
 DOCS = ROOT / "docs"
-FILE = re.compile(r"# ([\w./-]+\.\w+)\n")
-
-
-@pytest.fixture
-def walk(tmp_path: Path, cache: Path) -> Callable[..., str]:
-    """Follow a page in this test's folder: a block whose first line names a file is that file, one
-    of Python or the shell is run. `replace` is text for text; returns what was printed."""
-
-    def follow(page: str, replace: Mapping[str, str] = {}, **variables: str) -> str:
-        printed = []
-        path = f"{folder_of_program()}:{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = os.environ | {"PATH": path, "TEMPLATE_BUILDER_CACHE_DIR": str(cache)}
-        for kind, written in blocks(DOCS / page):
-            text = functools.reduce(lambda t, pair: t.replace(*pair), replace.items(), written)
-            if name := FILE.match(text):
-                plain = text[name.end() :] if kind == "text" else text
-                (tmp_path / name[1]).parent.mkdir(parents=True, exist_ok=True)
-                (tmp_path / name[1]).write_text(plain)
-            elif kind in {"sh", "python"}:
-                run = ["bash", "-euc"] if kind == "sh" else [sys.executable, "-c"]
-                done = subprocess.run(
-                    [*run, text],
-                    capture_output=True,
-                    text=True,
-                    check=False,
-                    cwd=tmp_path,
-                    env=environment | variables,
-                )
-                assert done.returncode == 0, f"{text}\n{done.stdout}{done.stderr}"
-                printed.append(done.stdout)
-        return "".join(printed)
-
-    return follow
 
 
 @pytest.mark.needs("git")
@@ -98,9 +63,14 @@ def test_requirements(walk: Callable[..., str], tmp_path: Path) -> None:
 
 @pytest.mark.network
 def test_dockerfile(
-    tmp_path: Path, command: Command, walk: Callable[..., str], content_server: ContentServer
+    tmp_path: Path,
+    command: Command,
+    walk: Callable[..., str],
+    content_server: ContentServer,
+    hub: HubServer,
 ) -> None:
-    """Every instruction of the page becomes what it shows, and all of it is built."""
+    """Every instruction of the page becomes what it shows, and all of it is built, as is what you
+    write yourself in place of others."""
     content_server.files |= {"cities.csv": b"city\nKiel\n", "tool": b"#!/bin/sh\n"}
     walk("guides/dockerfile.md")
     page = DOCS / "guides/dockerfile.md"
@@ -119,16 +89,33 @@ def test_dockerfile(
         (tmp_path / f"{name}.Dockerfile").write_text(f"{start}{source}")
         init(name, project=tmp_path, source=tmp_path / f"{name}.Dockerfile")
         spec = tomllib.loads((tmp_path / f"variants/{name}.toml").read_text())
-        head = {"schema": 1, "name": name}
-        assert spec == head | tomllib.loads(shown.replace("NAME", name))
+        assert spec == {"schema": 1, "name": name} | tomllib.loads(shown.replace("NAME", name))
         if "node" in spec and not shutil.which("npm"):
             (tmp_path / f"variants/{name}.toml").unlink()
-    built = command("build", "part-*", "--target", "local")
+    atlas = wheel("atlas", "1.2")
+    content_server.files[atlas.filename] = atlas.content
+    hub.repos["model", "acme/reader"] = Repo({"model.safetensors": safetensors()})
+    manual = specs_of_the_reader(DOCS / "guides/dockerfile.md")
+    assert [next(iter(tomllib.loads(text))) for text in manual] == [
+        "from-template", "system", "python", "model",
+    ]  # fmt: skip
+    for number, shown in enumerate(manual):
+        text = shown.replace("https://downloads.example.com", content_server.url)
+        text = text.replace("0" * 64, sha256(atlas.content))
+        head = f'schema = 1\nname = "part-own-{number}"\n'
+        (tmp_path / f"variants/part-own-{number}.toml").write_text(head + text)
+    built = command("build", "part-*", "--target", "local", HF_ENDPOINT=hub.url)
     assert built.returncode == 0, built.stderr
     generated = list(tmp_path.glob("generated/part-*/Dockerfile"))
-    assert len(generated) in {len(pairs), len(pairs) - 1}
+    assert len(generated) - len(manual) in {len(pairs), len(pairs) - 1}
     for path in generated:
         assert flatten(path.read_text()).steps
+
+
+def specs_of_the_reader(page: Path) -> list[str]:
+    """The specs of a page that follow commands which `init` does not convert to them."""
+    pairs = itertools.pairwise(blocks(page))
+    return [spec for (kind, _), (result, spec) in pairs if (kind, result) == ("text", "toml")]
 
 
 @pytest.mark.network

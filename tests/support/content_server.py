@@ -36,7 +36,7 @@ class ContentServer:
     etags: bool = True
 
     def respond(self, handler: BaseHTTPRequestHandler) -> None:
-        """Answer a GET."""
+        """Answer a GET or HEAD."""
         path = handler.path.lstrip("/")
         content = self.files.get(path)
         if content is None or path in self.statuses:
@@ -54,6 +54,8 @@ class ContentServer:
         if self.etags:
             handler.send_header("ETag", etag)
         handler.end_headers()
+        if handler.command == "HEAD":
+            return
         if path in self.cut:
             self.cut.remove(path)
             content = content[: len(content) // 2]
@@ -88,7 +90,7 @@ def served(respond: Callable[[BaseHTTPRequestHandler], None], *methods: str) -> 
 def serving() -> Iterator[ContentServer]:
     """Run a server for the `with` block."""
     server = ContentServer()
-    with served(server.respond, "GET") as server.url:
+    with served(server.respond, "GET", "HEAD") as server.url:
         yield server
 
 
