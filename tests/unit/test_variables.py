@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from builder.errors import SpecError, TemplateError
 from builder.flatten import flatten
@@ -231,3 +233,19 @@ def test_path_of_env_is_extended_once() -> None:
             step for step in flatten(f"FROM x\nENV PATH={written}").steps if step.kind == "ENV"
         ]
         assert step.args == ("PATH", sent)
+
+
+@settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(value=st.text(alphabet=st.characters(max_codepoint=0x2FF)).filter(str.isprintable))
+def test_value_of_the_base_image_arrives_to_the_character(tmp_path: Path, value: str) -> None:
+    """No value of the base image changes on its way into a sandbox, or adds an instruction."""
+    leaf = load(tmp_path, _base=BASE, leaf=f'{LEAF}[env]\nA = "a$LANG"\nB = "$A$LANG"\n')["leaf"]
+    locked = base_variables(leaf, IMAGE_OF_BASE, lambda _: {"LANG": value}, tmp_path)
+    assert isinstance(locked, dict)
+    plain = render(leaf, dataclasses.replace(lock_of(leaf), env={"LANG": "x"}))
+    result = render(leaf, dataclasses.replace(lock_of(leaf), env=locked))
+    local = sandbox_variables(result.variant.env, path=tmp_path, home=tmp_path)
+    assert (local["A"], local["B"]) == (f"a{value}", f"a{value}{value}")
+    texts = [each.content("Dockerfile").decode() for each in (plain, result)]
+    expected, kinds = [[step.kind for step in flatten(text).steps] for text in texts]
+    assert kinds == expected
