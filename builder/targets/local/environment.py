@@ -16,6 +16,7 @@ import tempfile
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
+from importlib import metadata
 from pathlib import Path
 from typing import Literal
 
@@ -139,17 +140,22 @@ def _make_in(folder: Path, rendered: Rendered, report: Reporter, log: Log) -> No
     if variant.level != "none":
         step("warming up the disk")
         cold = _warm_disk(folder, variant.env, log)
-    python_version, _, kernel_version = (
-        _run(folder, ["-c", _VERSIONS], {})[1].strip().partition(" ")
-    )
+    kernel, *_ = metadata.distributions(name="ipykernel", path=[str(packages_of(folder))])
     manifest = {
-        "python": python_version,
-        "ipykernel": kernel_version,
+        "python": _python_of(folder),
+        "ipykernel": kernel.version,
         "seconds": round(time.perf_counter() - start, 3),
         "size": seal(folder),
         "cold": cold,
     }
     atomic_write(folder / MANIFEST, (json.dumps(manifest, indent=2) + "\n").encode())
+
+
+def _python_of(folder: Path) -> str:
+    """Return the version of an environment's Python, which uv has written down."""
+    lines = (folder / "pyvenv.cfg").read_text(encoding="utf-8").splitlines()
+    values = dict(line.partition(" = ")[::2] for line in lines)
+    return values["version_info"]
 
 
 def _put_files(folder: Path, variant: Variant) -> None:
@@ -250,10 +256,6 @@ from sys import argv
 seconds = run_path(argv[1])["import_all"]()
 with open(argv[2], "w", encoding="utf-8") as file:
     file.write(dumps(seconds))
-"""
-_VERSIONS = """
-import importlib.metadata, platform
-print(platform.python_version(), importlib.metadata.version("ipykernel"))
 """
 
 

@@ -9,7 +9,7 @@ import contextlib
 import json
 import os
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from builder.system.documents import parse_json
@@ -28,12 +28,8 @@ def seal(folder: Path) -> int:
     """List the files of an environment and make them read-only; return their total size in bytes.
     Raises `OSError`, `StorageError`."""
     _run_scripts_by_their_callers(folder / "bin")
-    listed = dict(_files(folder))
+    listed = dict(_files(folder, seen=_make_read_only))
     atomic_write(folder / _LIST, json.dumps(listed, separators=(",", ":")).encode())
-    for top in _contents(folder):
-        # Sandboxes write to a copy of the home, and see other files, with the same permissions.
-        if top.name not in ("home", FILES):
-            _make_read_only(top)
     return sum(size for size, _ in listed.values())
 
 
@@ -63,12 +59,18 @@ def _contents(folder: Path) -> list[Path]:
     ]
 
 
-def _files(folder: Path) -> Iterator[tuple[str, list[int]]]:
+def _files(
+    folder: Path, *, seen: Callable[[str, os.stat_result], None] | None = None
+) -> Iterator[tuple[str, list[int]]]:
     """Yield the path of each file, with its size and time in seconds: not every way of moving a
-    folder preserves finer times."""
+    folder preserves finer times. Call `seen` with each path of what sandboxes share: they write to a
+    copy of the home, and see the files of a spec, with the same permissions."""
     start = len(os.fspath(folder)) + 1
     for top in _contents(folder):
+        look = None if top.name in ("home", FILES) else seen
         for path, status in _walk(os.fspath(top)):
+            if look:
+                look(path, status)
             if not stat.S_ISDIR(status.st_mode):
                 yield path[start:], [status.st_size, int(status.st_mtime)]
 
@@ -85,11 +87,10 @@ def _walk(top: str) -> Iterator[tuple[str, os.stat_result]]:
                     folders.append(entry.path)
 
 
-def _make_read_only(top: Path) -> None:
-    for path, status in _walk(os.fspath(top)):
-        if not stat.S_ISLNK(status.st_mode) and status.st_mode & _WRITE:
-            with contextlib.suppress(PermissionError):  # linked from another user's cache
-                os.chmod(path, stat.S_IMODE(status.st_mode) & ~_WRITE)
+def _make_read_only(path: str, status: os.stat_result) -> None:
+    if status.st_mode & _WRITE and not stat.S_ISLNK(status.st_mode):
+        with contextlib.suppress(PermissionError):  # linked from another user's cache
+            os.chmod(path, stat.S_IMODE(status.st_mode) & ~_WRITE)
 
 
 def _run_scripts_by_their_callers(folder: Path) -> None:
