@@ -26,7 +26,9 @@ def install(session: nox.Session, *groups: str) -> None:
     """Install the project, editable, with its extras, and the dependency groups named: the tools in
     their pinned versions, the project's own dependencies in the newest that it admits."""
     dependencies = nox.project.dependency_groups(PROJECT, *groups)
-    session.install("--editable", ".[all]", *dependencies, "--constraint", TOOLS)
+    packages = ["--editable", ".[all]", *dependencies, "--constraint", TOOLS]
+    # As pip does. Otherwise, all processes of the tests would compile them at the same time.
+    session.install(*packages, env={"UV_COMPILE_BYTECODE": "1"})
 
 
 @nox.session
