@@ -76,6 +76,18 @@ def test_valid_specs_are_loaded_without_pydantic(folder: Path) -> None:
     assert first.stdout == second.stdout
 
 
+def test_a_plan_of_unchanged_specs_needs_no_pydantic(own_cache: Path) -> None:
+    """The second plan of the same specs loads no pydantic, whatever there is to do."""
+    program = (
+        "import sys; from builder.cli.app import run; code = run(sys.argv[1:]);"
+        " sys.exit(code or 'pydantic' in sys.modules)"
+    )
+    arguments = ["plan", "--frozen", "--target", "local", "--project", str(ROOT.parent)]
+    command = [sys.executable, "-c", program, *arguments]
+    codes = [subprocess.run(command, check=False).returncode for _ in range(2)]
+    assert codes == [1, 0]
+
+
 def test_all_tables_come_back_as_they_were(folder: Path, validations: list[object]) -> None:
     """Variants are equal whether their specs were validated in this run or in an earlier run."""
     new = load_variants(folder)
