@@ -162,6 +162,7 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
     )
     assert owner.stdout
     kernel, child, home = owner.stdout.readline().split()
+    folder = Path(home).parent
     assert alive(int(kernel))
     assert alive(int(child))
     owner.send_signal(signal.SIGKILL)
@@ -169,9 +170,9 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
     assert gone(int(kernel))
     assert gone(int(child))
     deadline = time.monotonic() + 60
-    while Path(home).exists() and time.monotonic() < deadline:
+    while folder.exists() and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert not Path(home).parent.exists()
+    assert not folder.exists()
 
 
 def test_warm_sandbox_has_imported_and_left_no_name(ref: str) -> None:

@@ -1,6 +1,7 @@
 """What is outside of a sandbox: a process of the user, its files, sockets and memory.
 
-Run as a program with the arguments NAME, TOKEN's variable and a folder, it is that process.
+As a program, with a name and a folder as its arguments, it is that process; it appends to the file
+`connected` in the folder for each connection to its local sockets.
 """
 
 from __future__ import annotations
@@ -66,6 +67,7 @@ def outside() -> Iterator[dict[str, Any]]:
             "home": str(home),
             "secret": str(secret),
             "temporary": str(temporary),
+            "connected": f"{folder}/connected",
             "shared": str(shared),
             "victim": process.pid,
             "victim_name": f"victim-{token[:8]}",
@@ -128,11 +130,13 @@ def _name_server() -> str:
     return FAR
 
 
-def _serve(listener: socket.socket, token: bytes, descriptor: int) -> None:
+def _serve(listener: socket.socket, token: bytes, descriptor: int, folder: str) -> None:
     while True:
         line, _ = listener.accept()
         with contextlib.suppress(OSError), line:
             if line.family == socket.AF_UNIX:
+                with open(f"{folder}/connected", "a") as file:
+                    file.write("x")
                 socket.send_fds(line, [token], [descriptor])
             else:
                 line.sendall(token)
@@ -170,7 +174,8 @@ def main(_name: str, folder: str) -> None:
     hidden_datagrams.bind(f"\0{abstract}-datagram")
     for listener in listeners:
         listener.listen(16)
-        threading.Thread(target=_serve, args=(listener, token, descriptor), daemon=True).start()
+        arguments = (listener, token, descriptor, folder)
+        threading.Thread(target=_serve, args=arguments, daemon=True).start()
     threading.Thread(target=_echo, args=(datagrams, token), daemon=True).start()
     key = int(token[:7], 16) | 1
     segment = libc.shmget(key, 4096, 0o1666)
