@@ -1,8 +1,5 @@
 from __future__ import annotations
 
-import base64
-import hashlib
-import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -19,10 +16,11 @@ from builder.spec import Parent, Variant, inherit, load_variants
 from builder.system.events import discard
 from builder.system.logs import Log
 from tests.support import engine
-from tests.support.content_server import ContentServer, tar_of
+from tests.support.content_server import ContentServer
 from tests.support.debian import Signer, repository
 from tests.support.engine import config_of
 from tests.support.index_server import IndexServer, sha256, wheel
+from tests.support.npm_registry import registry_of
 from tests.support.prechecks import CERTIFICATES, lightened
 from tests.support.samples import rendered_of
 
@@ -222,22 +220,6 @@ def locked(folder: Path, variant: Variant) -> Rendered:
     (lock_of_variant,) = lock.values()
     assert isinstance(lock_of_variant, Lock), lock_of_variant
     return render(variant, lock_of_variant)
-
-
-def registry_of(url: str, name: str) -> dict[str, bytes]:
-    """Return the files of an npm registry with a package that has a program of its name."""
-    about = {"name": name, "version": "1.0.0", "bin": {name: "cli.js"}}
-    program = f"#!/usr/bin/env node\nconsole.log('{name}')\n"
-    archive = tar_of({"package/package.json": json.dumps(about), "package/cli.js": program})
-    path = f"{name}/-/{name}-1.0.0.tgz"
-    hashed = base64.b64encode(hashlib.sha512(archive).digest()).decode()
-    dist = {"tarball": f"{url}/{path}", "integrity": f"sha512-{hashed}"}
-    document = {
-        "name": name,
-        "dist-tags": {"latest": "1.0.0"},
-        "versions": {"1.0.0": {**about, "dist": dist}},
-    }
-    return {path: archive, name: json.dumps(document).encode()}
 
 
 def check_same(

@@ -6,6 +6,7 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+from syrupy.assertion import SnapshotAssertion
 
 from builder import record, registry
 from builder.errors import SpecError, StaleLockError, TemplateError
@@ -45,6 +46,13 @@ def leaf(folder: Path, more: str = "", *, parent: Parent = PARENT) -> Variant:
 
 def rendered(folder: Path, more: str = "", *, parent: Parent = PARENT) -> Rendered:
     return rendered_of(leaf(folder, more, parent=parent), digest=None)
+
+
+def test_dockerfile(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
+    """The first stage is on the image of the parent's pre-check, which has the account and the
+    installer, and login shells get the variables of both."""
+    text = rendered(tmp_path, "[env]\nB = '$A/x'\n[python]\npackages = ['six']\n")
+    assert text.content("Dockerfile").decode() == snapshot
 
 
 def named(folder: Path, **parents: str) -> dict[str, Variant]:
