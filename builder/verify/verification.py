@@ -106,7 +106,8 @@ def verify(
     Raise `VerifyError` with each failed check, `SandboxError` if a sandbox does not start.
     """
     run = _Run(built=built, promises=promises, opener=opener, report=report, log=log)
-    if changed := run.changes():
+    # What this run has built was sealed just now, and is compared after the checks.
+    if built.reused and (changed := run.changes()):
         raise VerifyError(
             f"the build of `{built.name}` on `{built.target}` was modified after it was built:\n"
             + changed,
