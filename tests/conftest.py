@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import functools
 import gc
 import os
 import subprocess
@@ -12,7 +10,6 @@ from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
-import filelock
 import hypothesis
 import pytest
 from xdist.scheduler import LoadScopeScheduling
@@ -69,6 +66,7 @@ WHOLE_MODULES = {
         for name in (
             "checks",
             "code_as_in_python",
+            "e2b_server_steps",
             "examples",
             "extras",
             "interrupted_code",
@@ -93,53 +91,33 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest."""
-    items.sort(key=lambda item: item.get_closest_marker("soak") is None)
+    """Begin with what takes longest, so that no process is left with it at the end."""
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    if item.get_closest_marker("soak"):
+        return 0
+    takes_long = item.get_closest_marker("docker") or _module(item.nodeid) in WHOLE_MODULES
+    return 1 if takes_long else 2
+
+
+def _module(nodeid: str) -> str:
+    return nodeid.partition("::")[0]
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Have one process run the tests that share a Docker engine: in several, they wait for each
-    other."""
-    return OneProcessForDocker(config, log)
+    """Give each test to whichever process is free."""
+    return WholeModules(config, log)
 
 
-class OneProcessForDocker(LoadScopeScheduling):  # type: ignore[misc] # not typed
-    """Gives each test to whichever process is free, all with a Docker engine to one, and all of a
-    module that shares an environment or sandboxes to one."""
+class WholeModules(LoadScopeScheduling):  # type: ignore[misc] # not typed
+    """Gives all tests of a module that shares an environment or sandboxes to one process, and each
+    other test to whichever is free."""
 
     def _split_scope(self, nodeid: str) -> str:
-        path, _, test = nodeid.partition("::")
-        if path in WHOLE_MODULES:
-            return path
-        whole_module, tests = with_docker(path)
-        return "docker" if whole_module or test.partition("[")[0] in tests else nodeid
-
-
-@functools.cache
-def with_docker(path: str) -> tuple[bool, frozenset[str]]:
-    """Whether all tests of a module need a Docker engine, and the names of those marked alone."""
-    body = ast.parse((ROOT / path).read_text()).body
-    marks = [ast.unparse(node.value) for node in body if isinstance(node, ast.Assign)]
-    marked = [
-        node.name
-        for node in body
-        if isinstance(node, ast.FunctionDef)
-        and any("mark.docker" in ast.unparse(each) for each in node.decorator_list)
-    ]
-    return any("mark.docker" in mark for mark in marks), frozenset(marked)
-
-
-@pytest.fixture(autouse=True)
-def _one_at_a_time(
-    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[None]:
-    """One test at a time uses the Docker engine, of all that run: they look at all that is on it."""
-    if not request.node.get_closest_marker("docker"):
-        yield
-        return
-    with filelock.FileLock(tmp_path_factory.getbasetemp().parent / "docker.lock"):
-        yield
+        return path if (path := _module(nodeid)) in WHOLE_MODULES else nodeid
 
 
 @pytest.fixture
@@ -194,10 +172,16 @@ def _clean_environment() -> Iterator[None]:
 
 
 @pytest.fixture(scope="session")
-def byte_code(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The byte code of packages, compiled once for all processes that run tests."""
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of all processes that run tests."""
     base = tmp_path_factory.getbasetemp()
-    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "byte-code"
+    return base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+
+
+@pytest.fixture(scope="session")
+def byte_code(shared: Path) -> Path:
+    """The byte code of packages, compiled once for all processes that run tests."""
+    folder = shared / "byte-code"
     folder.mkdir(exist_ok=True)
     return folder
 

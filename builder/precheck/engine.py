@@ -188,18 +188,20 @@ class DockerEngine:
         ):
             write_fetched(rendered.fetched, Path(folder), report=report)
             pack(files, context, Path(folder))
-            self._follow(rendered, context, tag, report, log)
-        return _image(self._client.images.get(tag))
+            identity = self._follow(rendered, context, tag, report, log)
+        return _image(self._client.images.get(identity))
 
     def _follow(
         self, rendered: Rendered, context: IO[bytes], tag: str, report: Reporter, log: Log
-    ) -> None:
-        variant = rendered.variant
+    ) -> str:
+        """Report a build, and return the ID of its image: another run may take its tag."""
+        variant, identity = rendered.variant, tag
         step = _Step(number=0, count="0", text="")
         labels = {_SUBJECT: variant.name, _DIGEST: rendered.digest}
         for line in self._stream(context, tag, labels, variant.memory_mb << 20):
             if "error" in line:
                 raise step.failure(line, rendered, log)
+            identity = line.get("aux", {}).get("ID", identity)
             status = " ".join(filter(None, map(line.get, ("id", "status", "progress"))))
             text = _ESCAPES.sub("", line.get("stream", "").rstrip() or status)
             if not text:
@@ -214,6 +216,7 @@ class DockerEngine:
                 last = text.rpartition("\n")[2]
                 report(Event(kind="detail", variant=variant.name, text=last))
             log.line(text)
+        return identity
 
     def remove_image(self, image: Image) -> None:
         """Remove an image, and keep the layers below it for the next build."""
@@ -238,7 +241,7 @@ class DockerEngine:
             container = self._client.containers.create(
                 image.identity,
                 detach=True,
-                labels=self._labels,
+                labels={**self._labels, _SUBJECT: variant.name},
                 environment=_ENVIRONMENT,
                 mem_limit=variant.memory_mb << 20,
                 memswap_limit=variant.memory_mb << 20,

@@ -65,16 +65,16 @@ def test_engine_of_another_machine(project: Path, command: Command, remote: str)
     """Nothing of a pre-check needs the engine to be on this machine: no port, no shared folder."""
     base = project / "variants" / "_base.toml"
     base.write_text(base.read_text().replace("localhost:1/python:3.13", engine.base_image()))
-    (project / "variants" / "light.toml").write_text(
-        "schema = 1\nname = 'light'\nextends = '_base'\n[[verify]]\nname = 'x'\ncode = 'print(1)'\nstdout = '1'\n"
+    (project / "variants" / "remote.toml").write_text(
+        "schema = 1\nname = 'remote'\nextends = '_base'\n[[verify]]\nname = 'x'\ncode = 'print(1)'\nstdout = '1'\n"
     )
     settings = '[tool.template-builder.precheck]\nnetwork = "host"\n'
     if CERTIFICATES.exists():
         settings += f'ca-bundle = "{CERTIFICATES}"\n'
     (project / "pyproject.toml").write_text(settings)
-    found = command("precheck", "light", cwd=project, DOCKER_HOST=remote)
+    found = command("precheck", "remote", cwd=project, DOCKER_HOST=remote)
     assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines()[1].split()[:2] == ["light", "good"]
+    assert found.stdout.splitlines()[1].split()[:2] == ["remote", "good"]
 
 
 @pytest.mark.docker

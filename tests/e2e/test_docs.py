@@ -70,17 +70,17 @@ def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
     """Every block of the page about Docker does what it says, its settings being in force."""
     base = (ROOT / "variants" / "_base.toml").read_text()
     base += f'[base]\nimage = "{engine.base_image()}"\n{SERVICE}'
-    leaf = "schema = 1\nname = 'light'\nextends = '_base'\n[python]\npackages = ['six']\n"
+    leaf = "schema = 1\nname = 'page'\nextends = '_base'\n[python]\npackages = ['six']\n"
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "_base.toml").write_text(base)
-    (tmp_path / "variants" / "light.toml").write_text(leaf)
+    (tmp_path / "variants" / "page.toml").write_text(leaf)
     found = blocks(ROOT / "docs" / "docker.md")
     (settings,) = [text for kind, text in found if kind == "toml"]
     (tmp_path / "pyproject.toml").write_text(settings)
     for text in [text for kind, text in found if kind == "sh"]:
         run("bash", "-euc", text)
-    (light,) = json.loads((tmp_path / "plan.json").read_text())["variants"]
-    assert light["program"]["steps"][0]["type"] == "RUN"
+    (page,) = json.loads((tmp_path / "plan.json").read_text())["variants"]
+    assert page["program"]["steps"][0]["type"] == "RUN"
 
 
 @pytest.mark.network

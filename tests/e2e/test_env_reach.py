@@ -122,7 +122,7 @@ def test_engine_gives_the_variables_of_an_image(tmp_path: Path) -> None:
 def test_root_and_user_have_the_same_variables_and_caches(
     write: Callable[..., Path],
     command: Command,
-    tmp_path_factory: pytest.TempPathFactory,
+    shared: Path,
     level: str,
 ) -> None:
     """A template's variables are, to the character, in code, in the commands of `user` and below
@@ -136,8 +136,9 @@ def test_root_and_user_have_the_same_variables_and_caches(
         '[python]\npackages = ["huggingface_hub"]\n'
         f'[warmup]\nlevel = "{level}"\nimports = ["huggingface_hub"]\n'
         f"[env]\n{LEAF_ENV}" + checks_of_variables() + check_of_caches(),
+        name=f"reach-{level}",
         base=env + BASE_ENV + SERVICE,
-        known=tmp_path_factory.getbasetemp() / "known",
+        known=shared / "known",
     )
     done = command("precheck", cwd=folder)
     assert done.returncode == 0, done.stderr

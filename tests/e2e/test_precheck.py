@@ -21,22 +21,26 @@ from tests.support.engine import config_of
 from tests.support.prechecks import SERVICE, failed, write_project
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
-OWNED: dict[str, Any] = {"label": "template-builder.owner"}
 
 
 @pytest.fixture
-def made(
-    write: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def made(write: Callable[..., Path], shared: Path) -> Callable[..., Path]:
     """Write a project with one variant on the base image; the text of the leaf is given."""
-    known = tmp_path_factory.getbasetemp() / "known"
-    return functools.partial(write_project, write, known=known, network="host")
+    return functools.partial(write_project, write, known=shared / "known", network="host")
+
+
+def containers(name: str) -> list[Any]:
+    """Return the containers of a template's pre-checks."""
+    labels = ["template-builder.owner", f"template-builder.precheck={name}"]
+    listed: list[Any] = engine.client().containers.list(all=True, filters={"label": labels})
+    return listed
 
 
 @pytest.fixture(autouse=True)
-def _nothing_is_left() -> Iterator[None]:
+def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
     yield
-    assert engine.client().containers.list(all=True, filters=OWNED) == []
+    for spec in tmp_path.glob("project/variants/[!_]*.toml"):
+        assert containers(spec.stem) == []
 
 
 def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Command) -> None:
@@ -49,6 +53,7 @@ def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Com
         '[[verify]]\nname = "the service has the environment"\n'
         "code = \"import os; print(os.environ['GREETING'], oct(os.stat('/opt/note').st_mode))\"\n"
         'stdout = "hello 0o100600"\n',
+        name="found",
         base=SERVICE + '[env]\nGREETING = "hello"\n',
     )
     (project / "variants" / "note").write_text("a note")
@@ -68,18 +73,18 @@ def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Com
     again = command("precheck", "--frozen", cwd=project)
     assert again.returncode == 0, again.stderr
     assert "step" not in again.stderr
-    assert again.stdout.splitlines()[1].split()[:2] == ["light", "unchanged"]
-    assert ".precheck.log" in command("logs", "light", "--path", cwd=project).stdout
+    assert again.stdout.splitlines()[1].split()[:2] == ["found", "unchanged"]
+    assert ".precheck.log" in command("logs", "found", "--path", cwd=project).stdout
 
 
 def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -> None:
     """An interpreter that `base.python` excludes stops the build before the slow steps."""
-    project = made("", base="")
+    project = made("", name="unfit")
     spec = project / "variants" / "_base.toml"
     spec.write_text(spec.read_text().replace(">=3.11", ">=3.28"))
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
     assert said.startswith("error: base.python: the image has Python 3.")
-    assert ", expected >=3.28\ngenerated/light/Dockerfile:\n" in said
+    assert ", expected >=3.28\ngenerated/unfit/Dockerfile:\n" in said
     assert ">   16 | RUN python3 -c " in said
     assert said.endswith("hint: correct `base.python`, or choose another `base.image`\n")
 
@@ -88,11 +93,12 @@ def test_step_that_fails(made: Callable[..., Path], command: Command) -> None:
     """A step that fails is told with its lines, what it said, and the place of the log."""
     project = made(
         '[warmup]\nlevel = "disk"\nimports = ["broken"]\n'
-        '[[files]]\nsource = "broken.py"\ntarget = "/usr/local/lib/python3.13/site-packages/broken.py"\n'
+        '[[files]]\nsource = "broken.py"\ntarget = "/usr/local/lib/python3.13/site-packages/broken.py"\n',
+        name="failing",
     )
     (project / "variants" / "broken.py").write_text("raise ValueError('out of order')\n")
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
-    assert "failed with code 1\ngenerated/light/Dockerfile:\n" in said
+    assert "failed with code 1\ngenerated/failing/Dockerfile:\n" in said
     assert "| RUN python3 /opt/template/warmup.py" in said
     assert "ValueError: out of order\nlog: " in said
 
@@ -101,7 +107,8 @@ def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Com
     """A step that is killed for memory says so, and names the limit."""
     project = made(
         '[resources]\nmemory-mb = 256\n[warmup]\nlevel = "disk"\nimports = ["greedy"]\n'
-        '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n'
+        '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n',
+        name="greedy",
     )
     (project / "variants" / "greedy.py").write_text(
         "x = bytearray(2 << 30)\nfor i in range(0, len(x), 4096): x[i] = 1\n"
@@ -115,7 +122,8 @@ def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -
     """A step that finds no space says that the engine's disk is full."""
     project = made(
         '[warmup]\nlevel = "disk"\nimports = ["greedy"]\n'
-        '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n'
+        '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n',
+        name="full",
     )
     # The one file system of a build's container that is small; the whole disk is other tests', too.
     source = "with open('/dev/shm/full', 'wb') as file:\n    file.write(bytes(128 << 20))\n"
@@ -126,52 +134,55 @@ def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -
 
 
 @pytest.mark.parametrize(
-    ("service", "message"),
+    ("name", "service", "message"),
     [
         (
+            "swollen",
             ["python3", "-c", "x = ' ' * (2 << 30)"],
-            "the service of `light` was killed: it needed more than its 256 MiB of memory",
+            "the service of `swollen` was killed: it needed more than its 256 MiB of memory",
         ),
         (
+            "ended",
             ["sh", "-c", "echo no service here; exit 3"],
-            "the service of `light` exited before it was ready: exit code 3\nno service here",
+            "the service of `ended` exited before it was ready: exit code 3\nno service here",
         ),
         (
+            "silent",
             ["sh", "-c", "echo no port is open; exec sleep 1000"],
             "[Errno 111] Connection refused>\noutput of the service: no port is open\n\nhint: ",
         ),
     ],
 )
 def test_service_that_does_not_come_up(
-    made: Callable[..., Path], command: Command, service: list[str], message: str
+    made: Callable[..., Path], command: Command, name: str, service: list[str], message: str
 ) -> None:
     """A service that is killed, ends, or never answers is told for what it is."""
     base = f"[service]\ncommand = {json.dumps(service)}\nready-url = 'http://localhost:49998/'\n"
-    project = made("[resources]\nmemory-mb = 256\n", base=base, ready=6)
+    project = made("[resources]\nmemory-mb = 256\n", name=name, base=base, ready=6)
     assert message in failed(command("precheck", cwd=project), errors.PrecheckError)
 
 
 def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> None:
     """A package of the base that an upgrade breaks is an error, unless it is accepted by name; what
     changed is shown."""
-    project = made('[python]\npackages = ["pygments==2.3.1"]\n')
+    project = made('[python]\npackages = ["pygments==2.3.1"]\n', name="breaking")
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
     assert said.startswith(
-        "error: installing the packages of `light` broke packages of the base image"
+        "error: installing the packages of `breaking` broke packages of the base image"
     )
     assert "  ipython 9." in said
     assert said.endswith('[python] accept-broken = ["ipython", "ipython-pygments-lexers"]\n')
-    spec = project / "variants" / "light.toml"
+    spec = project / "variants" / "breaking.toml"
     spec.write_text(spec.read_text() + 'accept-broken = ["IPython", "ipython_pygments_lexers"]\n')
     found = command("precheck", cwd=project)
     assert found.returncode == 0, found.stderr
-    assert "light: broken, but accepted: ipython 9." in found.stdout
-    assert "light: pygments of the base image: 2." in found.stdout
+    assert "breaking: broken, but accepted: ipython 9." in found.stdout
+    assert "breaking: pygments of the base image: 2." in found.stdout
 
 
 def test_image_that_cannot_be_had(made: Callable[..., Path], command: Command) -> None:
     """A base image that is nowhere is told by name."""
-    project = made("")
+    project = made("", name="nowhere")
     spec = project / "variants" / "_base.toml"
     spec.write_text(spec.read_text().replace(engine.base_image(), "localhost:1/nothing:here"))
     (project / "pyproject.toml").unlink()
@@ -187,7 +198,8 @@ def test_stopped_in_the_middle(
 ) -> None:
     """Ctrl-C leaves nothing running; what SIGKILL leaves is gone after the next run."""
     base = "[service]\ncommand = ['sleep', '1000']\nready-url = 'http://localhost:49998/'\n"
-    project = made("", base=base, ready=300)
+    name = f"stopped-{sent.name.lower()}"
+    project = made("", name=name, base=base, ready=300)
     running = subprocess.Popen(
         [sys.executable, "-m", "builder", "precheck"],
         cwd=project,
@@ -195,18 +207,21 @@ def test_stopped_in_the_middle(
         env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "cache")},
     )
     deadline = time.monotonic() + 120
-    while not engine.client().containers.list(filters=OWNED | {"status": "running"}):
+    while not any(container.status == "running" for container in containers(name)):
         assert running.poll() is None
         assert time.monotonic() < deadline
         time.sleep(0.1)
     running.send_signal(sent)
+    if sent is signal.SIGKILL:
+        # Its process has an entry until it is waited for, so that no other test's run tidies up.
+        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+        (project / "variants" / "_base.toml").write_text("broken")
+        nowhere = command("precheck", cwd=project, DOCKER_HOST="unix:///nowhere/docker.sock")
+        failed(nowhere, errors.SpecError)  # before the engine is asked for anything
+        assert containers(name) != []
     assert running.wait(timeout=60) in (errors.InterruptedRunError.exit_code, -signal.SIGKILL)
     if sent is signal.SIGKILL:
-        (project / "variants" / "_base.toml").write_text("broken after the tidying")
-        command("precheck", cwd=project)
-        left: Any = engine.client().containers.list(all=True, filters=OWNED)
-        assert left != []  # the specs were refused first
-        made("[[verify]]\nname = 'x'\ncode = 'pass'\n")
+        made("[[verify]]\nname = 'x'\ncode = 'pass'\n", name=name)
         assert command("precheck", cwd=project).returncode == 0
 
 
@@ -215,15 +230,16 @@ def test_build_pre_checks_where_it_is_told_to(made: Callable[..., Path], command
     service, too, and tells both sides of a check; `auto` checks nothing on `local`."""
     project = made(
         "[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n"
-        "[[verify]]\nname = 'root'\ncode = 'open(\"/root/.bashrc\")'\n"
+        "[[verify]]\nname = 'root'\ncode = 'open(\"/root/.bashrc\")'\n",
+        name="checked",
     )
     error = failed(command("build", "--precheck", "always", cwd=project), errors.VerifyError)
-    assert error.startswith("error: `light` builds with Docker but fails its checks:\n")
-    assert "  variants/light.toml:5: check `sum` failed: expected '3', got '2'\n" in error
-    assert "  variants/light.toml:9: check `root` failed: PermissionError: " in error
-    assert not (project / ".builder" / "precheck" / "light.json").exists()
+    assert error.startswith("error: `checked` builds with Docker but fails its checks:\n")
+    assert "  variants/checked.toml:5: check `sum` failed: expected '3', got '2'\n" in error
+    assert "  variants/checked.toml:9: check `root` failed: PermissionError: " in error
+    assert not (project / ".builder" / "precheck" / "checked.json").exists()
     assert not (project / "registry.json").exists()
-    spec = project / "variants" / "light.toml"
+    spec = project / "variants" / "checked.toml"
     spec.write_text(spec.read_text().replace("'3'", "'2'"))
     found = command("build", cwd=project)
     assert found.returncode in (0, errors.VerifyError.exit_code)
@@ -237,6 +253,7 @@ def test_generators_that_stay_the_same(made: Callable[..., Path], command: Comma
         '[warmup]\nlevel = "memory"\nimports = ["seeded"]\n'
         'reseed = "import seeded; seeded.again.seed(1)"\n'
         '[[files]]\nsource = "seeded.py"\ntarget = "/usr/local/lib/python3.13/site-packages/seeded.py"\n',
+        name="seeded",
         base=SERVICE,
     )
     text = "import random\nonce, again = random.Random(1), random.Random(1)\n"
@@ -295,20 +312,21 @@ def test_a_template_from_another_one(made: Callable[..., Path], command: Command
     the engine has none of that build, it says so."""
     project = made(
         '[python]\npackages = ["idna"]\n[[files]]\nsource = "note"\ntarget = "/opt/note"\n',
+        name="parent",
         base=SERVICE + '[env]\nGREETING = "hello"\n',
     )
     (project / "variants" / "note").write_text("a note")
     (project / "variants" / "child.toml").write_text(
-        'schema = 1\nname = "child"\nfrom-template = "light"\n[python]\npackages = ["six"]\n'
+        'schema = 1\nname = "child"\nfrom-template = "parent"\n[python]\npackages = ["six"]\n'
         '[[verify]]\nname = "the parent is there"\n'
         "code = \"import idna, os; print(os.environ['GREETING'], open('/opt/note').read())\"\n"
         'stdout = "hello a note"\n'
     )
-    done = command("build", "light", "--target", "local", cwd=project)
+    done = command("build", "parent", "--target", "local", cwd=project)
     assert done.returncode == 0, done.stderr
     lacking = (
-        "not pre-checked with Docker: the engine has no image of local:light@sha256-",
-        "which it is from; `template-builder precheck light` makes it if that build is the latest",
+        "not pre-checked with Docker: the engine has no image of local:parent@sha256-",
+        "which it is from; `template-builder precheck parent` makes it if that build is the latest",
     )
     done = command("precheck", "child", cwd=project)
     assert done.returncode == 0, done.stderr
@@ -316,8 +334,8 @@ def test_a_template_from_another_one(made: Callable[..., Path], command: Command
         assert text in done.stderr
     done = command("precheck", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
-    child, light = sorted(json.loads(done.stdout), key=lambda image: str(image["name"]))
+    child, parent = sorted(json.loads(done.stdout), key=lambda image: str(image["name"]))
     assert child["checks"] == ["import six", "the parent is there"]
     assert child["env"]["GREETING"] == "hello"
     assert (child["user"], child["workdir"]) == ("user", "/home/user")
-    assert child["layers"] > light["layers"]
+    assert child["layers"] > parent["layers"]

@@ -114,13 +114,13 @@ def test_packages_by_address_are_the_same(write: Callable[..., Path], tmp_path: 
             f"own @ files/{own.filename}",
         ]
         base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\n'
-        leaf = 'schema = 1\nname = "leaf"\nextends = "_base"\n'
-        folder = write(_base=base, leaf=f"{leaf}[python]\npackages = {packages}\n")
+        leaf = 'schema = 1\nname = "addresses"\nextends = "_base"\n'
+        folder = write(_base=base, addresses=f"{leaf}[python]\npackages = {packages}\n")
         (folder / "files").mkdir()
         (folder / "files" / own.filename).write_bytes(own.content)
         (variant,) = load_variants(folder)
         rendered = locked(folder, variant)
-        place = "/opt/template/wheels/leaf/" + own.filename
+        place = "/opt/template/wheels/addresses/" + own.filename
         # uv notes the time of a file, and so does the package's list of files.
         same = check_same(rendered, tmp_path, starts=None, paths=[place], except_of="own-2.0")
         assert list(same) == [place]

@@ -15,20 +15,19 @@ PACKAGES = "/usr/local/lib/python3.13/site-packages"
 
 
 @pytest.fixture
-def project(
-    write: Callable[..., Path], tmp_path_factory: pytest.TempPathFactory
-) -> Callable[..., Path]:
+def project(write: Callable[..., Path], shared: Path) -> Callable[..., Path]:
     """Write a project whose one variant has the code service of the base image."""
-    known = tmp_path_factory.getbasetemp() / "known"
 
-    def with_modules(leaf: str, *, service: str = SERVICE, **modules: str) -> Path:
+    def with_modules(leaf: str, *, name: str, service: str = SERVICE, **modules: str) -> Path:
         files = "".join(
-            f'[[files]]\nsource = "{name}.py"\ntarget = "{PACKAGES}/{name}.py"\n'
-            for name in modules
+            f'[[files]]\nsource = "{module}.py"\ntarget = "{PACKAGES}/{module}.py"\n'
+            for module in modules
         )
-        folder = write_project(write, leaf + files, known=known, base=service, ready=90)
-        for name, text in modules.items():
-            (folder / "variants" / f"{name}.py").write_text(text)
+        leaf += files
+        known = shared / "known"
+        folder = write_project(write, leaf, name=name, known=known, base=service, ready=90)
+        for module, text in modules.items():
+            (folder / "variants" / f"{module}.py").write_text(text)
         return folder
 
     return with_modules
@@ -40,7 +39,9 @@ def test_import_of_25_seconds_comes_up_warm(project: Callable[..., Path], comman
     sandbox, and the service is up."""
     # It is slow in the interpreter that is warmed alone: the other levels need not wait for it.
     slow = "import os, time\nif os.path.exists('/tmp/template-warmup/progress.json'):\n    time.sleep(25)\n"
-    folder = project('[warmup]\nlevel = "memory"\nimports = ["slow", "sqlite3"]\n', slow=slow)
+    folder = project(
+        '[warmup]\nlevel = "memory"\nimports = ["slow", "sqlite3"]\n', name="slow", slow=slow
+    )
     done = command("precheck", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     (checked,) = json.loads(done.stdout)
@@ -51,11 +52,13 @@ def test_import_of_25_seconds_comes_up_warm(project: Callable[..., Path], comman
 def test_warm_up_that_fails_in_the_service(project: Callable[..., Path], command: Command) -> None:
     """A module that cannot be imported in the service's interpreter ends the pre-check at once."""
     broken = "import sys\nif 'IPython' in sys.modules:\n    raise ValueError('not in a kernel')\n"
-    folder = project('[warmup]\nlevel = "memory"\nimports = ["broken"]\n', broken=broken)
+    folder = project(
+        '[warmup]\nlevel = "memory"\nimports = ["broken"]\n', name="unready", broken=broken
+    )
     message = failed(command("precheck", cwd=folder), errors.PrecheckError)
     assert message == (
-        "error: the warm-up of `light` failed: `warmup.imports` of"
-        " variants/light.toml: importing broken failed: ValueError: not in a kernel\n"
+        "error: the warm-up of `unready` failed: `warmup.imports` of"
+        " variants/unready.toml: importing broken failed: ValueError: not in a kernel\n"
         "\n"
         "hint: correct `warmup.imports`, or add the missing package\n"
     )
@@ -67,7 +70,9 @@ def test_service_that_is_not_told_where_it_runs(
     """A service that does not get E2B_LOCAL runs no code in a container; the error says so, and
     blames nothing of the warm-up."""
     service = SERVICE.replace('"--preserve-env=E2B_LOCAL", ', "")
-    folder = project('[warmup]\nlevel = "disk"\nimports = ["sqlite3"]\n', service=service)
+    folder = project(
+        '[warmup]\nlevel = "disk"\nimports = ["sqlite3"]\n', name="untold", service=service
+    )
     message = failed(command("precheck", cwd=folder), errors.PrecheckError)
     assert message == (
         "error: the code service returned an empty stream: it did not run the code\n"

@@ -18,12 +18,14 @@ import re
 import shutil
 import subprocess
 import tarfile
+import tempfile
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import docker
+import filelock
 import pytest
 from docker.models.containers import Container
 
@@ -60,18 +62,20 @@ def base_image() -> str:
     sources = [path.read_bytes() for path in sorted(SOURCES.iterdir()) if path.is_file()]
     tag = hashlib.sha256(b"\0".join(sources)).hexdigest()[:12]
     image = f"template-test/code-interpreter:{tag}"
-    with contextlib.suppress(docker.errors.ImageNotFound):
-        client().images.get(image)
-        return image
-    if not shutil.which("mmdebstrap") and not options.required("docker"):
-        pytest.skip("mmdebstrap is not installed, which makes the base image")
-    finished = subprocess.run(
-        ["bash", SOURCES / "make.sh", image],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr
+    # By whichever process is first, while the others wait.
+    with filelock.FileLock(f"{tempfile.gettempdir()}/template-test-{tag}.lock"):
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            client().images.get(image)
+            return image
+        if not shutil.which("mmdebstrap") and not options.required("docker"):
+            pytest.skip("mmdebstrap is not installed, which makes the base image")
+        finished = subprocess.run(
+            ["bash", SOURCES / "make.sh", image],
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert finished.returncode == 0, finished.stderr
     return image
 
 

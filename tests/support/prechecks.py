@@ -26,22 +26,24 @@ SERVICE = """
 """
 
 
-LEAF = 'schema = 1\nname = "light"\nextends = "_base"\n'
-
-
 def write_project(
     write: Callable[..., Path],
     leaf: str,
     *,
+    name: str,
     known: Path,
     base: str = "",
     ready: int = 60,
     network: str = "default",
 ) -> Path:
-    """Write a project with one spec, `light`, on the tests' base image; `known` keeps what
-    pre-checks find in base images, for those of other projects, too."""
+    """Write a project with one spec on the tests' base image; `known` keeps what pre-checks find in
+    base images, for those of other projects, too.
+
+    No other test has a template of that `name`, so that tests can share an engine.
+    """
     text = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n{base}'
-    folder = write(_base=text, light=LEAF + leaf).parent
+    leaf = f'schema = 1\nname = "{name}"\nextends = "_base"\n{leaf}'
+    folder = write(_base=text, **{name: leaf}).parent
     settings = f'[tool.template-builder.precheck]\nnetwork = "{network}"\nready-seconds = {ready}\n'
     if CERTIFICATES.exists():
         settings += f'ca-bundle = "{CERTIFICATES}"\n'
