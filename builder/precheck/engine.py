@@ -80,13 +80,17 @@ class DockerEngine:
         self._client.close()
 
     def tidy(self) -> None:
-        """Remove containers and untagged images that killed runs left behind."""
+        """Remove containers that killed runs left behind, and images that lost their tag.
+
+        Young images stay: the layers that another run builds on have no tag either.
+        """
         for container in self._client.containers.list(all=True, filters={"label": _OWNER}):
             if _is_gone(container.labels.get(_OWNER, "")):
                 with contextlib.suppress(docker.errors.APIError):
                     container.remove(force=True, v=True)
         with contextlib.suppress(docker.errors.APIError):
-            self._client.images.prune(filters={"dangling": True, "label": _SUBJECT})
+            filters = {"dangling": True, "label": _SUBJECT, "until": "1h"}
+            self._client.images.prune(filters=filters)
 
     def unused(self, needs: Needs) -> list[Unused]:
         """Return the images of earlier checks that nothing needs, largest first."""
@@ -160,7 +164,8 @@ class DockerEngine:
         return _image(self._images_of(parent)[0])
 
     def _images_of(self, parent: Parent) -> list[Any]:
-        filters = {"label": f"{_DIGEST}={parent.digest}"}
+        # Layers of templates that are from it have its label, but no tag.
+        filters = {"label": f"{_DIGEST}={parent.digest}", "dangling": False}
         images: list[Any] = self._client.images.list(filters=filters) if parent.digest else []
         return images
 

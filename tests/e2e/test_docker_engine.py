@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import datetime as dt
 import hashlib
 import json
 import re
@@ -9,10 +10,15 @@ import socketserver
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
+import docker
 import pytest
 
 from builder import errors
+from builder.precheck.engine import DockerEngine
+from builder.project import PrecheckSettings
 from tests.conftest import Command
 from tests.support import engine
 from tests.support.clouds import Place
@@ -117,3 +123,44 @@ def test_engine_that_cannot_pull_stops_no_build_on_e2b(
     assert f"four: warning: not pre-checked with Docker: {what}: Get " in auto.stderr
     assert "failed" not in auto.stderr
     assert [build.status for build in cloud.builds()] == ["ready"]
+
+
+@pytest.fixture
+def images(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
+    """Images with the labels of a pre-check, by what they are; the digest is this test's name."""
+    name, now = request.node.name, dt.datetime.now(dt.UTC)
+    labels = {"template-builder.precheck": "leaf", "template-builder.digest": name}
+    hours = {"parent": 3, "old layer": 2, "new layer": 0}
+    loaded = {
+        kind: engine.load_image(
+            labels,
+            tag=f"{engine.LABEL}/{name}" if kind == "parent" else None,
+            created=(now - dt.timedelta(hours=age)).isoformat(),
+        )
+        for kind, age in hours.items()
+    }
+    yield loaded
+    for identity in loaded.values():
+        with contextlib.suppress(docker.errors.ImageNotFound):
+            engine.client().images.remove(identity)
+
+
+@pytest.mark.docker
+def test_tidying_leaves_what_another_run_builds_on(images: dict[str, str]) -> None:
+    """A run that begins removes old images without a tag, and no young one, since each layer of a
+    build that goes on beside it is one."""
+    docker_engine = DockerEngine(PrecheckSettings())
+    docker_engine.tidy()
+    left = [kind for kind, identity in images.items() if docker_engine.has_image(identity)]
+    assert left == ["parent", "new layer"]
+
+
+@pytest.mark.docker
+def test_a_parent_is_the_image_with_a_tag(
+    images: dict[str, str], request: pytest.FixtureRequest
+) -> None:
+    """The image that a template is from is its parent's, and no layer of a template from that one,
+    which has the labels, too, and is younger."""
+    parent = SimpleNamespace(digest=request.node.name)
+    rendered: Any = SimpleNamespace(variant=SimpleNamespace(name="child", parent=parent))
+    assert DockerEngine(PrecheckSettings()).base_of(rendered).identity == images["parent"]

@@ -1,9 +1,6 @@
 from __future__ import annotations
 
-import hashlib
-import io
 import json
-import tarfile
 from pathlib import Path
 from typing import Any
 
@@ -11,37 +8,8 @@ import pytest
 
 from builder import registry
 from tests.conftest import Command
-from tests.support.engine import client
+from tests.support.engine import client, load_image
 from tests.support.records import made
-
-
-def archive(tag: str, labels: dict[str, str]) -> bytes:
-    """Return an old image without files, as `docker save` writes it."""
-    layer = io.BytesIO()
-    tarfile.open(fileobj=layer, mode="w").close()
-    config = {
-        "architecture": "amd64",
-        "os": "linux",
-        "created": "2001-01-01T00:00:00Z",
-        "config": {"Labels": labels | {"of": tag}},
-        "rootfs": {
-            "type": "layers",
-            "diff_ids": [f"sha256:{hashlib.sha256(layer.getvalue()).hexdigest()}"],
-        },
-    }
-    manifest = [{"Config": "config.json", "RepoTags": [f"{tag}:latest"], "Layers": ["layer.tar"]}]
-    files = {
-        "config.json": json.dumps(config).encode(),
-        "layer.tar": layer.getvalue(),
-        "manifest.json": json.dumps(manifest).encode(),
-    }
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w") as tar:
-        for name, content in files.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            tar.addfile(member, io.BytesIO(content))
-    return packed.getvalue()
 
 
 @pytest.mark.docker
@@ -60,7 +28,7 @@ def test_images_of_checks_that_nothing_needs_go(
         "template-builder-test/foreign": {},
     }
     for tag, labels in tags.items():
-        engine.images.load(archive(tag, labels))
+        load_image(labels, tag=tag, created="2001-01-01T00:00:00Z")
     try:
         # Older than any image of another test, or of whoever runs the tests.
         old = ("--protect-days", "5000")

@@ -32,6 +32,7 @@ from docker.models.containers import Container
 from builder.errors import EngineUnavailableError
 from builder.flatten import BaseConfig, Program
 from builder.precheck.connection import connect
+from builder.precheck.machine import packed
 from tests.support import options
 from tests.support.e2b_server.steps import evaluation
 
@@ -107,6 +108,29 @@ def build(folder: Path, *, network: str = "none") -> str:
     )
     assert finished.returncode == 0, finished.stderr + (folder / "Dockerfile").read_text()
     return finished.stdout.strip()
+
+
+def load_image(labels: Mapping[str, str], *, tag: str | None, created: str) -> str:
+    """Load an image of no files, as `docker save` writes it, and return its ID."""
+    layer = packed({}).getvalue()
+    layers = [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
+    config = {
+        "architecture": "amd64",
+        "os": "linux",
+        "created": created,
+        "config": {"Labels": {**labels, "of": tag or "nobody"}},
+        "rootfs": {"type": "layers", "diff_ids": layers},
+    }
+    manifest = {
+        "Config": "config.json",
+        "RepoTags": tag and [f"{tag}:latest"],
+        "Layers": ["layer.tar"],
+    }
+    files = {"config.json": json.dumps(config), "manifest.json": json.dumps([manifest])}
+    content = {name: (text.encode(), 0o644) for name, text in files.items()}
+    content["layer.tar"] = (layer, 0o644)
+    (image,) = client().images.load(packed(content).getvalue())
+    return str(image.id)
 
 
 @contextlib.contextmanager
