@@ -81,6 +81,22 @@ def base_image() -> str:
 
 
 @functools.cache
+def opened(image: str) -> str:
+    """Return an image like another, but everybody can write to its /usr/local, as on E2B when a
+    build has ended: to change the modes of a whole Python takes as long as all steps of a test."""
+    name = "template-test/open"
+    tag = str(client().images.get(image).id).partition(":")[2][:12]
+    with filelock.FileLock(f"{tempfile.gettempdir()}/template-test-open-{tag}.lock"):
+        try:
+            client().images.get(f"{name}:{tag}")
+        except docker.errors.ImageNotFound:
+            with running(image) as container:
+                assert container.exec_run(["chmod", "-R", "777", "/usr/local"]).exit_code == 0
+                container.commit(name, tag)
+    return f"{name}:{tag}"
+
+
+@functools.cache
 def buildkit() -> str:
     """Return a `docker` that builds with BuildKit: Docker 20.10 can, newer ones need buildx."""
     for folder in os.get_exec_path():
@@ -261,8 +277,10 @@ class Machine:
     def finalize(self) -> None:
         """Do what E2B does after the last step, before the start command."""
         made = "id -u user || useradd --create-home --shell /bin/bash user"
-        opened = "chown -R user:user /home/user && chmod -R 777 /usr/local"
-        self.bash(f"{made}; mkdir -p /code && {opened} /code", user="root", env={})
+        # `chmod -R` would copy what has that mode already, too.
+        closed = "find /usr/local /code ! -type l ! -perm 777"
+        opened = f"chown -R user:user /home/user && {closed} -exec chmod 777 {{}} +"
+        self.bash(f"{made}; mkdir -p /code && {opened}", user="root", env={})
 
 
 # Lists everything below / except what an engine or a clock adds; hashes files newer than `since`.

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import datetime as dt
 import json
+import socket
 import tempfile
 import threading
 import time
@@ -28,7 +29,8 @@ from tests.support.e2b_server.steps import extract
 from tests.support.e2b_server.zygote import Zygote
 
 SERVICE_PORT = 49999
-_LOOK_SECONDS = 0.5  # a look costs the machine on which the service starts more than the service
+_LOOK_SECONDS = 0.2
+_READY_SECONDS = 3.0  # between ready commands, each of which costs more than the service's start
 
 
 class Service(Protocol):
@@ -198,7 +200,7 @@ class ContainerService:
         )
         self._build = build
         self._ready = False
-        self._look_again = 0.0
+        self._look_again = self._ask_again = 0.0
         self._restarts = 0
 
     def ready(self) -> bool:
@@ -211,11 +213,22 @@ class ContainerService:
             self._restarts += 1
             self._container.restart(timeout=0)
             return False
+        # Other services have other ports.
+        if not self._listens() and time.monotonic() < self._ask_again:
+            return False
+        self._ask_again = time.monotonic() + _READY_SECONDS
         finished: Any = self._container.exec_run(
             ["/bin/bash", "-l", "-c", self._ready_command], user=self._build.machine[2]
         )
         self._ready = finished.exit_code == 0
         return self._ready
+
+    def _listens(self) -> bool:
+        try:
+            socket.create_connection((self._address, SERVICE_PORT), timeout=1).close()
+        except OSError:
+            return False
+        return True
 
     def command(self, text: str) -> tuple[int, tuple[bytes, bytes]]:
         finished: Any = self._container.exec_run(
@@ -224,10 +237,14 @@ class ContainerService:
         return finished.exit_code, finished.output
 
     @property
-    def _origin(self) -> str:
+    def _address(self) -> str:
         self._container.reload()  # it may have started again, with another address
-        address = next(iter(self._container.attrs["NetworkSettings"]["Networks"].values()))
-        return f"http://{address['IPAddress']}:{SERVICE_PORT}"
+        network = next(iter(self._container.attrs["NetworkSettings"]["Networks"].values()))
+        return str(network["IPAddress"])
+
+    @property
+    def _origin(self) -> str:
+        return f"http://{self._address}:{SERVICE_PORT}"
 
     def _ask(self, method: str, path: str, body: Any = None) -> Any:
         data = None if body is None else json.dumps(body).encode()

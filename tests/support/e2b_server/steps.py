@@ -73,9 +73,9 @@ class DockerSteps:
     lock: threading.Lock = field(default_factory=threading.Lock)
 
     def base(self, image: str) -> Any:
-        from tests.support.engine import config_of
+        from tests.support.engine import config_of, opened
 
-        return image, dict(config_of(image).env), "user", None
+        return opened(image), dict(config_of(image).env), "user", None
 
     def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any:
         from tests.support import engine
