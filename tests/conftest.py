@@ -120,6 +120,16 @@ class WholeModules(LoadScopeScheduling):  # type: ignore[misc] # not typed
         return path if (path := _module(nodeid)) in WHOLE_MODULES else nodeid
 
 
+@pytest.fixture(autouse=True)
+def _first_layers(request: pytest.FixtureRequest, shared: Path) -> None:
+    """The layers that all templates begin with are on the engine before it builds any."""
+    markers = {mark.name for mark in request.node.iter_markers()}
+    if markers >= {"docker", "network"}:
+        from tests.support.prechecks import keep_first_layers
+
+        keep_first_layers(shared / "first-layers")
+
+
 @pytest.fixture
 def write(tmp_path: Path) -> Callable[..., Path]:
     """Write the files of a project's variants folder; returns that folder."""

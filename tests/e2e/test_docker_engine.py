@@ -23,6 +23,7 @@ from tests.conftest import Command
 from tests.support import engine
 from tests.support.clouds import Place
 from tests.support.e2b_server import Server
+from tests.support.prechecks import share_known
 
 SOCKET = "/var/run/docker.sock"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
@@ -67,7 +68,9 @@ def remote() -> Iterator[str]:
 
 @pytest.mark.docker
 @pytest.mark.network
-def test_engine_of_another_machine(project: Path, command: Command, remote: str) -> None:
+def test_engine_of_another_machine(
+    project: Path, command: Command, remote: str, shared: Path
+) -> None:
     """Nothing of a pre-check needs the engine to be on this machine: no port, no shared folder."""
     base = project / "variants" / "_base.toml"
     base.write_text(base.read_text().replace("localhost:1/python:3.13", engine.base_image()))
@@ -78,6 +81,7 @@ def test_engine_of_another_machine(project: Path, command: Command, remote: str)
     if CERTIFICATES.exists():
         settings += f'ca-bundle = "{CERTIFICATES}"\n'
     (project / "pyproject.toml").write_text(settings)
+    share_known(project, shared / "known")
     found = command("precheck", "remote", cwd=project, DOCKER_HOST=remote)
     assert found.returncode == 0, found.stderr
     assert found.stdout.splitlines()[1].split()[:2] == ["remote", "good"]

@@ -19,7 +19,7 @@ from tests.support.clouds import FILES
 from tests.support.e2b_server import Server
 from tests.support.object_store import Store
 from tests.support.pages import blocks
-from tests.support.prechecks import SERVICE
+from tests.support.prechecks import SERVICE, share_known
 from tests.support.program import folder_of_program
 
 Run = Callable[..., "subprocess.CompletedProcess[str]"]
@@ -66,7 +66,7 @@ def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
 
 @pytest.mark.docker
 @pytest.mark.network
-def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
+def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run, shared: Path) -> None:
     """Every block of the page about Docker does what it says, its settings being in force."""
     base = (ROOT / "variants" / "_base.toml").read_text()
     base += f'[base]\nimage = "{engine.base_image()}"\n{SERVICE}'
@@ -74,6 +74,7 @@ def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
     (tmp_path / "variants").mkdir()
     (tmp_path / "variants" / "_base.toml").write_text(base)
     (tmp_path / "variants" / "page.toml").write_text(leaf)
+    share_known(tmp_path, shared / "known")
     found = blocks(ROOT / "docs" / "docker.md")
     (settings,) = [text for kind, text in found if kind == "toml"]
     (tmp_path / "pyproject.toml").write_text(settings)

@@ -210,7 +210,7 @@ def test_steps_do_what_they_do_on_e2b(server: Server, case: str) -> None:
     """Commands, variables, folders and what a template inherits are as E2B's own tests want them."""
     for number, start in enumerate(CASES[case]):
         made = built(asking(server), f"t{number}", start={"force": True, **start})
-        assert made["status"]["status"] == "ready", made["status"]
+        assert made["status"]["status"] == "ready", made["status"]["reason"]
 
 
 def test_output_of_the_start_is_in_the_log(server: Server) -> None:

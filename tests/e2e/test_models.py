@@ -88,11 +88,11 @@ def test_image_has_a_real_model_copied_or_fetched(
 ) -> None:
     """In an image, a model that was copied, and one that a step fetched by commit and hash, pass
     the derived check."""
-    voice.files["padding.bin"] = bytes(64 << 20)
+    voice.files["padding.bin"] = bytes(16 << 20)  # more than an eighth of the memory
     base = BASE.replace("localhost:1/python:3.13", engine.base_image())
     models = '[[model]]\nrepo = "org/voice"\n'
     text = f'{LEAF}{models}files = ["*s", "*.json"]\n{models}target = "/opt/voice"\n'
-    folder = write(_base=base, leaf=f"{text}[resources]\nmemory-mb = 512\n")
+    folder = write(_base=base, leaf=f"{text}[resources]\nmemory-mb = 128\n")
     (variant,) = load_variants(folder)
     lock = lock_latest([variant], folder=folder, report=discard)["leaf"]
     assert isinstance(lock, Lock), lock

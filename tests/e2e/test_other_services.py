@@ -12,7 +12,7 @@ from tests.conftest import Command
 from tests.support import engine
 from tests.support.clouds import Place, render_all
 from tests.support.e2b_server import DockerSteps, Server
-from tests.support.prechecks import CERTIFICATES
+from tests.support.prechecks import CERTIFICATES, share_known
 
 pytestmark = [pytest.mark.docker, pytest.mark.network]
 SPEC = """
@@ -68,10 +68,14 @@ def project(write: Callable[..., Path], ready: str) -> Path:
 READY = 'ready-command = ["bash", "-c", "exec 3<>/dev/tcp/localhost/8501 || exit 1"]'
 
 
-def test_precheck_of_a_web_server(write: Callable[..., Path], command: Command) -> None:
+def test_precheck_of_a_web_server(
+    write: Callable[..., Path], command: Command, shared: Path
+) -> None:
     """A pre-check waits until the service is ready, and runs commands as `user` in a login shell and
     requests inside the container."""
-    done = command("precheck", "--json", cwd=project(write, READY))
+    folder = project(write, READY)
+    share_known(folder, shared / "known")
+    done = command("precheck", "--json", cwd=folder)
     assert done.returncode == 0, done.stderr
     (checked,) = json.loads(done.stdout)
     assert checked["checks"] == CHECKS

@@ -84,7 +84,7 @@ def test_commands_folders_and_owners_are_the_same(
 ) -> None:
     """Commands, scripts, folders, patterns, owners, modes and the working folder of a spec make the
     same machine by Docker and by E2B's steps."""
-    base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\n'
+    base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n'
     leaf = 'schema = 1\nname = "leaf"\nextends = "_base"\n'
     folder = write(_base=base, leaf=leaf + COMMANDS)
     for path, text in {"app/a": "1", "app/s/b": "2", "data/x.csv": "x", "data/y.csv": "y",
@@ -113,7 +113,7 @@ def test_packages_by_address_are_the_same(write: Callable[..., Path], tmp_path: 
             f"remote @ {url}#sha256={sha256(remote.content)}",
             f"own @ files/{own.filename}",
         ]
-        base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\n'
+        base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n'
         leaf = 'schema = 1\nname = "addresses"\nextends = "_base"\n'
         folder = write(_base=base, addresses=f"{leaf}[python]\npackages = {packages}\n")
         (folder / "files").mkdir()

@@ -7,14 +7,20 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import filelock
+
 from builder import errors
 from builder.lock import Lock
 from builder.lock.resolve import lock_latest
+from builder.precheck.engine import DockerEngine
+from builder.project import PrecheckSettings
 from builder.render import Rendered, render
 from builder.spec import load_variants
 from builder.system.events import discard
+from builder.system.logs import Log
 from tests.conftest import ROOT
 from tests.support import engine
+from tests.support.samples import load, rendered_of
 
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 
@@ -48,12 +54,36 @@ def write_project(
     if CERTIFICATES.exists():
         settings += f'ca-bundle = "{CERTIFICATES}"\n'
     (folder / "pyproject.toml").write_text(settings)
+    share_known(folder, known)
+    return folder
+
+
+def share_known(folder: Path, known: Path) -> None:
+    """Have a project use, and add to, what pre-checks of others found in base images."""
     known.mkdir(exist_ok=True)
     kept = folder / ".builder" / "precheck" / "bases"
     if not kept.exists():
         kept.parent.mkdir(parents=True)
         kept.symlink_to(known)
-    return folder
+
+
+def keep_first_layers(done: Path) -> None:
+    """Build the layers that all templates begin with, with the installer in them, once for all
+    processes, and keep them: who removes an image removes its layers that no other image has."""
+    with filelock.FileLock(f"{done}.lock"):
+        if done.exists():
+            return
+        spec = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n'
+        folder = done.parent / "first"
+        variants = load(folder, _base=spec, first='schema = 1\nname = "first"\nextends = "_base"\n')
+        rendered = rendered_of(variants["first"], digest=None)
+        for bundle in [None, str(CERTIFICATES)][: 1 + CERTIFICATES.exists()]:
+            docker_engine = DockerEngine(PrecheckSettings(network="host", ca_bundle=bundle))
+            tag = f"{engine.LABEL}/first-layers{'-with-certificates' if bundle else ''}"
+            with Log(folder / "logs", target="test") as log:
+                docker_engine.build(rendered, tag=tag, report=discard, log=log)
+            docker_engine.close()
+        done.touch()
 
 
 def failed(finished: subprocess.CompletedProcess[str], kind: type[errors.TemplateError]) -> str:
