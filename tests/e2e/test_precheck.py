@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -315,12 +316,13 @@ def test_a_template_from_another_one(made: Callable[..., Path], command: Command
         name="parent",
         base=SERVICE + '[env]\nGREETING = "hello"\n',
     )
-    (project / "variants" / "note").write_text("a note")
+    note = f"note {uuid.uuid4()}"  # an earlier run of this test has left no image of it
+    (project / "variants" / "note").write_text(note)
     (project / "variants" / "child.toml").write_text(
         'schema = 1\nname = "child"\nfrom-template = "parent"\n[python]\npackages = ["six"]\n'
         '[[verify]]\nname = "the parent is there"\n'
         "code = \"import idna, os; print(os.environ['GREETING'], open('/opt/note').read())\"\n"
-        'stdout = "hello a note"\n'
+        f'stdout = "hello {note}"\n'
     )
     done = command("build", "parent", "--target", "local", cwd=project)
     assert done.returncode == 0, done.stderr
