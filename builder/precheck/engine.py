@@ -80,17 +80,13 @@ class DockerEngine:
         self._client.close()
 
     def tidy(self) -> None:
-        """Remove containers that killed runs left behind, and images that lost their tag.
-
-        Young images stay: the layers that another run builds on have no tag either.
-        """
+        """Remove containers of killed runs, and untagged images, but no layer of a build now."""
         for container in self._client.containers.list(all=True, filters={"label": _OWNER}):
             if _is_gone(container.labels.get(_OWNER, "")):
                 with contextlib.suppress(docker.errors.APIError):
                     container.remove(force=True, v=True)
         with contextlib.suppress(docker.errors.APIError):
-            filters = {"dangling": True, "label": _SUBJECT, "until": "1h"}
-            self._client.images.prune(filters=filters)
+            self._client.images.prune({"dangling": True, "label": _SUBJECT, "until": "1h"})
 
     def unused(self, needs: Needs) -> list[Unused]:
         """Return the images of earlier checks that nothing needs, largest first."""
