@@ -68,6 +68,8 @@ class Case:
 
 LOCAL = "http://localhost"
 NOT_IN_TEMPLATE_TOML = ("python.accept-broken", "files.folder-mode")
+# The lock alone has the backend that was wanted.
+NOT_DECLARED = (*NOT_IN_TEMPLATE_TOML, "python.torch-backend")
 CASES = [
     Case("name", "name = VALUE\n", '"a"', '"b"', None, "Dockerfile warmup.py"),
     Case("description", "description = VALUE\n", '"a"', '"b"', "description"),

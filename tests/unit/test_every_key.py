@@ -10,6 +10,7 @@ import tomllib
 import typing
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 from e2b_dockerfile_utils import parse_dockerfile_ast
@@ -24,7 +25,15 @@ from builder.spec.addresses import wheel_of
 from builder.spec.models import VariantFile
 from builder.spec.settings import as_toml, settings_of
 from tests.conftest import ROOT
-from tests.support.every_key import CASES, FILES, NOT_IN_TEMPLATE_TOML, Case, rendered, with_files
+from tests.support.every_key import (
+    CASES,
+    FILES,
+    NOT_DECLARED,
+    NOT_IN_TEMPLATE_TOML,
+    Case,
+    rendered,
+    with_files,
+)
 
 
 def keys_of(model: type[BaseModel], *above: str) -> Iterator[str]:
@@ -82,9 +91,16 @@ def test_every_key_is_shown_planned_and_rendered(tmp_path: Path, case: Case) -> 
         if content(old, path) != content(new, path)
     }
     in_template = set() if case.key in NOT_IN_TEMPLATE_TOML else {"template.toml"}
+    assert (declared(old) == declared(new)) is (case.key in NOT_DECLARED)
     assert differing == in_template | {*case.files.split()}
     inputs = [{**inputs_of(each)["spec"], **inputs_of(each)["base"]} for each in (old, new)]
     assert case.plan is None or case.plan in dict(inputs[0].items() ^ inputs[1].items())
+
+
+def declared(rendered: Rendered) -> dict[str, Any]:
+    """Return template.toml without its lock."""
+    document = tomllib.loads(rendered.content("template.toml").decode())
+    return {key: value for key, value in document.items() if key != "lock"}
 
 
 def content(rendered: Rendered, path: str) -> bytes | None:
