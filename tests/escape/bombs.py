@@ -32,7 +32,7 @@ BOMBS = (
         wall="limits",
         words="MemoryError",
         code="""
-            data = b"x" * (800 << 20)
+            data = b"x" * (1200 << 20)
             time.sleep(facts["wait"])
             escaped(len(data))
         """,
@@ -205,12 +205,13 @@ BOMBS = (
     Bomb(
         goal="large files in deep folders",
         wall="limits",
+        known="only files whose path has fewer than 4096 bytes are counted",
         words=_DISK,
         ends=True,
         code="""
-            for depth in range(2000):
-                os.mkdir("d")
-                os.chdir("d")
+            for depth in range(50):
+                os.mkdir("d" * 100)
+                os.chdir("d" * 100)
             for number in range(20):
                 pathlib.Path("bomb%d" % number).write_bytes(bytes(10 << 20))
             time.sleep(facts["wait"])
@@ -224,10 +225,9 @@ BOMBS = (
         words=_DISK,
         ends=True,
         code="""
-            os.mkdir("closed")
+            os.mkdir("closed", 0o300)
             for number in range(20):
                 pathlib.Path("closed/bomb%d" % number).write_bytes(bytes(10 << 20))
-            os.chmod("closed", 0)
             time.sleep(facts["wait"])
             escaped()
         """,
