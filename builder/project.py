@@ -32,6 +32,9 @@ class TargetKind(enum.StrEnum):
 
 TARGET_KINDS = tuple(kind.value for kind in TargetKind)
 
+_ZYGOTES = ("keep", "end")
+_EXPECTED_ZYGOTE = '"keep" or "end"'
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TargetSettings:
@@ -138,7 +141,8 @@ class Project:
     """The folders, files and settings of a project.
 
     `accept_fallback` allows builds in the cloud of locks that fell back to the default index.
-    `isolation` is that of sandboxes on this machine, None if the settings do not say.
+    `isolation` is that of sandboxes on this machine, None if the settings do not say. With
+    `keep_zygote`, the processes that they are forked from outlive programs.
     """
 
     root: Path
@@ -147,6 +151,7 @@ class Project:
     precheck: PrecheckSettings = field(default_factory=PrecheckSettings)
     accept_fallback: bool = False
     isolation: Isolation | None = None
+    keep_zygote: bool = False
 
     @property
     def variants(self) -> Path:
@@ -210,6 +215,7 @@ class Project:
             precheck=_precheck(settings, root),
             accept_fallback=_switch(settings, "accept-fallback"),
             isolation=_isolation(settings),
+            keep_zygote=_keeps(settings),
         )
 
 
@@ -220,6 +226,24 @@ def isolation_here(requested: str | None) -> Isolation:
     if requested is None and Project.nearest():
         setting = Project.find().isolation
     return isolation_of(requested, setting)
+
+
+def keeps_zygotes() -> bool:
+    """Return whether the processes that sandboxes are forked from outlive programs, by the variable
+    TEMPLATE_ZYGOTE or the settings of the nearest project. Raises `ProjectError`."""
+    variable = os.environ.get("TEMPLATE_ZYGOTE", "").strip()
+    if variable not in ("", *_ZYGOTES):
+        raise ProjectError(f"TEMPLATE_ZYGOTE is {variable!r}, expected {_EXPECTED_ZYGOTE}")
+    if variable:
+        return variable == "keep"
+    return Project.nearest() is not None and Project.find().keep_zygote
+
+
+def _keeps(settings: Settings) -> bool:
+    value = settings.table.get("zygote")
+    if value not in (None, *_ZYGOTES):
+        raise settings.wrong_value("", "zygote", value, _EXPECTED_ZYGOTE)
+    return value == "keep"
 
 
 def _isolation(settings: Settings) -> Isolation | None:

@@ -94,6 +94,7 @@ async def _opened(template: Template, seconds: int) -> Session:
                 cpu=template.cpu,
                 memory_mb=template.memory_mb,
             ),
+            keep_zygote=template.keep_zygote,
         )
     from builder.targets.e2b.session import CloudSession
 

@@ -13,7 +13,7 @@ from builder.errors import (
     UnknownTemplateError,
     did_you_mean,
 )
-from builder.project import isolation_here, target_here
+from builder.project import isolation_here, keeps_zygotes, target_here
 from builder.registry.cached import about, about_build, loaded
 from builder.sandbox.network import Network
 from builder.system.isolation import Isolation
@@ -40,6 +40,7 @@ class Template:
     env: tuple[tuple[str, str], ...] = ()
     network: Network | None = None
     isolation: Isolation | None = None
+    keep_zygote: bool = False
     cpu: int | None = None
     memory_mb: int | None = None
     account: Account | None = None
@@ -112,6 +113,7 @@ def find(
         env=tuple(sorted(record.env.items())),
         network=record.network,
         isolation=isolation_here(isolation) if local else None,
+        keep_zygote=local and keeps_zygotes(),
         cpu=record.resources.get("cpu"),
         memory_mb=record.resources.get("memory_mb"),
         account=owner,

@@ -24,10 +24,10 @@ _LONGEST_FOLDER = 54
 class Scratch:
     """A private temporary folder at `path`, until `remove` is called."""
 
-    def __init__(self, parent: str | None = None) -> None:
+    def __init__(self, parent: str | None = None, prefix: str = _PREFIX) -> None:
         """Create it in `parent`, by default where temporary files go. Raises `OSError`."""
-        _remove_abandoned(parent or tempfile.gettempdir())
-        unnamed = Path(tempfile.mkdtemp(prefix=f".{_PREFIX}", dir=parent))
+        _remove_abandoned(parent or tempfile.gettempdir(), prefix)
+        unnamed = Path(tempfile.mkdtemp(prefix=f".{prefix}", dir=parent))
         self._lock: int | None = None
         try:
             self._lock = os.open(unnamed, os.O_RDONLY | os.O_CLOEXEC)
@@ -53,13 +53,13 @@ class Scratch:
 
 
 @functools.cache
-def _remove_abandoned(parent: str) -> None:
+def _remove_abandoned(parent: str, prefix: str) -> None:
     """Remove the folders of programs that were killed, once per process."""
-    for path in Path(parent).glob(f"{_PREFIX}*"):
+    for path in Path(parent).glob(f"{prefix}*"):
         with contextlib.suppress(OSError):
             if path.lstat().st_uid == os.getuid() and not is_locked(path):
                 remove_tree(path)
-    for path in Path(parent).glob(f".{_PREFIX}*"):
+    for path in Path(parent).glob(f".{prefix}*"):
         with contextlib.suppress(OSError):
             status = path.lstat()
             if status.st_uid == os.getuid() and time.time() - status.st_mtime > _UNNAMED_SECONDS:

@@ -17,7 +17,7 @@ from builder.system.regular_file import read_regular
 if False:  # for type checkers; importing typing costs as much as all the rest
     from typing import Any
 
-KEYS = ("accept-fallback", "isolation", "precheck", "registry", "targets")
+KEYS = ("accept-fallback", "isolation", "precheck", "registry", "targets", "zygote")
 _TOOL = ("tool", "template-builder")
 _LARGEST_BYTES = 1 << 20
 _BYTE_ORDER_MARKS = (b"\xef\xbb\xbf", b"\xff\xfe", b"\xfe\xff")

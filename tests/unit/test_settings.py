@@ -8,6 +8,7 @@ import pytest
 
 from builder import registry
 from builder.errors import ProjectError
+from builder.project import keeps_zygotes
 from tests.conftest import Command
 
 NAMED = '[tool.template-builder]\nregistry = "team/registry.json"\n'
@@ -126,3 +127,27 @@ def test_settings_that_may_not_be_read_are_no_other_registry(folder: Path) -> No
     (folder / "pyproject.toml").chmod(0)
     with pytest.raises(ProjectError, match="cannot be read: Permission denied"):
         registry.resolve("light")
+
+
+def test_zygote_is_kept_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable goes before the setting, and any other value of either is refused."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("TEMPLATE_ZYGOTE", raising=False)
+    assert not keeps_zygotes()
+    (tmp_path / "variants").mkdir()
+    settings = tmp_path / "pyproject.toml"
+    settings.write_text('[tool.template-builder]\nzygote = "keep"\n')
+    assert keeps_zygotes()
+    monkeypatch.setenv("TEMPLATE_ZYGOTE", "end")
+    assert not keeps_zygotes()
+    monkeypatch.setenv("TEMPLATE_ZYGOTE", "yes")
+    with pytest.raises(ProjectError) as caught:
+        keeps_zygotes()
+    assert caught.value.message == 'TEMPLATE_ZYGOTE is \'yes\', expected "keep" or "end"'
+    monkeypatch.delenv("TEMPLATE_ZYGOTE")
+    settings.write_text("[tool.template-builder]\nzygote = true\n")
+    with pytest.raises(ProjectError) as caught:
+        keeps_zygotes()
+    assert caught.value.message == (
+        f'{settings}:2: [tool.template-builder]: `zygote` is True, expected "keep" or "end"'
+    )

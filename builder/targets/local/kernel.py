@@ -10,7 +10,6 @@ import errno
 import os
 import shutil
 import signal
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,7 +25,6 @@ from builder.sandbox.execution import (
     seconds_in_words,
     warm_up_code,
 )
-from builder.system.files import remove_tree
 from builder.system.scratch import Scratch, short_folder
 from builder.targets.local.client import KernelClient, add_error
 from builder.targets.local.confine import confinement
@@ -38,6 +36,7 @@ from builder.targets.local.confine.proxy import Proxy
 from builder.targets.local.confine.walls import ENVIRONMENT, READ, SOCKETS, VENV
 from builder.targets.local.home import FETCHED, copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
+from builder.targets.local.kernel_host.waiting import SANDBOX
 from builder.targets.local.launch import (
     KernelProcess,
     Zygote,
@@ -104,14 +103,9 @@ class KernelSandbox:
             raise
 
     def _make_folder(self, zygote: Zygote | None) -> Path:
-        if zygote:  # whose folder is removed with all of its sandboxes
-            folder = Path(tempfile.mkdtemp(prefix="template-", dir=zygote.folder))
-        else:
-            scratch = Scratch(short_folder())
-            self._held.callback(scratch.remove)
-            folder = scratch.path
-        self._held.callback(_remove, folder)
-        return folder
+        scratch = Scratch(str(zygote.folder), SANDBOX) if zygote else Scratch(short_folder())
+        self._held.callback(scratch.remove)
+        return scratch.path
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
         seen = Path(ENVIRONMENT) if self.confined else environment
@@ -293,11 +287,6 @@ def _cut_off(output: Output, end: str, seconds: float, *, lost: bool = False) ->
     if end == "too much":  # instead of the interrupt that ended it
         output.failed("OutputLimitError", OUTPUT_WORDS, "")
     return output.execution(seconds, timed_out=end == "late", lost=lost)
-
-
-def _remove(folder: Path) -> None:
-    with contextlib.suppress(OSError):
-        remove_tree(folder)
 
 
 def _start_error(error: BaseException) -> Exception | None:

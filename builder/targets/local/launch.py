@@ -112,28 +112,41 @@ class Zygote:
         self._scratch = Scratch(short_folder())
         self.folder = self._scratch.path
         self._warm = self._refuses = False
-        home = self.folder / "home"
         try:
-            if view:
-                copy_home(environment, home, seen=Path(ENVIRONMENT))
-                confinement.prepare(view, self.folder)
-                variables = confined_variables(env, path=ENVIRONMENT)
-                command = confinement.zygote_command(
-                    view, self.folder, task="starter" if starter else "zygote", modules=warm
-                )
-            else:
-                copy_home(environment, home)
-                variables = sandbox_variables(
-                    env, path=environment, home=Path(kernel_host.STABLE_HOME)
-                ) | {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}
-                command = [
-                    *(str(environment / "bin" / "python"), kernel_host.__path__[0], "zygote"),
-                    *(str(self.folder), guard.__file__, "", *warm),
-                ]
+            command, variables = self._prepared(environment, warm, env, view)
             self._process = Guarded(environment, command, folder=self.folder, variables=variables)
         except BaseException:
             self._scratch.remove()
             raise
+
+    def _prepared(
+        self,
+        environment: Path,
+        warm: Sequence[str],
+        env: Mapping[str, str],
+        view: View | None,
+        *,
+        idle: str = "",
+    ) -> tuple[list[str], dict[str, str]]:
+        """Fill the folder; return the command of the process and its variables. It ends after
+        `idle` seconds without a sandbox, if these are given."""
+        home = self.folder / "home"
+        task = "starter" if self.starts else "zygote"
+        if view:
+            copy_home(environment, home, seen=Path(ENVIRONMENT))
+            confinement.prepare(view, self.folder)
+            command = confinement.zygote_command(
+                view, self.folder, task=task, modules=warm, idle=idle
+            )
+            return command, confined_variables(env, path=ENVIRONMENT)
+        copy_home(environment, home)
+        command = [
+            *(str(environment / "bin" / "python"), kernel_host.__path__[0], task),
+            *(str(self.folder), guard.__file__, "", idle, *warm),
+        ]
+        variables = sandbox_variables(env, path=environment, home=Path(kernel_host.STABLE_HOME))
+        ipython = {"SANDBOX_HOME": str(home), "IPYTHONDIR": str(self.folder / "ipython")}
+        return command, variables | ipython
 
     def alive(self) -> bool:
         """Return whether it can fork, or is still starting."""
@@ -148,7 +161,7 @@ class Zygote:
                 self._refuses = not self._listens()
                 return self._refuses
             time.sleep(_POLL_SECONDS)
-        return self._warm or (not self.alive() and self._process.was_killed())
+        return self._warm or (not self.alive() and self._was_killed())
 
     def fork(
         self, folder: Path, variables: Mapping[str, str], confined: Mapping[str, Any] | None
@@ -223,7 +236,7 @@ class Zygote:
             if not self.alive():
                 if kernel_host.HAS_THREADS in self._log():
                     raise CannotForkError(self._log().splitlines()[-1])
-                if self._process.was_killed():
+                if self._was_killed():
                     raise SandboxError(
                         "the process with the warm-up imports ended before it had all of them"
                         " (killed, or out of memory)"
@@ -238,6 +251,9 @@ class Zygote:
                 )
             time.sleep(_POLL_SECONDS)
         self._warm = True
+
+    def _was_killed(self) -> bool:
+        return self._process.was_killed()
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as line:
@@ -276,16 +292,17 @@ def zygote_of(
     warm: Sequence[str],
     env: Mapping[str, str],
     view: View | None = None,
+    kind: type[Zygote] = Zygote,
 ) -> Zygote:
     """Return this process's zygote for these modules and variables, a new one if it has ended or
     the environment of `digest` has moved. The caller releases it."""
     # By process, since a process forked from one with zygotes has none itself.
-    key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())), view)
+    key = (os.getpid(), digest, tuple(warm), tuple(sorted(env.items())), view, kind)
     replaced = None
     with _lock:
         zygote = _zygotes.get(key)
         if zygote is None or not zygote.alive() or zygote.environment != environment:
-            new = Zygote(environment, warm=warm, env=env, view=view)
+            new = kind(environment, warm=warm, env=env, view=view)
             if zygote and (not zygote.alive() or zygote.retire()):
                 replaced = zygote
             zygote = _zygotes[key] = new

@@ -26,8 +26,9 @@ from builder.targets.local import place
 from builder.targets.local.commands import MARGIN_SECONDS, command_code, command_result
 from builder.targets.local.confine.confinement import Confinement, check, confinement
 from builder.targets.local.files import LocalFiles
+from builder.targets.local.kept import KeptZygote
 from builder.targets.local.kernel import KernelSandbox
-from builder.targets.local.launch import CannotForkError, forks, zygote_of
+from builder.targets.local.launch import CannotForkError, Zygote, forks, zygote_of
 
 _T = TypeVar("_T")
 _logger = logging.getLogger(__name__)
@@ -59,10 +60,11 @@ class LocalSession:
         warm: Sequence[str],
         env: Mapping[str, str],
         boundary: Boundary,
+        keep_zygote: bool = False,
     ) -> LocalSession:
         """Open a sandbox of the build `ref` (`local:<name>@sha256-…`) with the modules of `warm`
-        imported. Raises `NotOnThisMachineError`, `SandboxError`, also where it cannot have the
-        `boundary`."""
+        imported; with `keep_zygote`, your next programs need not import them again. Raises
+        `NotOnThisMachineError`, `SandboxError`, also where it cannot have the `boundary`."""
         digest = Ref(ref).digest
         await asyncio.to_thread(check, boundary)
 
@@ -77,6 +79,7 @@ class LocalSession:
                             warm=warm,
                             env=env,
                             confined=confined,
+                            kind=KeptZygote if keep_zygote else Zygote,
                             given_up=given_up,
                         )
                     except CannotForkError as error:
@@ -173,12 +176,13 @@ def _forked(
     warm: Sequence[str],
     env: Mapping[str, str],
     confined: Confinement | None,
+    kind: type[Zygote],
     given_up: threading.Event,
 ) -> KernelSandbox:
     """Fork a kernel, from another zygote if the first one dies meanwhile."""
     for attempt in range(1, _ZYGOTES + 1):
         view = confined.view if confined else None
-        zygote = zygote_of(path, digest=digest, warm=warm, env=env, view=view)
+        zygote = zygote_of(path, digest=digest, warm=warm, env=env, view=view, kind=kind)
         try:
             return KernelSandbox(
                 path, warm=(), env=env, zygote=zygote, confined=confined, given_up=given_up

@@ -137,12 +137,14 @@ def _unreadable(view: View) -> str | None:
     return None
 
 
-def zygote_command(view: View, run: Path, *, task: str, modules: Sequence[str]) -> list[str]:
+def zygote_command(
+    view: View, run: Path, *, task: str, modules: Sequence[str], idle: str = ""
+) -> list[str]:
     """Return the command that starts a zygote, or a starter, inside the outer walls."""
     return [
         *outer(view, str(run)),
         *(f"{ENVIRONMENT}/bin/python", KERNEL_HOST, task, RUNS, GUARD),
-        *(str(bubblewrap.NOBODY), *modules),
+        *(str(bubblewrap.NOBODY), idle, *modules),
     ]
 
 

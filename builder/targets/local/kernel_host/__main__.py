@@ -26,11 +26,14 @@ def main() -> None:
         kernel = import_module(f"{_NAME}.python")
         kernel.prepare()
         kernel.run_kernel(*arguments)
-    elif task == "starter":
-        import_module(f"{_NAME}.zygote").run_starter(*arguments)
     else:
-        *places, user = arguments[:3]
-        import_module(f"{_NAME}.zygote").run_zygote(*places, user, arguments[3:])
+        zygote = import_module(f"{_NAME}.zygote")
+        folder_of_zygote, guard, user, idle, *modules = arguments
+        if task == "starter":
+            zygote.run_starter(folder_of_zygote, guard, user)
+        else:
+            seconds = float(idle) if idle else None
+            zygote.run_zygote(folder_of_zygote, guard, user, seconds, modules)
 
 
 if __name__ == "__main__":

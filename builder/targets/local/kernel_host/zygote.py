@@ -15,7 +15,6 @@ import gc
 import importlib
 import os
 import runpy
-import select
 import signal
 import socket
 import sys
@@ -25,6 +24,7 @@ from typing import Any
 
 from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed, wall
 from .keeper import fork, keep
+from .waiting import Waiting
 
 _TEMPLATE = f"{sys.prefix}/template"  # kernels have another prefix
 
@@ -58,8 +58,11 @@ def preload(folder: str) -> None:
     importlib.import_module(f"{__package__}.python")
 
 
-def run_zygote(folder: str, guard: str, user: str, modules: list[str]) -> None:
-    """Load all modules, then fork a kernel for each connection. Without walls, `user` is empty."""
+def run_zygote(folder: str, guard: str, user: str, idle: float | None, modules: list[str]) -> None:
+    """Load all modules, then fork a kernel for each connection. Without walls, `user` is empty.
+
+    With `idle`, end after as many seconds without a kernel.
+    """
     if home := os.environ.get("SANDBOX_HOME"):
         _keep_open(home)
     guarding = _begin(guard, user)
@@ -75,7 +78,7 @@ def run_zygote(folder: str, guard: str, user: str, modules: list[str]) -> None:
     gc.collect()
     reseed.keep()
     gc.freeze()
-    _fork_kernels(folder, guarding, _become_kernel)
+    _fork_kernels(folder, guarding, _become_kernel, idle)
 
 
 def run_starter(folder: str, guard: str, user: str) -> None:
@@ -95,7 +98,10 @@ def _begin(guard: str, user: str) -> dict[str, Any]:
 
 
 def _fork_kernels(
-    folder: str, guarding: dict[str, Any], become_kernel: Callable[[dict[str, Any], int], None]
+    folder: str,
+    guarding: dict[str, Any],
+    become_kernel: Callable[[dict[str, Any], int], None],
+    idle: float | None = None,
 ) -> None:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(f"{folder}/binding")
@@ -103,24 +109,19 @@ def _fork_kernels(
     # Once the name exists, the socket accepts connections.
     os.rename(f"{folder}/binding", f"{folder}/zygote")
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGCHLD, signal.SIG_IGN)
-    poll = select.poll()
-    poll.register(listener.fileno(), select.POLLIN)
-    # Behind the walls of root the parent may not send the signal that ends its child.
-    if sys.platform == "linux":
-        poll.register(os.pidfd_open(os.getppid()), select.POLLIN)
-    while True:
-        if listener.fileno() not in dict(poll.poll()):
-            os._exit(1)
+    waiting = Waiting(folder, idle)
+    while waiting.wait(listener):
         connection, _ = listener.accept()
         with contextlib.suppress(OSError):
             if fork(connection) == 0:
                 listener.close()
+                waiting.close()
                 try:
                     keep(connection, guarding, become_kernel)
                 finally:
                     os._exit(1)
         connection.close()
+    os.unlink(f"{folder}/zygote")
 
 
 def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
