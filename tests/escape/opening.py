@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
+from types import MappingProxyType
 
 from builder.render import Rendered
 from builder.sandbox.boundary import Boundary
+from builder.sandbox.network import Network
 from builder.system.isolation import Isolation
 from builder.targets.local import place
 from builder.targets.local.confine.confinement import confinement
@@ -14,11 +17,17 @@ from builder.targets.local.launch import zygote_of
 
 
 def open_sandbox(
-    kind: str, light: Rendered, ref: str, isolation: Isolation, **limits: int
+    kind: str,
+    light: Rendered,
+    ref: str,
+    isolation: Isolation,
+    *,
+    network: Network | None = None,
+    limits: Mapping[str, int] = MappingProxyType({}),
 ) -> KernelSandbox:
     """Open a sandbox whose kernel is started from scratch ("cold"), or "forked"."""
     path = place.find_build(ref, name="light").path
-    confined = confinement(path, Boundary(isolation=isolation))
+    confined = confinement(path, Boundary(isolation=isolation, network=network))
     if confined:
         changed = dataclasses.replace(confined.limits, **limits)
         confined = dataclasses.replace(confined, limits=changed)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import http.server
 import json
 import os
 import platform
@@ -148,6 +149,19 @@ def _echo(receiver: socket.socket, token: bytes) -> None:
         receiver.sendto(token, sender)
 
 
+def _handler(token: bytes) -> type[http.server.BaseHTTPRequestHandler]:
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(token)
+
+        def log_message(self, *_arguments: object) -> None:
+            pass
+
+    return Handler
+
+
 def main(_name: str, folder: str) -> None:
     """Listen on everything that attempts connect to, until standard input ends."""
     token = os.environ["TOKEN"].encode()
@@ -176,12 +190,15 @@ def main(_name: str, folder: str) -> None:
         listener.listen(16)
         arguments = (listener, token, descriptor, folder)
         threading.Thread(target=_serve, args=arguments, daemon=True).start()
+    web = http.server.ThreadingHTTPServer(("127.0.0.1", 0), _handler(token))
+    threading.Thread(target=web.serve_forever, daemon=True).start()
     threading.Thread(target=_echo, args=(datagrams, token), daemon=True).start()
     key = int(token[:7], 16) | 1
     segment = libc.shmget(key, 4096, 0o1666)
     libc.shmat.restype = ctypes.c_void_p
     ctypes.memmove(libc.shmat(segment, None, 0), token, len(token))
     facts = {
+        "web_port": web.server_address[1],
         "port": loopback.getsockname()[1],
         "port_everywhere": everywhere.getsockname()[1],
         "port_6": port_6,

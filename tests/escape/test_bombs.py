@@ -51,7 +51,7 @@ def check(bomb: Bomb, kind: str, light: Rendered, ref: str) -> None:
         assert dropped(bomb, unconfined, wait=0) == (True, "None")
     with (
         contextlib.closing(open_sandbox(kind, light, ref, "confined")) as other,
-        contextlib.closing(open_sandbox(kind, light, ref, "confined", **LIMITS)) as sandbox,
+        contextlib.closing(open_sandbox(kind, light, ref, "confined", limits=LIMITS)) as sandbox,
     ):
         succeeded, error = dropped(bomb, sandbox, wait=6)
         assert bomb.words in error
