@@ -30,9 +30,10 @@ BOMBS = (
     Bomb(
         goal="private memory",
         wall="limits",
-        words="MemoryError",
+        words=_MEMORY,
+        ends=True,
         code="""
-            data = b"x" * (1200 << 20)
+            data = b"x" * (800 << 20)
             time.sleep(facts["wait"])
             escaped(len(data))
         """,
