@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import http.client
 import http.server
 import os
@@ -332,6 +333,21 @@ def test_refusals_of_many_hosts_take_little_memory(make: Make, server: int) -> N
         assert sandbox.open(f"{number}.example.org")[0] == 403
     refused = sandbox.proxy.refused
     assert (len(refused), refused["other hosts"]) == (1001, 10)
+
+
+def test_proxy_is_closed_at_any_moment(make: Make, server: int) -> None:
+    """A proxy that is closed while it starts, or while connections do, leaves no socket."""
+    for wait in (0, 0, 0.001, 0.002, 0.005) * 4:
+        sandbox = make("allow", Names({"a.example.org": [[PUBLIC]]}, server))
+        with contextlib.ExitStack() as stack:
+            for _ in range(5):
+                data = b"CONNECT a.example.org:1 HTTP/1.1\r\n\r\n"
+                stack.enter_context(sandbox.connect(data))
+            time.sleep(wait)
+            sandbox.proxy.close()
+            with pytest.raises(ConnectionRefusedError):
+                sandbox.connect()
+    gc.collect()  # which would warn of a socket that was not closed
 
 
 def test_closed_proxy_leaves_nothing(make: Make, server: int) -> None:

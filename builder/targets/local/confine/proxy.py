@@ -84,6 +84,7 @@ class Proxy:
         self._network, self._outside = network, outside or _Internet()
         self._waits = waits or Waits()
         self._refused: Counter[str] = Counter()
+        self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._connected = 0
         self._owner = os.getpid()
@@ -99,6 +100,7 @@ class Proxy:
     def serve(self, listener: socket.socket) -> None:
         """Accept the connections of a listening socket, which the proxy closes in the end."""
         listener.settimeout(0)
+        self._listeners.append(listener)
         self._loop.call_soon_threadsafe(self._start, listener)
 
     def close(self) -> None:
@@ -115,6 +117,8 @@ class Proxy:
             task.cancel()
         self._loop.run_until_complete(asyncio.gather(*self._tasks, return_exceptions=True))
         self._loop.close()
+        for listener in self._listeners:
+            listener.close()
 
     def _start(self, listener: socket.socket) -> None:
         self._keep(self._loop.create_task(self._accept(listener)))
@@ -126,18 +130,24 @@ class Proxy:
     async def _accept(self, listener: socket.socket) -> None:
         # Those beyond the limit are answered, too.
         limit = asyncio.Semaphore(2 * _CONNECTIONS)
-        with listener:
-            while True:
-                await limit.acquire()
-                try:
-                    client, _ = await self._loop.sock_accept(listener)
-                except OSError:  # the process has too many open files, or the client is gone
-                    limit.release()
-                    await asyncio.sleep(0.1)
-                    continue
-                task = self._loop.create_task(self._serve(client))
-                task.add_done_callback(lambda _: limit.release())
-                self._keep(task)
+        while True:
+            await limit.acquire()
+            try:
+                client, _ = await self._loop.sock_accept(listener)
+            except OSError:  # the process has too many open files, or the client is gone
+                limit.release()
+                await asyncio.sleep(0.1)
+            else:
+                self._begin(client, limit)
+
+    def _begin(self, client: socket.socket, limit: asyncio.Semaphore) -> None:
+        def end(_task: asyncio.Task[None]) -> None:
+            client.close()
+            limit.release()
+
+        task = self._loop.create_task(self._serve(client))
+        task.add_done_callback(end)
+        self._keep(task)
 
     async def _serve(self, client: socket.socket) -> None:
         reader, writer = await asyncio.open_connection(sock=client, limit=HEADER_BYTES)
