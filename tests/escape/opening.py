@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
 from collections.abc import Mapping
 from types import MappingProxyType
+
+import pytest
 
 from builder.render import Rendered
 from builder.sandbox.boundary import Boundary
@@ -14,6 +17,11 @@ from builder.targets.local import place
 from builder.targets.local.confine.confinement import confinement
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import zygote_of
+
+NEEDS_WALLS = [
+    pytest.mark.network,
+    pytest.mark.skipif(sys.platform != "linux", reason="only Linux confines sandboxes"),
+]
 
 
 def open_sandbox(

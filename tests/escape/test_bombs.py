@@ -10,9 +10,9 @@ from builder.render import Rendered
 from builder.targets.local.kernel import KernelSandbox
 from tests.escape.attempt import MARK, PRELUDE
 from tests.escape.bombs import BOMBS, LIMITS, Bomb, representative
-from tests.escape.opening import open_sandbox
+from tests.escape.opening import NEEDS_WALLS, open_sandbox
 
-pytestmark = pytest.mark.network
+pytestmark = NEEDS_WALLS
 
 
 def marked(bomb: Bomb) -> ParameterSet:

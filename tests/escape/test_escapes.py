@@ -12,10 +12,10 @@ from builder.system.isolation import Isolation
 from builder.targets.local.kernel import KernelSandbox
 from tests.escape import files, kernel, network, processes
 from tests.escape.attempt import MARK, PRELUDE, Attempt, Wall
-from tests.escape.opening import open_sandbox
+from tests.escape.opening import NEEDS_WALLS, open_sandbox
 from tests.escape.outside import has, outside
 
-pytestmark = pytest.mark.network
+pytestmark = NEEDS_WALLS
 
 ATTEMPTS = (*files.ATTEMPTS, *processes.ATTEMPTS, *network.ATTEMPTS, *kernel.ATTEMPTS)
 # Raised by a program that is wrong, not stopped.

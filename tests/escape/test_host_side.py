@@ -15,10 +15,10 @@ from builder.render import Rendered
 from builder.targets.local.files import LocalFiles
 from builder.targets.local.kernel import KernelSandbox
 from tests.escape.attempt import PRELUDE
-from tests.escape.opening import open_sandbox
+from tests.escape.opening import NEEDS_WALLS, open_sandbox
 from tests.escape.outside import outside
 
-pytestmark = pytest.mark.network
+pytestmark = NEEDS_WALLS
 
 
 @pytest.fixture(scope="module")

@@ -12,10 +12,10 @@ from builder.sandbox.network import Network
 from builder.targets.local.confine import proxy
 from builder.targets.local.kernel import KernelSandbox
 from tests.escape.attempt import MARK, PRELUDE
-from tests.escape.opening import open_sandbox
+from tests.escape.opening import NEEDS_WALLS, open_sandbox
 from tests.escape.outside import outside
 
-pytestmark = pytest.mark.network
+pytestmark = NEEDS_WALLS
 
 # Asks the proxy for a tunnel to a port of this machine, and reads what a server there says first.
 THROUGH_THE_PROXY = """
