@@ -15,11 +15,12 @@ from builder.cli.options import Channel, Name, Names, ProjectFolder, TargetName
 from builder.cli.output import Document, Line, Result, Table
 from builder.errors import SOMETHING_TO_DO, SelectionError, counted
 from builder.operations import compare
-from builder.project import Project
+from builder.project import Project, isolation_here
 from builder.registry import Ref, history
 from builder.registry.model import Build, Entry
 from builder.registry.references import find_build, split
 from builder.system.events import Reporter
+from builder.targets.adapters import isolation_words
 from builder.targets.measures import with_measures
 from builder.workflow import BuildRequest, Context
 
@@ -76,6 +77,8 @@ def _build_lines(record: registry.Record, build: Build, entry: Entry) -> Iterato
         if hold := entry.holds.get(channel):
             yield f"Channel {channel} is {hold}"
     yield from _lines({k: v for k, v in build.to_json().items() if k not in _REST}, "  ")
+    if record.ref.is_local:
+        yield f"  sandboxes here: {isolation_words(isolation_here(None))}"
     if others := build.other_packages:
         source = (
             "the kernel and its display packages"

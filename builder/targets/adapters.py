@@ -16,7 +16,7 @@ from builder.project import (
     target_called,
 )
 from builder.system.events import Reporter, discard
-from builder.system.isolation import isolation_of
+from builder.system.isolation import Isolation, isolation_of
 
 if TYPE_CHECKING:
     from builder.targets.protocol import Target
@@ -74,17 +74,23 @@ def _where(settings: TargetSettings) -> str:
 
 
 def isolation_in_words(settings: TargetSettings, project: Project) -> str:
-    """Return what keeps a target's sandboxes from this machine: empty for an account."""
+    """Return what keeps a target's sandboxes from this machine, as the end of a line: empty for an
+    account."""
     if settings.has_account:
         return ""
+    return f"; its sandboxes are {isolation_words(isolation_of(None, project.isolation))}"
+
+
+def isolation_words(isolation: Isolation) -> str:
+    """Return what confines sandboxes on this machine, or that nothing does."""
     from builder.targets.local.confine import bubblewrap
 
-    if isolation_of(None, project.isolation) == "none":
-        return "; its sandboxes are not confined"
+    if isolation == "none":
+        return "not confined"
     try:
-        return f"; its sandboxes are confined by {bubblewrap.working()}"
+        return f"confined by {bubblewrap.working()}"
     except bubblewrap.ConfinementError as error:
-        return f"; its sandboxes are NOT confined: {error.message}"
+        return f"NOT confined: {error.message}"
 
 
 def connect(settings: TargetSettings, project: Project, *, report: Reporter = discard) -> Target:
