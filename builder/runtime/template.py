@@ -147,8 +147,7 @@ def _lookup(known: registry.Registry, name: str, target: str, channel: str) -> r
             if other != target and any(ref.is_local for ref in entry.channels.values()):
                 raise NotBuiltError(
                     error.message,
-                    hint=f'it is built for this machine: target="{other}" runs code here, without a'
-                    " security boundary",
+                    hint=f'it is built for this machine: target="{other}" runs code here',
                 ) from error
         raise
 

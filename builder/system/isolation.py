@@ -10,7 +10,7 @@ from builder.errors import ProjectError
 Isolation = Literal["confined", "none"]
 ISOLATIONS: tuple[Isolation, ...] = ("confined", "none")
 VARIABLE = "TEMPLATE_ISOLATION"
-DEFAULT: Isolation = "none"
+DEFAULT: Isolation = "confined"
 EXPECTED = '"confined" or "none"'
 
 

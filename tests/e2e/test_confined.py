@@ -172,7 +172,7 @@ print(subprocess.run("echo $((6 * 7)); cat /etc/hostname; hostname", shell=True,
 """
     lines = printed(opened(), code).splitlines()
     assert [line for line in lines if line] == [
-        "10", "fork [1, 2]", "spawn [1, 2]", "forkserver [1, 2]", "7", "42", "200", "42", "sandbox",
+        "10", "fork [1, 2]", "spawn [1, 2]", "forkserver [1, 2]", "7", "42", "200", "42", "sandbox", "sandbox",
     ]  # fmt: skip
 
 

@@ -195,7 +195,7 @@ import os, subprocess
 print(open("data/table.csv").read(), end="")
 print(subprocess.run(["tool/bin/run.sh"], capture_output=True, text=True).stdout, end="")
 print(os.path.getsize("large.bin"), os.access("data/table.csv", os.X_OK))
-print(sorted(os.listdir(".")))
+print(sorted(os.listdir(".")), os.path.exists("/opt/table.csv"))
 """
 AT_HOME = """
 schema = 1
@@ -222,7 +222,9 @@ stdout = "2"
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("isolation", ["confined", "none"])
 def test_local_sandboxes_have_the_downloads_of_their_home(
+    isolation: str,
     write: Callable[..., Path],
     server: ContentServer,
     command: Command,
@@ -230,14 +232,15 @@ def test_local_sandboxes_have_the_downloads_of_their_home(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """On `local`, what belongs below /home/user is in each sandbox's home, linked to the store; a
-    download elsewhere is listed as not provided."""
+    download elsewhere is at its path in confined sandboxes, and else listed as not provided."""
+    monkeypatch.setenv("TEMPLATE_ISOLATION", isolation)
     folder = write(_base=BASE, leaf=AT_HOME.format(url=server.url)).parent
-    done = command("build", "leaf", "--target", "local", cwd=folder)
+    done = command("build", "leaf", "--target", "local", cwd=folder, TEMPLATE_ISOLATION=isolation)
     assert done.returncode == 0, done.stderr
     assert (
         "not provided by local: downloads outside of /home/user of variants/leaf.toml:"
-        " /opt/table.csv"
-    ) in done.stderr
+        " /opt/table.csv" in done.stderr
+    ) == (isolation == "none")
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(folder / "registry.json"))
 
     async def output() -> Any:
@@ -247,7 +250,7 @@ def test_local_sandboxes_have_the_downloads_of_their_home(
             return result["output"], result["error"], text
 
     assert asyncio.run(output()) == (
-        f"a,b\n1,2\nran\n{len(LARGE)} False\n['data', 'large.bin', 'tool']\n",
+        f"a,b\n1,2\nran\n{len(LARGE)} False\n['data', 'large.bin', 'tool'] {isolation == 'confined'}\n",
         None,
         "a,b\n1,2\n",
     )

@@ -151,7 +151,7 @@ def test_what_local_cannot_provide_is_said(write: Callable[..., Path]) -> None:
         "[[files]]\nsource = '_base.toml'\ntarget = '/opt/x'\n",
     )
     (variant,) = workflow.variants_called(Project.find(folder.parent), [])
-    assert LocalTarget().unsupported(variant) == (
+    assert LocalTarget(isolation="none").unsupported(variant) == (
         "Debian packages of variants/light.toml: git",
         "files outside of /home/user of variants/light.toml: /opt/x",
         "the base image localhost:1/python:3.13 and its service: Python comes from this machine",

@@ -151,7 +151,7 @@ def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
         "import sys, time; sys.path.insert(0, sys.argv[1])\n"
         "from builder.targets.local.target import LocalTarget\n"
         "from builder.targets.protocol import Opening\n"
-        "sandbox = LocalTarget().open(Opening(ref=sys.argv[2], name='light'))\n"
+        "sandbox = LocalTarget(isolation='none').open(Opening(ref=sys.argv[2], name='light'))\n"
         "print(sandbox.run('import os, subprocess;"
         ' print(os.getpid(), subprocess.Popen(["sleep", "1000"]).pid, os.getcwd())\','
         " timeout=30).stdout, flush=True)\n"

@@ -67,9 +67,12 @@ def test_half_characters_break_nothing(here: Any) -> None:
     assert (bad["success"], bad["error"]) == (False, "ValueError: ?")
 
 
-def test_interpreter_that_ends_well_is_a_success(here: Any, tmp_path: Path) -> None:
+def test_interpreter_that_ends_well_is_a_success(
+    here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After `os._exit(0)` the session is lost, which is told, and is no error; the next code runs
     once, in another."""
+    monkeypatch.setenv("TEMPLATE_ISOLATION", "none")  # it leaves a mark outside
     mark = tmp_path / "mark"
     ended, after = asyncio.run(
         each(

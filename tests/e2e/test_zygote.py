@@ -63,8 +63,12 @@ def printed(*codes: str) -> list[list[str]]:
     return asyncio.run(run())
 
 
-def test_paths_kept_at_import_lead_to_the_own_home(built: Place) -> None:
+@pytest.mark.parametrize("isolation", ["confined", "none"])
+def test_paths_kept_at_import_lead_to_the_own_home(
+    built: Place, isolation: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What a module keeps of its home while it is imported is each sandbox's own home."""
+    monkeypatch.setenv("TEMPLATE_ISOLATION", isolation)
     build(built)
     with_module(built, "odd_home", ODD)
     homes, kept, *_ = printed(
@@ -72,7 +76,7 @@ def test_paths_kept_at_import_lead_to_the_own_home(built: Place) -> None:
         "import odd_home, os; print(os.path.realpath(odd_home.HOME))",
     )
     assert homes == kept
-    assert homes[0] != homes[1]
+    assert (homes[0] == homes[1] == "/home/user\n") == (isolation == "confined")
     written = printed(
         "import odd_home as odd, os; os.makedirs(odd.CACHE, exist_ok=True)\n"
         "print(os.listdir(odd.CACHE)); open(odd.CACHE + '/x', 'w')",
@@ -155,6 +159,7 @@ class Deadly(socket.socket):
     def connect(self, address: Any) -> None:
         (zygote,) = (z for z in launch._zygotes.values() if address == f"{z.folder}/zygote")
         (child,) = children(zygote._process._guard.pid)
+        (child,) = children(child) or (child,)  # of bubblewrap
         self.guard = zygote._process._guard.pid
         if self.moment == "looked at":
             self.kill(child)
@@ -235,7 +240,7 @@ def test_nothing_survives_the_application(
         "import asyncio, os\n"
         "from builder.runtime import CodeExecutionPrimitive\n"
         "async def main():\n"
-        "    async with CodeExecutionPrimitive(template_id='one', target='local', pool_size=2) as e:\n"
+        "    async with CodeExecutionPrimitive(template_id='one', target='local', pool_size=2, isolation='none') as e:\n"
         "        r = await e.execute({'code': 'import os, subprocess; p = subprocess.Popen("
         '["setsid", "sleep", "1000"]); print(os.getcwd(), os.getpid(), p.pid)\'})\n'
         "        print(r['output'], flush=True)\n"

@@ -17,8 +17,8 @@ linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has bubbl
 
 
 @pytest.fixture(autouse=True)
-def _tried_anew() -> None:
-    bubblewrap._tried.cache_clear()
+def _tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bubblewrap, "_working", {})
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,6 @@ def test_a_new_bubblewrap_of_the_system_is_preferred(
     assert bubblewrap.working() == Bubblewrap(path=str(path), version="0.12.1", bundled=False)
     for version, status in (("0.11.9", 0), ("0.12.1", 1)):
         program(tmp_path, version, status=status)
-        bubblewrap._tried.cache_clear()
         assert [each.bundled for each in bubblewrap._candidates()] == [
             *([False] if version == "0.12.1" else []),
             True,

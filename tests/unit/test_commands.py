@@ -284,7 +284,7 @@ def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:
     and that of E2B which commands run."""
     spec = EVERYTHING.replace('folder-mode = "0700"', 'owner = "root"')
     variant = load(project(tmp_path), leaf=spec)["leaf"]
-    assert LocalTarget().unsupported(variant)[:-2] == (
+    assert LocalTarget(isolation="none").unsupported(variant)[:-2] == (
         "Debian packages of variants/leaf.toml: curl=8.*, git/stable, libc6:arm64=2.41-12",
         "repositories of Debian packages of variants/leaf.toml: https://deb.example.org/node,"
         " https://deb.example.org/flat",

@@ -304,7 +304,7 @@ target = "/home/user/b"
 owner = "root"
 """,
     )
-    assert LocalTarget().unsupported(variant)[0] == (
+    assert LocalTarget(isolation="none").unsupported(variant)[0] == (
         "downloads outside of /home/user of variants/leaf.toml: /usr/local/a"
     )
     assert not_provided(variant) == (

@@ -308,7 +308,7 @@ def test_content_that_e2b_cannot_get_blocks_the_build(tmp_path: Path) -> None:
 
 def test_local_lists_models_outside_of_the_home(tmp_path: Path) -> None:
     """`local` says which models it cannot provide at their paths."""
-    assert LocalTarget().unsupported(loaded(tmp_path))[0] == (
+    assert LocalTarget(isolation="none").unsupported(loaded(tmp_path))[0] == (
         "models outside of /home/user of variants/leaf.toml: /opt/large"
     )
 

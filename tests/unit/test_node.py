@@ -66,7 +66,7 @@ def test_packages_are_what_npm_reads(tmp_path: Path, snapshot: SnapshotAssertion
     assert install[1] == "root"
     assert "node.packages: the base image has no npm" in install[0]
     assert inputs_of(result)["spec"]["leaf: node.packages"] == ", ".join(PACKAGES)
-    assert LocalTarget().unsupported(result.variant)[0] == (
+    assert LocalTarget(isolation="none").unsupported(result.variant)[0] == (
         f"npm packages of variants/leaf.toml: {', '.join(PACKAGES)}"
     )
 

@@ -130,5 +130,5 @@ def account_of(settings: TargetSettings, api_key: str | None) -> Account:
         f"target `{settings.name}` needs an account: no `api_key` is given, and"
         f" {' and '.join(names)} {'is' if len(names) == 1 else 'are'} not set",
         hint=f'set {names[0]} to a key of the account; target="local" needs none: it runs code on'
-        " this machine, and is not a security boundary",
+        " this machine",
     )

@@ -66,10 +66,12 @@ class LocalSession:
         imported; with `keep_zygote`, your next programs need not import them again. Raises
         `NotOnThisMachineError`, `SandboxError`, also where it cannot have the `boundary`."""
         digest = Ref(ref).digest
-        await asyncio.to_thread(check, boundary)
 
         def start(given_up: threading.Event) -> KernelSandbox:
-            with room(), place.opened(ref, name=name) as path:
+            with contextlib.ExitStack() as stack:
+                stack.enter_context(room())
+                check(boundary)
+                path = stack.enter_context(place.opened(ref, name=name))
                 confined = confinement(path, boundary)
                 if forks() and path not in _not_forked:
                     try:

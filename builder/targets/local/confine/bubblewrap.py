@@ -6,7 +6,6 @@ A system's own is used if it is new enough and works, else that of the package `
 from __future__ import annotations
 
 import contextlib
-import functools
 import os
 import re
 import shutil
@@ -26,6 +25,9 @@ _SECONDS = 30.0
 TOOLS = "/run/wall"
 # Sandboxes of root belong to this user, `nobody`.
 NOBODY = 65534
+
+
+_working: dict[int, Bubblewrap] = {}
 
 
 class ConfinementError(SandboxError):
@@ -95,8 +97,16 @@ def hand_over(path: Path) -> None:
             os.chown(os.path.join(folder, name), NOBODY, NOBODY, follow_symlinks=False)
 
 
-@functools.cache  # once a process, as it takes a moment
-def _tried(_user: int) -> Bubblewrap | ConfinementError:
+def _tried(user: int) -> Bubblewrap | ConfinementError:
+    """Return the one that works, tried once a process since that takes a moment; what fails, which
+    may be for a limit that is reached now, is tried again."""
+    result = _working.get(user) or _found()
+    if isinstance(result, Bubblewrap):
+        _working[user] = result
+    return result
+
+
+def _found() -> Bubblewrap | ConfinementError:
     if sys.platform != "linux":
         return ConfinementError(
             "sandboxes cannot be confined on macOS",
