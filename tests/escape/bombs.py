@@ -206,7 +206,6 @@ BOMBS = (
     Bomb(
         goal="large files in deep folders",
         wall="limits",
-        known="only files whose path has fewer than 4096 bytes are counted",
         words=_DISK,
         ends=True,
         code="""
@@ -222,7 +221,6 @@ BOMBS = (
     Bomb(
         goal="large files in folders that cannot be listed",
         wall="limits",
-        known="only files in folders that their owner may list are counted",
         words=_DISK,
         ends=True,
         code="""
@@ -236,7 +234,6 @@ BOMBS = (
     Bomb(
         goal="large files that are deleted",
         wall="limits",
-        known="only files that have a name are counted",
         words=_DISK,
         ends=True,
         code="""

@@ -15,6 +15,7 @@ from typing import Any
 _SHORTEST, _LONGEST = 0.1, 0.5
 _DISK_SECONDS = 1.0
 _DISK_SHARE = 20  # looking at the files takes at most this part of the time
+_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _PAGE = resource.getpagesize()
 
 
@@ -60,9 +61,12 @@ class Budget:
         if start < self._disk_again:
             return ""
         size = count = 0
-        for status in _files(self._folders):
-            size += status.st_blocks * 512
-            count += 1
+        try:
+            for status in (*_deleted(self._folders), *_files(self._folders)):
+                size += status.st_blocks * 512
+                count += 1
+        except OSError:  # folders are nested deeper than this process may open files
+            return "files"
         end = time.monotonic()
         self._disk_again = end + max(_DISK_SECONDS, _DISK_SHARE * (end - start))
         return "disk" if size > self._disk else "files" if count > self._files else ""
@@ -96,11 +100,55 @@ def _size_of_file_system(folder: str) -> int:
 
 
 def _files(folders: list[str]) -> Iterator[os.stat_result]:
-    left = list(folders)
-    while left:
-        with contextlib.suppress(OSError), os.scandir(left.pop()) as entries:
-            for entry in entries:
+    """Yield what is in folders, at any depth. Raises `OSError` if there are too many."""
+    for folder in folders:
+        with contextlib.suppress(FileNotFoundError):
+            yield from _below(os.open(folder, _FOLDER))
+
+
+def _below(folder: int) -> Iterator[os.stat_result]:
+    """Yield what is below an open folder, and close it; paths may be longer than a call takes."""
+    left: list[tuple[int, list[str]]] = []
+    try:
+        left.append((folder, []))
+        yield from _entries(*left[-1])
+        while left:
+            parent, names = left[-1]
+            if not names:
+                os.close(parent)
+                left.pop()
+                continue
+            with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                child = os.open(names.pop(), _FOLDER, dir_fd=parent)
+                left.append((child, []))
+                yield from _entries(*left[-1])
+    finally:
+        for descriptor, _ in left:
+            os.close(descriptor)
+
+
+def _entries(folder: int, folders: list[str]) -> Iterator[os.stat_result]:
+    """Yield what is in an open folder, and add the names of those in it."""
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            with contextlib.suppress(FileNotFoundError):
+                yield entry.stat(follow_symlinks=False)
+                if entry.is_dir(follow_symlinks=False):
+                    folders.append(entry.name)
+
+
+def _deleted(folders: list[str]) -> list[os.stat_result]:
+    """Return files of the file systems of folders that are deleted, but open in a process."""
+    devices = set()
+    for folder in folders:
+        with contextlib.suppress(OSError):
+            devices.add(os.stat(folder).st_dev)
+    deleted: dict[int, os.stat_result] = {}
+    for process in _processes():
+        with contextlib.suppress(OSError):
+            for number in os.listdir(f"/proc/{process}/fd"):
                 with contextlib.suppress(OSError):
-                    yield entry.stat(follow_symlinks=False)
-                    if entry.is_dir(follow_symlinks=False):
-                        left.append(entry.path)
+                    status = os.stat(f"/proc/{process}/fd/{number}")
+                    if status.st_nlink == 0 and status.st_dev in devices:
+                        deleted[status.st_ino] = status
+    return list(deleted.values())

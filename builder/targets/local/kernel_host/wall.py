@@ -27,6 +27,9 @@ _PR_SET_PDEATHSIG = 1
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION = 0x20080522
 _CAPABILITIES = 64
+# CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE: by these, a keeper sees what its sandbox uses, whatever
+# the code has done to hide it.
+_TO_LOOK = 1 << 2 | 1 << 19
 _INFO, _PROGRAM = 3, 4  # descriptors of bubblewrap
 
 
@@ -66,11 +69,12 @@ class Wall:
             os.close(descriptor)
 
     def enter(self) -> None:
-        """Join all namespaces; only children of this process get process IDs of the sandbox."""
+        """Join all namespaces; only children of this process get process IDs of the sandbox. They
+        have to give up the rest of the capabilities."""
         descriptor = os.pidfd_open(self.pid)
         _call("setns", descriptor, _NAMESPACES)
         os.close(descriptor)
-        give_up_capabilities()
+        give_up_capabilities(_TO_LOOK)
 
     def close(self) -> None:
         """End everything in it."""
@@ -97,12 +101,13 @@ def become(user: int) -> None:
     _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
-def give_up_capabilities() -> None:
-    """Give up every capability, and the way to any more."""
+def give_up_capabilities(kept: int = 0) -> None:
+    """Give up every capability but those `kept`, and the way to any more."""
     for capability in range(_CAPABILITIES):
         if _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break
-    _call("capset", struct.pack("=II", _CAPABILITY_VERSION, 0), bytes(24))
+    header = struct.pack("=II", _CAPABILITY_VERSION, 0)
+    _call("capset", header, struct.pack("=6I", kept, kept, 0, 0, 0, 0))
     _call("prctl", _PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0)
 
 

@@ -158,6 +158,7 @@ def _enter(request: dict[str, Any]) -> None:
     _quiet(request["log"])
     os.chdir(request["home"])
     if walls := request.get("walls"):
+        wall.give_up_capabilities()
         wall.close_descriptors()
         wall.limit(walls["limits"])
         wall.refuse(base64.b64decode(walls["program"]))
