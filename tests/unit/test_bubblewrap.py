@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from builder.cli import doctor
 from builder.targets.local.confine import bubblewrap
 from builder.targets.local.confine.bubblewrap import Bubblewrap, ConfinementError, Machine, remedy
+from tests.conftest import ROOT
 
 OTHERWISE = '; or run trusted code with `isolation = "none"`, and other code on E2B'
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has bubblewrap")
@@ -40,12 +42,39 @@ def _tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
             Machine(apparmor="0", filtered=True),
             "this container's seccomp profile refuses user namespaces: start it with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`",
         ),
+        (
+            Machine(filtered=True, limited_root=True),
+            "the root of this container may not make namespaces: start it as an ordinary user (`--user 1000`), with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`",
+        ),
         (Machine(), "it needs user namespaces, of Linux 5.14 or newer"),
     ],
 )
 def test_remedy_names_the_switch_that_is_off(machine: Machine, hint: str) -> None:
     """The hint names the one switch that refuses user namespaces on a machine, and what else helps."""
     assert remedy(machine) == hint + OTHERWISE
+
+
+def test_remedy_for_namespaces_that_are_used_up() -> None:
+    """Where no more user namespaces may be made, the hint says so."""
+    words = "bwrap: Creating new namespace failed: nesting depth or … exceeded (ENOSPC)"
+    assert remedy(Machine(most_namespaces="96365"), words) == (
+        "all user namespaces that may exist are in use, or this program is in one that may have none"
+        f" inside: see `sysctl user.max_user_namespaces`{OTHERWISE}"
+    )
+
+
+@linux
+def test_program_that_may_make_no_namespaces_is_refused() -> None:
+    """Within `bwrap --disable-userns`, nothing can be confined, and nothing runs unconfined."""
+    made = bubblewrap.working()
+    code = "from builder.targets.local.confine import bubblewrap as b; print(b.refusal().message)"
+    user = [] if os.getuid() else ["--uid", "0", "--gid", "0", "--cap-add", "ALL"]
+    done = subprocess.run(
+        [made.path, "--unshare-user", "--disable-userns", *user, "--dev-bind", "/", "/",
+         sys.executable, "-c", code],
+        capture_output=True, text=True, check=True, cwd=ROOT,
+    )  # fmt: skip
+    assert done.stdout.startswith("sandboxes cannot be confined here: ")
 
 
 def program(folder: Path, version: str, *, status: int, words: str = "") -> Path:

