@@ -230,7 +230,7 @@ def test_models(
     hub.repos["model", "acme/reader"].files["config.json"] = b"{}"
     hub.repos["dataset", "acme/words"] = Repo({"words.csv": b"word\n"})
     replace = {"https://downloads.example.com": content_server.url}
-    printed = walk("guides/models.md", replace, HF_ENDPOINT=hub.url)
+    printed = walk("guides/models.md", replace, HF_ENDPOINT=hub.url, TEMPLATE_ISOLATION="none")
     assert printed.count("fetched: model ") == 2
     assert printed.count("fetched: dataset ") == 1
     assert "models outside of /home/user of variants/reader.toml: /opt/models/own" in printed

@@ -23,6 +23,7 @@ from builder.targets.local.home import FETCHED, links_of, set_links
 
 _TEMPLATE = "template"
 _PARENT = "parent"
+_OPEN = 0o755  # root's sandboxes are another user's
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,12 +64,12 @@ def take_over(parent: Parent, environment: Path) -> None:
     if (elsewhere := absolute.listed(source).paths) and (source / FILES).is_dir():
         shutil.copytree(source / FILES, environment / FILES, symlinks=True, copy_function=_link)
         for folder, _, _ in os.walk(environment / FILES):
-            os.chmod(folder, 0o700)
+            os.chmod(folder, _OPEN)
         absolute.add(environment, elsewhere)
     if links := links_of(source):
         shutil.copytree(source / FETCHED, environment / FETCHED, symlinks=True, copy_function=_link)
         for folder, _, _ in os.walk(environment / FETCHED):
-            os.chmod(folder, 0o700)  # the parent is sealed
+            os.chmod(folder, _OPEN)  # the parent is sealed
         set_links(environment, links)
 
 
