@@ -81,7 +81,9 @@ class DockerEngine:
 
     def tidy(self) -> None:
         """Remove containers of killed runs, and untagged images, but no layer of a build now."""
-        for container in self._client.containers.list(all=True, filters={"label": _OWNER}):
+        for container in self._client.containers.list(
+            all=True, filters={"label": _OWNER}, ignore_removed=True
+        ):
             if _is_gone(container.labels.get(_OWNER, "")):
                 with contextlib.suppress(docker.errors.APIError):
                     container.remove(force=True, v=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import os
+import shlex
 import tarfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +13,11 @@ from typing import IO, Any
 import docker.errors
 
 from builder.errors import PrecheckError
+
+# Docker's library loses what arrives with the headers of the response. So the output begins
+# after a pause, with a byte: if that is missing, the command is run again, after a longer pause.
+_MARKED = """sleep "$1"; shift; printf '\\0'; exec "$@" """
+_PAUSES = (0.05, 0.5, 2, 5)  # seconds
 
 
 class Machine:
@@ -26,16 +32,23 @@ class Machine:
         """Run a program, and return its exit code, standard output and standard error.
 
         After `timeout` seconds it is killed, with exit code 137. Raise `PrecheckError` if the
-        container has stopped.
+        container has stopped, or the output was lost repeatedly.
         """
         if timeout is not None:
             words = ["timeout", "--signal=KILL", f"{timeout:.1f}", *words]
-        try:
-            result = self._container.exec_run(list(words), user=user or "", demux=True)
-        except docker.errors.APIError as error:
-            raise PrecheckError(f"the container stopped: {error.explanation}") from error
-        out, err = ((part or b"").decode("utf-8", "replace") for part in result.output)
-        return result.exit_code, out, err
+        for pause in _PAUSES:
+            marked = ["sh", "-c", _MARKED, "sh", str(pause), *words]
+            try:
+                result = self._container.exec_run(marked, user=user or "", demux=True)
+            except docker.errors.APIError as error:
+                raise PrecheckError(f"the container stopped: {error.explanation}") from error
+            out, err = ((part or b"").decode("utf-8", "replace") for part in result.output)
+            if out.startswith("\0"):
+                return result.exit_code, out[1:], err
+        raise PrecheckError(
+            f"the output of `{shlex.join(words)}` in the container was lost {len(_PAUSES)} times",
+            hint="the engine or this machine is busy: try again later",
+        )
 
     def write(self, path: str, content: bytes) -> None:
         """Write a file that everyone can read, into a folder that exists."""

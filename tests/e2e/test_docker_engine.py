@@ -3,6 +3,7 @@ from __future__ import annotations
 import contextlib
 import datetime as dt
 import hashlib
+import itertools
 import json
 import re
 import socket
@@ -18,6 +19,7 @@ import pytest
 
 from builder import errors
 from builder.precheck.engine import DockerEngine
+from builder.precheck.machine import Machine
 from builder.project import PrecheckSettings
 from tests.conftest import Command
 from tests.support import engine
@@ -168,3 +170,24 @@ def test_a_parent_is_the_image_with_a_tag(
     parent = SimpleNamespace(digest=request.node.name)
     rendered: Any = SimpleNamespace(variant=SimpleNamespace(name="child", parent=parent))
     assert DockerEngine(PrecheckSettings()).base_of(rendered).identity == images["parent"]
+
+
+@pytest.mark.docker
+def test_lost_output_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A command whose output Docker's library has lost is run again; it is an error after four
+    times."""
+    with engine.running(engine.base_image()) as container:
+        machine, run = Machine(container), container.exec_run
+        losses: Iterator[bool] = iter([True, False])
+
+        def lossy(*arguments: Any, **options: Any) -> Any:
+            result: Any = run(*arguments, **options)
+            return result._replace(output=(None, None)) if next(losses) else result
+
+        monkeypatch.setattr(container, "exec_run", lossy)
+        command = ["sh", "-c", "echo printed; echo complained >&2; exit 3"]
+        assert machine.run(command) == (3, "printed\n", "complained\n")
+        losses = itertools.cycle([True])
+        with pytest.raises(errors.PrecheckError) as caught:
+            machine.run(["echo", "a b"])
+    assert caught.value.message == ("the output of `echo 'a b'` in the container was lost 4 times")
