@@ -16,11 +16,10 @@ LIMITS = {"memory_mb": 400, "disk_mb": 100, "processes": 60, "open_files": 300, 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bomb(Attempt):
     """An attempt after which the error of the execution has `words`; if it `ends` the sandbox,
-    another one is needed. `known` says why a sandbox does not prevent it yet."""
+    another one is needed."""
 
     words: str
     ends: bool = False
-    known: str | None = None
 
 
 _MEMORY = "its limit of 400 MiB of memory"
