@@ -109,9 +109,9 @@ class LocalTarget:
 
     def _confines(self) -> bool:
         """Return whether sandboxes of own templates are confined."""
-        from builder.targets.local.confine import bubblewrap
+        from builder.targets.local.confine.remembered import can_confine
 
-        return self._isolation == "confined" and bubblewrap.refusal() is None
+        return self._isolation == "confined" and can_confine()
 
     def blocked(self, variant: Variant) -> str | None:
         """Return why the variant cannot be built: no suitable Python on this machine."""
