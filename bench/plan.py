@@ -51,14 +51,14 @@ def measure(options: Options) -> Result:
         headings=("process", "median", "fastest", "slowest", "ratio"),
         rows=(
             ("`template-builder plan --frozen`", *spread(measured["plan"]), ratio(plan / imports)),
-            ("the same, the specs being new", *spread(measured["anew"]), ratio(anew / imports)),
+            ("the same, with new specs", *spread(measured["anew"]), ratio(anew / imports)),
             (f'`python -c "{_IMPORTS}"`', *spread(measured["imports"]), "1"),
             (f'`python -c "{_MODEL}"`', *spread(measured["model"]), ratio(model / imports)),
         ),
         targets=(Target(what="plan to imports", value=plan / imports, limit=1.8),),
         notes=(
             (
-                "Specs that an earlier run has validated are taken from the cache, without"
+                "Specs that an earlier run has validated come from the cache, without"
                 " pydantic. `import pydantic` alone loads little of pydantic; its first model loads"
                 " the rest."
             ),

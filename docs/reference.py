@@ -88,7 +88,7 @@ def examples_page(mark: str) -> str:
         "they use once, `template-builder build tta-data-minimal`, then run one on your machine:",
         "`TEMPLATE_TARGET=local python examples/agent_tool.py`. Without the variable it runs on",
         "E2B.",
-        "What keeps the code from your files: [Security](security.md).",
+        "[Security](security.md) says how the code is kept from your files.",
     ]
     for path in sorted(EXAMPLES.glob("*.py")):
         code = path.read_text(encoding="utf-8")

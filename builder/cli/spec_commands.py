@@ -27,7 +27,7 @@ from builder.workflow import BuildRequest, Context
 def validate(names: Names = None, *, project: Project) -> Result:
     """Check the specs and report every mistake in every file.
 
-    This needs no network, unless a spec refers to a variable of its base image that is not locked.
+    It needs no network, unless a spec refers to a variable of its base image that is not locked.
     """
     variants = workflow.variants_called(project, names or [])
     workflow.check_references(variants, project)

@@ -344,8 +344,9 @@ class VariantFile(_Table):
     )
     network: NetworkValue | None = Field(
         None,
-        description="hosts that code in a sandbox may reach: none, all, or a list of their names,"
-        " in which `*.example.org` means all below `example.org`; the target's default if unset",
+        description="hosts that code in a sandbox may reach: `none`, `allow` for all, or a list of"
+        " names, in which `*.example.org` is every host below `example.org`; by default the"
+        " target's",
     )
     base: BaseTable | None = None
     env: dict[EnvName, Text] = Field(
