@@ -123,7 +123,7 @@ def _package(line: Line, text: str, draft: Draft) -> None:
         version = _VERSION_IN_BRACKETS.search(brackets[2])
         text = f"{brackets[1]} {version[2] if version else ''}"
         if not version or version[0] != brackets[2]:
-            draft.note(line, "of what is in brackets, only the version is taken over")
+            draft.note(line, "only the version in the brackets is taken over")
     match = _SPEC.fullmatch(text.strip())
     if not match:
         draft.note(line, "is not `name`, or a name with versions")

@@ -118,7 +118,7 @@ class Copies:
             target, url = table["target"], table["url"]
             if target in targets:
                 self.draft.without_download(target)
-                self.draft.note(line, f"its `{target}` replaces the file of {url}")
+                self.draft.note(line, f"its `{target}` replaces the download of {url}")
 
     def _file(self, line: Line, path: str) -> FileCopy | None:
         """Return a file of the source's folder, unless it holds a secret."""

@@ -46,8 +46,8 @@ class Variables:
             if name is None or value is None:
                 self.draft.note(
                     line,
-                    f"`{word}` uses a variable that only the base image may set; if it does, set"
-                    " the same in [env]",
+                    f"`{word}` uses a variable that this file does not set; if the base image sets"
+                    " it, write the same in [env]",
                 )
                 continue
             if self.draft.secrets.is_secret(name, value):

@@ -202,7 +202,7 @@ def _changes(variant: Variant, lock: Lock) -> Iterable[str]:
     if variant.python != lock.python:
         yield f"`base.python`: {lock.python} → {variant.python}"
     if absent := [f"`${name}`" for name in unset_variables(variant) if name not in lock.env]:
-        yield f"{' and '.join(absent)} of the base image is not in it"
+        yield f"it lacks {' and '.join(absent)} of the base image"
     old, new = [s.stem for s in lock.stages], [s.stem for s in variant.stages]
     if old != new:
         yield f"stages: {' → '.join(old)} became {' → '.join(new)}"

@@ -363,8 +363,8 @@ def _is_gone(owner: str) -> bool:
 def with_network(dockerfile: str) -> tuple[str, str | None]:
     """Return a Dockerfile without a flag that only BuildKit has, and a note if there was one."""
     changed = _WITHOUT_NETWORK.sub("RUN ", dockerfile)
-    note = "the pre-check runs commands with `network = false` with the network of all steps:"
-    return changed, None if changed == dockerfile else f"{note} only BuildKit can run one without"
+    note = "the pre-check runs commands with `network = false` with a network: only BuildKit can"
+    return changed, None if changed == dockerfile else f"{note} run them without"
 
 
 def _image(image: Any) -> Image:

@@ -23,9 +23,9 @@ def what_to_write(value: str) -> str | None:
     if wheel := _WHEEL.fullmatch(value):
         return f"write `{wheel['name']} @ {value.removeprefix('./')}`"
     if " #" in value:
-        return "it contains a comment; write that outside of the quotes"
+        return "write the comment outside of the quotes"
     if channel := _CHANNEL.fullmatch(value):
-        return f"conda's channels have no place in it; write `{channel['name']}`"
+        return f"it names a channel of conda; write `{channel['name']}`"
     if text := _ONE_EQUALS.fullmatch(value) or _NO_OPERATOR.fullmatch(value):
         exact = f"{text['name']}=={text['version']}"
         return f"write `{exact}`" if exact.endswith("*") else f"write `{exact}` or `{exact}.*`"

@@ -134,7 +134,7 @@ def _address(value: str, name: str, address: str) -> None:
 
 
 def _no_hash(fragment: str) -> str:
-    return "has a hash that is not whole" if fragment.startswith("sha256=") else "has no hash"
+    return "has an incomplete hash" if fragment.startswith("sha256=") else "has no hash"
 
 
 def _wheel_name(file: str, name: str) -> None:

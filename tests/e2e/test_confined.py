@@ -310,7 +310,7 @@ def test_application_is_refused_where_nothing_confines(monkeypatch: pytest.Monke
     """Where sandboxes cannot be confined, an application gets an error with a remedy, and none that
     is not confined."""
     refusal = bubblewrap.ConfinementError("sandboxes cannot be confined here: no", hint="switch on")
-    monkeypatch.setattr(bubblewrap, "_tried", lambda _user: refusal)
+    monkeypatch.setattr(bubblewrap, "_result", lambda _user: refusal)
     with pytest.raises(SandboxError) as refused:
         asyncio.run(one(isolation="confined").execute({"code": "1"}))
     assert refused.value is refusal
@@ -321,7 +321,7 @@ def test_own_templates_are_opened_where_nothing_confines(
 ) -> None:
     """Where sandboxes cannot be confined, builds and checks of own templates go on without."""
     refusal = bubblewrap.ConfinementError("sandboxes cannot be confined here: no", hint="switch on")
-    monkeypatch.setattr(bubblewrap, "_tried", lambda _user: refusal)
+    monkeypatch.setattr(bubblewrap, "_result", lambda _user: refusal)
     opening = Opening(ref=kept[1], name="kept")
     with contextlib.closing(LocalTarget(isolation="confined").open(opening)) as sandbox:
         folder = sandbox.run("import os; print(os.getcwd())", timeout=60).stdout.strip()

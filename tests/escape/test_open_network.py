@@ -142,5 +142,5 @@ def test_hosts_of_the_list_are_reached(
         allowed = opened.run(code.format("a", "org"), timeout=60)
         assert (allowed.error, allowed.stdout) == (None, f"{facts['token']}\n")
         refused = opened.run(code.format("a", "com"), timeout=60)
-        reason = "the `network` of this sandbox does not have a.example.com"
+        reason = "the `network` of this sandbox does not allow a.example.com"
         assert refused.error == f"HTTPError: HTTP Error 403: {reason}"

@@ -160,7 +160,7 @@ def test_other_hosts_are_refused_and_counted(make: Make, server: int) -> None:
     sandbox = make(["*.example.org"], outside)
     for host in ("example.org", "a.example.org.evil.com", "EXAMPLE.org."):
         name = host.lower().rstrip(".")
-        message = f"the `network` of this sandbox does not have {name}"
+        message = f"the `network` of this sandbox does not allow {name}"
         assert sandbox.open(host) == (403, message)
     assert sandbox.get("http://example.org/")[0] == 403
     assert sandbox.open(PUBLIC)[0] == 403

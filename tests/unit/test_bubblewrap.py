@@ -1,4 +1,4 @@
-"""Which bubblewrap is used, and the words where none works."""
+"""Which bubblewrap is used, and the messages if none works."""
 
 from __future__ import annotations
 
@@ -40,32 +40,32 @@ def _tried_anew(monkeypatch: pytest.MonkeyPatch) -> None:
         ),
         (
             Machine(apparmor="0", filtered=True),
-            "this container's seccomp profile refuses user namespaces: start it with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`",
+            "this container's seccomp profile refuses user namespaces: start the container with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`",
         ),
         (
             Machine(filtered=True, limited_root=True),
-            "the root of this container may not make namespaces: start it as an ordinary user (`--user 1000`), with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`",
+            "root in this container cannot create namespaces: start the container as an ordinary user (`--user 1000`), with `--security-opt seccomp=unconfined --security-opt systempaths=unconfined`",
         ),
-        (Machine(), "it needs user namespaces, of Linux 5.14 or newer"),
+        (Machine(), "confinement needs user namespaces and Linux 5.14 or newer"),
     ],
 )
 def test_remedy_names_the_switch_that_is_off(machine: Machine, hint: str) -> None:
-    """The hint names the one switch that refuses user namespaces on a machine, and what else helps."""
+    """The hint names the switch that refuses user namespaces, and the alternatives to it."""
     assert remedy(machine) == hint + OTHERWISE
 
 
 def test_remedy_for_namespaces_that_are_used_up() -> None:
-    """Where no more user namespaces may be made, the hint says so."""
+    """The hint says that no more user namespaces can be created."""
     words = "bwrap: Creating new namespace failed: nesting depth or … exceeded (ENOSPC)"
     assert remedy(Machine(most_namespaces="96365"), words) == (
-        "all user namespaces that may exist are in use, or this program is in one that may have none"
-        f" inside: see `sysctl user.max_user_namespaces`{OTHERWISE}"
+        "all user namespaces are in use, or this program runs in one that allows no more: see"
+        f" `sysctl user.max_user_namespaces`{OTHERWISE}"
     )
 
 
 @linux
 def test_program_that_may_make_no_namespaces_is_refused() -> None:
-    """Within `bwrap --disable-userns`, nothing can be confined, and nothing runs unconfined."""
+    """Inside `bwrap --disable-userns`, no sandbox can be confined, and none runs unconfined."""
     made = bubblewrap.working()
     code = "from builder.targets.local.confine import bubblewrap as b; print(b.refusal().message)"
     user = [] if os.getuid() else ["--uid", "0", "--gid", "0", "--cap-add", "ALL"]

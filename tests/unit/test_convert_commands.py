@@ -211,7 +211,7 @@ def test_download_replaces_a_file_of_a_folder(line: str, names: tuple[str, ...])
 
 
 def test_file_of_a_folder_replaces_a_download() -> None:
-    """A folder that is copied later and has the file replaces a download, with a note."""
+    """A folder that is copied later replaces a download to one of its files, with a note."""
     text = (
         f"{FROM}ADD https://x.example/a.csv /data/\nADD https://x.example/c.csv /data/\n"
         "COPY data /data\n"
@@ -222,7 +222,7 @@ def test_file_of_a_folder_replaces_a_download() -> None:
     ]
     assert draft.document["files"] == [{"source": "data/", "target": "/data"}]
     assert [str(note) for note in draft.conversion("demo").notes] == [
-        "Dockerfile:4: `COPY data /data`: its `/data/a.csv` replaces the file of"
+        "Dockerfile:4: `COPY data /data`: its `/data/a.csv` replaces the download of"
         " https://x.example/a.csv"
     ]
 

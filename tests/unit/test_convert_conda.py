@@ -136,7 +136,7 @@ def test_build_of_a_program() -> None:
 
 
 def test_versions_with_spaces_and_in_brackets() -> None:
-    """A version after a space or in brackets is one, and the rest of the brackets is a note."""
+    """A version after a space or in brackets is taken over; the rest of the brackets is a note."""
     text = """\
 name: demo
 dependencies:
@@ -156,7 +156,7 @@ dependencies:
         "xarray==2024.*,<2024.9",
         "zarr",
     ]
-    only = "of what is in brackets, only the version is taken over"
+    only = "only the version in the brackets is taken over"
     assert notes == [
         f"environment.yml:7: `xarray[version='2024.*,<2024.9', build=py_0]`: {only}",
         f"environment.yml:8: `zarr[channel=acme]`: {only}",

@@ -81,8 +81,8 @@ ENV PATH="/x:${{PATH}}" LIBS=$LD_LIBRARY_PATH
         "PATH": "/x:/opt/app/bin:${PATH}",
     }
     assert notes == [
-        'Dockerfile:5: `ENV PATH="/x:${PATH}" LIBS=$LD_LIBRARY_PATH`: `LIBS` uses a variable that only'
-        " the base image may set; if it does, set the same in [env]"
+        'Dockerfile:5: `ENV PATH="/x:${PATH}" LIBS=$LD_LIBRARY_PATH`: `LIBS` uses a variable that this'
+        " file does not set; if the base image sets it, write the same in [env]"
     ]
 
 
@@ -103,8 +103,8 @@ ENV NEW=1 OTHER=$NEW
         values[name] = expand(value, values)
     assert values == expected
     assert notes == [
-        "Dockerfile:5: `ENV NEW=1 OTHER=$NEW`: `OTHER` uses a variable that only the base image may"
-        " set; if it does, set the same in [env]"
+        "Dockerfile:5: `ENV NEW=1 OTHER=$NEW`: `OTHER` uses a variable that this file does not set;"
+        " if the base image sets it, write the same in [env]"
     ]
 
 

@@ -86,12 +86,12 @@ def test_nothing_is_left_open_where_no_engine_answers(
 
 
 def test_command_without_a_network_in_a_pre_check() -> None:
-    """The pre-check runs it with one, and says so; what a command contains stays as it is."""
+    """The pre-check runs the command with a network, and says so; the command itself is unchanged."""
     text = 'FROM x\nRUN --network=none ["sh", "-c", "echo RUN --network=none x"]\n'
     dockerfile, note = with_network(text)
     assert dockerfile == 'FROM x\nRUN ["sh", "-c", "echo RUN --network=none x"]\n'
     assert note == (
-        "the pre-check runs commands with `network = false` with the network of all steps: only"
-        " BuildKit can run one without"
+        "the pre-check runs commands with `network = false` with a network: only BuildKit can run"
+        " them without"
     )
     assert with_network(dockerfile) == (dockerfile, None)

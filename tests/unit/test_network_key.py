@@ -206,15 +206,14 @@ def test_show_and_diff_have_the_network(tmp_path: Path, command: Command) -> Non
 
 
 def test_what_e2b_does_not_filter_is_named(tmp_path: Path) -> None:
-    """For E2B, a list of hosts is said to be for HTTP and TLS alone, with its line; a word needs no
-    such line."""
+    """A plan on E2B says that a list of hosts allows only HTTP and TLS, and nothing of a word."""
     lines = [
         not_provided(load(tmp_path / str(number), _base=BASE, leaf=LEAF + text)["leaf"])
         for number, text in enumerate((HOSTS, "network = 'none'\n", "network = 'allow'\n", ""))
     ]
     assert lines == [
         (
-            "`network` (variants/leaf.toml:4) to anything but HTTP on port 80 and TLS on port 443:"
+            "`network` (variants/leaf.toml:4) for anything but HTTP on port 80 and TLS on port 443:"
             " E2B sees the name of a host only there, and refuses all other connections, except to"
             " DNS at 8.8.8.8",
         ),

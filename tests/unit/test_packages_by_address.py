@@ -77,15 +77,14 @@ def test_address_that_decides_on_the_content(requirement: str) -> None:
         ("numpy=1.2=py312_0", "write `numpy==1.2` or `numpy==1.2.*`"),
         ("numpy 1.2", "write `numpy==1.2` or `numpy==1.2.*`"),
         ("numpy >=1.2 <2", "write a comma between two bounds"),
-        ("numpy # fast", "it contains a comment; write that outside of the quotes"),
-        ("conda-forge::numpy=1", "conda's channels have no place in it; write `numpy`"),
+        ("numpy # fast", "write the comment outside of the quotes"),
+        ("conda-forge::numpy=1", "it names a channel of conda; write `numpy`"),
         ("-r more.txt", "it is an option of pip; list the packages themselves"),
         ("numpy<", "Expected semicolon (after name with no version specifier) or end"),
     ],
 )
 def test_what_pip_and_conda_take(text: str, advice: str) -> None:
-    """Of what is no requirement of PEP 508, but has a form of pip's or conda's, the message says what
-    to write."""
+    """For a package in a form that only pip or conda accepts, the message says what to write."""
     with pytest.raises(ValidationError) as error:
         PACKAGE.validate_python(text)
     assert str(error.value.errors()[0]["msg"]) == (
@@ -98,12 +97,12 @@ def test_what_pip_and_conda_take(text: str, advice: str) -> None:
     [
         ("", "has no hash: append `#sha256=` and 64 digits"),
         ("#md5=0", "has no hash: append `#sha256=` and 64 digits"),
-        ("#sha256=…", "has a hash that is not whole: append `#sha256=` and 64 digits"),
-        (f"#sha256={HASH[1:]}", "has a hash that is not whole: append `#sha256=` and 64 digits"),
+        ("#sha256=…", "has an incomplete hash: append `#sha256=` and 64 digits"),
+        (f"#sha256={HASH[1:]}", "has an incomplete hash: append `#sha256=` and 64 digits"),
     ],
 )
 def test_hash_that_is_none(fragment: str, wrong: str) -> None:
-    """An address whose hash is missing or not whole is refused as such."""
+    """An address without a hash, or with an incomplete one, is refused as such."""
     text = f"a @ https://h.example.com/{WHEEL}{fragment}"
     with pytest.raises(ValidationError) as error:
         PACKAGE.validate_python(text)

@@ -147,8 +147,7 @@ def test_lock_without_a_variable_of_the_base_image(tmp_path: Path) -> None:
     stale = read_committed([more], generated)["leaf"]
     assert isinstance(stale, TemplateError)
     assert stale.message == (
-        "the committed lock of `leaf` does not match its spec:\n"
-        "  `$B` of the base image is not in it"
+        "the committed lock of `leaf` does not match its spec:\n  it lacks `$B` of the base image"
     )
     place = generated / "leaf" / "template.toml"
     place.write_text(place.read_text().replace('LANG = "C"', 'LANG = "C\\nRUN x"'))

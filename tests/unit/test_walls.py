@@ -88,8 +88,7 @@ def views(draw: st.DrawFn) -> View:
 
 @given(view=views(), name=NAMES)
 def test_sandbox_writes_to_its_own_folders_alone(view: View, name: str) -> None:
-    """Of all options for a sandbox, the writable binds are those of its own folder, and nothing is
-    mounted or made below them."""
+    """A sandbox can write only to its own folder, and nothing is mounted or created below that."""
     if obstacle(view):
         return
     command = inner(view, name, SIZES)
@@ -105,20 +104,19 @@ def test_sandbox_writes_to_its_own_folders_alone(view: View, name: str) -> None:
 
 @given(view=views(), run=PATHS)
 def test_outer_walls_write_to_the_run_folder_alone(view: View, run: str) -> None:
-    """Within the outer walls, only the run folder can be written to, and the kernel's own /proc."""
+    """Inside the outer walls, only the run folder and /proc of the kernel are writable."""
     writable = [each[1:] for each in options(outer(view, run)[:-1]) if each[0] == "--bind"]
     assert writable == [("/proc", "/proc"), (run, RUNS), (f"{run}/home", HOME)]
 
 
 @given(view=views(), name=NAMES)
-def test_no_path_of_this_machine_is_told(view: View, name: str) -> None:
-    """The options for a sandbox, which it can read, name no path of this machine but those that are
-    its own, too."""
+def test_options_name_no_path_of_this_machine(view: View, name: str) -> None:
+    """The options for a sandbox, which it can read, name only paths that also exist in it."""
     assert not [each for each in inner(view, name, SIZES) if each.startswith("/host")]
 
 
 def test_sandbox_has_namespaces_of_its_own() -> None:
-    """Every namespace is new, more cannot be made, and the file systems in memory have sizes."""
+    """Every namespace is new, no more can be created, and file systems in memory have sizes."""
     command = inner(view(), "s", SIZES)
     assert command[:8] == [
         "/run/wall/bwrap", "--unshare-all", "--unshare-user", "--disable-userns",
@@ -144,17 +142,17 @@ def test_files_of_the_template_are_at_their_paths() -> None:
 
 
 def test_python_below_the_home_of_sandboxes_is_refused() -> None:
-    """An environment whose Python is below /home/user cannot be shown, which is said."""
+    """An environment whose Python is below /home/user is refused, with the reason."""
     place = "/home/user/.local/share/uv/python/cpython-3.13"
     assert obstacle(view(interpreter=((place, place),))) == (
-        f"its Python is in {place}, below /home/user, which is a sandbox's own home: build it with a"
-        " Python elsewhere, such as the system's"
+        f"its Python is in {place}, below /home/user, where each sandbox has its own home: build it"
+        " with a Python elsewhere, such as the system's"
     )
 
 
 @pytest.mark.parametrize("path", ["/proc/x", "/dev/shm/x", "/opt/venv", "/opt", "/sys/x"])
 def test_places_that_a_sandbox_has_for_itself_take_no_files(path: str) -> None:
-    """A file cannot replace what every sandbox has."""
+    """No file of a template can be at a path that every sandbox uses itself."""
     assert unavailable(path)
 
 
@@ -166,26 +164,26 @@ LIMITS = Limits(memory_mb=1024, cpus=2)
     [
         ("MemoryError: ", "the sandbox has 1024 MiB of memory: `resources.memory-mb` in the spec changes that"),
         ("OSError: [Errno 28] No space left on device", "the sandbox may have 10240 MiB of files, and in /tmp and /dev/shm 512 MiB each (half of `resources.memory-mb`)"),
-        ("RuntimeError: can't start new thread", "the sandbox may have 1024 processes and threads, and each process 2048 MiB of memory with the stacks of its threads"),
+        ("RuntimeError: can't start new thread", "the sandbox may have 1024 processes and threads, and each process 2048 MiB of memory and stacks of threads"),
         ("OSError: [Errno 24] Too many open files: 'x'", "a process in the sandbox may have 4096 files open"),
         ("URLError: <urlopen error [Errno -3] Temporary failure in name resolution>", 'the sandbox has no network: `network = ["example.com"]` or `network = "allow"` in the spec, or `network=` when it is opened, changes that'),
     ],
 )  # fmt: skip
-def test_code_that_fails_at_a_wall_is_told_which(error: str, note: str) -> None:
-    """Code that fails at a limit gets a note with the limit, and with the key that changes it."""
+def test_code_that_fails_at_a_limit_gets_a_note(error: str, note: str) -> None:
+    """The note for code that fails at a limit names the limit, and the key that changes it."""
     execution = Execution(error=error)
     assert notes(execution, LIMITS, Network.of("none"), {}) == (note,)
     assert notes(Execution(stdout=error), LIMITS, Network.of("none"), {}) == ()
 
 
 def test_refused_hosts_are_counted() -> None:
-    """Refused connections are noted with their hosts, also when the code goes on."""
+    """A note names the hosts of refused connections, even if the code succeeds."""
     assert notes(Execution(), LIMITS, Network.of(["a.org"]), {"b.org": 1, "c.org": 3}) == (
-        "connections were refused, to hosts that `network` does not allow, or whose addresses are"
-        " not public: b.org, c.org (3 times)",
+        "connections were refused to hosts that `network` does not allow or whose addresses are not"
+        " public: b.org, c.org (3 times)",
     )
     (note,) = notes(Execution(error="Could not resolve host: x"), LIMITS, Network.of("allow"), {})
     assert note == (
-        "the sandbox reaches other hosts by the HTTP proxy in HTTP_PROXY and HTTPS_PROXY alone:"
-        " names are not resolved inside of it"
+        "the sandbox reaches other hosts only through the HTTP proxy in HTTP_PROXY and HTTPS_PROXY,"
+        " which resolves their names"
     )

@@ -87,10 +87,10 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
 
 
 def _network_not_provided(variant: Variant) -> Iterator[str]:
-    """Yield a line if the spec lists hosts: E2B knows them by what is sent, not by a look-up."""
+    """Yield a line if the spec lists hosts, whose names E2B reads from the traffic."""
     if variant.network and variant.network.hosts:
         yield (
-            f"`network` ({place_in(variant.stages, ('network',))}) to anything but HTTP on port 80"
+            f"`network` ({place_in(variant.stages, ('network',))}) for anything but HTTP on port 80"
             " and TLS on port 443: E2B sees the name of a host only there, and refuses all other"
             " connections, except to DNS at 8.8.8.8"
         )

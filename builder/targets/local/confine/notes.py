@@ -1,4 +1,4 @@
-"""Notes for code that failed at a wall of its sandbox: which one, and what changes it. Pure."""
+"""Notes for code that failed at a limit of its sandbox: the limit, and how to change it. Pure."""
 
 from __future__ import annotations
 
@@ -25,8 +25,7 @@ _SIGNS = {
 def notes(
     execution: Execution, limits: Limits, network: Network, refused: Mapping[str, int]
 ) -> tuple[str, ...]:
-    """Return what to say of an execution: `refused` counts the refusals of hosts since the one
-    before it."""
+    """Return the notes for an execution; `refused` counts the refusals of each host during it."""
     return (*_refusals(refused), *(_met(execution, limits, network) if execution.error else ()))
 
 
@@ -39,7 +38,7 @@ def _met(execution: Execution, limits: Limits, network: Network) -> Iterator[str
         "disk": f"the sandbox may have {limits.disk_mb} MiB of files, and in /tmp and /dev/shm"
         f" {limits.memory_mb // 2} MiB each (half of `resources.memory-mb`)",
         "processes": f"the sandbox may have {limits.processes} processes and threads, and each"
-        f" process {limits.memory_mb + STACKS_MB} MiB of memory with the stacks of its threads",
+        f" process {limits.memory_mb + STACKS_MB} MiB of memory and stacks of threads",
         "files": f"a process in the sandbox may have {limits.open_files} files open",
         "network": _without_network(network),
     }
@@ -53,8 +52,8 @@ def _without_network(network: Network) -> str:
             " spec, or `network=` when it is opened, changes that"
         )
     return (
-        "the sandbox reaches other hosts by the HTTP proxy in HTTP_PROXY and HTTPS_PROXY alone:"
-        " names are not resolved inside of it"
+        "the sandbox reaches other hosts only through the HTTP proxy in HTTP_PROXY and HTTPS_PROXY,"
+        " which resolves their names"
     )
 
 
@@ -64,6 +63,6 @@ def _refusals(refused: Mapping[str, int]) -> Iterator[str]:
             host if count == 1 else f"{host} ({count} times)" for host, count in refused.items()
         )
         yield (
-            "connections were refused, to hosts that `network` does not allow, or whose addresses"
-            f" are not public: {hosts}"
+            "connections were refused to hosts that `network` does not allow or whose addresses are"
+            f" not public: {hosts}"
         )

@@ -203,7 +203,7 @@ class Proxy:
     async def _connect(self, request: Request) -> _Streams:
         host, failure = request.host, "it has no address"
         if not self._network.allows(host):
-            raise _RefusedError(f"the `network` of this sandbox does not have {host}")
+            raise _RefusedError(f"the `network` of this sandbox does not allow {host}")
         try:
             async with asyncio.timeout(self._waits.connect):
                 addresses = await self._outside.resolve(host, request.port)

@@ -1,8 +1,8 @@
 """The walls of a sandbox as options of bubblewrap, computed from frozen values.
 
-The outer walls hold what is trusted: the process that sandboxes are forked from, to which
-everything but its own folders is read-only. From within them, inner walls are made for each
-sandbox, from an empty root. Only what an option names is in a sandbox.
+The outer walls contain a trusted process, from which sandboxes are forked; it can write to its own
+folders only. Each sandbox has inner walls, which are created inside the outer walls. They begin
+with an empty root: a sandbox contains only what an option names.
 """
 
 from __future__ import annotations
@@ -18,28 +18,27 @@ RUNS = "/run/sandboxes"  # within the outer walls
 KERNEL_HOST = "/run/wall/kernel_host"
 GUARD = "/run/wall/guard.py"
 FILES = "absolute"  # folder of an environment with the files for absolute paths
-# Names in a sandbox's folder: what it may only read, its sockets, its home and its packages.
+# Names in a sandbox's folder: its read-only part, its sockets, its home and its packages.
 READ, SOCKETS, OWN_HOME, OWN_VENV = "r", "r/s", "home", "venv"
 _USER = 1000
 _ROOT_BYTES = 64 << 20
-# What libraries read to find out about processors.
+# Libraries read this to find out about processors.
 _PROCESSORS = "/sys/devices/system"
-ETC = "etc"  # in a run folder: what sandboxes have as /etc
+ETC = "etc"  # in a run folder: /etc of its sandboxes
 _TEMPORARY, _SHARED = "/tmp", "/dev/shm"  # noqa: S108 - of a sandbox
 _EMPTY = ("/home", "/media", "/mnt", "/opt", "/root", "/run", "/srv", "/var")
-# Where a sandbox has something of its own.
+# Every sandbox uses these paths itself.
 _TAKEN = (HOME, ENVIRONMENT, VENV, RUN, KERNEL_HOST, "/dev", "/proc", "/sys")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class View:
-    """What sandboxes of an environment see of this machine.
+    """The parts of this machine that sandboxes of an environment see.
 
-    `bubblewrap` makes the outer walls, inside of which `tools` show it as `program`; `user` are the
-    options for their user. `system` are the options for the folders of programs beside `/usr`, and
-    `interpreter` has each folder of the Python that the environment is from, as source and
-    destination. `files` are the destinations of the template's files, and `workdir` is its working
-    folder.
+    `bubblewrap` makes the outer walls. Inside them, the options `tools` show it as `program`. The
+    options `user` are for the user of the outer walls, `system` for the folders of programs beside
+    `/usr`. `interpreter` has the source and destination of each folder of the environment's
+    Python. `files` are the destinations of the template's files, `workdir` is its working folder.
     """
 
     bubblewrap: str
@@ -66,8 +65,7 @@ class Sizes:
 def outer(view: View, run: str) -> list[str]:
     """Return the command that starts a program inside the outer walls, without the program.
 
-    The folder `run` holds the sandboxes' own folders, what they have as /etc, and a home. Inside,
-    it is `RUNS`.
+    The folder `run` holds the sandboxes' own folders, their /etc, and a home. Inside, it is `RUNS`.
     """
     return [
         *(view.bubblewrap, *view.user, "--unshare-ipc", "--unshare-uts", "--unshare-net"),
@@ -84,8 +82,8 @@ def outer(view: View, run: str) -> list[str]:
 
 
 def inner(view: View, name: str, sizes: Sizes) -> list[str]:
-    """Return the command that makes the walls of one sandbox, whose own folder has this name in
-    `RUNS`; it works inside the outer walls."""
+    """Return the command that makes the inner walls of a sandbox. Run it inside the outer walls;
+    `name` is that of the sandbox's own folder in `RUNS`."""
     folder = f"{RUNS}/{name}"
     return [
         *(view.program, "--unshare-all", "--unshare-user", "--disable-userns"),
@@ -116,19 +114,18 @@ def inner(view: View, name: str, sizes: Sizes) -> list[str]:
 
 
 def obstacle(view: View) -> str | None:
-    """Return why an environment cannot be shown in a sandbox, or None."""
+    """Return why sandboxes cannot see an environment, or None."""
     for _, destination in view.interpreter:
         if below(destination, HOME):
             return (
-                f"its Python is in {destination}, below {HOME}, which is a sandbox's own home:"
-                " build it with a Python elsewhere, such as the system's"
+                f"its Python is in {destination}, below {HOME}, where each sandbox has its own"
+                " home: build it with a Python elsewhere, such as the system's"
             )
     return None
 
 
 def unavailable(target: str) -> bool:
-    """Return whether a file cannot be at this path of a sandbox, since that has something else
-    there."""
+    """Return whether every sandbox uses this path itself, so that no file can be there."""
     return any(below(target, path) or below(path, target) for path in _TAKEN)
 
 
@@ -166,8 +163,8 @@ def _in_system(path: str) -> bool:
 
 
 def _bound(files: Iterable[str]) -> list[str]:
-    """Return the files that are bound one by one: those below `/usr` are laid over it, and those of
-    `/etc` are copied."""
+    """Return the files that are bound one by one. Those in `/usr` are an overlay, those in `/etc`
+    are copied."""
     return [path for path in files if not _in_system(path) and not below(path, "/etc")]
 
 
@@ -176,7 +173,7 @@ def _binds(pairs: Iterable[tuple[str, str]]) -> list[str]:
 
 
 def _folders(paths: Iterable[str]) -> list[str]:
-    """Return the options that make folders which every user may enter."""
+    """Return the options that create folders which every user may enter."""
     return [option for path in paths for option in ("--dir", path)]
 
 
