@@ -82,7 +82,8 @@ WHOLE_MODULES = {
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
-    """Keep the garbage collector, which takes a fifth of the time of collecting, away from tests."""
+    """Switch the garbage collector off while tests are collected, where it takes a fifth of the
+    time."""
     gc.disable()
     collected = yield
     gc.freeze()
@@ -91,7 +92,7 @@ def pytest_collection() -> Generator[None, object, object]:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Begin with what takes longest, so that no process is left with it at the end."""
+    """Run the slowest tests first, so that no process is left with one of them at the end."""
     items.sort(key=_rank)
 
 
@@ -108,13 +109,13 @@ def _module(nodeid: str) -> str:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
-    """Give each test to whichever process is free."""
+    """Give each test to a process that is free."""
     return WholeModules(config, log)
 
 
 class WholeModules(LoadScopeScheduling):  # type: ignore[misc] # not typed
     """Gives all tests of a module that shares an environment or sandboxes to one process, and each
-    other test to whichever is free."""
+    other test to a process that is free."""
 
     def _split_scope(self, nodeid: str) -> str:
         return path if (path := _module(nodeid)) in WHOLE_MODULES else nodeid
@@ -122,7 +123,7 @@ class WholeModules(LoadScopeScheduling):  # type: ignore[misc] # not typed
 
 @pytest.fixture(autouse=True)
 def _first_layers(request: pytest.FixtureRequest, shared: Path) -> None:
-    """The layers that all templates begin with are on the engine before it builds any."""
+    """Build the layers that all templates begin with, before the engine builds a template."""
     markers = {mark.name for mark in request.node.iter_markers()}
     if markers >= {"docker", "network"}:
         from tests.support.prechecks import keep_first_layers

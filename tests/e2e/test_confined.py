@@ -1,4 +1,4 @@
-"""What a confined sandbox has of its template, what limits it, and what it leaves behind."""
+"""What a confined sandbox has of its template, its limits, and what it leaves behind."""
 
 from __future__ import annotations
 
@@ -119,8 +119,8 @@ def printed(sandbox: KernelSandbox, code: str) -> str:
 
 
 def test_template_is_as_its_spec_says(opened: Opened) -> None:
-    """Files are at their absolute paths with their modes, variables and the working folder are as
-    written, and the home is the sandbox's own."""
+    """A confined sandbox has files at absolute paths with their modes, the spec's variables and
+    working folder, and its own home."""
     code = """
 import os, stat, subprocess
 for path in ("/usr/local/bin/tool", "/opt/tools/tool.sh", "/home/user/in/tool.sh"):
@@ -141,7 +141,7 @@ print(os.path.expanduser("~"), os.getuid(), len(os.sched_getaffinity(0)))
 
 
 def test_files_of_the_template_cannot_be_changed(opened: Opened) -> None:
-    """What a template brings outside of the home is read-only, and so is its environment."""
+    """The files of a template outside of the home, and its environment, are read-only."""
     code = """
 import os, sysconfig
 for path in ("/usr/local/bin/tool", "/opt/tools/tool.sh", "/opt/environment/pyvenv.cfg"):
@@ -153,8 +153,8 @@ for path in ("/usr/local/bin/tool", "/opt/tools/tool.sh", "/opt/environment/pyve
 
 
 def test_what_worked_in_a_sandbox_works_behind_walls(opened: Opened) -> None:
-    """Threads, subprocesses, every way to start workers, shared memory, SQLite and a server of the
-    code's own work."""
+    """Threads, subprocesses, every way to start workers, shared memory, SQLite and the code's own
+    server work in a confined sandbox."""
     code = """
 import concurrent.futures, http.server, multiprocessing, os, sqlite3, subprocess, threading
 import urllib.request
@@ -195,8 +195,8 @@ HOGS = {
 @forked
 @pytest.mark.parametrize("hog", HOGS)
 def test_hog_ends_with_the_name_of_its_limit(opened: Opened, hog: str) -> None:
-    """Code that exceeds what a sandbox may use together ends that sandbox, with a message that
-    names the limit, and no other."""
+    """Code that exceeds the memory or disk of its sandbox ends only that sandbox, with a message
+    that names the limit."""
     code, message = HOGS[hog]
     other, sandbox = opened(), opened()
     with pytest.raises(InterpreterDiedError) as died:
@@ -207,7 +207,7 @@ def test_hog_ends_with_the_name_of_its_limit(opened: Opened, hog: str) -> None:
 
 @forked
 def test_process_limits_are_noted(opened: Opened) -> None:
-    """Code that meets a limit of its processes fails with an error and a note, and the session goes
+    """Code that meets a limit for processes fails with an error and a note, and the session goes
     on."""
     sandbox = opened()
     for code, note in (
@@ -241,7 +241,7 @@ def test_endless_output_ends_the_execution(opened: Opened) -> None:
 
 
 def alive(folder: Path) -> list[int]:
-    """The processes whose command line names a folder."""
+    """Return the processes whose command line names a folder."""
     pids = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
@@ -257,8 +257,8 @@ def parent_of(pid: int) -> int:
 @forked
 @pytest.mark.parametrize("victim", ["keeper", "zygote", "outer bubblewrap", "guard"])
 def test_kill_of_any_process_leaves_nothing(opened: Opened, victim: str) -> None:
-    """When any process between the application and the code is killed, all that the code has
-    started is gone within a second."""
+    """If any process between the application and the code is killed, everything that the code
+    started ends within a second."""
     sandbox = opened()
     printed(sandbox, "import subprocess; p = subprocess.Popen(['setsid', 'sleep', '1000'])")
     kernel = sandbox._process.pid  # type: ignore[union-attr]
@@ -279,47 +279,47 @@ def processes_in(namespace: int) -> list[int]:
     pids = []
     for path in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
-            # What is dead but not reaped yet has no command line any more.
+            # A dead process that is not reaped yet has no command line.
             running = (path / "cmdline").read_bytes()
             if running and os.stat(path / "ns" / "pid").st_ino == namespace:
                 pids.append(int(path.name))
     return pids
 
 
-def one(**options: Any) -> CodeExecutionPrimitive:
+def primitive(**options: Any) -> CodeExecutionPrimitive:
     return CodeExecutionPrimitive(template_id="one", target="local", **options)
 
 
 @pytest.mark.usefixtures("local_one")
 @pytest.mark.parametrize("isolation", ["confined", "none"])
 def test_result_says_what_was_in_force(isolation: Any) -> None:
-    """The output of code says how its sandbox was isolated."""
+    """The output of code says how its sandbox is isolated."""
 
     async def run() -> tuple[str, str]:
-        async with one(isolation=isolation) as executor:
+        async with primitive(isolation=isolation) as executor:
             output = await executor.execute({"code": "import os; print(os.getcwd())"})
             return output["isolation"], output["output"].strip()
 
-    said, folder = asyncio.run(run())
-    assert said == isolation
+    in_force, folder = asyncio.run(run())
+    assert in_force == isolation
     assert (folder == "/home/user") == (isolation == "confined")
 
 
 @pytest.mark.usefixtures("local_one")
 def test_application_is_refused_where_nothing_confines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where sandboxes cannot be confined, an application gets an error with a remedy, and none that
-    is not confined."""
+    """If sandboxes cannot be confined, an application gets an error with a remedy, and no
+    sandbox."""
     refusal = bubblewrap.ConfinementError("sandboxes cannot be confined here: no", hint="switch on")
     monkeypatch.setattr(bubblewrap, "_result", lambda _user: refusal)
     with pytest.raises(SandboxError) as refused:
-        asyncio.run(one(isolation="confined").execute({"code": "1"}))
+        asyncio.run(primitive(isolation="confined").execute({"code": "1"}))
     assert refused.value is refusal
 
 
 def test_own_templates_are_opened_where_nothing_confines(
     kept: tuple[Rendered, str], local_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Where sandboxes cannot be confined, builds and checks of own templates go on without."""
+    """If sandboxes cannot be confined, the user's own templates are still built and checked."""
     refusal = bubblewrap.ConfinementError("sandboxes cannot be confined here: no", hint="switch on")
     monkeypatch.setattr(bubblewrap, "_result", lambda _user: refusal)
     opening = Opening(ref=kept[1], name="kept")
@@ -331,7 +331,7 @@ def test_own_templates_are_opened_where_nothing_confines(
 def test_first_line_of_a_build_says_how_sandboxes_are_isolated(
     project: Path, command: Command
 ) -> None:
-    """The first line says what confines sandboxes, or that nothing does."""
+    """The first line of a build says what confines its sandboxes, or that nothing does."""
     for isolation, words in (
         ("confined", "; its sandboxes are confined by bubblewrap "),
         ("none", "; its sandboxes are not confined\n"),
@@ -344,7 +344,7 @@ def test_first_line_of_a_build_says_how_sandboxes_are_isolated(
 
 @pytest.mark.usefixtures("local_one")
 def test_killed_application_leaves_nothing() -> None:
-    """An application that is killed leaves no process of its sandboxes."""
+    """No process of a sandbox is left after its application is killed."""
     program = (
         "import asyncio\n"
         "from builder.runtime import CodeExecutionPrimitive\n"

@@ -73,7 +73,7 @@ def remote() -> Iterator[str]:
 def test_engine_of_another_machine(
     project: Path, command: Command, remote: str, shared: Path
 ) -> None:
-    """Nothing of a pre-check needs the engine to be on this machine: no port, no shared folder."""
+    """A pre-check needs no port or shared folder of the engine's machine."""
     base = project / "variants" / "_base.toml"
     base.write_text(base.read_text().replace("localhost:1/python:3.13", engine.base_image()))
     (project / "variants" / "remote.toml").write_text(
@@ -84,9 +84,9 @@ def test_engine_of_another_machine(
         settings += f'ca-bundle = "{CERTIFICATES}"\n'
     (project / "pyproject.toml").write_text(settings)
     share_known(project, shared / "known")
-    found = command("precheck", "remote", cwd=project, DOCKER_HOST=remote)
-    assert found.returncode == 0, found.stderr
-    assert found.stdout.splitlines()[1].split()[:2] == ["remote", "good"]
+    checked = command("precheck", "remote", cwd=project, DOCKER_HOST=remote)
+    assert checked.returncode == 0, checked.stderr
+    assert checked.stdout.splitlines()[1].split()[:2] == ["remote", "good"]
 
 
 @pytest.mark.docker
@@ -101,8 +101,8 @@ def test_engine_of_the_current_context(tmp_path: Path, project: Path, command: C
     meta.write_text(json.dumps(described))
     (tmp_path / "config.json").write_text('{"currentContext": "elsewhere"}')
     variables = {"DOCKER_CONFIG": str(tmp_path), "DOCKER_HOST": ""}
-    found = command("doctor", cwd=project, **variables)
-    assert re.search(r"^ok +docker +engine \d", found.stdout, re.MULTILINE), found.stdout
+    checked = command("doctor", cwd=project, **variables)
+    assert re.search(r"^ok +docker +engine \d", checked.stdout, re.MULTILINE), checked.stdout
     (tmp_path / "other.sock").unlink()
     gone = command("precheck", cwd=project, **variables)
     assert gone.returncode == errors.EngineUnavailableError.exit_code
@@ -133,7 +133,8 @@ def test_engine_that_cannot_pull_stops_no_build_on_e2b(
 
 @pytest.fixture
 def images(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
-    """Images with the labels of a pre-check, by what they are; the digest is this test's name."""
+    """Create images with the labels of a pre-check, named by their role; the digest is this test's
+    name."""
     name, now = request.node.name, dt.datetime.now(dt.UTC)
     labels = {"template-builder.precheck": "leaf", "template-builder.digest": name}
     hours = {"parent": 3, "old layer": 2, "new layer": 0}
@@ -153,8 +154,8 @@ def images(request: pytest.FixtureRequest) -> Iterator[dict[str, str]]:
 
 @pytest.mark.docker
 def test_tidying_leaves_what_another_run_builds_on(images: dict[str, str]) -> None:
-    """A run that begins removes old images without a tag, and no young one, since each layer of a
-    build that goes on beside it is one."""
+    """A run removes old untagged images, but no recent ones, which may be layers of a build that
+    runs at the same time."""
     docker_engine = DockerEngine(PrecheckSettings())
     docker_engine.tidy()
     left = [kind for kind, identity in images.items() if docker_engine.has_image(identity)]
@@ -165,8 +166,8 @@ def test_tidying_leaves_what_another_run_builds_on(images: dict[str, str]) -> No
 def test_a_parent_is_the_image_with_a_tag(
     images: dict[str, str], request: pytest.FixtureRequest
 ) -> None:
-    """The image that a template is from is its parent's, and no layer of a template from that one,
-    which has the labels, too, and is younger."""
+    """The image of a parent is the one with a tag, not a newer layer of a child, which has the same
+    labels."""
     parent = SimpleNamespace(digest=request.node.name)
     rendered: Any = SimpleNamespace(variant=SimpleNamespace(name="child", parent=parent))
     assert DockerEngine(PrecheckSettings()).base_of(rendered).identity == images["parent"]
@@ -174,8 +175,7 @@ def test_a_parent_is_the_image_with_a_tag(
 
 @pytest.mark.docker
 def test_lost_output_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A command whose output Docker's library has lost is run again; it is an error after four
-    times."""
+    """A command whose output Docker's library loses is run again, and fails after four losses."""
     with engine.running(engine.base_image()) as container:
         machine, run = Machine(container), container.exec_run
         losses: Iterator[bool] = iter([True, False])

@@ -67,7 +67,7 @@ def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
 @pytest.mark.docker
 @pytest.mark.network
 def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run, shared: Path) -> None:
-    """Every block of the page about Docker does what it says, its settings being in force."""
+    """Every block of the page about Docker does what it says, with the page's settings."""
     base = (ROOT / "variants" / "_base.toml").read_text()
     base += f'[base]\nimage = "{engine.base_image()}"\n{SERVICE}'
     leaf = "schema = 1\nname = 'page'\nextends = '_base'\n[python]\npackages = ['six']\n"

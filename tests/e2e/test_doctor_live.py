@@ -140,7 +140,7 @@ def test_refusal_decides_one_line(
 @pytest.mark.network
 @pytest.mark.usefixtures("with_four")
 @pytest.mark.parametrize(
-    ("ignored", "state", "told"),
+    ("ignored", "state", "answer"),
     [
         (False, "holds", "allowed: example.com, *.example.org; denied: 0.0.0.0/0"),
         (True, "differs", "allowed: all; denied: none"),
@@ -152,9 +152,9 @@ def test_network_that_is_ignored_differs(
     monkeypatch: pytest.MonkeyPatch,
     ignored: bool,
     state: str,
-    told: str,
+    answer: str,
 ) -> None:
-    """A cluster that does not know the network of a sandbox differs from what is assumed."""
+    """`doctor --live` reports a cluster that ignores the network of a sandbox."""
     if ignored:
         monkeypatch.setattr(Egress, "of", lambda _fields: Egress())
     settings = BUILT_IN_TARGETS["e2b"]
@@ -163,7 +163,7 @@ def test_network_that_is_ignored_differs(
     tried.name = "four"
     trying = live._Live(tried, discard)
     trying._look_outside()
-    assert trying.results["network"] == Checked(key="network", state=state, seen=told)  # type: ignore[arg-type]
+    assert trying.results["network"] == Checked(key="network", state=state, seen=answer)  # type: ignore[arg-type]
 
 
 def seen(**changed: Any) -> str:

@@ -231,8 +231,8 @@ def test_local_sandboxes_have_the_downloads_of_their_home(
     local_cache: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """On `local`, what belongs below /home/user is in each sandbox's home, linked to the store; a
-    download elsewhere is at its path in confined sandboxes, and else listed as not provided."""
+    """On `local`, downloads below /home/user are links in each sandbox's home. A download elsewhere
+    is at its path in confined sandboxes, and listed as not provided without isolation."""
     monkeypatch.setenv("TEMPLATE_ISOLATION", isolation)
     folder = write(_base=BASE, leaf=AT_HOME.format(url=server.url)).parent
     done = command("build", "leaf", "--target", "local", cwd=folder, TEMPLATE_ISOLATION=isolation)

@@ -102,7 +102,7 @@ def check_of_caches() -> str:
 
 
 def test_engine_gives_the_variables_of_an_image(tmp_path: Path) -> None:
-    """What no registry gives, the Docker engine of this machine does, if it has the image."""
+    """The Docker engine of this machine gives the variables of an image that no registry gives."""
     docker, project = engine.client(), Project(root=tmp_path)
     absent, own = (BaseImage(reference=f"template-test/{n}:1", digest=None) for n in ("no", "env"))
     archive = tar_of({"file": ""}, mode="w")

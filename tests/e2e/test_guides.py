@@ -69,8 +69,8 @@ def test_dockerfile(
     content_server: ContentServer,
     hub: HubServer,
 ) -> None:
-    """Every instruction of the page becomes what it shows, and all of it is built, as is what you
-    write yourself in place of others."""
+    """Every instruction of the page becomes what the page shows, and the result is built, with the
+    tables that a reader writes instead of other instructions."""
     content_server.files |= {"cities.csv": b"city\nKiel\n", "tool": b"#!/bin/sh\n"}
     walk("guides/dockerfile.md")
     page = DOCS / "guides/dockerfile.md"
@@ -113,7 +113,8 @@ def test_dockerfile(
 
 
 def specs_of_the_reader(page: Path) -> list[str]:
-    """The specs of a page that follow commands which `init` does not convert to them."""
+    """Return the specs of a page that `init` does not write: a reader writes them in place of
+    commands."""
     pairs = itertools.pairwise(blocks(page))
     return [spec for (kind, _), (result, spec) in pairs if (kind, result) == ("text", "toml")]
 
@@ -327,7 +328,7 @@ def test_github_actions(tmp_path: Path, walk: Callable[..., str]) -> None:
 def test_gallery(
     tmp_path: Path, walk: Callable[..., str], content_server: ContentServer, hub: HubServer
 ) -> None:
-    """Every spec of the gallery is valid and can be locked, and the light ones are built."""
+    """Every spec of the gallery is valid and can be locked, and the small ones are built."""
     content_server.files["cities.csv"] = b"city,country\nKiel,Germany\n"
     model = {"model.safetensors": safetensors(), "config.json": b"{}", "vocab.txt": b"a"}
     hub.repos["model", "sentence-transformers/all-MiniLM-L6-v2"] = Repo(model)

@@ -69,7 +69,7 @@ def reach(running: Running, stage: str) -> None:
 
 
 def share_byte_code(cache: Path, byte_code: Path) -> None:
-    """Have further builds take what is compiled already."""
+    """Let further builds use the byte code that is already compiled."""
     own = cache / "byte-code"
     if own.exists():
         own.rename(cache / "byte-code-before")
@@ -91,8 +91,8 @@ STAGES = (
 def test_interrupted_build_leaves_nothing(
     project: Path, tmp_path: Path, scratch: Path, byte_code: Path
 ) -> None:
-    """Ctrl-C or `kill` at any moment: code 130, no process, no half environment, a whole registry,
-    and the next run works."""
+    """After Ctrl-C or `kill` at any moment, the exit code is 130, no process or partial environment
+    is left, the registry is whole, and the next run works."""
     cache = tmp_path / "cache"
     cache.mkdir()
     for number, stage in enumerate(STAGES):
@@ -121,7 +121,7 @@ def test_interrupted_build_leaves_nothing(
 def test_killed_build_is_taken_up_by_the_next(
     project: Path, tmp_path: Path, scratch: Path, byte_code: Path
 ) -> None:
-    """SIGKILL at any moment leaves what the next run cleans up, and a registry that reads."""
+    """After SIGKILL at any moment, the registry is readable, and the next run cleans up."""
     (project / "variants" / "other.toml").unlink()
     cache = tmp_path / "cache"
     cache.mkdir()

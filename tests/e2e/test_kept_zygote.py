@@ -1,4 +1,4 @@
-"""With `zygote = "keep"`, the next program opens its first sandbox from a warm process."""
+"""With `zygote = "keep"`, the next program forks its first sandbox from a warm process."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def folder(
     monkeypatch: pytest.MonkeyPatch,
     tmp_path_factory: pytest.TempPathFactory,
 ) -> Iterator[Path]:
-    """Where kept zygotes of the template `one` are; they end with the test."""
+    """Return the folder of the kept zygotes of the template `one`, which end with the test."""
     shutil.copytree(built_on("local", "one").folder, place.folder, dirs_exist_ok=True)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     monkeypatch.setenv("TEMPLATE_ZYGOTE", "keep")
@@ -74,7 +74,7 @@ def folder(
 
 
 def emptied(folder: Path) -> bool:
-    """Whether the zygotes have ended and their folders are gone, within a time."""
+    """Return whether the zygotes have ended, and their folders are gone, within a time."""
     deadline = time.monotonic() + 60
     while list(folder.glob(".zygotes-*/*/")) and time.monotonic() < deadline:
         time.sleep(0.05)
@@ -90,7 +90,7 @@ def ran(code: str, *more: str, isolation: str = "none", idle: float = 60) -> str
     return finished.stdout.strip()
 
 
-def one(**options: Any) -> CodeExecutionPrimitive:
+def primitive(**options: Any) -> CodeExecutionPrimitive:
     return CodeExecutionPrimitive(template_id="one", target="local", isolation="none", **options)
 
 
@@ -101,14 +101,14 @@ async def run_in(executor: CodeExecutionPrimitive, code: str) -> str:
 
 
 def test_the_second_program_uses_the_zygote_of_the_first(folder: Path) -> None:
-    """Sandboxes of two programs are forked from one process, which ends when nobody uses it."""
+    """Sandboxes of two programs are forked from one zygote, which ends when no program uses it."""
     first, second = ran(ZYGOTE), ran(ZYGOTE)
     assert first == second
     assert alive(int(first))
 
 
 def test_idle_zygote_ends(folder: Path) -> None:
-    """A zygote without sandboxes ends after a time, and its folder goes."""
+    """A zygote without sandboxes ends after a time, and its folder is removed."""
     assert gone(int(ran(ZYGOTE, idle=0.2)), 60)
     assert emptied(folder.parent)
 
@@ -116,7 +116,7 @@ def test_idle_zygote_ends(folder: Path) -> None:
 def test_zygotes_end_with_their_program_unless_they_are_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without the setting, nothing outlives the program."""
+    """Without the setting, no zygote outlives its program."""
     monkeypatch.setenv("TEMPLATE_ZYGOTE", "end")
     assert gone(int(ran(ZYGOTE)), 1)
     assert not folder.exists()
@@ -124,10 +124,8 @@ def test_zygotes_end_with_their_program_unless_they_are_kept(
 
 @pytest.mark.parametrize("isolation", ["none", "confined"])
 def test_a_killed_program_leaves_no_sandbox(folder: Path, isolation: str) -> None:
-    """The sandbox of a killed program is gone within a second, with its folder; the zygote is not.
-
-    The next program uses it.
-    """
+    """The sandbox of a killed program, and its folder, are gone within a second. The zygote goes
+    on, and the next program uses it."""
     code = "import os, time; open('kept', 'w'); print(os.getpid())"
     ran(code, "die", isolation=isolation)
     deadline = time.monotonic() + 1
@@ -141,10 +139,10 @@ def test_a_killed_program_leaves_no_sandbox(folder: Path, isolation: str) -> Non
 
 
 def test_zygote_with_an_open_sandbox_does_not_end(folder: Path) -> None:
-    """The time without sandboxes counts, not the time without new ones."""
+    """A zygote does not end while a sandbox is open, however long ago that was opened."""
 
     async def run() -> tuple[str, str]:
-        async with one() as executor:
+        async with primitive() as executor:
             before = await run_in(executor, ZYGOTE)
             await asyncio.sleep(2)
             return before, await run_in(executor, ZYGOTE)
@@ -154,10 +152,10 @@ def test_zygote_with_an_open_sandbox_does_not_end(folder: Path) -> None:
 
 
 def test_killed_zygote_is_replaced(folder: Path) -> None:
-    """After its zygote was killed, a program opens its next sandbox from a new one."""
+    """If its zygote is killed, a program opens its next sandbox from a new one."""
 
     async def run() -> None:
-        async with one() as executor:
+        async with primitive() as executor:
             zygote = int(await run_in(executor, ZYGOTE))
             os.kill(zygote, signal.SIGKILL)
             assert gone(zygote)
@@ -168,12 +166,12 @@ def test_killed_zygote_is_replaced(folder: Path) -> None:
 
 
 def test_folder_that_others_can_write_to_is_refused(folder: Path) -> None:
-    """No zygote is looked for where other users could have put one."""
+    """A folder that other users can write to is not used for zygotes."""
     folder.mkdir(mode=0o777)
     folder.chmod(0o777)
 
     async def run() -> None:
-        async with one():
+        async with primitive():
             pass
 
     with pytest.raises(SandboxError) as caught:

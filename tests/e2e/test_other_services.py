@@ -71,8 +71,8 @@ READY = 'ready-command = ["bash", "-c", "exec 3<>/dev/tcp/localhost/8501 || exit
 def test_precheck_of_a_web_server(
     write: Callable[..., Path], command: Command, shared: Path
 ) -> None:
-    """A pre-check waits until the service is ready, and runs commands as `user` in a login shell and
-    requests inside the container."""
+    """A pre-check waits until the service is ready, runs commands as `user` in a login shell, and
+    sends requests inside the container."""
     folder = project(write, READY)
     share_known(folder, shared / "known")
     done = command("precheck", "--json", cwd=folder)

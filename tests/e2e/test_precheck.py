@@ -25,8 +25,8 @@ pytestmark = [pytest.mark.docker, pytest.mark.network]
 
 
 @pytest.fixture
-def made(write: Callable[..., Path], shared: Path) -> Callable[..., Path]:
-    """Write a project with one variant on the base image; the text of the leaf is given."""
+def create(write: Callable[..., Path], shared: Path) -> Callable[..., Path]:
+    """Write a project with one variant on the base image, with the given text."""
     return functools.partial(write_project, write, known=shared / "known", network="host")
 
 
@@ -44,10 +44,10 @@ def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
         assert containers(spec.stem) == []
 
 
-def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Command) -> None:
+def test_what_is_found_in_a_real_machine(create: Callable[..., Path], command: Command) -> None:
     """The image is built, started, checked from inside at every warm-up level, and not built again
     while nothing changes."""
-    project = made(
+    project = create(
         '[python]\npackages = ["idna", "six"]\n'
         '[warmup]\nlevel = "memory"\nimports = ["idna", "sqlite3", "xml.dom.minidom"]\n'
         '[[files]]\nsource = "note"\ntarget = "/opt/note"\nmode = "0600"\n'
@@ -78,9 +78,9 @@ def test_what_is_found_in_a_real_machine(made: Callable[..., Path], command: Com
     assert ".precheck.log" in command("logs", "found", "--path", cwd=project).stdout
 
 
-def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -> None:
+def test_python_that_does_not_fit(create: Callable[..., Path], command: Command) -> None:
     """An interpreter that `base.python` excludes stops the build before the slow steps."""
-    project = made("", name="unfit")
+    project = create("", name="unfit")
     spec = project / "variants" / "_base.toml"
     spec.write_text(spec.read_text().replace(">=3.11", ">=3.28"))
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
@@ -90,9 +90,9 @@ def test_python_that_does_not_fit(made: Callable[..., Path], command: Command) -
     assert said.endswith("hint: correct `base.python`, or choose another `base.image`\n")
 
 
-def test_step_that_fails(made: Callable[..., Path], command: Command) -> None:
+def test_step_that_fails(create: Callable[..., Path], command: Command) -> None:
     """A step that fails is told with its lines, what it said, and the place of the log."""
-    project = made(
+    project = create(
         '[warmup]\nlevel = "disk"\nimports = ["broken"]\n'
         '[[files]]\nsource = "broken.py"\ntarget = "/usr/local/lib/python3.13/site-packages/broken.py"\n',
         name="failing",
@@ -104,9 +104,9 @@ def test_step_that_fails(made: Callable[..., Path], command: Command) -> None:
     assert "ValueError: out of order\nlog: " in said
 
 
-def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Command) -> None:
+def test_step_that_needs_too_much_memory(create: Callable[..., Path], command: Command) -> None:
     """A step that is killed for memory says so, and names the limit."""
-    project = made(
+    project = create(
         '[resources]\nmemory-mb = 256\n[warmup]\nlevel = "disk"\nimports = ["greedy"]\n'
         '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n',
         name="greedy",
@@ -119,9 +119,9 @@ def test_step_that_needs_too_much_memory(made: Callable[..., Path], command: Com
     assert said.endswith("hint: raise `resources.memory-mb`, or make the step use less\n")
 
 
-def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -> None:
+def test_step_that_fills_the_disk(create: Callable[..., Path], command: Command) -> None:
     """A step that finds no space says that the engine's disk is full."""
-    project = made(
+    project = create(
         '[warmup]\nlevel = "disk"\nimports = ["greedy"]\n'
         '[[files]]\nsource = "greedy.py"\ntarget = "/usr/local/lib/python3.13/site-packages/greedy.py"\n',
         name="full",
@@ -155,18 +155,18 @@ def test_step_that_fills_the_disk(made: Callable[..., Path], command: Command) -
     ],
 )
 def test_service_that_does_not_come_up(
-    made: Callable[..., Path], command: Command, name: str, service: list[str], message: str
+    create: Callable[..., Path], command: Command, name: str, service: list[str], message: str
 ) -> None:
     """A service that is killed, ends, or never answers is told for what it is."""
     base = f"[service]\ncommand = {json.dumps(service)}\nready-url = 'http://localhost:49998/'\n"
-    project = made("[resources]\nmemory-mb = 256\n", name=name, base=base, ready=6)
+    project = create("[resources]\nmemory-mb = 256\n", name=name, base=base, ready=6)
     assert message in failed(command("precheck", cwd=project), errors.PrecheckError)
 
 
-def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> None:
+def test_what_an_install_breaks(create: Callable[..., Path], command: Command) -> None:
     """A package of the base that an upgrade breaks is an error, unless it is accepted by name; what
     changed is shown."""
-    project = made('[python]\npackages = ["pygments==2.3.1"]\n', name="breaking")
+    project = create('[python]\npackages = ["pygments==2.3.1"]\n', name="breaking")
     said = failed(command("precheck", cwd=project), errors.PrecheckError)
     assert said.startswith(
         "error: installing the packages of `breaking` broke packages of the base image"
@@ -181,9 +181,9 @@ def test_what_an_install_breaks(made: Callable[..., Path], command: Command) -> 
     assert "breaking: pygments of the base image: 2." in found.stdout
 
 
-def test_image_that_cannot_be_had(made: Callable[..., Path], command: Command) -> None:
+def test_image_that_cannot_be_had(create: Callable[..., Path], command: Command) -> None:
     """A base image that is nowhere is told by name."""
-    project = made("", name="nowhere")
+    project = create("", name="nowhere")
     spec = project / "variants" / "_base.toml"
     spec.write_text(spec.read_text().replace(engine.base_image(), "localhost:1/nothing:here"))
     (project / "pyproject.toml").unlink()
@@ -195,12 +195,12 @@ def test_image_that_cannot_be_had(made: Callable[..., Path], command: Command) -
 
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle(
-    made: Callable[..., Path], command: Command, tmp_path: Path, sent: signal.Signals
+    create: Callable[..., Path], command: Command, tmp_path: Path, sent: signal.Signals
 ) -> None:
     """Ctrl-C leaves nothing running; what SIGKILL leaves is gone after the next run."""
     base = "[service]\ncommand = ['sleep', '1000']\nready-url = 'http://localhost:49998/'\n"
     name = f"stopped-{sent.name.lower()}"
-    project = made("", name=name, base=base, ready=300)
+    project = create("", name=name, base=base, ready=300)
     running = subprocess.Popen(
         [sys.executable, "-m", "builder", "precheck"],
         cwd=project,
@@ -222,14 +222,14 @@ def test_stopped_in_the_middle(
         assert containers(name) != []
     assert running.wait(timeout=60) in (errors.InterruptedRunError.exit_code, -signal.SIGKILL)
     if sent is signal.SIGKILL:
-        made("[[verify]]\nname = 'x'\ncode = 'pass'\n", name=name)
+        create("[[verify]]\nname = 'x'\ncode = 'pass'\n", name=name)
         assert command("precheck", cwd=project).returncode == 0
 
 
-def test_build_pre_checks_where_it_is_told_to(made: Callable[..., Path], command: Command) -> None:
+def test_build_pre_checks_where_it_is_set_to(create: Callable[..., Path], command: Command) -> None:
     """`build --precheck always` builds nothing of what fails with Docker, in a machine without a
     service, too, and tells both sides of a check; `auto` checks nothing on `local`."""
-    project = made(
+    project = create(
         "[[verify]]\nname = 'sum'\ncode = 'print(1 + 1)'\nstdout = '3'\n"
         "[[verify]]\nname = 'root'\ncode = 'open(\"/root/.bashrc\")'\n",
         name="checked",
@@ -247,10 +247,10 @@ def test_build_pre_checks_where_it_is_told_to(made: Callable[..., Path], command
     assert "pre-check" not in found.stderr
 
 
-def test_generators_that_stay_the_same(made: Callable[..., Path], command: Command) -> None:
+def test_generators_that_stay_the_same(create: Callable[..., Path], command: Command) -> None:
     """A generator that would draw the same numbers in every sandbox fails the pre-check, by its
     name, and one that is seeded with a constant at import does not."""
-    project = made(
+    project = create(
         '[warmup]\nlevel = "memory"\nimports = ["seeded"]\n'
         'reseed = "import seeded; seeded.again.seed(1)"\n'
         '[[files]]\nsource = "seeded.py"\ntarget = "/usr/local/lib/python3.13/site-packages/seeded.py"\n',
@@ -308,10 +308,10 @@ def test_packages_larger_than_tmp(
         assert left == ["/opt/template:", "requirements", "uv", "warmup.py", "/tmp:"]
 
 
-def test_a_template_from_another_one(made: Callable[..., Path], command: Command) -> None:
+def test_a_template_from_another_one(create: Callable[..., Path], command: Command) -> None:
     """A child is checked on the image of its parent's pre-check, with its files and packages; if
     the engine has none of that build, it says so."""
-    project = made(
+    project = create(
         '[python]\npackages = ["idna"]\n[[files]]\nsource = "note"\ntarget = "/opt/note"\n',
         name="parent",
         base=SERVICE + '[env]\nGREETING = "hello"\n',

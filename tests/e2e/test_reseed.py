@@ -198,8 +198,8 @@ def test_generators_of_torch_are_reseeded() -> None:
 def test_own_code_runs_in_each_sandbox(
     light: Light, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """`warmup.reseed` is run in each sandbox before any other code; where it fails, opening does,
-    and names it."""
+    """`warmup.reseed` runs in each sandbox before any other code. If it fails, opening the sandbox
+    fails with its name."""
     monkeypatch.setenv("TEMPLATE_ISOLATION", "none")  # the code looks for a file outside
     hinder = tmp_path / "hinder"
     place = light(

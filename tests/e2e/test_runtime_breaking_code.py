@@ -70,8 +70,8 @@ def test_half_characters_break_nothing(here: Any) -> None:
 def test_interpreter_that_ends_well_is_a_success(
     here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After `os._exit(0)` the session is lost, which is told, and is no error; the next code runs
-    once, in another."""
+    """After `os._exit(0)`, the output says that the session is lost, without an error; the next
+    code runs once, in a new sandbox."""
     monkeypatch.setenv("TEMPLATE_ISOLATION", "none")  # it leaves a mark outside
     mark = tmp_path / "mark"
     ended, after = asyncio.run(

@@ -174,8 +174,8 @@ def test_repositories_npm_and_a_parent_are_the_same(
     content_server: ContentServer,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Packages of apt repositories and of npm, and a template that is from another, make the same
-    machine by Docker and by E2B's steps, with every program on the PATH."""
+    """Docker and E2B's steps make the same image of apt repositories, npm packages and a template
+    from another, with every program on the PATH."""
     url, signer = content_server.url, Signer(tmp_path / "gpg")
     content_server.files |= {
         "key.asc": signer.key,
@@ -232,8 +232,8 @@ def check_same(
     base: str = "",
     keep: bool = False,
 ) -> dict[str, str]:
-    """Build by Docker and by E2B's steps, on an image, and compare all that there is, except what uv
-    notes of the package `except_of`; return the content of `paths`."""
+    """Build on an image with Docker and with E2B's steps, and compare everything except uv's notes
+    about the package `except_of`; return the content of `paths`."""
     docker = DockerEngine(PrecheckSettings(network="host"))
     base = base or engine.base_image()
     known = config_of(base)

@@ -20,8 +20,8 @@ SECRETS = {
 def test_secrets_of_the_environment_stay_there(
     project: Path, command: Command, new_cache: Path
 ) -> None:
-    """Building, planning, failing, changing channels and looking on `local` put no secret of the
-    environment into any file, environment, log, registry or output."""
+    """No command on `local` writes a secret of the environment into a file, environment, log,
+    registry or output."""
     (project / "variants" / "other.toml").unlink()
     secrets = SECRETS | {"TEMPLATE_BUILDER_CACHE_DIR": str(new_cache)}
     outputs = []

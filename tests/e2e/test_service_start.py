@@ -16,7 +16,7 @@ PACKAGES = "/usr/local/lib/python3.13/site-packages"
 
 @pytest.fixture
 def project(write: Callable[..., Path], shared: Path) -> Callable[..., Path]:
-    """Write a project whose one variant has the code service of the base image."""
+    """Write a project with one variant that has the code service of the base image."""
 
     def with_modules(leaf: str, *, name: str, service: str = SERVICE, **modules: str) -> Path:
         files = "".join(

@@ -67,7 +67,7 @@ def printed(*codes: str) -> list[list[str]]:
 def test_paths_kept_at_import_lead_to_the_own_home(
     built: Place, isolation: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What a module keeps of its home while it is imported is each sandbox's own home."""
+    """A path of the home that a module keeps at its import is in each sandbox's own home."""
     monkeypatch.setenv("TEMPLATE_ISOLATION", isolation)
     build(built)
     with_module(built, "odd_home", ODD)
@@ -210,7 +210,7 @@ def test_zygote_that_dies_at_any_moment_is_replaced(
 def test_zygote_that_is_killed_while_it_imports_is_replaced(
     built: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sandbox is opened although the process that would fork it is killed while it imports."""
+    """A sandbox opens even if the zygote is killed while it imports."""
     monkeypatch.setenv("TEMPLATE_ISOLATION", "none")  # a module leaves a mark outside
     begun = tmp_path / "begun"
     slow = f"import pathlib, time\nbegun = pathlib.Path({str(begun)!r})\n"

@@ -1,4 +1,4 @@
-"""What an attempt is, and the code that all of them share."""
+"""Attempts to leave a sandbox, and the code that they share."""
 
 from __future__ import annotations
 
@@ -26,11 +26,9 @@ Wall = Literal[
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Attempt:
-    """A program that prints `MARK` if it has reached `goal`, which `wall` has to prevent.
-
-    Without walls it succeeds, or it proves nothing: only for root if `root` is set, and only if the
-    machine has what `needs` names.
-    """
+    """A program that prints `MARK` if it has reached `goal`, which `wall` must prevent. Without
+    isolation, it must succeed; with `root`, only as root, and only if the machine has the features
+    in `needs`."""
 
     goal: str
     wall: Wall
@@ -39,14 +37,14 @@ class Attempt:
     needs: str | None = None
 
     def program(self) -> str:
-        """Return its code, with its end marked."""
+        """Return its code without indentation."""
         return textwrap.dedent(self.code)
 
 
 def attempts(
     wall: Wall, *, root: bool = False, needs: str | None = None, **codes: str
 ) -> tuple[Attempt, ...]:
-    """Return attempts at the same wall, by their goals with `_` for spaces."""
+    """Return the attempts at one wall. Their names are the goals, with `_` for spaces."""
     return tuple(
         Attempt(goal=goal.replace("_", " "), wall=wall, code=code, root=root, needs=needs)
         for goal, code in codes.items()

@@ -1,7 +1,7 @@
-"""Attempts to use more than a sandbox has: memory, processes, files, disk.
+"""Attempts to exceed the memory, processes, files or disk of a sandbox.
 
-Each gets to about twice the limits of `LIMITS`, and stays there for `wait` seconds, longer than it
-takes until a limit is checked.
+Each uses about twice the limits in `LIMITS` for `wait` seconds, longer than until a limit is
+checked.
 """
 
 from __future__ import annotations
@@ -15,8 +15,8 @@ LIMITS = {"memory_mb": 400, "disk_mb": 100, "processes": 60, "open_files": 300, 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Bomb(Attempt):
-    """An attempt after which the error of the execution has `words`; if it `ends` the sandbox,
-    another one is needed."""
+    """An attempt that ends with an error that contains `words`. If it `ends` the sandbox, the next
+    needs a new one. `known` says why a sandbox does not prevent it yet."""
 
     words: str
     ends: bool = False

@@ -1,4 +1,4 @@
-"""Attempts at files: the user's, other sandboxes', the environment's and the machine's."""
+"""Attempts at files of the user, other sandboxes, the environment and the machine."""
 
 from __future__ import annotations
 
@@ -71,8 +71,8 @@ _SANDBOXES = attempts(
     """,
     list_the_folder_of_another_sandbox='escaped(len(os.listdir(facts["other_folder"])) > 1)',
     read_the_key_of_another_kernel="""
-        found = glob.glob(facts["other_folder"] + "/**/connection.json", recursive=True)
-        escaped(any(b"key" in read(path) for path in found))
+        paths = glob.glob(facts["other_folder"] + "/**/connection.json", recursive=True)
+        escaped(any(b"key" in read(path) for path in paths))
     """,
     connect_to_the_kernel_of_another_sandbox="""
         for path in pathlib.Path(facts["other_folder"]).rglob("*"):

@@ -1,4 +1,4 @@
-"""Attempts at the kernel: namespaces, mounts, and calls that reach far into it."""
+"""Attempts at the kernel: namespaces, mounts and dangerous system calls."""
 
 from __future__ import annotations
 

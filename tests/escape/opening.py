@@ -1,4 +1,4 @@
-"""Sandboxes of a build, confined or not, with limits of their own if need be."""
+"""Open sandboxes of a build, confined or not, with limits for a test."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def open_sandbox(
     network: Network | None = None,
     limits: Mapping[str, int] = MappingProxyType({}),
 ) -> KernelSandbox:
-    """Open a sandbox whose kernel is started from scratch ("cold"), or "forked"."""
+    """Open a sandbox whose kernel is started from scratch ("cold") or "forked"."""
     path = place.find_build(ref, name="light").path
     confined = confinement(path, Boundary(isolation=isolation, network=network))
     if confined:

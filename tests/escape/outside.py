@@ -1,7 +1,7 @@
-"""What is outside of a sandbox: a process of the user, its files, sockets and memory.
+"""A process of the user outside of a sandbox, with its files, sockets and memory.
 
-As a program, with a name and a folder as its arguments, it is that process; it appends to the file
-`connected` in the folder for each connection to its local sockets.
+Run as a program with a name and a folder, it is that process. For each connection to its local
+sockets, it appends to the file `connected` in the folder.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ FAR = "192.0.2.77"  # of nobody
 
 
 def numbers() -> dict[str, int]:
-    """Return the system calls of this machine, by name."""
+    """Return the system calls of this machine by name."""
     from builder.targets.local.confine.seccomp import DENIED, EXAMINED, MISSING
 
     column = ("x86_64", "aarch64").index(platform.machine())
@@ -88,7 +88,7 @@ def outside() -> Iterator[dict[str, Any]]:
 
 
 def address_of_this_machine() -> str | None:
-    """Return the address that it sends from; None without a network."""
+    """Return the address that this machine sends from; None without a network."""
     with contextlib.suppress(OSError), socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
         sender.connect((FAR, 9))
         return str(sender.getsockname()[0])
@@ -96,7 +96,7 @@ def address_of_this_machine() -> str | None:
 
 
 def has(need: str) -> bool:
-    """Return whether this machine has what an attempt needs."""
+    """Return whether this machine has a feature that an attempt needs."""
     if need == "x86_64":
         return platform.machine() == need
     if need == "route":
@@ -163,7 +163,7 @@ def _handler(token: bytes) -> type[http.server.BaseHTTPRequestHandler]:
 
 
 def main(_name: str, folder: str) -> None:
-    """Listen on everything that attempts connect to, until standard input ends."""
+    """Listen on every socket that attempts connect to, until standard input ends."""
     token = os.environ["TOKEN"].encode()
     libc = ctypes.CDLL(None)
     libc.prctl(PR_SET_PTRACER, ctypes.c_ulong(-1 & 2**64 - 1), 0, 0, 0)

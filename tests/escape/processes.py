@@ -1,4 +1,5 @@
-"""Attempts at processes: the user's, other sandboxes', and the one that started the sandbox."""
+"""Attempts at processes of the user, of other sandboxes, and at the process that started the
+sandbox."""
 
 from __future__ import annotations
 

@@ -15,7 +15,7 @@ pytestmark = NEEDS_WALLS
 
 
 def dropped(bomb: Bomb, sandbox: KernelSandbox, *, wait: float) -> tuple[bool, str]:
-    """Return whether a bomb did what it tries, and the error that it ended with."""
+    """Return whether a bomb went off, and the error with which it ended."""
     prepared = sandbox.run(f"facts = {{'wait': {wait}}}\n{PRELUDE}", timeout=60)
     assert prepared.error is None
     try:
@@ -29,14 +29,14 @@ def dropped(bomb: Bomb, sandbox: KernelSandbox, *, wait: float) -> tuple[bool, s
 @pytest.mark.parametrize("kind", ["forked", "cold"])
 @pytest.mark.parametrize("bomb", BOMBS, ids=lambda bomb: bomb.goal)
 def test_each_bomb_ends_at_its_limit(bomb: Bomb, kind: str, light: Rendered, ref: str) -> None:
-    """What a sandbox may use is limited, in both kinds of sandboxes; without isolation it is not."""
+    """Each bomb ends at its limit in forked and cold sandboxes, and goes off without isolation."""
     check(bomb, kind, light, ref)
 
 
 @pytest.mark.parametrize("bomb", representative(), ids=lambda bomb: bomb.goal)
 def test_bomb_of_each_limit_ends_there(bomb: Bomb, light: Rendered, ref: str) -> None:
-    """Memory, processes, open files, disk and the number of files have a limit each, which the
-    error names; another sandbox notices nothing."""
+    """Memory, processes, open files, disk and the number of files each have a limit, which the
+    error names. Another sandbox goes on."""
     check(bomb, "forked", light, ref)
 
 

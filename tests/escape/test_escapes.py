@@ -31,7 +31,7 @@ FIRST_OF_EACH_WALL = [
 
 
 class Sandboxes:
-    """Sandboxes of one kind, confined and not, each with another one beside it."""
+    """Confined and other sandboxes of one kind, each with a second one beside it."""
 
     def __init__(self, facts: dict[str, Any], kind: str, light: Rendered, ref: str) -> None:
         self._facts, self._kind, self._light, self._ref = facts, kind, light, ref
@@ -39,7 +39,7 @@ class Sandboxes:
         self._others: dict[Isolation, KernelSandbox] = {}
 
     def run(self, attempt: Attempt, isolation: Isolation) -> Execution:
-        """Run an attempt, in another sandbox if an earlier one has ended the last."""
+        """Run an attempt, in a new sandbox if an earlier attempt has ended the last one."""
         sandbox = self._opened.get(isolation)
         if sandbox is None or not sandbox.alive():
             if sandbox:
@@ -111,8 +111,8 @@ def of(attempts: list[Attempt] | tuple[Attempt, ...]) -> pytest.MarkDecorator:
 @of_kind("forked")
 @of(ATTEMPTS)
 def test_attempt_fails_in_a_forked_sandbox(attempt: Attempt, sandboxes: Sandboxes) -> None:
-    """An attempt that succeeds in a sandbox without isolation fails in a confined one, whose kernel
-    was forked."""
+    """An attempt that succeeds without isolation fails in a confined sandbox with a forked
+    kernel."""
     check(attempt, sandboxes, zygote=True)
 
 
@@ -121,7 +121,7 @@ def test_attempt_fails_in_a_forked_sandbox(attempt: Attempt, sandboxes: Sandboxe
 def test_attempt_at_each_wall_fails_in_a_cold_sandbox(
     attempt: Attempt, sandboxes: Sandboxes
 ) -> None:
-    """Each wall is around a confined sandbox whose kernel was started anew, too."""
+    """One attempt at each wall fails in a confined sandbox whose kernel is started from scratch."""
     check(attempt, sandboxes, zygote=False)
 
 
@@ -129,13 +129,13 @@ def test_attempt_at_each_wall_fails_in_a_cold_sandbox(
 @of_kind("cold")
 @of(ATTEMPTS)
 def test_attempt_fails_in_a_cold_sandbox(attempt: Attempt, sandboxes: Sandboxes) -> None:
-    """Every attempt fails in a confined sandbox whose kernel was started anew, too."""
+    """Every attempt fails in a confined sandbox whose kernel is started from scratch."""
     check(attempt, sandboxes, zygote=False)
 
 
 def check(attempt: Attempt, sandboxes: Sandboxes, *, zygote: bool) -> None:
-    """Make an attempt with and without walls. Whoever runs the tests and their machine may not be
-    able to succeed without walls; it has to fail with them all the same."""
+    """Make an attempt with and without isolation. It must fail in a confined sandbox even if this
+    user and machine cannot make it succeed without isolation."""
     able = os.geteuid() == 0 or not attempt.root
     if attempt.needs:
         able = able and (zygote if attempt.needs == "zygote" else has(attempt.needs))

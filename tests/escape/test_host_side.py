@@ -42,7 +42,7 @@ def run(sandbox: KernelSandbox, code: str) -> None:
 def test_files_are_not_read_or_written_through_links(
     sandbox: KernelSandbox, facts: dict[str, Any]
 ) -> None:
-    """The host follows no link of a sandbox out of its home, and waits for no pipe in it."""
+    """The host follows no link out of a sandbox's home, and does not wait for a pipe in it."""
     run(
         sandbox,
         """
@@ -74,7 +74,7 @@ def test_files_are_not_read_or_written_through_links(
 
 
 def test_log_is_not_read_through_a_link(sandbox: KernelSandbox, facts: dict[str, Any]) -> None:
-    """No file of the user gets into the error for a kernel that has ended."""
+    """The error for a kernel that has ended contains no file of the user."""
     with pytest.raises(InterpreterDiedError) as caught:
         sandbox.run(
             """
@@ -91,7 +91,7 @@ def test_log_is_not_read_through_a_link(sandbox: KernelSandbox, facts: dict[str,
 def test_host_connects_to_no_socket_through_a_link(
     sandbox: KernelSandbox, facts: dict[str, Any]
 ) -> None:
-    """A sandbox cannot have the host connect to a socket of the user in place of its kernel's."""
+    """A sandbox cannot make the host connect to a socket of the user instead of its kernel's."""
     before = _connected(facts)
     with contextlib.suppress(SandboxError):
         sandbox.run(
@@ -124,8 +124,8 @@ def _connected(facts: dict[str, Any]) -> int:
 
 
 def test_home_is_removed_whatever_is_in_it(sandbox: KernelSandbox, facts: dict[str, Any]) -> None:
-    """Closing removes all that code has made, however deep, closed or strangely named, and nothing
-    that its links lead to."""
+    """Closing a sandbox removes everything that code has created, however deep, unreadable or oddly
+    named, and nothing that links lead to."""
     run(
         sandbox,
         r"""
@@ -150,8 +150,8 @@ def test_home_is_removed_whatever_is_in_it(sandbox: KernelSandbox, facts: dict[s
 
 
 def test_no_process_outlives_its_sandbox(sandbox: KernelSandbox, facts: dict[str, Any]) -> None:
-    """Daemons, processes that stop, and a process that moves on to a new one all the time are gone
-    within a second after closing."""
+    """Daemons, stopped processes, and a process that keeps forking itself are gone within a second
+    after closing."""
     run(
         sandbox,
         """
@@ -175,9 +175,9 @@ def test_no_process_outlives_its_sandbox(sandbox: KernelSandbox, facts: dict[str
 
 
 def _named(name: str) -> list[str]:
-    found = []
+    named = []
     for process in filter(str.isdigit, os.listdir("/proc")):
         with contextlib.suppress(OSError):
             if name.encode() in Path("/proc", process, "cmdline").read_bytes():
-                found.append(process)
-    return found
+                named.append(process)
+    return named

@@ -61,8 +61,8 @@ def sandbox(
 
 @pytest.mark.parametrize("host", HOSTS)
 def test_proxy_leads_to_no_server_of_this_machine(sandbox: KernelSandbox, host: str) -> None:
-    """However it is written, this machine is not reached through the proxy, even if every host is
-    allowed."""
+    """The proxy never connects to this machine, however its address is written, even if every host
+    is allowed."""
     execution = sandbox.run(f"through_the_proxy({host!r}, facts['port_everywhere'])", timeout=60)
     assert execution.error is None
     assert execution.stdout.startswith("HTTP/1.1 403 ")
@@ -71,7 +71,7 @@ def test_proxy_leads_to_no_server_of_this_machine(sandbox: KernelSandbox, host: 
 
 @pytest.mark.parametrize("host", ["169.254.169.254", "100.100.100.200", "168.63.129.16"])
 def test_proxy_leads_to_no_metadata(sandbox: KernelSandbox, host: str) -> None:
-    """The addresses of the metadata of cloud machines are not reached through the proxy."""
+    """The proxy never connects to the metadata addresses of cloud machines."""
     execution = sandbox.run(f"through_the_proxy({host!r}, 80)", timeout=60)
     assert execution.stdout.startswith("HTTP/1.1 403 ")
 
@@ -79,7 +79,7 @@ def test_proxy_leads_to_no_metadata(sandbox: KernelSandbox, host: str) -> None:
 def test_proxy_leads_to_no_address_of_this_machine(
     sandbox: KernelSandbox, facts: dict[str, Any]
 ) -> None:
-    """A server that listens on every address of this machine is not reached by any of them."""
+    """A server that listens on every address of this machine cannot be reached by any of them."""
     if facts["address"] is None:
         pytest.skip("this machine has no network")
     code = "through_the_proxy(facts['address'], facts['port_everywhere'])"
@@ -98,21 +98,21 @@ def test_proxy_leads_to_no_address_of_this_machine(
     ],
 )
 def test_proxy_is_the_only_way(sandbox: KernelSandbox, code: str) -> None:
-    """A sandbox that may reach every host has no connection of its own, and resolves no name."""
+    """A sandbox that may reach every host cannot connect or resolve names without the proxy."""
     execution = sandbox.run(code, timeout=60)
     error = (execution.error or "").partition(":")[0]
     assert error in ("ConnectionRefusedError", "OSError", "gaierror")
 
 
 def test_refusals_are_in_the_result(sandbox: KernelSandbox) -> None:
-    """The result of code that was refused a host names it."""
+    """The result of code names each host that was refused."""
     execution = sandbox.run("through_the_proxy('10.0.0.1', 80)", timeout=60)
     (note,) = execution.notes
     assert "10.0.0.1" in note
 
 
 class Elsewhere:
-    """The Internet: each of its names leads to one server of this machine."""
+    """A stand-in for the Internet, where each name leads to one server of this machine."""
 
     port = 0
 
@@ -128,7 +128,7 @@ class Elsewhere:
 def test_hosts_of_the_list_are_reached(
     facts: dict[str, Any], light: Rendered, ref: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A sandbox reaches the hosts of its list and no other, by programs that know nothing of it."""
+    """Programs that know only the proxy variables reach the hosts of the list, and no others."""
     monkeypatch.setattr(Elsewhere, "port", facts["web_port"])
     monkeypatch.setattr(proxy, "_Internet", Elsewhere)
     network = Network.of(["*.example.org"])

@@ -29,7 +29,7 @@ PASSED_ON = ("UV_", "PIP_", "SSL_", "HTTP_", "HTTPS_", "NO_PROXY")
 
 @pytest.fixture
 def folder() -> Iterator[Path]:
-    """A folder of the user; those of pytest are root's."""
+    """Create a folder of the user, since those of pytest belong to root."""
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     os.chown(folder, int(USER), int(USER))
     yield folder
@@ -37,8 +37,8 @@ def folder() -> Iterator[Path]:
 
 
 def test_everything_here_holds_for_an_ordinary_user(folder: Path) -> None:
-    """The tests of this folder pass when an ordinary user runs them, too, in user namespaces and
-    without the attempts that only root can make."""
+    """The tests of this folder also pass as an ordinary user, in user namespaces, without the
+    attempts that need root."""
     packages = sysconfig.get_path("purelib")
     environment = {
         "HOME": str(folder),

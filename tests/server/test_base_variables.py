@@ -1,4 +1,4 @@
-"""Variables of a base image, as its registry gives them."""
+"""Variables of a base image, from its registry."""
 
 from __future__ import annotations
 
@@ -34,8 +34,8 @@ PLATFORMS = [
 
 @dataclasses.dataclass
 class ImageRegistry:
-    """A registry of images with JSON documents by path; `requests` are the paths it was asked for.
-    With `guarded`, it asks for a token."""
+    """A registry of images with JSON documents by path. `requests` are the paths of all requests.
+    If it is `guarded`, it requires a token."""
 
     host: str = ""
     guarded: bool = False
@@ -90,8 +90,8 @@ def image(registry: ImageRegistry, digest: str | None = DIGEST) -> BaseImage:
 
 @pytest.mark.parametrize("guarded", [False, True])
 def test_registry_gives_the_variables(images: ImageRegistry, guarded: bool) -> None:
-    """The variables are those in the configuration of the image for linux/amd64, also where the
-    registry asks for a token first."""
+    """The variables are those in the configuration of the image for linux/amd64, even if the
+    registry requires a token."""
     images.guarded = guarded
     assert environment_of(image(images)) == {
         "PATH": "/usr/bin",
@@ -110,7 +110,8 @@ def test_registry_gives_the_variables(images: ImageRegistry, guarded: bool) -> N
 
 @pytest.mark.parametrize("config", [None, 5, {}, {"config": []}])
 def test_nonsense_is_no_configuration(images: ImageRegistry, config: Any) -> None:
-    """Where the registry gives no configuration of an image, its variables are not known."""
+    """If the registry gives no configuration of an image, the variables of the image are
+    unknown."""
     images.documents["blobs/sha256:config"] = config
     assert environment_of(image(images, None)) is None
 
@@ -123,8 +124,8 @@ def variants_of(images: ImageRegistry, project: Path, value: str) -> dict[str, V
 
 
 def test_variables_are_locked(images: ImageRegistry, tmp_path: Path) -> None:
-    """The lock holds the variables that a spec refers to, and `validate` needs no network then; the
-    variables of its parent's spec and image are those of a template that is from it, too."""
+    """The lock holds the variables that a spec refers to, so that `validate` needs no network. A
+    template from another gets the variables of the parent's spec and image, too."""
     folder, project = tmp_path / "variants", Project(root=tmp_path)
     leaf = variants_of(images, tmp_path, "$OPTIONS -c")["leaf"]
     lock = lock_latest([leaf], folder=folder, report=discard)["leaf"]
@@ -141,7 +142,7 @@ def test_variables_are_locked(images: ImageRegistry, tmp_path: Path) -> None:
 
 
 def test_unknown_variable_is_found_before_a_build(images: ImageRegistry, tmp_path: Path) -> None:
-    """`validate` and `lock` report the place of a reference to a variable that nothing sets."""
+    """`validate` and `lock` report a reference to a variable that nothing sets, with its place."""
     folder, project = tmp_path / "variants", Project(root=tmp_path)
     leaf = variants_of(images, tmp_path, "$OPTION")["leaf"]
     expected = (
@@ -159,7 +160,8 @@ def test_unknown_variable_is_found_before_a_build(images: ImageRegistry, tmp_pat
 
 
 def test_unknown_variable_of_a_parent(images: ImageRegistry, tmp_path: Path) -> None:
-    """The problem of a template that is from another names that one, and near names of it."""
+    """The error for a template from another names that template, and near matches of its
+    variables."""
     variants_of(images, tmp_path, "$OPTIONS")
     spec = tmp_path / "variants" / "child.toml"
     spec.write_text(spec.read_text().replace("$OPTIONS$LANG", "$OPTIOS"))

@@ -1,4 +1,4 @@
-"""What sandboxes on E2B may reach: E2B's own rules, and what this program asks for."""
+"""The network of sandboxes on E2B: E2B's rules, and the requests of this program."""
 
 from __future__ import annotations
 
@@ -64,7 +64,8 @@ def ask(cloud: Server) -> Ask:
     ],
 )
 def test_network_that_e2b_refuses(ask: Ask, fields: dict[str, Any], message: str) -> None:
-    """The server refuses the networks that E2B refuses: names of hosts need the denial of all."""
+    """The stand-in refuses the networks that E2B refuses: host names require that all others are
+    denied."""
     answer = ask("POST", "/v2/sandboxes", {"templateID": "x", **fields})
     assert answer.status_code == 400
     assert message in answer.json()["message"]
@@ -87,15 +88,15 @@ def test_network_that_e2b_refuses(ask: Ask, fields: dict[str, Any], message: str
 def test_network_that_e2b_takes(
     cloud: Server, ask: Ask, fields: dict[str, Any], egress: Egress
 ) -> None:
-    """The server takes the networks that E2B takes, and what is allowed goes before what is
-    denied."""
+    """The stand-in accepts the networks that E2B accepts, where allowed hosts take precedence over
+    denied ones."""
     answer = ask("POST", "/v2/sandboxes", {"templateID": "x", **fields})
     assert answer.status_code == 201, answer.text
     assert cloud.running[answer.json()["sandboxID"]].egress == egress
 
 
 def egress_of(server: Server, **options: Any) -> Egress:
-    """Return what the sandbox of a primitive may reach."""
+    """Return the network of the sandbox of a primitive."""
 
     async def opened() -> Egress:
         async with CodeExecutionPrimitive(**options):
@@ -118,8 +119,8 @@ def egress_of(server: Server, **options: Any) -> Egress:
 def test_argument_becomes_the_options_of_the_sdk(
     ready: Server, network: Any, egress: Egress
 ) -> None:
-    """The argument of an application decides what its sandbox may reach, also of a template that
-    only E2B knows."""
+    """The argument `network` decides what a sandbox may reach, even for a template that only E2B
+    knows."""
     assert egress_of(ready, template_id="one", network=network) == egress
     ref = next(iter(ready.state.templates))
     assert egress_of(ready, template_id=ref, network=network) == egress
@@ -129,8 +130,8 @@ def test_argument_becomes_the_options_of_the_sdk(
 def test_network_of_a_spec_reaches_its_sandboxes(
     place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A build is verified in sandboxes with the network of its spec, is recorded with it and opens
-    with it, unless the application says otherwise; a build without one has E2B's default."""
+    """A build is verified, recorded and opened with the network of its spec, unless the application
+    passes another. Without one, E2B's default applies."""
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
     seen: list[Egress] = []
     end = cloud.end
@@ -156,7 +157,7 @@ def test_network_of_a_spec_reaches_its_sandboxes(
 
 @pytest.mark.network
 def test_primitives_with_another_network_share_no_pool(ready: Server) -> None:
-    """A pooled sandbox serves only primitives with its network."""
+    """A pooled sandbox serves only primitives with the same network."""
 
     async def opened() -> set[Egress]:
         seen = set()

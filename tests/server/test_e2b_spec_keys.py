@@ -1,4 +1,4 @@
-"""A spec with commands, folders, repositories and npm packages, from `build` to what E2B gets."""
+"""Commands, folders, repositories and npm packages of a spec, built on the stand-in of E2B."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ FILES = {
 def test_commands_folders_repositories_and_npm_packages_reach_e2b(
     place: Place, cloud: Server, command: Command, content_server: ContentServer
 ) -> None:
-    """`build` uploads the files that these keys name, and sends their steps in the order of the
+    """`build` uploads the files that these keys name, and sends the steps in the order of the
     layers, each with its user, owner and modes."""
     variants = place.folder / "variants"
     for path, text in FILES.items():

@@ -25,7 +25,7 @@ Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
 class Answers(http.server.BaseHTTPRequestHandler):
-    """Answers with what it was asked."""
+    """Answers with the request that it received."""
 
     protocol_version = "HTTP/1.1"
 
@@ -45,7 +45,8 @@ class Answers(http.server.BaseHTTPRequestHandler):
 
 
 class Names:
-    """A network whose names are given, and whose every address is one server of this machine."""
+    """A stand-in for the Internet with given names, where every address is one server of this
+    machine."""
 
     def __init__(self, names: Mapping[str, list[list[str]]], port: int) -> None:
         self.names = {name: list(answers) for name, answers in names.items()}
@@ -87,7 +88,7 @@ def server() -> Iterator[int]:
 
 
 class Sandbox:
-    """What a sandbox sees: a port of its own with the proxy."""
+    """The sandbox's side of a proxy: a port of its own."""
 
     def __init__(self, proxy: Proxy) -> None:
         self.proxy = proxy
@@ -101,7 +102,7 @@ class Sandbox:
         return connection
 
     def send(self, data: bytes) -> tuple[int, str]:
-        """Return the status and the reason of the answer, which has the reason as its text, too."""
+        """Return the status and the reason of the answer, whose text is the same reason."""
         with self.connect(data) as connection:
             answer = http.client.HTTPResponse(connection)
             answer.begin()
@@ -138,8 +139,8 @@ def make() -> Iterator[Make]:
 
 
 def test_allowed_host_is_reached_both_ways(make: Make, server: int) -> None:
-    """A host of the list is reached through CONNECT and by URL, at the address that was resolved;
-    the server sees the host of the URL."""
+    """CONNECT and a URL both reach an allowed host at the resolved address, and the server sees the
+    host of the URL."""
     outside = Names({"a.example.org": [[PUBLIC]]}, server)
     sandbox = make(["*.example.org"], outside)
     client = http.client.HTTPConnection("127.0.0.1", sandbox.port, timeout=20)
@@ -155,7 +156,7 @@ def test_allowed_host_is_reached_both_ways(make: Make, server: int) -> None:
 
 
 def test_other_hosts_are_refused_and_counted(make: Make, server: int) -> None:
-    """A host outside of the list is answered with 403, counted, and not even resolved."""
+    """A host that is not in the list is answered with 403, counted, and not resolved."""
     outside = Names({"example.org": [[PUBLIC]], "a.example.org.evil.com": [[PUBLIC]]}, server)
     sandbox = make(["*.example.org"], outside)
     for host in ("example.org", "a.example.org.evil.com", "EXAMPLE.org."):
@@ -177,7 +178,7 @@ def test_other_hosts_are_refused_and_counted(make: Make, server: int) -> None:
     ],
 )
 def test_name_that_leads_inside_is_refused(make: Make, server: int, addresses: list[str]) -> None:
-    """A name with any address that is not public is refused, whether it is in the list or all are
+    """A name with any address that is not public is refused, in the list or with every host
     allowed."""
     for network in (["rebound.example.org"], "allow"):
         outside = Names({"rebound.example.org": [addresses]}, server)
@@ -190,7 +191,7 @@ def test_name_that_leads_inside_is_refused(make: Make, server: int, addresses: l
 
 
 def test_second_answer_is_not_asked_for(make: Make, server: int) -> None:
-    """A connection goes to the address that was checked: a name is resolved once for each."""
+    """A name is resolved once for each connection, which goes to the address that was checked."""
     outside = Names({"rebound.example.org": [[PUBLIC], ["127.0.0.1"]]}, server)
     sandbox = make(["rebound.example.org"], outside)
     assert sandbox.open("rebound.example.org")[0] == 200
@@ -216,8 +217,8 @@ def test_second_answer_is_not_asked_for(make: Make, server: int) -> None:
     ],
 )
 def test_addresses_in_every_form_are_refused(make: Make, host: str) -> None:
-    """With the resolver of this machine, no form of an address leads to a network that is not
-    public, even if all hosts are allowed."""
+    """With this machine's resolver, no form of a private address is reached, even if every host is
+    allowed."""
     sandbox = make("allow")
     status, reason = sandbox.open(host, 80)
     assert (status, reason) == (403, f"{host.strip('[]')} {NOT_INTERNET}")
@@ -227,7 +228,7 @@ def test_addresses_in_every_form_are_refused(make: Make, host: str) -> None:
 def test_own_public_address_is_refused(
     make: Make, server: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A public address of this machine leads to what listens on it, so it is refused."""
+    """A public address of this machine is refused, since it leads to local servers."""
     monkeypatch.setattr(proxy, "is_own", PUBLIC.__eq__)
     outside = Names({"me.example.org": [[PUBLIC]], "you.example.org": [[OTHER_PUBLIC]]}, server)
     sandbox = make("allow", outside)
@@ -237,7 +238,7 @@ def test_own_public_address_is_refused(
 
 @pytest.mark.parametrize("port", ["1", "22", "8443", "65535", "0443"])
 def test_every_port_is_allowed(make: Make, server: int, port: str) -> None:
-    """Hosts are allowed with all of their ports."""
+    """An allowed host can be reached on every port."""
     outside = Names({"a.example.org": [[PUBLIC]]}, server)
     assert make("allow", outside).open("a.example.org", port)[0] == 200
     assert outside.connected == [(PUBLIC, int(port))]
@@ -245,14 +246,14 @@ def test_every_port_is_allowed(make: Make, server: int, port: str) -> None:
 
 @pytest.mark.parametrize("port", ["0", "65536", "-1", "http", "", "44 3"])
 def test_what_is_no_port_is_a_bad_request(make: Make, server: int, port: str) -> None:
-    """A port that does not exist is answered with 400, and counts as no refusal."""
+    """An invalid port is answered with 400, and is not counted as a refusal."""
     sandbox = make("allow", Names({"a.example.org": [[PUBLIC]]}, server))
     assert sandbox.open("a.example.org", port)[0] == 400
     assert sandbox.proxy.refused == {}
 
 
 def test_next_address_is_tried(make: Make, server: int) -> None:
-    """A name with several addresses is reached at the first that answers; with none, the answer
+    """If a name has several addresses, the first that answers is used; if none does, the answer
     says why."""
     outside = Names({"a.example.org": [[PUBLIC_6, PUBLIC]], "b.example.org": [[PUBLIC_6]]}, server)
     outside.dead = {PUBLIC_6}
@@ -266,7 +267,7 @@ def test_next_address_is_tried(make: Make, server: int) -> None:
 
 
 def test_header_bomb_is_refused(make: Make, server: int) -> None:
-    """A header without an end is answered with 431 and read no further."""
+    """A header without an end is answered with 431, and not read further."""
     sandbox = make("allow", Names({}, server))
     bomb = b"GET http://a.example.org/ HTTP/1.1\r\n" + b"X: " + b"x" * (1 << 17)
     assert sandbox.send(bomb) == (431, "the header of the request is longer than 65536 bytes")
@@ -274,8 +275,8 @@ def test_header_bomb_is_refused(make: Make, server: int) -> None:
 
 
 def test_slow_clients_are_let_go(make: Make, server: int) -> None:
-    """A client that does not complete its header, or sends nothing for long, loses its connection;
-    one that closes early harms nobody."""
+    """A client that does not complete its header, or is idle for long, is disconnected; a client
+    that closes early does no harm."""
     outside = Names({"a.example.org": [[PUBLIC]]}, server)
     sandbox = make("allow", outside, Waits(header=0.3, idle=0.5))
     assert sandbox.send(b"CONNECT a.ex") == (408, "the request took too long")
@@ -293,7 +294,8 @@ def test_slow_clients_are_let_go(make: Make, server: int) -> None:
 
 
 def test_long_answer_arrives_whole_while_the_client_is_silent(make: Make) -> None:
-    """Both directions count as activity: a long download does not end because nothing is sent."""
+    """A long download does not end because the client sends nothing: both directions count as
+    activity."""
 
     class Slow(socketserver.BaseRequestHandler):
         def handle(self) -> None:
@@ -311,7 +313,7 @@ def test_long_answer_arrives_whole_while_the_client_is_silent(make: Make) -> Non
 
 
 def test_connections_are_limited(make: Make, server: int) -> None:
-    """A sandbox has 64 connections at once; others are answered with 503 until one ends."""
+    """A sandbox has at most 64 connections; further ones are answered with 503 until one ends."""
     sandbox = make("allow", Names({"a.example.org": [[PUBLIC]]}, server))
     with contextlib.ExitStack() as stack:
         for _ in range(64):
@@ -327,7 +329,7 @@ def test_connections_are_limited(make: Make, server: int) -> None:
 
 
 def test_refusals_of_many_hosts_take_little_memory(make: Make, server: int) -> None:
-    """Refusals are counted for 1,000 hosts, and for all others together."""
+    """Refusals are counted for 1,000 hosts separately, and for all other hosts together."""
     sandbox = make("none", Names({}, server))
     for number in range(1010):
         assert sandbox.open(f"{number}.example.org")[0] == 403
@@ -336,7 +338,7 @@ def test_refusals_of_many_hosts_take_little_memory(make: Make, server: int) -> N
 
 
 def test_proxy_is_closed_at_any_moment(make: Make, server: int) -> None:
-    """A proxy that is closed while it starts, or while connections do, leaves no socket."""
+    """A proxy that is closed while it, or a connection, starts leaves no socket open."""
     for wait in (0, 0, 0.001, 0.002, 0.005) * 4:
         sandbox = make("allow", Names({"a.example.org": [[PUBLIC]]}, server))
         with contextlib.ExitStack() as stack:
@@ -351,7 +353,7 @@ def test_proxy_is_closed_at_any_moment(make: Make, server: int) -> None:
 
 
 def test_closed_proxy_leaves_nothing(make: Make, server: int) -> None:
-    """Closing ends the connections and the thread at once, closes the listening socket, and may be
+    """Closing ends all connections and the thread at once, closes the listening socket, and may be
     repeated."""
     descriptors = len(os.listdir("/proc/self/fd")) if Path("/proc/self/fd").exists() else None
     sandbox = make("allow", Names({"a.example.org": [[PUBLIC]]}, server))

@@ -15,7 +15,7 @@ ARCHITECTURES = ("all", "amd64", "arm64")
 
 
 class Signer:
-    """A new PGP key, in a folder of its own; `key` is its public half, armoured."""
+    """A new PGP key in its own folder; `key` is its public half, armoured."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(mode=0o700)
@@ -38,8 +38,8 @@ class Signer:
 def repository(
     signer: Signer, folder: str, package: str, suite: str, component: str = ""
 ) -> dict[str, bytes]:
-    """Return the files of a repository with version 1.2 of one package, which has a program of its
-    name; a suite without a component is a folder itself."""
+    """Return the files of a repository with version 1.2 of one package, which has a program of the
+    same name. A suite without components is itself a folder."""
     deb = _deb(package, {f"usr/bin/{package}": f"#!/bin/sh\necho {package}\n"})
     name = f"{package}.deb"
     entry = (

@@ -82,8 +82,8 @@ def base_image() -> str:
 
 @functools.cache
 def opened(image: str) -> str:
-    """Return an image like another, but everybody can write to its /usr/local, as on E2B when a
-    build has ended: to change the modes of a whole Python takes as long as all steps of a test."""
+    """Return a copy of an image in which everybody can write to /usr/local, as on E2B after a
+    build: changing all these modes takes as long as all steps of a test."""
     name = "template-test/open"
     tag = str(client().images.get(image).id).partition(":")[2][:12]
     with filelock.FileLock(f"{tempfile.gettempdir()}/template-test-open-{tag}.lock"):
@@ -127,7 +127,7 @@ def build(folder: Path, *, network: str = "none") -> str:
 
 
 def load_image(labels: Mapping[str, str], *, tag: str | None, created: str) -> str:
-    """Load an image of no files, as `docker save` writes it, and return its ID."""
+    """Load an image without files, in the format of `docker save`, and return its ID."""
     layer = packed({}).getvalue()
     layers = [f"sha256:{hashlib.sha256(layer).hexdigest()}"]
     config = {
@@ -221,8 +221,8 @@ class Machine:
         return out
 
     def _printed(self, command: str) -> str:
-        """Return the output of a command that changes nothing. On a busy machine `exec_run` loses
-        what arrives with the headers of the response; then the command is run again."""
+        """Return the output of a command without side effects. On a busy machine, `exec_run` loses
+        output that arrives with the headers of the response, so the command is run again."""
         for _ in range(10):
             output = self.bash(f"{command} && printf .", user="root", env={})
             if output.endswith("."):

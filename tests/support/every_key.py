@@ -1,4 +1,4 @@
-"""Every key of a spec, with two values, and what changes from one to the other."""
+"""Every key of a spec, with two values, and the effects of the change between them."""
 
 from __future__ import annotations
 
@@ -50,8 +50,8 @@ def repository(**changes: str) -> str:
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Case:
-    """A key, a spec with VALUE in its place, two values, the input of a plan that changes from one
-    to the other, if any, and the files that are rendered differently, beside template.toml."""
+    """A key, a spec with VALUE in its place, and two values for it. The change affects the input
+    `plan` of a plan, if any, and `files` besides template.toml."""
 
     key: str
     spec: str
@@ -204,7 +204,7 @@ for kind in ("model", "dataset"):
 
 
 def with_files(folder: Path) -> Path:
-    """Write `FILES` to a project, unless it has them, and return its folder of specs."""
+    """Write `FILES` to a project that lacks them, and return its folder of specs."""
     variants = folder / "variants"
     for path, content in () if variants.exists() else FILES.items():
         (variants / path).parent.mkdir(parents=True, exist_ok=True)
@@ -213,7 +213,7 @@ def with_files(folder: Path) -> Path:
 
 
 def rendered(folder: Path, text: str) -> Rendered:
-    """Render the one template of a project with `FILES`, with a lock that is made up."""
+    """Render the one template of a project with `FILES` and an invented lock."""
     variants = with_files(folder)
     (variants / "leaf.toml").write_text(text, encoding="utf-8")
     (variant,) = load_variants(variants)
@@ -229,7 +229,7 @@ def rendered(folder: Path, text: str) -> Rendered:
 
 
 def parent(reference: str) -> Parent:
-    """Return a build that `from-template` means."""
+    """Return the build that `from-template` refers to."""
     return Parent(
         reference=reference,
         target="e2b",

@@ -10,7 +10,7 @@ from tests.support.content_server import tar_of
 
 
 def registry_of(url: str, name: str) -> dict[str, bytes]:
-    """Return the files of an npm registry with a package that has a program of its name."""
+    """Return the files of an npm registry with a package that has a program of the same name."""
     about = {"name": name, "version": "1.0.0", "bin": {name: "cli.js"}}
     program = f"#!/usr/bin/env node\nconsole.log('{name}')\n"
     archive = tar_of({"package/package.json": json.dumps(about), "package/cli.js": program})

@@ -24,8 +24,9 @@ def blocks(page: Path) -> list[tuple[str, str]]:
 
 @pytest.fixture
 def walk(tmp_path: Path, cache: Path) -> Callable[..., str]:
-    """Follow a page in this test's folder: a block whose first line names a file is that file, one
-    of Python or the shell is run. `replace` is text for text; returns what was printed."""
+    """Follow a page in this test's folder. A block whose first line names a file is written to that
+    file; a block of Python or shell code is run. `replace` maps texts to their replacements. Return
+    all output."""
 
     def follow(page: str, replace: Mapping[str, str] = {}, **variables: str) -> str:
         printed = []

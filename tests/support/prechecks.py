@@ -42,11 +42,8 @@ def write_project(
     ready: int = 60,
     network: str = "default",
 ) -> Path:
-    """Write a project with one spec on the tests' base image; `known` keeps what pre-checks find in
-    base images, for those of other projects, too.
-
-    No other test has a template of that `name`, so that tests can share an engine.
-    """
+    """Write a project with one spec on the tests' base image. `known` keeps results about base
+    images for other projects. No other test may use `name`, so that tests can share an engine."""
     text = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n{base}'
     leaf = f'schema = 1\nname = "{name}"\nextends = "_base"\n{leaf}'
     folder = write(_base=text, **{name: leaf}).parent
@@ -59,7 +56,7 @@ def write_project(
 
 
 def share_known(folder: Path, known: Path) -> None:
-    """Have a project use, and add to, what pre-checks of others found in base images."""
+    """Let a project use and extend the results about base images of other pre-checks."""
     known.mkdir(exist_ok=True)
     kept = folder / ".builder" / "precheck" / "bases"
     if not kept.exists():
@@ -68,8 +65,8 @@ def share_known(folder: Path, known: Path) -> None:
 
 
 def keep_first_layers(done: Path) -> None:
-    """Build the layers that all templates begin with, with the installer in them, once for all
-    processes, and keep them: who removes an image removes its layers that no other image has."""
+    """Build the layers that all templates begin with once for all processes, with the installer in
+    them, and keep them: removing an image removes its layers that no other image has."""
     with filelock.FileLock(f"{done}.lock"):
         if done.exists():
             return

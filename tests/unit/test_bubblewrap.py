@@ -66,11 +66,11 @@ def test_remedy_for_namespaces_that_are_used_up() -> None:
 @linux
 def test_program_that_may_make_no_namespaces_is_refused() -> None:
     """Inside `bwrap --disable-userns`, no sandbox can be confined, and none runs unconfined."""
-    made = bubblewrap.working()
+    bwrap = bubblewrap.working()
     code = "from builder.targets.local.confine import bubblewrap as b; print(b.refusal().message)"
     user = [] if os.getuid() else ["--uid", "0", "--gid", "0", "--cap-add", "ALL"]
     done = subprocess.run(
-        [made.path, "--unshare-user", "--disable-userns", *user, "--dev-bind", "/", "/",
+        [bwrap.path, "--unshare-user", "--disable-userns", *user, "--dev-bind", "/", "/",
          sys.executable, "-c", code],
         capture_output=True, text=True, check=True, cwd=ROOT,
     )  # fmt: skip

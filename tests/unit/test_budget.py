@@ -1,4 +1,4 @@
-"""What a keeper counts of its sandbox."""
+"""What a keeper counts of its sandbox's memory and files."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def breach(folder: Path, **limits: int) -> str:
 
 
 def test_files_are_counted_at_any_depth(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A file counts although its path is longer than any call takes."""
+    """A file counts even if its path is longer than a system call accepts."""
     monkeypatch.setattr(budget, "_deleted", lambda _folders: [])  # of all processes here
     descriptor = os.open(tmp_path, os.O_RDONLY)
     for _ in range(60):
@@ -39,7 +39,7 @@ def test_files_are_counted_at_any_depth(tmp_path: Path, monkeypatch: pytest.Monk
 
 
 def test_deleted_files_count_while_they_are_open(tmp_path: Path) -> None:
-    """A file without a name counts as long as a process has it open."""
+    """A deleted file counts as long as a process has it open."""
     with (tmp_path / "large").open("wb") as file:
         file.write(bytes(1 << 23))
         file.flush()
@@ -51,7 +51,7 @@ def test_deleted_files_count_while_they_are_open(tmp_path: Path) -> None:
 
 
 def test_memory_of_all_processes_counts(tmp_path: Path) -> None:
-    """The memory of processes is added up, and nothing is exceeded without limits."""
+    """The memory of all processes is added up; without limits, nothing is exceeded."""
     assert breach(tmp_path, memory=1 << 20) == "memory"
     assert Budget({}).breach() == ""
     assert Budget({}).pause() is None

@@ -126,7 +126,7 @@ def test_command_without_a_network_is_refused_on_e2b(tmp_path: Path) -> None:
 
 
 def test_inputs_name_a_command_without_a_network(tmp_path: Path) -> None:
-    """The input of a command that runs without a network names the key."""
+    """The input of a command with `network = false` names the key."""
     described = inputs_of(rendered(tmp_path))["spec"]["leaf: run 1"]
     assert described.startswith("""echo "it's $HOME" > /opt/a (network = false, """)
 

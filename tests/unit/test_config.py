@@ -139,7 +139,7 @@ def test_config_shows_each_value_with_its_place(
 def test_variables_keep_the_order_in_which_they_are_set(
     write: Callable[..., Path], command: Command
 ) -> None:
-    """A variable that a spec sets again comes after the ones to which its new value refers."""
+    """A variable that a spec sets again comes after the variables that its new value refers to."""
     folder = write(
         _base='schema = 1\n[env]\nB = "1"\nA = "2"\n',
         leaf='schema = 1\nname = "leaf"\nextends = "_base"\n[env]\nC = "3"\nB = "$C$A"\n',

@@ -240,7 +240,7 @@ target = "/home/user"
 
 
 def test_plan_names_the_download_that_changed(tmp_path: Path) -> None:
-    """The inputs of a build have each download by its target, with rights, URL and hash."""
+    """The inputs of a build name each download by its target, with rights, URL and hash."""
     inputs = inputs_of(rendered(loaded(tmp_path)))["spec"]
     assert {key: value for key, value in inputs.items() if "download" in key} == {
         "leaf: download /home/user/data/table.csv": "user 0644"

@@ -1,4 +1,5 @@
-"""Every key of a spec: that it is documented, shown, planned and rendered, and stays a value."""
+"""Every key of a spec is documented, shown, planned and rendered, and its value adds no
+instruction."""
 
 from __future__ import annotations
 
@@ -48,12 +49,12 @@ def keys_of(model: type[BaseModel], *above: str) -> Iterator[str]:
 
 
 def test_every_key_is_here() -> None:
-    """The cases of this module are about all keys that a spec may have."""
+    """The cases of this module cover all keys of a spec."""
     assert {case.key for case in CASES} == {*keys_of(VariantFile)} - {"schema"}
 
 
 def test_every_key_is_in_the_schema_and_the_reference() -> None:
-    """Each key has a type and a description in the schema, and its row in the reference."""
+    """Each key has a type and a description in the schema, and a row in the reference."""
     document = json.loads((ROOT / "schemas" / "variant.schema.json").read_text())
     page = (ROOT / "docs" / "spec.md").read_text()
     for name in keys_of(VariantFile):
@@ -72,8 +73,8 @@ def test_every_key_is_in_the_schema_and_the_reference() -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.key)
 def test_every_key_is_shown_planned_and_rendered(tmp_path: Path, case: Case) -> None:
-    """`config` shows a key's value with its place, in a spec that is the same; another value is in
-    template.toml, in the files that it concerns, in the digest, and is what a plan names."""
+    """`config` shows the value of a key with its place. Another value changes template.toml, the
+    files of the case and the digest, and a plan names it."""
     before = case.text(case.before) if case.before else case.text("").replace("before = \n", "")
     old, new = rendered(tmp_path / "a", before), rendered(tmp_path / "b", case.text(case.after))
     resolved = as_toml(settings_of(new.variant))
@@ -119,7 +120,8 @@ TOKENS = [
 
 @pytest.fixture(scope="module")
 def attempt(tmp_path_factory: pytest.TempPathFactory) -> Callable[[Case, str], list[object]]:
-    """Return a function that renders a case with a value, and returns the shape of the result."""
+    """Return a function that renders a case with a value, and returns the shape of the
+    Dockerfile."""
     shared = tmp_path_factory.mktemp("shared")
 
     def shape_of(case: Case, value: str) -> list[object]:
@@ -153,8 +155,8 @@ def test_no_value_of_any_key_adds_or_alters_an_instruction(
     attempt: Callable[[Case, str], list[object]],
     expected: list[list[object]],
 ) -> None:
-    """Whatever the value of a key is, it is refused, or the Dockerfile has the same instructions,
-    each with as many arguments, and each shell reads as many words and expands as many."""
+    """Any value of a key is refused, or leaves the Dockerfile's instructions, and the words and
+    expansions that their shells read, as they are."""
     for case, unchanged in zip(TEXTS, expected, strict=True):
         valid = json.loads(case.before)
         start = min(place, len(valid))
@@ -169,14 +171,14 @@ def toml(value: str) -> str:
 
 
 def form(value: str) -> tuple[bool, ...]:
-    """Say which form of a key a value is: a folder, an address, a wheel of the project, or none of
-    them. Each has instructions of its own."""
+    """Return the form of a key's value: a folder, an address, a wheel of the project, or another.
+    Each form has its own instructions."""
     return (not value, value.endswith("/"), "://" in value, bool(wheel_of(value)))
 
 
 def create(folder: Path, path: str) -> None:
-    """Write a file that can also be a key of a repository, if there can be one with that path below
-    the folder."""
+    """Create a file, which can also be the key of a repository, if the path is possible below the
+    folder."""
     with contextlib.suppress(OSError, ValueError):
         place = folder / path
         if place.resolve().is_relative_to(folder.resolve()) and not place.exists():
@@ -185,8 +187,8 @@ def create(folder: Path, path: str) -> None:
 
 
 def shape(rendered: Rendered, key: str) -> list[object]:
-    """Return the name of each instruction, its number of arguments, and the words and expansions of
-    those that a shell reads; of a command of the spec itself, only that it is one argument."""
+    """Return the name of each instruction, its number of arguments, and the words and expansions
+    that its shell reads. A command of the spec itself only counts as an argument."""
     parsed = parse_dockerfile_ast(rendered.content("Dockerfile").decode())
     assert not any(instruction.heredocs for instruction in parsed.instructions)
     result: list[object] = []

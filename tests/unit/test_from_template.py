@@ -49,8 +49,8 @@ def rendered(folder: Path, more: str = "", *, parent: Parent = PARENT) -> Render
 
 
 def test_dockerfile(tmp_path: Path, snapshot: SnapshotAssertion) -> None:
-    """The first stage is on the image of the parent's pre-check, which has the account and the
-    installer, and login shells get the variables of both."""
+    """The first stage starts from the image of the parent's pre-check, which has the account and
+    the installer. Login shells get the variables of parent and child."""
     text = rendered(tmp_path, "[env]\nB = '$A/x'\n[python]\npackages = ['six']\n")
     assert text.content("Dockerfile").decode() == snapshot
 

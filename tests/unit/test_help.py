@@ -35,7 +35,8 @@ def test_the_example_of_each_command_can_be_run(name: str) -> None:
 
 
 def test_texts_and_paths_are_taken_without_pydantic() -> None:
-    """A command whose arguments are texts and paths runs without pydantic, which is slow to load."""
+    """A command with only texts and paths as arguments runs without pydantic, which is slow to
+    load."""
     program = (
         "import sys; from builder.cli.app import run; run(sys.argv[1:]);"
         " sys.exit('pydantic' in sys.modules)"

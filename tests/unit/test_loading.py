@@ -141,8 +141,8 @@ class ParquetFile:
 def test_library_of_a_template_loads_the_files_of_its_kind(
     home: Path, tmp_path: Path, name: str, content: object, other: object, message: str
 ) -> None:
-    """Where a template has transformers or pyarrow, the derived check loads a model's configuration
-    or a Parquet file with it; without them, JSON is read and Parquet compared by its hash."""
+    """If a template has transformers or pyarrow, the derived check loads a configuration or a
+    Parquet file with it. Otherwise, it reads JSON and compares the hash of Parquet files."""
     good, bad = (
         text.encode() if isinstance(text, str) else json.dumps(text).encode()
         for text in (content, other)

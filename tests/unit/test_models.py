@@ -284,8 +284,8 @@ def test_packages_that_change_move_no_byte_of_a_model(tmp_path: Path) -> None:
 
 
 def test_plan_names_the_model_that_changed(tmp_path: Path) -> None:
-    """The inputs of a build have each model by its target, with source, commit and content, and
-    what the spec says of its revision and files."""
+    """The inputs of a build name each model by its target, with source, commit, content, revision
+    and files."""
     inputs = inputs_of(rendered(loaded(tmp_path)))["spec"]
     models = {key: value for key, value in inputs.items() if key.startswith("leaf: model")}
     assert models["leaf: model /opt/large"].startswith("root 0644 org/large at cccccccccccc, ")

@@ -21,7 +21,8 @@ EXPECTED = 'expected "none", "allow" or a list of hosts such as ["example.com", 
     ],
 )
 def test_a_value_has_a_text_and_reads_back(value: object, text: str) -> None:
-    """A network is shown as in a spec, with each host once and in lower case, and reads back."""
+    """A network is shown as in a spec, with each host once and in lower case, and can be read
+    again."""
     network = Network.of(value)
     assert str(network) == text
     assert Network.of(network.value) == network
@@ -50,12 +51,13 @@ def test_a_value_has_a_text_and_reads_back(value: object, text: str) -> None:
     ],
 )
 def test_a_host_is_allowed_by_its_whole_name(value: object, host: str, allowed: bool) -> None:
-    """A name allows that host alone, and `*.` the hosts below a domain; no pattern is an address."""
+    """A name allows only that host, `*.` allows the hosts below a domain, and no pattern allows an
+    address."""
     assert Network.of(value).allows(host) is allowed
 
 
-def test_the_three_kinds_are_told_apart() -> None:
-    """A network is none, open or a list, and never two of them."""
+def test_a_network_is_of_one_kind() -> None:
+    """A network is exactly one of none, open and a list."""
     kinds = [(n.is_none, n.is_open) for n in map(Network.of, ("none", "allow", ["example.com"]))]
     assert kinds == [(True, False), (False, True), (False, False)]
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -92,7 +94,7 @@ def test_the_three_kinds_are_told_apart() -> None:
     ],
 )
 def test_a_wrong_value_is_refused(value: object, message: str, hint: str | None) -> None:
-    """A wrong value is refused with all that is wrong with it, and what to write."""
+    """A wrong value is refused with all its mistakes, and the value to write."""
     with pytest.raises(InvalidNetworkError) as refused:
         Network.of(value)
     assert (str(refused.value), refused.value.hint) == (message, hint)
@@ -135,7 +137,7 @@ def test_a_wrong_value_is_refused(value: object, message: str, hint: str | None)
     ],
 )
 def test_a_wrong_host_is_refused(value: str, message: str, hint: str) -> None:
-    """A host that is not the plain name of one is refused, with the name in it if there is one."""
+    """An invalid host name is refused, and a name that it contains is suggested."""
     with pytest.raises(InvalidNetworkError) as refused:
         host_pattern(value)
     assert (str(refused.value), refused.value.hint) == (f"{value!r} {message}", hint)
@@ -143,7 +145,7 @@ def test_a_wrong_host_is_refused(value: str, message: str, hint: str) -> None:
 
 @pytest.mark.parametrize("length", [253, 254])
 def test_a_name_has_the_length_of_one(length: int) -> None:
-    """A name of 253 characters is one, and a longer name is not."""
+    """A name has at most 253 characters."""
     name = ".".join(["a" * 49] * 5) + "." + "b" * (length - 250)
     assert len(name) == length
     if length > 253:
@@ -167,7 +169,7 @@ def test_any_text_is_a_pattern_or_refused_in_words(text: str) -> None:
 
 
 def test_it_loads_the_standard_library_alone() -> None:
-    """A program that reads a network loads nothing but the standard library and this package."""
+    """Reading a network loads only the standard library and this package."""
     code = (
         "import sys; from builder.sandbox.network import Network; Network.of(['example.com']);"
         "print(sorted({n.partition('.')[0] for n in sys.modules} - sys.stdlib_module_names))"

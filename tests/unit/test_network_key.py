@@ -43,7 +43,7 @@ def with_network(text: str) -> str:
 def test_a_child_replaces_the_network_of_its_parent(
     tmp_path: Path, base: str, leaf: str, network: str | None
 ) -> None:
-    """The last spec of a chain that sets the network decides; without any, there is none set."""
+    """The last spec of a chain that sets `network` decides; without any, it is not set."""
     variant = load(tmp_path, _base=with_network(base), leaf=LEAF + leaf)["leaf"]
     assert (variant.network and str(variant.network)) == network
 
@@ -85,13 +85,14 @@ def test_a_child_replaces_the_network_of_its_parent(
     ],
 )
 def test_mistakes_have_their_line(write: Write, text: str, mistakes: list[str]) -> None:
-    """Each mistake in the key has its file, line and place in the list, and what to write."""
+    """Each mistake in the key is reported with its file, line and place in the list, and a
+    correction."""
     folder = write(_base=BASE, leaf=LEAF + text)
     assert problems(folder) == [f"variants/leaf.toml:{mistake}" for mistake in mistakes]
 
 
 def test_the_documented_spec_is_one(tmp_path: Path) -> None:
-    """The spec on the page about security is valid, and its hosts are those that the page names."""
+    """The spec on the page about security is valid, and has the hosts that the page names."""
     (spec,) = [text for kind, text in blocks(ROOT / "docs" / "security.md") if kind == "toml"]
     network = load(tmp_path, reports=spec)["reports"].network
     assert network
@@ -133,19 +134,19 @@ def recorded(tmp_path: Path, text: str) -> tuple[Path, str]:
     ],
 )
 def test_the_record_holds_the_network(tmp_path: Path, text: str, value: object) -> None:
-    """The record of a build has the network as its spec does, or no such key, and applications
-    read it back, as does a later verification."""
+    """The record of a build has the network if the spec sets it; applications and later
+    verifications read it."""
     path, ref = recorded(tmp_path, text)
     builds = json.loads(path.read_text())["templates"]["leaf"]["local"]["builds"]
     assert builds[ref].get("network") == value
-    found = registry.lookup("leaf", path=path)
+    recorded_build = registry.lookup("leaf", path=path)
     network = None if value is None else Network.of(value)
-    assert found.network == network
-    assert record.recalled(found).variant.network == network
+    assert recorded_build.network == network
+    assert record.recalled(recorded_build).variant.network == network
 
 
 def test_a_wrong_network_in_the_registry_is_refused(tmp_path: Path) -> None:
-    """A network that somebody broke in the file is refused with its key, never left out."""
+    """A damaged network in the file is refused with its key, and never ignored."""
     path = tmp_path / "registry.json"
     for value in ("nome", [], ["10.0.0.1"], {"hosts": None}):
         build = {"template_id": "t", "network": value}
@@ -160,7 +161,7 @@ def test_a_wrong_network_in_the_registry_is_refused(tmp_path: Path) -> None:
 
 
 def test_a_plan_names_a_changed_network(tmp_path: Path) -> None:
-    """A changed network is a reason to build, with both values."""
+    """A plan names a changed network as a reason to build, with both values."""
     path, _ = recorded(tmp_path, "network = 'none'\n")
     reasons = []
     for text in (HOSTS, ""):
@@ -176,7 +177,7 @@ def test_a_plan_names_a_changed_network(tmp_path: Path) -> None:
 
 
 def test_config_shows_the_network_with_its_place(write: Write, command: Command) -> None:
-    """`config` has the network of the chain, and no line for one that is not set."""
+    """`config` shows the network of the chain with its place, and nothing if it is not set."""
     folder = write(_base=with_network(HOSTS), leaf=LEAF + "network = ['example.net']\n").parent
     lines = command("config", "leaf", cwd=folder).stdout.splitlines()
     assert lines[3:7] == ["# variants/leaf.toml:4", "network = [", '    "example.net",', "]"]
@@ -188,7 +189,7 @@ def test_config_shows_the_network_with_its_place(write: Write, command: Command)
 
 
 def test_show_and_diff_have_the_network(tmp_path: Path, command: Command) -> None:
-    """`show` lists the hosts of a build, and `diff` the networks of two."""
+    """`show` lists the hosts of a build, and `diff` the networks of two builds."""
     path, first = recorded(tmp_path, HOSTS)
     _, second = recorded(tmp_path, "network = 'none'\n")
     variables = {"TEMPLATE_REGISTRY": str(path)}
@@ -246,7 +247,7 @@ def test_an_argument_replaces_the_network_of_the_template(
     ],
 )  # fmt: skip
 def test_a_wrong_argument_is_refused(argument: Any, message: str) -> None:
-    """An argument that is no network is refused before the template is looked up."""
+    """An invalid argument is refused before the template is looked up."""
     with pytest.raises(ValueError, match="network: ") as refused:
         CodeExecutionPrimitive(template_id="x", target="local", network=argument)
     assert str(refused.value) == message
@@ -255,7 +256,7 @@ def test_a_wrong_argument_is_refused(argument: Any, message: str) -> None:
 def test_a_target_that_cannot_restrict_the_network_opens_no_sandbox(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Without isolation, a sandbox on this machine is refused that should not reach every host."""
+    """Without isolation, a sandbox with a restricted network does not open on this machine."""
     path, _ = recorded(tmp_path, "network = 'none'\n")
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(path))
     executor = CodeExecutionPrimitive(template_id="leaf", target="local", isolation="none")

@@ -215,8 +215,8 @@ def test_blocked_by_the_target(tmp_path: Path) -> None:
 
 
 def test_command_without_a_network_blocks_once(tmp_path: Path) -> None:
-    """Where the target names the commands that need no network, the Dockerfile's problem with the
-    same is left out; other reasons of the target leave it in."""
+    """If the target names the commands with `network = false`, the Dockerfile's problem about the
+    same is left out, but not with another reason of the target."""
     spec = f"{LEAF}[[run]]\ncommand = 'make'\nnetwork = false\n"
     rendered = rendered_of(leaf(tmp_path, spec))
     own = "E2B runs every command with a network: remove `network = false` (variants/leaf.toml:9)"
@@ -251,8 +251,8 @@ def test_commands_are_in_the_plan_of_a_target_that_runs_them(tmp_path: Path) -> 
 
 
 def test_commands_are_shown_by_what_they_do(tmp_path: Path) -> None:
-    """The line of a command of several lines is the first that does more than prepare the others;
-    commands with the same line have one."""
+    """A command of several lines is shown by its first line that does more than prepare the others.
+    Equal lines are shown once."""
     runs = ("# first\nset -ex\nmake a", "mkdir -p /w && cd /w\nmake a", "cd /w", "cd /w && make b")
     tables = "".join(f"[[run]]\ncommand = {json.dumps(run)}\n" for run in runs)
     plan = planned(rendered_of(leaf(tmp_path, LEAF + tables)), {}, target="e2b")

@@ -34,7 +34,7 @@ PRIVATE = (
 @pytest.mark.parametrize("address", PRIVATE)
 def test_only_the_internet_is_public(address: str) -> None:
     """Addresses that are private, loopback, link-local, metadata, multicast, reserved, translated
-    from IPv4 or not in their usual form are not public."""
+    from IPv4, or in an unusual form are not public."""
     assert not is_public(address)
 
 
@@ -69,7 +69,7 @@ def connect(authority: str) -> bytes:
     ],
 )
 def test_connect_names_a_host_and_a_port(authority: str, host: str, port: int) -> None:
-    """CONNECT gives the host as it is compared and resolved, and any port."""
+    """CONNECT gives the host, as it is compared and resolved, and any port."""
     assert parse(connect(authority)) == Request(host=host, port=port, forwarded=None)
 
 
@@ -90,7 +90,7 @@ NO_URL = "expected CONNECT, or a URL that begins with http://"
     ],
 )
 def test_other_authorities_are_bad_requests(authority: str) -> None:
-    """CONNECT to anything but one host and one port is refused before it is resolved."""
+    """CONNECT to anything but one host and one port is refused before a name is resolved."""
     with pytest.raises(BadRequestError) as caught:
         parse(connect(authority))
     assert str(caught.value) in (EXPECTED_HOST, NO_REQUEST)
@@ -98,7 +98,7 @@ def test_other_authorities_are_bad_requests(authority: str) -> None:
 
 
 def test_url_becomes_a_path() -> None:
-    """A request with a URL is forwarded with its path, without what was for the proxy."""
+    """A request with a URL is forwarded with the path, without the fields for the proxy."""
     header = (
         b"POST http://Example.com:8080/a?b=c#d HTTP/1.1\r\nHost: other.example\r\n"
         b"Proxy-Authorization: Basic eDp5\r\nProxy-Connection: keep-alive\r\n"
@@ -151,7 +151,7 @@ def test_url_without_a_port_means_port_80(url: str, line: bytes) -> None:
     ],
 )
 def test_other_requests_are_bad(header: bytes, reason: str) -> None:
-    """A request that servers could read in two ways, or of another kind, is refused."""
+    """A request of another kind, or that servers could read in two ways, is refused."""
     with pytest.raises(BadRequestError) as caught:
         parse(header)
     assert str(caught.value) == reason
@@ -159,7 +159,7 @@ def test_other_requests_are_bad(header: bytes, reason: str) -> None:
 
 @given(st.binary(max_size=300))
 def test_any_bytes_are_a_request_or_a_bad_one(data: bytes) -> None:
-    """Whatever is sent, the header is read or is an error, and what is forwarded has one end."""
+    """Any bytes are a request or an error, and a forwarded header has one end."""
     for header in (data, b"GET http://a/" + data, b"GET http://a/ HTTP/1.1\r\n" + data):
         try:
             request = parse(header + b"\r\n\r\n")

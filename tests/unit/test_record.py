@@ -56,8 +56,8 @@ def test_record_holds_what_was_built_and_verified(tmp_path: Path) -> None:
 def test_kernel_runs_code_without_a_code_service(
     tmp_path: Path, target: str, runs_code: bool
 ) -> None:
-    """Where each machine makes the build for itself, its kernel runs code whatever the service is;
-    in sandboxes on E2B only a code service does."""
+    """On targets where each machine makes its own build, the kernel runs code with any service; on
+    E2B, only a code service runs code."""
     rendered = rendered_of(load(tmp_path, _base=BASE, leaf=LEAF)["leaf"])
     verified = verified_of(rendered, target=target)
     built = dataclasses.replace(verified.built, one_of_many=target == "local")
@@ -248,8 +248,8 @@ def test_exclusive_excludes_and_says_that_it_waits(tmp_path: Path) -> None:
 
 
 def test_remove_tree_removes_what_is_deep(tmp_path: Path) -> None:
-    """A tree goes with more levels of folders than Python calls functions, files in them, and links,
-    whose targets stay."""
+    """A tree that is deeper than Python's recursion limit is removed with its files and links, but
+    not the targets of the links."""
     kept = tmp_path / "kept"
     kept.write_text("")
     (tmp_path / "tree").mkdir()
@@ -279,8 +279,8 @@ def test_remove_tree_removes_what_is_read_only(tmp_path: Path) -> None:
 
 
 def test_remove_tree_removes_what_code_can_make(tmp_path: Path) -> None:
-    """A tree goes however deep it is and whatever its rights and names are; what links in it lead
-    to stays."""
+    """A tree is removed whatever its depth, rights and names are, but not the targets of its
+    links."""
     kept, removed = tmp_path / "kept", tmp_path / "removed"
     kept.mkdir(0o750)
     (kept / "file").write_text("")

@@ -37,7 +37,7 @@ RUNS_HERE = pytest.mark.skipif(
 
 
 def outcome(code: bytes, number: int, *arguments: int, architecture: int) -> int | str:
-    """Interpret a program for a call: 0, the error number, or "kill"."""
+    """Interpret a program for a call; return 0, the error number, or "kill"."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("<IIQ6Q", number, architecture, 0, *(each & 2**64 - 1 for each in padded))
     instructions = list(struct.iter_unpack("<HBBI", code))
@@ -63,7 +63,7 @@ def outcome(code: bytes, number: int, *arguments: int, architecture: int) -> int
 
 
 class Machine:
-    """The program of a machine, interpreted."""
+    """The interpreted program of a machine."""
 
     def __init__(self, name: str) -> None:
         self.column = list(ARCHITECTURES).index(name)
@@ -91,8 +91,8 @@ def numbers_of_headers(machine: str) -> Mapping[str, int]:
 
 @MACHINES
 def test_numbers_are_those_of_the_kernel(machine: str) -> None:
-    """Each call has the number that the kernel's headers give it on that machine, and a call that
-    the machine does not have has none."""
+    """Each call has its number from the kernel's headers for that machine, or none if the machine
+    lacks the call."""
     numbers = numbers_of_headers(machine)
     column = list(ARCHITECTURES).index(machine)
     newest = max(numbers.values())
@@ -109,8 +109,8 @@ def test_numbers_are_those_of_the_kernel(machine: str) -> None:
 
 @MACHINES
 def test_listed_calls_are_refused(machine: str) -> None:
-    """A denied call fails with EPERM, one that programs can do without with ENOSYS, whatever its
-    arguments."""
+    """Whatever its arguments are, a denied call fails with EPERM, and a call that programs can do
+    without fails with ENOSYS."""
     run = Machine(machine)
     assert {run(number) for number in run.numbers(DENIED)} == {errno.EPERM}
     assert {run(number, 2**64 - 1) for number in run.numbers(MISSING)} == {errno.ENOSYS}
@@ -119,7 +119,7 @@ def test_listed_calls_are_refused(machine: str) -> None:
 @MACHINES
 @given(st.integers(0, 469))
 def test_other_calls_are_allowed(machine: str, number: int) -> None:
-    """A call that no table lists is allowed."""
+    """A call in no table is allowed."""
     run = Machine(machine)
     assert number in run.numbers(LISTED) or run(number) == ALLOW
 
@@ -127,14 +127,14 @@ def test_other_calls_are_allowed(machine: str, number: int) -> None:
 @MACHINES
 @given(st.integers(470, X32 - 1))
 def test_calls_of_later_kernels_are_missing(machine: str, number: int) -> None:
-    """A call that is newer than the tables does not exist in a sandbox."""
+    """A call that is newer than the tables fails with ENOSYS in a sandbox."""
     assert Machine(machine)(number) == errno.ENOSYS
 
 
 @MACHINES
 @given(st.integers(X32, 2**32 - 1))
 def test_second_table_of_calls_is_refused(machine: str, number: int) -> None:
-    """No call is made by a number of the x32 interface."""
+    """A call through the x32 interface is refused."""
     assert Machine(machine)(number) == errno.EPERM
 
 
@@ -150,7 +150,7 @@ def test_other_architectures_are_killed(machine: str, number: int) -> None:
 
 @MACHINES
 def test_processes_start_and_namespaces_do_not(machine: str) -> None:
-    """`clone` starts threads and processes, but with none of the flags that make a namespace."""
+    """`clone` starts threads and processes, but refuses every flag that creates a namespace."""
     run = Machine(machine)
     thread, fork, vfork = 0x3D0F00, 0x1200011, 0x4111
     assert [run("clone", flags) for flags in (thread, fork, vfork)] == [ALLOW] * 3
@@ -160,8 +160,8 @@ def test_processes_start_and_namespaces_do_not(machine: str) -> None:
 
 @MACHINES
 def test_terminals_take_no_input_from_programs(machine: str) -> None:
-    """The requests that type into a terminal are refused, also with bits that the kernel ignores;
-    its size can be read."""
+    """Requests that type into a terminal are refused, even with bits that the kernel ignores; its
+    size can be read."""
     run = Machine(machine)
     size, type_into, paste, discipline = 0x5413, 0x5412, 0x541C, 0x5423
     assert run("ioctl", 0, size) == ALLOW
@@ -179,7 +179,8 @@ def test_terminals_take_no_input_from_programs(machine: str) -> None:
 def test_sockets_are_tcp_udp_local_or_ask_for_addresses(
     machine: str, family: int, kind: int, protocol: int, flags: int
 ) -> None:
-    """No socket is opened except for TCP, UDP, local sockets and the addresses of the machine."""
+    """Only sockets for TCP, UDP, local connections and the addresses of the machine can be
+    opened."""
     unix, inet, inet6, netlink = 1, 2, 10, 16
     expected: int | str = errno.EAFNOSUPPORT
     if family == unix:
@@ -208,7 +209,7 @@ def test_segments_of_shared_memory_are_small(machine: str) -> None:
 
 
 def test_machine_without_a_table_is_an_error() -> None:
-    """A machine whose calls are not listed is refused, instead of left without a program."""
+    """A machine whose calls are not listed is refused, and never runs without a program."""
     with pytest.raises(SandboxError) as caught:
         program("riscv64")
     assert str(caught.value) == (
@@ -249,7 +250,8 @@ CALLER = textwrap.dedent("""
 
 
 def called(code: bytes, *calls: tuple[int, ...]) -> list[int]:
-    """Make the calls with the program loaded; return their error numbers, negative for a signal."""
+    """Make the calls with the program loaded, and return their error numbers, negative for a
+    signal."""
     ended = subprocess.run(
         [sys.executable, "-c", CONFINED + CALLER],
         input=f"{code.hex()}\n{json.dumps(calls)}\n",
@@ -262,7 +264,7 @@ def called(code: bytes, *calls: tuple[int, ...]) -> list[int]:
 
 @RUNS_HERE
 def test_kernel_refuses_each_call() -> None:
-    """The running kernel answers each listed call as the program says, by its number."""
+    """The running kernel answers each listed call as the interpreter does."""
     refused = {**DENIED, **MISSING}
     calls = [(number, *[0] * 6) for number, _ in refused.values()]
     answers = dict(zip(refused, called(program("x86_64"), *calls), strict=True))
@@ -271,8 +273,8 @@ def test_kernel_refuses_each_call() -> None:
 
 @RUNS_HERE
 def test_kernel_answers_other_calls_as_before() -> None:
-    """Sockets, processes, terminals and segments behave on the running kernel as in the
-    interpreter; without the program, the kernel would allow what is refused."""
+    """With the program, sockets, processes, terminals and segments behave on the running kernel as
+    in the interpreter. Without it, the kernel allows the refused calls."""
     fork, socket_, ioctl, shmget, getpid = 56, 41, 16, 29, 39
     sigchld, user_namespace = 17, 0x10000000
     cases: dict[tuple[int, ...], int] = {
@@ -302,7 +304,7 @@ def test_kernel_answers_other_calls_as_before() -> None:
 
 @RUNS_HERE
 def test_kernel_kills_calls_of_another_architecture() -> None:
-    """A system call through the 32-bit interface ends the process, before it is looked at."""
+    """A system call through the 32-bit interface ends the process."""
     sigsys = 31
     code = textwrap.dedent("""
         page = mmap.mmap(-1, 4096, prot=mmap.PROT_READ | mmap.PROT_WRITE | mmap.PROT_EXEC)

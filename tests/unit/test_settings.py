@@ -130,7 +130,7 @@ def test_settings_that_may_not_be_read_are_no_other_registry(folder: Path) -> No
 
 
 def test_zygote_is_kept_or_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variable goes before the setting, and any other value of either is refused."""
+    """The variable takes precedence over the setting, and any other value of either is refused."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("TEMPLATE_ZYGOTE", raising=False)
     assert not keeps_zygotes()

@@ -40,7 +40,7 @@ sys.exit("pydantic" in sys.modules)
 
 @pytest.fixture
 def folder(tmp_path: Path, own_cache: Path) -> Path:
-    """A variants folder with one spec, and a cache of its own."""
+    """A variants folder with one spec, and its own cache."""
     variants = tmp_path / "variants"
     variants.mkdir()
     (variants / "sample.toml").write_text(SPEC)
@@ -49,7 +49,7 @@ def folder(tmp_path: Path, own_cache: Path) -> Path:
 
 @pytest.fixture
 def validations(monkeypatch: pytest.MonkeyPatch) -> list[object]:
-    """The documents that were validated since."""
+    """The documents that have been validated."""
     seen: list[object] = []
     validate = VariantFile.model_validate
 
@@ -67,7 +67,7 @@ def kept(cache: Path) -> Path:
 
 
 def test_valid_specs_are_loaded_without_pydantic(folder: Path) -> None:
-    """The second process that loads the same specs gets the same variants and loads no pydantic."""
+    """The second process that loads the same specs gets the same variants without pydantic."""
     command = [sys.executable, "-c", LOAD, str(folder)]
     first, second = (
         subprocess.run(command, capture_output=True, text=True, check=False) for _ in range(2)
@@ -77,7 +77,7 @@ def test_valid_specs_are_loaded_without_pydantic(folder: Path) -> None:
 
 
 def test_a_plan_of_unchanged_specs_needs_no_pydantic(own_cache: Path) -> None:
-    """The second plan of the same specs loads no pydantic, whatever there is to do."""
+    """The second plan of the same specs loads no pydantic, even if there is something to do."""
     program = (
         "import sys; from builder.cli.app import run; code = run(sys.argv[1:]);"
         " sys.exit(code or 'pydantic' in sys.modules)"
@@ -120,7 +120,7 @@ def test_changed_spec_is_validated(folder: Path) -> None:
 def test_damaged_file_is_ignored(
     folder: Path, own_cache: Path, damage: Callable[[bytes], bytes], validations: list[object]
 ) -> None:
-    """A file of the cache that is not as it was written changes nothing, and is written anew."""
+    """A damaged file of the cache changes nothing, and is written again."""
     new = load_variants(folder)
     path = kept(own_cache)
     content = path.read_bytes()
@@ -132,7 +132,7 @@ def test_damaged_file_is_ignored(
 def test_unusable_cache_is_ignored(
     folder: Path, own_cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Specs are loaded where nothing can be kept, and without a home folder."""
+    """Specs are loaded even if the cache cannot be written, and without a home folder."""
     own_cache.write_text("not a folder")
     assert [variant.name for variant in load_variants(folder)] == ["sample"]
     monkeypatch.delenv("TEMPLATE_BUILDER_CACHE_DIR")
@@ -144,7 +144,7 @@ def test_unusable_cache_is_ignored(
 def test_other_program_validates_anew(
     folder: Path, validations: list[object], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What another Python or another version of a module found valid does not count."""
+    """A result of another Python, or of another version of a module, is not used."""
     load_variants(folder)
     with monkeypatch.context() as patch:
         patch.setattr(sys, "version", "another")
@@ -155,7 +155,8 @@ def test_other_program_validates_anew(
 
 
 def test_secret_of_today_is_reported(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The value of a secret variable is reported, though the spec was valid without the variable."""
+    """The value of a secret variable is reported, even if the spec was valid before the variable
+    was set."""
     (folder / "sample.toml").write_text(SPEC.replace("ünïcode", "correct-horse"))
     load_variants(folder)
     monkeypatch.setitem(os.environ, "MY_TOKEN", "correct-horse")
@@ -166,7 +167,7 @@ def test_secret_of_today_is_reported(folder: Path, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_variable_of_a_spec_is_no_table(folder: Path) -> None:
-    """Variables keep their names, also those that fields of models have."""
+    """Variables may have the names of fields of models."""
     (folder / "sample.toml").write_text(SPEC.replace("[env]\n", "[env]\nmodel_fields_set = 'x'\n"))
     assert [variant.env for variant in (*load_variants(folder), *load_variants(folder))] == [
         {"model_fields_set": "x", "A": "a"}
@@ -174,7 +175,7 @@ def test_a_variable_of_a_spec_is_no_table(folder: Path) -> None:
 
 
 def test_all_that_validates_decides() -> None:
-    """Each module from which the validators take a check is one whose change validates anew."""
+    """A change of any module that validators use makes specs be validated again."""
     decisive = {path.resolve() for path in validated._validators()}
     places = {f"builder.{path.relative_to(ROOT).with_suffix('')}" for path in ROOT.rglob("*.py")}
     modules = {place.replace("/", ".") for place in places}

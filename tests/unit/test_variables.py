@@ -48,7 +48,7 @@ def test_references_have_the_value_so_far(tmp_path: Path) -> None:
 
 
 def test_dollar_sign_alone_has_a_place(tmp_path: Path) -> None:
-    """A dollar sign that begins no variable is an error."""
+    """A dollar sign that begins no reference is an error with its place."""
     with pytest.raises(SpecError) as error:
         variables(tmp_path, 'C = "${A!}"\nD = "5$"\n')
     dollar = "write `$$` for a dollar sign, `$NAME` or `${NAME}` for the value of a variable"
@@ -67,7 +67,7 @@ REFERRING = (
 
 
 def unset(folder: Path, values: Mapping[str, str] | None) -> list[str]:
-    """What is wrong with `REFERRING` on an image with these variables."""
+    """Return the mistakes in `REFERRING` on an image with these variables."""
     leaf = load(folder, _base=BASE, leaf=f"{LEAF}[env]\n{REFERRING}")["leaf"]
     error = base_variables(leaf, IMAGE_OF_BASE, lambda _: values, folder / "variants")
     assert isinstance(error, SpecError)
@@ -75,8 +75,8 @@ def unset(folder: Path, values: Mapping[str, str] | None) -> list[str]:
 
 
 def test_unknown_names_have_a_place(tmp_path: Path) -> None:
-    """A name that neither the chain nor the base image sets before is an error where it is written,
-    with near matches of both; so is a value of several lines."""
+    """A reference to a variable that neither the chain nor the base image sets is an error with its
+    place and near matches, and so is a value of several lines."""
     unknown = (
         "has no value: neither a line above nor an extended spec sets it, and the base image"
         " `python:3.13` sets only HOME_OF_JAVA, LANG"
@@ -95,7 +95,7 @@ def test_unknown_names_have_a_place(tmp_path: Path) -> None:
 
 
 def test_base_image_whose_variables_are_not_known(tmp_path: Path) -> None:
-    """Where nobody gives the variables of the image, each reference to them is an error."""
+    """If the variables of the base image are unknown, each reference to them is an error."""
     lines = unset(tmp_path, None)
     assert len(lines) == 7
     assert lines[1] == (
@@ -107,8 +107,8 @@ def test_base_image_whose_variables_are_not_known(tmp_path: Path) -> None:
 
 
 def test_variables_of_the_base_image_arrive_everywhere(tmp_path: Path) -> None:
-    """The lock has the values, and the image, commands, login shells, the ENV and start command of
-    E2B and a local sandbox get them; an extended spec's own value goes before the image's."""
+    """The lock holds the values. The image, commands, login shells, E2B's ENV and start command,
+    and a local sandbox get them. The value of an extended spec takes precedence."""
     base = BASE + 'LANG_OF_BASE = "$LANG"\n'
     env = '[env]\nLANG = "en:$LANG"\nBOTH = "$LANG $$5"\nJAVA = "$HOME_OF_JAVA/bin"\n'
     run = '[[run]]\ncommand = "x"\nenv = { C = "$HOME_OF_JAVA", D = "$LANG" }\n'
@@ -138,7 +138,8 @@ def test_variables_of_the_base_image_arrive_everywhere(tmp_path: Path) -> None:
 
 
 def test_lock_without_a_variable_of_the_base_image(tmp_path: Path) -> None:
-    """A committed lock that lacks a variable is stale, and one with a forged value not valid."""
+    """A committed lock that lacks a variable is stale, and a lock with a forged value is not
+    valid."""
     generated = tmp_path / "generated"
     leaf = load(tmp_path, _base=BASE, leaf=f'{LEAF}[env]\nA = "$LANG"\n')["leaf"]
     result = render(leaf, dataclasses.replace(lock_of(leaf), env={"LANG": "C"}))
@@ -159,8 +160,8 @@ def test_lock_without_a_variable_of_the_base_image(tmp_path: Path) -> None:
 
 
 def test_variables_of_a_parent_are_known(tmp_path: Path) -> None:
-    """A template can refer to the variables of the one that it is from, and, in the second spec of
-    its chain, to PATH as the first sets it."""
+    """A template can refer to the variables of its parent and, in a later spec of its chain, to the
+    PATH of an earlier spec."""
     parent = Parent(
         reference="below", target="e2b", ref="a:b", env={"DATA": "/data", "PATH": "/below:${PATH}"}
     )
@@ -204,7 +205,7 @@ def test_path_of_the_base_image_arrives_everywhere(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("before", ["/opt/a b/bin", "/it's", "/opt/$x*"])
 def test_path_is_extended_once(before: str) -> None:
-    """The start command of E2B puts folders in front of PATH unless the login shell has."""
+    """The start command of E2B adds folders to PATH, unless the login shell has added them."""
     quote = '"' if "'" in before else "'"
     text = f"FROM x\nENV PATH={quote}{before}{quote}:$PATH\n"
     command = flatten(f'{text}ENTRYPOINT []\nCMD ["printenv", "PATH"]\n').start_command
@@ -221,8 +222,8 @@ def test_path_is_extended_once(before: str) -> None:
 
 
 def test_path_of_env_is_extended_once() -> None:
-    """ENV of E2B is expanded in a login shell that has read the template's /etc/profile.d, which
-    adds to PATH, too: what that has added is taken off."""
+    """ENV on E2B, which a login shell expands, does not repeat folders that /etc/profile.d has
+    added to PATH."""
     for written, sent in {
         "/a/bin:$PATH": "/a/bin:${PATH#/a/bin:}",
         "$PATH:/b": "${PATH%:/b}:/b",
@@ -237,7 +238,7 @@ def test_path_of_env_is_extended_once() -> None:
 @settings(max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(value=st.text(alphabet=st.characters(max_codepoint=0x2FF)).filter(str.isprintable))
 def test_value_of_the_base_image_arrives_to_the_character(tmp_path: Path, value: str) -> None:
-    """No value of the base image changes on its way into a sandbox, or adds an instruction."""
+    """A value of the base image reaches a sandbox unchanged, and adds no instruction."""
     leaf = load(tmp_path, _base=BASE, leaf=f'{LEAF}[env]\nA = "a$LANG"\nB = "$A$LANG"\n')["leaf"]
     locked = base_variables(leaf, IMAGE_OF_BASE, lambda _: {"LANG": value}, tmp_path)
     assert isinstance(locked, dict)

@@ -284,13 +284,13 @@ def _close(descriptors: list[int]) -> None:
 
 
 def _entered(name: str, folder: int, *, make: bool) -> int:
-    made = False
+    created = False
     if make:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=folder)
-            made = True
+            created = True
     descriptor = os.open(name, _FOLDER, dir_fd=folder)
-    if made:
+    if created:
         _own_like(folder, descriptor)
     return descriptor
 

@@ -1,4 +1,4 @@
-"""E2B's rules for what a sandbox may reach, from the request that creates it."""
+"""E2B's rules for the network of a sandbox, from the request that creates the sandbox."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _LABEL = re.compile(r"(?!-)[a-z0-9-]{1,63}(?<!-)")
 
 @dataclass(frozen=True, kw_only=True)
 class Egress:
-    """What a sandbox may reach: `denied` addresses, but for what is `allowed`."""
+    """The network of a sandbox: `denied` addresses, except for `allowed` ones."""
 
     allowed: tuple[str, ...] = ()
     denied: tuple[str, ...] = ()
 
     @classmethod
     def of(cls, fields: dict[str, Any]) -> Egress:
-        """Read the fields of a request. Raise `ApiError` for what E2B refuses."""
+        """Read the fields of a request. Raise `ApiError` for a network that E2B refuses."""
         network = fields.get("network") or {}
         allowed, denied = network.get("allowOut") or [], network.get("denyOut") or []
         for entry in denied:
@@ -47,7 +47,7 @@ class Egress:
         return cls(allowed=tuple(allowed), denied=tuple(denied))
 
     def shown(self) -> dict[str, Any]:
-        """Return it as E2B shows it of a sandbox, if anything was asked for."""
+        """Return the network as E2B shows it, if the request set one."""
         network = {"allowOut": list(self.allowed), "denyOut": list(self.denied)}
         return {"network": network} if any(network.values()) else {}
 

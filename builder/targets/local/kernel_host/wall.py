@@ -1,6 +1,6 @@
 """The walls around one sandbox: the namespaces of a bubblewrap, which this process joins.
 
-Also a program, without site packages: `wall.py USER COMMAND…` tries whether that works here.
+Also a program, without site packages: `wall.py USER COMMAND…` tests whether this works here.
 """
 
 from __future__ import annotations
@@ -27,22 +27,22 @@ _PR_SET_PDEATHSIG = 1
 _SECCOMP_MODE_FILTER = 2
 _CAPABILITY_VERSION = 0x20080522
 _CAPABILITIES = 64
-# CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE: by these, a keeper sees what its sandbox uses, whatever
-# the code has done to hide it.
+# CAP_DAC_READ_SEARCH and CAP_SYS_PTRACE: with these, a keeper sees all that its sandbox uses, even
+# if the code hides it.
 _TO_LOOK = 1 << 2 | 1 << 19
 _INFO, _PROGRAM = 3, 4  # descriptors of bubblewrap
 
 
 class Wall:
-    """The namespaces of one bubblewrap. All that is in them ends when this process ends, or closes
-    it."""
+    """The namespaces of one bubblewrap. Every process in them ends when this process ends or closes
+    the wall."""
 
     def __init__(self, command: list[str], program: bytes) -> None:
         """Start bubblewrap and wait until everything is mounted. `program` is the seccomp program.
-        Raises `OSError` with its words if it fails."""
+        Raises `OSError` with bubblewrap's message if that fails."""
         pipes = [os.pipe() for _ in range(5)]
-        (self._input, (output, echo), (errors, complaint), (info, told), (filters, rules)) = pipes
-        descriptors = (self._input[0], echo, complaint, told, filters)
+        (self._input, (output, stdout), (errors, stderr), (info, report), (filters, rules)) = pipes
+        descriptors = (self._input[0], stdout, stderr, report, filters)
         self.process = os.posix_spawn(
             command[0],
             [
@@ -69,22 +69,22 @@ class Wall:
             os.close(descriptor)
 
     def enter(self) -> None:
-        """Join all namespaces; only children of this process get process IDs of the sandbox. They
-        have to give up the rest of the capabilities."""
+        """Join all namespaces. Only children of this process get process IDs of the sandbox; they
+        must give up the remaining capabilities."""
         descriptor = os.pidfd_open(self.pid)
         _call("setns", descriptor, _NAMESPACES)
         os.close(descriptor)
         give_up_capabilities(_TO_LOOK)
 
     def close(self) -> None:
-        """End everything in it."""
+        """End every process in it."""
         with contextlib.suppress(OSError):
             os.kill(self.pid, signal.SIGKILL)
 
 
 def _in_order(descriptors: tuple[int, ...]) -> list[tuple[int, int, int]]:
     """Return the actions that make these descriptors 0, 1, 2 … of a program."""
-    # First out of the way, as one of them may have the number of another's place.
+    # First to higher numbers, since a descriptor may have a number that another is to get.
     away = 64
     actions = [(os.POSIX_SPAWN_DUP2, each, away + n) for n, each in enumerate(descriptors)]
     return actions + [(os.POSIX_SPAWN_DUP2, away + n, n) for n in range(len(descriptors))]
@@ -97,12 +97,12 @@ def become(user: int) -> None:
     os.setgroups([])
     os.setresgid(user, user, user)
     os.setresuid(user, user, user)
-    # What a change of user has cleared.
+    # A change of user has cleared this.
     _call("prctl", _PR_SET_DUMPABLE, 1, 0, 0, 0)
 
 
 def give_up_capabilities(kept: int = 0) -> None:
-    """Give up every capability but those `kept`, and the way to any more."""
+    """Give up every capability except those in `kept`, and gain none later."""
     for capability in range(_CAPABILITIES):
         if _LIBC.prctl(_PR_CAPBSET_DROP, capability, 0, 0, 0) < 0:
             break
@@ -120,8 +120,8 @@ def refuse(program: bytes) -> None:
 
 
 def limit(limits: dict[str, Any]) -> None:
-    """Set the `resources` of this process and its children, by their names after `RLIMIT_`, and
-    which of the CPUs they use: `cpus` of them, chosen by the `number` of the sandbox."""
+    """Limit this process and its children: `resources` by their names after `RLIMIT_`, and the
+    number of `cpus`, which the `number` of the sandbox chooses."""
     cpus = sorted(os.sched_getaffinity(0))
     count = limits["cpus"]
     if count < len(cpus):
@@ -136,18 +136,18 @@ def limit(limits: dict[str, Any]) -> None:
 
 
 def _data() -> int:
-    """Return the size of what this process has inherited, which counts as its own data."""
+    """Return the size of the data that this process has inherited, which counts as its own."""
     with open("/proc/self/statm", encoding="ascii") as file:
         return int(file.read().split()[5]) * resource.getpagesize()
 
 
 def close_on_exec() -> None:
-    """Have every descriptor but the standard ones closed when a program is executed."""
+    """Close every descriptor except the standard ones when a program is executed."""
     _LIBC.syscall(_SYS_CLOSE_RANGE, 3, _LAST_DESCRIPTOR, _CLOSE_RANGE_CLOEXEC)
 
 
 def close_descriptors() -> None:
-    """Close every descriptor but the standard ones."""
+    """Close every descriptor except the standard ones."""
     if _LIBC.syscall(_SYS_CLOSE_RANGE, 3, _LAST_DESCRIPTOR, 0) < 0:
         os.closerange(3, resource.getrlimit(resource.RLIMIT_NOFILE)[0])
 
