@@ -50,6 +50,41 @@ BOMBS = (
         """,
     ),
     Bomb(
+        goal="memory of a process whose first thread has ended",
+        wall="limits",
+        words=_MEMORY,
+        ends=True,
+        code="""
+            code = (
+                "import ctypes, platform, threading, time\\n"
+                "def use():\\n"
+                "    data = b'x' * (800 << 20)\\n"
+                "    time.sleep(20)\\n"
+                "threading.Thread(target=use).start()\\n"
+                "end = 93 if platform.machine() == 'aarch64' else 60\\n"
+                "ctypes.CDLL(None).syscall(end, 0)\\n"
+            )
+            child = subprocess.Popen([sys.executable, "-c", code])
+            time.sleep(facts["wait"])
+            escaped(child.poll() is None)
+        """,
+    ),
+    Bomb(
+        goal="page tables of memory that is only read",
+        wall="limits",
+        words=_MEMORY,
+        ends=True,
+        code="""
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+            pages = mmap.mmap(-1, 400 << 30, flags=flags, prot=mmap.PROT_READ)
+            pages.madvise(mmap.MADV_NOHUGEPAGE)
+            for place in range(0, len(pages), 2 << 20):
+                pages[place]
+            time.sleep(facts["wait"])
+            escaped(len(pages))
+        """,
+    ),
+    Bomb(
         goal="shared memory",
         wall="limits",
         words=_MEMORY,

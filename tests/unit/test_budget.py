@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -55,3 +56,52 @@ def test_memory_of_all_processes_counts(tmp_path: Path) -> None:
     assert breach(tmp_path, memory=1 << 20) == "memory"
     assert Budget({}).breach() == ""
     assert Budget({}).pause() is None
+
+
+def of_program(monkeypatch: pytest.MonkeyPatch, code: str, **limits: int) -> str:
+    """Return the limit that a program exceeds, which runs `code` and then writes a line."""
+    program = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+    with program:
+        assert program.stdout is not None
+        program.stdout.readline()
+        names = os.listdir
+        monkeypatch.setattr(
+            os, "listdir", lambda path: [str(program.pid)] if path == "/proc" else names(path)
+        )
+        try:
+            return Budget({"memory": MUCH, "disk": MUCH, "files": MUCH} | limits).breach()
+        finally:
+            program.kill()
+
+
+def test_memory_counts_when_the_first_thread_has_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process counts although its own folder in /proc shows a zombie without memory."""
+    code = """
+import ctypes, platform, threading, time
+
+def use():
+    memory = b"x" * (64 << 20)
+    time.sleep(0.5)
+    print(len(memory), flush=True)
+    time.sleep(60)
+
+threading.Thread(target=use).start()
+ctypes.CDLL(None).syscall(93 if platform.machine() == "aarch64" else 60, 0)
+"""
+    assert of_program(monkeypatch, code, memory=64 << 20) == "memory"
+
+
+def test_page_tables_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that is only read takes page tables, which count."""
+    code = """
+import mmap, time
+
+flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | 0x4000  # MAP_NORESERVE
+memory = mmap.mmap(-1, 64 << 30, flags=flags, prot=mmap.PROT_READ)
+memory.madvise(mmap.MADV_NOHUGEPAGE)
+for place in range(0, len(memory), 2 << 20):
+    memory[place]
+print(flush=True)
+time.sleep(60)
+"""
+    assert of_program(monkeypatch, code, memory=64 << 20) == "memory"

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import resource
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -16,7 +15,6 @@ _SHORTEST, _LONGEST = 0.1, 0.5
 _DISK_SECONDS = 1.0
 _DISK_SHARE = 20  # looking at the files takes at most this part of the time
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-_PAGE = resource.getpagesize()
 
 
 class Budget:
@@ -47,13 +45,13 @@ class Budget:
     def _memory_used(self) -> int:
         """Return how much memory is used, or more while that is far from the limit."""
         folders = sum(map(_size_of_file_system, self._in_memory))
-        processes = list(_processes())
-        used = folders + sum(map(_resident, processes))
+        processes = _processes()
+        used = folders + sum(processes.values())
         # Look less often while nothing changes.
         self._seconds = _SHORTEST if used != self._used else min(2 * self._seconds, _LONGEST)
         self._used = used
         if used > self._memory:  # shared memory was counted once for each process
-            used = folders + sum(map(_proportional, processes))
+            used = folders + sum(_proportional(*each) for each in processes.items())
         return used
 
     def _disk_breach(self) -> str:
@@ -72,24 +70,44 @@ class Budget:
         return "disk" if size > self._disk else "files" if count > self._files else ""
 
 
-def _processes() -> Iterator[str]:
+def _processes() -> dict[str, int]:
+    """Return the memory of each process, with all that it shares, by its folder in /proc: that of
+    another thread if its first one has ended, since its own then shows neither memory nor files."""
+    processes = {}
+    for process in filter(str.isdigit, _names("/proc")):
+        for folder in _folders_of(f"/proc/{process}"):
+            if used := _fields(folder, "status", "VmRSS", "VmSwap", "VmPTE"):
+                processes[folder] = used
+                break
+    return processes
+
+
+def _folders_of(process: str) -> Iterator[str]:
+    yield process
+    yield from (f"{process}/task/{thread}" for thread in _names(f"{process}/task"))
+
+
+def _names(folder: str) -> list[str]:
     with contextlib.suppress(OSError):
-        yield from filter(str.isdigit, os.listdir("/proc"))
+        return os.listdir(folder)
+    return []
 
 
-def _resident(process: str) -> int:
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{process}/statm") as file:
-        return int(file.read().split()[1]) * _PAGE
-    return 0
-
-
-def _proportional(process: str) -> int:
+def _proportional(process: str, used: int) -> int:
     """Return the memory of a process, with its part of what it shares; all of that if it hides."""
-    with contextlib.suppress(OSError, ValueError), open(f"/proc/{process}/smaps_rollup") as file:
-        for line in file:
-            if line.startswith("Pss:"):
-                return int(line.split()[1]) << 10
-    return _resident(process)
+    shares = _fields(process, "smaps_rollup", "Pss", "SwapPss")
+    return shares + _fields(process, "status", "VmPTE") if shares else used
+
+
+def _fields(process: str, name: str, *fields: str) -> int:
+    """Return the sum, in bytes, of fields in a file about a process; 0 if it has none."""
+    with (
+        contextlib.suppress(OSError, ValueError),
+        open(f"{process}/{name}", errors="replace") as file,
+    ):
+        lines = (line.partition(":") for line in file)
+        return sum(int(value.split()[0]) << 10 for field, _, value in lines if field in fields)
+    return 0
 
 
 def _size_of_file_system(folder: str) -> int:
@@ -145,10 +163,9 @@ def _deleted(folders: list[str]) -> list[os.stat_result]:
             devices.add(os.stat(folder).st_dev)
     deleted: dict[int, os.stat_result] = {}
     for process in _processes():
-        with contextlib.suppress(OSError):
-            for number in os.listdir(f"/proc/{process}/fd"):
-                with contextlib.suppress(OSError):
-                    status = os.stat(f"/proc/{process}/fd/{number}")
-                    if status.st_nlink == 0 and status.st_dev in devices:
-                        deleted[status.st_ino] = status
+        for number in _names(f"{process}/fd"):
+            with contextlib.suppress(OSError):
+                status = os.stat(f"{process}/fd/{number}")
+                if status.st_nlink == 0 and status.st_dev in devices:
+                    deleted[status.st_ino] = status
     return list(deleted.values())
