@@ -11,7 +11,7 @@ nox.options.default_venv_backend = "uv|virtualenv"
 nox.options.reuse_existing_virtualenvs = True
 nox.options.sessions = ["lint", "types", "tests"]
 
-SIDE_BY_SIDE = ["--numprocesses=4"]  # tests wait more than they compute
+SIDE_BY_SIDE = ["--numprocesses=6"]  # tests wait more than they compute
 # Each of the many processes of the tests would compile what it imports.
 KEEP_BYTE_CODE = {"PYTHONDONTWRITEBYTECODE": None}
 SDK_TESTS = [

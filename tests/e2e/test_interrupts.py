@@ -188,7 +188,7 @@ def test_odd_warm_up_module_stops_no_other_variant(project: Path, command: Comma
     (project / "variants" / "light.toml").unlink()
     for name, source in ODD_MODULES.items():
         with_module(project, source, name)
-    done = command("build", cwd=project)
+    done = command("build", cwd=project, TEMPLATE_ISOLATION="none")
     assert "Traceback" not in done.stderr.replace("Traceback (most recent call last) ", "")
     hint = "  hint: correct `warmup.imports`, or add the missing package\n"
     failed = f"fail in the new environment:\nthe interpreter ended before the last import\n{hint}"
@@ -203,9 +203,11 @@ def test_odd_warm_up_module_stops_no_other_variant(project: Path, command: Comma
 
 @pytest.mark.network
 def test_process_that_a_warm_up_import_starts(
-    project: Path, new_cache: Path, scratch: Path
+    project: Path, new_cache: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A process that an import leaves behind neither holds up the build nor outlives it."""
+    # Behind walls, the module would not be seen.
+    monkeypatch.setenv("TEMPLATE_ISOLATION", "none")
     (project / "variants" / "other.toml").unlink()
     with_module(
         project,
@@ -272,7 +274,8 @@ def test_build_that_removes_itself_is_not_recorded(project: Path, command: Comma
         "shutil.rmtree(environment)"
         "'''\n"
     )
-    found = command("build", "light", cwd=project)
+    # Behind walls, no check can.
+    found = command("build", "light", cwd=project, TEMPLATE_ISOLATION="none")
     assert found.returncode == errors.BuildError.exit_code
     assert "is not on this machine" in found.stderr
     assert "a check that removes its own environment also causes this" in found.stderr

@@ -19,7 +19,7 @@ import pytest
 
 from builder.errors import SandboxError
 from builder.runtime import CodeExecutionPrimitive
-from builder.targets.local import kept
+from builder.targets.local import kept, launch
 from tests.conftest import ROOT
 from tests.support.clouds import Built, Place
 from tests.support.sandboxes import alive, gone
@@ -62,6 +62,7 @@ def folder(
     monkeypatch.setattr(kept, "short_folder", lambda: str(short))
     monkeypatch.setenv("TMPDIR", str(short))
     monkeypatch.setattr(kept, "IDLE_SECONDS", 0.5)
+    monkeypatch.setattr(launch, "_zygotes", {})
     yield short / f".zygotes-{os.getuid()}"
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):

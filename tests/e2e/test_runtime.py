@@ -199,7 +199,7 @@ def test_local_is_asked_for_by_name(local_one: Path, monkeypatch: pytest.MonkeyP
     assert str(caught.value) == (
         "target `e2b` needs an account: no `api_key` is given, and E2B_API_KEY and E2B_KEY are not"
         ' set\n\nhint: set E2B_API_KEY to a key of the account; target="local" needs none: it runs'
-        " code on this machine, and is not a security boundary"
+        " code on this machine"
     )
     assert isinstance(caught.value, ValueError)
     monkeypatch.setenv("E2B_KEY", "e2b_x")
