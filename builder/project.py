@@ -220,7 +220,7 @@ class Project:
 
 
 def isolation_here(requested: str | None) -> Isolation:
-    """Return the isolation of sandboxes on this machine, as requested or by the settings of the
+    """Return the requested isolation of sandboxes on this machine, else that in the settings of the
     nearest project. Raises `ValueError`, `ProjectError`."""
     setting = None
     if requested is None and Project.nearest():
@@ -229,8 +229,8 @@ def isolation_here(requested: str | None) -> Isolation:
 
 
 def keeps_zygotes() -> bool:
-    """Return whether the processes that sandboxes are forked from outlive programs, by the variable
-    TEMPLATE_ZYGOTE or the settings of the nearest project. Raises `ProjectError`."""
+    """Return whether zygotes outlive programs, by TEMPLATE_ZYGOTE or the settings of the nearest
+    project. Raises `ProjectError`."""
     variable = os.environ.get("TEMPLATE_ZYGOTE", "").strip()
     if variable not in ("", *_ZYGOTES):
         raise ProjectError(f"TEMPLATE_ZYGOTE is {variable!r}, expected {_EXPECTED_ZYGOTE}")

@@ -84,8 +84,8 @@ def _option(name: str, annotation: Any, default: object) -> inspect.Parameter:
 
 
 class _AsWritten:
-    """Take texts and paths as they are: typer converts them with pydantic, and loading that takes
-    longer than some commands."""
+    """Take texts and paths as they are: typer converts them with pydantic, which takes longer to
+    load than some commands to run."""
 
     def get_params(self, ctx: Any) -> list[Any]:
         """Return all parameters, as typer asks for them."""

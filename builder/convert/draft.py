@@ -85,7 +85,7 @@ class Draft:
         return True
 
     def without_download(self, target: str) -> None:
-        """Leave out the download to a path in the image."""
+        """Remove the download to a path in the image."""
         downloads = self.document.get("download", [])
         downloads[:] = [table for table in downloads if table["target"] != target]
         if not downloads:

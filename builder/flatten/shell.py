@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 
 # In a value, for the PATH of the base image, which each shell of E2B has.
 BASE_PATH = "\0PATH\0"
-# Without what has a meaning in a pattern.
+# Without characters that have a meaning in a pattern.
 _PLAIN = re.compile(r"[A-Za-z0-9_./:@,=+-]+")
 
 

@@ -119,8 +119,8 @@ def resolve_digest(reference: str) -> BaseImage:
 
 
 def environment_of(image: BaseImage) -> dict[str, str] | None:
-    """Ask the registry for the variables of an image, of linux/amd64 if it has several platforms.
-    Return None if it does not give them."""
+    """Return the variables of an image from its registry, for linux/amd64 if the image has several
+    platforms; None if the registry does not give them."""
     import httpx
 
     repository, tag = _repository_of(image.reference)

@@ -1,4 +1,4 @@
-"""Find the variables of base images to which specs refer."""
+"""Look up the variables of base images that specs refer to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ LookUp = Callable[[BaseImage], Mapping[str, str] | None]
 def base_variables(
     variant: Variant, image: BaseImage, look_up: LookUp, folder: Path
 ) -> dict[str, str] | SpecError:
-    """Return the variables of the base image to which a variant refers, expanded. `look_up` returns
-    those of an image, or None if they are not known."""
+    """Return the variables of the base image that a variant refers to, expanded. `look_up` returns
+    the variables of an image, or None if they are unknown."""
     names = unset_variables(variant)
     if not names:
         return {}
@@ -37,8 +37,8 @@ def problems_of(
     *,
     inherited: Collection[str],
 ) -> list[Problem]:
-    """Return a problem for each variable that an image does not have; `inherited` are those of the
-    template that the variant is from."""
+    """Return a problem for each variable that an image lacks; `inherited` are the names of the
+    parent's variables."""
     usable = {name for name, value in (values or {}).items() if value.isprintable()}
     if not reference:
         why = f"the variables of the template {variant.from_template!r} are not known"

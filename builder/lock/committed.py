@@ -84,8 +84,8 @@ def committed_parent(name: str, generated: Path) -> Parent | None:
 
 
 def committed_variables(variant: Variant, image: str, generated: Path) -> dict[str, str]:
-    """Return the variables of the base image that the committed lock of a variant has, if it is on
-    that image."""
+    """Return the variables of the base image in the committed lock of a variant, if the lock is for
+    `image`."""
     with contextlib.suppress(*_UNREADABLE):  # `read_committed` reports it
         locked = _document(generated / variant.name)["lock"]
         return dict(locked.get("env", {})) if locked["image"] == image else {}
@@ -245,7 +245,7 @@ def _wheel_changes(stage: Stage, locked: StageLock, lock: Lock) -> Iterable[str]
 
 
 def _content_changes(stage: Stage, locked: StageLock) -> Iterable[str]:
-    """Yield how the downloads and the models differ from those that were locked."""
+    """Yield the differences between the downloads and models of a stage and the locked ones."""
     kinds: tuple[tuple[str, Sequence[Any], Sequence[Any]], ...] = (
         ("downloads", locked.downloads, stage.downloads),
         ("models", locked.models, stage.models),

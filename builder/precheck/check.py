@@ -43,7 +43,7 @@ if TYPE_CHECKING:
 
 _POLL_SECONDS = 0.2
 _WARMUP_FAILED = 3  # of `warmup.py ready`
-# Looks within one process for a second: to start one for each look would slow the service down.
+# Checks in one process for a second: a new process for each check would slow the service down.
 _READY = f"""
 import runpy, sys, time
 ready = runpy.run_path("/opt/template/warmup.py")["ready"]

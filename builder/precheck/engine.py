@@ -80,7 +80,7 @@ class DockerEngine:
         self._client.close()
 
     def tidy(self) -> None:
-        """Remove containers of killed runs, and untagged images, but no layer of a build now."""
+        """Remove containers of killed runs, and untagged images that no current build uses."""
         for container in self._client.containers.list(
             all=True, filters={"label": _OWNER}, ignore_removed=True
         ):
@@ -361,7 +361,7 @@ def _is_gone(owner: str) -> bool:
 
 
 def with_network(dockerfile: str) -> tuple[str, str | None]:
-    """Return a Dockerfile without a flag that only BuildKit has, and a note if there was one."""
+    """Return a Dockerfile without a flag of BuildKit, and a note if the flag was there."""
     changed = _WITHOUT_NETWORK.sub("RUN ", dockerfile)
     note = "the pre-check runs commands with `network = false` with a network: only BuildKit can"
     return changed, None if changed == dockerfile else f"{note} run them without"

@@ -14,8 +14,8 @@ import docker.errors
 
 from builder.errors import PrecheckError
 
-# Docker's library loses what arrives with the headers of the response. So the output begins
-# after a pause, with a byte: if that is missing, the command is run again, after a longer pause.
+# Docker's library loses output that arrives with the headers of the response. So the output begins
+# with a byte after a pause. If the byte is missing, the command runs again after a longer pause.
 _MARKED = """sleep "$1"; shift; printf '\\0'; exec "$@" """
 _PAUSES = (0.05, 0.5, 2, 5)  # seconds
 

@@ -35,7 +35,7 @@ class CodeOutput(TypedDict):
     `left_out` counts the characters beyond the limits. `session_lost` means that the session's
     state is gone: the interpreter died, was ended, or did not stop at a time-out. `files` are those
     of the working folder that the code created or changed. `notes` explain what is incomplete, and
-    what to do. `isolation` is what kept the code from everything else: "virtual machine" on E2B,
+    what to do. `isolation` is how the sandbox was isolated: "virtual machine" on E2B,
     "confined" or "none" on this machine.
     """
 

@@ -1,4 +1,4 @@
-"""What keeps the code in a sandbox on this machine from everything else."""
+"""The boundary of a sandbox on this machine."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from builder.system.isolation import DEFAULT, Isolation
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Boundary:
-    """What a sandbox on this machine is kept to; without numbers and a `network`, to what its
-    target sets."""
+    """Isolation, network and resources of a sandbox on this machine; None is the target's
+    default."""
 
     isolation: Isolation = DEFAULT
     network: Network | None = None

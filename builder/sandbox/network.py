@@ -1,6 +1,6 @@
-"""Which hosts the code in a sandbox may reach.
+"""The hosts that the code in a sandbox may reach.
 
-This module loads the standard library only; targets keep what it says.
+This module loads only the standard library; targets enforce the network.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _Hosts = TypeVar("_Hosts", bound=Sequence[object])
 
 
 class InvalidNetworkError(ValueError):
-    """A value that says no network; the message and `hint` are for the user."""
+    """A value that is not a valid network; the message and `hint` are for the user."""
 
     def __init__(self, message: str, hint: str | None = None) -> None:
         super().__init__(message)
@@ -42,8 +42,8 @@ class Network:
 
     @classmethod
     def of(cls, value: object) -> Network:
-        """Read "none", "allow" or a list of patterns. Raise `InvalidNetworkError` with all that is
-        wrong."""
+        """Read "none", "allow" or a list of patterns. Raise `InvalidNetworkError` with all
+        mistakes."""
         if not isinstance(value, list | tuple):
             return cls(None if network_word(value) == ALLOW else ())
         if problems := list(_problems(value)):
@@ -102,8 +102,8 @@ def not_empty(hosts: _Hosts) -> _Hosts:
 
 
 def host_pattern(value: str) -> str:
-    """Return a pattern in lower case. Raise `InvalidNetworkError` if it is not the name of a host,
-    or `*.` and the name of a domain."""
+    """Return a pattern in lower case. Raise `InvalidNetworkError` if it is neither the name of a
+    host nor `*.` and the name of a domain."""
     if _is_pattern(pattern := value.lower()):
         return pattern
     if name := _name_in(value):

@@ -29,7 +29,7 @@ class Session(Protocol):
     id: str
     opened_at: float
     lifetime: float  # seconds after which the target ends it
-    isolation: str  # what keeps it from everything else
+    isolation: str  # "virtual machine", "confined" or "none"
 
     @property
     def timings(self) -> Mapping[str, float]:

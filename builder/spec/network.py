@@ -9,14 +9,14 @@ from pydantic import AfterValidator, BeforeValidator, Discriminator, StrictStr, 
 from builder.sandbox.network import ALLOW, NONE, host_pattern, network_word, not_empty
 
 _WORD, _HOSTS = "[word]", "[hosts]"
-# What pydantic adds to the path of a mistake in such a value.
+# pydantic adds these to the path of a mistake in such a value.
 KINDS = (_WORD, _HOSTS)
 
 _Word = Annotated[StrictStr, BeforeValidator(network_word), WithJsonSchema({"enum": [NONE, ALLOW]})]
 _Hosts = Annotated[
     list[Annotated[StrictStr, AfterValidator(host_pattern)]], AfterValidator(not_empty)
 ]
-# Told apart by hand, so that a mistake is about the form that was written.
+# Distinguished by hand, so that a message is about the form that the user wrote.
 NetworkValue = Annotated[
     Annotated[_Word, Tag(_WORD)] | Annotated[_Hosts, Tag(_HOSTS)],
     Discriminator(lambda value: _HOSTS if isinstance(value, list) else _WORD),

@@ -1,4 +1,4 @@
-"""Parse a spec, and validate its tables with the models, which loads pydantic."""
+"""Parse a spec, and validate its tables with the models. This loads pydantic."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def _place(text: str, offset: int) -> tuple[int, int]:
 
 
 def mistakes_in(document: Mapping[str, Any]) -> list[str]:
-    """Return what is wrong with tables of a spec; the keys that every spec needs may be missing."""
+    """Return the mistakes in tables of a spec; the keys that every spec needs may be missing."""
     return [
         f"{message} ({hint})" if hint else message
         for _, message, hint in _check({"schema": 1} | dict(document))[1]
@@ -78,7 +78,7 @@ def _validate(document: Mapping[str, Any], file: SpecFile) -> None:
 
 
 def _plain(value: Any) -> Any:
-    """Return the tables of a model as those that are kept between runs."""
+    """Return the tables of a model in the form that the cache keeps."""
     if isinstance(value, BaseModel):
         fields = {name: _plain(field) for name, field in value}
         return Table(fields, sorted(value.model_fields_set))
@@ -88,7 +88,7 @@ def _plain(value: Any) -> Any:
 def _check(
     document: Mapping[str, Any],
 ) -> tuple[VariantFile | None, list[tuple[tuple[str | int, ...], str, str | None]]]:
-    """Return the model of a spec, or None and every mistake: its key, a sentence and a hint."""
+    """Return the model of a spec, or None and all mistakes: key, message and hint."""
     # First, since the messages of later checks repeat the values.
     if secrets := list(secrets_of(document)):
         return None, [(key, f"{kind}; {NO_SECRETS}", None) for key, kind in secrets]

@@ -1,4 +1,4 @@
-"""Python in a spec: its code, and the versions that it runs on."""
+"""Python in a spec: code, and the versions that run it."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def python_floor(specifier: str) -> str:
 
 
 def at_least(specifier: str) -> int | None:
-    """Return N if `specifier` is the usual `>=3.N`: loading packaging takes longer than a spec."""
+    """Return N for the usual specifier `>=3.N`, without packaging, which is slow to load."""
     match = _AT_LEAST.fullmatch(specifier)
     return int(match[1]) if match else None
 

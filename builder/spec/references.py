@@ -1,4 +1,4 @@
-"""References to variables that no spec of a chain sets: those of what the template is on."""
+"""References to variables that no spec of a chain sets: those of the base image or the parent."""
 
 from __future__ import annotations
 
@@ -11,24 +11,25 @@ from builder.spec.load import problem_in
 from builder.spec.variant import Run, Stage, Variant
 from builder.system.variables import substituted
 
-# Each place where a value arrives has one, and expands it itself.
+# Each place that a value reaches has its own PATH, and expands the reference itself.
 PATH = "PATH"
 
 
 def unset_variables(variant: Variant) -> tuple[str, ...]:
-    """Return the names of variables that a variant refers to and that are not known yet."""
+    """Return the names of variables that a variant refers to and whose values are unknown."""
     names = (each.name for stage in variant.stages for each in stage.references)
     return tuple(dict.fromkeys(names))
 
 
 def bind(variant: Variant, values: Mapping[str, str]) -> Variant:
-    """Return the variant with `values`, expanded, for the variables of what it is on."""
+    """Return the variant with the expanded `values` of the base image or parent in place of
+    references."""
     if not values:
         return variant
     stages: list[Stage] = []
     own: dict[str, str] = {}
     for stage in variant.stages:
-        # A stage sees what earlier ones set, and a command that of its own stage, too.
+        # A stage sees the variables of earlier stages, and a command also those of its own stage.
         below = {n: value for n, value in values.items() if n not in own and n != PATH}
         own |= stage.env
         shell = {name: value for name, value in below.items() if name not in stage.env}
@@ -60,9 +61,9 @@ def unset_problems(
     *,
     inherited: Collection[str] = (),
 ) -> Iterator[Problem]:
-    """Yield a problem for each reference to a variable that is not in `base`: the names of the
-    variables of the base image, None if they are not known, which `why` explains. `inherited` are
-    those of the template that the variant is from."""
+    """Yield a problem for each reference to a variable that is not in `base`, the names of the base
+    image's variables. If they are unknown, `base` is None and `why` says so. `inherited` are the
+    names of the parent's variables."""
     where = "neither a line above nor an extended spec sets it"
     if variant.from_template:
         where = f"neither a line above nor the template {variant.from_template!r} sets it"

@@ -1,4 +1,4 @@
-"""Say how to write what is no requirement of PEP 508, but what pip or conda take."""
+"""Suggest a PEP 508 requirement for a package in a form of pip or conda."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _NO_OPERATOR = re.compile(rf"{_NAME}\s+{_VERSION}")
 
 
 def what_to_write(value: str) -> str | None:
-    """Return what to write instead of a text that is no requirement, if it is of a known form."""
+    """Return a suggestion for a text that is no requirement, if its form is known."""
     if value.startswith("-"):
         return "it is an option of pip; list the packages themselves"
     if _ADDRESS.fullmatch(value):
@@ -35,7 +35,7 @@ def what_to_write(value: str) -> str | None:
 
 
 def _named_address(address: str) -> str:
-    """Return how to write an address without the name of its package."""
+    """Return how to write an address that lacks the name of its package."""
     url, _, fragment = address.partition("#")
     if url.startswith(("git+", "ssh://", "git://")):
         return "write the package's name before it, and a commit: `NAME @ git+https://…@COMMIT`"

@@ -1,8 +1,8 @@
-"""Keep the tables of valid specs in the cache: validating them loads pydantic, which takes longer
-than all that a plan with nothing to do does.
+"""Keep the tables of valid specs in the cache, since validation loads pydantic, which takes longer
+than a plan with nothing to do.
 
-What is kept is valid for the same texts, read by the same program, and for nothing else. What the
-specs of a chain say together, and the files that they name, are checked in every run.
+An entry is only valid for the same texts and the same version of the program. Every run checks the
+specs of a chain together, and the files that they name.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _VALIDATORS = ("pydantic", "packaging")
 
 
 class Table:
-    """A validated table of a spec: the fields of its model."""
+    """A validated table of a spec, with the fields of its model."""
 
     def __init__(self, fields: dict[str, Any], written: Sequence[str]) -> None:
         self.__dict__.update(fields, **{_WRITTEN: written})
@@ -44,7 +44,7 @@ class Table:
 
 
 def validate(folder: Path, files: Sequence[SpecFile]) -> None:
-    """Set the tables of the specs of `folder`, or note their mistakes."""
+    """Set the tables of the specs in `folder`, or note their mistakes."""
     path, key = _place(folder), _key(files)
     if path and _recall(path, key, files):
         return
@@ -60,7 +60,7 @@ def validate(folder: Path, files: Sequence[SpecFile]) -> None:
 
 
 def _place(folder: Path) -> Path | None:
-    """Return where the specs of a folder are kept, if there is such a place."""
+    """Return where the specs of a folder are kept, if that is possible."""
     with contextlib.suppress(StorageError):
         # Few names, so that files of folders that are gone do not pile up.
         name = hashlib.sha256(os.fsencode(folder.absolute())).hexdigest()[:2]
@@ -69,12 +69,12 @@ def _place(folder: Path) -> Path | None:
 
 
 def _recall(path: Path, key: bytes, files: Sequence[SpecFile]) -> bool:
-    """Set the tables of the specs if they are kept, else return False."""
+    """Set the tables of the specs from the cache; return False if they are not there."""
     with contextlib.suppress(OSError):
         seal, _, content = path.read_bytes().partition(b"\n")
         if seal == _seal(key, content):
             texts = "\0".join(text for _, text in texts_of(json.loads(content), ()))
-            if local_secret_in(texts):  # which was no secret then
+            if local_secret_in(texts):  # it was no secret when it was kept
                 return False
             for file, kept in zip(files, json.loads(content, object_hook=_table), strict=True):
                 file.model, file.declared, file.defaults = kept
@@ -92,7 +92,7 @@ def _seal(key: bytes, content: bytes) -> bytes:
 
 
 def _key(files: Sequence[SpecFile]) -> bytes:
-    """Return a hash of the texts, and of all that decides on what is valid."""
+    """Return a hash of the texts, and of every module that decides which specs are valid."""
     decisive = hashlib.sha256(sys.version.encode())
     for path in _validators():
         with contextlib.suppress(OSError):

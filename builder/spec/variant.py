@@ -161,8 +161,8 @@ class Model:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Reference:
-    """A reference, in the value at `key`, to a variable that no spec of the chain has set before:
-    one of the base image, or none. `known` are the names that are set there."""
+    """A reference, in the value at `key`, to a variable that no spec of the chain has set before;
+    the base image may set it. `known` are the names that are set there."""
 
     name: str
     key: tuple[str | int, ...]

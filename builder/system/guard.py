@@ -71,14 +71,14 @@ def children() -> list[int]:
 
 
 def remove_folder(path: str) -> None:
-    """Remove a folder and all in it as far as possible, however deep it is. Folders are made
-    writable, and links are not followed."""
+    """Remove a folder and everything in it as far as possible, at any depth. Make folders writable,
+    and do not follow links."""
     _unlock(path)
     try:
         top = os.open(path, _FOLDER)
     except OSError:
         return
-    # Folders are moved up to this one, so that neither their depth nor their paths matter.
+    # Folders inside are moved up to this folder, so that their depth and paths do not matter.
     new_names = (f".{os.urandom(8).hex()}-{number}" for number in itertools.count())
     try:
         names = os.listdir(top)

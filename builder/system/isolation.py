@@ -1,4 +1,4 @@
-"""How the sandboxes on this machine are isolated from it. Uses only the standard library."""
+"""How sandboxes on this machine are isolated. Uses only the standard library."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ EXPECTED = '"confined" or "none"'
 
 
 def isolation_of(requested: str | None, setting: Isolation | None) -> Isolation:
-    """Return the isolation that is requested, else what TEMPLATE_ISOLATION names, else that of the
-    settings, else the default. Raises `ValueError`, `ProjectError`."""
+    """Return the requested isolation, else that in TEMPLATE_ISOLATION, else that of the settings,
+    else the default. Raises `ValueError`, `ProjectError`."""
     if requested is not None:
         if requested not in ISOLATIONS:
             raise ValueError(f"isolation is {requested!r}, expected {EXPECTED}")

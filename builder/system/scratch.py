@@ -67,6 +67,7 @@ def _remove_abandoned(parent: str, prefix: str) -> None:
 
 
 def short_folder() -> str:
-    """Return where temporary folders go: a Unix socket's path has at most about 100 characters."""
+    """Return a folder for temporary folders with a short path: the path of a Unix socket has at
+    most about 100 characters."""
     usual = tempfile.gettempdir()
     return usual if len(usual) <= _LONGEST_FOLDER else "/tmp"  # noqa: S108 - mkdtemp makes it safe

@@ -37,14 +37,14 @@ def expand(value: str, known: Mapping[str, str]) -> str:
 
 
 def references(value: str, known: Collection[str]) -> list[str]:
-    """Return the names in `value` that are not in `known`; the PATH of the base image always is.
+    """Return the names in `value` that are not in `known`. PATH of the base image is always known.
     Raise `NoReferenceError`."""
     names = (match[1] for match in _KEPT.finditer(expand(value, {})) if match[1])
     return [name for name in dict.fromkeys(names) if name not in known and name != "PATH"]
 
 
 def substituted(value: str, values: Mapping[str, str]) -> str:
-    """Return an expanded value in which references to `values`, expanded, too, are replaced."""
+    """Return an expanded value with references replaced by `values`, which are expanded, too."""
     return written(
         value,
         literal=lambda text: text.replace("$", "$$"),

@@ -74,8 +74,8 @@ def _where(settings: TargetSettings) -> str:
 
 
 def isolation_in_words(settings: TargetSettings, project: Project) -> str:
-    """Return what keeps a target's sandboxes from this machine, as the end of a line: empty for an
-    account."""
+    """Return how a target's sandboxes are isolated from this machine, as the end of a line; empty
+    for a target with an account."""
     if settings.has_account:
         return ""
     return f"; its sandboxes are {isolation_words(isolation_of(None, project.isolation))}"

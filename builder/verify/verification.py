@@ -106,7 +106,7 @@ def verify(
     Raise `VerifyError` with each failed check, `SandboxError` if a sandbox does not start.
     """
     run = _Run(built=built, promises=promises, opener=opener, report=report, log=log)
-    # What this run has built was sealed just now, and is compared after the checks.
+    # A new build was sealed just now, and is compared after the checks.
     if built.reused and (changed := run.changes()):
         raise VerifyError(
             f"the build of `{built.name}` on `{built.target}` was modified after it was built:\n"

@@ -1,4 +1,4 @@
-"""Look up the variables of base images to which specs refer."""
+"""Look up the variables of base images that specs refer to."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from builder.spec.references import bind, unset_variables
 
 
 def variables_of(image: BaseImage, project: Project) -> Mapping[str, str] | None:
-    """Return the variables of an image, as its registry gives them, else the Docker engine of this
-    machine; None if neither does."""
+    """Return the variables of an image from its registry, else from this machine's Docker engine,
+    else None."""
     variables = environment_of(image)
     return _of_engine(image.reference, project) if variables is None else variables
 
@@ -34,8 +34,8 @@ def _of_engine(reference: str, project: Project) -> Mapping[str, str] | None:
 
 
 def check_references(variants: Sequence[Variant], project: Project) -> None:
-    """Check that what the variants are on has the variables to which they refer, as far as the
-    project knows it. Raise `SpecError`."""
+    """Check that the base image or parent of each variant sets the variables that the variant
+    refers to, as far as the project knows. Raise `SpecError`."""
     if not any(unset_variables(variant) for variant in variants):
         return
     problems = []
@@ -48,7 +48,7 @@ def check_references(variants: Sequence[Variant], project: Project) -> None:
         while below.from_template and (parent := specs.get(below.parent_name or "")):
             left, below = bind(left, parent.env), parent
             inherited += parent.env
-        # Of a template that is no spec of the project, the variables are known once it is locked.
+        # A parent that is no spec of the project: its variables are known once it is locked.
         if below.from_template or not unset_variables(left):
             continue
         values = committed_variables(variant, below.image, project.generated)

@@ -1,5 +1,5 @@
-"""Files of a template outside of the home: kept in its environment, and shown at their paths in
-sandboxes that are confined."""
+"""Files of a template outside of the home: stored in its environment, and at their paths in
+confined sandboxes."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def provided(target: str) -> bool:
 
 
 def place_in(environment: Path, target: str) -> Path:
-    """Return where the environment keeps a file."""
+    """Return where the environment stores a file."""
     return environment / FILES / stored_path(target).lstrip("/")
 
 
 def stored_path(target: str) -> str:
-    """Return the path of a target without the links by which `/bin` and the like lead to `/usr`."""
+    """Return the path of a target, with links such as `/bin` to `/usr/bin` resolved."""
     top, *rest = target.strip("/").split("/")
     if os.path.islink(f"/{top}") and rest:
         return posixpath.normpath(posixpath.join("/", os.readlink(f"/{top}"), *rest))
@@ -37,7 +37,7 @@ def stored_path(target: str) -> str:
 
 
 def add(environment: Path, targets: Iterable[str]) -> None:
-    """Add files and folders that an environment keeps to its list. Raises `OSError`."""
+    """Add files and folders that an environment stores to its list. Raises `OSError`."""
     paths = {*listed(environment).paths, *map(stored_path, targets)}
     outermost = [path for path in paths if not any(below(path, other) for other in paths - {path})]
     _write(environment, Listed(paths=sorted(outermost), workdir=listed(environment).workdir))
@@ -50,15 +50,15 @@ def set_workdir(environment: Path, workdir: str) -> None:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Listed:
-    """What confined sandboxes of an environment have outside of their home: files and folders at
-    `paths`, and their working folder."""
+    """The files and folders (`paths`) of confined sandboxes outside of their home, and their
+    working folder."""
 
     paths: Sequence[str] = ()
     workdir: str = HOME
 
 
 def listed(environment: Path) -> Listed:
-    """Return what an environment lists; earlier versions listed nothing. Raises `OSError`."""
+    """Return the list of an environment, which is empty for earlier versions. Raises `OSError`."""
     try:
         return Listed(**parse_json((environment / LIST).read_text(encoding="utf-8")))
     except FileNotFoundError:

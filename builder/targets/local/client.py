@@ -178,6 +178,6 @@ def _context(_process: int) -> zmq.Context[Any]:
     """Return this process's own context: it has a thread, and a forked process has none."""
     context = zmq.Context()
     context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
-    # Code may have put a link to another socket in the place of the kernel's.
+    # Code may have replaced the kernel's socket by a link to another.
     context.setsockopt(zmq.RECONNECT_IVL, -1)
     return context

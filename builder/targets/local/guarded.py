@@ -1,4 +1,4 @@
-"""A process under a guard outside this process, which ends it when this process is gone."""
+"""Run a process under a guard, which ends it when this process is gone."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ _CLOSE_SECONDS = 10.0
 
 
 class Guarded:
-    """A process under its own guard, which keeps its environment from being removed.
+    """A process under its own guard. It keeps its environment from being removed.
 
-    All but the constructor may be called from any thread.
+    All methods except the constructor may be called from any thread.
     """
 
     def __init__(
@@ -47,7 +47,7 @@ class Guarded:
             )
 
     def interrupt(self) -> None:
-        """Send SIGINT to it and what it runs."""
+        """Send SIGINT to the process and its children."""
         with contextlib.suppress(OSError, ValueError):
             if self._guard.stdin:
                 self._guard.stdin.write(b"interrupt\n")
@@ -67,11 +67,11 @@ class Guarded:
         return self._status
 
     def breach(self) -> str:
-        """Return which limit it was ended for: none, without walls."""
+        """Return which limit ended the process: always empty, without walls."""
         return ""
 
     def was_killed(self) -> bool:
-        """Return whether the process, which is gone, was ended by a signal, or with its guard."""
+        """Return whether the process, which has ended, was ended by a signal or with its guard."""
         status = self.status()
         return status is None or status < 0
 
@@ -80,7 +80,7 @@ class Guarded:
         self._guard.terminate()
 
     def end(self) -> None:
-        """Kill it and all that it has started, and wait for that."""
+        """Kill the process and everything that it has started, and wait for their end."""
         with contextlib.suppress(OSError, subprocess.TimeoutExpired):
             if self._guard.stdin:
                 self._guard.stdin.close()

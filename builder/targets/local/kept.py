@@ -1,7 +1,8 @@
-"""Zygotes that outlive the program that started them, for the user's next programs.
+"""Zygotes that outlive their program, for the user's next programs.
 
-Each is in a folder that its content names, in one that only the user can enter. It ends after a
-time without sandboxes. A process of it holds a lock on the file `alive` beside the folder.
+The folder of a zygote is named after its content, and is in a folder that only the user can enter.
+A zygote ends after some time without sandboxes. While it lives, one of its processes holds a lock
+on the file `alive` beside the folder.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ _SIGNALLED = 128  # a guard's exit status is above if a signal ended its process
 
 
 class KeptZygote(Zygote):
-    """A zygote that other programs of the same user use, too, and that no program closes."""
+    """A zygote that other programs of the same user also use. No program closes it."""
 
     def __init__(
         self,
@@ -66,7 +67,7 @@ class KeptZygote(Zygote):
             environment, warm, env, view, idle=f"{IDLE_SECONDS:.3f}"
         )
         with contextlib.ExitStack() as opened:
-            # Its guard ends when its standard input does: never, as it holds the other end itself.
+            # The guard ends with its standard input: never, since it holds the other end itself.
             standard_input, held_open = os.pipe()
             alive = os.open(self._alive, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             for descriptor in (standard_input, held_open, alive):
@@ -87,7 +88,7 @@ class KeptZygote(Zygote):
                 pass_fds=(held_open, alive, *inherited),
                 start_new_session=True,
             )
-        # It is this program's child as long as both exist.
+        # It is a child of this program, which must reap it.
         threading.Thread(target=process.wait, name="kept zygote", daemon=True).start()
 
     def alive(self) -> bool:
@@ -98,7 +99,7 @@ class KeptZygote(Zygote):
             return False
 
     def died(self) -> bool:
-        """Return whether it has ended; wait a moment for it."""
+        """Return whether it has ended, after waiting a moment."""
         deadline = time.monotonic() + _END_SECONDS
         while self.alive():
             if time.monotonic() > deadline:
@@ -107,7 +108,7 @@ class KeptZygote(Zygote):
         return True
 
     def retire(self) -> bool:
-        """Return False: it goes on for other programs."""
+        """Return False: the zygote goes on for other programs."""
         return False
 
     def close(self) -> None:
@@ -136,7 +137,7 @@ def _private_folder() -> Path:
 
 
 def _name(environment: Path, warm: Sequence[str], env: Mapping[str, str], view: View | None) -> str:
-    """Return a name for all that a zygote has loaded, the program's own part included."""
+    """Return a name for everything that a zygote has loaded, including this program's modules."""
     program = [path.read_bytes() for path in sorted(Path(kernel_host.__path__[0]).glob("*.py"))]
     content = (str(environment), tuple(warm), sorted(env.items()), view, program)
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]

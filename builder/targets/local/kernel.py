@@ -197,7 +197,7 @@ class KernelSandbox:
             raise SandboxError(f"the kernel's answer cannot be read: {error}") from error
 
     def _with_notes(self, execution: Execution) -> Execution:
-        """Add which walls the code has met."""
+        """Add notes about the limits that the code has met."""
         if self.confined is None:
             return execution
         refused = Counter(self._proxy.refused if self._proxy else {})
@@ -263,7 +263,7 @@ class KernelSandbox:
             raise died
 
     def _breach(self) -> str | None:
-        """Return which limit the sandbox was ended for, in words."""
+        """Return the message about the limit that ended the sandbox."""
         if self.confined and self._process:
             return self.confined.limits.breached(self._process.breach())
         return None
@@ -283,7 +283,7 @@ class KernelSandbox:
 
 
 def _cut_off(output: Output, end: str, seconds: float, *, lost: bool = False) -> Execution:
-    """Return the outcome of code that `_collect` has seen end in this way."""
+    """Return the outcome of code for which `_collect` has returned `end`."""
     if end == "too much":  # instead of the interrupt that ended it
         output.failed("OutputLimitError", OUTPUT_WORDS, "")
     return output.execution(seconds, timed_out=end == "late", lost=lost)

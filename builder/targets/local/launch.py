@@ -64,7 +64,7 @@ class _Forked:
         return self._ended()[0]
 
     def breach(self) -> str:
-        """Return which limit it was ended for, empty if for none."""
+        """Return the limit that ended it, empty if none did."""
         return self._ended()[1]
 
     def _ended(self) -> tuple[int | None, str]:

@@ -108,7 +108,7 @@ class LocalTarget:
         return unsupported(variant, confined=self._confines())
 
     def _confines(self) -> bool:
-        """Return whether sandboxes of own templates are confined."""
+        """Return whether sandboxes of the user's own templates are confined."""
         from builder.targets.local.confine.remembered import can_confine
 
         return self._isolation == "confined" and can_confine()
@@ -261,8 +261,8 @@ class LocalTarget:
                     yield copy
 
     def _confined(self, folder: Path, opening: Opening) -> Confinement | None:
-        """Return how a sandbox of one's own template is confined; None where it cannot be, which
-        `isolation` and a build say."""
+        """Return how a sandbox of the user's own template is confined; None if that is impossible,
+        which a build reports."""
         from builder.sandbox.boundary import Boundary
         from builder.targets.local.confine.bubblewrap import ConfinementError
         from builder.targets.local.confine.confinement import confinement

@@ -1,4 +1,4 @@
-"""Which IP addresses are the Internet's."""
+"""Tell addresses of the Internet from private ones."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _INTERNET = ipaddress.ip_network("2000::/3")
 
 
 def is_public(address: str) -> bool:
-    """Return whether an IP address is one of the Internet's, not of some network's own."""
+    """Return whether an IP address is on the Internet, and not in a private network."""
     try:
         ip = ipaddress.ip_address(address)
     except ValueError:
@@ -32,7 +32,7 @@ def is_public(address: str) -> bool:
 
 
 def is_own(address: str) -> bool:
-    """Return whether an IP address is one of this machine's. Nothing is sent."""
+    """Return whether an IP address belongs to this machine. Nothing is sent."""
     family = socket.AF_INET6 if ":" in address else socket.AF_INET
     with contextlib.suppress(OSError), socket.socket(family, socket.SOCK_DGRAM) as sender:
         sender.connect((address, 9))  # chooses the address to send from, which is the same then

@@ -1,5 +1,5 @@
-"""The folder /etc of confined sandboxes: a copy of what programs need of this machine's, and
-nothing that describes the machine or its users."""
+"""The folder /etc of confined sandboxes: copies of the files that programs need, and no file that
+describes this machine or its users."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ _OWN = {
 
 
 def write(folder: Path, kept: Path, files: Iterable[str]) -> None:
-    """Make the folder, with those of the template's `files` that belong below /etc; `kept` is where
-    the environment keeps them. Raises `OSError`."""
+    """Write the folder, with those of the template's `files` that belong below /etc; `kept` is the
+    environment's folder of them. Raises `OSError`."""
     for name in _COPIED:
         _copy(Path("/etc") / name, folder / name)
     for name, text in _OWN.items():
@@ -42,7 +42,7 @@ def write(folder: Path, kept: Path, files: Iterable[str]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Copy a file, or a folder with its links, as far as it can be read."""
+    """Copy the readable part of a file or folder; links stay links."""
     if not os.path.lexists(source):
         return
     target.parent.mkdir(parents=True, exist_ok=True)

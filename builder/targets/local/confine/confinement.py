@@ -42,7 +42,7 @@ CONNECTION = "kernel.json"  # as the kernel sees it
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Confinement:
-    """The walls of the sandboxes of one environment, and what each of them may use."""
+    """The walls of the sandboxes of one environment, and the limits and network of each."""
 
     view: View
     limits: Limits
@@ -50,7 +50,7 @@ class Confinement:
 
     @property
     def proxy_variables(self) -> dict[str, str]:
-        """The variables by which programs find the way to other hosts, if there is one."""
+        """The variables that name the proxy to other hosts, if there is one."""
         if self.network.is_none:
             return {}
         proxy = f"http://127.0.0.1:{PROXY_PORT}"
@@ -59,8 +59,8 @@ class Confinement:
         return variables | {name.lower(): value for name, value in variables.items()}
 
     def request(self, folder: Path, *, cold: bool) -> dict[str, Any]:
-        """Return what is asked of a zygote for the sandbox in `folder`, which is in that of the
-        zygote; a `cold` one is started anew."""
+        """Return the request to a zygote for the sandbox in `folder`, which is in the zygote's own.
+        A `cold` kernel is started from scratch."""
         connection = f"{RUN}/{CONNECTION}"
         walls = {
             "command": inner(self.view, folder.name, self.limits.sizes),
@@ -127,7 +127,7 @@ def view_of(environment: Path) -> View:
 
 
 def _unreadable(view: View) -> str | None:
-    """Return why the user of root's sandboxes cannot read what it needs, or None."""
+    """Return why the user that root's sandboxes run as cannot read an environment, or None."""
     if os.getuid() != 0:
         return None
     for folder in (view.environment, *(source for source, _ in view.interpreter)):
@@ -149,13 +149,13 @@ def zygote_command(
 
 
 def prepare(view: View, run: Path) -> None:
-    """Prepare the run folder of a zygote, with its home, for the outer walls. Raises `OSError`."""
+    """Prepare the run folder of a zygote, and its home, for the outer walls. Raises `OSError`."""
     configuration.write(run / ETC, Path(view.environment) / FILES, view.files)
     bubblewrap.hand_over(run)
 
 
 def write_connection(connection: Path) -> None:
-    """Write the connection file of a kernel behind walls beside that of its client. Raises
+    """Write a second connection file, with paths as a kernel behind walls sees them. Raises
     `OSError`."""
     content = json.loads(connection.read_text(encoding="utf-8"))
     content["ip"] = f"{RUN}/s/{posixpath.basename(content['ip'])}"
@@ -170,7 +170,7 @@ def _program() -> bytes:
 
 
 def _interpreter(environment: str) -> Iterator[tuple[str, str]]:
-    """Yield the folders of the Python that an environment is from, by the names that lead to it."""
+    """Yield each folder of an environment's Python with the names that lead to it."""
     path = f"{environment}/bin/python"
     while os.path.islink(path):
         path = posixpath.normpath(posixpath.join(posixpath.dirname(path), os.readlink(path)))

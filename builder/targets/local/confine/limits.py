@@ -1,4 +1,4 @@
-"""The limits of a confined sandbox, and the words for those that it reaches."""
+"""The limits of a confined sandbox, and the messages about them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _PROCESSES = 1024
 _OPEN_FILES = 4096
 _FILES = 500_000
 _MOST_DISK_MB = 10_240
-# Stacks of threads count with 8 MiB each as soon as they start, whatever they use.
+# The stack of each thread counts as 8 MiB from its start, whatever the thread uses.
 STACKS_MB = 1024
 OUTPUT_BYTES = 1 << 30
 OUTPUT_WORDS = (
@@ -28,7 +28,7 @@ _sandboxes = itertools.count()
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Limits:
-    """What a sandbox may use, with the processes and files of all that its code starts."""
+    """The limits of a sandbox, for all processes and files that its code creates."""
 
     memory_mb: int
     cpus: int
@@ -39,8 +39,8 @@ class Limits:
 
     @classmethod
     def of(cls, memory_mb: int | None, cpus: int | None, *, folder: str) -> Limits:
-        """Return the limits for the resources of a record, which old ones lack; `folder` is where
-        files are kept."""
+        """Return the limits for the resources of a record, which old records lack. `folder` is
+        where sandboxes keep files."""
         free_mb = shutil.disk_usage(folder).free >> 20
         return cls(
             memory_mb=memory_mb or _machine_mb() // 2,
@@ -50,12 +50,12 @@ class Limits:
 
     @property
     def sizes(self) -> Sizes:
-        """The sizes of file systems in memory: half of it, as on E2B."""
+        """The sizes of file systems in memory: half of the memory each, as on E2B."""
         half = self.memory_mb << 19
         return Sizes(temporary=half, shared=half)
 
     def of_processes(self) -> dict[str, Any]:
-        """Return the limits that each process has by itself, for `wall.limit`."""
+        """Return the limits of each single process, for `wall.limit`."""
         return {
             "number": next(_sandboxes),
             "cpus": self.cpus,
@@ -69,7 +69,7 @@ class Limits:
         }
 
     def of_all(self) -> dict[str, Any]:
-        """Return the limits that all processes have together, for `budget.Budget`."""
+        """Return the limits of all processes together, for `budget.Budget`."""
         return {
             "memory": self.memory_mb << 20,
             "memory_folders": ["/", "/tmp", "/dev/shm"],  # noqa: S108 - of the sandbox
@@ -79,7 +79,7 @@ class Limits:
         }
 
     def breached(self, name: str) -> str | None:
-        """Return why a sandbox was ended that has exceeded a limit, by the name of that."""
+        """Return the message for a sandbox that was ended because of the limit `name`."""
         words: Mapping[str, str] = {
             "memory": f"its limit of {self.memory_mb} MiB of memory (`resources.memory-mb`)",
             "disk": f"its limit of {self.disk_mb} MiB of files",

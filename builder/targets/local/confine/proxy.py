@@ -1,9 +1,9 @@
-"""The only way from a confined sandbox to other machines: an HTTP proxy outside of it.
+"""The HTTP proxy outside of a confined sandbox: the sandbox's only way to other machines.
 
-A sandbox has a network of its own, with nothing in it but a listening socket, which this process
-serves. A host is compared with the sandbox's `network` before its name is resolved, here; the
-connection goes to the very address that was checked. Addresses of this machine and of networks that
-are not public are never reached. What is sent over an allowed connection is not looked at.
+A sandbox has its own network, which contains only a listening socket. This process serves that
+socket. It compares a host with the sandbox's `network`, then resolves the name, and connects to the
+address that it has checked. It never connects to this machine or to private networks. It does not
+look at the content of allowed connections.
 """
 
 from __future__ import annotations
@@ -33,7 +33,8 @@ _END_SECONDS = 5.0
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Waits:
-    """How many seconds a request, a connection to each address, and the next byte may take."""
+    """Time-outs, in seconds, for a request, for a connection to each address, and for the next
+    byte."""
 
     header: float = 15.0
     connect: float = 10.0
@@ -61,7 +62,7 @@ class _Internet:
 
 
 class _UnansweredError(Exception):
-    """There is no connection: the status of the answer, and why."""
+    """There is no connection; `status` and the message are the answer."""
 
     def __init__(self, status: int, reason: str) -> None:
         super().__init__(reason)
@@ -76,7 +77,7 @@ class _RefusedError(_UnansweredError):
 
 
 class Proxy:
-    """Serves the listening sockets of one sandbox, on a thread of its own until it is closed."""
+    """Serves the listening sockets of one sandbox on its own thread until it is closed."""
 
     def __init__(
         self, network: Network, *, outside: Outside | None = None, waits: Waits | None = None
@@ -98,7 +99,7 @@ class Proxy:
         return dict(self._refused)
 
     def serve(self, listener: socket.socket) -> None:
-        """Accept the connections of a listening socket, which the proxy closes in the end."""
+        """Accept the connections of a listening socket, which `close` closes."""
         listener.settimeout(0)
         self._listeners.append(listener)
         self._loop.call_soon_threadsafe(self._start, listener)
@@ -128,7 +129,7 @@ class Proxy:
         task.add_done_callback(self._tasks.discard)
 
     async def _accept(self, listener: socket.socket) -> None:
-        # Those beyond the limit are answered, too.
+        # Connections beyond the limit are answered, too.
         limit = asyncio.Semaphore(2 * _CONNECTIONS)
         while True:
             await limit.acquire()
@@ -154,7 +155,7 @@ class Proxy:
         async with _closing(writer):
             try:
                 await self._converse(reader, writer)
-            except* OSError:  # either end has closed its connection, or said nothing for long
+            except* OSError:  # either end has closed its connection, or was idle for long
                 pass
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -226,7 +227,7 @@ class Proxy:
 
 
 async def _relay(*directions: _Streams, idle: float) -> None:
-    """Copy from each reader to its writer, until all have ended or none had data for long. Raises
+    """Copy from each reader to its writer until both have ended or have been idle for long. Raises
     `TimeoutError`, and a group of `OSError`."""
     clock = asyncio.get_running_loop().time
     async with asyncio.timeout(idle) as limit, asyncio.TaskGroup() as group:
@@ -246,7 +247,7 @@ async def _relay(*directions: _Streams, idle: float) -> None:
 async def _answer(
     reader: asyncio.StreamReader, writer: asyncio.StreamWriter, status: int, reason: str
 ) -> None:
-    """Answer with the reason where clients show it: in the first line, and as text."""
+    """Answer with the reason in the first line and in the body, where clients show it."""
     body = f"{reason}\n".encode()
     fields = (
         f"HTTP/1.1 {status} {reason}",

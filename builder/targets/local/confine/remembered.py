@@ -1,7 +1,7 @@
-"""Whether sandboxes can be confined here, as it was found out since this machine started.
+"""Remember that sandboxes can be confined, until this machine restarts.
 
-To try it takes two processes, which is more than all else that a plan does. Whatever opens a
-sandbox tries it again.
+A test takes two processes, which is more than everything else in a plan. Opening a sandbox always
+tests it again.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ _FILE = "confinement.json"
 
 
 def can_confine() -> bool:
-    """Return whether sandboxes can be confined, tried unless it is known that they can."""
+    """Return whether sandboxes can be confined. Test it unless the answer is known to be yes."""
     here, file = _here(), None
     with contextlib.suppress(OSError, ValueError, StorageError):
         file = cache_folder() / _FILE
@@ -37,8 +37,8 @@ def can_confine() -> bool:
 
 
 def _here() -> list[Any] | None:
-    """Return what tells this start of this machine, container, user and installation from others;
-    None where it cannot be told."""
+    """Return the identity of this start of the machine, container, user and installation, or None
+    if it is unknown."""
     with contextlib.suppress(OSError):
         start = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
         places = [os.stat(path) for path in ("/", "/proc/self/ns/user", "/proc/self/ns/mnt")]

@@ -1,4 +1,4 @@
-"""The header of a request to the proxy, as a value; nothing is sent or resolved here."""
+"""Parse the header of a request to the proxy. Nothing is sent or resolved here."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _AUTHORITY = re.compile(
     r"(?:\[(?P<address>[0-9A-Fa-f:.]{2,45})\]|(?P<name>[0-9A-Za-z._-]{1,254}))(?::(?P<port>\d{1,5}))?"
 )
 _FIELD = re.compile(r"(?P<name>[!#$%&'*+.^_`|~0-9A-Za-z-]+):[\t -~\x80-\xff]*")
-# What a client says to the proxy, not to the server.
+# Fields for the proxy, not for the server.
 _FOR_THE_PROXY = {
     *(
         "connection",
@@ -27,7 +27,7 @@ _FOR_THE_PROXY = {
 
 
 class BadRequestError(ValueError):
-    """The request cannot be understood: the status of the answer, and why."""
+    """The request is malformed; `status` and the message are the answer."""
 
     def __init__(self, reason: str, status: int = 400) -> None:
         super().__init__(reason)
@@ -36,8 +36,8 @@ class BadRequestError(ValueError):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """A request for a host, whose name is in lower case; `forwarded` is the header for the server,
-    None for CONNECT."""
+    """A request for a host, whose name is in lower case. `forwarded` is the header for the server;
+    it is None for CONNECT."""
 
     host: str
     port: int
@@ -45,7 +45,7 @@ class Request:
 
 
 def parse(header: bytes) -> Request:
-    """Read the header of a request, up to and with its empty line. Raises `BadRequestError`."""
+    """Parse the header of a request, including its empty line. Raises `BadRequestError`."""
     first, *fields = header.decode("latin-1").removesuffix("\r\n\r\n").split("\r\n")
     line = _LINE.fullmatch(first)
     if line is None:

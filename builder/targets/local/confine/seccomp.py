@@ -1,9 +1,9 @@
 """The seccomp program of a sandbox: the system calls that its code may not make.
 
-The file system, processes and capabilities of a sandbox have walls of their own. This program takes
-away what those leave: calls that reach much of the kernel and that no data processing needs,
-namespaces, families of sockets that pass a network namespace, and memory that no limit counts. What
-is not listed is allowed, up to the newest call that this list was compared with.
+The file system, processes and capabilities of a sandbox have other walls. This program refuses the
+remaining dangers: calls that reach far into the kernel and that data processing does not need,
+namespaces, sockets that bypass a network namespace, and memory that no limit counts. It allows
+every call that is not listed, up to the newest call at the time of writing.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ DENIED: Mapping[str, Numbers] = {
     "open_by_handle_at": (304, 265),
     "fanotify_init": (300, 262),
     "fanotify_mark": (301, 263),
-    # Parts of the kernel in which most of the known ways out were.
+    # Parts of the kernel that most known escapes have used.
     "bpf": (321, 280),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
@@ -88,15 +88,15 @@ DENIED: Mapping[str, Numbers] = {
     # Memory in the kernel that belongs to no process.
     "msgget": (68, 186),
 }
-# Programs use something else where the kernel does not have these. The flags of `clone3` are in
-# memory, which a program cannot read, unlike those of `clone`. Memory of the other two that is not
-# mapped is counted nowhere; /dev/shm has a limit.
+# Programs do without these calls if the kernel lacks them. A seccomp program can read the flags of
+# `clone`, but not those of `clone3`, which are in memory. Unmapped memory of the other two is
+# counted nowhere; /dev/shm has a limit.
 MISSING: Mapping[str, Numbers] = {
     "clone3": (435, 435),
     "memfd_create": (319, 279),
     "memfd_secret": (447, 447),
 }
-# What the program looks at the arguments of.
+# Calls whose arguments the program checks.
 EXAMINED = {
     "clone": (56, 220),
     "ioctl": (16, 29),
@@ -111,7 +111,7 @@ _X32 = 0x40000000  # the bit of x86_64's other, disused, table of calls
 _NAMESPACES = 0x7E020000  # mount, cgroup, UTS, IPC, user, PID and network: linux/sched.h
 # Put characters into a terminal's input, paste into it, load its line discipline: asm/ioctls.h.
 _TERMINALS = (0x5412, 0x541C, 0x5423)
-# Databases lock with segments of a few bytes; those without a process are counted nowhere.
+# Databases lock with segments of a few bytes. Segments without a process are counted nowhere.
 _SEGMENT_BYTES = 1 << 16
 _ROUTE = 0  # what libraries ask for the addresses of this machine: linux/netlink.h
 
@@ -238,7 +238,7 @@ def _load(offset: int) -> Instruction:
 
 
 def _load_argument(index: int, half: int = 0) -> Instruction:
-    """Load 32 bits, which is all that the kernel looks at of an `int`."""
+    """Load 32 bits: the kernel ignores the rest of an `int`."""
     return _load(_ARGUMENTS + 8 * index + half)
 
 
@@ -251,7 +251,7 @@ def _refused(error: int) -> Instructions:
 
 
 def _if(comparison: int, value: int, instructions: Instructions) -> Instructions:
-    """Run the instructions, which end the program, if what is loaded compares so."""
+    """Run the instructions, which end the program, if the loaded value compares so."""
     return [(comparison, 0, len(instructions), value), *instructions]
 
 

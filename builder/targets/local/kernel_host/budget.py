@@ -1,6 +1,6 @@
-"""What all processes of a sandbox may use together: memory, and disk for its own files.
+"""The memory and disk that all processes of a sandbox use together.
 
-Read by the keeper, from behind the walls: what the code has made there is only looked at.
+The keeper measures them from inside the walls. It only looks at files that the code has created.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 class Budget:
-    """Limits in bytes: `memory` of its processes and of the file systems in `memory_folders`, and
-    `disk` and the number of `files` for all in `folders`. Without limits it is never exceeded."""
+    """Limits in bytes: `memory` for processes and the file systems in `memory_folders`, `disk` and
+    a number of `files` for `folders`. Without limits, nothing is exceeded."""
 
     def __init__(self, limits: dict[str, Any]) -> None:
         self._memory: int = limits.get("memory", 0)
@@ -31,7 +31,7 @@ class Budget:
         self._disk_again = 0.0
 
     def pause(self) -> int | None:
-        """Return in how many milliseconds to look again; None for never."""
+        """Return the milliseconds until the next look, or None for never."""
         return int(1000 * self._seconds) if self._memory else None
 
     def breach(self) -> str:
@@ -43,7 +43,7 @@ class Budget:
         return self._disk_breach()
 
     def _memory_used(self) -> int:
-        """Return how much memory is used, or more while that is far from the limit."""
+        """Return the memory in use. Far below the limit, the result may be too high."""
         folders = sum(map(_size_of_file_system, self._in_memory))
         processes = _processes()
         used = folders + sum(processes.values())
@@ -63,7 +63,7 @@ class Budget:
             for status in (*_deleted(self._folders), *_files(self._folders)):
                 size += status.st_blocks * 512
                 count += 1
-        except OSError:  # folders are nested deeper than this process may open files
+        except OSError:  # folders are nested deeper than this process can open files
             return "files"
         end = time.monotonic()
         self._disk_again = end + max(_DISK_SECONDS, _DISK_SHARE * (end - start))
@@ -94,7 +94,8 @@ def _names(folder: str) -> list[str]:
 
 
 def _proportional(process: str, used: int) -> int:
-    """Return the memory of a process, with its part of what it shares; all of that if it hides."""
+    """Return the memory of a process with its share of shared memory, or all of it if the share is
+    unknown."""
     shares = _fields(process, "smaps_rollup", "Pss", "SwapPss")
     return shares + _fields(process, "status", "VmPTE") if shares else used
 
@@ -118,14 +119,16 @@ def _size_of_file_system(folder: str) -> int:
 
 
 def _files(folders: list[str]) -> Iterator[os.stat_result]:
-    """Yield what is in folders, at any depth. Raises `OSError` if there are too many."""
+    """Yield the status of everything in folders, at any depth. Raises `OSError` if there is too
+    much."""
     for folder in folders:
         with contextlib.suppress(FileNotFoundError):
             yield from _below(os.open(folder, _FOLDER))
 
 
 def _below(folder: int) -> Iterator[os.stat_result]:
-    """Yield what is below an open folder, and close it; paths may be longer than a call takes."""
+    """Yield the status of everything below an open folder, and close the folder. Paths may be
+    longer than system calls accept."""
     left: list[tuple[int, list[str]]] = []
     try:
         left.append((folder, []))
@@ -146,7 +149,8 @@ def _below(folder: int) -> Iterator[os.stat_result]:
 
 
 def _entries(folder: int, folders: list[str]) -> Iterator[os.stat_result]:
-    """Yield what is in an open folder, and add the names of those in it."""
+    """Yield the status of each entry of an open folder, and add the names of its folders to
+    `folders`."""
     with os.scandir(folder) as entries:
         for entry in entries:
             with contextlib.suppress(FileNotFoundError):
@@ -156,7 +160,8 @@ def _entries(folder: int, folders: list[str]) -> Iterator[os.stat_result]:
 
 
 def _deleted(folders: list[str]) -> list[os.stat_result]:
-    """Return files of the file systems of folders that are deleted, but open in a process."""
+    """Return the status of deleted files that a process has open, on the file systems of
+    folders."""
     devices = set()
     for folder in folders:
         with contextlib.suppress(OSError):

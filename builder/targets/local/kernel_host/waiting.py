@@ -1,7 +1,8 @@
-"""What a zygote does between kernels: it waits for the next one, and ends with its parent.
+"""Wait for the next kernel in a zygote, which ends with its parent.
 
-One that outlives programs ends when it is idle, and removes the folders that killed programs leave.
-The folder of a sandbox is locked by the program that uses it; one without a lock is abandoned.
+A zygote that outlives programs ends when it is idle, and removes folders that killed programs
+leave. A program locks the folder of each sandbox that it uses: a folder without a lock is
+abandoned.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ class Waiting:
         """`folder` holds the folders of sandboxes. `idle` is the time without kernels, in seconds,
         after which the zygote ends; without it, it ends with its parent only."""
         self._folder, self._idle = folder, idle
-        # Behind the walls of root the parent may not send the signal that ends its child.
+        # Behind the walls of root, the parent's end sends no signal to its child.
         self._parent = os.pidfd_open(os.getppid())
         self._descriptors = [self._parent]
         signal.signal(signal.SIGCHLD, signal.SIG_IGN)
@@ -37,13 +38,13 @@ class Waiting:
             signal.signal(signal.SIGCHLD, lambda *_: None)
 
     def close(self) -> None:
-        """Leave it to the zygote, from which this process was forked."""
+        """Close the descriptors in a process that was forked from the zygote."""
         signal.set_wakeup_fd(-1)
         for descriptor in self._descriptors:
             os.close(descriptor)
 
     def wait(self, listener: socket.socket) -> bool:
-        """Wait for a connection; return False when the zygote is to end."""
+        """Wait for a connection; return False if the zygote must end."""
         poll = select.poll()
         for descriptor in (listener.fileno(), *self._descriptors[:2]):
             poll.register(descriptor, select.POLLIN)
@@ -79,7 +80,7 @@ def _has_children() -> bool:
 
 
 def _reaped() -> bool:
-    """Reap what has ended; return whether anything has."""
+    """Reap processes that have ended; return whether there were any."""
     reaped = False
     with contextlib.suppress(ChildProcessError):
         while os.waitpid(-1, os.WNOHANG)[0]:
