@@ -198,6 +198,7 @@ def shape(rendered: Rendered, key: str) -> list[object]:
             text = instruction.args[-1]
             words = shlex.shlex(text, posix=True, punctuation_chars=True)
             words.whitespace_split, words.commenters = True, ""
-            unquoted = re.sub("'[^']*'", "", text.replace("'\"'\"'", "")).replace('"$PATH"', "")
+            unquoted = re.sub("'[^']*'", "", text.replace("'\"'\"'", ""))
+            unquoted = re.sub(r'"\$\w+"', "", unquoted)  # a reference, which the lock checks
             result.append((len([*words]), unquoted.count("$"), unquoted.count("`")))
     return result
