@@ -77,7 +77,7 @@ def measure(options: Options) -> Result:
 
 def _turn(folder: Path) -> _Turn:
     cache = folder.parent / "cache"
-    shutil.rmtree(cache / "specs", ignore_errors=True)  # the tables of specs already validated
+    shutil.rmtree(cache / "specs", ignore_errors=True)  # specs that are already validated
     command = [sys.executable, "-m", "bench.programs.scale", str(folder)]
     start = time.perf_counter()
     figures = answer(command, extra={"TEMPLATE_BUILDER_CACHE_DIR": str(cache)})
