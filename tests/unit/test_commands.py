@@ -278,6 +278,19 @@ def test_commands_that_change_by_themselves_get_a_warning(
     assert all(text.startswith("variants/leaf.toml:4: warning: `") for text in warnings)
 
 
+def test_confined_sandboxes_start_in_most_working_folders(tmp_path: Path) -> None:
+    """A plan for confined sandboxes names a working folder only if it is read-only there."""
+    spec = 'schema = 1\nname = "leaf"\n[workdir]\npath = "{}"\n'
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    local = LocalTarget(isolation="confined")
+    home = load(project(tmp_path / "a"), leaf=spec.format("/home/user/app"))["leaf"]
+    usr = load(project(tmp_path / "b"), leaf=spec.format("/usr/src/app"))["leaf"]
+    line = "the working folder /usr/src/app: sandboxes start in their home"
+    assert line in local.unsupported(usr)
+    assert not any("working folder" in each for each in local.unsupported(home))
+
+
 def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:
     """`local` lists commands, repositories, files and the working folder, E2B owners in the home
     and the folder of code; each plan says what folders and patterns match,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -11,6 +12,7 @@ from hypothesis import strategies as st
 
 from builder.sandbox.execution import Execution
 from builder.sandbox.network import Network
+from builder.targets.local import absolute
 from builder.targets.local.confine.limits import Limits
 from builder.targets.local.confine.notes import notes
 from builder.targets.local.confine.walls import (
@@ -187,3 +189,29 @@ def test_refused_hosts_are_counted() -> None:
         "the sandbox reaches other hosts only through the HTTP proxy in HTTP_PROXY and HTTPS_PROXY,"
         " which resolves their names"
     )
+
+
+@pytest.mark.parametrize(
+    ("path", "provided"),
+    [
+        ("/home/user/app", True),
+        ("/srv/app", True),
+        ("/usr/src/app", False),
+        ("/bin/app", False),
+        ("/etc/app", False),
+        ("/opt/venv/app", False),
+        ("/proc/app", False),
+    ],
+)
+def test_sandboxes_start_where_their_code_may_write(
+    path: str, provided: bool, tmp_path: Path
+) -> None:
+    """Sandboxes do not start in what is read-only or reserved, but in their home."""
+    absolute.set_workdir(tmp_path, path)
+    assert absolute.listed(tmp_path).workdir == (path if provided else HOME)
+
+
+def test_working_folder_in_the_home_is_not_made_by_the_walls() -> None:
+    """It is part of the home, which hides what is made at its place before."""
+    made = destinations(inner(view(workdir=f"{HOME}/app"), "s-1", SIZES))
+    assert ("--dir", f"{HOME}/app") not in made

@@ -23,6 +23,13 @@ def provided(target: str) -> bool:
     return in_home(target) is not None or not unavailable(target)
 
 
+def workdir_provided(path: str) -> bool:
+    """Return whether a confined sandbox can start in this folder, which it may write to."""
+    if in_home(path) is not None:
+        return True
+    return not any(below(stored_path(path), each) for each in ("/etc", "/usr")) and provided(path)
+
+
 def place_in(environment: Path, target: str) -> Path:
     """Return where the environment stores a file."""
     return environment / FILES / stored_path(target).lstrip("/")
@@ -44,7 +51,8 @@ def add(environment: Path, targets: Iterable[str]) -> None:
 
 
 def set_workdir(environment: Path, workdir: str) -> None:
-    """Set the working folder of sandboxes. Raises `OSError`."""
+    """Set the working folder of sandboxes, their home if it cannot be that. Raises `OSError`."""
+    workdir = workdir if workdir_provided(workdir) else HOME
     _write(environment, Listed(paths=listed(environment).paths, workdir=workdir))
 
 

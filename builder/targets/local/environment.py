@@ -175,6 +175,8 @@ def _put_files(folder: Path, variant: Variant) -> None:
                 hand_over(place)
                 elsewhere.append(entry.target)
     absolute.add(folder, elsewhere)
+    if path := in_home(variant.workdir):
+        (home / path).mkdir(parents=True, exist_ok=True)
     absolute.set_workdir(folder, variant.workdir)
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from builder.spec import Stage, Variant
 from builder.spec.downloads import owner_of
 from builder.spec.variant import DEFAULT_WORKDIR
-from builder.targets.local.absolute import provided
+from builder.targets.local.absolute import provided, workdir_provided
 from builder.targets.local.home import in_home
 
 
@@ -53,8 +53,9 @@ def missing(variant: Variant, *, confined: bool) -> tuple[str, ...]:
         lines += _owned_by_others(stage)
         if asking := [f"`{check.name}`" for check in stage.checks if check.http]:
             lines.append(f"the service that checks of {stage.source} ask: {', '.join(asking)}")
-    if variant.workdir != DEFAULT_WORKDIR and not confined:
-        lines.append(f"the working folder {variant.workdir}: sandboxes start in their home")
+    workdir = variant.workdir
+    if workdir != DEFAULT_WORKDIR and not (confined and workdir_provided(workdir)):
+        lines.append(f"the working folder {workdir}: sandboxes start in their home")
     return tuple(lines)
 
 

@@ -103,7 +103,7 @@ def inner(view: View, name: str, sizes: Sizes) -> list[str]:
         ),
         *_python(view, direct=False),
         *("--ro-bind", ENVIRONMENT, ENVIRONMENT, "--ro-bind", KERNEL_HOST, KERNEL_HOST),
-        *_folders([view.workdir] if view.workdir != HOME else []),
+        *_folders([] if below(view.workdir, HOME) else [view.workdir]),
         *_folders(_parents(_bound(view.files))),
         *_binds((_stored(path), path) for path in _bound(view.files)),
         *("--proc", "/proc", "--ro-bind", f"{folder}/{READ}", RUN),
