@@ -106,6 +106,8 @@ def host_pattern(value: str) -> str:
     host nor `*.` and the name of a domain."""
     if _is_pattern(pattern := value.lower()):
         return pattern
+    if not value.strip():
+        raise InvalidNetworkError(f"{value!r} is not the name of a host", "remove it")
     if name := _name_in(value):
         raise InvalidNetworkError(f"{value!r} is not the name of a host", f"write {name!r}")
     if not value.strip("*."):

@@ -41,6 +41,7 @@ def worded(error: Any, key: tuple[str | int, ...]) -> tuple[str, str | None]:
     expected = {
         "string_type": "a string",
         "int_type": "a whole number",
+        "bool_type": "true or false",
         "list_type": "a list",
         "dict_type": "a table",
         "model_type": "a table",

@@ -110,7 +110,7 @@ def test_a_wrong_value_is_refused(value: object, message: str, hint: str | None)
         ("bücher.example", "is not the name of a host", "write 'xn--bcher-kva.example'"),
         ("*", "is not the name of a host", 'write "allow" instead of the list'),
         ("*.*", "is not the name of a host", 'write "allow" instead of the list'),
-        ("", "is not the name of a host", 'write "allow" instead of the list'),
+        ("", "is not the name of a host", "remove it"),
         ("10.0.0.1", "is an IP address", "write the name of the host"),
         ("10.0.0.0/8", "is an IP address", "write the name of the host"),
         ("http://10.0.0.1:80/", "is an IP address", "write the name of the host"),

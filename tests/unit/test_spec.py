@@ -105,6 +105,9 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
             [resources]
             cpu = 3
             memory-mb = "many"
+            [[run]]
+            command = "true"
+            network = "none"
         """,
         two="schema = 1\n[warmup]\nlevel = 'hot'\n",
     )
@@ -118,6 +121,7 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
         " requirement: Expected semicolon (after name with no version specifier) or end",
         "variants/one.toml:9:1: `resources.cpu`: 3 is neither 1 nor even",
         "variants/one.toml:10:1: `resources.memory-mb`: expected a whole number, found 'many'",
+        "variants/one.toml:13:1: `run[0].network`: expected true or false, found 'none'",
         "variants/two.toml:3:1: `warmup.level`: 'hot' is not one of 'none', 'disk' or 'memory'",
     ]
 
