@@ -300,3 +300,11 @@ def parent(pid: str) -> int:
     except OSError:
         return 0
     return int(stat.rpartition(")")[2].split()[1])
+
+
+def test_modules_find_shared_memory_when_they_are_imported(built: Place) -> None:
+    """A module that makes a lock for processes while it is imported can do so behind the walls."""
+    build(built)
+    with_module(built, "locks", "import multiprocessing\nLOCK = multiprocessing.Lock()\n")
+    [usable] = printed("import locks\nwith locks.LOCK: print('held')")
+    assert usable == ["held\n", "held\n"]

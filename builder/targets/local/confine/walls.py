@@ -72,7 +72,9 @@ def outer(view: View, run: str) -> list[str]:
         *("--unshare-cgroup-try", "--hostname", "sandbox"),
         *("--size", str(_ROOT_BYTES), "--tmpfs", "/", "--dev", "/dev"),
         *_root(view, run, ()),
-        *("--perms", "1777", "--tmpfs", _TEMPORARY, *_python(view, direct=True)),
+        # Modules find out about shared memory when they are imported.
+        *("--perms", "1777", "--tmpfs", _TEMPORARY, "--perms", "1777", "--tmpfs", _SHARED),
+        *_python(view, direct=True),
         *("--ro-bind", view.environment, ENVIRONMENT, *view.tools),
         *("--ro-bind", view.kernel_host, KERNEL_HOST, "--ro-bind", view.guard, GUARD),
         *("--bind", "/proc", "/proc"),
