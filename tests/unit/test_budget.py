@@ -105,3 +105,15 @@ print(flush=True)
 time.sleep(60)
 """
     assert of_program(monkeypatch, code, memory=64 << 20) == "memory"
+
+
+def test_memory_is_watched_while_files_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Memory that is used after counting has begun ends the sandbox before that has ended."""
+    monkeypatch.setattr(budget, "_SHORTEST", 0)
+    for number in range(300):
+        (tmp_path / str(number)).touch()
+    used = iter([0, MUCH])
+    monkeypatch.setattr(Budget, "_memory_used", lambda _self: next(used))
+    assert breach(tmp_path, memory=1 << 20) == "memory"
