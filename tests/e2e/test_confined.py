@@ -135,9 +135,18 @@ print(os.path.expanduser("~"), os.getuid(), len(os.sched_getaffinity(0)))
         "/opt/tools/tool.sh 0o640 tool",
         "/home/user/in/tool.sh 0o644 tool",
         "a tool",
-        "/root/.cache/models /opt/tools /home/user /srv/app",
+        "/root/.cache/models /opt/tools /home/user /home/user",
         "/home/user 1000 1",
     ]
+
+
+def test_commands_start_in_the_working_folder(
+    kept: tuple[Rendered, str], local_cache: Path
+) -> None:
+    """A command of a sandbox starts in the template's working folder, and can write there."""
+    opening = Opening(ref=kept[1], name="kept")
+    with contextlib.closing(LocalTarget(isolation="confined").open(opening)) as sandbox:
+        assert sandbox.command("pwd; touch here; ls", timeout=60).stdout == "/srv/app\nhere\n"
 
 
 def test_files_of_the_template_cannot_be_changed(opened: Opened) -> None:

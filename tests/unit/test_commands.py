@@ -278,8 +278,8 @@ def test_commands_that_change_by_themselves_get_a_warning(
     assert all(text.startswith("variants/leaf.toml:4: warning: `") for text in warnings)
 
 
-def test_confined_sandboxes_start_in_most_working_folders(tmp_path: Path) -> None:
-    """A plan for confined sandboxes names a working folder only if it is read-only there."""
+def test_commands_start_in_most_working_folders(tmp_path: Path) -> None:
+    """Behind walls, commands start in a working folder unless it is read-only, and code does not."""
     spec = 'schema = 1\nname = "leaf"\n[workdir]\npath = "{}"\n'
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
@@ -288,7 +288,8 @@ def test_confined_sandboxes_start_in_most_working_folders(tmp_path: Path) -> Non
     usr = load(project(tmp_path / "b"), leaf=spec.format("/usr/src/app"))["leaf"]
     line = "the working folder /usr/src/app: sandboxes start in their home"
     assert line in local.unsupported(usr)
-    assert not any("working folder" in each for each in local.unsupported(home))
+    line = "the working folder /home/user/app: commands start there, and code in the home"
+    assert line in local.unsupported(home)
 
 
 def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:

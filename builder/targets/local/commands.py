@@ -16,7 +16,7 @@ def _template_command(text, seconds):
     import json, os, signal, subprocess, tempfile
     with tempfile.TemporaryFile() as out, tempfile.TemporaryFile() as err:
         process = subprocess.Popen(
-            ["bash", "-c", text],
+            ["bash", "-c", text], cwd={folder!r},
             stdin=subprocess.DEVNULL, stdout=out, stderr=err, start_new_session=True,
         )
         try:
@@ -45,9 +45,10 @@ finally:
 """
 
 
-def command_code(text: str, seconds: float) -> str:
-    """Return code that runs a command for at most `seconds`, and ends what it leaves running."""
-    return _COMMAND.format(text=text, seconds=seconds)
+def command_code(text: str, seconds: float, *, folder: str | None) -> str:
+    """Return code that runs a command for at most `seconds`, and ends what it leaves running. It
+    runs in `folder`, or where the code does."""
+    return _COMMAND.format(text=text, seconds=seconds, folder=folder)
 
 
 def command_result(execution: Execution) -> CommandResult:

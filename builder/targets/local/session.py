@@ -135,12 +135,14 @@ class LocalSession:
             raise
 
     async def command(self, text: str, *, seconds: float) -> CommandResult:
-        """Run a command in a shell that the kernel starts; what it leaves running is ended.
+        """Run a command in a shell that the kernel starts, in the template's working folder if
+        there are walls; what it leaves running is ended.
 
         It is no login shell, which would take the environment's programs from `PATH`.
         """
+        confined = self._sandbox.confined
         execution = await self.run(
-            command_code(text, seconds),
+            command_code(text, seconds, folder=confined.view.workdir if confined else None),
             seconds=seconds + MARGIN_SECONDS,
             language="python",
             variables={},

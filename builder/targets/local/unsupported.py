@@ -54,8 +54,11 @@ def missing(variant: Variant, *, confined: bool) -> tuple[str, ...]:
         if asking := [f"`{check.name}`" for check in stage.checks if check.http]:
             lines.append(f"the service that checks of {stage.source} ask: {', '.join(asking)}")
     workdir = variant.workdir
-    if workdir != DEFAULT_WORKDIR and not (confined and workdir_provided(workdir)):
-        lines.append(f"the working folder {workdir}: sandboxes start in their home")
+    if workdir != DEFAULT_WORKDIR:
+        start = "sandboxes start in their home"
+        if confined and workdir_provided(workdir):
+            start = "commands start there, and code in the home"
+        lines.append(f"the working folder {workdir}: {start}")
     return tuple(lines)
 
 

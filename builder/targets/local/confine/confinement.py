@@ -25,6 +25,7 @@ from builder.targets.local.confine.walls import (
     ETC,
     FILES,
     GUARD,
+    HOME,
     KERNEL_HOST,
     RUN,
     RUNS,
@@ -74,7 +75,7 @@ class Confinement:
         return {
             "connection": connection,
             "folder": RUN,
-            "home": self.view.workdir,
+            "home": HOME,
             "log": f"{RUN}/{SOCKETS.rpartition('/')[2]}/child.log",
             "walls": walls,
         }
