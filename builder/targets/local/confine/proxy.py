@@ -133,13 +133,26 @@ class Proxy:
         limit = asyncio.Semaphore(2 * _CONNECTIONS)
         while True:
             await limit.acquire()
+            await self._readable(listener)
             try:
-                client, _ = await self._loop.sock_accept(listener)
+                # Not by the loop, which loses a connection if the task is cancelled meanwhile.
+                client, _ = listener.accept()
+            except BlockingIOError:  # it is gone again
+                limit.release()
             except OSError:  # the process has too many open files, or the client is gone
                 limit.release()
                 await asyncio.sleep(0.1)
             else:
+                client.settimeout(0)
                 self._begin(client, limit)
+
+    async def _readable(self, listener: socket.socket) -> None:
+        readable = asyncio.Event()
+        self._loop.add_reader(listener, readable.set)
+        try:
+            await readable.wait()
+        finally:
+            self._loop.remove_reader(listener)
 
     def _begin(self, client: socket.socket, limit: asyncio.Semaphore) -> None:
         def end(_task: asyncio.Task[None]) -> None:
