@@ -10,6 +10,7 @@ from collections.abc import Callable
 from bench import (
     build,
     cloud,
+    confined,
     flatten,
     image,
     job,
@@ -32,6 +33,7 @@ from bench.workshop import Workshop
 BENCHMARKS: dict[str, Callable[[Options], Result]] = {
     "job": job.measure,
     "runtime": runtime.measure,
+    "confined": confined.measure,
     "plan": plan.measure,
     "resolve": resolve.measure,
     "primitive": primitive.measure,

@@ -7,7 +7,6 @@ before the clock starts, since it loads them only once.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import importlib
 import json
 import os
@@ -16,6 +15,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from bench.programs.processes import descendants, memory_of
 from builder.runtime import CodeExecutionPrimitive
 
 _POOL = 4
@@ -63,11 +63,11 @@ def _memory() -> dict[str, float]:
     with its share of the shared ones."""
     kernels: list[dict[str, float]] = []
     zygote = {}
-    for pid in _descendants(os.getpid()):
+    for pid in descendants(os.getpid()):
         if not _forked_or_forks(pid):
             continue
         depth = _depth(pid)
-        sizes = _smaps(pid)
+        sizes = memory_of(pid)
         if depth == 0:
             zygote = sizes
         elif depth == 1:
@@ -102,37 +102,14 @@ def _depth(pid: int) -> int:
     return depth
 
 
-def _descendants(pid: int) -> list[int]:
-    """Return every process below `pid`, parents first."""
-    processes = []
-    with contextlib.suppress(FileNotFoundError):  # a thread, or all of it, has ended meanwhile
-        for task in Path(f"/proc/{pid}/task").iterdir():
-            with contextlib.suppress(FileNotFoundError):
-                for child in (task / "children").read_text(encoding="ascii").split():
-                    processes += [int(child), *_descendants(int(child))]
-    return processes
-
-
-def _smaps(pid: int) -> dict[str, float]:
-    sizes = {"Pss": 0.0, "Rss": 0.0, "Private": 0.0}
-    for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()[1:]:
-        key, value = line.split(":")
-        size = int(value.split()[0]) / 1024
-        if key in ("Pss", "Rss"):
-            sizes[key] += size
-        elif key.startswith("Private_") and key != "Private_Hugetlb":
-            sizes["Private"] += size
-    return sizes
-
-
 async def _leaks(name: str) -> dict[str, Any]:
     """Return the processes, descriptors and MiB in use before and after many sandboxes."""
 
     def now() -> dict[str, float]:
         return {
-            "processes": len(_descendants(os.getpid())),
+            "processes": len(descendants(os.getpid())),
             "descriptors": len(os.listdir("/proc/self/fd")),
-            "rss": _smaps(os.getpid())["Rss"],
+            "rss": memory_of(os.getpid())["Rss"],
         }
 
     async def one() -> None:
