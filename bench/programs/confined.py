@@ -55,13 +55,13 @@ async def _at_once(executor: CodeExecutionPrimitive) -> dict[str, float]:
     start = time.perf_counter()
     answered, measured = asyncio.Semaphore(0), asyncio.Event()
 
-    async def one() -> None:
+    async def opened_until_measured() -> None:
         async with executor.session() as further:
             await _print(further)
             answered.release()
             await measured.wait()
 
-    tasks = [asyncio.create_task(one()) for _ in range(_AT_ONCE)]
+    tasks = [asyncio.create_task(opened_until_measured()) for _ in range(_AT_ONCE)]
     for _ in tasks:
         await answered.acquire()
     seconds = time.perf_counter() - start

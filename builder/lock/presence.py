@@ -14,8 +14,8 @@ def absent_from_index(names: Iterable[str]) -> set[str]:
     """Return the names that the index lacks, all in their canonical form; none of them if it does
     not answer."""
     absent: set[str] = set()
-    wanted = sorted(set(names))
-    while present := [name for name in wanted if name not in absent]:
+    sorted_names = sorted(set(names))
+    while present := [name for name in sorted_names if name not in absent]:
         # uv names the first that is missing.
         new = _first_absent(present) - absent
         if not new:

@@ -275,8 +275,8 @@ def test_build_that_removes_itself_is_not_recorded(project: Path, command: Comma
         "'''\n"
     )
     # Behind walls, no check can.
-    found = command("build", "light", cwd=project, TEMPLATE_ISOLATION="none")
-    assert found.returncode == errors.BuildError.exit_code
-    assert "is not on this machine" in found.stderr
-    assert "a check that removes its own environment also causes this" in found.stderr
+    build = command("build", "light", cwd=project, TEMPLATE_ISOLATION="none")
+    assert build.returncode == errors.BuildError.exit_code
+    assert "is not on this machine" in build.stderr
+    assert "a check that removes its own environment also causes this" in build.stderr
     assert not (project / "registry.json").exists()

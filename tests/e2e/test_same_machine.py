@@ -205,11 +205,11 @@ def test_repositories_npm_and_a_parent_are_the_same(
         env=dict(system.env),
         packages=dict(below.locked),
     )
-    said = "/home/user/said"
+    output_file = "/home/user/said"
     above = locked(folder, inherit(child, parent))
     image = f"{engine.LABEL}/system"
-    contents = check_same(above, tmp_path, starts=None, paths=[said], base=image)
-    assert contents == {said: "named-tool\nflat-tool\nnode-tool\n"}
+    contents = check_same(above, tmp_path, starts=None, paths=[output_file], base=image)
+    assert contents == {output_file: "named-tool\nflat-tool\nnode-tool\n"}
     engine.client().images.remove(image, force=True)
 
 

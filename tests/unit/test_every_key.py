@@ -82,7 +82,7 @@ def test_every_key_is_shown_planned_and_rendered(tmp_path: Path, case: Case) -> 
     written = tomllib.loads(case.text(case.after))
     for part in case.key.split("."):
         alone, written = (
-            (found[0] if isinstance(found, list) else found)[part] for found in (alone, written)
+            (table[0] if isinstance(table, list) else table)[part] for table in (alone, written)
         )
     assert alone == written
     assert "  # variants/leaf.toml:" in resolved

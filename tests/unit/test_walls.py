@@ -213,5 +213,5 @@ def test_sandboxes_start_where_their_code_may_write(
 
 def test_working_folder_in_the_home_is_not_made_by_the_walls() -> None:
     """It is part of the home, which hides what is made at its place before."""
-    made = destinations(inner(view(workdir=f"{HOME}/app"), "s-1", SIZES))
-    assert ("--dir", f"{HOME}/app") not in made
+    options = destinations(inner(view(workdir=f"{HOME}/app"), "s-1", SIZES))
+    assert ("--dir", f"{HOME}/app") not in options

@@ -112,10 +112,12 @@ def _isolation() -> Finding:
     from builder.targets.local.confine import bubblewrap
 
     try:
-        found = f"sandboxes on this machine are confined by {bubblewrap.working()}"
+        program = bubblewrap.working()
     except bubblewrap.ConfinementError as error:
         return Finding(state="no", what="isolation", found=f"{error.message}; {error.hint}")
-    return Finding(state="ok", what="isolation", found=found)
+    return Finding(
+        state="ok", what="isolation", found=f"sandboxes on this machine are confined by {program}"
+    )
 
 
 def _docker() -> Finding:

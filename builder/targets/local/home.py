@@ -26,11 +26,11 @@ def in_home(target: str) -> str | None:
     return None
 
 
-def copy_home(environment: Path, home: Path, *, seen: Path | None = None) -> None:
-    """Make the home of a sandbox; `seen` is where it sees the environment, if elsewhere. Raises
+def copy_home(environment: Path, home: Path, *, inside: Path | None = None) -> None:
+    """Make the home of a sandbox; `inside` is where it sees the environment, if elsewhere. Raises
     `OSError`."""
     shutil.copytree(environment / "home", home, symlinks=True)
-    _link(environment, home, seen or environment)
+    _link(environment, home, inside or environment)
 
 
 def set_links(environment: Path, paths: Sequence[str]) -> None:
@@ -49,10 +49,10 @@ def links_of(environment: Path) -> list[str]:
     return links
 
 
-def _link(environment: Path, home: Path, seen: Path) -> None:
+def _link(environment: Path, home: Path, inside: Path) -> None:
     """Link to where the content is now, since environments can be moved."""
     for path in links_of(environment):
-        _link_to(environment / FETCHED / path, home / path, seen / FETCHED / path)
+        _link_to(environment / FETCHED / path, home / path, inside / FETCHED / path)
 
 
 def _link_to(source: Path, link: Path, target: Path) -> None:

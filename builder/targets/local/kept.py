@@ -48,8 +48,6 @@ class KeptZygote(Zygote):
     ) -> None:
         """Find it, or start it and wait for its imports. Raises `SandboxError`, `OSError`."""
         self.environment, self.starts = environment, False
-        self._users, self._retired = 0, False
-        self._warm = self._refuses = False
         self._guard: subprocess.Popen[bytes] | None = None  # if this program started it
         self.folder = _private_folder() / _name(environment, warm, env, view)
         self._alive = self.folder.with_suffix(".alive")

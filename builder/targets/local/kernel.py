@@ -108,13 +108,13 @@ class KernelSandbox:
         return scratch.path
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
-        seen = Path(ENVIRONMENT) if self.confined else environment
-        copy_home(environment, self.home, seen=seen)
+        inside = Path(ENVIRONMENT) if self.confined else environment
+        copy_home(environment, self.home, inside=inside)
         self._read = self._folder / READ
         self._read.mkdir()
         self._client = KernelClient(self._read, check_alive=self._check_alive)
         self._held.callback(self._client.close)
-        layer = make_layer(self._folder, environment, seen=seen)
+        layer = make_layer(self._folder, environment, inside=inside)
         if self.confined:
             assert zygote
             self._log = self._folder / SOCKETS / "child.log"

@@ -95,6 +95,9 @@ KernelProcess = Guarded | _Forked
 class Zygote:
     """A process that has imported the modules of `warm`, and forks kernels."""
 
+    _users = 0
+    _retired = _warm = _refuses = False
+
     def __init__(
         self,
         environment: Path,
@@ -108,10 +111,8 @@ class Zygote:
         starts each kernel anew, without any module."""
         self.environment = environment
         self.starts = starter
-        self._users, self._retired = 0, False
         self._scratch = Scratch(short_folder())
         self.folder = self._scratch.path
-        self._warm = self._refuses = False
         try:
             command, variables = self._prepared(environment, warm, env, view)
             self._process = Guarded(environment, command, folder=self.folder, variables=variables)
@@ -133,7 +134,7 @@ class Zygote:
         home = self.folder / "home"
         task = "starter" if self.starts else "zygote"
         if view:
-            copy_home(environment, home, seen=Path(ENVIRONMENT))
+            copy_home(environment, home, inside=Path(ENVIRONMENT))
             confinement.prepare(view, self.folder)
             command = confinement.zygote_command(
                 view, self.folder, task=task, modules=warm, idle=idle

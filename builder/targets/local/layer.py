@@ -28,8 +28,8 @@ exit 127
 _OF_ITS_OWN = ("activate", "deactivate", "pydoc.bat")
 
 
-def make_layer(folder: Path, environment: Path, *, seen: Path) -> Path:
-    """Make the virtual environment of a sandbox in its folder and return it; `seen` is where the
+def make_layer(folder: Path, environment: Path, *, inside: Path) -> Path:
+    """Make the virtual environment of a sandbox in its folder and return it; `inside` is where the
     sandbox sees the environment. Raises `OSError`."""
     layer = folder / "venv"
     shared = packages_of(environment)
@@ -39,14 +39,14 @@ def make_layer(folder: Path, environment: Path, *, seen: Path) -> Path:
     shutil.copyfile(environment / "pyvenv.cfg", layer / "pyvenv.cfg")
     # Read last, so that the sandbox's additions to the search path come first. ASCII, because older
     # versions of Python read it in the encoding of the locale.
-    path = ascii(os.fspath(seen / shared.relative_to(environment)))
+    path = ascii(os.fspath(inside / shared.relative_to(environment)))
     (own / "zz-environment.pth").write_text(f"import site; site.addsitedir({path})\n")
     (layer / "bin").mkdir()
     programs = dict.fromkeys(_INSTALLERS, _NOT_HERE)
     for entry in os.scandir(environment / "bin"):
         programs.pop(entry.name, None)
         if not entry.name.startswith(_OF_ITS_OWN):
-            os.symlink(seen / "bin" / entry.name, layer / "bin" / entry.name)
+            os.symlink(inside / "bin" / entry.name, layer / "bin" / entry.name)
     version = shared.parent.name.removeprefix("python")
     for name, text in (programs | dict.fromkeys(("pip", "pip3", f"pip{version}"), _PIP)).items():
         file = layer / "bin" / name

@@ -28,7 +28,7 @@ def seal(folder: Path) -> int:
     """List the files of an environment and make them read-only; return their total size in bytes.
     Raises `OSError`, `StorageError`."""
     _run_scripts_by_their_callers(folder / "bin")
-    listed = dict(_files(folder, seen=_make_read_only))
+    listed = dict(_files(folder, visit=_make_read_only))
     atomic_write(folder / _LIST, json.dumps(listed, separators=(",", ":")).encode())
     return sum(size for size, _ in listed.values())
 
@@ -60,14 +60,14 @@ def _contents(folder: Path) -> list[Path]:
 
 
 def _files(
-    folder: Path, *, seen: Callable[[str, os.stat_result], None] | None = None
+    folder: Path, *, visit: Callable[[str, os.stat_result], None] | None = None
 ) -> Iterator[tuple[str, list[int]]]:
     """Yield the path of each file, with its size and time in seconds: not every way of moving a
-    folder preserves finer times. Call `seen` with each path of what sandboxes share: a copy of the
+    folder preserves finer times. Call `visit` with each path of what sandboxes share: a copy of the
     home, which they write to, and files of the spec have the same permissions."""
     start = len(os.fspath(folder)) + 1
     for top in _contents(folder):
-        look = None if top.name in ("home", FILES) else seen
+        look = None if top.name in ("home", FILES) else visit
         for path, status in _walk(os.fspath(top)):
             if look:
                 look(path, status)

@@ -129,10 +129,10 @@ def limit(limits: dict[str, Any]) -> None:
         os.sched_setaffinity(0, [cpus[(start + n) % len(cpus)] for n in range(count)])
     for name, value in limits["resources"].items():
         number = getattr(resource, f"RLIMIT_{name.upper()}")
-        wanted = value + (_data() if name == "data" else 0)
+        allowed = value + (_data() if name == "data" else 0)
         most = resource.getrlimit(number)[1]
-        wanted = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
-        resource.setrlimit(number, (wanted, wanted))
+        allowed = allowed if most == resource.RLIM_INFINITY else min(allowed, most)
+        resource.setrlimit(number, (allowed, allowed))
 
 
 def _data() -> int:
