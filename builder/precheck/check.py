@@ -244,9 +244,15 @@ class Precheck:
     def _started(self, image: Image) -> Iterator[tuple[Machine, float]]:
         """Start a container like a sandbox, and measure the seconds until it is ready."""
         self._step("starting it like a sandbox")
-        variant, begun = self._variant, time.perf_counter()
+        variant = self._variant
+
+        def waiting() -> None:
+            self._step("waiting for another pre-check, whose service has the ports of the host")
+
         # Without a service nothing runs in a sandbox, not even the command of the base image.
-        with self.engine.started(image, variant, idle=not variant.command) as machine:
+        idle = not variant.command
+        with self.engine.started(image, variant, idle=idle, waiting=waiting) as machine:
+            begun = time.perf_counter()
             yield machine, _wait_until_ready(machine, variant, begun, self.settings.ready_seconds)
 
     def _run_checks(self, sandbox: Sandbox, packages: Mapping[str, str]) -> Sequence[CheckResult]:

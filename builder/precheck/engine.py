@@ -12,8 +12,7 @@ import re
 import socket
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import IO, Any
 
@@ -23,16 +22,14 @@ import requests
 
 from builder.errors import (
     EngineUnavailableError,
-    NetworkError,
     PrecheckError,
     ProjectError,
-    StorageError,
-    TemplateError,
     counted,
 )
 from builder.precheck import Image
 from builder.precheck.connection import connect
 from builder.precheck.machine import Machine, pack, packed
+from builder.precheck.step import Step, not_pulled
 from builder.project import PrecheckSettings
 from builder.registry import Ref
 from builder.render import Rendered, write_fetched
@@ -51,17 +48,16 @@ _ESCAPES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]")
 _LARGEST_BUNDLE = 16 << 20
 # Run the image's health check as often as E2B. `ready-seconds` limits how long it may fail.
 _HEALTH_CHECK = {"interval": 2 * 10**9, "start_period": 10**6, "retries": 10**6}  # in nanoseconds
-_KILLED = 137  # 128 + SIGKILL, with which the kernel ends processes that need too much memory
+# The name of a container whose service has the host's ports: an engine gives a name only once.
+_HOST_PORTS = "template-builder-host-ports"
+_CONFLICT = 409
+_WAIT_SECONDS = 0.5
 # Without it E2B's code service requests variables from a service that only E2B's machines have.
 _ENVIRONMENT = {"E2B_LOCAL": "true"}
 _CERTIFICATES = "/opt/template-precheck/ca.crt"
 _CERTIFICATE_VARIABLES = (
     "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
 )  # fmt: skip
-_UNREACHABLE = re.compile(
-    r"pull access denied|manifest|not found|dial tcp|no such host|x509|timeout|EOF|denied",
-    re.IGNORECASE,
-)
 
 
 class DockerEngine:
@@ -137,7 +133,7 @@ class DockerEngine:
             except docker.errors.ImageNotFound:
                 image = self._client.images.pull(reference)
         except docker.errors.APIError as error:
-            raise _not_pulled(reference, str(error.explanation or error)) from error
+            raise not_pulled(reference, str(error.explanation or error)) from error
         return _image(image)
 
     def lacks_parent(self, rendered: Rendered) -> str | None:
@@ -199,7 +195,7 @@ class DockerEngine:
     ) -> str:
         """Report a build, and return the ID of its image: another run may take its tag."""
         variant, identity = rendered.variant, tag
-        step = _Step(number=0, count="0", text="")
+        step = Step(number=0, count="0", text="")
         labels = {_SUBJECT: variant.name, _DIGEST: rendered.digest}
         for line in self._stream(context, tag, labels, variant.memory_mb << 20):
             if "error" in line:
@@ -210,7 +206,7 @@ class DockerEngine:
             if not text:
                 continue
             if match := _STEP.match(text):
-                step = _Step(number=int(match[1]), count=match[2], text=match[3])
+                step = Step(number=int(match[1]), count=match[2], text=match[3])
                 first = match[3].split("\n")[0][:100]
                 message = f"precheck: step {match[1]} of {match[2]}: {first}"
                 report(Event(kind="step", variant=variant.name, text=message))
@@ -227,10 +223,18 @@ class DockerEngine:
             self._client.images.remove(image.identity, noprune=True)
 
     @contextlib.contextmanager
-    def started(self, image: Image, variant: Variant, *, idle: bool) -> Iterator[Machine]:
+    def started(
+        self,
+        image: Image,
+        variant: Variant,
+        *,
+        idle: bool,
+        waiting: Callable[[], None] = lambda: None,
+    ) -> Iterator[Machine]:
         """Start a container of an image like a sandbox: its CMD runs, unless it is to be `idle`.
 
-        It is removed at the end of the block.
+        It is removed at the end of the block. Containers whose services would share the ports of
+        the host take turns; `waiting` is called once by those that wait.
         """
         options: dict[str, Any] = {"healthcheck": _HEALTH_CHECK}
         if idle:
@@ -239,19 +243,20 @@ class DockerEngine:
                 "command": ["infinity"],
                 "healthcheck": {"test": ["NONE"]},
             }
+        elif self._settings.network == "host":
+            options["name"] = _HOST_PORTS
+        options |= {
+            "image": image.identity,
+            "labels": {**self._labels, _SUBJECT: variant.name},
+            "environment": _ENVIRONMENT,
+            "mem_limit": variant.memory_mb << 20,
+            "memswap_limit": variant.memory_mb << 20,
+            "nano_cpus": min(variant.cpu, self.cpus) * 1_000_000_000,
+            "network_mode": self._settings.network,
+        }
         container = None
         try:
-            container = self._client.containers.create(
-                image.identity,
-                detach=True,
-                labels={**self._labels, _SUBJECT: variant.name},
-                environment=_ENVIRONMENT,
-                mem_limit=variant.memory_mb << 20,
-                memswap_limit=variant.memory_mb << 20,
-                nano_cpus=min(variant.cpu, self.cpus) * 1_000_000_000,
-                network_mode=self._settings.network,
-                **options,
-            )
+            container = self._created(options, waiting)
             container.start()
             yield Machine(container)
         except docker.errors.APIError as error:
@@ -260,6 +265,21 @@ class DockerEngine:
             if container:
                 with contextlib.suppress(docker.errors.APIError):
                     container.remove(force=True, v=True)
+
+    def _created(self, options: Mapping[str, Any], waiting: Callable[[], None]) -> Any:
+        """Create a container. If another one has its name, wait until that is removed."""
+        waited = False
+        while True:
+            try:
+                return self._client.containers.create(detach=True, **options)
+            except docker.errors.APIError as error:
+                if error.status_code != _CONFLICT or "name" not in options:
+                    raise
+            if not waited:
+                waiting()
+            waited = True
+            self.tidy()  # it may be that of a killed run
+            time.sleep(_WAIT_SECONDS)
 
     def _stream(
         self, context: IO[bytes], tag: str, labels: Mapping[str, str], memory: int | None
@@ -305,54 +325,6 @@ class DockerEngine:
         return tag
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class _Step:
-    """A step of a build, and its output."""
-
-    number: int
-    count: str
-    text: str
-    output: list[str] = field(default_factory=list)
-
-    def failure(self, line: Mapping[str, Any], rendered: Rendered, log: Log) -> TemplateError:
-        """Return the error for a `line` in which the engine reports one in this step."""
-        error, code = line["error"], line.get("errorDetail", {}).get("code")
-        log.line(error)
-        place = f"step {self.number} of {self.count}"
-        if any("no space left on device" in text.lower() for text in (error, *self.output[-20:])):
-            return StorageError(
-                f"the disk is full: the engine needed more space in {place}\nlog: {log.path}",
-                hint="free some space where the engine keeps images: `docker system df` shows it",
-            )
-        if self.text.startswith("FROM ") and _UNREACHABLE.search(error):
-            return _not_pulled(rendered.docker_base, error)
-        last = [line for block in self.output for line in block.splitlines() if line.strip()]
-        last = [line for line in last if not line.startswith("Removing intermediate container")]
-        wrong_python = [line for line in last if line.startswith("base.python: ")]
-        if wrong_python:
-            message, hint = (
-                wrong_python[-1],
-                "correct `base.python`, or choose another `base.image`",
-            )
-        elif code == _KILLED:
-            message = (
-                f"{place} was killed: it needed more than the spec's"
-                f" {rendered.variant.memory_mb} MiB of memory"
-            )
-            hint = "raise `resources.memory-mb`, or make the step use less"
-        else:
-            message = f"{place} failed" + (f" with code {code}" if code else "")
-            hint = "the end of the step's output is below its lines; the log has all of it"
-        parts = [
-            message,
-            f"generated/{rendered.variant.name}/Dockerfile:",
-            _around(rendered.content("Dockerfile").decode(), self.number),
-            *(last[-12:] if code else [error]),
-            f"log: {log.path}",
-        ]
-        return PrecheckError("\n".join(parts), hint=hint)
-
-
 def _is_gone(owner: str) -> bool:
     host, _, pid = owner.rpartition(":")
     if host != socket.gethostname() or not pid.isdigit():
@@ -376,25 +348,4 @@ def _image(image: Any) -> Image:
         env=dict(pair.partition("=")[::2] for pair in config["Env"] or ()),
         user=config["User"] or "root",
         workdir=config["WorkingDir"] or "/",
-    )
-
-
-def _around(dockerfile: str, step: int) -> str:
-    """Return the numbered lines of a step, with two lines of context."""
-    from builder.flatten import instruction_lines
-
-    places = instruction_lines(dockerfile)
-    first, last = places[step - 1] if 0 < step <= len(places) else (1, 1)
-    lines = dockerfile.splitlines()
-    shown = range(max(1, first - 2), min(len(lines), last + 2) + 1)
-    return "\n".join(
-        f"{'>' if first <= number <= last else ' '} {number:4d} | {lines[number - 1]}"
-        for number in shown
-    )
-
-
-def _not_pulled(reference: str, reason: str) -> NetworkError:
-    return NetworkError(
-        f"the base image {reference} is not on the engine and cannot be pulled\n{reason.strip()}",
-        hint="check the name and the engine's network, or load the image: docker load",
     )

@@ -8,6 +8,7 @@ import json
 import re
 import socket
 import socketserver
+import subprocess
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -191,3 +192,50 @@ def test_lost_output_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None
         with pytest.raises(errors.PrecheckError) as caught:
             machine.run(["echo", "a b"])
     assert caught.value.message == ("the output of `echo 'a b'` in the container was lost 4 times")
+
+
+SERVICE: Any = SimpleNamespace(name="service-with-ports", cpu=1, memory_mb=256)
+
+
+@pytest.mark.docker
+@pytest.mark.parametrize(("network", "expected"), [("host", 1), ("none", 2)])
+def test_services_with_the_ports_of_the_host_take_turns(network: str, expected: int) -> None:
+    """Of pre-checks in the host's network one at a time starts a service: its ports are those of
+    every other. In networks of their own they run side by side."""
+    docker_engine = DockerEngine(PrecheckSettings(network=network))
+    image = docker_engine.image(engine.base_image())
+    filters: Any = {"label": f"template-builder.precheck={SERVICE.name}"}
+    waits = threading.Event()
+    counts = []
+
+    def second() -> None:
+        with docker_engine.started(image, SERVICE, idle=False, waiting=waits.set):
+            counts.append(len(engine.client().containers.list(filters=filters)))
+
+    with docker_engine.started(image, SERVICE, idle=False):
+        thread = threading.Thread(target=second)
+        thread.start()
+        if network == "host":
+            assert waits.wait(120)
+        else:
+            thread.join()
+    thread.join()
+    assert counts == [expected]
+    assert waits.is_set() == (network == "host")
+
+
+@pytest.mark.docker
+def test_ports_of_a_killed_pre_check_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pre-check that waits for the host's ports removes the container of a run that was killed."""
+    docker_engine = DockerEngine(PrecheckSettings(network="host"))
+    image = docker_engine.image(engine.base_image())
+    with contextlib.ExitStack() as stack:
+        with subprocess.Popen(["true"]) as killed:
+            pass
+        owner = f"{socket.gethostname()}:{killed.pid}"
+        monkeypatch.setattr(docker_engine, "_labels", {"template-builder.owner": owner})
+        first = stack.enter_context(docker_engine.started(image, SERVICE, idle=False))
+        with docker_engine.started(image, SERVICE, idle=False) as machine:
+            assert machine.state()[0] != "exited"
+            with pytest.raises(docker.errors.NotFound):
+                first.state()

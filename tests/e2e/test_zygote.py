@@ -141,6 +141,11 @@ def children(pid: int) -> list[int]:
     return [int(p) for p in os.listdir("/proc") if p.isdigit() and parent(p) == pid]
 
 
+def descendants(pid: int) -> list[int]:
+    below = children(pid)
+    return below + [further for child in below for further in descendants(child)]
+
+
 def runs(pid: int) -> bool:
     """Whether a process is there, and is not dead already."""
     try:
@@ -178,8 +183,9 @@ class Deadly(socket.socket):
     def kill(self, pid: int) -> None:
         if Deadly.times:
             Deadly.times -= 1
+            dying = [pid, *descendants(pid)]  # a forked kernel, too: nothing is executed in it
             os.kill(pid, signal.SIGKILL)
-            while runs(pid):
+            while any(runs(process) for process in dying):
                 time.sleep(0.01)
         elif self.moment == "connected":
             os.kill(pid, signal.SIGCONT)
