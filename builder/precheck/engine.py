@@ -57,6 +57,7 @@ _ENVIRONMENT = {"E2B_LOCAL": "true"}
 _CERTIFICATES = "/opt/template-precheck/ca.crt"
 _CERTIFICATE_VARIABLES = (
     "SSL_CERT_FILE", "PIP_CERT", "REQUESTS_CA_BUNDLE", "CURL_CA_BUNDLE",
+    "GIT_SSL_CAINFO", "NODE_EXTRA_CA_CERTS",
 )  # fmt: skip
 
 

