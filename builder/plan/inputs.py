@@ -41,6 +41,7 @@ def inputs_of(rendered: Rendered) -> dict[str, dict[str, str]]:
     spec |= {f"env.{name}": value for name, value in variant.env.items()}
     for stage in variant.stages:
         spec[f"{stage.stem}: python.packages"] = ", ".join(stage.requirements)
+        spec[f"{stage.stem}: python.torch-backend"] = stage.torch_backend or ""
         spec |= _wheels(stage)
         spec[f"{stage.stem}: system.packages"] = ", ".join(stage.system)
         spec[f"{stage.stem}: node.packages"] = ", ".join(stage.node)

@@ -102,7 +102,7 @@ CASES = [
          f'"a @ {WHEEL}"', f"leaf: wheel files/{WHEEL}",
          "requirements/leaf.txt"),
     Case("python.torch-backend", "[python]\npackages = ['torch']\ntorch-backend = VALUE\n",
-         '"cpu"', '"xpu"', None),
+         '"cpu"', '"xpu"', "leaf: python.torch-backend"),
     Case("python.accept-broken", "[python]\naccept-broken = [VALUE]\n", '"a"', '"b"', None,
          ""),
     Case("python.not-imported", f"{PACKAGES}not-imported = [VALUE]\n", '"six"', '"idna"',
