@@ -22,7 +22,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from . import HAS_THREADS, HOME_DESCRIPTOR, installs, reseed, wall
+from . import HAS_THREADS, HOME_DESCRIPTOR, installs, memory, reseed, wall
 from .keeper import fork, keep
 from .waiting import Waiting
 
@@ -78,6 +78,7 @@ def run_zygote(folder: str, guard: str, user: str, idle: float | None, modules: 
     gc.collect()
     reseed.keep()
     gc.freeze()
+    memory.use_huge_pages()
     _fork_kernels(folder, guarding, _become_kernel, idle)
 
 
