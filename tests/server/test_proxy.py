@@ -18,9 +18,12 @@ import pytest
 from builder.sandbox.network import Network
 from builder.targets.local.confine import proxy
 from builder.targets.local.confine.proxy import Proxy, Waits
+from builder.targets.local.confine.refusals import Reason, Refusal
+from builder.targets.local.confine.upstream import Upstreams
 
 PUBLIC, OTHER_PUBLIC, PUBLIC_6 = "93.184.216.34", "93.184.216.35", "2606:4700::1111"
 NOT_INTERNET = "is not on the Internet, and sandboxes do not reach this machine or private networks"
+OTHERS = Refusal("other hosts", Reason.UNLISTED)
 Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 
 
@@ -65,7 +68,7 @@ class Names:
     async def connect(self, address: str, port: int) -> Streams:
         self.connected.append((address, port))
         if address in self.dead:
-            raise ConnectionRefusedError(111, "Connection refused")
+            raise ConnectionRefusedError(111, "Connect call failed")
         return await asyncio.open_connection("127.0.0.1", self._port)
 
 
@@ -131,7 +134,9 @@ def make() -> Iterator[Make]:
         def make_proxy(
             network: object, outside: proxy.Outside | None = None, waits: Waits | None = None
         ) -> Sandbox:
-            opened = Proxy(Network.of(network), outside=outside, waits=waits)
+            opened = Proxy(
+                Network.of(network), outside=outside, upstreams=Upstreams({}), waits=waits
+            )
             stack.callback(opened.close)
             return Sandbox(opened)
 
@@ -164,9 +169,14 @@ def test_other_hosts_are_refused_and_counted(make: Make, server: int) -> None:
         message = f"the `network` of this sandbox does not allow {name}"
         assert sandbox.open(host) == (403, message)
     assert sandbox.get("http://example.org/")[0] == 403
-    assert sandbox.open(PUBLIC)[0] == 403
+    message = f"the `network` of this sandbox lists names, and {PUBLIC} is an address"
+    assert sandbox.open(PUBLIC) == (403, message)
     assert (outside.asked, outside.connected) == ([], [])
-    assert sandbox.proxy.refused == {"example.org": 3, "a.example.org.evil.com": 1, PUBLIC: 1}
+    assert sandbox.proxy.refused == {
+        Refusal("example.org", Reason.UNLISTED): 3,
+        Refusal("a.example.org.evil.com", Reason.UNLISTED): 1,
+        Refusal(PUBLIC, Reason.ADDRESS): 1,
+    }
 
 
 @pytest.mark.parametrize(
@@ -187,7 +197,7 @@ def test_name_that_leads_inside_is_refused(make: Make, server: int, addresses: l
         assert sandbox.open("rebound.example.org") == expected
         assert sandbox.get("http://rebound.example.org/") == expected
         assert outside.connected == []
-        assert sandbox.proxy.refused == {"rebound.example.org": 2}
+        assert sandbox.proxy.refused == {Refusal("rebound.example.org", Reason.PRIVATE): 2}
 
 
 def test_second_answer_is_not_asked_for(make: Make, server: int) -> None:
@@ -334,7 +344,7 @@ def test_refusals_of_many_hosts_take_little_memory(make: Make, server: int) -> N
     for number in range(1010):
         assert sandbox.open(f"{number}.example.org")[0] == 403
     refused = sandbox.proxy.refused
-    assert (len(refused), refused["other hosts"]) == (1001, 10)
+    assert (len(refused), refused[OTHERS]) == (1001, 10)
 
 
 def test_proxy_is_closed_at_any_moment(make: Make, server: int) -> None:

@@ -15,6 +15,7 @@ from builder.sandbox.network import Network
 from builder.targets.local import absolute
 from builder.targets.local.confine.limits import Limits
 from builder.targets.local.confine.notes import notes
+from builder.targets.local.confine.refusals import Reason, Refusal
 from builder.targets.local.confine.walls import (
     ENVIRONMENT,
     HOME,
@@ -175,14 +176,31 @@ def test_code_that_fails_at_a_limit_gets_a_note(error: str, note: str) -> None:
     """The note for code that fails at a limit names the limit, and the key that changes it."""
     execution = Execution(error=error)
     assert notes(execution, LIMITS, Network.of("none"), {}) == (note,)
-    assert notes(Execution(stdout=error), LIMITS, Network.of("none"), {}) == ()
+    without_error = notes(Execution(stdout=error), LIMITS, Network.of("none"), {})
+    assert without_error == ((note,) if "no network" in note else ())
+
+
+def test_missing_network_is_noted_for_code_without_an_error() -> None:
+    """A note says that there is no network if a shell command of the code failed without one; none
+    does for a command that succeeded."""
+    for words in (
+        "Failed to resolve 'example.com' ([Errno -2] Name or service not known)",
+        "curl: (6) Could not resolve host: example.com",
+        "wget: unable to resolve host address 'example.com'",
+        "npm error network request to https://example.com/x failed, reason: getaddrinfo EAI_AGAIN",
+    ):
+        for execution in (Execution(stdout=words), Execution(stderr=words)):
+            (note,) = notes(execution, LIMITS, Network.of("none"), {})
+            assert note.startswith("the sandbox has no network: ")
+    assert notes(Execution(stdout="done"), LIMITS, Network.of("none"), {}) == ()
 
 
 def test_refused_hosts_are_counted() -> None:
     """A note names the hosts of refused connections, even if the code succeeds."""
-    assert notes(Execution(), LIMITS, Network.of(["a.org"]), {"b.org": 1, "c.org": 3}) == (
-        "connections were refused to hosts that `network` does not allow or whose addresses are not"
-        " public: b.org, c.org (3 times)",
+    refused = {Refusal("b.org", Reason.UNLISTED): 1, Refusal("c.org", Reason.UNLISTED): 3}
+    assert notes(Execution(), LIMITS, Network.of(["a.org"]), refused) == (
+        "connections were refused to hosts that `network` does not list: b.org, c.org (3 times);"
+        " add them to it in the spec, or in `network=` when the sandbox is opened",
     )
     (note,) = notes(Execution(error="Could not resolve host: x"), LIMITS, Network.of("allow"), {})
     assert note == (

@@ -33,6 +33,7 @@ from builder.targets.local.confine.confinement import Confinement
 from builder.targets.local.confine.limits import OUTPUT_BYTES, OUTPUT_WORDS
 from builder.targets.local.confine.notes import notes
 from builder.targets.local.confine.proxy import Proxy
+from builder.targets.local.confine.refusals import Refusal
 from builder.targets.local.confine.walls import ENVIRONMENT, READ, SOCKETS, VENV
 from builder.targets.local.home import FETCHED, copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
@@ -79,7 +80,7 @@ class KernelSandbox:
         self._process: KernelProcess | None = None
         self.confined = confined
         self._proxy: Proxy | None = None
-        self._refused: Counter[str] = Counter()
+        self._refused: Counter[Refusal] = Counter()
         self._held = contextlib.ExitStack()
         if zygote:
             self._held.callback(zygote.release)

@@ -24,6 +24,8 @@ def is_public(address: str) -> bool:
         ip = ipaddress.ip_address(address)
     except ValueError:
         return False
+    if "%" in address:  # on a link of this machine
+        return False
     if not ip.is_global or ip.is_multicast or ip.is_reserved:
         return False
     if any(ip in network for network in _NOT_PUBLIC):

@@ -7,7 +7,9 @@ from collections.abc import Iterator, Mapping
 
 from builder.sandbox.execution import Execution
 from builder.sandbox.network import Network
+from builder.targets.local.confine import refusals
 from builder.targets.local.confine.limits import STACKS_MB, Limits
+from builder.targets.local.confine.refusals import Refusal
 
 _LAST_CHARACTERS = 20_000
 _SIGNS = {
@@ -17,16 +19,16 @@ _SIGNS = {
     "processes": r"can't start new thread|Resource temporarily unavailable|Cannot fork",
     "files": r"Too many open files",
     "network": r"[Nn]ame resolution|Name or service not known|Network is unreachable|"
-    r"Could not resolve host|Unable to resolve|Failed to resolve|nodename nor servname|"
-    r"No address associated with hostname",
+    r"Could not resolve host|[Uu]nable to resolve|Failed to resolve|nodename nor servname|"
+    r"No address associated with hostname|ENOTFOUND|EAI_AGAIN",
 }
 
 
 def notes(
-    execution: Execution, limits: Limits, network: Network, refused: Mapping[str, int]
+    execution: Execution, limits: Limits, network: Network, refused: Mapping[Refusal, int]
 ) -> tuple[str, ...]:
     """Return the notes for an execution; `refused` counts the refusals of each host during it."""
-    return (*_refusals(refused), *(_met(execution, limits, network) if execution.error else ()))
+    return (*refusals.notes(refused), *_met(execution, limits, network))
 
 
 def _met(execution: Execution, limits: Limits, network: Network) -> Iterator[str]:
@@ -42,7 +44,9 @@ def _met(execution: Execution, limits: Limits, network: Network) -> Iterator[str
         "files": f"a process in the sandbox may have {limits.open_files} files open",
         "network": _without_network(network),
     }
-    return (words[name] for name, sign in _SIGNS.items() if re.search(sign, text))
+    # Shell commands and `%pip` fail without an error of the code.
+    names = _SIGNS if execution.error else ("network",)
+    return (words[name] for name in names if re.search(_SIGNS[name], text))
 
 
 def _without_network(network: Network) -> str:
@@ -55,14 +59,3 @@ def _without_network(network: Network) -> str:
         "the sandbox reaches other hosts only through the HTTP proxy in HTTP_PROXY and HTTPS_PROXY,"
         " which resolves their names"
     )
-
-
-def _refusals(refused: Mapping[str, int]) -> Iterator[str]:
-    if refused:
-        hosts = ", ".join(
-            host if count == 1 else f"{host} ({count} times)" for host, count in refused.items()
-        )
-        yield (
-            "connections were refused to hosts that `network` does not allow or whose addresses are"
-            f" not public: {hosts}"
-        )

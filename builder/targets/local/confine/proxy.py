@@ -2,8 +2,8 @@
 
 A sandbox has its own network, which contains only a listening socket. This process serves that
 socket. It compares a host with the sandbox's `network`, then resolves the name, and connects to the
-address that it has checked. It never connects to this machine or to private networks. It does not
-look at the content of allowed connections.
+address that it has checked, through the application's own proxy if there is one. It never connects
+to this machine or to private networks. It does not look at the content of allowed connections.
 """
 
 from __future__ import annotations
@@ -20,9 +20,10 @@ from typing import Protocol
 
 from builder.sandbox.network import Network
 from builder.targets.local.confine.addresses import is_own, is_public
+from builder.targets.local.confine.refusals import Reason, Refusal, refusal
 from builder.targets.local.confine.requests import HEADER_BYTES, BadRequestError, Request, parse
+from builder.targets.local.confine.upstream import Streams, Upstream, UpstreamError, Upstreams
 
-_Streams = tuple[asyncio.StreamReader, asyncio.StreamWriter]
 # At once; each takes two of this process's file descriptors.
 _CONNECTIONS = 64
 _CHUNK_BYTES = 1 << 16
@@ -47,7 +48,7 @@ class Outside(Protocol):
     async def resolve(self, host: str, port: int) -> list[str]:
         """Return the addresses of a host. Raises `OSError`."""
 
-    async def connect(self, address: str, port: int) -> _Streams:
+    async def connect(self, address: str, port: int) -> Streams:
         """Open a connection. Raises `OSError`."""
 
 
@@ -57,7 +58,7 @@ class _Internet:
         answers = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM)
         return list(dict.fromkeys(str(address[0]) for *_, address in answers))
 
-    async def connect(self, address: str, port: int) -> _Streams:
+    async def connect(self, address: str, port: int) -> Streams:
         return await asyncio.open_connection(address, port)
 
 
@@ -72,19 +73,25 @@ class _UnansweredError(Exception):
 class _RefusedError(_UnansweredError):
     """The host may not be reached."""
 
-    def __init__(self, reason: str) -> None:
-        super().__init__(403, reason)
+    def __init__(self, refusal: Refusal) -> None:
+        super().__init__(403, str(refusal))
+        self.refusal = refusal
 
 
 class Proxy:
     """Serves the listening sockets of one sandbox on its own thread until it is closed."""
 
     def __init__(
-        self, network: Network, *, outside: Outside | None = None, waits: Waits | None = None
+        self,
+        network: Network,
+        *,
+        outside: Outside | None = None,
+        upstreams: Upstreams | None = None,
+        waits: Waits | None = None,
     ) -> None:
         self._network, self._outside = network, outside or _Internet()
-        self._waits = waits or Waits()
-        self._refused: Counter[str] = Counter()
+        self._upstreams, self._waits = upstreams or Upstreams(), waits or Waits()
+        self._refused: Counter[Refusal] = Counter()
         self._listeners: list[socket.socket] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._connected = 0
@@ -94,8 +101,8 @@ class Proxy:
         self._thread.start()
 
     @property
-    def refused(self) -> Mapping[str, int]:
-        """How often each host was refused."""
+    def refused(self) -> Mapping[Refusal, int]:
+        """How often each host was refused, by reason."""
         return dict(self._refused)
 
     def serve(self, listener: socket.socket) -> None:
@@ -197,7 +204,7 @@ class Proxy:
             raise BadRequestError("the request ends within its header") from None
 
     @contextlib.asynccontextmanager
-    async def _connection(self, request: Request) -> AsyncIterator[_Streams]:
+    async def _connection(self, request: Request) -> AsyncIterator[Streams]:
         if self._connected == _CONNECTIONS:
             raise _UnansweredError(
                 503, f"a sandbox has at most {_CONNECTIONS} connections at the same time"
@@ -207,39 +214,66 @@ class Proxy:
             reader, writer = await self._connect(request)
             async with _closing(writer):
                 yield reader, writer
-        except _RefusedError:
-            known = request.host in self._refused or len(self._refused) < _COUNTED_HOSTS
-            self._refused[request.host if known else _OTHERS] += 1
+        except _RefusedError as error:
+            refused = error.refusal
+            if refused not in self._refused and len(self._refused) >= _COUNTED_HOSTS:
+                refused = refused._replace(host=_OTHERS)
+            self._refused[refused] += 1
             raise
         finally:
             self._connected -= 1
 
-    async def _connect(self, request: Request) -> _Streams:
+    async def _connect(self, request: Request) -> Streams:
         host, failure = request.host, "it has no address"
-        if not self._network.allows(host):
-            raise _RefusedError(f"the `network` of this sandbox does not allow {host}")
+        if refused := refusal(self._network, host):
+            raise _RefusedError(refused)
         try:
-            async with asyncio.timeout(self._waits.connect):
-                addresses = await self._outside.resolve(host, request.port)
-        except (OSError, UnicodeError) as error:
-            raise _UnansweredError(502, f"{host} cannot be resolved") from error
-        if not all(is_public(address) and not is_own(address) for address in addresses):
-            raise _RefusedError(
-                f"{host} is not on the Internet, and sandboxes do not reach this machine or private"
-                " networks"
-            )
-        for address in addresses:
+            scheme = "https" if request.forwarded is None else "http"
+            upstream = self._upstreams.of(host, request.port, scheme=scheme)
+        except UpstreamError as error:
+            raise _UnansweredError(502, f"{host} cannot be reached: {error}") from error
+        for destination in await self._destinations(request, upstream):
             try:
                 async with asyncio.timeout(self._waits.connect):
-                    return await self._outside.connect(address, request.port)
+                    if upstream:
+                        return await upstream.tunnel(destination, request.port)
+                    return await self._outside.connect(destination, request.port)
             except TimeoutError:
                 failure = "no answer"
+            except UpstreamError as error:
+                failure = str(error)
             except OSError as error:
-                failure = (error.strerror or str(error)).splitlines()[0]
+                failure = os.strerror(error.errno) if error.errno else str(error).splitlines()[0]
         raise _UnansweredError(502, f"{host} cannot be reached: {failure}")
 
+    async def _destinations(self, request: Request, upstream: Upstream | None) -> list[str]:
+        """Return the checked addresses of a host, or its name, which another proxy resolves."""
+        host = request.host
+        trusted = upstream is not None and not self._network.is_open
+        try:
+            addresses = await self._addresses(host, request.port)
+        except (OSError, UnicodeError) as error:
+            if trusted:
+                return [host]
+            if upstream:
+                raise _RefusedError(Refusal(host, Reason.UNRESOLVED)) from error
+            raise _UnansweredError(502, f"{host} cannot be resolved") from error
+        if not all(is_public(address) and not is_own(address) for address in addresses):
+            raise _RefusedError(Refusal(host, Reason.PRIVATE))
+        for proxy in self._upstreams.hosts():
+            # It could be asked for anything.
+            with contextlib.suppress(OSError, UnicodeError):
+                if host == proxy or {*addresses} & {*await self._addresses(proxy, 0)}:
+                    raise _RefusedError(Refusal(host, Reason.PRIVATE))
+        # The name is not resolved twice, with two results, unless its owner was chosen.
+        return [host] if trusted else addresses
 
-async def _relay(*directions: _Streams, idle: float) -> None:
+    async def _addresses(self, host: str, port: int) -> list[str]:
+        async with asyncio.timeout(self._waits.connect):
+            return await self._outside.resolve(host, port)
+
+
+async def _relay(*directions: Streams, idle: float) -> None:
     """Copy from each reader to its writer until both have ended or have been idle for long. Raises
     `TimeoutError`, and a group of `OSError`."""
     clock = asyncio.get_running_loop().time

@@ -74,6 +74,7 @@ def parse(header: bytes) -> Request:
 def _host_and_port(authority: str, *, default: int | None) -> tuple[str, int]:
     parts = _AUTHORITY.fullmatch(authority)
     port = default if parts is None or parts["port"] is None else int(parts["port"])
-    if parts is None or port is None or not 1 <= port <= 65535:
+    host = (parts["address"] or parts["name"]).lower().removesuffix(".") if parts else ""
+    if port is None or not 1 <= port <= 65535 or not all(host.split(".")):
         raise BadRequestError("expected a host and a port, such as example.com:443")
-    return (parts["address"] or parts["name"]).lower().removesuffix("."), port
+    return host, port
