@@ -15,7 +15,7 @@ from builder.sandbox.network import Network
 from builder.targets.local.confine.proxy import Proxy
 from builder.targets.local.confine.refusals import Reason, Refusal
 from builder.targets.local.confine.upstream import Upstream, UpstreamError, Upstreams
-from tests.server.test_proxy import PUBLIC, Answers, Names, Sandbox, serving
+from tests.support.proxies import PUBLIC, Answers, Names, Sandbox, serving
 
 NAME, OTHER = "a.example.org", "b.example.org"
 NOT_INTERNET = "is not on the Internet, and sandboxes do not reach this machine or private networks"
