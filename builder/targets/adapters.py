@@ -90,7 +90,8 @@ def isolation_words(isolation: Isolation) -> str:
     try:
         return f"confined by {bubblewrap.working()}"
     except bubblewrap.ConfinementError as error:
-        return f"NOT confined: {error.message}"
+        reason = error.message.partition(": ")[2] or error.message
+        return f"NOT confined: {reason}; `template-builder doctor` says what to do"
 
 
 def connect(settings: TargetSettings, project: Project, *, report: Reporter = discard) -> Target:

@@ -15,14 +15,13 @@ from typing import Any
 
 import pytest
 
-from builder.errors import InterpreterDiedError, SandboxError
+from builder.errors import InterpreterDiedError
 from builder.render import Rendered
 from builder.runtime import CodeExecutionPrimitive
 from builder.sandbox.boundary import Boundary
 from builder.sandbox.network import Network
 from builder.system.logs import Log
 from builder.targets.local import place
-from builder.targets.local.confine import bubblewrap
 from builder.targets.local.confine.confinement import confinement
 from builder.targets.local.confine.limits import OUTPUT_BYTES
 from builder.targets.local.kernel import KernelSandbox
@@ -312,29 +311,6 @@ def test_result_says_what_was_in_force(isolation: Any) -> None:
     in_force, folder = asyncio.run(run())
     assert in_force == isolation
     assert (folder == "/home/user") == (isolation == "confined")
-
-
-@pytest.mark.usefixtures("local_one")
-def test_application_is_refused_where_nothing_confines(monkeypatch: pytest.MonkeyPatch) -> None:
-    """If sandboxes cannot be confined, an application gets an error with a remedy, and no
-    sandbox."""
-    refusal = bubblewrap.ConfinementError("sandboxes cannot be confined here: no", hint="switch on")
-    monkeypatch.setattr(bubblewrap, "_result", lambda _user: refusal)
-    with pytest.raises(SandboxError) as refused:
-        asyncio.run(primitive(isolation="confined").execute({"code": "1"}))
-    assert refused.value is refusal
-
-
-def test_own_templates_are_opened_where_nothing_confines(
-    kept: tuple[Rendered, str], local_cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """If sandboxes cannot be confined, the user's own templates are still built and checked."""
-    refusal = bubblewrap.ConfinementError("sandboxes cannot be confined here: no", hint="switch on")
-    monkeypatch.setattr(bubblewrap, "_result", lambda _user: refusal)
-    opening = Opening(ref=kept[1], name="kept")
-    with contextlib.closing(LocalTarget(isolation="confined").open(opening)) as sandbox:
-        folder = sandbox.run("import os; print(os.getcwd())", timeout=60).stdout.strip()
-    assert folder != "/home/user"
 
 
 def test_first_line_of_a_build_says_how_sandboxes_are_isolated(

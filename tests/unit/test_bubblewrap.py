@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
 from builder.cli import doctor
+from builder.targets.adapters import isolation_words
 from builder.targets.local.confine import bubblewrap
 from builder.targets.local.confine.bubblewrap import Bubblewrap, ConfinementError, Machine, remedy
-from tests.conftest import ROOT
 
 OTHERWISE = '; or run trusted code with `isolation = "none"`, and other code on E2B'
 linux = pytest.mark.skipif(sys.platform != "linux", reason="only Linux has bubblewrap")
@@ -63,20 +62,6 @@ def test_remedy_for_namespaces_that_are_used_up() -> None:
     )
 
 
-@linux
-def test_program_that_may_make_no_namespaces_is_refused() -> None:
-    """Inside `bwrap --disable-userns`, no sandbox can be confined, and none runs unconfined."""
-    bwrap = bubblewrap.working()
-    code = "from builder.targets.local.confine import bubblewrap as b; print(b.refusal().message)"
-    user = [] if os.getuid() else ["--uid", "0", "--gid", "0", "--cap-add", "ALL"]
-    done = subprocess.run(
-        [bwrap.path, "--unshare-user", "--disable-userns", *user, "--dev-bind", "/", "/",
-         sys.executable, "-c", code],
-        capture_output=True, text=True, check=True, cwd=ROOT,
-    )  # fmt: skip
-    assert done.stdout.startswith("sandboxes cannot be confined here: ")
-
-
 def program(folder: Path, version: str, *, status: int, words: str = "") -> Path:
     """A program that calls itself this version of bubblewrap, and ends with `status`."""
     folder.mkdir(parents=True, exist_ok=True)
@@ -123,6 +108,10 @@ def test_refusal_has_the_words_of_bubblewrap(
     finding = doctor.machine._isolation()
     assert (finding.state, finding.error) == ("no", None)
     assert finding.found == f"{refused.value.message}; {refused.value.hint}"
+    assert isolation_words("confined") == (
+        "NOT confined: bwrap: No permissions to create new namespace; `template-builder doctor` says"
+        " what to do"
+    )
 
 
 @linux

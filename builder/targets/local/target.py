@@ -139,7 +139,7 @@ class LocalTarget:
         built, reused = self._environment(order, report, log)
         build_id = rendered.digest.tag
         name = rendered.variant.name
-        confined = self._confines()
+        confined = self._confines_in(built.path, name, report)
         lines = unsupported(rendered.variant, confined=confined)
         lacking = missing(rendered.variant, confined=confined)
         for line in lines:
@@ -163,6 +163,22 @@ class LocalTarget:
             folder=built.path,
             notes=(f"Python {built.python} of this machine, ipykernel {built.ipykernel}",),
         )
+
+    def _confines_in(self, environment: Path, name: str, report: Reporter) -> bool:
+        """Return whether sandboxes of an environment are confined; report if only they are not."""
+        from builder.targets.local.confine import bubblewrap
+        from builder.targets.local.confine.confinement import view_of
+
+        if self._isolation == "none":
+            return False
+        try:
+            view_of(environment)
+        except bubblewrap.ConfinementError as error:
+            if bubblewrap.refusal() is None:  # of which the first line of a build speaks
+                text = f"its sandboxes are NOT confined: {error.message}"
+                report(Event(kind="warning", variant=name, text=text))
+            return False
+        return True
 
     def _environment(
         self, order: BuildInput, report: Reporter, log: Log

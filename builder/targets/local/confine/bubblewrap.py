@@ -180,7 +180,12 @@ def _failure(candidate: Bubblewrap) -> str:
     if ended.returncode == 0:
         return ""
     lines = ended.stderr.strip().splitlines()
-    return lines[-1] if lines else f"bubblewrap ended with status {ended.returncode}"
+    if not lines:
+        return f"bubblewrap ended with status {ended.returncode}"
+    if lines[-1].startswith("[Errno "):
+        return f"the namespaces of bubblewrap cannot be joined: {lines[-1].partition('] ')[2]}"
+    # Its guess at the cause is that of a Debian of years ago; `remedy` looks.
+    return lines[-1].partition(", likely because")[0]
 
 
 def top_links() -> list[str]:
