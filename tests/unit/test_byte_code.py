@@ -58,6 +58,17 @@ def test_same_file_is_compiled_once_side_by_side(tmp_path: Path) -> None:
     assert all(compiled(first / name).samefile(compiled(second / name)) for name in names)
 
 
+def test_tests_of_a_package_are_not_compiled(tmp_path: Path) -> None:
+    """The tests that a package brings have no byte code, and a package named `tests` has."""
+    packages = environment(tmp_path / "a")
+    for name in ("package/tests", "package/deep/tests/data", "tests"):
+        (packages / name).mkdir(parents=True)
+        (packages / name / "three.py").write_text("X = 3\n")
+    provided(packages, tmp_path / "store")
+    found = {str(path.parent.parent.relative_to(packages)) for path in packages.rglob("*.pyc")}
+    assert found == {".", "package", "tests"}
+
+
 def test_shared_byte_code_is_taken(tmp_path: Path) -> None:
     """Python takes the byte code as it is, and says in a traceback where the module really is."""
     first, second = environment(tmp_path / "a"), environment(tmp_path / "b", time=2)

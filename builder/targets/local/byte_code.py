@@ -20,9 +20,10 @@ _AT_A_TIME = 32
 
 
 def provide(packages: str, store: str) -> None:
-    """Provide byte code for all modules below `packages`, from `store` or compiled into it.
+    """Provide byte code for the modules below `packages`, from `store` or compiled into it.
 
-    Files that do not compile are skipped, as pip does."""
+    Files that do not compile are skipped, as pip does, and so are the packages' own tests: they are
+    half of what scikit-learn brings, and nothing imports them."""
     kept = os.path.join(store, f"{sys.implementation.cache_tag}-{MAGIC_NUMBER.hex()}")
     if missing := _missing(_sources(packages, kept)):
         from concurrent.futures import ProcessPoolExecutor
@@ -47,7 +48,9 @@ def prune(store: "str | os.PathLike[str]") -> None:
 def _sources(packages: str, store: str) -> "list[tuple[str, str]]":
     """Return the modules below a folder, each with the path of its byte code in the store."""
     sources = []
-    for folder, _, names in os.walk(packages):
+    for folder, folders, names in os.walk(packages):
+        if folder != packages:  # a package of that name may be anything
+            folders[:] = [name for name in folders if name != "tests"]
         for name in names:
             path = os.path.join(folder, name)
             if name.endswith(".py") and os.path.isfile(path):
