@@ -27,20 +27,20 @@ _TYPES: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, kw_only=True)
 class Call:
-    """The parameters, request and responses of a call, as JSON schemas; None is no body."""
+    """What checks the parameters, request and responses of a call; None is no body."""
 
-    asks: dict[str, Any] | None
-    query: dict[str, Any]
-    answers: dict[int, dict[str, Any] | None] = field(default_factory=dict)
+    asks: Draft202012Validator | None
+    query: Draft202012Validator
+    answers: dict[int, Draft202012Validator | None] = field(default_factory=dict)
 
     def misfit(self, code: int, value: Any) -> str | None:
         """Return what is wrong with a response, or None."""
         if code not in self.answers:
             return f"status {code} is not one of {sorted(self.answers)}"
-        schema = self.answers[code]
-        if schema is None:
+        expected = self.answers[code]
+        if expected is None:
             return None if value is None else f"status {code} has no body"
-        return misfit(schema, value)
+        return misfit(expected, value)
 
     def misfit_of_query(self, query: dict[str, str]) -> str | None:
         """Return what is wrong with the parameters of a request, or None."""
@@ -49,9 +49,9 @@ class Call:
         return misfit(self.query, whole | {key: query[key] for key in texts & query.keys()})
 
 
-def misfit(schema: dict[str, Any], value: Any) -> str | None:
+def misfit(expected: Draft202012Validator, value: Any) -> str | None:
     """Return why a value does not fit a schema, or None."""
-    for error in Draft202012Validator(schema | {"$defs": _objects()}).iter_errors(value):
+    for error in expected.iter_errors(value):
         return f'Error at "/{"/".join(str(part) for part in error.absolute_path)}": {error.message}'
     return None
 
@@ -61,13 +61,16 @@ def calls() -> dict[str, Call]:
     """Return every call, by its method and path with `{}` for each parameter."""
     return {
         shape(call): Call(
-            asks=_type(facts["asks"]) if "asks" in facts else None,
-            query=_object(facts.get("query", {})),
+            asks=_validator(_type(facts["asks"])) if "asks" in facts else None,
+            query=_validator(_object(facts.get("query", {}))),
             answers={
-                code: None if answer == "nothing" else _type(answer)
+                code: None if answer == "nothing" else _validator(_type(answer))
                 for code, answer in facts["answers"].items()
             }
-            | {code: _type("Error") for code in (*facts["errors"], *facts.get("also", ()))},
+            | {
+                code: _validator(_type("Error"))
+                for code in (*facts["errors"], *facts.get("also", ()))
+            },
         )
         for call, facts in _facts()["calls"].items()
     }
@@ -94,6 +97,10 @@ def _facts() -> dict[str, Any]:
 @cache
 def _objects() -> dict[str, dict[str, Any]]:
     return {name: _object(fields) for name, fields in objects().items()}
+
+
+def _validator(schema: dict[str, Any]) -> Draft202012Validator:
+    return Draft202012Validator(schema | {"$defs": _objects()})
 
 
 def _object(fields: dict[str, str]) -> dict[str, Any]:
