@@ -26,6 +26,10 @@ SPEC = "schema = 1\nname = '{name}'\nextends = '_base'\n[python]\npackages = {pa
 # A forked kernel is led to what it installs in another way than one that is started anew. What
 # watches over installs is the same in all kinds.
 one_kind = pytest.mark.parametrize("opening", [BEST], indirect=True)
+# Each way to start a kernel and each isolation, once.
+two_kinds = pytest.mark.parametrize(
+    "opening", [BEST, *(["unconfined cold"] if LINUX else [])], indirect=True
+)
 Opening = Callable[..., KernelSandbox]
 
 
@@ -119,16 +123,12 @@ WAYS = (
     "from pip._internal.cli.main import main; main(['install', '-q', '{0}'])",
 )
 # Those that depend on how the interpreter was started: the rest only changes the command.
-WAYS_COLD = tuple(way for way in WAYS if way.startswith(("%pip", "import", "from")))
+WAYS_ELSEWHERE = tuple(way for way in WAYS if way.startswith(("%pip", "import", "from")))
 
 
 @pytest.mark.parametrize(
     ("opening", "ways"),
-    [
-        (kind, WAYS_COLD if kind.endswith("cold") and LINUX else WAYS)
-        for kind in KINDS
-        if LINUX or kind == BEST
-    ],
+    [(kind, WAYS if kind == BEST else WAYS_ELSEWHERE) for kind in KINDS if LINUX or kind == BEST],
     indirect=["opening"],
     ids=[kind for kind in KINDS if LINUX or kind == BEST],
 )
@@ -150,6 +150,7 @@ def test_installed_in_one_sandbox_only(
     assert files(with_pip) == before
 
 
+@two_kinds
 def test_newer_version_wins_where_it_was_installed(with_pip: Path, opening: Opening) -> None:
     """What the environment has counts as installed; a newer version that a sandbox installs is what
     it and its subprocesses import, and the environment's is back when that is uninstalled."""
@@ -171,11 +172,12 @@ def test_newer_version_wins_where_it_was_installed(with_pip: Path, opening: Open
     assert "outside environment" in execution.stdout
 
 
+@two_kinds
 def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) -> None:
     """Workers of multiprocessing and programs of the environment find what the sandbox has
     installed; the interpreter says of itself that it is the sandbox's."""
     sandbox = opening(with_pip)
-    printed(sandbox, "%pip install -q toolz")
+    printed(sandbox, "%uv pip install -q toolz")
     host = sandbox.home.parent / "venv"
     venv = Path(VENV) if sandbox.confined else host
     printout = printed(

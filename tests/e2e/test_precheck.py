@@ -60,6 +60,7 @@ def test_what_is_found_in_a_real_machine(create: Callable[..., Path], command: C
     (project / "variants" / "note").write_text("a note")
     done = command("precheck", "--json", cwd=project)
     assert done.returncode == 0, done.stderr
+    assert "precheck: drawing random numbers in two forks of the warm interpreter" in done.stderr
     (found,) = json.loads(done.stdout)
     assert found["packages"]["idna"]
     assert found["system_packages"]["sudo"]
@@ -247,6 +248,7 @@ def test_build_pre_checks_where_it_is_set_to(create: Callable[..., Path], comman
     assert "pre-check" not in found.stderr
 
 
+@pytest.mark.soak
 def test_generators_that_stay_the_same(create: Callable[..., Path], command: Command) -> None:
     """A generator that would draw the same numbers in every sandbox fails the pre-check, by its
     name, and one that is seeded with a constant at import does not."""
@@ -286,14 +288,14 @@ def test_packages_larger_than_tmp(
     base = engine.base_image()
     project = write(
         _base=f'schema = 1\n[base]\nimage = "{base}"\npython = ">=3.11"\n',
-        light='schema = 1\nname = "light"\nextends = "_base"\n[python]\npackages = ["pygments"]\n',
+        larger='schema = 1\nname = "larger"\nextends = "_base"\n[python]\npackages = ["pygments"]\n',
     ).parent
     rendered = command("render", cwd=project)
     assert rendered.returncode == 0, rendered.stderr
-    context = project / "generated" / "light"
+    context = project / "generated" / "larger"
     files = [str(path.relative_to(context)) for path in context.rglob("*") if path.is_file()]
     program = flatten((context / "Dockerfile").read_text(), files=files)
-    lock = (context / "requirements" / "light.txt").read_text()
+    lock = (context / "requirements" / "larger.txt").read_text()
     with engine.running(base, network="host", tmpfs={"/tmp": "size=1m"}) as container:
         machine = engine.Machine(container, config_of(base).env)
         machine.env["SSL_CERT_FILE"] = "/etc/ssl/certs/ca-certificates.crt"

@@ -33,7 +33,7 @@ SITE_PACKAGES = "/usr/local/lib/python3.13/site-packages"
 @pytest.mark.network
 @pytest.mark.parametrize(
     "kinds",
-    [("data", "ml"), pytest.param(("nlp", "vision"), marks=pytest.mark.soak)],
+    [("ml",), pytest.param(("data", "nlp", "vision"), marks=pytest.mark.soak)],
     ids=" and ".join,
 )
 def test_templates_are_the_same_machine(

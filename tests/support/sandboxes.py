@@ -82,6 +82,11 @@ def gone(pid: int, seconds: float = 10) -> bool:
 LINUX = sys.platform == "linux"  # which alone forks and confines sandboxes
 KINDS = ("cold", "forked", "unconfined", "unconfined cold")
 BEST = "forked" if LINUX else "unconfined cold"
+# Two of the kinds have each way to start a kernel, and each isolation; `soak` runs the other two.
+KINDS_TRIED = [
+    kind if kind in {"forked", "unconfined cold"} else pytest.param(kind, marks=pytest.mark.soak)
+    for kind in KINDS
+]
 
 
 def opened(kind: str, light: Rendered, ref: str) -> KernelSandbox:
@@ -107,7 +112,7 @@ def opened_in(
     return KernelSandbox(path, warm=(), env=variables, zygote=zygote, confined=confined)
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS_TRIED)
 def sandbox(request: pytest.FixtureRequest, light: Rendered, ref: str) -> Iterator[KernelSandbox]:
     """Yield a new sandbox of each kind."""
     with contextlib.closing(opened(request.param, light, ref)) as sandbox:
@@ -130,7 +135,7 @@ def kept_sandboxes() -> Iterator[dict[str, KernelSandbox]]:
         sandbox.close()
 
 
-@pytest.fixture(params=KINDS)
+@pytest.fixture(params=KINDS_TRIED)
 def kept_sandbox(
     request: pytest.FixtureRequest,
     kept_sandboxes: dict[str, KernelSandbox],
