@@ -46,7 +46,7 @@ ASCII_LOCALE = pytest.mark.skipif(
 )
 
 # How long an example takes tells how busy the machine is, not whether it is right.
-hypothesis.settings.register_profile("any speed", deadline=None)
+hypothesis.settings.register_profile("any speed", deadline=None, max_examples=50)
 hypothesis.settings.load_profile("any speed")
 
 LIGHT = (

@@ -62,15 +62,17 @@ def test_requirements(walk: Callable[..., str], tmp_path: Path) -> None:
 
 
 @pytest.mark.network
+@pytest.mark.parametrize("built", ["part-own-*", pytest.param("part-*", marks=pytest.mark.soak)])
 def test_dockerfile(
     tmp_path: Path,
     command: Command,
     walk: Callable[..., str],
     content_server: ContentServer,
     hub: HubServer,
+    built: str,
 ) -> None:
-    """Every instruction of the page becomes what the page shows, and the result is built, with the
-    tables that a reader writes instead of other instructions."""
+    """Every instruction of the page becomes what the page shows, which can be built on E2B, as can
+    the tables that a reader writes instead of other instructions, and which are built here."""
     content_server.files |= {"cities.csv": b"city\nKiel\n", "tool": b"#!/bin/sh\n"}
     walk("guides/dockerfile.md")
     page = DOCS / "guides/dockerfile.md"
@@ -104,8 +106,9 @@ def test_dockerfile(
         text = text.replace("0" * 64, sha256(atlas.content))
         head = f'schema = 1\nname = "part-own-{number}"\n'
         (tmp_path / f"variants/part-own-{number}.toml").write_text(head + text)
-    built = command("build", "part-*", "--target", "local", HF_ENDPOINT=hub.url)
-    assert built.returncode == 0, built.stderr
+    for arguments in (["render", "part-*"], ["build", built, "--target", "local"]):
+        done = command(*arguments, HF_ENDPOINT=hub.url)
+        assert done.returncode == 0, done.stderr
     generated = list(tmp_path.glob("generated/part-*/Dockerfile"))
     assert len(generated) - len(manual) in {len(pairs), len(pairs) - 1}
     for path in generated:

@@ -22,7 +22,7 @@ from tests.support.e2b_server import Fault, ModelledSteps, Server
 from tests.support.options import rounds
 from tests.support.runs import finished, once, revoke, started, until
 
-KILLS = rounds(3)
+KILLS = rounds(1)
 
 
 def test_killed_run_is_taken_up(place: Place, lead: Callable[[Server], Server]) -> None:
