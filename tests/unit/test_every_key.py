@@ -35,6 +35,7 @@ from tests.support.every_key import (
     rendered,
     with_files,
 )
+from tests.support.options import rounds
 
 
 def keys_of(model: type[BaseModel], *above: str) -> Iterator[str]:
@@ -140,7 +141,8 @@ def expected(attempt: Callable[[Case, str], list[object]]) -> list[list[object]]
     return [attempt(case, json.loads(case.before)) for case in TEXTS]
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.too_slow])
+@pytest.mark.chance
+@settings(max_examples=rounds(20), suppress_health_check=[HealthCheck.too_slow])
 @given(
     place=st.integers(0, 20),
     width=st.integers(0, 2),
