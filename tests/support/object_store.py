@@ -11,8 +11,6 @@ from typing import Any
 import httpx
 import obstore.store
 import pytest
-from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import make_server
 
 __all__ = ["Store", "store"]
 
@@ -21,6 +19,10 @@ class Store:
     """An S3 server with one empty bucket."""
 
     def __init__(self) -> None:
+        # Every process that runs tests loads this module, and few of their tests need a store.
+        from moto.moto_server.werkzeug_app import DomainDispatcherApplication, create_backend_app
+        from werkzeug.serving import make_server
+
         backends = DomainDispatcherApplication(create_backend_app)
         alone = threading.Lock()
         self.losing = ""
