@@ -184,6 +184,50 @@ def test_next_address_is_tried(make: Make, server: int) -> None:
     assert sandbox.proxy.refused == {}
 
 
+def test_second_request_cannot_choose_another_host(make: Make, server: int) -> None:
+    """What follows a request on its connection goes to the same server, whichever host it names."""
+    outside = Names({"a.example.org": [[PUBLIC]], "b.example.org": [[OTHER_PUBLIC]]}, server)
+    sandbox = make(["a.example.org"], outside)
+    first = b"GET http://a.example.org/1 HTTP/1.1\r\n\r\n"
+    for second in (
+        b"GET http://b.example.org/2 HTTP/1.1\r\nHost: b.example.org\r\n\r\n",
+        b"CONNECT b.example.org:443 HTTP/1.1\r\n\r\n",
+    ):
+        assert sandbox.send(first + second) == (200, "/1 a.example.org")
+    assert outside.asked == ["a.example.org"] * 2
+    assert outside.connected == [(PUBLIC, 80)] * 2
+
+
+def test_body_in_chunks_arrives_unchanged(make: Make) -> None:
+    """The proxy passes on a body as it is, with its length given twice, too: only the chosen server
+    reads it."""
+    body = b"4;a=b\r\nbody\r\n0\r\n\r\nGET http://b.example.org/ HTTP/1.1\r\n\r\n"
+    fields = b"Transfer-Encoding: chunked\r\nContent-Length: 4\r\n"
+
+    class Reads(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            received = b"".join(iter(lambda: self.request.recv(1 << 16), b""))
+            answer = received.partition(b"\r\n\r\n")[2] == body and fields in received
+            self.request.sendall(b"HTTP/1.1 200 %d\r\n\r\n" % answer)
+
+    with serving(Reads) as port:
+        sandbox = make("allow", Names({"a.example.org": [[PUBLIC]]}, port))
+        header = b"POST http://a.example.org/ HTTP/1.1\r\n" + fields + b"\r\n"
+        with sandbox.connect(header + body) as connection:
+            connection.shutdown(socket.SHUT_WR)
+            assert connection.recv(1024) == b"HTTP/1.1 200 1\r\n\r\n"
+
+
+def test_silent_connections_do_not_keep_others_out(make: Make, server: int) -> None:
+    """More silent connections than the proxy serves at once end in time, and further ones are
+    answered."""
+    sandbox = make("allow", Names({"a.example.org": [[PUBLIC]]}, server), Waits(header=2))
+    with contextlib.ExitStack() as stack:
+        for _ in range(160):
+            stack.enter_context(sandbox.connect(b"CONNECT a"))
+        assert sandbox.open("a.example.org")[0] == 200
+
+
 def test_header_bomb_is_refused(make: Make, server: int) -> None:
     """A header without an end is answered with 431, and not read further."""
     sandbox = make("allow", Names({}, server))

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import ipaddress
 import socket
 
 import pytest
@@ -26,7 +27,7 @@ PRIVATE = (
     *("::", "::1", "::7f00:1", "::ffff:127.0.0.1", "::ffff:8.8.8.8", "::ffff:0:127.0.0.1"),
     *("64:ff9b::7f00:1", "64:ff9b::8.8.8.8", "64:ff9b:1::1", "100::1", "2001::1", "2001:db8::1"),
     *("2002:7f00:1::", "2002:808:808::1", "fc00::1", "fd00:ec2::254", "fe80::1", "fe80::1%lo"),
-    *("fec0::1", "ff02::1", "ff0e::1", "4000::1"),
+    *("fec0::1", "ff02::1", "ff0e::1", "4000::1", "2606:4700::1111%lo", "2606:4700::1111%2"),
     *("", "example.com", "127.1", "2130706433", "0x7f.1", "0177.0.0.1", "8.8.8.8.", "8.8.8.8/32"),
 )
 
@@ -36,6 +37,45 @@ def test_only_the_internet_is_public(address: str) -> None:
     """Addresses that are private, loopback, link-local, metadata, multicast, reserved, translated
     from IPv4, or in an unusual form are not public."""
     assert not is_public(address)
+
+
+PRIVATE_4 = st.sampled_from(["10.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "172.16.0.0/12", "192.168.0.0/16"]).flatmap(
+    lambda network: st.ip_addresses(network=network)
+)  # fmt: skip
+
+
+@given(PRIVATE_4, st.integers(0, 2**64 - 1))
+def test_no_address_of_ipv6_leads_to_a_private_one_of_ipv4(
+    address: ipaddress.IPv4Address, bits: int
+) -> None:
+    """A private address is not public inside one of IPv6: mapped, compatible, translated, or the
+    end of a tunnel of 6to4 or Teredo."""
+    number = int(address)
+    forms = (
+        *(number, 0xFFFF << 32 | number, 0xFFFF << 48 | number),  # ::, ::ffff:, ::ffff:0:
+        *(0x64FF9B << 96 | number, 0x64FF9B0001 << 80 | bits << 32 & (1 << 80) - 1 | number),
+        0x2002 << 112 | number << 80 | bits,
+        *(0x20010000 << 96 | bits << 32 | each for each in (number, number ^ 0xFFFFFFFF)),
+    )
+    for form in forms:
+        assert not is_public(str(ipaddress.IPv6Address(form))), ipaddress.IPv6Address(form)
+
+
+@given(PRIVATE_4, st.integers(1, 4), st.lists(st.sampled_from("doxX"), min_size=4, max_size=4))
+def test_no_form_of_a_private_address_is_public(
+    address: ipaddress.IPv4Address, parts: int, bases: list[str]
+) -> None:
+    """A private address in one to four parts, each decimal, octal or hexadecimal, is resolved by
+    this machine to one that is not public."""
+    packed = address.packed
+    numbers = [*packed[: parts - 1], int.from_bytes(packed[parts - 1 :])]
+    text = {"d": "{}", "o": "0{:o}", "x": "0x{:x}", "X": "0X{:X}"}
+    form = ".".join(text[base].format(number) for base, number in zip(bases, numbers, strict=False))
+    (answer, *_) = socket.getaddrinfo(form, 80, type=socket.SOCK_STREAM)
+    assert answer[4][0] == str(address)
+    assert not is_public(str(answer[4][0]))
+    assert not is_public(form)
+    assert parse(connect(f"{form}:80")).host == form.lower()
 
 
 @pytest.mark.parametrize("address", ["1.1.1.1", "8.8.8.8", "2606:4700::1111", "2a00:1450::1"])
@@ -87,6 +127,7 @@ NO_URL = "expected CONNECT, or a URL that begins with http://"
         *("user@example.com:80", "example.com:80@10.0.0.1:80", "a\\b:80", "exa%6dple.com:80"),
         *("::1:80", "[::1", "[::1]", "[fe80::1%25lo]:80", "[example.com]:80", ":80", "*"),
         *("http://example.com:80", f"{'a' * 255}:80", "example.com:000080"),
+        *("example.com..:80", ".:80", "..:80", ".example.com:80", "a..b:80"),
     ],
 )
 def test_other_authorities_are_bad_requests(authority: str) -> None:
