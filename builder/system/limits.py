@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from builder.errors import SandboxError
 
 # What each sandbox uses in this process, as measured.
-_DESCRIPTORS = 18
+_DESCRIPTORS = 19
 _SPARE_DESCRIPTORS = 6
 _LEAST_DESCRIPTORS = 100  # a kernel keeps its home open as number 99
 _THREADS = 32  # with those of the kernel, which counts for the same user
@@ -140,3 +140,11 @@ def _error(kind: str) -> SandboxError:
         hint=f"raise it (`ulimit -{option}`, or what your container or service manager sets), or"
         " have fewer sandboxes open at once",
     )
+
+
+def memory_kills() -> int | None:
+    """Return how many processes this machine has killed for lack of memory; None where it does not
+    say."""
+    with contextlib.suppress(OSError, ValueError), open("/proc/vmstat", encoding="ascii") as file:
+        return next((int(line.split()[1]) for line in file if line.startswith("oom_kill ")), None)
+    return None

@@ -100,7 +100,8 @@ def test_failed_check_says_what_was_expected_and_found(verified: Verified) -> No
         ("os._exit(3)", "the code ended its interpreter with exit status 3"),
         (
             "os.kill(os.getpid(), 9)",
-            "the interpreter was ended by SIGKILL while it ran the code, as when memory runs out",
+            "the interpreter was ended by SIGKILL while it ran the code; memory did not run out, so"
+            " the code or another program killed it",
         ),
         ("os.abort()", "the interpreter was ended by SIGABRT while it ran the code"),
     ],

@@ -308,6 +308,37 @@ BOMBS = (
         """,
     ),
     Bomb(
+        goal="memory of sockets of many processes",
+        wall="limits",
+        words=_MEMORY,
+        ends=True,
+        code="""
+            code = (
+                "import contextlib, socket, time\\n"
+                "kept = []\\n"
+                "for _ in range(120):\\n"
+                "    kept += socket.socketpair()\\n"
+                "for each in kept:\\n"
+                "    each.setblocking(False)\\n"
+                "    with contextlib.suppress(BlockingIOError):\\n"
+                "        while each.send(bytes(1 << 16)): pass\\n"
+                "print(1, flush=True)\\n"
+                "time.sleep(60)\\n"
+            )
+            children = [
+                subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE)
+                for _ in range(14)
+            ]
+            for child in children:
+                child.stdout.read(1)
+            time.sleep(facts["wait"])
+            escaped(all(child.poll() is None for child in children))
+            for child in children:
+                child.kill()
+                child.wait()
+        """,
+    ),
+    Bomb(
         goal="memory of sockets",
         wall="limits",
         words="Too many open files",

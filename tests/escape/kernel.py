@@ -171,6 +171,33 @@ _OTHER = (
             resource.setrlimit(resource.RLIMIT_CORE, (1 << 20, 1 << 20))
             escaped()
         """,
+        use_more_processors="os.sched_setaffinity(0, range(os.cpu_count())); escaped()",
+        enlarge_a_pipe="""
+            reading, writing = os.pipe()
+            escaped(fcntl.fcntl(writing, 1031, 1 << 18) == 1 << 18)
+        """,
+        enlarge_a_buffer_of_a_socket="""
+            with socket.socket(socket.AF_UNIX) as line:
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 4096)
+                before = line.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF)
+                line.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)
+                escaped(line.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) > before)
+        """,
+        hide_files_in_a_thread="""
+            hidden = []
+            def hide():
+                call("close_range", 1000, 1000, 2)  # the files of this thread are its own then
+                hidden.append(os.open("/dev/null", os.O_RDONLY))
+            thread = threading.Thread(target=hide)
+            thread.start()
+            thread.join()
+            escaped(hidden and not os.path.exists("/proc/self/fd/%d" % hidden[0]))
+        """,
+        hide_memory_in_semaphores="""
+            semaphores = call("semget", 0, 10_000, 0o600)
+            _libc.semctl(semaphores, 0, 0)
+            escaped()
+        """,
         raise_a_limit="""
             size = 1 << 50
             resource.setrlimit(resource.RLIMIT_FSIZE, (size, size))

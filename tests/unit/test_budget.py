@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from builder.targets.local.kernel_host import budget
+from builder.targets.local.kernel_host import budget, sockets
 from builder.targets.local.kernel_host.budget import Budget
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
@@ -49,6 +51,60 @@ def test_deleted_files_count_while_they_are_open(tmp_path: Path) -> None:
             {"memory": MUCH, "disk": 1 << 22, "files": MUCH, "folders": [str(tmp_path)]}
         )
         assert before.breach() == "disk"
+
+
+def test_data_in_sockets_counts_until_it_is_read() -> None:
+    """Data in local, TCP and UDP sockets counts as memory, also if its sender has closed."""
+    with contextlib.ExitStack() as stack:
+        local, most = [], 0
+        for _ in range(100):
+            local.append([stack.enter_context(each) for each in socket.socketpair()])
+            local[-1][0].settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    most += local[-1][0].send(bytes(1 << 14))
+        assert sockets.memory() > most > 10 << 20
+        for sender, _ in local:
+            sender.close()
+        assert sockets.memory() >= most
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=20))
+        sent = 0
+        for _ in range(20):
+            client = stack.enter_context(socket.create_connection(listener.getsockname()))
+            client.settimeout(0)
+            with contextlib.suppress(BlockingIOError):
+                while True:
+                    sent += client.send(bytes(1 << 16))
+        assert sockets._internet(socket.IPPROTO_TCP) > sent > 1 << 20
+        receiver = stack.enter_context(socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
+        receiver.bind(("127.0.0.1", 0))
+        receiver.sendto(bytes(60_000), receiver.getsockname())
+        assert sockets._internet(socket.IPPROTO_UDP) >= 60_000
+
+
+def test_a_look_is_given_up_when_there_is_something_to_do() -> None:
+    """A keeper that is busy gives up a look, which finds nothing then."""
+    limited = Budget({"memory": 1 << 20, "disk": MUCH, "files": MUCH})
+    assert limited.breach(lambda: True) == ""
+    assert limited.breach() == "memory"
+
+
+def test_descriptors_and_empty_files_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory that the kernel keeps for descriptors and for names of files in memory counts."""
+    code = "import fcntl, sys; fcntl.fcntl(1, fcntl.F_DUPFD, int(sys.argv[1])); print(flush=True); input()"
+    kept = []
+    for number in (10, 1000):
+        command = [sys.executable, "-c", code, str(number)]
+        with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as program:
+            assert program.stdout is not None
+            program.stdout.readline()
+            kept.append(dict(budget._processes())[f"/proc/{program.pid}"].kernel)
+            program.communicate(b"\n")
+    few, many = kept
+    assert few < 500 * 4096 < many
+    values = [4096, 4096, 100, 100, 100, 50_000, 20_000, 20_000, 0, 255]
+    monkeypatch.setattr(os, "statvfs", lambda _: os.statvfs_result(values))
+    assert budget._size_of_file_system("/tmp") == 30_000 << 10
 
 
 def test_memory_of_all_processes_counts(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ HEADERS = {
 # Of calls that have other names in the table of the architectures without a history.
 OTHER_NAMES = {"umount2": ("umount2", "umount")}
 X32 = 0x40000000
-KILL, ALLOW = "kill", 0
+KILL, IGNORE, ALLOW = "kill", "ignore", 0
 LISTED = {**DENIED, **MISSING, **EXAMINED}
 MACHINES = pytest.mark.parametrize("machine", ARCHITECTURES)
 RUNS_HERE = pytest.mark.skipif(
@@ -37,7 +37,7 @@ RUNS_HERE = pytest.mark.skipif(
 
 
 def outcome(code: bytes, number: int, *arguments: int, architecture: int) -> int | str:
-    """Interpret a program for a call; return 0, the error number, or "kill"."""
+    """Interpret a program for a call; return 0, the error number, "ignore" or "kill"."""
     padded = [*arguments, *[0] * (6 - len(arguments))]
     data = struct.pack("<IIQ6Q", number, architecture, 0, *(each & 2**64 - 1 for each in padded))
     instructions = list(struct.iter_unpack("<HBBI", code))
@@ -51,7 +51,9 @@ def outcome(code: bytes, number: int, *arguments: int, architecture: int) -> int
             accumulator &= value
         elif operation == 0x06:
             assert value >> 16 in (0x8000, 0x0005, 0x7FFF)
-            return KILL if value >> 16 == 0x8000 else value & 0xFFFF
+            if value >> 16 == 0x8000:
+                return KILL
+            return IGNORE if value == 0x50000 else value & 0xFFFF
         else:
             holds = {
                 0x15: accumulator == value,
@@ -150,10 +152,13 @@ def test_other_architectures_are_killed(machine: str, number: int) -> None:
 
 @MACHINES
 def test_processes_start_and_namespaces_do_not(machine: str) -> None:
-    """`clone` starts threads and processes, but refuses every flag that creates a namespace."""
+    """`clone` starts threads and processes, but refuses every flag that creates a namespace, and
+    threads with files of their own."""
     run = Machine(machine)
     thread, fork, vfork = 0x3D0F00, 0x1200011, 0x4111
     assert [run("clone", flags) for flags in (thread, fork, vfork)] == [ALLOW] * 3
+    own_files = thread & ~0x400
+    assert run("clone", own_files) == errno.EPERM
     namespaces = (0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000)
     assert {run("clone", each | fork) for each in namespaces} == {errno.EPERM}
 
@@ -206,6 +211,23 @@ def test_segments_of_shared_memory_are_small(machine: str) -> None:
     assert [run("shmget", 0, size) for size in ((1 << 16) + 1, 1 << 32, 1 << 63)] == [
         errno.ENOMEM
     ] * 3
+
+
+@MACHINES
+def test_memory_of_the_kernel_stays_small(machine: str) -> None:
+    """Pipes cannot be enlarged, sizes of buffers have no effect, sets of semaphores are small, and
+    a thread cannot get files of its own."""
+    run = Machine(machine)
+    get_flags, pipe_size, send, receive, reuse = 3, 1031, 7, 8, 2
+    assert [run("fcntl", 3, each) for each in (get_flags, pipe_size)] == [ALLOW, errno.EPERM]
+    assert [run("setsockopt", 3, 1, each) for each in (send, receive, reuse)] == [
+        IGNORE,
+        IGNORE,
+        ALLOW,
+    ]
+    assert [run("setsockopt", 3, level, send) for level in (0, 6, 41)] == [ALLOW] * 3
+    assert [run("semget", 0, each) for each in (1, 64, 65)] == [ALLOW, ALLOW, errno.ENOSPC]
+    assert [run("close_range", 3, 9, each) for each in (0, 4, 2)] == [ALLOW, ALLOW, errno.EINVAL]
 
 
 def test_machine_without_a_table_is_an_error() -> None:

@@ -25,6 +25,7 @@ from builder.sandbox.execution import (
     seconds_in_words,
     warm_up_code,
 )
+from builder.system.limits import memory_kills
 from builder.system.scratch import Scratch, short_folder
 from builder.targets.local.client import KernelClient, add_error
 from builder.targets.local.confine import confinement
@@ -82,6 +83,7 @@ class KernelSandbox:
         self._proxy: Proxy | None = None
         self._refused: Counter[Refusal] = Counter()
         self._held = contextlib.ExitStack()
+        self._started, self._memory_kills = False, memory_kills()
         if zygote:
             self._held.callback(zygote.release)
         try:
@@ -153,9 +155,11 @@ class KernelSandbox:
             if FAILS in log:
                 reason = log[log.index(FAILS) :]
                 raise SandboxError(reason, hint="correct `warmup.reseed`") from error
-            raise SandboxError(f"the kernel did not start:\n{log}") from error
+            why = f"the kernel did not start: {error.message}"
+            raise SandboxError(f"{why}\n{log}" if log else why) from error
         if not ready:
             raise SandboxError(f"the kernel was not ready within {_START_SECONDS:.0f} seconds")
+        self._started = True
 
     def _warm_up(self, warm: Sequence[str]) -> None:
         if not warm:
@@ -259,7 +263,8 @@ class KernelSandbox:
     def _check_alive(self) -> None:
         if not self.alive():
             status = self._process.status() if self._process else None
-            died = InterpreterDiedError(self._breach() or _end_in_words(status))
+            words = _end_in_words(status, self._memory_kills, started=self._started)
+            died = InterpreterDiedError(self._breach() or words)
             died.status = status
             raise died
 
@@ -302,14 +307,24 @@ def _start_error(error: BaseException) -> Exception | None:
     return None
 
 
-def _end_in_words(status: int | None) -> str:
+def _end_in_words(status: int | None, memory_kills_before: int | None, *, started: bool) -> str:
+    when = "while it ran the code" if started else "while it started"
     if status is None:
-        return "the interpreter ended while it ran the code"
+        return f"the interpreter ended {when}, with the process that watches it"
     if status >= 0:
-        return f"the code ended its interpreter with exit status {status}"
+        what = "the code ended its interpreter" if started else "it ended"
+        return f"{what} with exit status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:
         name = f"signal {-status}"
-    cause = ", as when memory runs out" if -status == signal.SIGKILL else ""
-    return f"the interpreter was ended by {name} while it ran the code{cause}"
+    cause = _cause_of_kill(memory_kills_before) if -status == signal.SIGKILL else ""
+    return f"the interpreter was ended by {name} {when}{cause}"
+
+
+def _cause_of_kill(memory_kills_before: int | None) -> str:
+    if memory_kills_before is None:
+        return ", as when memory runs out"
+    if memory_kills() != memory_kills_before:
+        return ", as memory ran out on this machine"
+    return "; memory did not run out, so the code or another program killed it"

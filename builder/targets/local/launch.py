@@ -10,6 +10,7 @@ import atexit
 import contextlib
 import json
 import os
+import signal
 import socket
 import stat
 import sys
@@ -46,11 +47,12 @@ class _Forked:
     """A kernel forked by a zygote, with the methods of `Guarded`; it lives as long as its
     connection."""
 
-    def __init__(
-        self, connection: socket.socket, pid: int, listener: socket.socket | None = None
-    ) -> None:
-        """`listener` takes the code's connections to hosts elsewhere."""
-        self._connection, self.pid, self.listener = connection, pid, listener
+    def __init__(self, connection: socket.socket, pid: int, passed: Sequence[int] = ()) -> None:
+        """Behind walls, descriptors are `passed`: of the first process there, with which all end,
+        and of a socket that takes the code's connections to hosts elsewhere, if there is one."""
+        self._connection, self.pid = connection, pid
+        self._first = passed[0] if passed else None
+        self.listener = socket.socket(fileno=passed[1]) if len(passed) > 1 else None
         self._end: tuple[int | None, str] | None = None
 
     def interrupt(self) -> None:
@@ -80,6 +82,12 @@ class _Forked:
             self._connection.shutdown(socket.SHUT_WR)
 
     def end(self) -> None:
+        if self._first is not None:
+            # Its keeper would do this, but the code's processes can delay it by seconds.
+            with contextlib.suppress(OSError):
+                signal.pidfd_send_signal(self._first, signal.SIGKILL)
+            os.close(self._first)
+            self._first = None
         self.abort()
         with contextlib.suppress(OSError):
             # Its keeper closes the connection last, when all has ended and the folder is gone.
@@ -182,10 +190,9 @@ class Zygote:
                 "log": str(folder / "child.log"),
             }
             line.sendall(json.dumps({**request, "variables": dict(variables)}).encode() + b"\n")
-            listens = confined is not None and confined["walls"]["proxy"]
-            answer, listener = self._answer(line, listens=listens)
+            answer, passed = self._answer(line)
             line.settimeout(None)
-            return _Forked(line, _pid_in(answer), listener)
+            return _Forked(line, _pid_in(answer), passed)
         except OSError as error:
             line.close()
             raise SandboxError(f"the kernel could not be forked: {error}") from error
@@ -193,21 +200,16 @@ class Zygote:
             line.close()
             raise
 
-    def _answer(self, line: socket.socket, *, listens: bool) -> tuple[str, socket.socket | None]:
-        """Receive an answer, with the listening socket of a sandbox that has one."""
-        answer, listener = b"", None
+    def _answer(self, line: socket.socket) -> tuple[str, list[int]]:
+        """Receive an answer, with the descriptors that are passed along."""
+        answer, passed = b"", []
         while b"\n" not in answer:
-            descriptors: list[int] = []
-            if listens:
-                part, descriptors, *_ = socket.recv_fds(line, 1024, 1)
-            else:
-                part = line.recv(1024)
-            if descriptors:
-                listener = socket.socket(fileno=descriptors[0])
+            part, descriptors, *_ = socket.recv_fds(line, 1024, 2, socket.MSG_CMSG_CLOEXEC)
+            passed += descriptors
             if not part:
                 raise SandboxError(f"the kernel could not be forked:\n{self._log()}")
             answer += part
-        return answer.splitlines()[0].decode(errors="replace"), listener
+        return answer.splitlines()[0].decode(errors="replace"), passed
 
     def take(self) -> None:
         """Add a user; call it with the lock of all zygotes held."""

@@ -58,6 +58,8 @@ DENIED: Mapping[str, Numbers] = {
     "vmsplice": (278, 75),
     "personality": (135, 92),
     "modify_ldt": (154, None),
+    # The processors of a sandbox are its limit.
+    "sched_setaffinity": (203, 122),
     "lookup_dcookie": (212, 18),
     # The machine.
     "init_module": (175, 105),
@@ -103,6 +105,10 @@ EXAMINED = {
     "socket": (41, 198),
     "socketpair": (53, 199),
     "shmget": (29, 194),
+    "semget": (64, 190),
+    "fcntl": (72, 25),
+    "setsockopt": (54, 208),
+    "close_range": (436, 436),
 }
 _LAST = 469  # file_setattr, of Linux 6.17; the numbers of later calls are the same everywhere
 _MACHINES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}  # linux/audit.h
@@ -113,6 +119,11 @@ _NAMESPACES = 0x7E020000  # mount, cgroup, UTS, IPC, user, PID and network: linu
 _TERMINALS = (0x5412, 0x541C, 0x5423)
 # Databases lock with segments of a few bytes. Segments without a process are counted nowhere.
 _SEGMENT_BYTES = 1 << 16
+_SEMAPHORES = 64
+# A thread whose files are its own, as if it were a process, has them where nobody looks.
+_THREAD, _FILES, _OWN_FILES = 0x10000, 0x400, 2  # linux/sched.h, linux/close_range.h
+_PIPE_SIZE = 1031  # F_SETPIPE_SZ: linux/fcntl.h
+_SOCKET_LEVEL, _BUFFERS = 1, (7, 8)  # SO_SNDBUF, SO_RCVBUF: asm/socket.h
 _ROUTE = 0  # what libraries ask for the addresses of this machine: linux/netlink.h
 
 # linux/seccomp.h, and the offsets in its `seccomp_data`, whose arguments have 64 bits.
@@ -158,6 +169,10 @@ def _instructions(machine: str) -> Instructions:
                 ("socket", _socket()),
                 ("socketpair", _socketpair()),
                 ("shmget", _shmget()),
+                ("semget", _semget()),
+                ("fcntl", _fcntl()),
+                ("setsockopt", _setsockopt()),
+                ("close_range", _close_range()),
             )
         ),
         [_return(_ALLOW)],
@@ -169,6 +184,35 @@ def _clone() -> Instructions:
     return [
         _load_argument(0),
         *_if(_ANY_BIT, _NAMESPACES, _refused(errno.EPERM)),
+        *_unless(_ANY_BIT, _THREAD, [_return(_ALLOW)]),
+        *_unless(_ANY_BIT, _FILES, _refused(errno.EPERM)),
+        _return(_ALLOW),
+    ]
+
+
+def _close_range() -> Instructions:
+    return [
+        _load_argument(2),
+        *_if(_ANY_BIT, _OWN_FILES, _refused(errno.EINVAL)),
+        _return(_ALLOW),
+    ]
+
+
+def _fcntl() -> Instructions:
+    """Refuse larger pipes, as the kernel does to users with many."""
+    return [
+        _load_argument(1),
+        *_if(_EQUAL, _PIPE_SIZE, _refused(errno.EPERM)),
+        _return(_ALLOW),
+    ]
+
+
+def _setsockopt() -> Instructions:
+    """Ignore the sizes of buffers, which the kernel takes as wishes, too."""
+    ignored = _joined(_if(_EQUAL, option, [_return(_ERROR)]) for option in _BUFFERS)
+    return [
+        _load_argument(1),
+        *_if(_EQUAL, _SOCKET_LEVEL, [_load_argument(2), *ignored, _return(_ALLOW)]),
         _return(_ALLOW),
     ]
 
@@ -216,6 +260,14 @@ def _shmget() -> Instructions:
         *_unless(_EQUAL, 0, too_large),
         _load_argument(1),
         *_if(_GREATER, _SEGMENT_BYTES, too_large),
+        _return(_ALLOW),
+    ]
+
+
+def _semget() -> Instructions:
+    return [
+        _load_argument(1),
+        *_if(_GREATER, _SEMAPHORES, _refused(errno.ENOSPC)),
         _return(_ALLOW),
     ]
 

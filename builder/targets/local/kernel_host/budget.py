@@ -9,14 +9,26 @@ import contextlib
 import itertools
 import os
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, NamedTuple, TypeVar
+
+from . import sockets
 
 _SHORTEST, _LONGEST = 0.1, 0.5
 _DISK_SECONDS = 1.0
 _FILES_BETWEEN = 256  # looks at the clock, since memory is not left alone while files are counted
 _DISK_SHARE = 20  # looking at the files takes at most this part of the time
+_DESCRIPTOR_BYTES = 4096  # of memory in the kernel: of two descriptors of a pipe, two pages
+_FREE_DESCRIPTORS = 64  # for which each process has a place
+_NAME_BYTES = 1024  # of a file in memory, however small
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+
+
+_Step = TypeVar("_Step")
+
+
+class _GivenUpError(Exception):
+    """There is something else to do."""
 
 
 class Budget:
@@ -31,30 +43,54 @@ class Budget:
         self._in_memory: list[str] = limits.get("memory_folders", [])
         self._seconds, self._used = _SHORTEST, 0
         self._disk_again = 0.0
+        self._busy: Callable[[], bool] = lambda: False
 
     def pause(self) -> int | None:
         """Return the milliseconds until the next look, or None for never."""
         return int(1000 * self._seconds) if self._memory else None
 
-    def breach(self) -> str:
-        """Return which limit is exceeded: "memory", "disk" or "files"; empty if none is."""
+    def breach(self, busy: Callable[[], bool] = lambda: False) -> str:
+        """Return which limit is exceeded: "memory", "disk" or "files"; empty if none is. A look,
+        which takes seconds in a sandbox of many busy processes, is given up when the caller is
+        `busy`."""
         if not self._memory:
             return ""
-        if self._memory_used() > self._memory:
-            return "memory"
-        return self._disk_breach()
+        self._busy = busy
+        try:
+            return "memory" if self._memory_used() > self._memory else self._disk_breach()
+        except _GivenUpError:
+            return ""
 
     def _memory_used(self) -> int:
         """Return the memory in use. Far below the limit, the result may be too high."""
-        folders = sum(map(_size_of_file_system, self._in_memory))
-        processes = _processes()
-        used = folders + sum(processes.values())
+        kernel = sum(map(_size_of_file_system, self._in_memory)) + sockets.memory()
+        processes = dict(self._going_on(_processes()))
+        used = kernel + sum(each.pages + each.kernel for each in processes.values())
         # Look less often while nothing changes.
         self._seconds = _SHORTEST if used != self._used else min(2 * self._seconds, _LONGEST)
         self._used = used
         if used > self._memory:  # shared memory was counted once for each process
-            used = folders + sum(_proportional(*each) for each in processes.items())
+            used = kernel + self._shares(processes, self._memory - kernel)
         return used
+
+    def _shares(self, processes: dict[str, _Process], enough: int) -> int:
+        """Return the memory of processes with their share of shared memory, or any number beyond
+        `enough` once there is more."""
+        used = 0
+        largest = sorted(processes.items(), key=lambda each: -each[1].pages)
+        for folder, process in self._going_on(largest):
+            share = _kib(_fields(folder, "smaps_rollup"), "Pss", "SwapPss")
+            used += process.kernel + (share or process.pages)
+            if used > enough:
+                break
+        return used
+
+    def _going_on(self, steps: Iterable[_Step]) -> Iterator[_Step]:
+        """Yield steps of a long look until it is given up."""
+        for step in steps:
+            if self._busy():
+                raise _GivenUpError
+            yield step
 
     def _disk_breach(self) -> str:
         start = time.monotonic()
@@ -77,16 +113,25 @@ class Budget:
         return "disk" if size > self._disk else "files" if count > self._files else ""
 
 
-def _processes() -> dict[str, int]:
-    """Return the memory of each process, with all that it shares, by its folder in /proc: that of
-    another thread if its first one has ended, since its own then shows neither memory nor files."""
-    processes = {}
+class _Process(NamedTuple):
+    """The bytes of a process: of its `pages`, with those that it shares, and of what the `kernel`
+    keeps for it."""
+
+    pages: int
+    kernel: int
+
+
+def _processes() -> Iterator[tuple[str, _Process]]:
+    """Yield each process with its folder in /proc: that of another thread if its first one has
+    ended, since its own then shows neither memory nor files."""
     for process in filter(str.isdigit, _names("/proc")):
         for folder in _folders_of(f"/proc/{process}"):
-            if used := _fields(folder, "status", "VmRSS", "VmSwap", "VmPTE"):
-                processes[folder] = used
+            fields = _fields(folder, "status")
+            if pages := _kib(fields, "VmRSS", "VmSwap"):
+                descriptors = max(0, int(fields["FDSize"]) - _FREE_DESCRIPTORS)
+                kernel = _kib(fields, "VmPTE") + _DESCRIPTOR_BYTES * descriptors
+                yield folder, _Process(pages, kernel)
                 break
-    return processes
 
 
 def _folders_of(process: str) -> Iterator[str]:
@@ -100,28 +145,23 @@ def _names(folder: str) -> list[str]:
     return []
 
 
-def _proportional(process: str, used: int) -> int:
-    """Return the memory of a process with its share of shared memory, or all of it if the share is
-    unknown."""
-    shares = _fields(process, "smaps_rollup", "Pss", "SwapPss")
-    return shares + _fields(process, "status", "VmPTE") if shares else used
+def _fields(process: str, name: str) -> dict[str, str]:
+    """Return the fields of a file about a process; none if it has ended."""
+    with contextlib.suppress(OSError), open(f"{process}/{name}", errors="replace") as file:
+        return {field: value for field, _, value in (line.partition(":") for line in file)}
+    return {}
 
 
-def _fields(process: str, name: str, *fields: str) -> int:
-    """Return the sum, in bytes, of fields in a file about a process; 0 if it has none."""
-    with (
-        contextlib.suppress(OSError, ValueError),
-        open(f"{process}/{name}", errors="replace") as file,
-    ):
-        lines = (line.partition(":") for line in file)
-        return sum(int(value.split()[0]) << 10 for field, _, value in lines if field in fields)
-    return 0
+def _kib(fields: dict[str, str], *names: str) -> int:
+    """Return the sum of some fields in bytes; 0 if there are none."""
+    return sum(int(fields[name].split()[0]) << 10 for name in names if name in fields)
 
 
 def _size_of_file_system(folder: str) -> int:
     with contextlib.suppress(OSError):
         status = os.statvfs(folder)
-        return (status.f_blocks - status.f_bfree) * status.f_frsize
+        blocks = (status.f_blocks - status.f_bfree) * status.f_frsize
+        return blocks + _NAME_BYTES * (status.f_files - status.f_ffree)
     return 0
 
 
@@ -174,7 +214,7 @@ def _deleted(folders: list[str]) -> list[os.stat_result]:
         with contextlib.suppress(OSError):
             devices.add(os.stat(folder).st_dev)
     deleted: dict[int, os.stat_result] = {}
-    for process in _processes():
+    for process, _ in _processes():
         for number in _names(f"{process}/fd"):
             with contextlib.suppress(OSError):
                 status = os.stat(f"{process}/fd/{number}")

@@ -2,15 +2,16 @@
 
 A kernel behind walls is requested with `walls`: the `command` that makes them, the seccomp
 `program` in base64, the `limits` of its processes and the `budget` of all (see `.wall` and
-`.budget`); with `kernel`, a command that starts it anew; and with `proxy`, a listening socket of
-the sandbox is sent along with the answer. The keeper is behind the same walls, except that the code
-can neither see nor reach its process.
+`.budget`); with `kernel`, a command that starts it anew. A descriptor of the first process behind
+the walls is sent along with the answer, and with `proxy`, a listening socket of the sandbox. The
+keeper is behind the same walls, except that the code can neither see nor reach its process.
 """
 
 from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import json
 import os
 import select
@@ -60,7 +61,7 @@ def keep(
             become_kernel(request, keeper_id)
         finally:
             os._exit(0)
-    _answer(connection, kernel, listener)
+    _answer(connection, kernel, wall, listener)
     if wall is None:
         os.close(HOME_DESCRIPTOR)
     alive = _serve(connection, lines, kernel, woken, wall, Budget(walls["budget"] if walls else {}))
@@ -98,13 +99,18 @@ def _listener(walls: dict[str, Any] | None) -> socket.socket | None:
     return listener
 
 
-def _answer(connection: socket.socket, kernel: int, listener: socket.socket | None) -> None:
+def _answer(
+    connection: socket.socket, kernel: int, wall: Wall | None, listener: socket.socket | None
+) -> None:
     answer = f"{kernel}\n".encode()
-    if listener is None:
+    if wall is None:
         connection.sendall(answer)
         return
-    socket.send_fds(connection, [answer], [listener.fileno()])
-    listener.close()
+    first = os.pidfd_open(wall.pid)
+    socket.send_fds(connection, [answer], [first, *([listener.fileno()] if listener else [])])
+    os.close(first)
+    if listener:
+        listener.close()
 
 
 def _serve(
@@ -121,9 +127,10 @@ def _serve(
     poll = select.poll()  # unlike `select`, it accepts any descriptor
     poll.register(connection.fileno(), select.POLLIN)
     poll.register(woken, select.POLLIN)
+    busy = functools.partial(_readable, connection)
     while True:
         ready = {descriptor for descriptor, _ in poll.poll(budget.pause() if alive else None)}
-        if wall and alive and not breach and (breach := budget.breach()):
+        if wall and alive and not breach and (breach := budget.breach(busy)):
             wall.close()
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
@@ -141,6 +148,12 @@ def _serve(
             if line == b"interrupt\n" and alive:
                 with contextlib.suppress(OSError):
                     os.killpg(kernel, signal.SIGINT)
+
+
+def _readable(connection: socket.socket) -> bool:
+    poll = select.poll()
+    poll.register(connection.fileno(), select.POLLIN)
+    return bool(poll.poll(0))
 
 
 def fork(connection: socket.socket) -> int:
