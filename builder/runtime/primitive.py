@@ -61,7 +61,7 @@ class CodeExecutionPrimitive:
         text result is cut to `max_output` characters. `network` replaces the template's: "none",
         "allow" or a list of the hosts that the code may reach. `isolation` is that of sandboxes on
         this machine: "confined", or "none" for code that you trust; by default
-        `TEMPLATE_ISOLATION`, then the project's setting.
+        `TEMPLATE_ISOLATION`, then the project's setting. On E2B, it is an error.
 
         Raises `LookupError` for a missing or revoked template, `SandboxError` for one in whose
         sandboxes nothing runs code, `ValueError` for a missing key and for arguments out of range.
@@ -72,6 +72,7 @@ class CodeExecutionPrimitive:
         for name, text in (("template_id", template_id), ("target", target), ("channel", channel)):
             if text is not None and not isinstance(text, str):
                 raise TypeError(f"{name} is {type(text).__name__}, expected text")
+        self._ended = False
         self.default_timeout = default_timeout
         self.session_max_age = session_max_age
         self.template_id = template_id
@@ -106,11 +107,13 @@ class CodeExecutionPrimitive:
 
         Errors in the code, even crashes, and time-outs are returned in the output. Raises
         `ValueError` and `TypeError` for invalid input, and `SandboxError` or a subclass if there is
-        no sandbox to run it in. Code that has started is never run again. Cancelling the call ends
-        the sandbox. `context` is passed by TTA.dev, and optional.
+        no sandbox to run it in, and `RuntimeError` after the end of an `async with` block. Code
+        that has started is never run again. Cancelling the call ends the sandbox. `context` is
+        passed by TTA.dev, and optional.
         """
         code_input = checked(input_data)
         timeout = code_input.get("timeout", self.default_timeout)
+        self._check_open()
         async with self._current.held():
             session = await self._current.get(timeout)
             try:
@@ -128,6 +131,7 @@ class CodeExecutionPrimitive:
 
     @contextlib.asynccontextmanager
     async def _with_files(self) -> AsyncIterator[SandboxFiles]:
+        self._check_open()
         async with self._current.held():
             session = await self._current.get(self.default_timeout)
             try:
@@ -149,7 +153,15 @@ class CodeExecutionPrimitive:
         """End the session; the next execution opens another."""
         await self._current.clean_up()
 
+    def _check_open(self) -> None:
+        if self._ended:
+            raise RuntimeError(
+                "this CodeExecutionPrimitive has ended with its `async with` block: run code inside"
+                " the block, or enter it again"
+            )
+
     async def __aenter__(self) -> CodeExecutionPrimitive:
+        self._ended = False
         if self._readiness == "background":
             self._current.open_in_background()
         else:
@@ -158,6 +170,7 @@ class CodeExecutionPrimitive:
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._ended = True
         await self.cleanup()
 
     def __rshift__(self, other: Any) -> Any:

@@ -80,6 +80,11 @@ def find(
     name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
     settings = target_here(name)
     local = not settings.has_account
+    if isolation is not None and not local:
+        raise ValueError(
+            f"isolation is {isolation!r}, but sandboxes of the target `{name}` are virtual"
+            " machines: it applies to the target `local` only"
+        )
     owner = None if local else account_of(settings, api_key)
     location = registry.find()
     if not registry.is_url(location):

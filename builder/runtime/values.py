@@ -157,8 +157,8 @@ def output_of(
     notes = []
     if execution.left_out:
         notes.append(
-            f"{execution.left_out} characters of output exceed `max_output` and are left out: write"
-            " large output to a file, and read it with `files.read` or `files.download`"
+            f"{execution.left_out:,} characters of output exceed `max_output` and are left out:"
+            " write large output to a file, and read it with `files.read` or `files.download`"
         )
     return CodeOutput(
         output=execution.stdout,

@@ -262,7 +262,7 @@ class Cut:
 
     def text(self) -> str:
         """Return the kept text, with a line saying how much is missing."""
-        gap = f"\n… {self.left_out} characters left out …\n" if self.left_out else ""
+        gap = f"\n… {self.left_out:,} characters left out …\n" if self.left_out else ""
         return "".join(self._first) + gap + "".join(self._last)
 
 

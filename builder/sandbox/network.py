@@ -84,7 +84,7 @@ def network_word(value: object) -> str:
         hint = EXPECTED
         if isinstance(value, bool):
             hint = f'write "{ALLOW if value else NONE}"'
-        raise InvalidNetworkError("is neither text nor a list", hint)
+        raise InvalidNetworkError("neither text nor a list", hint)
     if value in (NONE, ALLOW):
         return value
     if name := _name_in(value):
@@ -97,7 +97,7 @@ def network_word(value: object) -> str:
 def not_empty(hosts: _Hosts) -> _Hosts:
     """Return the list. Raise `InvalidNetworkError` if it is empty."""
     if not hosts:
-        raise InvalidNetworkError("is an empty list", f'write "{NONE}" to allow no host')
+        raise InvalidNetworkError("the list is empty", f'write "{NONE}" to allow no host')
     return hosts
 
 

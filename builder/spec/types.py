@@ -161,6 +161,8 @@ def _python(value: str) -> str:
 
 
 def _path(value: str) -> str:
+    if value == "/":
+        raise ValueError("'/' is the root folder, which every sandbox has: write a path below it")
     if not _PATH.fullmatch(value) or {".", ".."} & set(value.split("/")):
         raise ValueError(
             f"{value!r} is not an absolute POSIX path of letters, digits and ._+@%~=,-"

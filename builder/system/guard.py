@@ -70,12 +70,12 @@ def children() -> list[int]:
     return pids
 
 
-def remove_folder(path: str) -> None:
+def remove_folder(path: str, parent: "int | None" = None) -> None:
     """Remove a folder and everything in it as far as possible, at any depth. Make folders writable,
-    and do not follow links."""
-    _unlock(path)
+    and do not follow links. The path may be relative to an open folder, `parent`."""
+    _unlock(path, parent)
     try:
-        top = os.open(path, _FOLDER)
+        top = os.open(path, _FOLDER, dir_fd=parent)
     except OSError:
         return
     # Folders inside are moved up to this folder, so that their depth and paths do not matter.
@@ -87,7 +87,7 @@ def remove_folder(path: str) -> None:
     finally:
         os.close(top)
     with contextlib.suppress(OSError):
-        os.rmdir(path)
+        os.rmdir(path, dir_fd=parent)
 
 
 def _remove_entry(name: str, top: int, new_names: "Iterator[str]") -> "list[str]":

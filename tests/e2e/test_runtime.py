@@ -90,13 +90,13 @@ def test_output_is_bounded_and_says_so(open_one: Opened) -> None:
     assert found["output"].startswith("0\n1\n")
     assert found["output"].endswith("99998\n99999\n")
     assert found["left_out"] == 588_890 - 1000
-    assert f"\n… {found['left_out']} characters left out …\n" in found["output"]
+    assert f"\n… {found['left_out']:,} characters left out …\n" in found["output"]
     (found,) = executed(open_one(max_output=1000), "'x' * 5000")
     (result,) = found["results"]
-    assert "4002 characters left out" in (result.text or "")
+    assert "4,002 characters left out" in (result.text or "")
     assert found["left_out"] == 4002
     assert found["notes"] == [
-        "4002 characters of output exceed `max_output` and are left out: write large output to a file, and"
+        "4,002 characters of output exceed `max_output` and are left out: write large output to a file, and"
         " read it with `files.read` or `files.download`"
     ]
 
@@ -169,6 +169,24 @@ def test_interpreter_that_dies_is_told_once(open_one: Opened) -> None:
     assert died["output"] == "before\n"
     assert (after["output"], after["session_lost"]) == ("1\n", False)
     assert after["sandbox_id"] != died["sandbox_id"]
+
+
+def test_nothing_runs_after_the_end_of_a_block(open_one: Opened) -> None:
+    """After its `async with` block a primitive opens no sandbox, until the block is entered again."""
+    ended = "this CodeExecutionPrimitive has ended with its `async with` block: run code inside the block, or enter it again"
+
+    async def run() -> None:
+        executor = open_one()
+        async with executor:
+            pass
+        for call in (executor.execute({"code": "1"}), executor.files.list()):
+            with pytest.raises(RuntimeError) as caught:
+                await call
+            assert str(caught.value) == ended
+        async with executor:
+            assert (await executor.execute({"code": "print(1)"}))["output"] == "1\n"
+
+    asyncio.run(run())
 
 
 def test_revoked_build_is_not_opened_again(open_one: Opened, place: Place, target: str) -> None:

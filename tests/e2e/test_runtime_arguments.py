@@ -27,6 +27,7 @@ pytestmark = pytest.mark.network
         ({"session_max_age": float("nan")}, ValueError, "session_max_age is nan, expected more than 0, 604800 at most"),
         ({"template_id": 3}, TypeError, "template_id is int, expected text"),
         ({"target": 3}, TypeError, "target is int, expected text"),
+        ({"isolation": "none"}, ValueError, "isolation is 'none', but sandboxes of the target `e2b` are virtual machines: it applies to the target `local` only"),
         ({"api_key": "e2b_é"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
         ({"api_key": "e2b\nX"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
     ],

@@ -163,9 +163,9 @@ GROUPS = {
         given("print('x' in globals())", "False\n"),
     ],
     "limits": [
-        given("print('x' * 5000)", f"{'x' * 500}\n… 4001 characters left out …\n{'x' * 499}\n", left_out=4001),
+        given("print('x' * 5000)", f"{'x' * 500}\n… 4,001 characters left out …\n{'x' * 499}\n", left_out=4001),
         given("'x' * 4998", left_out=4000,
-              results=(text(f"'{'x' * 499}\n… 4000 characters left out …\n{'x' * 499}'"),)),
+              results=(text(f"'{'x' * 499}\n… 4,000 characters left out …\n{'x' * 499}'"),)),
         given("from IPython.display import HTML\nHTML('x' * 50000)", left_out=50_000,
               results=(text("<IPython.core.display.HTML object>"),)),
         given("print('é' * 1000)", "é" * 500 + "\n… 1 characters left out …\n" + "é" * 499 + "\n", left_out=1),

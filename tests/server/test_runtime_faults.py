@@ -205,7 +205,7 @@ def test_line_that_is_too_long(ready: Server) -> None:
     (found,) = executed(one(max_output=1000), code)
     assert found["output"] == "before\n"
     (result,) = found["results"]
-    assert result.text == (f"'{'x' * 499}\n… 2999002 characters left out …\n{'x' * 499}'")
+    assert result.text == (f"'{'x' * 499}\n… 2,999,002 characters left out …\n{'x' * 499}'")
     assert found["left_out"] == 2_999_002
 
 

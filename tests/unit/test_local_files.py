@@ -104,6 +104,20 @@ def test_home_that_code_has_replaced(tmp_path: Path) -> None:
     assert {path.name for path in (tmp_path / "outside" / "home").iterdir()} == {"secret"}
 
 
+def test_folders_are_removed_at_any_depth(home: Path) -> None:
+    """A folder is removed even if it is nested too deep for a path or for recursion."""
+    os.mkdir(home / "deep")
+    descriptor = os.open(home / "deep", os.O_RDONLY)
+    for _ in range(3000):
+        os.mkdir("folder", dir_fd=descriptor)
+        child = os.open("folder", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = child
+    os.close(descriptor)
+    asyncio.run(files_of(home).remove("deep"))
+    assert list(home.iterdir()) == []
+
+
 def test_link_to_a_file_outside_is_replaced(home: Path, tmp_path: Path) -> None:
     """A link to a file outside is not read; what is written replaces the link, not the file."""
     files = files_of(home)

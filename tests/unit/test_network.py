@@ -80,11 +80,11 @@ def test_a_network_is_of_one_kind() -> None:
             '\'https://example.com/simple\' is neither "none" nor "allow"',
             'write ["example.com"] to allow that host alone',
         ),
-        (True, "is neither text nor a list", 'write "allow"'),
-        (False, "is neither text nor a list", 'write "none"'),
-        (None, "is neither text nor a list", EXPECTED),
-        ({}, "is neither text nor a list", EXPECTED),
-        ([], "is an empty list", 'write "none" to allow no host'),
+        (True, "neither text nor a list", 'write "allow"'),
+        (False, "neither text nor a list", 'write "none"'),
+        (None, "neither text nor a list", EXPECTED),
+        ({}, "neither text nor a list", EXPECTED),
+        ([], "the list is empty", 'write "none" to allow no host'),
         (
             ["example.com", 1, "https://example.com/", "*"],
             "expected the names of hosts, found int; 'https://example.com/' is not the name of a host (write 'example.com');"

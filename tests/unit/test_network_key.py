@@ -62,15 +62,15 @@ def test_a_child_replaces_the_network_of_its_parent(
                 ' (write ["example.com"] to allow that host alone)'
             ],
         ),
-        ("network = true", ['4:1: `network`: is neither text nor a list (write "allow")']),
+        ("network = true", ['4:1: `network`: neither text nor a list (write "allow")']),
         (
             f"network = 0x{'f' * 5000}",
-            [f"4:1: `network`: is neither text nor a list ({EXPECTED})"],
+            [f"4:1: `network`: neither text nor a list ({EXPECTED})"],
         ),
-        ("[network]\na = 1", [f"4:2: `network`: is neither text nor a list ({EXPECTED})"]),
+        ("[network]\na = 1", [f"4:2: `network`: neither text nor a list ({EXPECTED})"]),
         (
             "network = []",
-            ['4:1: `network`: is an empty list (write "none" to allow no host)'],
+            ['4:1: `network`: the list is empty (write "none" to allow no host)'],
         ),
         (
             "network = [\n  'example.com',\n  'https://example.org/',\n  3,\n  '10.0.0.1',\n]",
@@ -242,7 +242,7 @@ def test_an_argument_replaces_the_network_of_the_template(
     ("argument", "message"),
     [
         ("nome", "network: 'nome' is neither \"none\" nor \"allow\" (did you mean `none`?)"),
-        (False, 'network: is neither text nor a list (write "none")'),
+        (False, 'network: neither text nor a list (write "none")'),
         (["*", "::1"], "network: '*' is not the name of a host (write \"allow\" instead of the list); '::1' is an IP address (write the name of the host)"),
     ],
 )  # fmt: skip

@@ -153,6 +153,15 @@ def test_python_below_the_home_of_sandboxes_is_refused() -> None:
     )
 
 
+@pytest.mark.parametrize("place", ["/opt/venv/python", "/run/sandbox", "/opt", "/dev/python"])
+def test_python_that_the_walls_would_hide_is_refused(place: str) -> None:
+    """An environment whose Python is at, above or below a folder of the walls is refused."""
+    assert obstacle(view(interpreter=((place, place),))) == (
+        f"its Python is in {place}, where each sandbox has folders of its own: build it with a"
+        " Python elsewhere, such as the system's"
+    )
+
+
 @pytest.mark.parametrize("path", ["/proc/x", "/dev/shm/x", "/opt/venv", "/opt", "/sys/x"])
 def test_places_that_a_sandbox_has_for_itself_take_no_files(path: str) -> None:
     """No file of a template can be at a path that every sandbox uses itself."""

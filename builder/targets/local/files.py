@@ -13,7 +13,6 @@ import errno
 import logging
 import os
 import secrets
-import shutil
 import stat
 import time
 from collections import deque
@@ -33,6 +32,7 @@ from builder.sandbox.files import (
     shown,
     watched,
 )
+from builder.system import guard
 from builder.system.tasks import run_to_completion
 from builder.targets.local.confine.walls import ENVIRONMENT, HOME
 from builder.targets.local.home import FETCHED
@@ -119,7 +119,9 @@ class LocalFiles:
         """Remove a file, a link, or a folder with its content."""
         with self._place(path, follow=False) as (folder, name), _worded(path):
             if _is_folder(name, folder):
-                await run_to_completion(asyncio.to_thread(shutil.rmtree, name, dir_fd=folder))
+                await run_to_completion(asyncio.to_thread(guard.remove_folder, name, folder))
+                if _is_folder(name, folder):
+                    raise OSError(errno.ENOTEMPTY, os.strerror(errno.ENOTEMPTY))
             else:
                 os.unlink(name, dir_fd=folder)
         self._changes.removed(path)

@@ -123,6 +123,11 @@ def obstacle(view: View) -> str | None:
                 f"its Python is in {destination}, below {HOME}, where each sandbox has its own"
                 " home: build it with a Python elsewhere, such as the system's"
             )
+        if unavailable(destination):
+            return (
+                f"its Python is in {destination}, where each sandbox has folders of its own: build"
+                " it with a Python elsewhere, such as the system's"
+            )
     return None
 
 
