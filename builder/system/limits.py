@@ -86,7 +86,8 @@ def _check(sandboxes: int) -> None:
         _address_space() + sandboxes * _BYTES + _SPARE_BYTES > limit
     ):
         raise _error("memory")
-    if resource.getrlimit(resource.RLIMIT_NPROC)[0] != resource.RLIM_INFINITY:
+    limit = resource.getrlimit(resource.RLIMIT_NPROC)[0]
+    if limit != resource.RLIM_INFINITY and _threads_of_machine() + sandboxes * _THREADS > limit:
         _try_threads()
 
 
@@ -104,6 +105,13 @@ def _address_space() -> int:
     with contextlib.suppress(psutil.Error):
         return int(psutil.Process().memory_info().vms)
     return 0
+
+
+def _threads_of_machine() -> float:
+    """Return how many threads all users have; infinity if it is unknown."""
+    with contextlib.suppress(OSError, ValueError, IndexError), open("/proc/loadavg") as file:
+        return int(file.read().split()[3].partition("/")[2])
+    return float("inf")
 
 
 def _try_threads() -> None:

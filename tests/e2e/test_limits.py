@@ -102,10 +102,10 @@ def test_too_few_descriptors(local_one: Path, scratch: Path, limit: int, pool: i
 
 def test_too_little_memory(local_one: Path, scratch: Path) -> None:
     """A program that may not have the memory of another sandbox is told so."""
-    number, message, working, err = opened(local_one, scratch, "-v 700000", count=2)
+    number, message, working, err = opened(local_one, scratch, "-v 200000", count=2)
     assert (number, working) == (0, True)
     assert message.startswith(
-        "there is no room for another sandbox: the limit of memory is reached (`ulimit -v`: 700000 KiB)"
+        "there is no room for another sandbox: the limit of memory is reached (`ulimit -v`: 200000 KiB)"
     )
     assert "Error" not in err, err
 

@@ -16,6 +16,7 @@ from builder.errors import (
 from builder.render import Rendered
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
+from builder.targets.local.launch import zygote_of
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Opening
 from tests.conftest import ROOT
@@ -193,3 +194,46 @@ def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
         "the warm-up imports fail in the sandbox:"
         " ModuleNotFoundError: No module named 'absent_module'"
     )
+
+
+def test_kernel_has_no_heartbeat(sandbox: KernelSandbox) -> None:
+    """A kernel starts no thread for a heartbeat, which the application does not use."""
+    code = "import threading; print(*sorted(thread.name for thread in threading.enumerate()))"
+    assert "Heartbeat" not in sandbox.run(code, timeout=30).stdout.split()
+
+
+def test_configuration_of_ipython_is_used(light: Rendered, ref: str) -> None:
+    """A file `etc/ipython/ipython_config.py` of an environment configures each forked kernel."""
+    with place.opened(ref, name="light") as path:
+        file = path / "etc" / "ipython" / "ipython_config.py"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text(
+            "c.InteractiveShellApp.exec_lines = ['configured = 6 * 7']\n"
+            "c.InteractiveShell.ast_node_interactivity = 'none'\n"
+        )
+        zygote = zygote_of(path, digest=light.digest, warm=(), env={})
+        try:
+            opened = KernelSandbox(path, warm=(), env={}, zygote=zygote)
+            found = opened.run("configured\nprint(configured)", timeout=30)
+            opened.close()
+        finally:
+            file.unlink()
+            zygote.close()
+    assert (found.error, found.stdout, found.results) == (None, "42\n", ())
+
+
+def test_connection_without_a_request_leaves_nothing(light: Rendered, ref: str) -> None:
+    """The process that a zygote forks for a connection ends with it, if no request came."""
+    with place.opened(ref, name="light") as path:
+        zygote = zygote_of(path, digest=light.digest, warm=(), env={})
+        try:
+            zygote.connect().end()
+            opened = KernelSandbox(path, warm=(), env={}, zygote=zygote)
+            code = "import os; print(os.getppid())"
+            keeper = int(opened.run(code, timeout=30).stdout)
+            others = Path(f"/proc/{keeper}/stat").read_text().rpartition(")")[2].split()[1]
+            children = Path(f"/proc/{others}/task/{others}/children").read_text()
+            opened.close()
+        finally:
+            zygote.close()
+    assert children.split() == [str(keeper)]

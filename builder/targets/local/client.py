@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import os
-import queue
 import secrets
 import time
 from collections.abc import Callable, Mapping
@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.connect import write_connection_file
-from jupyter_core.utils import ensure_event_loop
+from jupyter_client.session import Session
 
 from builder.sandbox.execution import Cut, Output
 from builder.targets.local.streams import Streams
@@ -40,22 +39,21 @@ class KernelClient:
         # Short names: a path of a socket has at most about 100 characters.
         sockets = folder / "s"
         sockets.mkdir()
-        write_connection_file(
-            str(self.connection_file), transport="ipc", ip=str(sockets / "s"), key=key
+        self._ip = str(sockets / "s")
+        _, self._ports = write_connection_file(
+            str(self.connection_file), transport="ipc", ip=self._ip, key=key
         )
-        self._client = BlockingKernelClient(context=_context(os.getpid()))
+        self._session = Session(key=key)
+        self._shell: zmq.Socket[bytes] | None = None
+        self._output: zmq.Socket[bytes] | None = None
         self._streams = Streams(folder, key)
 
     def close(self) -> None:
         """Disconnect. Closing twice is fine."""
         self._streams.close()
-        # Left to the garbage collector, it would keep its threads and descriptors until then.
-        with contextlib.suppress(Exception):
-            self._client.stop_channels()
-        # The client made it for this thread, and makes another when needed.
-        loop = ensure_event_loop()
-        if not loop.is_running():
-            loop.close()
+        for socket in (self._shell, self._output):
+            if socket:
+                socket.close(linger=0)
 
     def wait_until_ready(self, deadline: float) -> bool:
         """Wait until the kernel answers and its output is received; return False when time is up.
@@ -68,7 +66,7 @@ class KernelClient:
                 return False
         self._connect()
         while time.monotonic() < deadline:
-            request = self._client.kernel_info()
+            request = self._send("kernel_info_request", {})
             while self.reply(request, _POLL_SECONDS) is None and time.monotonic() < deadline:
                 self._check_alive()
             if self.collect(request, Output(), time.monotonic() + _SUBSCRIPTION_SECONDS):
@@ -77,8 +75,12 @@ class KernelClient:
 
     def _connect(self) -> None:
         """Connect to the kernel, whose sockets exist."""
-        self._client.load_connection_file(str(self.connection_file))
-        self._client.start_channels(stdin=False)
+        context = _context(os.getpid())
+        self._output = context.socket(zmq.SUB)
+        self._output.subscribe(b"")
+        self._output.connect(f"ipc://{self._ip}-{self._ports['iopub_port']}")
+        self._shell = context.socket(zmq.DEALER)
+        self._shell.connect(f"ipc://{self._ip}-{self._ports['shell_port']}")
 
     def into(self, output: Output) -> contextlib.AbstractContextManager[None]:
         """Add what the code writes to `output`, until the code or the `with` block ends."""
@@ -95,27 +97,36 @@ class KernelClient:
         content = {"code": code, "silent": silent, "store_history": not silent}
         content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
         metadata = {"variables": dict(variables or {}), "limit": limit}
-        message = self._client.session.msg("execute_request", content, metadata=metadata)
-        self._client.shell_channel.send(message)
+        return self._send("execute_request", content, metadata)
+
+    def _send(
+        self, kind: str, content: dict[str, Any], metadata: dict[str, Any] | None = None
+    ) -> str:
+        message = self._session.msg(kind, content, metadata=metadata)
+        self._session.send(self._shell, message)
         request: str = message["header"]["msg_id"]
         return request
 
+    def _received(self, socket: zmq.Socket[bytes] | None, timeout: float) -> dict[str, Any] | None:
+        """Return the next message; None if none comes for `timeout` seconds."""
+        assert socket
+        if not socket.poll(math.ceil(timeout * 1000)):
+            return None
+        return self._session.recv(socket)[1]
+
     def reply(self, request: str, timeout: float) -> dict[str, Any] | None:
         """Return the reply to `request`; None if no reply comes for `timeout` seconds."""
-        with contextlib.suppress(queue.Empty):
-            while True:
-                answer = self._client.get_shell_msg(timeout=timeout)
-                if answer["parent_header"].get("msg_id") == request:
-                    content: dict[str, Any] = answer["content"]
-                    return content
+        while answer := self._received(self._shell, timeout):
+            if answer["parent_header"].get("msg_id") == request:
+                content: dict[str, Any] = answer["content"]
+                return content
         return None
 
     def collect(self, request: str, output: Output, deadline: float) -> bool:
         """Add messages to `output` until the kernel is idle; return False when time is up."""
         while (left := deadline - time.monotonic()) > 0:
-            try:
-                message = self._client.get_iopub_msg(timeout=min(left, _POLL_SECONDS))
-            except queue.Empty:
+            message = self._received(self._output, min(left, _POLL_SECONDS))
+            if message is None:
                 self._check_alive()
                 continue
             if message["parent_header"].get("msg_id") != request:

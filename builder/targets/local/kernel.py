@@ -40,6 +40,7 @@ from builder.targets.local.home import FETCHED, copy_home
 from builder.targets.local.kernel_host.reseed import FAILS
 from builder.targets.local.kernel_host.waiting import SANDBOX
 from builder.targets.local.launch import (
+    Forked,
     KernelProcess,
     Zygote,
     last_lines,
@@ -111,6 +112,10 @@ class KernelSandbox:
         return scratch.path
 
     def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
+        forked = zygote.connect() if zygote else None
+        if forked:
+            self._process = forked
+            self._held.callback(forked.end)
         inside = Path(ENVIRONMENT) if self.confined else environment
         copy_home(environment, self.home, inside=inside)
         self._read = self._folder / READ
@@ -120,32 +125,32 @@ class KernelSandbox:
         layer = make_layer(self._folder, environment, inside=inside)
         if self.confined:
             assert zygote
+            assert forked
             self._log = self._folder / SOCKETS / "child.log"
-            self._process = self._behind_walls(self.confined, env, zygote)
+            self._start_behind_walls(self.confined, env, forked, cold=zygote.starts)
         else:
             self._log = self._folder / "child.log"
             variables = sandbox_variables(env, path=layer, home=self.home)
             variables["IPYTHONDIR"] = str(self._folder / "ipython")
-            self._process = (
-                zygote.fork(self._folder, variables, None)
-                if zygote
-                else launch(environment, self._folder, variables)
-            )
+            if forked:
+                forked.start(self._folder, variables, None)
+            else:
+                self._process = launch(environment, self._folder, variables)
+        assert self._process
         self._held.callback(self._process.end)
 
-    def _behind_walls(
-        self, confined: Confinement, env: Mapping[str, str], zygote: Zygote
-    ) -> KernelProcess:
+    def _start_behind_walls(
+        self, confined: Confinement, env: Mapping[str, str], forked: Forked, *, cold: bool
+    ) -> None:
         confinement.write_connection(self._client.connection_file)
         hand_over(self._folder)
-        request = confined.request(self._folder, cold=zygote.starts)
+        request = confined.request(self._folder, cold=cold)
         variables = confined_variables(env, path=VENV) | confined.proxy_variables
-        kernel = zygote.fork(self._folder, variables, request)
-        if kernel.listener:
+        forked.start(self._folder, variables, request)
+        if forked.listener:
             self._proxy = Proxy(confined.network)
             self._held.callback(self._proxy.close)
-            self._proxy.serve(kernel.listener)
-        return kernel
+            self._proxy.serve(forked.listener)
 
     def _wait_until_ready(self) -> None:
         try:

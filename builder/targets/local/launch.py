@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,32 +37,74 @@ _ANSWER_SECONDS = 30.0
 _END_SECONDS = 1.0
 _POLL_SECONDS = 0.005
 _LOG_BYTES = 1 << 16
+_NOT_FORKED = "the kernel could not be forked"
 
 
 class CannotForkError(SandboxError):
     """The zygote cannot be forked after its imports."""
 
 
-class _Forked:
+class Forked:
     """A kernel forked by a zygote, with the methods of `Guarded`; it lives as long as its
-    connection."""
+    connection. `start` it first."""
 
-    def __init__(self, connection: socket.socket, pid: int, passed: Sequence[int] = ()) -> None:
-        """Behind walls, descriptors are `passed`: of the first process there, with which all end,
-        and of a socket that takes the code's connections to hosts elsewhere, if there is one."""
-        self._connection, self.pid = connection, pid
-        self._first = passed[0] if passed else None
-        self.listener = socket.socket(fileno=passed[1]) if len(passed) > 1 else None
+    pid = 0
+    listener: socket.socket | None = None  # takes the code's connections to hosts elsewhere
+    _first: int | None = None  # behind walls, a descriptor of the process with which all end
+
+    def __init__(self, connection: socket.socket, log: Callable[[], str]) -> None:
+        """`log` returns the last lines of the zygote's log."""
+        self._connection, self._log = connection, log
         self._end: tuple[int | None, str] | None = None
 
+    def start(
+        self, folder: Path, variables: Mapping[str, str], confined: Mapping[str, Any] | None
+    ) -> None:
+        """Fork the kernel, behind walls if it is `confined`. Raises `SandboxError`."""
+        request = confined or {
+            "connection": str(folder / READ / "connection.json"),
+            "folder": str(folder),
+            "home": str(folder / "home"),
+            "log": str(folder / "child.log"),
+        }
+        try:
+            self._connection.sendall(
+                json.dumps({**request, "variables": dict(variables)}).encode() + b"\n"
+            )
+            self.pid = _pid_in(self._answer())
+            self._connection.settimeout(None)
+        except OSError as error:
+            raise SandboxError(f"{_NOT_FORKED}: {error}") from error
+
+    def _answer(self) -> str:
+        """Receive an answer, and behind walls the descriptors that come with it: of the first
+        process there and, if the code may connect to any host, of a listening socket."""
+        answer, passed = b"", list[int]()
+        while b"\n" not in answer:
+            part, descriptors, *_ = socket.recv_fds(
+                self._connection, 1024, 2, socket.MSG_CMSG_CLOEXEC
+            )
+            passed += descriptors
+            if not part:
+                raise SandboxError(f"{_NOT_FORKED}:\n{self._log()}")
+            answer += part
+        if passed:
+            self._first = passed[0]
+        if len(passed) > 1:
+            self.listener = socket.socket(fileno=passed[1])
+        return answer.splitlines()[0].decode(errors="replace")
+
     def interrupt(self) -> None:
+        """Send SIGINT to the kernel and its children."""
         with contextlib.suppress(OSError):
             self._connection.sendall(b"interrupt\n")
 
     def gone(self) -> bool:
+        """Return whether it has ended."""
         return self._connection.fileno() < 0 or readable(self._connection.fileno())
 
     def status(self) -> int | None:
+        """Return its exit status once it is gone, negative for a signal; None if unknown."""
         return self._ended()[0]
 
     def breach(self) -> str:
@@ -78,10 +120,12 @@ class _Forked:
         return self._end
 
     def abort(self) -> None:
+        """Kill it; return before it is dead."""
         with contextlib.suppress(OSError):
             self._connection.shutdown(socket.SHUT_WR)
 
     def end(self) -> None:
+        """Kill the kernel and everything that it has started, and wait for their end."""
         if self._first is not None:
             # Its keeper would do this, but the code's processes can delay it by seconds.
             with contextlib.suppress(OSError):
@@ -97,7 +141,7 @@ class _Forked:
         self._connection.close()
 
 
-KernelProcess = Guarded | _Forked
+KernelProcess = Guarded | Forked
 
 
 class Zygote:
@@ -172,44 +216,18 @@ class Zygote:
             time.sleep(_POLL_SECONDS)
         return self._warm or (not self.alive() and self._was_killed())
 
-    def fork(
-        self, folder: Path, variables: Mapping[str, str], confined: Mapping[str, Any] | None
-    ) -> _Forked:
-        """Fork a kernel, once the imports are done, behind walls if it is `confined`. Raises
-        `SandboxError`."""
+    def connect(self) -> Forked:
+        """Have a kernel's keeper forked, once the imports are done. Raises `SandboxError`."""
         self._wait_until_warm()
         line = socket.socket(socket.AF_UNIX)
         _lines.add(line)
         try:
             line.settimeout(_ANSWER_SECONDS)
             line.connect(str(self.folder / "zygote"))
-            request = confined or {
-                "connection": str(folder / READ / "connection.json"),
-                "folder": str(folder),
-                "home": str(folder / "home"),
-                "log": str(folder / "child.log"),
-            }
-            line.sendall(json.dumps({**request, "variables": dict(variables)}).encode() + b"\n")
-            answer, passed = self._answer(line)
-            line.settimeout(None)
-            return _Forked(line, _pid_in(answer), passed)
         except OSError as error:
             line.close()
-            raise SandboxError(f"the kernel could not be forked: {error}") from error
-        except BaseException:
-            line.close()
-            raise
-
-    def _answer(self, line: socket.socket) -> tuple[str, list[int]]:
-        """Receive an answer, with the descriptors that are passed along."""
-        answer, passed = b"", []
-        while b"\n" not in answer:
-            part, descriptors, *_ = socket.recv_fds(line, 1024, 2, socket.MSG_CMSG_CLOEXEC)
-            passed += descriptors
-            if not part:
-                raise SandboxError(f"the kernel could not be forked:\n{self._log()}")
-            answer += part
-        return answer.splitlines()[0].decode(errors="replace"), passed
+            raise SandboxError(f"{_NOT_FORKED}: {error}") from error
+        return Forked(line, self._log)
 
     def take(self) -> None:
         """Add a user; call it with the lock of all zygotes held."""

@@ -199,7 +199,7 @@ def confined_variables(env: Mapping[str, str], *, path: str) -> dict[str, str]:
     search = [f"{path}/bin", *variables["PATH"].split(":"), *_PATH.split(":")]
     return variables | {
         "PATH": ":".join(filter(None, dict.fromkeys(search))),
-        "IPYTHONDIR": "/run/ipython",
+        "IPYTHONDIR": "/tmp/.ipython",  # noqa: S108 - of a sandbox
     }
 
 

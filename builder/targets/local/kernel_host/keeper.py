@@ -40,7 +40,10 @@ def keep(
     os.setsid()
     guarding["adopt_orphans"]()
     lines = connection.makefile("rb")
-    request = json.loads(lines.readline(_REQUEST_BYTES))
+    line = lines.readline(_REQUEST_BYTES)
+    if not line:
+        os._exit(0)
+    request = json.loads(line)
     woken, waker = os.pipe()
     for descriptor in (woken, waker):
         os.set_blocking(descriptor, False)

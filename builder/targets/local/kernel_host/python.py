@@ -20,6 +20,7 @@ from ipykernel.ipkernel import IPythonKernel
 from ipykernel.kernelapp import IPKernelApp
 from ipykernel.zmqshell import ZMQDisplayPublisher
 from ipykernel.zmqshell import ZMQInteractiveShell as JupyterShell
+from IPython.core.application import ENV_CONFIG_DIRS, SYSTEM_CONFIG_DIRS
 from IPython.core.error import UsageError
 from traitlets import Type
 from traitlets.config import Config
@@ -44,7 +45,10 @@ def prepare() -> None:
     app = KernelApp.instance(
         kernel_class=PythonKernel, outstream_class=None, config=Config(_SETTINGS)
     )
-    PythonKernel.instance(parent=app)
+    app.config_file_paths = [*ENV_CONFIG_DIRS, *SYSTEM_CONFIG_DIRS]
+    app.load_config_file()
+    kernel: Any = PythonKernel.instance(parent=app)
+    kernel.shell._sys_modules_keys = set(sys.modules)  # noqa: SLF001 - see `init_code`
 
 
 def run_kernel(connection: str, *, parent: int | None = None) -> None:
@@ -289,8 +293,28 @@ class PythonKernel(IPythonKernel):
 class KernelApp(IPKernelApp):
     """Leaves `sys.stdout` and `sys.stderr` alone, drops no message, and has no command line."""
 
+    _configured = False
+
     def parse_command_line(self, argv: Any = None) -> None:
         """Parse nothing: a parser for all options of IPython takes a fifth of the start."""
+
+    def load_config_file(self, *arguments: Any, **options: Any) -> None:
+        """Load the configuration once, which `prepare` does."""
+        if not self._configured:
+            super().load_config_file(*arguments, **options)  # type: ignore[no-untyped-call]
+            self._configured = True
+
+    def init_heartbeat(self) -> None:
+        """Have no heartbeat: the application is told when the process ends."""
+
+    def init_code(self) -> None:
+        """Run startup files as IPython does, but do not list the loaded modules again: that would
+        touch, and so copy, much of the memory that a fork shares."""
+        self._run_startup_files()  # type: ignore[no-untyped-call]
+        self._run_exec_lines()  # type: ignore[no-untyped-call]
+        self._run_exec_files()  # type: ignore[no-untyped-call]
+        shell: Any = self.shell
+        shell.user_ns_hidden.update(shell.user_ns)
 
     def init_iopub(self, context: Any) -> None:
         """Make code that displays faster than the application reads wait, as code that prints."""
