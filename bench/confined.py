@@ -5,14 +5,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from statistics import median, quantiles
 from typing import Any
+
+import psutil
 
 from bench import engine
 from bench.child import ChildError, answer, timed
 from bench.options import Options
 from bench.result import Result, Target, seconds
 from bench.turns import take_turns
+from builder.system import guard
 from builder.targets.local import kept
 from builder.targets.local.confine import bubblewrap
 
@@ -38,9 +42,12 @@ def measure(options: Options) -> Result:
         rounds=rounds,
     )
     keep = variables | {"TEMPLATE_ZYGOTE": "keep"}
-    first, *second = (
-        answer([*program, "confined"], extra=keep)["first"] for _ in range(1 + _OTHERS)
-    )
+    try:
+        first, *second = (
+            answer([*program, "confined"], extra=keep)["first"] for _ in range(1 + _OTHERS)
+        )
+    finally:
+        _end_kept(workshop.cache)
     at_once = answer([*program, "confined", "at-once"], extra=variables)["at_once"]
     others = take_turns(_others(), rounds=_OTHERS)
     confined, unconfined = (_joined(measured[isolation]) for isolation in ("confined", "none"))
@@ -64,6 +71,15 @@ def measure(options: Options) -> Result:
             f"A kept process ends after {kept.IDLE_SECONDS / 60:.0f} minutes without sandboxes.",
         ),
     )  # fmt: skip
+
+
+def _end_kept(cache: Path) -> None:
+    """End the process that the programs have kept, of an environment in `cache`."""
+    for process in psutil.process_iter(["cmdline"]):
+        command = process.info["cmdline"] or []
+        if guard.__file__ in command and any(word.startswith(f"{cache}/") for word in command):
+            process.terminate()  # upon which it ends the process that it guards
+            process.wait()
 
 
 def _targets(

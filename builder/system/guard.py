@@ -156,6 +156,10 @@ def watch(child: "subprocess.Popen[bytes]", folder: str, scratch: str) -> None:
     with contextlib.suppress(OSError):
         os.write(1, b"%d\n" % code)
         os.close(1)
+    # Namespaces of a process that the child has left behind end when it is reaped.
+    with contextlib.suppress(ChildProcessError):
+        while True:
+            os.waitpid(-1, 0)
 
 
 def main() -> None:

@@ -281,6 +281,16 @@ def test_kill_of_any_process_leaves_nothing(opened: Opened, victim: str) -> None
     while (left := processes_in(inside)) and time.monotonic() < deadline:
         time.sleep(0.02)
     assert left == []
+    # The children of a killed guard are reaped by the first process of the machine.
+    assert victim == "guard" or reaped(kernel)
+
+
+def reaped(pid: int) -> bool:
+    """Return whether a process, which has ended, is reaped within a time."""
+    deadline = time.monotonic() + 30
+    while (exists := Path(f"/proc/{pid}").exists()) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    return not exists
 
 
 def processes_in(namespace: int) -> list[int]:
