@@ -61,7 +61,8 @@ class CodeExecutionPrimitive:
         text result is cut to `max_output` characters. `network` replaces the template's: "none",
         "allow" or a list of the hosts that the code may reach. `isolation` is that of sandboxes on
         this machine: "confined", or "none" for code that you trust; by default
-        `TEMPLATE_ISOLATION`, then the project's setting. On E2B, it is an error.
+        `TEMPLATE_ISOLATION`, then the project's setting. On E2B, a virtual machine is more than
+        "confined", and "none" is an error.
 
         Raises `LookupError` for a missing or revoked template, `SandboxError` for one in whose
         sandboxes nothing runs code, `ValueError` for a missing key and for arguments out of range.

@@ -80,10 +80,10 @@ def find(
     name = target or os.environ.get("TEMPLATE_TARGET") or "e2b"
     settings = target_here(name)
     local = not settings.has_account
-    if isolation is not None and not local:
+    if not local and isolation not in (None, "confined"):  # a virtual machine is more than that
         raise ValueError(
             f"isolation is {isolation!r}, but sandboxes of the target `{name}` are virtual"
-            " machines: it applies to the target `local` only"
+            " machines: only the target `local` runs code without isolation"
         )
     owner = None if local else account_of(settings, api_key)
     location = registry.find()

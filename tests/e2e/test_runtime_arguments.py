@@ -27,7 +27,7 @@ pytestmark = pytest.mark.network
         ({"session_max_age": float("nan")}, ValueError, "session_max_age is nan, expected more than 0, 604800 at most"),
         ({"template_id": 3}, TypeError, "template_id is int, expected text"),
         ({"target": 3}, TypeError, "target is int, expected text"),
-        ({"isolation": "none"}, ValueError, "isolation is 'none', but sandboxes of the target `e2b` are virtual machines: it applies to the target `local` only"),
+        ({"isolation": "none"}, ValueError, "isolation is 'none', but sandboxes of the target `e2b` are virtual machines: only the target `local` runs code without isolation"),
         ({"api_key": "e2b_é"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
         ({"api_key": "e2b\nX"}, TargetUnavailableError, "the key for target `e2b` contains characters that no key has"),
     ],
@@ -37,6 +37,11 @@ def test_argument_that_makes_no_sense(options: Any, kind: type[Exception], told:
     with pytest.raises(kind) as caught:
         CodeExecutionPrimitive(**{"template_id": "abc", "api_key": "e2b_x"} | options)
     assert str(caught.value).partition("\n")[0] == told
+
+
+def test_a_virtual_machine_is_more_than_confined() -> None:
+    """An application that asks for confined sandboxes gets those of every target."""
+    CodeExecutionPrimitive(template_id="abc", api_key="e2b_x", isolation="confined")
 
 
 @pytest.mark.parametrize(
