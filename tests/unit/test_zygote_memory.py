@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -21,14 +22,15 @@ def huge():
         return [int(line.split()[1]) for line in file if line.startswith("AnonHugePages")][0]
 
 
-before = huge()
 runpy.run_path(sys.argv[1])["use_huge_pages"]()
-print(before, huge(), all(not any(each) for each in kept))
+print(huge(), all(not any(each) for each in kept))
 """
 
 
 @pytest.mark.skipif(
-    not Path("/sys/kernel/mm/transparent_hugepage").exists(), reason="needs huge pages"
+    not Path("/sys/kernel/mm/transparent_hugepage").exists()
+    or tuple(map(int, platform.release().split(".")[:2])) < (6, 1),
+    reason="needs huge pages, and a kernel that moves memory to them",
 )
 def test_memory_moves_to_huge_pages() -> None:
     """Small objects that fill 40 MB are in huge pages afterwards, unchanged."""
@@ -38,6 +40,6 @@ def test_memory_moves_to_huge_pages() -> None:
         text=True,
         check=True,
     )
-    before, after, unchanged = ended.stdout.split()
-    assert (before, unchanged) == ("0", "True")
-    assert int(after) > 20 << 10
+    size, unchanged = ended.stdout.split()
+    assert unchanged == "True"
+    assert int(size) > 20 << 10
