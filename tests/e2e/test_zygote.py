@@ -174,11 +174,12 @@ class Deadly(socket.socket):
         if self.moment == "connected":
             self.kill(child)
 
-    def recv(self, size: int, flags: int = 0) -> bytes:
-        answer = super().recv(size, flags)
-        if self.moment == "answered":
-            self.kill(self.guard)
-        return answer
+    @staticmethod
+    def recv_fds(line: Deadly, *options: int) -> Any:
+        received = socket.recv_fds(line, *options)
+        if line.moment == "answered":
+            line.kill(line.guard)
+        return received
 
     def kill(self, pid: int) -> None:
         if Deadly.times:
@@ -198,7 +199,9 @@ def test_zygote_that_dies_at_any_moment_is_replaced(
 ) -> None:
     """A sandbox is opened although the process that forks it dies after it was looked at, before it
     has taken up the connection, or right after its answer, once or twice."""
-    deadly = types.SimpleNamespace(socket=Deadly, AF_UNIX=socket.AF_UNIX, SHUT_WR=socket.SHUT_WR)
+    names = ("AF_UNIX", "MSG_CMSG_CLOEXEC", "SHUT_WR")
+    deadly = types.SimpleNamespace(**{name: getattr(socket, name) for name in names})
+    deadly.socket, deadly.recv_fds = Deadly, Deadly.recv_fds
 
     async def run() -> str:
         async with one():
