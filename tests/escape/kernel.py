@@ -8,17 +8,11 @@ _NAMESPACES = attempts(
     "seccomp",
     make_a_user_namespace='escaped(in_child(lambda: call("unshare", 0x10000000)))',
     make_a_user_namespace_with_a_process="""
-        process = call("clone", 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0)
-        if process == 0:
-            os._exit(0)
-        escaped(os.waitpid(process, 0)[1] == 0)
+        escaped(in_clone("clone", 0x10000000 | signal.SIGCHLD, 0, 0, 0, 0))
     """,
     make_a_user_namespace_with_a_process_of_the_new_kind="""
         options = struct.pack("11Q", 0x10000000, 0, 0, 0, signal.SIGCHLD, *[0] * 6)
-        process = call("clone3", options, len(options))
-        if process == 0:
-            os._exit(0)
-        escaped(os.waitpid(process, 0)[1] == 0)
+        escaped(in_clone("clone3", options, len(options)))
     """,
     mount_a_file_system_as_its_own_root="""
         def mount():
