@@ -30,6 +30,7 @@ pytestmark = [
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks sandboxes"),
 ]
 ODD = "import os\nHOME = os.path.expanduser('~')\nCACHE = os.environ['HF_HOME']\n"
+EXITING = 0x4  # linux/sched.h
 THREADS = "import threading\nthreading.Thread(target=threading.Event().wait, daemon=True).start()\n"
 
 
@@ -147,12 +148,14 @@ def descendants(pid: int) -> list[int]:
 
 
 def runs(pid: int) -> bool:
-    """Whether a process is there, and is not dead already."""
+    """Whether a process is there, and is not dead or dying already: the first one of a namespace
+    is there until all others of it were reaped."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text(encoding="ascii")
     except OSError:
         return False
-    return stat.rpartition(")")[2].split()[0] != "Z"
+    state, *_, flags = stat.rpartition(")")[2].split()[:7]
+    return state != "Z" and not int(flags) & EXITING
 
 
 class Deadly(socket.socket):
