@@ -98,8 +98,8 @@ def _targets(
         ("confined, first of the second program, median", median(second), 200),
     )
     times = [
-        Target(what=what, value=1e3 * value, limit=limit, unit=" ms")
-        for what, value, limit in limits
+        Target(what=name, value=1e3 * value, limit=limit, unit=" ms")
+        for name, value, limit in limits
     ]
     memory = Target(what="memory that each of 100 has for itself", value=own, limit=45, unit=" MiB")
     return (*times, memory)

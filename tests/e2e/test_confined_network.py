@@ -147,8 +147,8 @@ def test_failed_installation_says_what_to_change(
     with opened(company, network) as sandbox:
         failed = sandbox.run(INSTALL.format(HOST), timeout=300, variables=CERTIFICATE)
         assert failed.error is None
-        (found,) = failed.notes
-        assert found.startswith(note)
+        (only_note,) = failed.notes
+        assert only_note.startswith(note)
 
 
 @pytest.mark.usefixtures("local_cache")

@@ -214,12 +214,12 @@ def test_configuration_of_ipython_is_used(light: Rendered, ref: str) -> None:
         zygote = zygote_of(path, digest=light.digest, warm=(), env={})
         try:
             opened = KernelSandbox(path, warm=(), env={}, zygote=zygote)
-            found = opened.run("configured\nprint(configured)", timeout=30)
+            execution = opened.run("configured\nprint(configured)", timeout=30)
             opened.close()
         finally:
             file.unlink()
             zygote.close()
-    assert (found.error, found.stdout, found.results) == (None, "42\n", ())
+    assert (execution.error, execution.stdout, execution.results) == (None, "42\n", ())
 
 
 def test_connection_without_a_request_leaves_nothing(light: Rendered, ref: str) -> None:

@@ -65,8 +65,8 @@ def test_tests_of_a_package_are_not_compiled(tmp_path: Path) -> None:
         (packages / name).mkdir(parents=True)
         (packages / name / "three.py").write_text("X = 3\n")
     provided(packages, tmp_path / "store")
-    found = {str(path.parent.parent.relative_to(packages)) for path in packages.rglob("*.pyc")}
-    assert found == {".", "package", "tests"}
+    compiled = {str(path.parent.parent.relative_to(packages)) for path in packages.rglob("*.pyc")}
+    assert compiled == {".", "package", "tests"}
 
 
 def test_shared_byte_code_is_taken(tmp_path: Path) -> None:

@@ -317,8 +317,8 @@ def _end_in_words(status: int | None, memory_kills_before: int | None, *, starte
     if status is None:
         return f"the interpreter ended {when}, with the process that watches it"
     if status >= 0:
-        what = "the code ended its interpreter" if started else "it ended"
-        return f"{what} with exit status {status}"
+        subject = "the code ended its interpreter" if started else "it ended"
+        return f"{subject} with exit status {status}"
     try:
         name = signal.Signals(-status).name
     except ValueError:

@@ -169,10 +169,11 @@ def _instructions(machine: str) -> Instructions:
                 ("socket", _socket()),
                 ("socketpair", _socketpair()),
                 ("shmget", _shmget()),
-                ("semget", _semget()),
-                ("fcntl", _fcntl()),
+                ("semget", _refuse(1, _GREATER, _SEMAPHORES, errno.ENOSPC)),
+                # Larger pipes, which the kernel refuses to users with many.
+                ("fcntl", _refuse(1, _EQUAL, _PIPE_SIZE, errno.EPERM)),
                 ("setsockopt", _setsockopt()),
-                ("close_range", _close_range()),
+                ("close_range", _refuse(2, _ANY_BIT, _OWN_FILES, errno.EINVAL)),
             )
         ),
         [_return(_ALLOW)],
@@ -190,21 +191,9 @@ def _clone() -> Instructions:
     ]
 
 
-def _close_range() -> Instructions:
-    return [
-        _load_argument(2),
-        *_if(_ANY_BIT, _OWN_FILES, _refused(errno.EINVAL)),
-        _return(_ALLOW),
-    ]
-
-
-def _fcntl() -> Instructions:
-    """Refuse larger pipes, as the kernel does to users with many."""
-    return [
-        _load_argument(1),
-        *_if(_EQUAL, _PIPE_SIZE, _refused(errno.EPERM)),
-        _return(_ALLOW),
-    ]
+def _refuse(argument: int, test: int, value: int, error: int) -> Instructions:
+    """Refuse calls in which an argument passes a test, and allow the others."""
+    return [_load_argument(argument), *_if(test, value, _refused(error)), _return(_ALLOW)]
 
 
 def _setsockopt() -> Instructions:
@@ -260,14 +249,6 @@ def _shmget() -> Instructions:
         *_unless(_EQUAL, 0, too_large),
         _load_argument(1),
         *_if(_GREATER, _SEGMENT_BYTES, too_large),
-        _return(_ALLOW),
-    ]
-
-
-def _semget() -> Instructions:
-    return [
-        _load_argument(1),
-        *_if(_GREATER, _SEMAPHORES, _refused(errno.ENOSPC)),
         _return(_ALLOW),
     ]
 
