@@ -30,9 +30,12 @@ class Signer:
     def _gpg(self, *arguments: str, content: bytes = b"") -> bytes:
         command = ["gpg", "--batch", "--quiet", *arguments]
         environment = os.environ | {"GNUPGHOME": str(self._folder)}
-        return subprocess.run(
-            command, input=content, check=True, capture_output=True, env=environment
-        ).stdout
+        try:
+            return subprocess.run(
+                command, input=content, check=True, capture_output=True, env=environment
+            ).stdout
+        finally:  # the agent that gpg has started would outlive the tests
+            subprocess.run(["gpgconf", "--kill", "gpg-agent"], check=True, env=environment)
 
 
 def repository(
