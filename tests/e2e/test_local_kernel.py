@@ -9,10 +9,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import zmq
 
-from builder.errors import (
-    SandboxError,
-)
+from builder.errors import SandboxError, SandboxGoneError
 from builder.render import Rendered
 from builder.targets.local import place
 from builder.targets.local.kernel import KernelSandbox
@@ -20,6 +19,7 @@ from builder.targets.local.launch import zygote_of
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Opening
 from tests.conftest import ROOT
+from tests.support.runs import until
 from tests.support.sandboxes import alive, gone
 
 pytestmark = pytest.mark.network
@@ -127,6 +127,21 @@ def test_kernel_that_dies_is_an_error_not_a_wait(sandbox: KernelSandbox) -> None
     with pytest.raises(SandboxError, match="the code ended its interpreter with exit status 1"):
         sandbox.run("import os; os._exit(1)", timeout=60)
     assert time.monotonic() - start < 30
+
+
+@pytest.mark.timeout(60)
+def test_kernel_that_closed_its_connection_is_gone(
+    sandbox: KernelSandbox, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Code for a kernel that has ended unnoticed is refused at once, and not held until it returns."""
+    sandbox.abort()
+    shell = sandbox._client._shell
+    assert shell
+    until(lambda: not shell.poll(0, zmq.POLLOUT), 30)
+    monkeypatch.setattr(sandbox._process, "gone", lambda: False)
+    with pytest.raises(SandboxGoneError) as caught:
+        sandbox.run("print(1)", timeout=30)
+    assert caught.value.message == "the sandbox is gone: its kernel has closed the connection"
 
 
 def test_close_ends_what_the_code_started(sandbox: KernelSandbox) -> None:

@@ -19,6 +19,7 @@ import zmq
 from jupyter_client.connect import write_connection_file
 from jupyter_client.session import Session
 
+from builder.errors import SandboxGoneError
 from builder.sandbox.execution import Cut, Output
 from builder.targets.local.streams import Streams
 
@@ -66,7 +67,12 @@ class KernelClient:
                 return False
         self._connect()
         while time.monotonic() < deadline:
-            request = self._send("kernel_info_request", {})
+            try:
+                request = self._send("kernel_info_request", {})
+            except SandboxGoneError:
+                self._check_alive()
+                time.sleep(_SUBSCRIPTION_SECONDS)
+                continue
             while self.reply(request, _POLL_SECONDS) is None and time.monotonic() < deadline:
                 self._check_alive()
             if self.collect(request, Output(), time.monotonic() + _SUBSCRIPTION_SECONDS):
@@ -93,7 +99,7 @@ class KernelClient:
     def execute(
         self, code: str, *, silent: bool, variables: Mapping[str, str] | None, limit: int | None
     ) -> str:
-        """Ask the kernel to run code; return the ID of the request."""
+        """Ask the kernel to run code; return the ID of the request. Raises `SandboxGoneError`."""
         content = {"code": code, "silent": silent, "store_history": not silent}
         content |= {"user_expressions": {}, "allow_stdin": False, "stop_on_error": False}
         metadata = {"variables": dict(variables or {}), "limit": limit}
@@ -103,7 +109,11 @@ class KernelClient:
         self, kind: str, content: dict[str, Any], metadata: dict[str, Any] | None = None
     ) -> str:
         message = self._session.msg(kind, content, metadata=metadata)
-        self._session.send(self._shell, message)
+        try:
+            self._session.send(self._shell, message)
+        except zmq.Again:
+            text = "the sandbox is gone: its kernel has closed the connection"
+            raise SandboxGoneError(text) from None
         request: str = message["header"]["msg_id"]
         return request
 
@@ -191,4 +201,6 @@ def _context(_process: int) -> zmq.Context[Any]:
     context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
     # Code may have replaced the kernel's socket by a link to another.
     context.setsockopt(zmq.RECONNECT_IVL, -1)
+    # Without a connection, sending would wait for one for ever.
+    context.setsockopt(zmq.SNDTIMEO, 0)
     return context
