@@ -101,7 +101,9 @@ def connect(settings: TargetSettings, project: Project, *, report: Reporter = di
         from builder.targets.local.target import LocalTarget
 
         isolation = isolation_of(None, project.isolation)
-        return LocalTarget(name=settings.name, registry=project.registry, isolation=isolation)
+        return LocalTarget(
+            name=settings.name, registry=project.registry, isolation=isolation, report=report
+        )
     variable = settings.api_key_env or "E2B_API_KEY"
     key = os.environ.get(variable, "").strip()
     if not key:

@@ -171,6 +171,22 @@ def test_environment_that_cannot_be_confined_is_named(
     assert [each for each in events if "NOT confined" in each.text] == []
 
 
+@pytest.mark.network
+def test_environment_that_cannot_be_confined_is_named_whenever_it_is_opened(
+    ref: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that only opens an environment, as `verify` does, says once that its sandboxes alone
+    cannot be confined."""
+    monkeypatch.setattr("builder.targets.local.confine.confinement.obstacle", lambda _view: "why")
+    events: list[Event] = []
+    target = LocalTarget(isolation="confined", report=events.append)
+    for _ in range(2):
+        with contextlib.closing(target.open(Opening(ref=ref, name="light"))) as sandbox:
+            assert sandbox.run("print(1)", timeout=60).stdout == "1\n"
+    text = "its sandboxes are NOT confined: the environment cannot be confined: why"
+    assert [(each.kind, each.variant, each.text) for each in events] == [("warning", "light", text)]
+
+
 @pytest.mark.docker
 @pytest.mark.needs("docker")
 @pytest.mark.parametrize(

@@ -18,13 +18,14 @@ from builder.errors import BuildError, from_os_error
 from builder.plan import StateQuery, TargetState
 from builder.registry import Ref
 from builder.spec import Variant
-from builder.system.events import Event, Kind, Reporter
+from builder.system.events import Event, Kind, Reporter, discard
 from builder.system.isolation import DEFAULT, Isolation
 from builder.system.logs import Log
 from builder.targets.local import interpreter, place
 
 if TYPE_CHECKING:
     from builder.sandbox.session import Sandbox
+    from builder.targets.local.confine.bubblewrap import ConfinementError
     from builder.targets.local.confine.confinement import Confinement
     from builder.targets.local.kernel import KernelSandbox
     from builder.targets.protocol import BuildInput, Built, Needs, Opening, Publication, Unused
@@ -43,12 +44,19 @@ class LocalTarget:
     journal = None  # a run that is killed leaves nothing worth resuming
 
     def __init__(
-        self, *, name: str = "local", registry: str = "", isolation: Isolation = DEFAULT
+        self,
+        *,
+        name: str = "local",
+        registry: str = "",
+        isolation: Isolation = DEFAULT,
+        report: Reporter = discard,
     ) -> None:
         """`registry` is the location of the registry that records its builds and needs them.
-        Sandboxes have the `isolation` where this machine can provide it."""
+        Sandboxes have the `isolation` where this machine can provide it; `report` gets
+        a warning for a template whose sandboxes alone cannot have it."""
         self.name = name
-        self._registry, self._isolation = registry, isolation
+        self._registry, self._isolation, self._report = registry, isolation, report
+        self._unconfined: set[str] = set()  # templates that were reported
         self._claims: dict[str, contextlib.ExitStack] = {}
         self._unpublished: dict[str, Path] = {}  # by digest
 
@@ -174,11 +182,19 @@ class LocalTarget:
         try:
             view_of(environment)
         except bubblewrap.ConfinementError as error:
-            if bubblewrap.refusal() is None:  # of which the first line of a build speaks
-                text = f"its sandboxes are NOT confined: {error.message}"
-                report(Event(kind="warning", variant=name, text=text))
+            self._tell(name, error, report)
             return False
         return True
+
+    def _tell(self, name: str, error: ConfinementError, report: Reporter) -> None:
+        """Report, once, that only the sandboxes of one template are not confined."""
+        from builder.targets.local.confine import bubblewrap
+
+        # The first line of a command speaks of a machine that confines no sandbox at all.
+        if name not in self._unconfined and bubblewrap.refusal() is None:
+            self._unconfined.add(name)
+            text = f"its sandboxes are NOT confined: {error.message}"
+            report(Event(kind="warning", variant=name, text=text))
 
     def _environment(
         self, order: BuildInput, report: Reporter, log: Log
@@ -278,9 +294,9 @@ class LocalTarget:
 
     def _confined(self, folder: Path, opening: Opening) -> Confinement | None:
         """Return how a sandbox of the user's own template is confined; None if that is impossible,
-        which a build reports."""
+        which is reported."""
         from builder.sandbox.boundary import Boundary
-        from builder.targets.local.confine.bubblewrap import ConfinementError
+        from builder.targets.local.confine import bubblewrap
         from builder.targets.local.confine.confinement import confinement
 
         if self._isolation == "none":
@@ -293,7 +309,8 @@ class LocalTarget:
         )
         try:
             return confinement(folder, boundary)
-        except ConfinementError:
+        except bubblewrap.ConfinementError as error:
+            self._tell(opening.name, error, self._report)
             return None
 
     def _opened(self, opening: Opening) -> AbstractContextManager[Path]:
