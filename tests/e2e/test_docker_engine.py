@@ -210,7 +210,9 @@ def test_services_with_the_ports_of_the_host_take_turns(network: str, expected: 
 
     def second() -> None:
         with docker_engine.started(image, SERVICE, idle=False, waiting=waits.set):
-            counts.append(len(engine.client().containers.list(filters=filters)))
+            counts.append(
+                len(engine.client().containers.list(filters=filters, ignore_removed=True))
+            )
 
     with docker_engine.started(image, SERVICE, idle=False):
         thread = threading.Thread(target=second)

@@ -55,7 +55,7 @@ True
 
 @pytest.mark.docker
 @pytest.mark.network
-@pytest.mark.timeout(1200)
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize(
     "kinds",
     [
@@ -106,9 +106,9 @@ def test_templates_from_spec_to_running_code(
         assert set(record.packages) >= {"six", "attrs", "packaging", "tomli-w"}
         from e2b_code_interpreter import Sandbox
 
-        sandbox = Sandbox.create(record.ref)
+        sandbox = Sandbox.create(record.ref, timeout=900)
         try:
-            until(lambda: _up(sandbox), 300)
+            until(lambda: _up(sandbox), 600)
             found = sandbox.run_code("import os, six; print(six.__name__, os.environ['HF_HOME'])")
             assert found.logs.stdout == ["six /home/user/.cache/huggingface\n"]
         finally:

@@ -33,7 +33,9 @@ def create(write: Callable[..., Path], shared: Path) -> Callable[..., Path]:
 def containers(name: str) -> list[Any]:
     """Return the containers of a template's pre-checks."""
     labels = ["template-builder.owner", f"template-builder.precheck={name}"]
-    listed: list[Any] = engine.client().containers.list(all=True, filters={"label": labels})
+    listed: list[Any] = engine.client().containers.list(
+        all=True, filters={"label": labels}, ignore_removed=True
+    )
     return listed
 
 
@@ -194,6 +196,7 @@ def test_image_that_cannot_be_had(create: Callable[..., Path], command: Command)
     )
 
 
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle(
     create: Callable[..., Path], command: Command, tmp_path: Path, sent: signal.Signals
@@ -208,20 +211,25 @@ def test_stopped_in_the_middle(
         stderr=subprocess.DEVNULL,
         env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "cache")},
     )
-    deadline = time.monotonic() + 120
-    while not any(container.status == "running" for container in containers(name)):
-        assert running.poll() is None
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
-    running.send_signal(sent)
-    if sent is signal.SIGKILL:
-        # Its process has an entry until it is waited for, so that no other test's run tidies up.
-        os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
-        (project / "variants" / "_base.toml").write_text("broken")
-        nowhere = command("precheck", cwd=project, DOCKER_HOST="unix:///nowhere/docker.sock")
-        failed(nowhere, errors.SpecError)  # before the engine is asked for anything
-        assert containers(name) != []
-    assert running.wait(timeout=60) in (errors.InterruptedRunError.exit_code, -signal.SIGKILL)
+    try:
+        # Checks of other tests may have their turn before this one.
+        deadline = time.monotonic() + 500
+        while not any(container.status == "running" for container in containers(name)):
+            assert running.poll() is None
+            assert time.monotonic() < deadline
+            time.sleep(0.1)
+        running.send_signal(sent)
+        if sent is signal.SIGKILL:
+            # Its process has an entry until it is waited for, so that no other test's run tidies up.
+            os.waitid(os.P_PID, running.pid, os.WEXITED | os.WNOWAIT)
+            (project / "variants" / "_base.toml").write_text("broken")
+            nowhere = command("precheck", cwd=project, DOCKER_HOST="unix:///nowhere/docker.sock")
+            failed(nowhere, errors.SpecError)  # before the engine is asked for anything
+            assert containers(name) != []
+        assert running.wait(timeout=60) in (errors.InterruptedRunError.exit_code, -signal.SIGKILL)
+    finally:
+        running.kill()
+        running.wait()
     if sent is signal.SIGKILL:
         create("[[verify]]\nname = 'x'\ncode = 'pass'\n", name=name)
         assert command("precheck", cwd=project).returncode == 0
