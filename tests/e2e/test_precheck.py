@@ -212,7 +212,7 @@ def test_stopped_in_the_middle(
         env=os.environ | {"TEMPLATE_BUILDER_CACHE_DIR": str(tmp_path / "cache")},
     )
     try:
-        # Checks of other tests may have their turn before this one.
+        # The pre-checks of other tests may run first.
         deadline = time.monotonic() + 500
         while not any(container.status == "running" for container in containers(name)):
             assert running.poll() is None

@@ -201,6 +201,6 @@ def _context(_process: int) -> zmq.Context[Any]:
     context.setsockopt(zmq.RCVHWM, _WAITING_MESSAGES)
     # Code may have replaced the kernel's socket by a link to another.
     context.setsockopt(zmq.RECONNECT_IVL, -1)
-    # Without a connection, sending would wait for one for ever.
+    # Fail at once if there is no connection: sending would block forever.
     context.setsockopt(zmq.SNDTIMEO, 0)
     return context

@@ -52,11 +52,11 @@ class LocalTarget:
         report: Reporter = discard,
     ) -> None:
         """`registry` is the location of the registry that records its builds and needs them.
-        Sandboxes have the `isolation` where this machine can provide it; `report` gets
-        a warning for a template whose sandboxes alone cannot have it."""
+        Sandboxes have the `isolation` where this machine can provide it; `report`
+        receives a warning if only those of one template cannot have it."""
         self.name = name
         self._registry, self._isolation, self._report = registry, isolation, report
-        self._unconfined: set[str] = set()  # templates that were reported
+        self._warned: set[str] = set()  # templates
         self._claims: dict[str, contextlib.ExitStack] = {}
         self._unpublished: dict[str, Path] = {}  # by digest
 
@@ -182,17 +182,17 @@ class LocalTarget:
         try:
             view_of(environment)
         except bubblewrap.ConfinementError as error:
-            self._tell(name, error, report)
+            self._warn_unconfined(name, error, report)
             return False
         return True
 
-    def _tell(self, name: str, error: ConfinementError, report: Reporter) -> None:
-        """Report, once, that only the sandboxes of one template are not confined."""
+    def _warn_unconfined(self, name: str, error: ConfinementError, report: Reporter) -> None:
+        """Warn, once, that this machine confines sandboxes, but not those of this template."""
         from builder.targets.local.confine import bubblewrap
 
-        # The first line of a command speaks of a machine that confines no sandbox at all.
-        if name not in self._unconfined and bubblewrap.refusal() is None:
-            self._unconfined.add(name)
+        # If it confines none at all, the first line of the command says so.
+        if name not in self._warned and bubblewrap.refusal() is None:
+            self._warned.add(name)
             text = f"its sandboxes are NOT confined: {error.message}"
             report(Event(kind="warning", variant=name, text=text))
 
@@ -294,7 +294,7 @@ class LocalTarget:
 
     def _confined(self, folder: Path, opening: Opening) -> Confinement | None:
         """Return how a sandbox of the user's own template is confined; None if that is impossible,
-        which is reported."""
+        with a warning."""
         from builder.sandbox.boundary import Boundary
         from builder.targets.local.confine import bubblewrap
         from builder.targets.local.confine.confinement import confinement
@@ -310,7 +310,7 @@ class LocalTarget:
         try:
             return confinement(folder, boundary)
         except bubblewrap.ConfinementError as error:
-            self._tell(opening.name, error, self._report)
+            self._warn_unconfined(opening.name, error, self._report)
             return None
 
     def _opened(self, opening: Opening) -> AbstractContextManager[Path]:
