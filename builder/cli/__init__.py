@@ -36,6 +36,7 @@ def main() -> NoReturn:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     tolerate_lost_readers()
     warnings.showwarning = _warned
+    sys.unraisablehook = _unraised
     code = 0
     try:
         _check_working_directory()
@@ -95,6 +96,15 @@ def _interrupted(_signal: int, _frame: Any) -> None:
     raise _Stopped
 
 
+def _unraised(lost: Any) -> None:
+    # A destructor, or a callback of C code, from which nothing can be raised: try a moment later.
+    if lost.exc_type is _Stopped:
+        signal.signal(signal.SIGALRM, _interrupted)
+        signal.setitimer(signal.ITIMER_REAL, 0.01)
+    else:
+        sys.__unraisablehook__(lost)
+
+
 def _end_interrupted() -> NoReturn:
     code = _report(
         errors.InterruptedRunError(
@@ -114,6 +124,7 @@ def _end_at_once(code: int) -> NoReturn:
 
 
 def _ignore_signals() -> None:
+    signal.setitimer(signal.ITIMER_REAL, 0)
     for number in _STOPPING:
         signal.signal(number, signal.SIG_IGN)
 

@@ -1,10 +1,12 @@
-"""A signal that a library takes for a fault of its own."""
+"""A signal that arrives where its exception does not get far."""
 
 from __future__ import annotations
 
 import json
 import subprocess
 import sys
+
+import pytest
 
 from builder import errors
 from tests.conftest import ROOT
@@ -22,11 +24,28 @@ builder.cli.app.run = run
 builder.cli.main()
 """
 
+# Nothing can be raised from a destructor: Python prints the exception, and goes on.
+SWALLOWING = """
+import os, signal, time
+import builder.cli, builder.cli.app
+class Destroyed:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+def run(arguments):
+    Destroyed()
+    time.sleep(30)
+    return 0
+builder.cli.app.run = run
+builder.cli.main()
+"""
 
-def test_interrupt_that_a_library_wraps_ends_as_an_interrupt() -> None:
-    """A signal during an import ends the command with its exit code and one message."""
+
+@pytest.mark.parametrize("program", [WRAPPING, SWALLOWING], ids=["wrapped", "swallowed"])
+def test_interrupt_that_is_caught_on_its_way_ends_as_an_interrupt(program: str) -> None:
+    """A signal during an import or a destructor ends the command with its exit code and one
+    message."""
     ended = subprocess.run(
-        [sys.executable, "-c", WRAPPING, "plan", "--json"],
+        [sys.executable, "-c", program, "plan", "--json"],
         capture_output=True,
         text=True,
         check=False,
