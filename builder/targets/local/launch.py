@@ -278,6 +278,7 @@ class Zygote:
 
     def _listens(self) -> bool:
         with socket.socket(socket.AF_UNIX) as line:
+            line.settimeout(_END_SECONDS)
             return line.connect_ex(str(self.folder / "zygote")) == 0
 
     def _log(self) -> str:
