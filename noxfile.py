@@ -68,9 +68,18 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests except the long ones of `soak`; arguments go to pytest."""
+    """Run all tests except those of `slow` and `soak`; arguments go to pytest instead."""
     install(session, "tests")
-    session.run("pytest", *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)
+    fast = [*SIDE_BY_SIDE, "-m", "not slow and not soak"]
+    session.run("pytest", *(session.posargs or fast), env=KEEP_BYTE_CODE)
+
+
+@nox.session
+def slow(session: nox.Session) -> None:
+    """Run the tests that take more than about ten seconds each, but those of `soak`."""
+    install(session, "tests")
+    marked = ["-m", "slow and not soak"]
+    session.run("pytest", *marked, *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)
 
 
 @nox.session

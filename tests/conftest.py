@@ -99,7 +99,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 def _rank(item: pytest.Item) -> int:
     if item.get_closest_marker("soak"):
         return 0
-    takes_long = item.get_closest_marker("docker") or _module(item.nodeid) in WHOLE_MODULES
+    markers = {mark.name for mark in item.iter_markers()}
+    takes_long = markers & {"slow", "docker"} or _module(item.nodeid) in WHOLE_MODULES
     return 1 if takes_long else 2
 
 

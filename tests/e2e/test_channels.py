@@ -9,6 +9,7 @@ import pytest
 from tests.conftest import Command
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.needs("git")
 @pytest.mark.network

@@ -82,6 +82,7 @@ def test_failed_verification_records_nothing(project: Path, command: Command) ->
     assert list(json.loads((project / "registry.json").read_text())["templates"]) == ["other"]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_several_failures_are_all_told(project: Path, command: Command) -> None:
     """Variants that fail in different ways are all named, under a code of its own."""
@@ -98,6 +99,7 @@ def test_several_failures_are_all_told(project: Path, command: Command) -> None:
     }
 
 
+@pytest.mark.slow
 def test_key_that_is_set_is_not_printed(project: Path, command: Command) -> None:
     """With a key, e2b is the target, and where that does not answer, the key is not in the error."""
     assert command("lock", cwd=project).returncode == 0
@@ -113,6 +115,7 @@ def test_key_that_is_set_is_not_printed(project: Path, command: Command) -> None
     assert "canary" not in looked.stderr + looked.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_plan_ends_by_what_there_is_to_do(project: Path, command: Command) -> None:
     """0 when there is nothing to do, 2 when there is, 31 when a variant is blocked, whatever the
@@ -224,6 +227,7 @@ def test_backend_that_nobody_has_heard_of(project: Path, command: Command) -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_every_command_obeys_the_variable(project: Path, command: Command) -> None:
     """Commands that build, look and clean up take the target that TEMPLATE_TARGET names."""
@@ -258,6 +262,7 @@ def test_plan_on_this_machine_says_nothing_of_e2b(project: Path, command: Comman
         assert ("steps on E2B: light: " in done.stdout) is there
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_hold_from_the_command_line(project: Path, command: Command) -> None:
     """rollback, build, list, outdated, show, unhold: each says what is held, since when and why."""

@@ -89,6 +89,7 @@ def opened(template: tuple[Rendered, str], network: object) -> Iterator[KernelSa
         yield sandbox
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_cache")
 @pytest.mark.parametrize("network", [[HOST], "allow"])
 def test_installed_package_is_the_sandboxes_own(
@@ -131,6 +132,7 @@ class Internet:
         return await Upstream(variable="", host="127.0.0.1", port=self.port).tunnel(HOST, port)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("local_cache")
 @pytest.mark.parametrize(
     ("network", "note"),

@@ -49,6 +49,7 @@ def listing(container: Container) -> list[str]:
     return output.decode().splitlines()
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_spec_makes_what_the_dockerfile_makes(tmp_path: Path) -> None:

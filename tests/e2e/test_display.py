@@ -20,6 +20,7 @@ ONE = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_charts_and_tables_are_shown_as_on_the_code_service(
     write: Callable[..., Path],
@@ -52,6 +53,7 @@ def test_charts_and_tables_are_shown_as_on_the_code_service(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("target", ["e2b"])
 def test_table_of_real_code_arrives(open_one: Opened) -> None:

@@ -69,6 +69,7 @@ def remote() -> Iterator[str]:
         server.shutdown()
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_engine_of_another_machine(

@@ -46,6 +46,7 @@ def run(tmp_path: Path, cache: Path) -> Run:
     return run_block
 
 
+@pytest.mark.slow
 @pytest.mark.needs("git")
 @pytest.mark.network
 def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
@@ -64,6 +65,7 @@ def test_how_to_runs_from_top_to_bottom(tmp_path: Path, run: Run) -> None:
             assert run(sys.executable, "-c", text).stdout.startswith("local:text-tools@sha256-")
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run, shared: Path) -> None:
@@ -84,6 +86,7 @@ def test_docker_page_runs_from_top_to_bottom(tmp_path: Path, run: Run, shared: P
     assert page["program"]["steps"][0]["type"] == "RUN"
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_e2b_page_runs_from_top_to_bottom(
     tmp_path: Path, run: Run, monkeypatch: pytest.MonkeyPatch
@@ -110,6 +113,7 @@ def test_e2b_page_runs_from_top_to_bottom(
     assert set(entry) == {"e2b", "mine"}
 
 
+@pytest.mark.slow
 @pytest.mark.needs("git")
 @pytest.mark.network
 def test_registry_page_runs_from_top_to_bottom(

@@ -60,6 +60,7 @@ OF_THE_MACHINE = {
 SLOW = ModelledSteps(seconds=lambda step: 2.0 * ("sleep 60" in step["args"]))
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_every_assumption_is_tried(
     lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch
@@ -104,6 +105,7 @@ def test_older_build_that_was_ready_before_it_was_overtaken(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_refusal_decides_one_line(
     lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch
@@ -310,6 +312,7 @@ def test_what_cannot_be_removed_is_said(
     assert cloud.state.templates == {}
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_interrupt_leaves_nothing(lead: Callable[[Server], Server]) -> None:
     """After Ctrl-C in the middle of a build nothing of it is left on E2B."""

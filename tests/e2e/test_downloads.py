@@ -108,6 +108,7 @@ def built(docker: DockerEngine, leaf: Rendered, folder: Path) -> Any:
         return docker.build(leaf, tag=f"{engine.LABEL}/{folder.name}", report=discard, log=log)
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_downloads_are_the_same_however_they_are_delivered(
@@ -221,6 +222,7 @@ stdout = "2"
 """
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("isolation", ["confined", "none"])
 def test_local_sandboxes_have_the_downloads_of_their_home(

@@ -53,6 +53,7 @@ True
 """
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 @pytest.mark.timeout(1800)
@@ -124,6 +125,7 @@ def _up(sandbox: Any) -> bool:
     return True
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_a_code_service_whose_first_kernel_is_late_starts_again() -> None:
     """A container of the stand-in whose code service ended for good starts it again, so that a busy

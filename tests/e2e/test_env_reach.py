@@ -118,6 +118,7 @@ def test_engine_gives_the_variables_of_an_image(tmp_path: Path) -> None:
     assert variables_of(absent, project) is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("level", [pytest.param("none", marks=pytest.mark.soak), "disk"])
 def test_root_and_user_have_the_same_variables_and_caches(
     write: Callable[..., Path],

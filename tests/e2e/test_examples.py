@@ -17,7 +17,7 @@ from tests.support.pages import blocks
 from tests.support.program import run_program
 from tests.support.webhooks import Account
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.slow]
 EXAMPLES = ROOT / "examples"
 
 

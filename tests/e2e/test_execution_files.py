@@ -120,6 +120,7 @@ def test_files_that_make_no_sense(given: Any, kind: type[Exception], told: str) 
     assert str(failed.value) == told
 
 
+@pytest.mark.slow
 def test_many_files_are_bounded(open_one: Opened, caplog: pytest.LogCaptureFixture) -> None:
     """With thousands of files below it, the top of the working folder is still looked at."""
     many = (

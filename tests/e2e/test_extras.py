@@ -106,6 +106,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize(("target", "installed"), [("e2b", "plain"), ("local", "untraced")])
 def test_main_job_needs_no_extra(
@@ -192,6 +193,7 @@ def test_receiver_needs_its_extra(plain: Run, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_build_without_docker_package_is_not_prechecked(
     plain: Run, place: Place, cloud: Server
@@ -227,6 +229,7 @@ def test_names_are_looked_up_without_dependencies(alone: Run, tmp_path: Path) ->
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_wheel_ships_the_adopted_template_alone(tmp_path: Path) -> None:
     """What is installed from a wheel, made from the source distribution, resolves the adopted

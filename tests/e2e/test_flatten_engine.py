@@ -56,6 +56,7 @@ def context(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 @pytest.mark.chance
 @settings(
     max_examples=rounds(4),
@@ -69,6 +70,7 @@ def test_docker_and_e2b_make_the_same_machine(data: st.DataObject, context: Path
     compared(data.draw(chains.chains(engine.base_image())), context)
 
 
+@pytest.mark.slow
 def test_folders_and_wildcards_are_merged_as_docker_merges_them(context: Path) -> None:
     """COPY of folders and wildcards gives the same files, owners and modes, over what is there and
     behind links, too."""

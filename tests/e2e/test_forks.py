@@ -96,6 +96,7 @@ def test_kernels_end_with_the_application_though_a_child_of_it_lives(
         process.stdout.close()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forked", [True, False])
 def test_forked_process_ends_no_kernel(ref: str, *, forked: bool) -> None:
     """A forked process that closes what it has inherited, and ends, leaves the sandbox to the one

@@ -36,6 +36,7 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_a_child_has_the_packages_and_variables_of_its_parent(
     folder: Path, command: Command, local_cache: Path
 ) -> None:

@@ -49,6 +49,7 @@ def test_tutorial(walk: Callable[..., str]) -> None:
     assert "ZeroDivisionError: division by zero\n" in printed
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_requirements(walk: Callable[..., str], tmp_path: Path) -> None:
     """Every list of packages of the page becomes the spec that it shows, and is built."""
@@ -61,6 +62,7 @@ def test_requirements(walk: Callable[..., str], tmp_path: Path) -> None:
     assert set(records["templates"]) == set(shown) == {"reports", "analysis", "lab"}
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("built", ["part-own-*", pytest.param("part-*", marks=pytest.mark.soak)])
 def test_dockerfile(
@@ -215,6 +217,7 @@ def answers_at(port: str) -> bool:
     return False
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_from_template(walk: Callable[..., str], tmp_path: Path) -> None:
     """The child of the page is built after its parent, on the build of it."""
@@ -290,6 +293,7 @@ def private_index() -> Iterator[str]:
         thread.join()
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_private_index(tmp_path: Path, walk: Callable[..., str], private_index: str) -> None:
     """A package of an index with a password is locked and installed, and E2B is told of the index."""
@@ -312,6 +316,7 @@ def test_debian_packages(tmp_path: Path, walk: Callable[..., str]) -> None:
     walk("guides/debian-packages.md", {'name = "search"\n': base})
 
 
+@pytest.mark.slow
 @pytest.mark.needs("git")
 @pytest.mark.network
 def test_github_actions(tmp_path: Path, walk: Callable[..., str]) -> None:
@@ -327,6 +332,7 @@ def test_github_actions(tmp_path: Path, walk: Callable[..., str]) -> None:
     assert commands == ["template-builder build --frozen", "template-builder resolve tools"]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_gallery(
     tmp_path: Path, walk: Callable[..., str], content_server: ContentServer, hub: HubServer
@@ -361,6 +367,7 @@ with TestClient(app) as client:
 """
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_web_handler(
     tmp_path: Path, light: None, walk: Callable[..., str], local_cache: Path
@@ -382,6 +389,7 @@ def test_web_handler(
     ), asked.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_troubleshooting(light: None, walk: Callable[..., str]) -> None:
     """The commands of the page say what works and what the last build did."""

@@ -57,6 +57,7 @@ def test_packages_that_only_conda_has(tmp_path: Path, command: Command) -> None:
     assert 'packages = ["idna"]\n' in (tmp_path / "variants/lab.toml").read_text()
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_wheel_beside_the_requirements(tmp_path: Path, command: Command) -> None:
     """A wheel of one's own is copied beside the spec, locked and installed."""

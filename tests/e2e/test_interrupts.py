@@ -87,6 +87,7 @@ STAGES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_interrupted_build_leaves_nothing(
     project: Path, tmp_path: Path, scratch: Path, byte_code: Path
@@ -181,6 +182,7 @@ ODD_MODULES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_odd_warm_up_module_stops_no_other_variant(project: Path, command: Command) -> None:
     """Whatever a warm-up import does, the error says it in a sentence, and the other variants are

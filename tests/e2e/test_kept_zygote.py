@@ -123,6 +123,7 @@ def test_zygotes_end_with_their_program_unless_they_are_kept(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["none", "confined"])
 def test_a_killed_program_leaves_no_sandbox(folder: Path, isolation: str) -> None:
     """The sandbox of a killed program, and its folder, are gone within a second. The zygote goes

@@ -81,6 +81,7 @@ def test_broken_environment_is_not_found(light: Rendered, ref: str) -> None:
         moved.rename(python)
 
 
+@pytest.mark.slow
 def test_one_maker_at_a_time(light: Rendered, tmp_path: Path, new_cache: Path) -> None:
     """Three processes that build one digest at once make it once, and all have it."""
     code = (
@@ -126,6 +127,7 @@ def test_one_maker_at_a_time(light: Rendered, tmp_path: Path, new_cache: Path) -
     assert sorted(p.is_symlink() for p in (new_cache / "environments").iterdir()) == [False, True]
 
 
+@pytest.mark.slow
 def test_verified_build_carries_its_measurements(light: Rendered, ref: str, log: Log) -> None:
     """Verification runs the derived smoke tests and gives first-use times at every level."""
     built = build_here(light, log)

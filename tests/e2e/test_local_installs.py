@@ -150,6 +150,7 @@ def test_installed_in_one_sandbox_only(
     assert files(with_pip) == before
 
 
+@pytest.mark.slow
 @two_kinds
 def test_newer_version_wins_where_it_was_installed(with_pip: Path, opening: Opening) -> None:
     """What the environment has counts as installed; a newer version that a sandbox installs is what

@@ -41,6 +41,7 @@ WRITTEN = {
 }
 
 
+@pytest.mark.slow
 def test_all_that_is_written_to_standard_output_arrives_in_order(local_one: Path) -> None:
     """Whoever writes to descriptor 1, Python, C or a process, is heard, in the order of writing."""
     outputs = ran(*WRITTEN)
@@ -63,6 +64,7 @@ def test_standard_error_is_heard_as_well(local_one: Path) -> None:
     assert nothing["logs"] == ["[stdout] 1"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not LINUX, reason="only Linux forks sandboxes")
 def test_a_logger_made_by_a_warm_import_is_heard(
     place: Place, local_cache: Path, monkeypatch: pytest.MonkeyPatch
@@ -208,6 +210,7 @@ asyncio.run(main())
 """
 
 
+@pytest.mark.slow
 def test_what_is_received_is_bounded(local_one: Path) -> None:
     """Whatever code writes, shows or raises, the application takes at most 32 MiB more, and what
     was left out is counted to the character."""

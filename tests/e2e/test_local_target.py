@@ -40,6 +40,7 @@ def answer(template: str, target: str) -> str:
     return asyncio.run(execute())
 
 
+@pytest.mark.slow
 def test_local_target_by_another_name(
     place: Place, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -73,6 +74,7 @@ def test_local_target_by_another_name(
     assert f"the environment of `{row['ref']}` is not on this machine" in done.stderr
 
 
+@pytest.mark.slow
 def test_build_of_another_machine_does_not_resolve_as_if_it_were_here(
     place: Place, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +99,7 @@ def test_build_of_another_machine_does_not_resolve_as_if_it_were_here(
     assert "is not on this machine" in done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="names of other systems are Unicode")
 def test_folders_that_are_not_unicode(
     places: Callable[[str], Place],

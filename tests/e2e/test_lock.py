@@ -188,6 +188,7 @@ def test_unknown_wording_of_uv_is_passed_on(write: Write) -> None:
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_commands_accept_what_build_wrote(write: Write, command: Command) -> None:
     """After a `build`, every frozen command takes the lock of a chain with a marker that never holds

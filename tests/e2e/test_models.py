@@ -58,6 +58,7 @@ def voice(hub: HubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Re
     return repo
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_local_sandboxes_load_a_real_model(
     write: Callable[..., Path], voice: Repo, hub: HubServer, command: Command
@@ -81,6 +82,7 @@ def test_local_sandboxes_load_a_real_model(
     assert "load the model org/voice" in again.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_image_has_a_real_model_copied_or_fetched(

@@ -68,6 +68,7 @@ def project(write: Callable[..., Path], ready: str) -> Path:
 READY = 'ready-command = ["bash", "-c", "exec 3<>/dev/tcp/localhost/8501 || exit 1"]'
 
 
+@pytest.mark.slow
 def test_precheck_of_a_web_server(
     write: Callable[..., Path], command: Command, shared: Path
 ) -> None:
@@ -82,6 +83,7 @@ def test_precheck_of_a_web_server(
     assert checked["first_use"]["disk"]["six"] > 0
 
 
+@pytest.mark.slow
 def test_web_server_from_its_steps(
     write: Callable[..., Path], lead: Callable[[Server], Server]
 ) -> None:

@@ -59,6 +59,7 @@ def test_background_that_nobody_waits_for(open_one: Opened, cloud: Server) -> No
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_session_is_rotated_under_load(open_one: Opened) -> None:
     """A session is replaced before it is too old, also while many callers use it."""
 
@@ -282,6 +283,7 @@ def test_cleaning_up_while_a_sandbox_is_opened_leaves_none(ready: Server) -> Non
         assert ready.running == {}
 
 
+@pytest.mark.slow
 def test_cancelled_wait_for_a_background_opening_leaves_none(ready: Server) -> None:
     """A call that is cancelled in any moment of an opening leaves no sandbox after the clean-up."""
 

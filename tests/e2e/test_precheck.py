@@ -46,6 +46,7 @@ def _nothing_is_left(tmp_path: Path) -> Iterator[None]:
         assert containers(spec.stem) == []
 
 
+@pytest.mark.slow
 def test_what_is_found_in_a_real_machine(create: Callable[..., Path], command: Command) -> None:
     """The image is built, started, checked from inside at every warm-up level, and not built again
     while nothing changes."""
@@ -137,6 +138,7 @@ def test_step_that_fills_the_disk(create: Callable[..., Path], command: Command)
     assert said.endswith("where the engine keeps images: `docker system df` shows it\n")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "service", "message"),
     [
@@ -166,6 +168,7 @@ def test_service_that_does_not_come_up(
     assert message in failed(command("precheck", cwd=project), errors.PrecheckError)
 
 
+@pytest.mark.slow
 def test_what_an_install_breaks(create: Callable[..., Path], command: Command) -> None:
     """A package of the base that an upgrade breaks is an error, unless it is accepted by name; what
     changed is shown."""
@@ -196,6 +199,7 @@ def test_image_that_cannot_be_had(create: Callable[..., Path], command: Command)
     )
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize("sent", [signal.SIGINT, signal.SIGKILL])
 def test_stopped_in_the_middle(
@@ -287,6 +291,7 @@ print(json.dumps([distribution.version, lacking]))
 _HOSTILE = r'override-dependencies = ["pygments==2.3.1"]\n[pip]\ntarget = "/elsewhere"\n'
 
 
+@pytest.mark.slow
 def test_packages_larger_than_tmp(
     write: Callable[..., Path], command: Command, tmp_path: Path
 ) -> None:
@@ -318,6 +323,7 @@ def test_packages_larger_than_tmp(
         assert left == ["/opt/template:", "requirements", "uv", "warmup.py", "/tmp:"]
 
 
+@pytest.mark.slow
 def test_a_template_from_another_one(create: Callable[..., Path], command: Command) -> None:
     """A child is checked on the image of its parent's pre-check, with its files and packages; if
     the engine has none of that build, it says so."""

@@ -25,7 +25,7 @@ from tests.support.here import copy_environment
 from tests.support.options import rounds
 from tests.support.program import start_program
 
-pytestmark = pytest.mark.network
+pytestmark = [pytest.mark.network, pytest.mark.slow]
 REBUILDS = rounds(1)
 OPENINGS_A_REBUILD = 10
 BUILD = ("build", "one", "--frozen", "--target", "local")

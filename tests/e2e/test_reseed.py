@@ -20,6 +20,7 @@ from tests.support.here import put_module, results_of
 
 pytestmark = [
     pytest.mark.network,
+    pytest.mark.slow,
     pytest.mark.skipif(sys.platform != "linux", reason="only Linux forks sandboxes"),
 ]
 BASE = (

@@ -29,6 +29,7 @@ from tests.support.samples import rendered_of
 SITE_PACKAGES = "/usr/local/lib/python3.13/site-packages"
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 @pytest.mark.parametrize(
@@ -81,6 +82,7 @@ printf '%s|' "$A" "$B" "$HOME" "$(id -un)" "$(cat files/in.txt data/*)" > /home/
 """
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_commands_folders_and_owners_are_the_same(
@@ -105,6 +107,7 @@ def test_commands_folders_and_owners_are_the_same(
     }
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 @pytest.mark.needs("git")
@@ -183,6 +186,7 @@ command = "named-tool > /home/user/said; flat-tool >> /home/user/said; node-tool
 """
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 @pytest.mark.needs("gpg", "npm")

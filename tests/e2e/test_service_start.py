@@ -49,6 +49,7 @@ def test_import_of_65_seconds_comes_up_warm(project: Callable[..., Path], comman
     assert checked["first_use"]["memory"]["slow"] < 0.05
 
 
+@pytest.mark.slow
 def test_warm_up_that_fails_in_the_service(project: Callable[..., Path], command: Command) -> None:
     """A module that cannot be imported in the service's interpreter ends the pre-check at once."""
     broken = "import sys\nif 'IPython' in sys.modules:\n    raise ValueError('not in a kernel')\n"
@@ -64,6 +65,7 @@ def test_warm_up_that_fails_in_the_service(project: Callable[..., Path], command
     )
 
 
+@pytest.mark.slow
 def test_service_that_is_not_told_where_it_runs(
     project: Callable[..., Path], command: Command
 ) -> None:

@@ -63,6 +63,7 @@ def written(project: Path) -> dict[str, bytes]:
     return {str(path.relative_to(project)): path.read_bytes() for path in files}
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_lock_is_the_same_with_closed_streams(project: Path, cache: Path, command: Command) -> None:
     """A lock that was made with closed streams is that of open ones."""
@@ -74,6 +75,7 @@ def test_lock_is_the_same_with_closed_streams(project: Path, cache: Path, comman
         assert (name, done.returncode, written(project)) == (name, 0, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_build_and_looks_are_the_same_with_closed_streams(
     project: Path, cache: Path, command: Command

@@ -15,6 +15,7 @@ from tests.conftest import Command
 from tests.support.here import unseal
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_verify_checks_what_is_served(project: Path, command: Command) -> None:
     """`verify` runs the checks that a build was made with: of the channel's build after a rollback,
@@ -68,6 +69,7 @@ WRITES = (
 )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_verify_names_what_was_changed(project: Path, new_cache: Path, command: Command) -> None:
     """`verify` of an environment that lacks a package, or whose files are not as they were, names

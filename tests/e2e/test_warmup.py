@@ -132,6 +132,7 @@ class Image:
         return False
 
 
+@pytest.mark.slow
 def test_first_interpreter_alone_is_warmed(image: Image) -> None:
     """The first interpreter of the service imports, later ones do not, and no name is left."""
     assert image.run(str(image.script), "install").returncode == 0
@@ -326,6 +327,7 @@ print(json.dumps({
 """
 
 
+@pytest.mark.slow
 def test_variables_that_a_warm_interpreter_has_read(tmp_path: Path) -> None:
     """The variables that the docs say are too late after the warm-up change nothing then, those that
     they say are obeyed are; before it all count but Python's own."""

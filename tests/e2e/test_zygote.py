@@ -64,6 +64,7 @@ def printed(*codes: str) -> list[list[str]]:
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("isolation", ["confined", "none"])
 def test_paths_kept_at_import_lead_to_the_own_home(
     built: Place, isolation: str, monkeypatch: pytest.MonkeyPatch
@@ -314,6 +315,7 @@ def parent(pid: str) -> int:
     return int(stat.rpartition(")")[2].split()[1])
 
 
+@pytest.mark.slow
 def test_modules_find_shared_memory_when_they_are_imported(built: Place) -> None:
     """A module that makes a lock for processes while it is imported can do so behind the walls."""
     build(built)

@@ -54,6 +54,7 @@ def executed(*codes: str, **options: Any) -> list[CodeOutput]:
     return asyncio.run(run())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reached", [True, False], ids=["Jupyter", "closing"])
 def test_time_out_keeps_the_session(ready: Server, *, reached: bool) -> None:
     """Code that is interrupted leaves the interpreter free, whether Jupyter can be asked to

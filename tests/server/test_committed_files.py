@@ -60,6 +60,7 @@ def git(folder: Path, *arguments: str) -> str:
     return done.stdout
 
 
+@pytest.mark.slow
 def test_builds_of_what_is_recorded_change_no_byte(
     machine: Callable[..., Path], command: Command
 ) -> None:
@@ -121,6 +122,7 @@ def tree(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in paths}
 
 
+@pytest.mark.slow
 def test_failed_build_leaves_generated_as_it_was(place: Place, command: Command) -> None:
     """What a variant renders to is written when its build holds up, and not before; the others' is
     written."""

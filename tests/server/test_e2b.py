@@ -210,6 +210,7 @@ def test_step_that_should_be_cached(place: Place, ready: Server) -> None:
     assert place.recorded("three")["warnings"][-1] == place.warnings()[0]
 
 
+@pytest.mark.slow
 def test_concurrent_builds_stay_under_the_limit(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:
@@ -223,6 +224,7 @@ def test_concurrent_builds_stay_under_the_limit(
     assert any("maximum number of concurrent template builds (1)" in text for text in told)
 
 
+@pytest.mark.slow
 def test_jobs_bound_the_builds_at_a_time(place: Place, lead: Callable[[Server], Server]) -> None:
     """With --jobs 1 no two builds run at once, so that the limit is never met."""
     team = Team(key="e2b_" + "1" * 40, builds_at_a_time=1)

@@ -34,6 +34,7 @@ console.log(JSON.stringify({
 """
 
 
+@pytest.mark.slow
 @pytest.mark.needs("npm")
 @pytest.mark.network
 def test_other_clients_of_e2b_agree_with_the_server(tmp_path: Path) -> None:

@@ -156,6 +156,7 @@ NOTE = (
 UNTIL = "until `template-builder build --refresh-base --target e2b` fetches it again"
 
 
+@pytest.mark.slow
 def test_base_that_is_not_pinned_is_said_and_refreshed(
     place: Place, cloud: Server, command: Command
 ) -> None:

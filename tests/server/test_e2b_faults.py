@@ -151,6 +151,7 @@ def test_clocks_may_differ(place: Place, lead: Callable[[Server], Server], hours
         forget(place, server)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("call", "fault", "kind", "told"),
     [
@@ -230,6 +231,7 @@ def test_base_image_that_cannot_be_pulled(place: Place, lead: Callable[[Server],
     assert told.count("not built: the base image is that of `four`, where it failed") == 3
 
 
+@pytest.mark.slow
 def test_address_of_an_upload_is_not_shown(
     place: Place, lead: Callable[[Server], Server], command: Command
 ) -> None:

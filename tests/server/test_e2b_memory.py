@@ -7,6 +7,8 @@ import subprocess
 import sys
 from typing import Any
 
+import pytest
+
 from tests.support.e2b_server import Server
 
 MIB = 1 << 20
@@ -48,6 +50,7 @@ def application(*codes: str, timeout: float = 300) -> tuple[int, list[dict[str, 
     return grown, outputs, results
 
 
+@pytest.mark.slow
 def test_printed(ready: Server) -> None:
     """However much is printed, the application keeps the beginning and the end of it, counts the
     rest, and takes 32 MiB more at most."""
@@ -77,6 +80,7 @@ def test_result(ready: Server) -> None:
     assert grown < 32 * MIB
 
 
+@pytest.mark.slow
 def test_error(ready: Server) -> None:
     """Of an error with a message of any size the application keeps the beginning and the end."""
     grown, (result,), _ = application(f"raise ValueError('m' * {SIZE})")

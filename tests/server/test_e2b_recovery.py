@@ -69,6 +69,7 @@ def test_kill_after_recording_leaves_no_entry(
         assert len(server.builds("four")) == 1
 
 
+@pytest.mark.slow
 def test_killed_run_leaves_no_sandbox(place: Place, lead: Callable[[Server], Server]) -> None:
     """A sandbox of a run that was killed is ended by the next run, whatever that one builds."""
     with Server(ready_after=3600) as server:
@@ -104,6 +105,7 @@ def test_what_was_abandoned_is_not_published(
         assert place.recorded("four")["build_id"] == server.tags("four")["default"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("number", "moment"), [(signal.SIGINT, "building"), (signal.SIGTERM, "verifying")]
 )

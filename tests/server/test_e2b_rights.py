@@ -93,6 +93,7 @@ def test_template_that_is_gone_has_no_tags(place: Place, cloud: Server, command:
     assert "note: the template `four` and its tags are gone from e2b\n" in done.stdout
 
 
+@pytest.mark.slow
 def test_key_of_an_account_stays_there(place: Place, cloud: Server, command: Command) -> None:
     """Building on E2B and failing there puts the account's key into no file and no output, neither
     here nor in a step that is sent."""

@@ -124,6 +124,7 @@ def test_interrupted_while_a_sandbox_is_created(
         assert len(server.builds("four")) == 1
 
 
+@pytest.mark.slow
 def test_sandbox_whose_creation_was_not_answered(place: Place, cloud: Server) -> None:
     """Sandboxes that were created, but whose answers got lost, are ended at once, and by the next
     run where that is not possible."""

@@ -71,6 +71,7 @@ def test_a_child_is_built_on_the_build_of_its_parent(family: Place, cloud: Serve
     assert {each.action for each in planned(family)} == {"skip"}
 
 
+@pytest.mark.slow
 def test_a_promotion_of_the_parent_makes_children_outdated(family: Place) -> None:
     """A child is built again on the parent's new build; a plan of both says that it comes later."""
     before = built(family)

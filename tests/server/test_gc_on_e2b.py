@@ -117,6 +117,7 @@ def test_build_without_a_tag_is_out_of_reach(place: Place, cloud: Server, comman
     e2b.Sandbox.create(published).kill()
 
 
+@pytest.mark.slow
 def test_template_that_the_registry_gave_up_is_deleted(
     place: Place, cloud: Server, command: Command
 ) -> None:

@@ -234,6 +234,7 @@ def test_dataset_in_an_object_store(locking: Locking, store: Store) -> None:
     assert store.variables["AWS_SECRET_ACCESS_KEY"] not in finished.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_build_that_e2b_cannot_make_is_blocked(
     place: Place, cloud: Server, hub: HubServer, small: Repo, command: Command

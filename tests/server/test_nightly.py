@@ -114,6 +114,7 @@ def target(request: pytest.FixtureRequest, lead: Callable[[Server], Server]) -> 
         assert server.problems == []
 
 
+@pytest.mark.slow
 def test_three_nights(nights: Nights, new_cache: Path, target: str) -> None:
     """The job builds once, leaves a night without news alone, also when nobody has promoted, and
     takes in a change of the spec."""
@@ -134,6 +135,7 @@ def test_three_nights(nights: Nights, new_cache: Path, target: str) -> None:
     assert nights.night() == []
 
 
+@pytest.mark.slow
 def test_night_after_a_rollback(nights: Nights, target: str, command: Command) -> None:
     """What was promoted and rolled back does not come back in the night."""
 
@@ -166,6 +168,7 @@ def test_night_after_a_rollback(nights: Nights, target: str, command: Command) -
     assert nights.recorded(target, "candidate").ref == stable[1]
 
 
+@pytest.mark.slow
 def test_night_in_which_one_template_fails(nights: Nights) -> None:
     """What was built is committed although another template fails, whose code the job ends with."""
     bad = LEAF.replace("light", "bad") + '[[verify]]\nname = "no"\ncode = "raise SystemExit(3)"\n'

@@ -186,6 +186,7 @@ http = {url = "http://localhost:8501/"}
 """
 
 
+@pytest.mark.slow
 def test_commands_are_run_and_requests_left_out_on_local(folder: Path, command: Command) -> None:
     """On `local`, commands run in the environment, and requests of a service that does not run there
     are listed as not provided, in the plan, the output, the record and a later `verify`."""

@@ -63,6 +63,7 @@ def test_rollback_on_e2b_moves_its_tags_too(
     assert (told["from"], told["to"], told["reason"]) == (new, old, "slow")
 
 
+@pytest.mark.slow
 def test_promotion_that_e2b_refuses_leaves_everything(
     place: Place, cloud: Server, twice: tuple[str, str]
 ) -> None:
@@ -205,6 +206,7 @@ def test_tags_on_e2b_go_with_what_is_removed(
     assert entry["channels"] == {}
 
 
+@pytest.mark.slow
 def test_registry_is_put_back_from_the_cloud(place: Place, ready: Server, command: Command) -> None:
     """When the file is lost, `registry rebuild` finds the builds by their tags, runs their checks
     again, and what resolves is what resolved before."""

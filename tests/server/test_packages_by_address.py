@@ -211,6 +211,7 @@ def test_versions_that_an_address_excludes(tmp_path: Path, index: IndexServer) -
     )
 
 
+@pytest.mark.slow
 @pytest.mark.needs("git")
 def test_all_kinds_are_installed_here(
     tmp_path: Path, index: IndexServer, log: Log, monkeypatch: pytest.MonkeyPatch

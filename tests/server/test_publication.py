@@ -127,6 +127,7 @@ def test_publication_is_taken_back_when_another_writer_was_faster(
     )
 
 
+@pytest.mark.slow
 def test_run_that_was_killed_before_it_recorded_is_taken_up(place: Place, cloud: Server) -> None:
     """After SIGKILL between the move of the tags and the registry, the next run records what the
     tags are on, and builds nothing."""

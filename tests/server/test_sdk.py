@@ -81,6 +81,7 @@ def test_the_installed_version_is_one_that_is_admitted() -> None:
     assert requirement().specifier.contains(metadata.version("e2b"))
 
 
+@pytest.mark.slow
 def test_only_public_names_are_used() -> None:
     """Of the SDK the program uses what its package exports, and no module or client within."""
     private = [f"{place}: {name}" for name, place in used() if name not in e2b.__all__]

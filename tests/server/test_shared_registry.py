@@ -55,6 +55,7 @@ def test_registry_in_a_store_is_read_and_written(store: Store) -> None:
     assert not list(history.faults(registry.parse(text, URL).templates))
 
 
+@pytest.mark.slow
 def test_project_names_its_registry(
     store: Store, project: Path, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

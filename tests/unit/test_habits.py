@@ -99,7 +99,7 @@ def test_contributing_explains_each_session_and_names_files_that_exist() -> None
     modules of `builder/`."""
     text = (ROOT / "CONTRIBUTING.md").read_text()
     sessions = text.partition("## Sessions")[2].partition("\n## ")[0]
-    proving = {"lint", "types", "unit", "tests", "soak", "oldest_sdk", "coverage", "wheel", "docs", "bench"}  # fmt: skip
+    proving = {"lint", "types", "unit", "tests", "slow", "soak", "oldest_sdk", "coverage", "wheel", "docs", "bench"}  # fmt: skip
     assert set(re.findall(r"^\| `(\w+)` \|", sessions, re.MULTILINE)) == proving
     walk = text.partition("## One walk")[2].partition("\n## ")[0]
     for name in re.findall(r"`((?:\w+/)+(?:\w+\.py)?)`", walk):
