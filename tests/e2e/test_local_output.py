@@ -7,6 +7,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -100,7 +101,8 @@ def test_output_of_the_background_never_waits(local_one: Path) -> None:
     )
 
     async def run() -> list[CodeOutput]:
-        async with CodeExecutionPrimitive(template_id="one", target="local") as executor:
+        options: Any = {"template_id": "one", "target": "local", "max_output": 4_000_000}
+        async with CodeExecutionPrimitive(**options) as executor:
             first = await executor.execute({"code": code})
             while True:
                 seen = await executor.execute({"code": "import os; os.path.exists('ended')"})
