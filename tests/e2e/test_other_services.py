@@ -58,7 +58,7 @@ CHECKS = [
 def project(write: Callable[..., Path], ready: str) -> Path:
     base = f'schema = 1\n[base]\nimage = "{engine.base_image()}"\npython = ">=3.11"\n'
     folder = write(_base=base, pages=SPEC.format(ready=ready)).parent
-    settings = '[tool.template-builder.precheck]\nnetwork = "host"\nready-seconds = 60\n'
+    settings = '[tool.template-builder.precheck]\nnetwork = "host"\nready-seconds = 300\n'
     if CERTIFICATES.exists():
         settings += f'ca-bundle = "{CERTIFICATES}"\n'
     (folder / "pyproject.toml").write_text(settings)

@@ -39,7 +39,7 @@ def write_project(
     name: str,
     known: Path,
     base: str = "",
-    ready: int = 60,
+    ready: int = 300,
     network: str = "default",
 ) -> Path:
     """Write a project with one spec on the tests' base image. `known` keeps results about base
