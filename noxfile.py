@@ -68,7 +68,7 @@ def unit(session: nox.Session) -> None:
 
 @nox.session
 def tests(session: nox.Session) -> None:
-    """Run all tests except those of `slow` and `soak`; arguments go to pytest instead."""
+    """Run all tests except those of `slow` and `soak`; with arguments, what they select."""
     install(session, "tests")
     fast = [*SIDE_BY_SIDE, "-m", "not slow and not soak"]
     session.run("pytest", *(session.posargs or fast), env=KEEP_BYTE_CODE)
@@ -76,7 +76,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests that take more than about ten seconds each, but those of `soak`."""
+    """Run the tests that take more than about ten seconds each, except those of `soak`."""
     install(session, "tests")
     marked = ["-m", "slow and not soak"]
     session.run("pytest", *marked, *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)

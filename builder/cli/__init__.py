@@ -36,7 +36,7 @@ def main() -> NoReturn:
     os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
     tolerate_lost_readers()
     warnings.showwarning = _warned
-    sys.unraisablehook = _unraised
+    sys.unraisablehook = _unraisable
     code = 0
     try:
         _check_working_directory()
@@ -96,8 +96,8 @@ def _interrupted(_signal: int, _frame: Any) -> None:
     raise _Stopped
 
 
-def _unraised(lost: Any) -> None:
-    # A destructor, or a callback of C code, from which nothing can be raised: try a moment later.
+def _unraisable(lost: Any) -> None:
+    # Nothing can be raised from a destructor or a callback of C code. Interrupt again in a moment.
     if lost.exc_type is _Stopped:
         signal.signal(signal.SIGALRM, _interrupted)
         signal.setitimer(signal.ITIMER_REAL, 0.01)

@@ -1,4 +1,4 @@
-"""A signal that arrives where its exception does not get far."""
+"""An interrupt whose exception a library wraps, or Python ignores."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ builder.cli.main()
 """
 
 # Nothing can be raised from a destructor: Python prints the exception, and goes on.
-SWALLOWING = """
+IGNORING = """
 import os, signal, time
 import builder.cli, builder.cli.app
 class Destroyed:
@@ -40,8 +40,8 @@ builder.cli.main()
 """
 
 
-@pytest.mark.parametrize("program", [WRAPPING, SWALLOWING], ids=["wrapped", "swallowed"])
-def test_interrupt_that_is_caught_on_its_way_ends_as_an_interrupt(program: str) -> None:
+@pytest.mark.parametrize("program", [WRAPPING, IGNORING], ids=["wrapped", "ignored"])
+def test_wrapped_or_ignored_interrupt_ends_the_command(program: str) -> None:
     """A signal during an import or a destructor ends the command with its exit code and one
     message."""
     ended = subprocess.run(
