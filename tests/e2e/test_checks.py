@@ -68,6 +68,7 @@ def message_of(error: VerifyError) -> str:
     return message
 
 
+@pytest.mark.slow
 def test_failed_check_says_what_was_expected_and_found(verified: Verified) -> None:
     """A build that does not hold up fails with each check, what it should give and what it gave."""
     checks = {
@@ -125,6 +126,7 @@ def test_checks_after_an_end_of_the_sandbox_are_named(
     )
 
 
+@pytest.mark.slow
 def test_locked_package_in_another_version_is_named(verified: Verified) -> None:
     """A locked package that is there in another version than in any that was locked for it is
     named with both."""
@@ -134,12 +136,14 @@ def test_locked_package_in_another_version_is_named(verified: Verified) -> None:
     assert "  `six` is installed in version 1.16.0 instead of 1.15 | 1.17.0" in caught.value.message
 
 
+@pytest.mark.slow
 def test_checks_do_not_see_each_other(verified: Verified) -> None:
     """A check cannot pass on a name that the check before it has left."""
     with pytest.raises(VerifyError, match="failed: NameError: name 'left' is not defined"):
         verified({"first": "code = 'left = 1'", "second": "code = 'print(left)'"})
 
 
+@pytest.mark.slow
 def test_warm_up_import_that_is_missing_fails_the_build(
     write: Callable[..., Path], local_cache: Path, log: Log
 ) -> None:

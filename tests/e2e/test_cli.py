@@ -185,6 +185,7 @@ def test_a_cache_folder_that_is_not_utf_8(project: Path, command: Command) -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_registry_behind_a_link_stays_there(
     project: Path, command: Command, tmp_path: Path

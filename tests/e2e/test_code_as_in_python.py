@@ -16,6 +16,7 @@ pytestmark = pytest.mark.network
 HOST = str(Path(kernel_host.__path__[0]).parents[2])
 
 
+@pytest.mark.slow
 def test_arguments_are_those_of_nobody(kept_sandbox: KernelSandbox) -> None:
     """`sys.argv` holds nothing, so that `argparse` finds its defaults."""
     code = (

@@ -117,6 +117,7 @@ def printed(sandbox: KernelSandbox, code: str) -> str:
     return execution.stdout
 
 
+@pytest.mark.slow
 def test_template_is_as_its_spec_says(opened: Opened) -> None:
     """A confined sandbox has files at absolute paths with their modes, the spec's variables and
     working folder, and its own home."""
@@ -139,6 +140,7 @@ print(os.path.expanduser("~"), os.getuid(), len(os.sched_getaffinity(0)))
     ]
 
 
+@pytest.mark.slow
 def test_commands_start_in_the_working_folder(
     kept: tuple[Rendered, str], local_cache: Path
 ) -> None:
@@ -160,6 +162,7 @@ for path in ("/usr/local/bin/tool", "/opt/tools/tool.sh", "/opt/environment/pyve
     assert printed(opened(), code) == ""
 
 
+@pytest.mark.slow
 def test_what_worked_in_a_sandbox_works_behind_walls(opened: Opened) -> None:
     """Threads, subprocesses, every way to start workers, shared memory, SQLite and the code's own
     server work in a confined sandbox."""
@@ -213,6 +216,7 @@ def test_hog_ends_with_the_name_of_its_limit(opened: Opened, hog: str) -> None:
     assert printed(other, "print(1)") == "1\n"
 
 
+@pytest.mark.slow
 @forked
 def test_process_limits_are_noted(opened: Opened) -> None:
     """Code that meets a limit for processes fails with an error and a note, and the session goes
@@ -233,6 +237,7 @@ def test_process_limits_are_noted(opened: Opened) -> None:
         assert (execution.error, execution.notes) == (None, ())
 
 
+@pytest.mark.slow
 @forked
 def test_endless_output_ends_the_execution(opened: Opened) -> None:
     """Code that writes without end is interrupted with a message that names the limit, and the

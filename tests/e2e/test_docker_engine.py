@@ -91,6 +91,7 @@ def test_engine_of_another_machine(
     assert checked.stdout.splitlines()[1].split()[:2] == ["remote", "good"]
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_engine_of_the_current_context(tmp_path: Path, project: Path, command: Command) -> None:
     """What `docker context use` chose is the engine that is used."""
@@ -113,6 +114,7 @@ def test_engine_of_the_current_context(tmp_path: Path, project: Path, command: C
     )
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_engine_that_cannot_pull_stops_no_build_on_e2b(
@@ -175,6 +177,7 @@ def test_a_parent_is_the_image_with_a_tag(
     assert DockerEngine(PrecheckSettings()).base_of(rendered).identity == images["parent"]
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_lost_output_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None:
     """A command whose output Docker's library loses is run again, and fails after four losses."""

@@ -174,6 +174,7 @@ def test_downloads_are_the_same_however_they_are_delivered(
         assert engine.differences(ours_of[0], tree) == []
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 @pytest.mark.network
 def test_step_refuses_another_file(

@@ -73,6 +73,7 @@ os.symlink('chart.png', 'link.png')
     assert made(moved) == [("first", 0, "application/octet-stream")]
 
 
+@pytest.mark.slow
 def test_file_of_the_input_that_the_code_changes(open_one: Opened) -> None:
     """A file that is given and changed is told, also if it has as many bytes as before."""
 

@@ -83,6 +83,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Run:
     return python_of(environment(tmp_path_factory.mktemp("alone") / "environment", "--no-deps"))
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_plain_environment_lacks_what_extras_bring(plain: Run, tmp_path: Path) -> None:
     """Nothing that the package depends on brings what belongs to an extra."""
@@ -142,6 +143,7 @@ MISSING = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_model_of_a_hub_names_its_extra(plain: Run, write: Callable[..., Path]) -> None:
     """A model of a hub is an error without the library for it, with its line and the extra."""
@@ -211,6 +213,7 @@ def test_build_without_docker_package_is_not_prechecked(
     )
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_names_are_looked_up_without_dependencies(alone: Run, tmp_path: Path) -> None:
     """Installed with `--no-deps`, the package resolves names with the standard library alone, and

@@ -88,6 +88,7 @@ def test_folders_and_wildcards_are_merged_as_docker_merges_them(context: Path) -
     compared(text, context)
 
 
+@pytest.mark.slow
 def test_account_without_a_home(context: Path) -> None:
     """Commands of an account whose home does not exist run as in Docker."""
     text = (

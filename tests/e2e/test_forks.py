@@ -105,6 +105,7 @@ def test_forked_process_ends_no_kernel(ref: str, *, forked: bool) -> None:
     assert said.split() == ["True", "42"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forked", [True, False])
 def test_forked_process_opens_sandboxes_of_its_own(ref: str, *, forked: bool) -> None:
     """A process that was forked from one with sandboxes opens its own, and the other's go on."""

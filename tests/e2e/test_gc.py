@@ -12,6 +12,7 @@ from tests.support.engine import client, load_image
 from tests.support.records import made
 
 
+@pytest.mark.slow
 @pytest.mark.docker
 def test_images_of_checks_that_nothing_needs_go(
     tmp_path: Path, own_cache: Path, command: Command

@@ -168,6 +168,7 @@ def test_packages_by_address(
     assert len(variant.requirements) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_services(walk: Callable[..., str], tmp_path: Path) -> None:
     """The web application of the page is built on E2B, and its checks hold; the parts of a spec that

@@ -11,6 +11,7 @@ from tests.support.index_server import wheel
 SCHEMAS = ["schemas/registry.schema.json", "schemas/variant.schema.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_new_project_builds(tmp_path: Path, command: Command) -> None:
     """In a fresh folder, `init` and `build` are all it takes: what was written is valid, checked in

@@ -142,6 +142,7 @@ def test_killed_build_is_taken_up_by_the_next(
     assert left_in(scratch) == []
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_two_builds_at_once(project: Path, new_cache: Path, scratch: Path) -> None:
     """Two builds of the same project at once both succeed, and every record is there."""
@@ -203,6 +204,7 @@ def test_odd_warm_up_module_stops_no_other_variant(project: Path, command: Comma
     assert set(templates) == {"other", "prints", "says-bye"}
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_process_that_a_warm_up_import_starts(
     project: Path, new_cache: Path, scratch: Path, monkeypatch: pytest.MonkeyPatch
@@ -227,6 +229,7 @@ def test_process_that_a_warm_up_import_starts(
     assert processes_in(new_cache) == []
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGKILL])
 def test_import_that_hangs_ends_with_the_builder(
@@ -264,6 +267,7 @@ def test_interrupt_speaks(project: Path, tmp_path: Path, scratch: Path) -> None:
     assert json.loads(out)["error"]["kind"] == "InterruptedRunError"
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_build_that_removes_itself_is_not_recorded(project: Path, command: Command) -> None:
     """A check that removes the environment it runs in leaves no record of a build that is gone."""

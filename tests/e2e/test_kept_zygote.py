@@ -101,6 +101,7 @@ async def run_in(executor: CodeExecutionPrimitive, code: str) -> str:
     return execution["output"].strip()
 
 
+@pytest.mark.slow
 def test_the_second_program_uses_the_zygote_of_the_first(folder: Path) -> None:
     """Sandboxes of two programs are forked from one zygote, which ends when no program uses it."""
     first, second = ran(ZYGOTE), ran(ZYGOTE)
@@ -108,12 +109,14 @@ def test_the_second_program_uses_the_zygote_of_the_first(folder: Path) -> None:
     assert alive(int(first))
 
 
+@pytest.mark.slow
 def test_idle_zygote_ends(folder: Path) -> None:
     """A zygote without sandboxes ends after a time, and its folder is removed."""
     assert gone(int(ran(ZYGOTE, idle=0.2)), 60)
     assert emptied(folder.parent)
 
 
+@pytest.mark.slow
 def test_zygotes_end_with_their_program_unless_they_are_kept(
     folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -140,6 +143,7 @@ def test_a_killed_program_leaves_no_sandbox(folder: Path, isolation: str) -> Non
     assert zygote.stat().st_ino == before
 
 
+@pytest.mark.slow
 def test_zygote_with_an_open_sandbox_does_not_end(folder: Path) -> None:
     """A zygote does not end while a sandbox is open, however long ago that was opened."""
 
@@ -153,6 +157,7 @@ def test_zygote_with_an_open_sandbox_does_not_end(folder: Path) -> None:
     assert before == after
 
 
+@pytest.mark.slow
 def test_killed_zygote_is_replaced(folder: Path) -> None:
     """If its zygote is killed, a program opens its next sandbox from a new one."""
 

@@ -84,6 +84,7 @@ def opened(
     return number, message, working, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pool", [0, 1])
 @pytest.mark.parametrize("limit", [100, 40])
 def test_too_few_descriptors(local_one: Path, scratch: Path, limit: int, pool: int) -> None:

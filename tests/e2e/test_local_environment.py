@@ -40,6 +40,7 @@ def test_second_build_finds_the_first(light: Rendered, ref: str, log: Log) -> No
     assert set(first.cold) == {"idna", "dateutil.parser"}
 
 
+@pytest.mark.slow
 def test_files_are_linked_from_the_cache_of_uv(light: Rendered, ref: str) -> None:
     """Installed files are hard links, so that a second environment costs next to no space."""
     found = place.find(light.digest)
@@ -170,6 +171,7 @@ print(open("data/in/y").read(), *modes)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_files_of_the_home_are_in_each_sandbox(
     write: Callable[..., Path], command: Command, cache: Path

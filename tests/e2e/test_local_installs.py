@@ -203,6 +203,7 @@ def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) 
     assert "=1=" in printed(sandbox, "!ipython --no-banner run_me.ipy")
 
 
+@pytest.mark.slow
 @one_kind
 def test_failed_install_is_an_error(with_pip: Path, opening: Opening) -> None:
     """An install that fails is an error of the code with pip's last lines, and its exit status is
@@ -224,6 +225,7 @@ def test_failed_install_is_an_error(with_pip: Path, opening: Opening) -> None:
         assert printed(sandbox, "print(_exit_code)") == "1\n"
 
 
+@pytest.mark.slow
 @one_kind
 def test_command_that_did_what_was_asked_is_no_error(with_pip: Path, opening: Opening) -> None:
     """What has installed all that was asked for, or was not to install anything, is no error."""
@@ -239,6 +241,7 @@ def test_command_that_did_what_was_asked_is_no_error(with_pip: Path, opening: Op
         assert expected in printed(sandbox, command)
 
 
+@pytest.mark.slow
 @one_kind
 def test_installer_that_the_template_lacks_is_named(without_pip: Path, opening: Opening) -> None:
     """Where the template has no pip, an install says so and what to do."""

@@ -60,6 +60,7 @@ def test_code_gives_output_results_and_errors(sandbox: KernelSandbox) -> None:
     assert "\x1b" not in failed.traceback
 
 
+@pytest.mark.slow
 def test_state_lasts_within_a_sandbox_and_no_longer(ref: str, sandbox: KernelSandbox) -> None:
     """Names and files live as long as their sandbox, and no other sandbox sees them."""
     sandbox.run("x = 1; open('file', 'w').write('1')", timeout=30)
@@ -104,6 +105,7 @@ def test_timeout_interrupts_and_keeps_the_sandbox(sandbox: KernelSandbox) -> Non
     assert sandbox.run("print(x)", timeout=30).stdout == "5\n"
 
 
+@pytest.mark.slow
 def test_code_that_does_not_obey_is_killed(sandbox: KernelSandbox) -> None:
     """Code that swallows the interrupt loses its sandbox, and a later run says so."""
     code = (

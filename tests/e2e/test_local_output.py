@@ -129,6 +129,7 @@ SHOWN = {
 }
 
 
+@pytest.mark.slow
 def test_what_is_replaced_ends_as_its_last_state(local_one: Path) -> None:
     """A display with an ID is shown once, in its last state; cleared output is gone."""
     outputs = ran(*SHOWN)

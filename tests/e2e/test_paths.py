@@ -11,6 +11,7 @@ from builder import errors
 from tests.conftest import LIGHT, Command
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.network
 def test_names_with_new_lines_work_or_are_refused(

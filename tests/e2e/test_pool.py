@@ -25,6 +25,7 @@ from tests.support.runs import revoke
 pytestmark = pytest.mark.network
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("readiness", ["wait", "warmup", "background"])
 def test_every_readiness_runs_code(open_one: Opened, readiness: Any) -> None:
     """However it is opened, the first execution works, with the template's imports."""
@@ -203,6 +204,7 @@ def wait_until(reached: Callable[[], bool]) -> None:
         time.sleep(0.2)
 
 
+@pytest.mark.slow
 def test_pools_end_with_their_loops(open_one: Opened, cloud: Server) -> None:
     """Of programs that each run an event loop with a pool nothing is left: no pool, no closed loop,
     no sandbox."""
@@ -244,6 +246,7 @@ def test_pool_of_a_loop_that_was_only_closed(
     assert [entry.getMessage() for entry in caplog.records if entry.name == "asyncio"] == []
 
 
+@pytest.mark.slow
 def test_pool_does_not_wait_for_old_failures(ready: Server) -> None:
     """After failures ahead of need, who asks is served as soon as sandboxes can be opened."""
 

@@ -94,6 +94,7 @@ def test_python_that_does_not_fit(create: Callable[..., Path], command: Command)
     assert said.endswith("hint: correct `base.python`, or choose another `base.image`\n")
 
 
+@pytest.mark.slow
 def test_step_that_fails(create: Callable[..., Path], command: Command) -> None:
     """A step that fails is told with its lines, what it said, and the place of the log."""
     project = create(
@@ -108,6 +109,7 @@ def test_step_that_fails(create: Callable[..., Path], command: Command) -> None:
     assert "ValueError: out of order\nlog: " in said
 
 
+@pytest.mark.slow
 def test_step_that_needs_too_much_memory(create: Callable[..., Path], command: Command) -> None:
     """A step that is killed for memory says so, and names the limit."""
     project = create(
@@ -123,6 +125,7 @@ def test_step_that_needs_too_much_memory(create: Callable[..., Path], command: C
     assert said.endswith("hint: raise `resources.memory-mb`, or make the step use less\n")
 
 
+@pytest.mark.slow
 def test_step_that_fills_the_disk(create: Callable[..., Path], command: Command) -> None:
     """A step that finds no space says that the engine's disk is full."""
     project = create(

@@ -230,6 +230,7 @@ def test_local_is_asked_for_by_name(local_one: Path, monkeypatch: pytest.MonkeyP
         CodeExecutionPrimitive()
 
 
+@pytest.mark.slow
 def test_what_is_e2bs_own_passes_through(
     place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -40,6 +40,7 @@ async def each(primitive: CodeExecutionPrimitive, *codes: str) -> list[CodeOutpu
     return found
 
 
+@pytest.mark.slow
 def test_code_that_did_not_run_is_no_success(here: Any, tmp_path: Path) -> None:
     """A kernel that was put out of order and answers nothing is an error, and is replaced."""
     mark = tmp_path / "mark"
@@ -138,6 +139,7 @@ def test_large_results_are_told(here: Any) -> None:
     assert len(many["results"]) < 300
 
 
+@pytest.mark.slow
 def test_sandbox_outlives_what_runs_in_it(ready: Server) -> None:
     """Code that may take longer than its sandbox lives gets another one, pooled or not."""
     for options in ({"session_max_age": 10.0}, {"session_max_age": 10.0, "pool_size": 1}):

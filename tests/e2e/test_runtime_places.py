@@ -15,6 +15,7 @@ from tests.support.clouds import Place
 from tests.support.records import made
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize("named", [None, "registry.json"])
 def test_revocation_is_seen_from_any_folder(

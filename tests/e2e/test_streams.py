@@ -12,6 +12,7 @@ from tests.conftest import Command
 from tests.support.shell import PROGRAM, bash
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.parametrize(
     "reader",

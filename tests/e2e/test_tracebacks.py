@@ -11,6 +11,7 @@ pytestmark = pytest.mark.network
 ODD = "class Odd(Exception):\n    def __str__(self): {}\n"
 
 
+@pytest.mark.slow
 def test_traceback_is_that_of_python(sandbox: KernelSandbox) -> None:
     """A traceback names cells by their number and files by their path, with causes and notes, and
     nothing of what runs the code."""
@@ -98,6 +99,7 @@ def test_deep_traceback_is_bounded_and_in_time(kept_sandbox: KernelSandbox, code
     assert "\n    f(0)\n" in execution.traceback or "\n    f(3000)\n" in execution.traceback
 
 
+@pytest.mark.slow
 def test_sizes_are_bounded(kept_sandbox: KernelSandbox) -> None:
     """Of a message, a source line and a chain of causes that are too long, the traceback has as
     much as somebody could read."""

@@ -152,6 +152,7 @@ def test_interpreter_answers_before_it_is_warmed(image: Image) -> None:
     assert (image.home / "first").read_text() == "False"
 
 
+@pytest.mark.slow
 def test_ready_means_up_and_warm(image: Image) -> None:
     """The ready check fails before the service has an interpreter, before that is warm, and where
     the service does not answer."""
@@ -169,6 +170,7 @@ def test_ready_means_up_and_warm(image: Image) -> None:
     assert refused.stderr.startswith("ready: ")
 
 
+@pytest.mark.slow
 def test_restart_warms_again(image: Image) -> None:
     """A service that is started again is not ready until its new first interpreter is warm."""
     image.run(str(image.script), "install")
@@ -209,6 +211,7 @@ def test_failed_warm_up_is_never_ready(image: Image, module: str, message: str) 
     assert found.returncode == 3
 
 
+@pytest.mark.slow
 def test_interpreter_outside_the_service_is_left_alone(image: Image) -> None:
     """Where nobody serves, an interpreter starts as if there were no warm-up."""
     image.run(str(image.script), "install")
@@ -281,6 +284,7 @@ def test_first_execution_in_a_copy_reseeds(image: Image) -> None:
     assert third.splitlines()[1:] == ["0.13436424411240122"] * 2
 
 
+@pytest.mark.slow
 def test_copy_that_cannot_reseed_runs_nothing(image: Image) -> None:
     """Where the template's own code fails, code is refused with what failed, each time."""
     own(image, "import idna\nidna.seed()\n")

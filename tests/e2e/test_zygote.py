@@ -93,6 +93,7 @@ def test_modules_are_there_already(built: Place) -> None:
     assert found == "True False\n"
 
 
+@pytest.mark.slow
 def test_imports_that_leave_threads_are_not_forked(
     built: Place, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -107,6 +108,7 @@ def test_imports_that_leave_threads_are_not_forked(
     )
 
 
+@pytest.mark.slow
 def test_zygote_that_was_killed_is_replaced(built: Place) -> None:
     """When the guard of the process that forks is killed, that goes with it, its sandboxes end, and
     the next one has a new one."""
@@ -196,6 +198,7 @@ class Deadly(socket.socket):
             os.kill(pid, signal.SIGCONT)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["looked at", "connected", "answered"])
 @pytest.mark.parametrize("times", [1, 2])
 def test_zygote_that_dies_at_any_moment_is_replaced(
@@ -220,6 +223,7 @@ def test_zygote_that_dies_at_any_moment_is_replaced(
     assert Deadly.times == 0
 
 
+@pytest.mark.slow
 def test_zygote_that_is_killed_while_it_imports_is_replaced(
     built: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -279,6 +283,7 @@ def test_nothing_survives_the_application(
     assert not Path(folder).parents[1].exists()
 
 
+@pytest.mark.slow
 def test_many_sandboxes_leave_nothing(built: Place) -> None:
     """Twelve sandboxes one after another, and eight at once, leave no process and no descriptor."""
 

@@ -123,6 +123,7 @@ def _connected(facts: dict[str, Any]) -> int:
     return 0
 
 
+@pytest.mark.slow
 def test_home_is_removed_whatever_is_in_it(sandbox: KernelSandbox, facts: dict[str, Any]) -> None:
     """Closing a sandbox removes everything that code has created, however deep, unreadable or oddly
     named, and nothing that links lead to."""

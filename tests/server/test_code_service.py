@@ -73,6 +73,7 @@ def test_time_out_keeps_the_session(ready: Server, *, reached: bool) -> None:
             assert late["output"] == printed.get(name, ""), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("reached", [True, False], ids=["Jupyter", "closing"])
 def test_code_that_does_not_obey(ready: Server, *, reached: bool) -> None:
     """An interpreter that goes on after interrupts is restarted, in the same sandbox."""
@@ -87,6 +88,7 @@ def test_code_that_does_not_obey(ready: Server, *, reached: bool) -> None:
     assert after["sandbox_id"] == late["sandbox_id"]
 
 
+@pytest.mark.slow
 @pytest.mark.chance
 def test_many_time_outs(ready: Server) -> None:
     """Of many time-outs in one session, of code that awaits and of code that does not, none loses

@@ -86,6 +86,7 @@ def test_builds_of_what_is_recorded_change_no_byte(
     assert shown[0]["verified"]["seconds"] != shown[1]["verified"]["seconds"]
 
 
+@pytest.mark.slow
 def test_either_side_of_a_conflict_is_right(
     built_on: Callable[..., Built], machine: Callable[..., Path], command: Command
 ) -> None:
@@ -105,6 +106,7 @@ def test_either_side_of_a_conflict_is_right(
     run(command, second, "doctor", "--json")
 
 
+@pytest.mark.slow
 @pytest.mark.needs("git")
 def test_git_sees_what_is_to_be_committed_alone(place: Place, command: Command) -> None:
     """After a build git sees the registry and what was generated: `.builder/` ignores itself."""

@@ -122,6 +122,7 @@ def test_planning_from_a_committed_lock_fetches_nothing(locking: Locking) -> Non
     assert line in finished.stdout
 
 
+@pytest.mark.slow
 def test_faults_of_a_server_are_worded(locking: Locking) -> None:
     """A file that is not there is a mistake at its line; a server that fails is tried again, and
     then an error of the network."""
@@ -177,6 +178,7 @@ def test_unsafe_archive_is_refused_before_a_build(locking: Locking) -> None:
     ) in finished.stderr
 
 
+@pytest.mark.slow
 def test_several_mistakes_are_reported_at_once(locking: Locking) -> None:
     """Every download that fails is in the error."""
     text = DOWNLOAD.replace("table", "one") + DOWNLOAD.replace("table", "two")
@@ -193,6 +195,7 @@ def test_several_mistakes_are_reported_at_once(locking: Locking) -> None:
     ) in finished.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_e2b_gets_exactly_these_bytes(
     place: Place, cloud: Server, content_server: ContentServer, command: Command

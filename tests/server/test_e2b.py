@@ -60,6 +60,7 @@ def test_four_variants_are_built_verified_published_recorded(place: Place, cloud
     assert place.warnings() == []
 
 
+@pytest.mark.slow
 def test_request_is_the_program(place: Place, cloud: Server) -> None:
     """What E2B is asked to build is the flattened Program: steps, commands, resources."""
     place.edit(
@@ -82,6 +83,7 @@ def test_request_is_the_program(place: Place, cloud: Server) -> None:
     assert (build.cpu, build.memory_mb, build.free_disk_mb) == (4, 512, 9)
 
 
+@pytest.mark.slow
 def test_publishing_comes_after_verifying(place: Place, cloud: Server) -> None:
     """The tags move when the sandboxes of the build were used and ended, and not before."""
     place.build("one")
@@ -92,6 +94,7 @@ def test_publishing_comes_after_verifying(place: Place, cloud: Server) -> None:
     assert executed < ended < asked.index("POST /templates/tags")
 
 
+@pytest.mark.slow
 def test_failed_check_leaves_the_last_good_build(place: Place, ready: Server) -> None:
     """A build that is not what it promises moves no tag and is not recorded, though it is there."""
     before, tags = (place.folder / "registry.json").read_text(), ready.tags("one")
@@ -168,6 +171,7 @@ def test_shared_step_that_fails_is_tried_once(
         assert server.builds("two") == []
 
 
+@pytest.mark.slow
 def test_second_run_skips_and_force_builds_all(place: Place, cloud: Server) -> None:
     """What is recorded and there is skipped: no build is asked for, no sandbox opened. With --force
     nothing comes from the cache of before, and still no step runs twice."""
@@ -186,6 +190,7 @@ def test_second_run_skips_and_force_builds_all(place: Place, cloud: Server) -> N
     assert all(place.recorded(name)["build_id"] != refs[name] for name in NAMES)
 
 
+@pytest.mark.slow
 def test_step_that_should_be_cached(place: Place, ready: Server) -> None:
     """A step that was run though an earlier build left it in the cache is a warning; with
     --require-cache it is an error, and the build is not published."""
@@ -234,6 +239,7 @@ def test_jobs_bound_the_builds_at_a_time(place: Place, lead: Callable[[Server], 
         assert server.front.requests.count("POST /v3/templates") == 4
 
 
+@pytest.mark.slow
 def test_targets_are_accounts(
     place: Place, lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -254,6 +260,7 @@ def test_targets_are_accounts(
         assert place.recorded("four", "staging")["build_id"] != place.recorded("four")["build_id"]
 
 
+@pytest.mark.slow
 def test_domain_is_that_of_the_target(
     place: Place, monkeypatch: pytest.MonkeyPatch, command: Command
 ) -> None:

@@ -36,6 +36,7 @@ def target(name: str, **keys: str) -> str:
     return f'[tool.template-builder.targets.{name}]\nkind = "e2b"\n{lines}'
 
 
+@pytest.mark.slow
 def test_two_places_in_one_process(
     place: Place, command: Command, monkeypatch: pytest.MonkeyPatch
 ) -> None:

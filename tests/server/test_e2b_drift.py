@@ -133,6 +133,7 @@ def test_what_was_built_is_what_code_resolves(place: Place, cloud: Server) -> No
         sandbox.kill()
 
 
+@pytest.mark.slow
 def test_verify_runs_the_checks_of_the_recorded_build(
     place: Place, ready: Server, command: Command
 ) -> None:

@@ -60,6 +60,7 @@ def forget(place: Place, server: Server) -> None:
     assert server.problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.chance
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.parametrize("group", GROUPS)

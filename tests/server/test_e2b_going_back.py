@@ -27,6 +27,7 @@ def builds(place: Place) -> list[str]:
     return [*load(place.project().registry).templates["four"]["e2b"].builds]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("clone", [False, True], ids=["same machine", "clone"])
 @pytest.mark.parametrize("channel", ["stable", "canary"])
 def test_older_spec_replaces_a_revoked_build(
@@ -70,6 +71,7 @@ def test_newer_spec_replaces_a_revoked_build_of_another_channel(
     assert cloud.tags("four")["next"] == good.id
 
 
+@pytest.mark.slow
 def test_revoked_build_gives_way_to_an_older_one_that_is_recorded_later(
     places: Callable[[str], Place], cloud: Server
 ) -> None:

@@ -68,6 +68,7 @@ def test_printed(ready: Server) -> None:
     assert grown < 32 * MIB
 
 
+@pytest.mark.slow
 def test_result(ready: Server) -> None:
     """Of a result of any size the application keeps the beginning and the end of its text, of
     everything else what it was."""
@@ -90,6 +91,7 @@ def test_error(ready: Server) -> None:
     assert grown < 32 * MIB
 
 
+@pytest.mark.slow
 def test_output_without_an_end(ready: Server) -> None:
     """Code that prints until its time-out takes no more memory, and its session is kept."""
     grown, (result,), _ = application("while True: print('x' * 1000)", timeout=2)

@@ -126,6 +126,7 @@ def test_argument_becomes_the_options_of_the_sdk(
     assert egress_of(ready, template_id=ref, network=network) == egress
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_network_of_a_spec_reaches_its_sandboxes(
     place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch

@@ -145,6 +145,7 @@ def check_overtaken_in_one_registry(old: Place, new: Place, server: Server, chan
     assert server.tags("four")[channel] == first.id
 
 
+@pytest.mark.slow
 def test_overtaken_machine_is_told_the_way_out(
     places: Places, server: Server, command: Command
 ) -> None:
@@ -208,6 +209,7 @@ def test_move_that_was_on_its_way(
         assert server.problems == []
 
 
+@pytest.mark.slow
 def test_claim_of_a_run_that_was_killed_is_honoured(places: Places, server: Server) -> None:
     """A newer build that was verified and claimed the channel gets it from the older one, though
     its own run died before it could move it."""
@@ -229,6 +231,7 @@ def test_claim_of_a_run_that_was_killed_is_honoured(places: Places, server: Serv
         assert {server.tags("four")[tag] for tag in ("default", "stable")} == {last.id}
 
 
+@pytest.mark.slow
 def test_promotion_goes_over_newer_builds(place: Place, cloud: Server) -> None:
     """Whoever moves a channel back on purpose does, and the next newer build has it again."""
     from builder import operations

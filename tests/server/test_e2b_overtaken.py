@@ -38,6 +38,7 @@ def begun(server: Server, build: Build, build_id: str, steps: Any) -> None:
     call(server, "POST", path, {"fromImage": "localhost:1/python:3.13", "steps": steps})
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("stale", [False, True], ids=["status is told", "status is stale"])
 def test_running_build_that_is_overtaken(
     place: Place, lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch, stale: bool
@@ -88,6 +89,7 @@ def test_waiting_build_that_is_overtaken(place: Place, lead: Callable[[Server], 
         assert place.recorded("four")["build_id"] == second.id
 
 
+@pytest.mark.slow
 def test_build_that_was_cancelled_for_nobody(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:

@@ -87,6 +87,7 @@ def test_killed_run_leaves_no_sandbox(place: Place, lead: Callable[[Server], Ser
         assert len(server.builds("four")) == 1
 
 
+@pytest.mark.slow
 def test_what_was_abandoned_is_not_published(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:
@@ -134,6 +135,7 @@ def test_interrupted_run_is_taken_up(
         once(server, place)
 
 
+@pytest.mark.slow
 def test_two_processes_build_once(place: Place, lead: Callable[[Server], Server]) -> None:
     """Two runs in one project at once build every variant once, and both succeed."""
     with Server(ModelledSteps(seconds=lambda _: 0.1)) as server:
@@ -143,6 +145,7 @@ def test_two_processes_build_once(place: Place, lead: Callable[[Server], Server]
         assert any("waiting for another process that builds it" in text for text in said)
 
 
+@pytest.mark.slow
 def test_two_machines_build_once(
     places: Callable[[str], Place], lead: Callable[[Server], Server]
 ) -> None:
@@ -159,6 +162,7 @@ def test_two_machines_build_once(
         assert "of the same digest " in said
 
 
+@pytest.mark.slow
 def test_machines_that_begin_in_the_same_moment(
     places: Callable[[str], Place], lead: Callable[[Server], Server]
 ) -> None:
@@ -241,6 +245,7 @@ def test_revoked_build_does_not_come_back(place: Place, cloud: Server) -> None:
     assert [one.action for one in place.planned("four").variants] == ["skip"]
 
 
+@pytest.mark.slow
 def test_build_of_an_earlier_run_leaves_a_newer_one_alone(
     places: Callable[[str], Place], cloud: Server
 ) -> None:
@@ -260,6 +265,7 @@ def test_build_of_an_earlier_run_leaves_a_newer_one_alone(
     assert [variant.action for variant in one.planned("four").variants] == ["skip"]
 
 
+@pytest.mark.slow
 def test_force_builds_anew_after_a_run_that_was_killed(place: Place, cloud: Server) -> None:
     """--force does not take up a build that was begun without it."""
     killed_while_verifying(place, cloud)
@@ -319,6 +325,7 @@ def test_odd_journal_is_as_good_as_none(
     assert len(cloud.builds("four")) == 1
 
 
+@pytest.mark.slow
 def test_leftover_that_cannot_be_listed_stops_nothing(place: Place, cloud: Server) -> None:
     """A sandbox of an earlier run that cannot be ended now is a warning, and not forgotten."""
     killed_while_verifying(place, cloud)

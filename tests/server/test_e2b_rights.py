@@ -28,6 +28,7 @@ def teams(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
         assert server.problems == []
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("with_four")
 def test_address_that_is_not_of_the_api(place: Place, cloud: Server, command: Command) -> None:
     """At a wrong address no template is taken for gone: `plan` and `build` end with the address, and

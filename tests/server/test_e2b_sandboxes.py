@@ -105,6 +105,7 @@ def test_interrupted_while_it_plans(
         assert process.returncode == InterruptedRunError.exit_code, said
 
 
+@pytest.mark.slow
 def test_interrupted_while_a_sandbox_is_created(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:
@@ -140,6 +141,7 @@ def test_sandbox_whose_creation_was_not_answered(place: Place, cloud: Server) ->
     assert cloud.running == {}
 
 
+@pytest.mark.slow
 def test_account_with_room_for_one_sandbox(place: Place, lead: Callable[[Server], Server]) -> None:
     """Verifying needs one sandbox at a time, however many levels of warm-up are measured."""
     with Server(teams=[Team(key="e2b_" + "2" * 40, sandboxes_at_a_time=1)]) as server:

@@ -39,6 +39,7 @@ def build(name: str, *commands: str, **options: Any) -> tuple[e2b.BuildInfo, lis
     return info, lines
 
 
+@pytest.mark.slow
 def test_kernels_may_be_slow(monkeypatch: pytest.MonkeyPatch) -> None:
     """A kernel that gets no processor for seconds while it starts is waited for."""
 

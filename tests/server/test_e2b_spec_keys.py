@@ -48,6 +48,7 @@ FILES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.needs("npm")
 @pytest.mark.network
 def test_commands_folders_repositories_and_npm_packages_reach_e2b(

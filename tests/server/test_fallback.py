@@ -72,6 +72,7 @@ def test_fallback_that_the_project_accepts_is_built(fallen: Place, cloud: Server
     )
 
 
+@pytest.mark.slow
 def test_fallback_is_built_on_this_machine(fallen: Place, local_cache: Path) -> None:
     """On this machine nothing is blocked: what uv has in its cache is not downloaded again."""
     assert fallen.build("three", target="local")["three"].action == "built"

@@ -47,6 +47,7 @@ def planned(place: Place, *names: str, frozen: bool = False) -> list[PlannedVari
     return list(plan.variants)
 
 
+@pytest.mark.slow
 def test_a_child_is_built_on_the_build_of_its_parent(family: Place, cloud: Server) -> None:
     """Parents are built before their children, whose requests name the parent's build; a sandbox of
     a child has the files and packages of all of them, and the record says where they are from."""
@@ -148,6 +149,7 @@ def test_a_plan_says_what_to_do_without_the_parents_build(family: Place, cloud: 
     )
 
 
+@pytest.mark.slow
 def test_revocations_reach_children(family: Place) -> None:
     """To revoke a build, a package or a stage revokes what is from it, and `restore` undoes that;
     nothing is built on a revoked build."""
@@ -183,6 +185,7 @@ def test_revocations_reach_children(family: Place) -> None:
         record.restore(path, content, by="x")
 
 
+@pytest.mark.slow
 def test_a_template_of_e2b_that_is_not_ours(family: Place, cloud: Server) -> None:
     """A spec may be from any ID that E2B knows; that it follows a tag is in the plan."""
     ref = built(family, "four")["four"].ref

@@ -174,6 +174,7 @@ def test_marker_of_an_extra_asks_for_nothing() -> None:
     assert list(missing_from([], wanted, "3.11")) == wanted[2:]
 
 
+@pytest.mark.slow
 @pytest.mark.chance
 @settings(
     max_examples=rounds(15),

@@ -47,6 +47,7 @@ def kept(command: Command, place: Place, cloud: Server, *options: str) -> str:
     return line.partition("`four`: ")[2]
 
 
+@pytest.mark.slow
 def test_tags_of_builds_that_nothing_needs_go_on_e2b(
     place: Place, cloud: Server, command: Command
 ) -> None:
@@ -94,6 +95,7 @@ def test_tag_that_moved_since_it_was_looked_at_stays(place: Place, cloud: Server
     assert cloud.tags(name)[tag] == other.subject
 
 
+@pytest.mark.slow
 def test_build_without_a_tag_is_out_of_reach(place: Place, cloud: Server, command: Command) -> None:
     """Of a build whose only tag goes no sandbox can be created afterwards, which `gc` says before; a
     build that a channel was on once can be reached still."""

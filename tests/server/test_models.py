@@ -162,6 +162,7 @@ def test_password_in_the_address_of_a_hub_is_refused(locking: Locking) -> None:
     assert "canary" not in finished.stderr
 
 
+@pytest.mark.slow
 def test_model_of_the_project(locking: Locking) -> None:
     """A folder of the project is locked file by file; a file that changes afterwards is not built
     with --frozen."""
@@ -203,6 +204,7 @@ def test_model_at_a_url(locking: Locking, content_server: ContentServer) -> None
     )
 
 
+@pytest.mark.slow
 def test_dataset_in_an_object_store(locking: Locking, store: Store) -> None:
     """Objects below an address are fetched with the store's own credentials, and not again while
     they are unchanged; an absent one is an error."""
@@ -255,6 +257,7 @@ def test_build_that_e2b_cannot_make_is_blocked(
     assert "fetched by a step that checks the hash" in planned.stdout
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_model_goes_to_e2b_as_it_is_on_the_hub(
     place: Place, cloud: Server, hub: HubServer, small: Repo, command: Command

@@ -178,6 +178,7 @@ def test_night_in_which_one_template_fails(nights: Nights) -> None:
     assert nights.recorded("local", "candidate").packages["packaging"]
 
 
+@pytest.mark.slow
 def test_look_without_the_key_says_where_the_builds_are(
     nights: Nights, command: Command, lead: Callable[[Server], Server]
 ) -> None:

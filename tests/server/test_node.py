@@ -14,6 +14,7 @@ from tests.conftest import Command
 SPEC = 'schema = 1\nname = "leaf"\n[node]\npackages = ["is-odd@3"]\n'
 
 
+@pytest.mark.slow
 @pytest.mark.needs("npm")
 @pytest.mark.network
 def test_npm_locks_packages(write: Callable[..., Path], command: Command) -> None:

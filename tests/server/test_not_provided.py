@@ -36,6 +36,7 @@ def folder(place: Place) -> Path:
     return place.folder
 
 
+@pytest.mark.slow
 def test_what_is_not_provided_is_in_the_output_the_record_and_show(
     folder: Path, command: Command
 ) -> None:
@@ -54,6 +55,7 @@ def test_what_is_not_provided_is_in_the_output_the_record_and_show(
         assert line in shown
 
 
+@pytest.mark.slow
 def test_check_that_fails_for_want_of_it_says_so(folder: Path, command: Command) -> None:
     """When a check fails, the error names what the spec asks for and the target does not provide."""
     (folder / "variants" / "wants.toml").write_text(WANTS + CHECK)
@@ -65,6 +67,7 @@ def test_check_that_fails_for_want_of_it_says_so(folder: Path, command: Command)
     ) in done.stderr
 
 
+@pytest.mark.slow
 def test_variables_that_the_code_service_spoils_are_named(
     place: Place, cloud: Server, command: Command
 ) -> None:
@@ -92,6 +95,7 @@ def test_variables_that_the_code_service_spoils_are_named(
     assert place.recorded("four")["warnings"][-2:] == wanted
 
 
+@pytest.mark.slow
 def test_modes_that_e2b_changes_are_named(place: Place, cloud: Server, command: Command) -> None:
     """For E2B, `plan` and the record name each file whose mode E2B changes when a build ends, with
     its line; what it gives to `user` belongs to `user` everywhere."""
@@ -152,6 +156,7 @@ def test_service_that_nobody_knows_is_named(
     )
 
 
+@pytest.mark.slow
 def test_imports_that_are_left_out_are_recorded(
     place: Place, cloud: Server, command: Command
 ) -> None:

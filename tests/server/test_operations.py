@@ -43,6 +43,7 @@ def twice(
     return refs
 
 
+@pytest.mark.slow
 def test_rollback_on_e2b_moves_its_tags_too(
     place: Place, cloud: Server, twice: tuple[str, str]
 ) -> None:
@@ -79,6 +80,7 @@ def test_promotion_that_e2b_refuses_leaves_everything(
     assert cloud.tags("four")["default"] == new.partition(":")[2]
 
 
+@pytest.mark.slow
 def test_promotion_that_cannot_be_written_puts_the_tags_back(
     place: Place, cloud: Server, twice: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_plan_blocks_what_would_contain_something_revoked(place: Place, cloud: S
     )
 
 
+@pytest.mark.slow
 def test_adopted_build_has_nothing_to_check(place: Place, cloud: Server, command: Command) -> None:
     """Of an adopted template a sandbox is opened, and it is said that there was nothing to check."""
     ref = place.build("four")["four"].ref
@@ -157,6 +160,7 @@ def removed(place: Place, *, builds: tuple[str, ...] = (), channels: tuple[str, 
     return operations.remove(place.project(), removal, reason=None, report=discard)
 
 
+@pytest.mark.slow
 def test_tags_on_e2b_go_with_what_is_removed(
     place: Place, cloud: Server, twice: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -234,6 +238,7 @@ def test_registry_is_put_back_from_the_cloud(place: Place, ready: Server, comman
     assert not ready.running
 
 
+@pytest.mark.slow
 def test_held_channel_on_e2b_keeps_its_tags(
     place: Place, cloud: Server, twice: tuple[str, str]
 ) -> None:
@@ -325,6 +330,7 @@ def test_no_changes_nothing(place: Place, cloud: Server, twice: tuple[str, str])
     assert (path.read_bytes(), cloud.tags("four")) == (before, tags)
 
 
+@pytest.mark.slow
 def test_yes_goes_on(place: Place, cloud: Server, twice: tuple[str, str]) -> None:
     """A yes at the terminal has the command do what it asked for."""
     old, _new = twice

@@ -58,6 +58,7 @@ http = {{url = "http://localhost:{port}/", contains = "{contains}"}}
 """
 
 
+@pytest.mark.slow
 def test_web_application_is_built_and_verified(
     place: Place,
     cloud: Server,
@@ -121,6 +122,7 @@ def test_command_that_does_not_end_is_killed(place: Place, cloud: Server) -> Non
     )
 
 
+@pytest.mark.slow
 def test_commands_run_beside_code(place: Place, cloud: Server) -> None:
     """A template with a code service has checks of both kinds."""
     check = '[[verify]]\nname = "both"\ncommand = "exit 7"\nexit-code = 7\n'

@@ -47,6 +47,7 @@ def full(*_: Any, **__: Any) -> None:
     raise StorageError("the disk is full")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("earlier", [False, True], ids=["first build", "later build"])
 def test_build_that_cannot_be_recorded_moves_no_tag(
     place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch, earlier: bool

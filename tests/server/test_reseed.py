@@ -31,6 +31,7 @@ class Unwarmed(ModelledSteps):
         return layer
 
 
+@pytest.mark.slow
 def test_generators_that_stay_the_same_fail_verification(place: Place, cloud: Server) -> None:
     """A build whose sandboxes would all draw the same from a generator is not recorded, and the
     generator is named, even where a library keeps the collector from seeing it."""
@@ -60,6 +61,7 @@ def test_interpreter_that_was_not_warmed_fails_verification(
     ]
 
 
+@pytest.mark.slow
 def test_build_of_an_earlier_version_is_verified_with_a_warning(
     place: Place, cloud: Server, command: Command
 ) -> None:

@@ -89,6 +89,7 @@ def test_plain_path_of_a_project_is_below_it(
     assert registry.resolve("x") == "abc"
 
 
+@pytest.mark.slow
 def test_readers_go_on_with_what_they_read(store: Store, command: Command, tmp_path: Path) -> None:
     """When the store is away, what was read last is used, with a warning that tells its age; a
     machine that never read it fails and says why."""
@@ -160,6 +161,7 @@ def test_overtaken_writer_starts_over(store: Store, tmp_path: Path) -> None:
     assert sorted(json.loads(store.text())["templates"]) == ["a", "mine", "other"]
 
 
+@pytest.mark.slow
 @pytest.mark.chance
 def test_many_machines_lose_nothing(store: Store, tmp_path: Path) -> None:
     """Processes on 4 machines that write at once leave every build of every one of them."""
@@ -243,6 +245,7 @@ def test_change_whose_answer_was_lost_is_made_once(
     assert not list(history.faults(registry.parse(store.text(), URL).templates))
 
 
+@pytest.mark.slow
 def test_lost_answer_of_an_overtaken_change(
     store: Store, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

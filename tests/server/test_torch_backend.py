@@ -333,6 +333,7 @@ def test_local_build_installs_the_backends_build(
     assert not index.paths(f"{DEFAULT_INDEX}/torch/")
 
 
+@pytest.mark.slow
 def test_local_build_installs_the_default_build(
     index: IndexServer, fallen: Locked, backend: str, log: Log
 ) -> None:
@@ -341,6 +342,7 @@ def test_local_build_installs_the_default_build(
     assert backend not in index.tunnels
 
 
+@pytest.mark.slow
 def test_local_build_of_a_chain_with_two_sources(
     tmp_path: Path, index: IndexServer, reached: Locked, fallen: Locked, backend: str, log: Log
 ) -> None:
@@ -354,6 +356,7 @@ def test_local_build_of_a_chain_with_two_sources(
     assert built_for(render(fallen.variants["plain"], mixed), log) == "cuda"
 
 
+@pytest.mark.slow
 def test_local_build_needs_no_index_for_what_is_cached(
     tmp_path: Path,
     index: IndexServer,

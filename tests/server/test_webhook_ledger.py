@@ -27,6 +27,7 @@ LIFE = [
 ]
 
 
+@pytest.mark.slow
 @settings(max_examples=30)
 @given(st.permutations(LIFE))
 def test_ledger_does_not_depend_on_the_order(order: list[dict[str, Any]]) -> None:

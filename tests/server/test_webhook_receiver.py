@@ -160,6 +160,7 @@ def test_malformed_body_is_refused(receiver: WebhookReceiver, body: bytes) -> No
     assert receiver.counts == {"malformed": 1}
 
 
+@pytest.mark.slow
 @given(
     st.binary(max_size=200)
     | st.recursive(

@@ -61,6 +61,7 @@ def test_stages_that_are_left_out_leave_nothing(place: Place, cloud: Server) -> 
     assert not Path(project.registry).exists()
 
 
+@pytest.mark.slow
 def test_registry_is_read_once_a_run_and_once_at_each_commit(place: Place, cloud: Server) -> None:
     """Nothing to do for two variants reads it once; a build reads it once more, when it records."""
     path = str(place.folder / "registry.json")
