@@ -89,16 +89,41 @@ def test_waiting_build_that_is_overtaken(place: Place, lead: Callable[[Server], 
         assert place.recorded("four")["build_id"] == second.id
 
 
-@pytest.mark.slow
-def test_build_that_was_cancelled_for_nobody(
+@pytest.mark.parametrize("words", ["build was cancelled", "cancelled by admin"])
+def test_build_that_was_cancelled_for_no_other(place: Place, cloud: Server, words: str) -> None:
+    """A build that is cancelled though the digest's tag is still on it was not replaced: it fails
+    with E2B's words, and no other is started."""
+    cloud.state.failures.append(("3", None, words))
+    error = place.build("four")["four"].error
+    assert type(error) is BuildError
+    assert error.message.startswith("the build failed on e2b, at step 3 of ")
+    assert f"\n  E2B says: {words}" in error.message
+    assert (
+        error.hint == "no other build replaced it: ask whoever manages the account, or run it again"
+    )
+    assert len(cloud.builds("four")) == 1
+
+
+def test_template_that_is_deleted_while_it_is_built(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:
-    """A build that E2B cancelled though no other one has its place is asked for again."""
-    with Server() as server:
+    """A build whose template somebody deletes ends with that as the likely cause."""
+    with Server(ModelledSteps(seconds=lambda _: 0.3)) as server:
         lead(server)
-        server.state.failures.append(("1", None, "build was cancelled"))
-        assert place.build("four")["four"].error is None
-        assert [build.status for build in server.builds("four")] == ["error", "ready"]
+
+        def delete() -> None:
+            until(lambda: server.builds("four") and len(server.builds("four")[0].log) > 2)
+            (template_id,) = server.state.templates
+            call(server, "DELETE", f"/templates/{template_id}")
+
+        with meanwhile(delete):
+            error = place.build("four")["four"].error
+        assert type(error) is BuildError
+        assert error.message.endswith(" not found")
+        assert (
+            error.hint
+            == "somebody deleted the template, or the build's tag: run the same command again"
+        )
 
 
 @pytest.mark.parametrize(
@@ -110,6 +135,7 @@ def test_build_that_was_cancelled_for_nobody(
         ("optimize", "optimize", "no pages", StepError, "optimizing the snapshot, after the steps, failed on e2b"),
         ("2", None, "build timed out", BuildError, "the build failed on e2b, at step 2 of "),
         ("base", "", "build timed out", BuildError, "the build failed on e2b, at the base image"),
+        ("base", "", "error when building env: no room", BuildError, "the build failed on e2b, at the base image"),
     ],
 )  # fmt: skip
 def test_phase_that_fails(
@@ -127,9 +153,20 @@ def test_phase_that_fails(
 
 
 @pytest.mark.parametrize("times", [1, 2])
-def test_error_of_its_own_is_met_again_once(place: Place, cloud: Server, times: int) -> None:
-    """After an internal error of E2B's the build is asked for once more, not more often."""
-    cloud.state.failures += [("2", None, INTERNAL)] * times
+@pytest.mark.parametrize(
+    "words",
+    [
+        INTERNAL,
+        "polling received unrecoverable error: build info is gone, maybe already expired",
+        "error when building env: failed to get builder: node not found",
+    ],
+    ids=["internal", "polling", "no builder"],
+)
+def test_fault_of_its_own_is_met_again_once(
+    place: Place, cloud: Server, words: str, times: int
+) -> None:
+    """After a fault of E2B's own the build is asked for once more, not more often."""
+    cloud.state.failures += [("2", None, words)] * times
     error = place.build("four")["four"].error
     builds = cloud.builds("four")
     assert len(builds) == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 
 import pytest
@@ -75,6 +76,28 @@ def test_key_of_another_account(
     assert done.returncode == 0, done.stderr
     assert "note: its tags on e2b are left as they are: the template `four`" in done.stdout
     assert {**tags} == {tag: build.id for build in teams.builds()[:1] for tag in tags}
+
+
+@pytest.mark.parametrize("words", ["team is banned", "team is blocked: unpaid"])
+@pytest.mark.usefixtures("with_four")
+def test_account_that_e2b_refuses(
+    place: Place, cloud: Server, command: Command, words: str
+) -> None:
+    """A team that E2B has banned or blocked is told so, and not that its templates are another
+    account's."""
+    body = json.dumps({"code": 403, "message": words})
+    cloud.front.faults.append(Fault(".*", "status", code=403, body=body, times=1000))
+    refused = f"E2B refused the key of target `e2b`: 403: {words}\n"
+    for arguments in (["plan"], ["build", "--force"]):
+        done = command(*arguments, "four", "--frozen", *TO, cwd=place.folder)
+        assert done.returncode == TargetUnavailableError.exit_code, done.stderr
+        assert refused in done.stderr
+        assert (
+            "hint: ask E2B why, or set `E2B_API_KEY` to a key of another account\n" in done.stderr
+        )
+    remove = ("remove", "four", *TO, "--channel", "stable", "--yes")
+    done = command(*remove, cwd=place.folder)
+    assert f"note: its tags on e2b are left as they are: {refused}" in done.stdout
 
 
 @pytest.mark.parametrize("route", ["four/tags", "aliases/four"])

@@ -34,6 +34,8 @@ SECONDS = 30.0
 _UPLOAD_SECONDS = 3600.0
 _LONGEST_WAIT_SECONDS = 60
 _NAMED = {401: e2b.AuthenticationException, 429: LimitedError, 503: e2b.ServiceBusyException}
+# On every route: "team is banned" and "team is blocked". No access to a template has other words.
+_TEAM_REFUSED = "team is "
 _REFUSALS = {**_NAMED, 403: ForbiddenError, 404: AbsentError}
 
 
@@ -143,6 +145,8 @@ def _value(response: httpx.Response) -> Any:
         if status < 500 and status not in _NAMED:
             raise ForeignResponseError(f"{status}: {message}") from None
     text = f"{status}: {message}"
+    if status == 403 and message.startswith(_TEAM_REFUSED):
+        raise e2b.AuthenticationException(text)
     if NO_ROUTE in text:
         raise ForeignResponseError(text)
     refusal = _REFUSALS.get(status, e2b.TemplateException)(text)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from builder.errors import BuildError, StepError
@@ -14,7 +15,15 @@ from builder.targets.e2b.program import place_in
 from builder.targets.protocol import BuildInput
 
 SHOWN_CHARACTERS = 300
-INTERNAL = "An internal error occurred"
+# Faults of E2B's own, none of the template's.
+_OWN_FAULTS = (
+    "An internal error occurred",
+    "polling received unrecoverable error: ",
+    "error when building env: failed to get builder: ",
+    "build is in waiting state for too long",
+)
+# Of a build that was running, and of one that was waiting; neither names a step.
+_CANCELLED = re.compile(r"\bcancell?ed\b")
 _SHOWN_OF_INSTRUCTION = 120
 _PHASES = {
     "base": "the base image",
@@ -23,25 +32,36 @@ _PHASES = {
 }
 
 
+def is_own_fault(state: BuildState) -> bool:
+    """Return True if a build failed for a reason that is E2B's own."""
+    return not state.step and state.message.startswith(_OWN_FAULTS)
+
+
+def is_cancelled(state: BuildState) -> bool:
+    """Return True if E2B cancelled the build: for a newer one with its tag, or for an admin."""
+    return state.status == "error" and not state.step and bool(_CANCELLED.search(state.message))
+
+
 def failure_of(
     order: BuildInput, target: str, build_id: str, state: BuildState, log: BuildLog
 ) -> BuildError | StepError:
     """Return the error for a failed build: where, which lines, E2B's reason, the last output."""
     program, name = order.program, order.rendered.variant.name
     assert program is not None
+    unnamed = bool(state.message and not state.step)
     phase = state.step or log.phase_or_step()
     number, instructed = instruction(order, phase)
     where = _PHASES.get(phase or "", "the start command, after the steps,")
     if number:
         where = f"step {number} of {len(program.steps)}"
-    traced = phase not in ("resize-disk", "optimize")  # the others come from the spec
+    # The others come from the spec.
+    traced = phase not in ("resize-disk", "optimize") and not (unnamed and phase is None)
     # E2B repeats the whole command, which can be pages long.
     command = program.steps[number - 1].args[0] if number else ""
     reason = state.message.removeprefix(f"failed to run command '{command}': ")
-    unnamed = bool(state.message and not state.step)
-    failure = (
-        f"the build failed on {target}, at {where}" if unnamed else f"{where} failed on {target}"
-    )
+    failure = f"{where} failed on {target}"
+    if unnamed:
+        failure = f"the build failed on {target}{f', at {where}' if phase else ''}"
     lines = [
         f"{failure}: {instructed}" if traced else failure,
         *(f"  {place}" for place in (_origin(order, number) if traced else ())),
@@ -49,8 +69,11 @@ def failure_of(
         *(f"  | {line[:SHOWN_CHARACTERS]}" for line in log.last),
     ]
     message = "\n".join(lines)
-    if state.message.startswith(INTERNAL):
+    if is_own_fault(state):
         hint = f"run the command again later, or ask E2B's support about build {build_id}"
+        return BuildError(message, hint=hint)
+    if is_cancelled(state):
+        hint = "no other build replaced it: ask whoever manages the account, or run it again"
         return BuildError(message, hint=hint)
     hint = f"`template-builder logs {name}` shows the whole log of build {build_id}"
     if unnamed:

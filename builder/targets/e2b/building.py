@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import random
-import re
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -13,7 +12,13 @@ from builder.registry import Ref
 from builder.system.events import Event, Reporter
 from builder.system.logs import Log
 from builder.system.processes import pause
-from builder.targets.e2b.blame import INTERNAL, SHOWN_CHARACTERS, failure_of, instruction
+from builder.targets.e2b.blame import (
+    SHOWN_CHARACTERS,
+    failure_of,
+    instruction,
+    is_cancelled,
+    is_own_fault,
+)
 from builder.targets.e2b.build_log import BuildLog
 from builder.targets.e2b.cloud import BuildState, Cloud
 from builder.targets.e2b.code_service import runs_no_code
@@ -26,8 +31,6 @@ from builder.targets.protocol import BuildInput, Built
 _LONGEST_SECONDS = 75 * 60.0
 # How long the log may be silent before the tags are checked: the build may have been replaced.
 _QUIET_SECONDS = 5.0
-# Of a build that was running, and of one that was waiting; neither names a step.
-_CANCELLED = re.compile(r"\bcancell?ed\b")
 _YIELD_SECONDS = (0.3, 3.0)
 
 
@@ -75,7 +78,7 @@ class Building:
             elif state.status == "ready":
                 self.order.passed(self._steps)
                 return self._built(build, log, time.monotonic() - start)
-            elif state.message.startswith(INTERNAL) and not retried:
+            elif is_own_fault(state) and not retried:
                 retried = True
                 self._say("E2B reported an internal error: trying once more")
             else:
@@ -89,14 +92,14 @@ class Building:
     def _follow(self, build: CloudBuild, log: BuildLog) -> BuildState | None:
         """Read the log until the build has ended and the log is complete.
 
-        Return None if the build was cancelled: E2B cancels a build when a newer one with its tag
+        Return None if the build was replaced: E2B cancels a build when a newer one with its tag
         starts.
         """
         offset, empty, begins = 0, 0, True
         moved = time.monotonic()
         deadline = time.monotonic() + _LONGEST_SECONDS
         while True:
-            state = self.cloud.state(build.template_id, build.build_id, offset)
+            state = self._state(build, offset)
             log.times.extend(state.times)
             for line in state.lines:
                 self.log.line(line)
@@ -105,8 +108,8 @@ class Building:
             empty = 0 if state.lines else empty + 1
             # One response without lines may be a lost one; two are the end.
             if state.status in ("ready", "error") and empty > 1:
-                cancelled = not state.step and _CANCELLED.search(state.message)
-                return None if state.status == "error" and cancelled else state
+                replaced = is_cancelled(state) and self._starter.is_replaced(build.build_id)
+                return None if replaced else state
             if state.lines:
                 moved = time.monotonic()
             elif state.status == "building" and time.monotonic() - moved > _QUIET_SECONDS:
@@ -124,6 +127,15 @@ class Building:
                 )
             if not state.lines and state.status not in ("ready", "error"):
                 pause(POLL_SECONDS)
+
+    def _state(self, build: CloudBuild, offset: int) -> BuildState:
+        try:
+            return self.cloud.state(build.template_id, build.build_id, offset)
+        except BuildError as error:
+            if self._starter.is_tagged():
+                raise
+            hint = "somebody deleted the template, or the build's tag: run the same command again"
+            raise BuildError(error.message, hint=hint) from error
 
     def _show(self, log: BuildLog, step: int | None, *, quiet: bool) -> None:
         if quiet:

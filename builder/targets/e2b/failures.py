@@ -127,9 +127,11 @@ def translated(error: Exception, doing: str, account: Account) -> TemplateError:
         # The address of an upload is signed: anyone who has it can write there.
         reason = re.sub(r"(https?://[^/\s']+)[^\s']*", r"\1/…", reason.splitlines()[0])
     if isinstance(error, e2b.AuthenticationException):
+        hint = f"set `{account.key_variable}` to a key of the account"
+        if status_of(error) == 403:
+            hint = f"ask E2B why, or set `{account.key_variable}` to a key of another account"
         return TargetUnavailableError(
-            f"E2B refused the key of target `{account.target}`: {reason}",
-            hint=f"set `{account.key_variable}` to a key of the account",
+            f"E2B refused the key of target `{account.target}`: {reason}", hint=hint
         )
     if is_foreign(error):
         hint = f"is `{account.origin}` the address of the API? if it is, run the same command again"

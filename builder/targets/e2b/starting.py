@@ -90,7 +90,7 @@ class Starter:
                 # It may have started anyway: perhaps only the response was lost.
                 if build := self._own():
                     return build
-                if isinstance(error, _ReplacedError) or self._is_replaced():
+                if isinstance(error, _ReplacedError) or self._own_is_replaced():
                     return None
                 if attempt == ATTEMPTS or isinstance(error, BuildError):
                     if self.entry and not self.entry.build_id:
@@ -106,6 +106,14 @@ class Starter:
         if newer in (None, build.build_id):
             return False
         return self.cloud.state(build.template_id, newer, 0).status in ("building", "ready")
+
+    def is_replaced(self, build_id: str) -> bool:
+        """Return True if a newer build of the digest was requested."""
+        return self._tagged() not in (None, build_id)
+
+    def is_tagged(self) -> bool:
+        """Return True if there is a build of the digest, in whatever state."""
+        return self._tagged() is not None
 
     def _start_once(self) -> CloudBuild:
         order, variant, name = self.order, self.order.rendered.variant, self._name
@@ -124,7 +132,7 @@ class Starter:
                 if self.cloud.upload(template_id, order.folder, source, digest):
                     self.log.line(f"uploaded `{source}`")
         # Even a start that E2B refuses would cancel the build that has replaced this one.
-        if self._is_replaced():
+        if self._own_is_replaced():
             raise _ReplacedError(f"the build of `{name}` was replaced before it started")
         self.cloud.start_build(template_id, build_id, template)
         self.say(f"build {build_id} started")
@@ -168,9 +176,9 @@ class Starter:
             return None
         return CloudBuild(template_id=template_id, build_id=build_id, state=state, ours=ours)
 
-    def _is_replaced(self) -> bool:
+    def _own_is_replaced(self) -> bool:
         ours = self.entry.build_id if self.entry else None
-        return ours is not None and self._tagged() not in (None, ours)
+        return ours is not None and self.is_replaced(ours)
 
     def _keep_ids(self, template_id: str, build_id: str) -> None:
         assert self.entry
