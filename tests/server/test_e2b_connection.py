@@ -6,7 +6,11 @@ import asyncio
 import itertools
 import ssl
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from unittest.mock import AsyncMock
 
+import e2b
 import httpx
 import pytest
 import trustme
@@ -20,8 +24,10 @@ from builder.errors import (
 from builder.project import Project, address_error, domain_error
 from builder.runtime import CodeExecutionPrimitive, E2BWebhookPrimitive
 from builder.targets.adapters import choose, connect
-from builder.targets.e2b import service
+from builder.targets.e2b import api, connection, service
+from builder.targets.e2b.account import Account
 from builder.targets.e2b.certificates import certificates
+from builder.targets.e2b.connection import Connection
 from tests.conftest import Command
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, Server
@@ -233,6 +239,43 @@ def test_the_systems_certificates_are_trusted(monkeypatch: pytest.MonkeyPatch) -
     trusted = certificates.__wrapped__().get_ca_certs()
     assert [each for each in httpx.create_ssl_context().get_ca_certs() if each not in trusted] == []
     assert "this machine's own" in str(trusted)
+
+
+def test_all_calls_trust_the_systems_certificates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Calls of the API and those to a sandbox's code service reach a cluster whose certificates the
+    machine alone trusts."""
+
+    def load(context: ssl.SSLContext, *_: object) -> None:
+        context.load_verify_locations(tmp_path / "ca.pem")
+
+    async def health(account: Account) -> int:
+        sandbox: Any = SimpleNamespace(
+            connection_config=e2b.ConnectionConfig(**account.options),
+            sandbox_id="i1",
+            sandbox_domain=DOMAIN,
+            traffic_access_token=None,
+        )
+        asking = Connection(sandbox, alive=AsyncMock(return_value=True), worded=str)
+        try:
+            return (await asking.ask("GET", "/health")).status_code
+        finally:
+            await asking.close()
+
+    monkeypatch.setattr(ssl.SSLContext, "load_default_certs", load)
+    with Server() as server, Door(server, tmp_path) as door:
+        monkeypatch.setenv("HTTPS_PROXY", door.environment["HTTPS_PROXY"])
+        trusted = certificates.__wrapped__()
+        for module in (api, connection):
+            monkeypatch.setattr(module, "certificates", lambda: trusted)
+        client = api._client.__wrapped__()
+        monkeypatch.setattr(api, "_client", lambda: client)
+        account = Account(api_key=server.key, domain=DOMAIN)
+        assert api.Api(account).ask("GET", "v2", "templates") == []
+        client.close()
+        assert asyncio.run(health(account)) == 502  # no sandbox is there
+        assert door.hosts == {f"api.{DOMAIN}:443", f"49999-i1.{DOMAIN}:443"}
 
 
 @pytest.mark.usefixtures("with_four")

@@ -232,6 +232,32 @@ def test_claim_of_a_run_that_was_killed_is_honoured(places: Places, server: Serv
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("by_hand", [False, True], ids=["earlier version", "by hand"])
+def test_channel_without_a_claim(places: Places, server: Server, by_hand: bool) -> None:
+    """A newer build that has the channel without a claim, as earlier versions published it, keeps
+    it; one that is none of this program's and was tagged by hand does not."""
+    old, new = places("old"), places("new")
+    with server:
+        variable(old, "1")
+        variable(new, "2")
+        assert old.build("four")["four"].error is None
+        assert new.build("four")["four"].error is None
+        first, last = server.builds("four")
+        (template,) = server.state.templates.values()
+        ours = ("stable.", "sha256-") if by_hand else ("stable.",)
+        template.tags = [
+            one for one in template.tags if one[1] != last.id or not one[0].startswith(ours)
+        ]
+        shutil.rmtree(old.folder / ".builder")
+        (old.folder / "registry.json").unlink()
+        outcome = old.build("four")["four"]
+        assert outcome.error is None
+        assert (outcome.overtaken is None) is by_hand
+        kept = first if by_hand else last
+        assert {server.tags("four")[tag] for tag in ("default", "stable")} == {kept.id}
+
+
+@pytest.mark.slow
 def test_promotion_goes_over_newer_builds(place: Place, cloud: Server) -> None:
     """Whoever moves a channel back on purpose does, and the next newer build has it again."""
     from builder import operations

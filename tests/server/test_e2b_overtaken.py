@@ -10,7 +10,7 @@ from builder.errors import BuildError, StepError
 from builder.targets.e2b import building
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, ModelledSteps, Server
-from tests.support.e2b_server.state import Build
+from tests.support.e2b_server.state import SUPERSEDED, Build
 from tests.support.runs import meanwhile, until
 
 INTERNAL = "An internal error occurred. Please try again or contact support with the build ID."
@@ -89,7 +89,7 @@ def test_waiting_build_that_is_overtaken(place: Place, lead: Callable[[Server], 
         assert place.recorded("four")["build_id"] == second.id
 
 
-@pytest.mark.parametrize("words", ["build was cancelled", "cancelled by admin"])
+@pytest.mark.parametrize("words", ["build was cancelled", "cancelled by admin", SUPERSEDED])
 def test_build_that_was_cancelled_for_no_other(place: Place, cloud: Server, words: str) -> None:
     """A build that is cancelled though the digest's tag is still on it was not replaced: it fails
     with E2B's words, and no other is started."""
@@ -124,6 +124,37 @@ def test_template_that_is_deleted_while_it_is_built(
             error.hint
             == "somebody deleted the template, or the build's tag: run the same command again"
         )
+
+
+def test_step_that_says_cancelled(place: Place, cloud: Server) -> None:
+    """The reason of a step that failed is not taken for that of a build that was overtaken."""
+    cloud.state.failures.append(("2", "2", "the download was cancelled"))
+    error = place.build("four")["four"].error
+    assert type(error) is StepError
+    assert error.message.startswith("step 2 of ")
+    assert "\n  E2B says: the download was cancelled" in error.message
+    assert len(cloud.builds("four")) == 1
+
+
+def test_successor_that_does_not_begin(
+    place: Place, lead: Callable[[Server], Server], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build of the same digest that is asked for and never begun cancels nothing: the one that
+    runs is followed to its end."""
+    monkeypatch.setattr(building, "_QUIET_SECONDS", 0.2)
+    with Server(ModelledSteps(final_seconds=2.0)) as server:
+        lead(server)
+
+        def ask() -> None:
+            until(lambda: server.builds("four") and server.builds("four")[0].running)
+            asked(server, server.builds("four")[0])
+
+        with meanwhile(ask):
+            outcome = place.build("four")["four"]
+        assert outcome.error is None, outcome.error
+        first, second = server.builds("four")
+        assert (first.times_started, second.times_started) == (1, 0)
+        assert place.recorded("four")["build_id"] == first.id
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import signal
 import time
 from collections.abc import Callable
 
+import e2b
 import pytest
 
 from builder.errors import (
@@ -17,6 +18,8 @@ from builder.errors import (
     VerifyError,
 )
 from builder.runtime import CodeExecutionPrimitive, CodeOutput
+from builder.targets.e2b.account import Account
+from builder.targets.e2b.cloud import Cloud
 from tests.support.clouds import Place
 from tests.support.e2b_server import Fault, Server
 from tests.support.e2b_server.state import Team
@@ -85,6 +88,24 @@ def test_lifetime_beyond_the_tier(ready: Server, caplog: pytest.LogCaptureFixtur
     assert [record.getMessage() for record in caplog.records] == [
         "E2B ends every sandbox of this account within 3600 seconds, instead of the 7500 requested"
     ]
+
+
+def test_lifetime_is_that_of_each_account() -> None:
+    """The longest lifetime of one account is not taken for that of another one, and a sandbox is
+    known to live as long as it was created for."""
+    keys = ["e2b_" + digit * 40 for digit in "12"]
+    teams = [Team(key=key, slug=f"t{key[-1]}", sandbox_hours=int(key[-1])) for key in keys]
+    with Server(teams=teams) as server:
+        found = []
+        for key in keys:
+            account = Account(api_key=key, api_url=server.url, sandbox_url=server.url)
+            e2b.Template.build(e2b.Template().from_image("x"), "x", **account.options)
+            creating = Cloud(account).create_sandbox("x", seconds=9000, metadata={})
+            sandbox, seconds = asyncio.run(creating)
+            found.append(seconds)
+            assert server.running[sandbox.sandbox_id].ends - time.monotonic() > seconds - 60
+        assert found == [3600, 7200]
+        assert server.problems == []
 
 
 @pytest.mark.parametrize("asked", ["build", "plan"])

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import e2b
 import httpx
@@ -19,7 +20,7 @@ from e2b.api.client import models
 from e2b_code_interpreter import Sandbox
 
 from tests.support.e2b_server import Fault, ModelledSteps, Server, description, zygote
-from tests.support.e2b_server.state import Team
+from tests.support.e2b_server.state import ApiError, Team
 from tests.support.e2b_server.zygote import ForkedKernel
 from tests.support.runs import until
 
@@ -323,6 +324,20 @@ def test_answer_that_does_not_fit_is_a_problem(lead: Callable[[Server], Server])
         ]
 
 
+def test_status_that_is_not_described_is_a_problem(
+    cloud: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An answer with a status that E2B's description does not have is noted, for a test to fail."""
+    monkeypatch.setattr(cloud.state, "look_up", Mock(side_effect=ApiError(418, "teapot")))
+    httpx.get(f"{cloud.url}/templates/x/tags", headers={"X-API-Key": cloud.key})
+    (problem,) = cloud.problems
+    assert (
+        problem
+        == "GET /templates/x/tags: status 418 is not one of [200, 400, 401, 403, 404, 429, 500]"
+    )
+    cloud.problems.clear()
+
+
 def test_every_call_is_described(cloud: Server) -> None:
     """The server answers no call of E2B's interface that its description does not have."""
     described = description.calls()
@@ -343,3 +358,14 @@ def test_sdk_knows_no_field_that_is_not_described() -> None:
             field = known.name.rstrip("_")
             needed = known.default is inspect.Parameter.empty
             assert field in described or (not needed and f"{field}?" in described), (name, field)
+
+
+def test_no_field_is_described_that_the_sdk_does_not_know() -> None:
+    """The description has the fields of the SDK's models and, of its own, the one that is noted."""
+    invented = set()
+    for name, fields in description.objects().items():
+        known = {key.rstrip("_") for key in inspect.signature(getattr(models, name)).parameters}
+        for field in fields:
+            plain = re.sub("(?<=[a-z])(?=[A-Z])", "_", field.rstrip("?")).lower()
+            invented |= set() if plain in known else {f"{name}.{field}"}
+    assert invented == {"TemplateStep.forceUpload?"}

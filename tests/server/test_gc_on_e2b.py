@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+import datetime as dt
 import functools
 import json
 from typing import Any
@@ -93,6 +95,46 @@ def test_tag_that_moved_since_it_was_looked_at_stays(place: Place, cloud: Server
     e2b.Template.assign_tags(f"{name}:{other.subject}", tag)
     assert adapter.remove(waste) == f"it is now on build {other.subject}"
     assert cloud.tags(name)[tag] == other.subject
+
+
+def test_tags_of_a_template_in_use_stay(place: Place, cloud: Server) -> None:
+    """While a sandbox of a template runs, none of the template's tags goes."""
+    (ref,) = built_anew(place, "1")
+    adapter = adapter_of(place)
+    sandbox = e2b.Sandbox.create(ref)
+    assert adapter.unused(unneeded(place)) == []
+    sandbox.kill()
+    assert [waste.kind for waste in adapter.unused(unneeded(place))] == ["tag"]
+
+
+@pytest.mark.parametrize(
+    ("action", "used", "kept"),
+    [
+        ("remove", False, None),
+        ("remove", True, "it was used within the protected days"),
+        ("adopt", False, "the registry also had an adopted build of it"),
+    ],
+)
+def test_given_up_template_that_is_kept(
+    place: Place, cloud: Server, action: Any, used: bool, kept: str | None
+) -> None:
+    """A template that the registry gave up long ago is kept if it was used lately, and if it was
+    once adopted."""
+    (ref,) = built_anew(place, "1", channel="trial")
+    removal = record.Removal(name="four", target="e2b", builds=(ref,), channels=("trial",))
+    e2b.Template.assign_tags(f"four:{ref.partition(':')[2]}", "kept")
+    operations.remove(place.project(), removal, reason=None, report=discard)
+    (template,) = cloud.state.templates.values()
+    template.spawned.clear()
+    template.created -= dt.timedelta(days=9)
+    if used:
+        e2b.Sandbox.create("four:kept").kill()
+    needs = dataclasses.replace(unneeded(place), protect_seconds=86400.0)
+    entry = needs.templates["four"]
+    events = [dataclasses.replace(event, at="2026-01-01T00:00:00Z") for event in entry.history]
+    entry.history[:] = [*events, dataclasses.replace(events[-1], action=action)]
+    (waste,) = adapter_of(place).unused(needs)
+    assert (waste.identity, waste.kept) == (template.id, kept and f"`four`: {kept}")
 
 
 @pytest.mark.slow

@@ -6,6 +6,7 @@ import ast
 import inspect
 import io
 import json
+import operator
 import re
 import subprocess
 import sys
@@ -86,6 +87,20 @@ def test_only_public_names_are_used() -> None:
     """Of the SDK the program uses what its package exports, and no module or client within."""
     private = [f"{place}: {name}" for name, place in used() if name not in e2b.__all__]
     assert private == []
+
+
+@pytest.mark.slow
+def test_every_function_that_is_called_is_checked() -> None:
+    """Each function and class of the SDK that is called by its name has its parameters checked."""
+    called = {
+        ast.unparse(node.func if isinstance(node, ast.Call) else node)
+        for path in sorted((ROOT / "builder").rglob("*.py"))
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Call | ast.Attribute)
+    }
+    names = {name.removeprefix("e2b.") for name in called if name.startswith("e2b.")}
+    functions = {name for name in names if inspect.isroutine(operator.attrgetter(name)(e2b))}
+    assert functions - CALLS.keys() == set()
 
 
 def unsupported(signature: inspect.Signature, arguments: str) -> list[str]:

@@ -229,3 +229,19 @@ def test_look_up(tmp_path: Path) -> None:
         packages={"idna": "1.0"},
         stages={stem: str(digest) for stem, digest in ref.stages.items()},
     )
+
+
+def test_child_has_the_values_of_its_parent(tmp_path: Path) -> None:
+    """A child has the variables that its parent was recorded with, each to the character; on E2B,
+    where its parent's build holds them, it sends those alone that are its own."""
+    service = "[service]\ncommand = ['serve']\nready-url = 'http://localhost:49999/health'\n"
+    own = "schema = 1\nname = 'below'\n[env]\nODD = '$$HOME `id` \"x\" %s'\n"
+    variants = load(tmp_path, below=own, leaf=f"{FROM}{service}[env]\nB = '$ODD/x'\n")
+    result = rendered_of(variants["below"])
+    record.record(tmp_path / "registry.json", verified_of(result), result, by="x")
+    context = Context(project=Project.find(tmp_path))
+    prepared = Prepared(request=BuildRequest(), variants=tuple(variants.values()))
+    _, child = look_up_parents(prepared, context).variants
+    assert child.env == {"ODD": '$$HOME `id` "x" %s', "B": '$$HOME `id` "x" %s/x'}
+    (sent,) = [step for step in program_of(rendered_of(child)).steps if step.kind == "ENV"]
+    assert sent.args == ("B", '${0:+$}HOME `id` "x" %s/x')

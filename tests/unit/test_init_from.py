@@ -81,6 +81,25 @@ def test_notes_are_values(tmp_path: Path) -> None:
     ]
 
 
+def test_links_that_lead_out_are_not_followed(tmp_path: Path) -> None:
+    """What a link leads to is copied if it is in the folder of the source, and else taken for
+    absent."""
+    source = tmp_path / "source"
+    (source / "app").mkdir(parents=True)
+    (tmp_path / "foreign").write_text("foreign")
+    (source / "own").write_text("own")
+    for name, target in (("out", "../foreign"), ("app/out", "../../foreign"), ("app/in", "../own")):
+        (source / name).symlink_to(target)
+    (source / "Dockerfile").write_text(
+        "FROM e2bdev/code-interpreter:latest\nCOPY out /opt/\nCOPY app /opt/app\n"
+    )
+    result = init("tools", project=tmp_path, source=source / "Dockerfile")
+    assert isinstance(result.json, dict)
+    assert [note["reason"] for note in result.json["not_taken_over"]] == ["there is no `out` here"]
+    copied = [p for p in (tmp_path / "variants").rglob("*") if p.is_file() and p.suffix != ".toml"]
+    assert [(path.name, path.read_text()) for path in copied] == [("in", "own")]
+
+
 def test_spec_of_a_project_extends_its_base(project: Path) -> None:
     """In a project with a `_base`, a spec whose source names no image extends it."""
     (project / "requirements.txt").write_text("idna\n")
