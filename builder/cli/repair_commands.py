@@ -38,7 +38,7 @@ def rebuild(
     project: Project,
     report: Reporter,
 ) -> Result:
-    """Record builds again that E2B still has and that tags of channels point at."""
+    """Record the builds that channels' tags on E2B point at, and move the channels to them."""
     settings = account_named(project, target, report)
     adapter = connect(settings, project, report=report)
     context = Context(project=project, settings=settings, target=adapter, report=report)
@@ -46,7 +46,7 @@ def rebuild(
     prepared = workflow.prepare(request, context, workflow.RENDER)
     builds = operations.rebuild(prepared, context)
     lines = [
-        f"recorded again: {build['ref']} ({build['name']}),"
+        f"recorded: {build['ref']} ({build['name']}),"
         f" channels: {', '.join(build['channels']) or 'none'}"
         for build in builds
     ]

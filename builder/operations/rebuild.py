@@ -11,7 +11,7 @@ from builder import record, registry, render, verify
 from builder.errors import BuildError, RegistryError
 from builder.operations.reverify import built_of
 from builder.registry import history
-from builder.registry.model import Build, Verified
+from builder.registry.model import Build, Entry, Verified
 from builder.registry.tables import explicit
 from builder.system import provenance
 from builder.system.events import Event, Reporter
@@ -22,11 +22,13 @@ from builder.workflow import Context, Prepared
 
 
 def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
-    """Record every build that a channel's tag on the target points at and the registry lacks.
+    """Record every build that a channel's tag on the target points at and the registry lacks, and
+    move the registry's channels to what other machines have published.
 
     `prepared` are the current specs: a build with the digest of one is verified again; of any
-    other, only what a sandbox reports is recorded. An unreadable registry is renamed. Return the
-    builds put back, as plain values. Raise what the target raises.
+    other, only what a sandbox reports is recorded. A channel on hold stays, and none moves to a
+    revoked build. An unreadable registry is renamed. Return the builds, as plain values. Raise what
+    the target raises.
     """
     project, target = context.project, context.connected()
     try:
@@ -45,17 +47,32 @@ def rebuild(prepared: Prepared, context: Context) -> list[dict[str, Any]]:
             )
         for tagged in target.inventory.tagged(name):
             entry = context.entry(name)
-            missing = [channel for channel in tagged.channels if not entry.channel(channel).build]
-            if not tagged.channels or (tagged.ref in entry.builds and not missing):
+            channels, known = _channels(entry, tagged), entry.builds.get(tagged.ref)
+            if not tagged.channels or (known and not channels):
                 continue
             with target.claimed(name):
-                build = _build(context, rendered.get(name), name, tagged)
+                build = known or _build(context, rendered.get(name), name, tagged)
             change = record.Change(name=name, target=target.name, by=by)
-            record.put_back(project.registry, change, tagged.ref, build, channels=missing)
+            record.put_back(project.registry, change, tagged.ref, build, channels=channels)
             done.append(
-                {"name": name, "target": target.name, "ref": tagged.ref, "channels": missing}
+                {"name": name, "target": target.name, "ref": tagged.ref, "channels": channels}
             )
     return done
+
+
+def _channels(entry: Entry, tagged: Tagged) -> list[str]:
+    """Return the channels of `entry` that the build is to get: those that it lacks, and those that
+    another machine has moved to the build."""
+    known = entry.builds.get(tagged.ref)
+    if known and known.is_revoked:
+        return []
+    published = {*tagged.published} - {*entry.holds}
+    return [
+        channel
+        for channel in tagged.channels
+        if not entry.channel(channel).build
+        or (channel in published and entry.channels[channel] != tagged.ref)
+    ]
 
 
 def _put_aside(location: str, error: RegistryError, report: Reporter) -> None:

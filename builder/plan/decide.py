@@ -10,7 +10,7 @@ from builder.plan.inputs import differences, inputs_of
 from builder.plan.steps import fetched_on, foretell, program_of, step_keys_of
 from builder.plan.values import Action, Drift, Plan, PlannedVariant, Reason, Situation
 from builder.registry import DEFAULT_CHANNEL
-from builder.registry.history import overtaken
+from builder.registry.history import overtaken, put_back
 from builder.registry.model import Build, Channel, Entry
 from builder.render import Rendered
 
@@ -160,11 +160,15 @@ class _Case:
             return "blocked", [_state(f"{why}; {hint}")], None
         if built and not self.option and (other := self._made()):
             channel = self.channel.name
-            if overtaken(self.entry, other, channel) and not self.current.is_revoked:
+            newer = overtaken(self.entry, other, channel)
+            if (newer or put_back(self.entry, other, channel)) and not self.current.is_revoked:
+                because = "another machine published"
+                if newer:
+                    because = f"was started after {other}, the build of this spec"
                 why = (
-                    f"channel {channel} points at build {ref}, which was started after {other}, the"
-                    f" build of this spec; `template-builder promote {self.name} {other}"
-                    f" --channel {channel} --target {situation.target}` moves it anyway"
+                    f"channel {channel} points at build {ref}, which {because};"
+                    f" `template-builder promote {self.name} {other} --channel {channel}"
+                    f" --target {situation.target}` moves it anyway"
                 )
                 return "skip", [_state(why)], other
             moved = Reason(kind="spec", subject=f"channel {channel}", old=ref, new=other)

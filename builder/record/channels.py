@@ -207,7 +207,7 @@ def put_back(
     *,
     channels: Sequence[str],
 ) -> None:
-    """Record a build again that the registry has lost, and point `channels` at it.
+    """Record a build that the target has and the registry lacks, and point `channels` at it.
 
     It is revoked if its history says so. Raise what `update` raises.
     """
@@ -218,8 +218,9 @@ def put_back(
         if known is None:
             known = replace(build, revoked=_revoked_by_history(entry, ref) or build.revoked)
         entry.builds[ref] = settled(known, marks_of(contents, known))
-        reason = f"put back from {change.target}"
-        history.append(entry, "repair", by, build=ref, reason=reason)
+        reason = f"{history.PUT_BACK} {change.target}"
+        if not channels:
+            history.append(entry, "repair", by, build=ref, reason=reason)
         for channel in channels:
             history.append(entry, "repair", by, build=ref, channel=channel, to=ref, reason=reason)
 

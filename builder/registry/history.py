@@ -16,6 +16,8 @@ from builder.registry.chain import checksum
 from builder.registry.identity import Ref, utc
 from builder.registry.model import Action, Build, Entry, Event
 
+# The reason of a build that was recorded since the target has it, and of a channel moved to it.
+PUT_BACK = "put back from"
 _RECORDING = ("adopt", "build")
 
 
@@ -93,6 +95,17 @@ def overtaken(entry: Entry, ref: str, channel: str) -> bool:
     if present not in order or ref not in order or reason is None:
         return False
     return present.build_id in reason or order.index(present) < order.index(ref)
+
+
+def put_back(entry: Entry, ref: str, channel: str) -> bool:
+    """Return whether `channel` was last moved to where another machine had published it, after
+    `ref` was recorded."""
+    for event in reversed(entry.history):
+        if event.channel == channel:
+            return event.action == "repair" and (event.reason or "").startswith(PUT_BACK)
+        if (event.action, event.build) == ("build", ref):
+            return False
+    return False
 
 
 def overtaken_because(entry: Entry, ref: str) -> str | None:

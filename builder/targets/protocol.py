@@ -128,13 +128,17 @@ class OvertakenError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Tagged:
-    """A build on a target, by its tags: its digest, if they name one, and its channels."""
+    """A build on a target, by its tags: its digest, if they name one, and its channels.
+
+    Its `published` channels were moved to it by this program, on whatever machine.
+    """
 
     ref: Ref
     template_id: str
     build_id: str
     digest: Digest | None
     channels: tuple[str, ...]
+    published: tuple[str, ...]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -213,7 +213,8 @@ class _Run:
                 return self._retagged(planned, ref, entry)
             if self.request.release and planned.held:
                 record.unhold(self.context.project.registry, self._change(name))
-            if ref == planned.ref or planned.held:
+            # With `retag`, another machine has the channel, so that the tags stay where they are.
+            if (ref == planned.ref and not planned.retag) or planned.held:
                 held = planned.held if ref != planned.ref else None
                 return Outcome(name=name, action="skipped", ref=ref, build=build, held=held)
             why = f"the channel does not move to `{ref}`: {planned.reasons[0]}"

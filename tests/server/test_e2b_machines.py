@@ -227,10 +227,10 @@ def fleet(
             thread.start()
         for thread in threads:
             thread.join()
-        ended(server, runners)
+        ended(server, runners, shared=shared)
 
 
-def ended(server: Server, runners: list[Runner]) -> None:
+def ended(server: Server, runners: list[Runner], *, shared: bool) -> None:
     """The channel is on the newest verified build, and of no other one nothing is said."""
     said = "\n".join(text for runner in runners for text in runner.said)
     (template,) = server.state.templates.values()
@@ -243,7 +243,8 @@ def ended(server: Server, runners: list[Runner]) -> None:
     verified = [build_id for build_id in ready if recorded.get(build_id)]
     tags = server.tags("four")
     assert tags["default"] == tags["stable"], said
-    if "retagged" not in said:  # a second run of a machine whose build was recorded
+    # In one registry, the second run of a machine looks like a spec that was changed back.
+    if not shared or "retagged" not in said:
         assert tags["stable"] == verified[-1], said
     published = {build for tag, build, _ in template.tags if tag in ("default", "stable")}
     assert published <= set(verified), said
@@ -255,7 +256,12 @@ def ended(server: Server, runners: list[Runner]) -> None:
                 event.get("channel") == "stable" and event.get("to") == ref
                 for event in entry["history"]
             )
-            assert ref == there or moved or f"`{ref}` is recorded but was overtaken" in said, said
+            # A run that was killed as soon as its build was recorded leaves it to the next to say.
+            told = (
+                f"`{ref}` is recorded but was overtaken",
+                f"the channel does not move to `{ref}`",
+            )
+            assert ref == there or moved or any(words in said for words in told), said
             assert fields["build_id"] in verified, said
     assert server.running == {}
     assert server.problems == []

@@ -63,21 +63,24 @@ class Inventory(_OfAccount):
         """Return the finished builds of template `name`, with the channels that name them."""
         template_id = self.cloud.template_id(name)
         builds: dict[str, list[str]] = {}
-        for tag, build_id in (self.cloud.tags(name) or {}).items():
+        known = self.cloud.tags(name) or {}
+        for tag, build_id in known.items():
             builds.setdefault(build_id, []).append(tag)
         tagged = []
         for build_id, tags in sorted(builds.items()):
             if template_id is None or not self.usable(template_id, build_id):
                 continue
             digests = [Digest.from_tag(tag) for tag in tags if _DIGEST_TAG.fullmatch(tag)]
-            channels = [t for t in tags if not _DIGEST_TAG.fullmatch(t) and not _CLAIM.fullmatch(t)]
+            others = [t for t in tags if not _DIGEST_TAG.fullmatch(t) and not _CLAIM.fullmatch(t)]
+            channels = sorted({*others} - {DEFAULT_TAG})
             tagged.append(
                 Tagged(
                     ref=Ref(f"{template_id}:{build_id}"),
                     template_id=template_id,
                     build_id=build_id,
                     digest=digests[0] if len(digests) == 1 else None,
-                    channels=tuple(sorted({*channels} - {DEFAULT_TAG})),
+                    channels=tuple(channels),
+                    published=tuple(c for c in channels if build_id in claims_on(c, known)),
                 )
             )
         return tagged

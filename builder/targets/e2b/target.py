@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from builder.plan import Drift, StateQuery, TargetState
@@ -64,32 +64,30 @@ class E2BTarget(Sandboxes, Cleaning):
             for build_id in {*same, wanted}
             if build_id and self.inventory.usable(template_id, build_id)
         )
-        drift = self._moved(name, tags, wanted, channel, history.build_ids(entry))
+        drift = self._moved(name, tags, wanted, query)
         if wanted and wanted not in usable:
             text = f"build {wanted} on {self.name} is gone or not ready"
             drift = Drift(text=text, usable=False)
         return TargetState(present=bool(same & usable), drift=drift, usable=usable)
 
     def _moved(
-        self,
-        name: str,
-        tags: Mapping[str, str],
-        wanted: str | None,
-        channel: str,
-        recorded: Collection[str],
+        self, name: str, tags: Mapping[str, str], wanted: str | None, query: StateQuery
     ) -> Drift | None:
-        entry = self.journal.read(name)
-        ours = {*recorded, entry.build_id if entry else None}
+        channel, ours = query.channel, self._ours(name, query)
         for tag in tags_of(channel):
             now = tags.get(tag)
             text = f"the tag `{tag}` on {self.name} is on build {now}"
+            # A tag that was moved by hand leaves the claim of the channel's build.
             if now and now in claims_on(channel, tags) and now not in ours:
-                return Drift(
-                    text=f"{text}, which another machine published and this registry does not know:"
-                    f" `template-builder registry rebuild {name} --target {self.name}` records it",
-                    usable=True,
-                    elsewhere=True,
+                known = now in history.build_ids(query.recorded)
+                rebuild = f"`template-builder registry rebuild {name} --target {self.name}`"
+                text += ", which another machine published and this registry "
+                text += (
+                    f"has not on channel {channel}: {rebuild} moves the channel there"
+                    if known
+                    else f"does not know: {rebuild} records it"
                 )
+                return Drift(text=text, usable=True, elsewhere=True)
             if wanted and now != wanted:
                 moved = text if now else f"the tag `{tag}` on {self.name} is gone"
                 return Drift(
@@ -98,6 +96,17 @@ class E2BTarget(Sandboxes, Cleaning):
                     usable=True,
                 )
         return None
+
+    def _ours(self, name: str, query: StateQuery) -> set[str | None]:
+        """Return the builds that no other machine has moved the channel to: the one that it has in
+        this registry, those revoked or removed here, and the one that a killed run has left."""
+        entry, journaled = query.recorded, self.journal.read(name)
+        named = entry.channels.get(query.channel)
+        usable = {build.build_id for build in entry.builds.values() if not build.is_revoked}
+        return (history.build_ids(entry) - usable) | {
+            named.build_id if named else None,
+            journaled.build_id if journaled else None,
+        }
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """Return the features that E2B lacks, except those that are errors when flattening."""
