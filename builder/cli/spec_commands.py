@@ -21,6 +21,7 @@ from builder.spec.changing import warnings_of
 from builder.spec.models import schemas
 from builder.system.events import Reporter
 from builder.system.files import atomic_write
+from builder.targets.e2b.code_service import service_doubts
 from builder.workflow import BuildRequest, Context
 
 
@@ -39,6 +40,11 @@ def validate(names: Names = None, *, project: Project) -> Result:
         text=[
             *(line for variant in variants for line in _valid(variant)),
             *(f"{place}: warning: {text}" for place, text, _ in warnings_of(variants)),
+            *(
+                f"{place}: warning: `service.command`: {text}"
+                for variant in variants
+                for place, text in service_doubts(variant)
+            ),
         ],
     )
 

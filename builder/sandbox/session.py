@@ -5,9 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Protocol, TypedDict, Unpack
 
+from builder.errors import SandboxError
 from builder.sandbox.commands import CommandResult
 from builder.sandbox.execution import Execution
 from builder.sandbox.files import SandboxFiles
+
+
+class ConnectionLostError(SandboxError):
+    """The connection to a sandbox was lost while code ran; it may have run to its end."""
+
 
 # Where E2B's code service answers in a sandbox.
 CODE_SERVICE_PORT = 49999

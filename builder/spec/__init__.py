@@ -6,6 +6,7 @@ from builder.spec.load import (
     is_stem,
     load_specs,
     load_variants,
+    place_in,
     place_of,
 )
 from builder.spec.parent import Parent, inherit
@@ -24,6 +25,7 @@ __all__ = [
     "is_stem",
     "load_specs",
     "load_variants",
+    "place_in",
     "place_of",
     "secret_in",
 ]

@@ -142,6 +142,15 @@ def place_of(folder: Path, source: str, key: Sequence[str | int]) -> str:
     return f"{source}:{line}" if line else source
 
 
+def place_in(chain: Sequence[Stage], key: Sequence[str | int]) -> str:
+    """Return the line of the last stage in `chain` that sets `key`, or else the last file."""
+    places = [
+        place_of(stage.path.parent, stage.source, key) if stage.path else stage.source
+        for stage in reversed(chain)
+    ]
+    return next((place for place in places if ":" in place), places[0])
+
+
 def problem_in(
     folder: Path, source: str, key: Sequence[str | int], message: str, hint: str | None = None
 ) -> Problem:

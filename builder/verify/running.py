@@ -5,9 +5,9 @@ from __future__ import annotations
 import contextlib
 from typing import TypeVar
 
-from builder.errors import SandboxError, SandboxGoneError, VerifyError
+from builder.errors import NetworkError, SandboxError, SandboxGoneError, VerifyError
 from builder.sandbox.execution import Execution, seconds_in_words
-from builder.sandbox.session import Sandbox
+from builder.sandbox.session import ConnectionLostError, Sandbox
 from builder.system.documents import parse_json
 
 _SHOWN_CHARACTERS = 2000
@@ -66,12 +66,18 @@ except BaseException as _error:
 
 
 def run(sandbox: Sandbox, code: str, name: str, timeout: float) -> Execution | str:
-    """Run code, or return a text that says how it failed. Raise `SandboxGoneError`."""
+    """Run code, or return a text that says how it failed.
+
+    Raise `SandboxGoneError`, and `NetworkError` if the connection is lost.
+    """
     guarded = _GUARDED.format(code=code, name=name, mark=_FRAMES)
     try:
         execution = sandbox.run(guarded, timeout=timeout)
     except SandboxGoneError:
         raise
+    except ConnectionLostError as error:
+        hint = "run the same command again: it continues where this one stopped"
+        raise NetworkError(error.message, hint=hint) from error
     except SandboxError as error:
         return error.message
     if execution.timed_out:

@@ -315,7 +315,7 @@ def test_what_cannot_be_removed_is_said(
 @pytest.mark.slow
 @pytest.mark.network
 def test_interrupt_leaves_nothing(lead: Callable[[Server], Server]) -> None:
-    """After Ctrl-C in the middle of a build nothing of it is left on E2B."""
+    """After Ctrl-C in the middle of a build nothing of it is left on E2B, and the command says so."""
     with Server(ModelledSteps(seconds=lambda _step: 0.5)) as server:
         lead(server)
         process = subprocess.Popen(
@@ -328,9 +328,13 @@ def test_interrupt_leaves_nothing(lead: Callable[[Server], Server]) -> None:
             assert process.poll() is None, process.communicate()
             time.sleep(0.05)
         process.send_signal(signal.SIGINT)
-        _, err = process.communicate()
+        out, err = process.communicate()
         assert process.returncode == 130, err
-        assert "not removed" not in err
+        assert err.endswith(
+            "error: interrupted; all that it made was removed from e2b\n\n"
+            "hint: run the same command again; it begins anew\n"
+        )
+        assert {each["state"] for each in json.loads(out)["assumptions"]} == {"not checked"}
         assert server.state.templates == {}
         assert server.running == {}
         assert server.problems == []

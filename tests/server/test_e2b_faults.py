@@ -99,8 +99,8 @@ def test_retry_after_is_obeyed(place: Place, cloud: Server) -> None:
 
 @pytest.mark.parametrize("kind", ["status", "reset after", "truncated"])
 def test_code_is_not_run_twice(place: Place, cloud: Server, kind: str) -> None:
-    """When the answer of a run of code is lost, the check fails and the code is not run again; the
-    next run verifies the very same build."""
+    """When the answer of a run of code is lost, the verification ends and the code is not run again;
+    the next run verifies the very same build."""
     ran = place.folder / "ran"
     code = f"open({str(ran)!r}, 'a').write('x')"
     place.edit("four", lambda t: f'{t}[[verify]]\nname = "w"\ncode = """{code}"""\n')
@@ -108,8 +108,8 @@ def test_code_is_not_run_twice(place: Place, cloud: Server, kind: str) -> None:
     fault = Fault("POST /execute", kind, code=500, skip=3)  # type: ignore[arg-type]
     cloud.front.faults.append(fault)
     error = place.build("four")["four"].error
-    assert isinstance(error, VerifyError)
-    assert "check `w` failed: the sandbox " in error.message
+    assert type(error) is (NetworkError if kind == "reset after" else VerifyError)
+    assert ("check `w` failed: the sandbox " in error.message) is (kind != "reset after")
     assert fault.happened == 1
     assert not ran.exists() or ran.read_text() == "x"
     assert cloud.running == {}
@@ -241,6 +241,7 @@ def test_address_of_an_upload_is_not_shown(
         lead(server)
         server.front.faults.append(Fault("PUT /upload/.*", "status", code=403, times=1000))
         said = command("build", "four", "--frozen", "--precheck", "never", cwd=place.folder)
+        assert len(server.builds("four")) == 1  # each further one would wait for its files
     assert "` failed: Client error '403 Forbidden' for url" in said.stderr
     for text in (said.stderr, said.stdout, place.log("four")):
         assert "/upload/" not in text
@@ -257,3 +258,15 @@ def test_error_without_a_reason(
     assert isinstance(error, StepError)
     assert error.message.startswith("step 2 of 6 failed on e2b: COPY requirements/uv.txt ")
     assert "  E2B says: nothing\n" in error.message
+
+
+def test_connection_that_is_lost_while_a_build_is_verified(place: Place, cloud: Server) -> None:
+    """A connection that is lost during a check is a fault of the network, and not of the build,
+    which the next run verifies."""
+    cloud.front.faults.append(Fault("POST /execute", "reset after"))
+    error = place.build("four")["four"].error
+    assert type(error) is NetworkError
+    assert ": the connection was lost while code ran; it is not run again: " in error.message
+    assert error.hint == "run the same command again: it continues where this one stopped"
+    assert place.build("four")["four"].error is None
+    assert len(cloud.builds("four")) == 1

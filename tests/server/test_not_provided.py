@@ -139,21 +139,57 @@ def test_modes_that_e2b_changes_are_named(place: Place, cloud: Server, command: 
 def test_service_that_nobody_knows_is_named(
     place: Place, cloud: Server, command: Command, command_line: str, known: bool
 ) -> None:
-    """For E2B, `plan` says that it cannot know whether a command other than that of E2B's image
-    starts a code interpreter, with the line of the command."""
+    """For E2B, `validate`, `plan`, the build and its record say that they cannot know whether a
+    command other than that of E2B's image starts a code interpreter, with its line."""
     place.edit("_base", lambda text: text.replace('["serve"]', command_line))
+    why = (
+        "it is not that of E2B's image, /root/.jupyter/start-up.sh, and verification fails unless a"
+        " code service listens on port 49999"
+    )
     shown = command("plan", "four", "--target", "e2b", "--frozen", cwd=place.folder)
     lines = [line for line in shown.stdout.splitlines() if line.startswith("not provided")]
-    assert lines == (
-        []
-        if known
-        else [
-            "not provided by e2b: a check before the build that `service.command`"
-            " (variants/_base.toml:6) starts a code service: it is not that of E2B's image,"
-            " /root/.jupyter/start-up.sh, and verification fails unless a code service listens on"
-            " port 49999"
-        ]
+    expected = (
+        "not provided by e2b: a check before the build of `service.command`"
+        f" (variants/_base.toml:6): {why}"
     )
+    assert lines == ([] if known else [expected])
+    valid = command("validate", "four", cwd=place.folder).stdout
+    warning = f"variants/_base.toml:6: warning: `service.command`: {why}\n"
+    assert (warning in valid) is not known
+    assert place.build("four")["four"].error is None
+    assert (expected in place.warnings()) is not known
+    assert (expected in place.recorded("four").get("warnings", [])) is not known
+
+
+@pytest.mark.parametrize(
+    ("command_line", "ready", "named"),
+    [
+        ('["streamlit", "run", "/a.py", "--server.port", "8501"]', "ready-port = 9999", "8501"),
+        ('["uvicorn", "a:app", "--port=8000"]', 'ready-url = "http://localhost/up"', "8000"),
+        ('["gunicorn", "--bind", "0.0.0.0:8000", "a"]', "ready-port = 8001", "8000"),
+        ('["streamlit", "run", "/a.py", "--server.port", "8501"]', "ready-port = 8501", None),
+        ('["report", "--title", "8000", "--port", "{PORT}"]', "ready-port = 8001", None),
+        ('["serve", "--port", "8000"]', 'ready-command = ["curl", "localhost:9"]', None),
+    ],
+)
+def test_port_that_the_command_does_not_name(
+    project: Path, command: Command, command_line: str, ready: str, named: str | None
+) -> None:
+    """`validate` warns, with both lines, of a ready address whose port is not among those that the
+    command names."""
+    service = f"[service]\ncommand = {command_line}\n{ready}\n"
+    base = project / "variants" / "_base.toml"
+    base.write_text(base.read_text() + service)
+    done = command("validate", "light", cwd=project)
+    assert done.returncode == 0, done.stderr
+    key, line = ready.partition(" ")[0], len(base.read_text().splitlines())
+    port = {"ready-url": "80"}.get(key, ready.rpartition(" ")[2])
+    warning = (
+        f"variants/_base.toml:{line - 1}: warning: `service.command`: it names port {named}, but"
+        f" `service.{key}` (variants/_base.toml:{line}) waits for port {port}\n"
+    )
+    assert (warning in done.stdout) is (named is not None), done.stdout
+    assert ("warning" in done.stdout) is (named is not None)
 
 
 @pytest.mark.slow

@@ -103,16 +103,30 @@ def try_out(
     try:
         project = Throwaway(root=scratch.path, targets={settings.name: settings})
         trial = Trial(project, settings, report=report, base=base)
-        live, ended = _Live(trial, report), None
+        live = _Live(trial, report)
+        ended: TemplateError | None = None
+        interrupted = False
         try:
             live.run()
+        except InterruptedRunError:
+            interrupted = True
         except TemplateError as error:
-            if isinstance(error, InterruptedRunError) or not live.results:
+            if not live.results:
                 raise
             ended = error
+        except BaseException as error:
+            if isinstance(error, Exception):
+                raise
+            interrupted = True  # by a signal
         finally:
             with processes.interruptible():  # its calls must work after an interrupt too
                 trial.clean_up()
+        if interrupted:
+            rest = "some of it was not removed" if trial.left else "all that it made was removed"
+            ended = InterruptedRunError(
+                f"interrupted; {rest} from {settings.name}",
+                hint="run the same command again; it begins anew",
+            )
         return live.results.in_order(), trial.left, ended
     finally:
         scratch.remove()

@@ -7,11 +7,10 @@ from collections.abc import Iterator
 
 from builder.errors import BuildError, StepError
 from builder.flatten import Step
-from builder.spec import Stage
+from builder.spec import Stage, place_in
 from builder.spec.variant import stage_name
 from builder.targets.e2b.build_log import BuildLog
 from builder.targets.e2b.cloud import BuildState
-from builder.targets.e2b.program import place_in
 from builder.targets.protocol import BuildInput
 
 SHOWN_CHARACTERS = 300

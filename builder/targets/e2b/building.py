@@ -21,7 +21,7 @@ from builder.targets.e2b.blame import (
 )
 from builder.targets.e2b.build_log import BuildLog
 from builder.targets.e2b.cloud import BuildState, Cloud
-from builder.targets.e2b.code_service import runs_no_code
+from builder.targets.e2b.code_service import service_notes
 from builder.targets.e2b.program import not_provided
 from builder.targets.e2b.starting import ATTEMPTS, POLL_SECONDS, CloudBuild, Starter
 from builder.targets.journal import Journal
@@ -51,7 +51,7 @@ class Building:
         self._name, self._steps = variant.name, len(program.steps)
         self._unsupported = tuple(
             f"not provided by {self.target}: {line}"
-            for line in (*runs_no_code(variant), *not_provided(variant))
+            for line in (*service_notes(variant), *not_provided(variant))
         )
         self._starter = Starter(
             order=self.order, cloud=self.cloud, journal=self.journal, log=self.log, say=self._say

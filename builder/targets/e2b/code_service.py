@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
+from urllib.parse import urlsplit
+
 from builder.sandbox.session import CODE_SERVICE_PORT
-from builder.spec import Variant
-from builder.targets.e2b.program import place_in
+from builder.spec import Variant, place_in
 
 # Starts the code service in E2B's image.
 _START_UP = "/.jupyter/start-up.sh"
+_PORTS = {"http": 80, "https": 443}
+_PORT = re.compile(r"(?:^| )-[\w.-]*(?:port|bind|address|listen)[= ](?:\S*:)?(\d{2,5})(?= |$)")
 
 
 def cannot_be_checked(variant: Variant) -> str | None:
@@ -58,7 +63,49 @@ def _is_started(variant: Variant) -> bool:
     return any(word.endswith(_START_UP) for word in variant.command)
 
 
-def runs_no_code(variant: Variant) -> tuple[str, ...]:
+def service_notes(variant: Variant) -> tuple[str, ...]:
+    """Return a line for what E2B cannot do, or not be sure of, with the template's service."""
+    lines = (
+        f"a check before the build of `service.command` ({place}): {text}"
+        for place, text in service_doubts(variant)
+    )
+    return (*_runs_no_code(variant), *lines)
+
+
+def service_doubts(variant: Variant) -> list[tuple[str, str]]:
+    """Return why a build may wait for the service in vain, each with the place of its command."""
+    if not variant.command or _is_started(variant):
+        return []
+    doubts, (ready, named) = [], (_ready_port(variant), _named_ports(variant.command))
+    if variant.runs_code:
+        doubts.append(
+            f"it is not that of E2B's image, /root{_START_UP}, and verification fails unless a code"
+            f" service listens on port {CODE_SERVICE_PORT}"
+        )
+    if ready and named and ready not in named:
+        place = place_in(variant.stages, ("service", variant.ready_key))
+        doubts.append(
+            f"it names port {', '.join(map(str, sorted(named)))}, but `service.{variant.ready_key}`"
+            f" ({place}) waits for port {ready}"
+        )
+    place = place_in(variant.stages, ("service", "command"))
+    return [(place, text) for text in doubts]
+
+
+def _ready_port(variant: Variant) -> int | None:
+    """Return the port where the service is ready, None if a program tells when it is."""
+    if variant.ready_command:
+        return None
+    url = urlsplit(variant.ready_url or "")
+    return variant.ready_port or url.port or _PORTS.get(url.scheme)
+
+
+def _named_ports(command: Sequence[str]) -> set[int]:
+    """Return the ports in options such as `--port 80`, `--server.port=80` and `--bind host:80`."""
+    return {int(port) for port in _PORT.findall(" ".join(command))}
+
+
+def _runs_no_code(variant: Variant) -> tuple[str, ...]:
     """Return a line if nothing runs code in the template's sandboxes."""
     if variant.runs_code:
         return ()
@@ -66,17 +113,3 @@ def runs_no_code(variant: Variant) -> tuple[str, ...]:
     return (
         f"running code in its sandboxes, since {_no_code(variant)}: applications can {instead}",
     )
-
-
-def unknown_service(variant: Variant) -> tuple[str, ...]:
-    """Return a line if the service does not start as in E2B's image: only a build can tell then
-    whether it runs code."""
-    if not variant.runs_code or _is_started(variant):
-        return ()
-    place = place_in(variant.stages, ("service", "command"))
-    line = (
-        f"a check before the build that `service.command` ({place}) starts a code service: it is"
-        f" not that of E2B's image, /root{_START_UP}, and verification fails unless a code service"
-        f" listens on port {CODE_SERVICE_PORT}"
-    )
-    return (line,)

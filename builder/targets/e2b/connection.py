@@ -14,7 +14,7 @@ import httpx
 
 from builder.errors import SandboxError, SandboxGoneError
 from builder.sandbox.execution import Output
-from builder.sandbox.session import CODE_SERVICE_PORT
+from builder.sandbox.session import CODE_SERVICE_PORT, ConnectionLostError
 from builder.targets.e2b import stream
 from builder.targets.e2b.certificates import certificates
 
@@ -142,6 +142,7 @@ class Connection:
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise self.error(f"cannot read its response: {error}") from error
 
-    def _lost(self, error: Exception) -> SandboxError:
+    def _lost(self, error: Exception) -> ConnectionLostError:
         reason = str(error) or type(error).__name__
-        return self.error(f"the connection was lost while code ran; it is not run again: {reason}")
+        lost = f"the connection was lost while code ran; it is not run again: {reason}"
+        return ConnectionLostError(self.worded(lost))

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import e2b
 
 from builder.flatten import Step
-from builder.spec import Stage, Variant, place_of
+from builder.spec import Stage, Variant, place_in
 from builder.spec.variant import DEFAULT_WORKDIR, FileEntry
 from builder.targets.e2b.service import SPOILING
 from builder.targets.protocol import BuildInput
@@ -145,15 +145,6 @@ def _numbered_files(stage: Stage) -> Iterator[tuple[int, FileEntry]]:
             yield from ((number, file) for file in folders[number].files)
         else:
             yield number, next(singles)
-
-
-def place_in(chain: Sequence[Stage], key: Sequence[str | int]) -> str:
-    """Return the line of the last stage in `chain` that sets `key`, or else the last file."""
-    places = [
-        place_of(stage.path.parent, stage.source, key) if stage.path else stage.source
-        for stage in reversed(chain)
-    ]
-    return next((place for place in places if ":" in place), places[0])
 
 
 def _add(builder: Any, step: Step) -> None:

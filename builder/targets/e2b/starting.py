@@ -21,6 +21,7 @@ from builder.targets.protocol import BuildInput
 POLL_SECONDS = 0.2
 # Starting a build takes several calls, each of which may meet a fault.
 ATTEMPTS = 8
+_UPLOADS = 5
 # How long a new build of another machine may take to begin, while its files are uploaded.
 _BEGIN_SECONDS = 10.0
 
@@ -38,6 +39,10 @@ class CloudBuild:
 
 class _ReplacedError(BuildError):
     """A build was replaced by another one before it started."""
+
+
+class _UploadError(NetworkError):
+    """A file could not be uploaded, however often it was tried."""
 
 
 @dataclass(kw_only=True)
@@ -86,6 +91,8 @@ class Starter:
             )
             try:
                 return self._start_once()
+            except _UploadError as error:  # a further build would wait for the same files
+                raise NetworkError(error.message, hint=error.hint) from error
             except (BuildError, NetworkError) as error:
                 # It may have started anyway: perhaps only the response was lost.
                 if build := self._own():
@@ -128,9 +135,7 @@ class Starter:
         self._keep_ids(template_id, build_id)
         for step in template["steps"]:
             if step["type"] == "COPY":
-                source, digest = step["args"][0], step["filesHash"]
-                if self.cloud.upload(template_id, order.folder, source, digest):
-                    self.log.line(f"uploaded `{source}`")
+                self._upload(template_id, step["args"][0], step["filesHash"])
         # Even a start that E2B refuses would cancel the build that has replaced this one.
         if self._own_is_replaced():
             raise _ReplacedError(f"the build of `{name}` was replaced before it started")
@@ -138,6 +143,21 @@ class Starter:
         self.say(f"build {build_id} started")
         state = BuildState(status="building")
         return CloudBuild(template_id=template_id, build_id=build_id, state=state, new=True)
+
+    def _upload(self, template_id: str, source: str, digest: str) -> None:
+        """Upload the files of a COPY to the same build, each time by a new link."""
+        for attempt in range(1, _UPLOADS + 1):
+            try:
+                new = self.cloud.upload(template_id, self.order.folder, source, digest)
+            except NetworkError as error:
+                if attempt == _UPLOADS:
+                    raise _UploadError(error.message, hint=error.hint) from error
+                self.log.line(f"{error.message}; trying again")
+                pause(0.5 * attempt)
+            else:
+                if new:
+                    self.log.line(f"uploaded `{source}`")
+                return
 
     def _tagged(self) -> str | None:
         """Return the ID of the digest's newest build. E2B reads tags from its database, and the

@@ -13,7 +13,7 @@ from builder.system.logs import Log
 from builder.targets.e2b.account import Account
 from builder.targets.e2b.building import Building
 from builder.targets.e2b.cloud import Cloud
-from builder.targets.e2b.code_service import cannot_be_checked, runs_no_code, unknown_service
+from builder.targets.e2b.code_service import cannot_be_checked, service_notes
 from builder.targets.e2b.inventory import Cleaning, Inventory, claims_on, tags_of
 from builder.targets.e2b.program import needs_no_network, not_provided
 from builder.targets.e2b.promotion import promote
@@ -110,7 +110,7 @@ class E2BTarget(Sandboxes, Cleaning):
 
     def unsupported(self, variant: Variant) -> tuple[str, ...]:
         """Return the features that E2B lacks, except those that are errors when flattening."""
-        return (*runs_no_code(variant), *not_provided(variant), *unknown_service(variant))
+        return (*service_notes(variant), *not_provided(variant))
 
     def blocked(self, variant: Variant) -> str | None:
         """Return why the variant cannot be built: what it is from is gone, or it cannot be checked.
