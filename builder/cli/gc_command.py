@@ -109,7 +109,7 @@ def _show(
     count = counted(len(unused), "item")
     output.text(
         [
-            f"{count} {on} can be removed, up to {size(size_bytes)}"
+            f"{count} {on} can be removed{f', up to {size(size_bytes)}' if size_bytes else ''}"
             if unused
             else f"nothing to remove {on}"
         ]

@@ -53,7 +53,9 @@ _MAX_PATH = 4095
 
 def _one_line(value: str) -> str:
     if (character := _control_in(value)) is not None:
-        raise ValueError(f"must be one line of text, but contains {character!r}")
+        raise ValueError(
+            f"must be one line of text without control characters, but contains {character!r}"
+        )
     return value
 
 

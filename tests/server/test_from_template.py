@@ -10,11 +10,11 @@ from builder.plan import PlannedVariant
 from builder.record import Content
 from builder.workflow import BuildRequest, Outcome
 from builder.workflow.carry_out import build_all
-from tests.support.clouds import Place
+from tests.support.clouds import START_UP, Place
 from tests.support.e2b_server import Server
 
 pytestmark = pytest.mark.network
-SERVICE = '[service]\ncommand = ["serve"]\nready-url = "http://localhost:49999/health"\n'
+SERVICE = f'[service]\ncommand = {START_UP}\nready-url = "http://localhost:49999/health"\n'
 CHILD = (
     'schema = 1\nname = "child"\nfrom-template = "four"\n[python]\npackages = ["idna"]\n'
     f"{SERVICE}"

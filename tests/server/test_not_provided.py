@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.conftest import Command
-from tests.support.clouds import Place
+from tests.support.clouds import START_UP, Place
 from tests.support.e2b_server import Server
 
 pytestmark = pytest.mark.network
@@ -133,7 +133,7 @@ def test_modes_that_e2b_changes_are_named(place: Place, cloud: Server, command: 
     [
         ('["sleep", "infinity"]', False),
         ('["streamlit", "run", "app.py", "--server.port", "49999"]', False),
-        ('["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]', True),
+        (START_UP, True),
     ],
 )
 def test_service_that_nobody_knows_is_named(
@@ -141,7 +141,7 @@ def test_service_that_nobody_knows_is_named(
 ) -> None:
     """For E2B, `validate`, `plan`, the build and its record say that they cannot know whether a
     command other than that of E2B's image starts a code interpreter, with its line."""
-    place.edit("_base", lambda text: text.replace('["serve"]', command_line))
+    place.edit("_base", lambda text: text.replace(START_UP, command_line))
     why = (
         "it is not that of E2B's image, /root/.jupyter/start-up.sh, and verification fails unless a"
         " code service listens on port 49999"

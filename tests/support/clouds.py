@@ -23,11 +23,13 @@ from builder.workflow.carry_out import carry_out
 from tests.support.e2b_server import Server
 from tests.support.e2b_server.state import State
 
+# As in E2B's image.
+START_UP = '["sudo", "--preserve-env=E2B_LOCAL", "/root/.jupyter/start-up.sh"]'
 # Packages that the tests' interpreter also has, since it runs the server's sandboxes.
 FILES = {
     "_base": (
         'schema = 1\n[base]\nimage = "localhost:1/python:3.13"\npython = ">=3.11"\n'
-        '[service]\ncommand = ["serve"]\nready-url = "http://localhost:49999/health"\n'
+        f'[service]\ncommand = {START_UP}\nready-url = "http://localhost:49999/health"\n'
     ),
     "_shared": 'schema = 1\nextends = "_base"\n[python]\npackages = ["packaging"]\n',
     "one": (

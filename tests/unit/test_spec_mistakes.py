@@ -31,11 +31,11 @@ KEYS = sorted(field.alias or name for name, field in VariantFile.model_fields.it
         ("schema = 1\n[env]\nA = 'a\\nb'", None),
         (
             'schema = 1\n[env]\nA = "a\\nb"',
-            "3:1: `env.A`: must be one line of text, but contains '\\n'",
+            "3:1: `env.A`: must be one line of text without control characters, but contains '\\n'",
         ),
         (
             'schema = 1\n[env]\nA = "a\\u2028b"',
-            "3:1: `env.A`: must be one line of text, but contains '\\u2028'",
+            "3:1: `env.A`: must be one line of text without control characters, but contains '\\u2028'",
         ),
         (
             "schema = 1\n[env]\nAPI_TOKEN = 'x'",

@@ -92,10 +92,13 @@ def instruction(order: BuildInput, step: str | None) -> tuple[int | None, str]:
         return 0, f"FROM template {base}" if base else f"FROM {program.base_image}"
     if step is None or not step.isdecimal() or not 1 <= int(step) <= len(program.steps):
         return None, f"start command: {program.start_command or 'none'}"
-    first, last = program.steps[int(step) - 1].lines
+    named = program.steps[int(step) - 1]
+    first, last = named.lines
     lines = order.rendered.content("Dockerfile").decode().splitlines()[first - 1 : last]
     joined = " ".join(line.removesuffix("\\") for line in lines if line[:1] != "#")
     text = " ".join(joined.split())
+    if text.startswith("FROM "):  # what a stage begins or ends as, which E2B gets as a step
+        text = " ".join((named.kind, *named.args))
     shortened = f"{text[:_SHOWN_OF_INSTRUCTION]} …"
     return int(step), text if len(text) <= _SHOWN_OF_INSTRUCTION else shortened
 
