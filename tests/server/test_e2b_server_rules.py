@@ -10,15 +10,13 @@ TestTemplateBuildFuseConfiguration (and a device). Those whose steps have to run
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
 
 import httpx
 import pytest
 
 from tests.support.asking import Ask, asking, built, requested
-from tests.support.e2b_server import ModelledSteps, Server
+from tests.support.e2b_server import Server
 from tests.support.e2b_server.state import Team
-from tests.support.e2b_server.steps import StepError
 
 OTHER = "e2b_" + "2" * 40
 
@@ -211,98 +209,6 @@ def test_build_with_tags(
     for one in given:
         assert build_of_sandbox(server, ask, f"x:{one}") == made["buildID"]
     assert ask("POST", "/sandboxes", {"templateID": "x", "timeout": 60}).status_code == 404
-
-
-def test_layers_of_the_second_build_come_from_the_cache(ask: Ask) -> None:
-    """A step that was carried out before, on the same steps, is not carried out again."""
-    start = {
-        "fromImage": "ubuntu:22.04",
-        "steps": [{"type": "ENV", "args": ["ENV_VAR", "Hello, World!"]}, {"type": "run"}],
-    }
-    heads = ["[base] FROM ubuntu:22.04 [", "[base] DEFAULT USER user [",
-             "[builder 1/2] ENV ENV_VAR Hello, World! [", "[builder 2/2] RUN  ["]  # fmt: skip
-    for prefix in ("", "CACHED "):
-        lines = built(ask, "x", start=start)["lines"]
-        found = [line for line in lines if "[base]" in line or "/2] " in line]
-        found = [line for line in found if "stdout" not in line]
-        assert len(found) == len(heads)
-        for line, head in zip(found, heads, strict=True):
-            assert line.startswith(prefix + head)
-
-
-def test_lines_of_the_start(ask: Ask) -> None:
-    """The log names the commands that a template starts with, also those that it inherits."""
-    commands = {"startCmd": "serve", "readyCmd": "curl localhost"}
-    for name, source, expected in (
-        ("plain", {"fromImage": "ubuntu:24.04"}, []),
-        ("base", {"fromImage": "ubuntu:24.04", **commands}, ["serve", "curl localhost"]),
-        ("derived", {"fromTemplate": "base"}, ["serve", "curl localhost"]),
-        ("own", {"fromTemplate": "base", "startCmd": "exit 0"}, ["exit 0", "sleep 20"]),
-    ):
-        lines = built(ask, name, start={"steps": [], "force": True, **source})["lines"]
-        told = [line.partition(": ") for line in lines if ": " in line]
-        assert [text for head, _, text in told if head.startswith(("Running", "Wait"))] == expected
-        assert ("Template is ready" in lines) == bool(expected)
-        if "fromTemplate" in source:
-            assert any(line.startswith("CACHED [base] FROM TEMPLATE base [") for line in lines)
-
-
-@pytest.mark.parametrize(
-    ("source", "reason"),
-    [
-        ({"fromTemplate": "missing"}, ("base", "template 'missing' not found")),
-        (
-            {"fromTemplate": "x:v9"},
-            ("base", "tag 'v9' does not exist for template 'team/x'"),
-        ),
-        (
-            {"fromTemplate": "a.b"},
-            ("base", "invalid template reference: invalid template ID: a.b"),
-        ),
-        (
-            {"fromImage": "a", "steps": [{"type": "EXPOSE"}]},
-            ("1", "failed to get command for step EXPOSE: command type EXPOSE is not implemented"),
-        ),
-        (
-            {"fromImage": "a", "steps": [{"type": "COPY", "args": ["a", "b"]}]},
-            ("1", "COPY requires files hash to be set"),
-        ),
-    ],
-)
-def test_build_that_fails(ask: Ask, source: dict[str, Any], reason: tuple[str, str]) -> None:
-    """What a build cannot be made from is found when it is carried out, and named in its status."""
-    built(ask, "x")
-    status = built(ask, "y", start={"steps": [], **source})["status"]
-    assert status["status"] == "error"
-    assert (status["reason"]["step"], status["reason"]["message"]) == reason
-
-
-def test_base_that_cannot_be_provisioned() -> None:
-    """A base image of a distribution that E2B cannot provision fails as `base`, and says which."""
-    why = "unsupported base image distribution: ID='ol' is not supported"
-
-    class Unsupported(ModelledSteps):
-        def base(self, image: str) -> Any:
-            raise StepError(why)
-
-    with Server(Unsupported()) as server:
-        reason = built(asking(server), "x")["status"]["reason"]
-        assert (reason["step"], reason["message"]) == ("base", why)
-
-
-def test_source_is_one(ask: Ask) -> None:
-    """A build has an image or a template to start from, and not both."""
-    for source, rule in (
-        ({}, "must specify either fromImage or fromTemplate"),
-        ({"fromImage": "a", "fromTemplate": "b"}, "cannot specify both fromImage and fromTemplate"),
-    ):
-        made = requested(ask, "x")
-        path = f"/v2/templates/{made['templateID']}/builds/{made['buildID']}"
-        answer = ask("POST", path, {"steps": [], **source})
-        assert (answer.status_code, answer.json()["message"]) == (
-            500,
-            f"Error when starting template build: failed to set template source: {rule}",
-        )
 
 
 def test_waiting_builds_count(server: Server, ask: Ask) -> None:

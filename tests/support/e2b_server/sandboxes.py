@@ -185,16 +185,16 @@ class ContainerService:
     def __init__(self, build: Build) -> None:
         from tests.support import engine
 
-        image, env, user, workdir = build.machine
-        start, self._ready_command, _ = build.start or ("sleep infinity", "true", None)
+        image, *_ = build.machine
+        start, self._ready_command, layer = build.start or ("sleep infinity", "true", None)
+        _, env, user, workdir = layer or build.machine
         self._container = engine.client().containers.run(
             image,
             ["/bin/bash", "-l", "-c", start],
             entrypoint=[],
             user=user,
-            working_dir=workdir,
-            # The container has no envd that the service could ask for the sandbox's variables.
-            environment=env | {"E2B_LOCAL": "true"},
+            working_dir=workdir or engine.home_of(user),
+            environment=env | engine.WITHOUT_ENVD,
             detach=True,
             labels={engine.LABEL: ""},
         )

@@ -71,6 +71,8 @@ class Build:
     # The start and ready command and the layer that they run in: its own, or those of the template
     # that it is built from.
     start: tuple[str, str, Any] | None = None
+    # The build that `fromTemplate` means.
+    source: Build | None = None
     # Status, message and step, as cached for the status call.
     cached: tuple[str, str, str | None] | None = None
 

@@ -116,17 +116,22 @@ class TemplateCalls:
                 team, request.path_params["name"], request.path_params["build"]
             )
             build.request = fields
-            sources = sum(
-                fields.get(source) is not None for source in ("fromImage", "fromTemplate")
-            )
+            reference = fields.get("fromTemplate")
+            sources = (fields.get("fromImage") is not None) + bool(reference)
             if sources != 1:
                 rule = "cannot specify both" if sources else "must specify either"
                 named = "fromImage and fromTemplate" if sources else "fromImage or fromTemplate"
                 why = f"failed to set template source: {rule} {named}"
                 build.become("error", f"error when building env: {why}")
                 raise ApiError(500, f"Error when starting template build: {why}")
-            build.become("building")
             build.times_started += 1
+            if reference:
+                try:
+                    build.source = self.server.state.resolve(team, reference)[1]
+                except ApiError as error:
+                    build.become("error", error.message.replace("Invalid", "invalid"), "base")
+                    return Response(status_code=202)
+            build.become("building")
             thread = threading.Thread(target=self._builder.carry_out, args=(build,))
             self.threads.append(thread)
             thread.start()
