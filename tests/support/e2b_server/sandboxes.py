@@ -12,7 +12,6 @@ import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -295,7 +294,7 @@ class Running:
     ends: float
     ready_at: float
     zygote: Zygote
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    token: str | None  # of envd; without one, envd is open to everybody
     service: Service | None = None
     machine: Machine = field(default_factory=Machine)
     closed: bool = False

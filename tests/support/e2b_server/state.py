@@ -73,8 +73,9 @@ class Build:
     start: tuple[str, str, Any] | None = None
     # The build that `fromTemplate` means.
     source: Build | None = None
-    # Status, message and step, as cached for the status call.
+    # Status, message and step, as cached for the status call, and since when.
     cached: tuple[str, str, str | None] | None = None
+    cached_at: float = 0.0  # of the monotonic clock
 
     def become(self, status: str, message: str = "", step: str | None = None) -> None:
         """Change the status in the database, and have the cache forget it."""
@@ -140,6 +141,7 @@ class State:
         self.lock = threading.RLock()
         self.teams = {team.key: team for team in teams}
         self.templates: dict[str, Template] = {}
+        self.deleted: dict[str, Template] = {}
         self.files: dict[tuple[str, str], bytes] = {}
         self.layers: dict[tuple[str, str], Any] = {}
         self.executed: list[tuple[str, str]] = []
@@ -225,7 +227,7 @@ class State:
             raise ApiError(429, TOO_MANY.format(team.builds_at_a_time))
         cpu, memory = checked_size(team, body)
         alias = identifier.rpartition("/")[2]
-        if alias in self.templates:
+        if alias in self.templates or alias in self.deleted:
             raise ApiError(409, f"Alias '{alias}' is already used")
         if template is None:
             template = Template(id=new_id(), name=alias, team=team)
@@ -248,6 +250,9 @@ class State:
 
     def start_build(self, team: Team, template_id: str, build_id: str) -> Build:
         """Check a build to be started and cancel others, as `POST /v2/templates/{id}/builds/{id}`."""
+        if not is_uuid(build_id):
+            raise ApiError(400, f"Invalid build ID: {build_id}")
+        build_id = str(uuid.UUID(build_id))
         template = self.templates.get(template_id)
         build = template.build(build_id) if template else None
         if template is None or build is None:
