@@ -342,3 +342,28 @@ def test_account_that_is_not_there(server: Server) -> None:
         "1",
         "failed to run command 'whoami': command failed: unauthenticated: invalid username: 'root123'",
     )
+
+
+@pytest.mark.slow
+def test_sandboxes_have_the_files_of_the_build_that_a_tag_was_given_to_last() -> None:
+    """A sandbox has the files that the newest build of its tag left."""
+    start = {"fromImage": engine.base_image(), "force": True}
+    write = "echo -n 'version-{}' > /home/user/version.txt"
+    with Server(DockerSteps(network="none")) as server:
+        ask = asking(server)
+        made = [built(ask, "x", start=start | {"steps": [run(write.format(n))]}) for n in (1, 2)]
+        for one in made:
+            target = f"{one['templateID']}:{one['buildID']}"
+            answer = ask("POST", "/templates/tags", {"target": target, "tags": ["stable"]})
+            assert answer.status_code == 201, answer.text
+        for tag in ("default", "stable"):
+            opened = ask("POST", "/sandboxes", {"templateID": f"x:{tag}", "timeout": 60}).json()
+            assert server.running[opened["sandboxID"]].build.id == made[1]["buildID"]
+            for name, found in (("version.txt", (200, "version-2")), ("absent", (404, None))):
+                file = httpx.get(
+                    f"{server.url}/files",
+                    params={"path": f"/home/user/{name}", "username": "user"},
+                    headers={"E2b-Sandbox-Id": opened["sandboxID"], "E2b-Sandbox-Port": "49983"},
+                )
+                assert (file.status_code, found[1] and file.text) == found
+        assert server.problems == []

@@ -99,7 +99,8 @@ class SandboxCalls:
                 token=uuid.uuid4().hex if secure else None,
             )
             if isinstance(self.server.steps, DockerSteps):
-                sandbox.service = ContainerService(build)
+                sandbox.service = service = ContainerService(build)
+                sandbox.machine.file_of_image = service.file
             self.server.running[sandbox.id] = sandbox
             self.server.created += 1
             if key:

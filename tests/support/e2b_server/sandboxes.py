@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import io
 import json
 import socket
+import tarfile
 import tempfile
 import threading
 import time
@@ -234,6 +236,19 @@ class ContainerService:
             ["/bin/bash", "-l", "-c", text], user="user", workdir="/home/user", demux=True
         )
         return finished.exit_code, finished.output
+
+    def file(self, path: str) -> bytes | None:
+        """Return the content of a file, if it is there."""
+        import docker
+
+        try:
+            archive, _ = self._container.get_archive(path)
+        except docker.errors.NotFound:
+            return None
+        with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as tar:
+            member = tar.next()
+            opened = tar.extractfile(member) if member and member.isfile() else None
+            return opened.read() if opened else None
 
     @property
     def _address(self) -> str:
