@@ -42,6 +42,7 @@ class Team:
     cpu_maximum: int = 8
     memory_maximum_mb: int = 8192
     sandbox_hours: int = 1
+    banned: bool = False
 
     @property
     def id(self) -> str:
@@ -99,6 +100,8 @@ class Template:
     name: str
     team: Team
     public: bool = False
+    # Whether everybody knows it by its bare name, as `base`, which has no namespace.
+    promoted: bool = False
     created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     spawned: list[dt.datetime] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
@@ -118,7 +121,7 @@ class Template:
 
     @property
     def full_name(self) -> str:
-        return f"{self.team.slug}/{self.name}"
+        return self.name if self.promoted else f"{self.team.slug}/{self.name}"
 
     def build(self, build_id: str) -> Build | None:
         """Return the build, if it still has a tag."""
@@ -168,14 +171,18 @@ class State:
             raise ApiError(401, f"{refused}\nInvalid API key format")
         if key not in self.teams:
             raise ApiError(401, f"{refused}\nCannot get the team for the given API key")
+        if self.teams[key].banned:
+            raise ApiError(403, "team is banned")
         return self.teams[key]
 
     def look_up(self, team: Team, identifier: str) -> Template:
-        """Return a template by `namespace/alias`, an alias of the team, or the ID of any team's."""
+        """Return a template by `namespace/alias`, an alias of the team or without a namespace, or
+        the ID of any team's."""
         namespace, slash, alias = identifier.rpartition("/")
-        for template in self.templates.values():
-            if (template.team.slug, template.name) == (namespace or team.slug, alias):
-                return template
+        for name in (f"{namespace or team.slug}/{alias}", *([] if slash else [alias])):
+            for template in self.templates.values():
+                if template.full_name == name:
+                    return template
         if not slash and alias in self.templates:
             return self.templates[alias]
         raise ApiError(404, f"template '{identifier}' not found")
