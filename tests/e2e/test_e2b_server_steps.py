@@ -276,6 +276,27 @@ def test_ready_command_is_asked_until_it_succeeds(server: Server) -> None:
     assert "Template is not ready: exit status 1" in made["lines"]
 
 
+@pytest.mark.parametrize(
+    ("step", "message"),
+    [
+        (run("echo said; echo wrong >&2; exit 7"), "failed to run command '{}': exit status 7"),
+        (workdir("/proc/absent"), "failed to create workdir: exit status 1"),
+        ({"type": "USER", "args": ["-"]}, "failed to create user: exit status "),
+    ],
+)
+def test_step_that_fails(server: Server, step: dict[str, Any], message: str) -> None:
+    """A step that fails is told by the exit status of its command, whose output is in the log."""
+    made = built(asking(server), "x", start=IMAGE | {"steps": [step]})
+    reason = made["status"]["reason"]
+    assert reason["step"] == "1"
+    assert reason["message"].startswith(message.format(step["args"][0]))
+    if step["type"] == "RUN":
+        assert made["lines"][-3:-1] == [
+            "[builder 1/1] [stdout]: said",
+            "[builder 1/1] [stderr]: wrong",
+        ]
+
+
 def test_folder_that_is_relative(server: Server) -> None:
     """A relative folder is below the one before it, or below / if there is none."""
     steps = [

@@ -183,6 +183,14 @@ def home_of(user: str) -> str:
     return "/root" if user == "root" else f"/home/{user}"
 
 
+class CommandError(AssertionError):
+    """A command failed."""
+
+    def __init__(self, command: str, code: int, out: str, err: str) -> None:
+        super().__init__(f"{command}\n{out}{err}")
+        self.code, self.outputs = code, {"stdout": out, "stderr": err}
+
+
 class Machine:
     """A container in which steps run as on E2B."""
 
@@ -208,7 +216,8 @@ class Machine:
     ) -> str:
         """Run a command in a login shell with only `env`; return its standard output."""
         code, out, err = self.command(command, user=user, workdir=workdir, env=env)
-        assert code == 0, f"{command}\n{out}{err}"
+        if code:
+            raise CommandError(command, code, out, err)
         return out
 
     def command(

@@ -24,6 +24,13 @@ from tests.support.e2b_server.starting import (
 )
 from tests.support.e2b_server.state import Build
 
+# What E2B says before the end of the command that carries out a step.
+_FAILED = {
+    "COPY": "failed to move files in sandbox: ",
+    "USER": "failed to create user: ",
+    "WORKDIR": "failed to create workdir: ",
+}
+
 
 class Steps(Protocol):
     """Carries out the steps of builds. A layer is whatever the next step starts from."""
@@ -116,8 +123,11 @@ class DockerSteps:
             with unpacked(files) as context:
                 try:
                     machine.carry_out(program, context)
-                except AssertionError as error:
-                    raise StepError(f"exit status 1: {error}") from error
+                except engine.CommandError as error:
+                    for name, output in error.outputs.items():
+                        for line in filter(None, map(str.strip, output.split("\n"))):
+                            tell(f"[{name}]: {line}")
+                    raise StepError(f"{_FAILED.get(kind, '')}exit status {error.code}") from error
             for text in machine.log:
                 for line in text.splitlines():
                     tell(f"[stdout]: {line}")
