@@ -132,7 +132,7 @@ class Start:
             raise _StartError(f"start command failed: error running start command: {why}")
 
 
-class LateServiceError(Exception):
+class LateServiceError(StepError):
     """The code service gave up on its first kernel, which says nothing about the template: other
     tests take their share of the machine."""
 
@@ -168,7 +168,7 @@ class ContainerCommands:
         for name, output in zip(("stdout", "stderr"), outputs, strict=True):
             self._tell_lines(kind, name, output.split("\n"), "debug")
         if code and late:
-            raise LateServiceError
+            raise LateServiceError("ready command failed: no service")
         return f"exit status {code}" if code else ""
 
     def _tell_start(self, *, whole: bool) -> bool:

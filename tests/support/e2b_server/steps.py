@@ -31,6 +31,8 @@ _FAILED = {
     "WORKDIR": "failed to create workdir: ",
 }
 
+_STARTS = 3
+
 
 class Steps(Protocol):
     """Carries out the steps of builds. A layer is whatever the next step starts from."""
@@ -157,14 +159,16 @@ class DockerSteps:
         from tests.support import engine
 
         command, ready, layer = start
-        while True:
+        for left in reversed(range(_STARTS)):
             with engine.running(image, network="bridge") as container:
                 commands = ContainerCommands(container, layer, tell)
                 try:
                     Start(commands.run, tell, ready_seconds=self.ready_seconds).wait(command, ready)
                 except LateServiceError:
-                    continue
-                return
+                    if not left:
+                        raise
+                else:
+                    return
 
     def remove(self) -> None:
         from tests.support import engine
