@@ -211,7 +211,7 @@ def test_base_image_that_cannot_be_pulled(place: Place, lead: Callable[[Server],
 
     class NoBase(ModelledSteps):
         def base(self, image: str) -> None:
-            from tests.support.e2b_server.steps import StepError as Failed
+            from tests.support.e2b_server.starting import StepError as Failed
 
             raise Failed("error pulling the image")
 

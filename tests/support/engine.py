@@ -14,6 +14,7 @@ import io
 import itertools
 import json
 import os
+import posixpath
 import re
 import shutil
 import subprocess
@@ -38,6 +39,8 @@ from tests.support.e2b_server.steps import evaluation
 
 SOURCES = Path(__file__).parent / "base_image"
 LABEL = "template-builder-test"
+# For the code service of a container, which has no envd to ask for the sandbox's variables.
+WITHOUT_ENVD = {"E2B_LOCAL": "true"}
 
 
 @functools.cache
@@ -180,6 +183,14 @@ def home_of(user: str) -> str:
     return "/root" if user == "root" else f"/home/{user}"
 
 
+class CommandError(AssertionError):
+    """A command failed."""
+
+    def __init__(self, command: str, code: int, out: str, err: str) -> None:
+        super().__init__(f"{command}\n{out}{err}")
+        self.code, self.outputs = code, {"stdout": out, "stderr": err}
+
+
 class Machine:
     """A container in which steps run as on E2B."""
 
@@ -204,12 +215,27 @@ class Machine:
         self, command: str, *, user: str, workdir: str | None = None, env: Mapping[str, str]
     ) -> str:
         """Run a command in a login shell with only `env`; return its standard output."""
+        code, out, err = self.command(command, user=user, workdir=workdir, env=env)
+        if code:
+            raise CommandError(command, code, out, err)
+        return out
+
+    def command(
+        self,
+        command: str,
+        *,
+        user: str,
+        workdir: str | None,
+        env: Mapping[str, str],
+        seconds: int = 60,
+    ) -> tuple[int, str, str]:
+        """Run a command as `bash` does; return its exit code, standard output and errors."""
         home = home_of(user)
         variables = {"PATH": _PATH, "HOME": home, "USER": user, "LOGNAME": user} | dict(env)
         if "PATH" in env:
             variables["PATH"] += f":{_PATH}"
         pairs = [f"{name}={value}" for name, value in variables.items()]
-        shell = ("timeout", "60", "/bin/bash", "-l", "-c")
+        shell = ("timeout", str(seconds), "/bin/bash", "-l", "-c")
         found: Any = self.container.exec_run(
             # Unlike the engine, E2B does not create a missing folder.
             ["/usr/bin/env", "-i", f"--chdir={workdir or home}", *pairs, *shell, command],
@@ -217,10 +243,9 @@ class Machine:
             demux=True,
         )
         out, err = (part.decode() if part else "" for part in found.output)
-        assert found.exit_code == 0, f"{command}\n{out}{err}"
-        return out
+        return found.exit_code, out, err
 
-    def _printed(self, command: str) -> str:
+    def printed(self, command: str) -> str:
         """Return the output of a command without side effects. On a busy machine, `exec_run` loses
         output that arrives with the headers of the response, so the command is run again."""
         for _ in range(10):
@@ -235,24 +260,27 @@ class Machine:
 
     def _env(self, args: Sequence[str], context: Path) -> None:
         for name, value in zip(args[::2], args[1::2], strict=True):
-            self.env[name] = self._printed(evaluation(value))
+            self.env[name] = self.printed(evaluation(value))
 
     def _workdir(self, args: Sequence[str], context: Path) -> None:
+        folder = posixpath.join(self.workdir_set or "/", args[0])
         made = f"""
-            new="{args[0]}"
+            new="{folder}"
             while [ ! -d "$(dirname "$new")" ]; do new=$(dirname "$new"); done
-            [ -d "{args[0]}" ] || {{ mkdir -p "{args[0]}" && chown -R {self.user}: "$new"; }}
+            [ -d "{folder}" ] || {{ mkdir -p "{folder}" && chown -R {self.user}: "$new"; }}
         """
         self.bash(made, user="root", env=self.env)
-        self.workdir_set = self._printed(f'cd "{args[0]}" && pwd').strip()
+        self.workdir_set = self.printed(f'cd "{folder}" && pwd').strip()
 
     def _user(self, args: Sequence[str], context: Path) -> None:
         made = f"id -u {args[0]} || useradd --create-home --shell /bin/bash {args[0]}"
         self.bash(made, user="root", env=self.env)
-        self.user = self._printed(f'printf "{args[0]}"')
+        self.user = self.printed(f'printf "{args[0]}"')
 
     def _copy(self, args: Sequence[str], context: Path) -> None:
-        source, target, owner, mode = args
+        source, target, owner, mode = (*args, "", "")[:4]
+        owner = owner or self.user
+        owner = owner if ":" in owner else f"{owner}:{owner}"
         place = f"/var/tmp/{hashlib.sha256(source.encode()).hexdigest()}"
         archive = io.BytesIO()
         with tarfile.open(fileobj=archive, mode="w") as tar:

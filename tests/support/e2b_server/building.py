@@ -5,15 +5,21 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+import traceback
 import uuid
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from tests.support.e2b_server.state import CANCELLED, ApiError, Build
-from tests.support.e2b_server.steps import StepError, chained
+from tests.support.e2b_server import distributions
+from tests.support.e2b_server.starting import StepError
+from tests.support.e2b_server.state import CANCELLED, Build
+from tests.support.e2b_server.steps import chained
 
 if TYPE_CHECKING:
     from tests.support.e2b_server.server import Server
+
+
+_INTERNAL = "An internal error occurred. Please try again or contact support with the build ID."
 
 
 class Builder:
@@ -29,10 +35,11 @@ class Builder:
         except _CancelledError:
             self._tell(build, f"Build failed: {CANCELLED}", level="error")
         except _FailedError as error:
-            self._tell(build, f"Build failed: {error}", level="error")
-            with self.server.state.lock:
-                if not build.canceled.is_set():
-                    build.become("error", str(error), error.step)
+            self._fail(build, str(error), error.step)
+        except Exception as error:  # noqa: BLE001 - a test looks at what went wrong
+            self.server.problems.append(f"build {build.id}: {error!r}")
+            traceback.print_exc()
+            self._fail(build, _INTERNAL, None)
         else:
             self._tell(build, f"Build finished, took {time.monotonic() - begun:.0f}s")
             with self.server.state.lock:
@@ -40,8 +47,14 @@ class Builder:
                     build.ended_at = time.monotonic()
                     build.become("ready")
 
+    def _fail(self, build: Build, message: str, step: str | None) -> None:
+        self._tell(build, f"Build failed: {message}", level="error")
+        with self.server.state.lock:
+            if not build.canceled.is_set():
+                build.become("error", message, step)
+
     def _phases(self, build: Build) -> None:
-        team, steps = build.team.key, build.request.get("steps", [])
+        team, steps = build.team.key, build.request.get("steps") or []
         force = bool(build.request.get("force"))
         with self._phase(build, "base"):
             key, layer = self._base(build, force=force)
@@ -78,10 +91,9 @@ class Builder:
         """Return what the first step starts from, an image or another template, and its key."""
         team, reference = build.team.key, build.request.get("fromTemplate")
         known: tuple[Any] | None
-        if reference:
-            source = self._source(build, reference)
-            build.start = source.start
-            image, known = f"template:{source.id}", (source.machine,)
+        if build.source:
+            build.start = build.source.start
+            image, known = f"template:{build.source.id}", (build.source.machine,)
             key = hashed(str(build.free_disk_mb), image)
         else:
             image = build.request["fromImage"]
@@ -91,7 +103,7 @@ class Builder:
         line = f"[base] FROM {f'TEMPLATE {reference}' if reference else image} [{key}]"
         self._tell(build, f"CACHED {line}" if known else line, "base")
         if known is None:
-            self._tell(build, "Provisioning sandbox template", "base")
+            self._provision(build, image)
             known = (self.server.steps.base(image),)
             self._keep(team, key, known[0])
         key = hashed(key, "DEFAULT USER", "user")
@@ -101,26 +113,24 @@ class Builder:
         self._keep(team, key, known[0])
         return key, known[0]
 
-    def _source(self, build: Build, reference: str) -> Build:
-        try:
-            return self.server.state.resolve(build.team, reference)[1]
-        except ApiError as error:
-            raise StepError(error.message.replace("Invalid", "invalid")) from error
+    def _provision(self, build: Build, image: str) -> None:
+        self._tell(build, "Provisioning sandbox template", "base")
+        refused = distributions.refusal(image)
+        for line in refused:
+            self._tell(build, line, "base", "debug")
+        if refused:
+            why = "\n".join(["exit status: 1; provisioning output tail:", *refused])
+            raise StepError(f"error waiting for provisioning sandbox: {why}")
 
     def _start(self, build: Build, layer: Any) -> None:
         """Run the template's start and ready commands, or those of the template below it."""
         own = build.request.get("startCmd") or "", build.request.get("readyCmd") or ""
         build.start = (*own, layer) if any(own) else build.start
-        start, ready = build.start[:2] if build.start else ("", "")
-        if start:
-            self._tell(build, f"Running start command: {start}", "finalize")
-        build.machine = self.server.steps.finish(
-            layer, build, lambda line: self._tell(build, f"[start] {line}", "finalize")
-        )
-        if build.start:
-            ready = ready or ("sleep 20" if start else "sleep 0")
-            self._tell(build, f"Waiting for template to be ready: {ready}", "finalize")
-            self._tell(build, "Template is ready", "finalize")
+
+        def tell(message: str, level: str = "info") -> None:
+            self._tell(build, message, "finalize", level)
+
+        build.machine = self.server.steps.finish(layer, build, tell)
 
     @contextlib.contextmanager
     def _phase(self, build: Build, name: str) -> Iterator[None]:
@@ -158,6 +168,8 @@ class Builder:
         if kind not in ("ADD", "ARG", "COPY", "ENV", "RUN", "USER", "WORKDIR"):
             why = f"command type {kind} is not implemented"
             raise StepError(f"failed to get command for step {step['type']}: {why}")
+        if wrong := misfit_of_arguments(kind, step.get("args") or []):
+            raise StepError(wrong)
         if kind in ("ADD", "COPY"):
             if not step.get("filesHash"):
                 raise StepError(f"{kind} requires files hash to be set")
@@ -175,6 +187,20 @@ class Builder:
             if kind != "RUN":
                 raise
             raise StepError(f"failed to run command '{step['args'][0]}': {error}") from error
+
+
+def misfit_of_arguments(kind: str, args: list[str]) -> str | None:
+    """Return what is wrong with the number of a step's arguments, or None."""
+    if kind in ("ENV", "ARG"):
+        if not args:
+            return f"{kind} does not support passing no arguments"
+        return f"{kind} requires both a key and value arguments" if len(args) % 2 else None
+    least, wrong = {
+        "RUN": (1, "RUN requires command argument"),
+        "USER": (1, "USER requires a username argument"),
+        "WORKDIR": (1, "WORKDIR requires a path argument"),
+    }.get(kind, (2, "COPY requires a local path and a container path argument"))
+    return wrong if len(args) < least else None
 
 
 class _CancelledError(Exception):

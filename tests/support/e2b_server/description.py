@@ -13,6 +13,7 @@ from jsonschema import Draft202012Validator
 
 _TIME = r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?(Z|[+-]\d\d:\d\d)$"
 _UUID = r"^[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}$"
+_BANNED = 403  # for every call of a banned team
 _TYPES: dict[str, dict[str, Any]] = {
     "text": {"type": "string"},
     "integer": {"type": "integer"},
@@ -69,7 +70,7 @@ def calls() -> dict[str, Call]:
             }
             | {
                 code: _validator(_type("Error"))
-                for code in (*facts["errors"], *facts.get("also", ()))
+                for code in (*facts["errors"], *facts.get("also", ()), _BANNED)
             },
         )
         for call, facts in _facts()["calls"].items()

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import datetime as dt
 import json
+import re
 import time
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
@@ -15,9 +17,9 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from tests.support.e2b_server import envd
 from tests.support.e2b_server.egress import Egress
 from tests.support.e2b_server.sandboxes import ContainerService, Running
-from tests.support.e2b_server.state import ApiError, Team, new_id
+from tests.support.e2b_server.state import ApiError, Team, new_id, parse_name
 from tests.support.e2b_server.steps import DockerSteps
-from tests.support.e2b_server.wire import Handler, page
+from tests.support.e2b_server.wire import Handler, Order, page
 
 if TYPE_CHECKING:
     from tests.support.e2b_server.server import Server
@@ -61,7 +63,18 @@ class SandboxCalls:
                 raise ApiError(400, "Timeout must be greater than 0")
             if seconds > team.sandbox_hours * 3600:
                 raise ApiError(400, f"Timeout cannot be greater than {team.sandbox_hours} hours")
+            # autoPauseMemory says how a sandbox is paused at its end.
+            if fields.get("autoPauseMemory") is False and not fields.get("autoPause"):
+                told = "autoPauseMemory=false only applies when autoPause is true."
+                raise ApiError(400, told)
             egress = Egress.of(fields)
+            secure = fields.get("secure") is True or request.url.path.startswith("/v2/")
+            if not (secure or fields.get("network", {}).get("allowPublicTraffic", True)):
+                raise ApiError(
+                    400,
+                    "You cannot create a sandbox without public access unless you enable secure envd"
+                    " access via 'secure' flag.",
+                )
             if key and key in self._by_key:
                 return self._sandbox_answer(self._by_key[key])
             most = team.sandboxes_at_a_time
@@ -83,9 +96,11 @@ class SandboxCalls:
                 ends=time.monotonic() + seconds,
                 ready_at=time.monotonic() + self.server.ready_after,
                 zygote=self.server.zygote,
+                token=uuid.uuid4().hex if secure else None,
             )
             if isinstance(self.server.steps, DockerSteps):
-                sandbox.service = ContainerService(build)
+                sandbox.service = service = ContainerService(build)
+                sandbox.machine.file_of_image = service.file
             self.server.running[sandbox.id] = sandbox
             self.server.created += 1
             if key:
@@ -98,23 +113,42 @@ class SandboxCalls:
             "sandboxID": sandbox.id,
             "clientID": "6532622b",
             "envdVersion": self.server.envd_version,
-            "envdAccessToken": sandbox.token,
             "alias": sandbox.template.name,
         }
+        if sandbox.token:
+            content["envdAccessToken"] = sandbox.token
         return JSONResponse(content, status_code=201)
 
     def _list_sandboxes(self, request: Request, _body: bytes) -> Response:
         team, query = self.server.team_of(request), request.query_params
+        ascends = query.get("order") == "asc"
+        order = Order(time="startedAt", id="sandboxID", ascends=ascends, ids_ascend=not ascends)
         wanted = dict(parse_qsl(query.get("metadata", "")))
-        listed: list[dict[str, Any]] = []
+        template_id = self._wanted_template(team, query["template"]) if "template" in query else ""
+        after = dt.datetime.fromisoformat(query.get("startedAfter", "0001-01-01T00:00:00Z"))
+        listed, headers = [], {}
         if "running" in query.get("state", "running,paused").split(","):
             listed = [
                 self._listed(sandbox)
                 for sandbox in self._alive()
-                if sandbox.team is team and wanted.items() <= sandbox.metadata.items()
+                if sandbox.team is team
+                and wanted.items() <= sandbox.metadata.items()
+                and template_id in ("", sandbox.template.id)
+                and sandbox.started >= after
             ]
-        listed.sort(key=lambda sandbox: sandbox["startedAt"], reverse=query.get("order") != "asc")
-        return page(request, listed)
+            headers["X-Total-Running"] = str(len(listed))
+        return page(request, listed, order, headers=headers)
+
+    def _wanted_template(self, team: Team, reference: str) -> str | None:
+        """Return the ID of the template that a list is asked for, or None if nobody sees it."""
+        if ":" in reference:
+            why = "tags are not supported here because sandboxes are not tag-scoped"
+            raise ApiError(400, f"Invalid template: {why}")
+        identifier, _ = parse_name(reference, "Invalid template")
+        try:
+            return self.server.state.look_up(team, identifier).id
+        except ApiError:
+            return None
 
     def _listed(self, sandbox: Running) -> dict[str, Any]:
         end = self.server.now() + dt.timedelta(seconds=sandbox.ends - time.monotonic())
@@ -148,7 +182,11 @@ class SandboxCalls:
         raise ApiError(404, message)
 
     def _of_team(self, request: Request) -> Running:
-        return self._sandbox(request.path_params["sandbox"], self.server.team_of(request))
+        # Older clients append the ID of the machine that it is on.
+        sandbox_id, *client = request.path_params["sandbox"].split("-")
+        if len(client) > 1 or not re.fullmatch("[a-z0-9]+", sandbox_id):
+            raise ApiError(400, "Invalid sandbox ID")
+        return self._sandbox(sandbox_id, self.server.team_of(request))
 
     def _get_sandbox(self, request: Request, _body: bytes) -> Response:
         sandbox = self._of_team(request)
@@ -173,7 +211,7 @@ class SandboxCalls:
             raise ApiError(502, "The sandbox was not found") from error
         if asked_port != str(port):
             raise ApiError(502, "The sandbox is running but port is not open")
-        if secured and request.headers.get("x-access-token") != sandbox.token:
+        if secured and sandbox.token and request.headers.get("x-access-token") != sandbox.token:
             raise ApiError(401, "unauthorized access, please provide a valid access token")
         return sandbox
 

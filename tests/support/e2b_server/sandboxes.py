@@ -5,14 +5,15 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import datetime as dt
+import io
 import json
 import socket
+import tarfile
 import tempfile
 import threading
 import time
 import urllib.error
 import urllib.request
-import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -185,16 +186,16 @@ class ContainerService:
     def __init__(self, build: Build) -> None:
         from tests.support import engine
 
-        image, env, user, workdir = build.machine
-        start, self._ready_command, _ = build.start or ("sleep infinity", "true", None)
+        image, *_ = build.machine
+        start, self._ready_command, layer = build.start or ("sleep infinity", "true", None)
+        _, env, user, workdir = layer or build.machine
         self._container = engine.client().containers.run(
             image,
             ["/bin/bash", "-l", "-c", start],
             entrypoint=[],
             user=user,
-            working_dir=workdir,
-            # The container has no envd that the service could ask for the sandbox's variables.
-            environment=env | {"E2B_LOCAL": "true"},
+            working_dir=workdir or engine.home_of(user),
+            environment=env | engine.WITHOUT_ENVD,
             detach=True,
             labels={engine.LABEL: ""},
         )
@@ -235,6 +236,19 @@ class ContainerService:
             ["/bin/bash", "-l", "-c", text], user="user", workdir="/home/user", demux=True
         )
         return finished.exit_code, finished.output
+
+    def file(self, path: str) -> bytes | None:
+        """Return the content of a file, if it is there."""
+        import docker
+
+        try:
+            archive, _ = self._container.get_archive(path)
+        except docker.errors.NotFound:
+            return None
+        with tarfile.open(fileobj=io.BytesIO(b"".join(archive))) as tar:
+            member = tar.next()
+            opened = tar.extractfile(member) if member and member.isfile() else None
+            return opened.read() if opened else None
 
     @property
     def _address(self) -> str:
@@ -295,7 +309,7 @@ class Running:
     ends: float
     ready_at: float
     zygote: Zygote
-    token: str = field(default_factory=lambda: uuid.uuid4().hex)
+    token: str | None  # of envd; without one, envd is open to everybody
     service: Service | None = None
     machine: Machine = field(default_factory=Machine)
     closed: bool = False

@@ -42,6 +42,7 @@ class Team:
     cpu_maximum: int = 8
     memory_maximum_mb: int = 8192
     sandbox_hours: int = 1
+    banned: bool = False
 
     @property
     def id(self) -> str:
@@ -71,8 +72,11 @@ class Build:
     # The start and ready command and the layer that they run in: its own, or those of the template
     # that it is built from.
     start: tuple[str, str, Any] | None = None
-    # Status, message and step, as cached for the status call.
+    # The build that `fromTemplate` means.
+    source: Build | None = None
+    # Status, message and step, as cached for the status call, and since when.
     cached: tuple[str, str, str | None] | None = None
+    cached_at: float = 0.0  # of the monotonic clock
 
     def become(self, status: str, message: str = "", step: str | None = None) -> None:
         """Change the status in the database, and have the cache forget it."""
@@ -96,6 +100,8 @@ class Template:
     name: str
     team: Team
     public: bool = False
+    # Whether everybody knows it by its bare name, as `base`, which has no namespace.
+    promoted: bool = False
     created: dt.datetime = field(default_factory=lambda: dt.datetime.now(dt.UTC))
     spawned: list[dt.datetime] = field(default_factory=list)
     builds: list[Build] = field(default_factory=list)
@@ -115,7 +121,7 @@ class Template:
 
     @property
     def full_name(self) -> str:
-        return f"{self.team.slug}/{self.name}"
+        return self.name if self.promoted else f"{self.team.slug}/{self.name}"
 
     def build(self, build_id: str) -> Build | None:
         """Return the build, if it still has a tag."""
@@ -138,6 +144,7 @@ class State:
         self.lock = threading.RLock()
         self.teams = {team.key: team for team in teams}
         self.templates: dict[str, Template] = {}
+        self.deleted: dict[str, Template] = {}
         self.files: dict[tuple[str, str], bytes] = {}
         self.layers: dict[tuple[str, str], Any] = {}
         self.executed: list[tuple[str, str]] = []
@@ -164,14 +171,18 @@ class State:
             raise ApiError(401, f"{refused}\nInvalid API key format")
         if key not in self.teams:
             raise ApiError(401, f"{refused}\nCannot get the team for the given API key")
+        if self.teams[key].banned:
+            raise ApiError(403, "team is banned")
         return self.teams[key]
 
     def look_up(self, team: Team, identifier: str) -> Template:
-        """Return a template by `namespace/alias`, an alias of the team, or the ID of any team's."""
+        """Return a template by `namespace/alias`, an alias of the team or without a namespace, or
+        the ID of any team's."""
         namespace, slash, alias = identifier.rpartition("/")
-        for template in self.templates.values():
-            if (template.team.slug, template.name) == (namespace or team.slug, alias):
-                return template
+        for name in (f"{namespace or team.slug}/{alias}", *([] if slash else [alias])):
+            for template in self.templates.values():
+                if template.full_name == name:
+                    return template
         if not slash and alias in self.templates:
             return self.templates[alias]
         raise ApiError(404, f"template '{identifier}' not found")
@@ -223,7 +234,7 @@ class State:
             raise ApiError(429, TOO_MANY.format(team.builds_at_a_time))
         cpu, memory = checked_size(team, body)
         alias = identifier.rpartition("/")[2]
-        if alias in self.templates:
+        if alias in self.templates or alias in self.deleted:
             raise ApiError(409, f"Alias '{alias}' is already used")
         if template is None:
             template = Template(id=new_id(), name=alias, team=team)
@@ -246,6 +257,9 @@ class State:
 
     def start_build(self, team: Team, template_id: str, build_id: str) -> Build:
         """Check a build to be started and cancel others, as `POST /v2/templates/{id}/builds/{id}`."""
+        if not is_uuid(build_id):
+            raise ApiError(400, f"Invalid build ID: {build_id}")
+        build_id = str(uuid.UUID(build_id))
         template = self.templates.get(template_id)
         build = template.build(build_id) if template else None
         if template is None or build is None:

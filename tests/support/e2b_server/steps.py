@@ -14,11 +14,24 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from builder.flatten import Program, Step
+from tests.support.e2b_server.starting import (
+    READY_SECONDS,
+    ContainerCommands,
+    LateServiceError,
+    Start,
+    StepError,
+    model_start,
+)
 from tests.support.e2b_server.state import Build
 
+# What E2B says before the end of the command that carries out a step.
+_FAILED = {
+    "COPY": "failed to move files in sandbox: ",
+    "USER": "failed to create user: ",
+    "WORKDIR": "failed to create workdir: ",
+}
 
-class StepError(Exception):
-    """A step failed; the text is the reason."""
+_STARTS = 3
 
 
 class Steps(Protocol):
@@ -28,7 +41,8 @@ class Steps(Protocol):
 
     def run(self, layer: Any, step: dict[str, Any], files: bytes | None, tell: Any) -> Any: ...
 
-    def finish(self, layer: Any, build: Build, tell: Any) -> Any: ...
+    def finish(self, layer: Any, build: Build, tell: Any) -> Any:
+        """Start the template, if it has a start or ready command, and return its machine."""
 
 
 def _nothing_fails(_step: dict[str, Any]) -> str | None:
@@ -38,7 +52,8 @@ def _nothing_fails(_step: dict[str, Any]) -> str | None:
 @dataclass
 class ModelledSteps:
     """Steps that take time and do nothing; a layer is the list of archives copied into it.
-    `fails` returns why a step fails, or None."""
+    `fails` returns why a step fails, or None. A start or ready command fails if it plainly does
+    nothing else, as `exit 1` and `false`."""
 
     seconds: Callable[[dict[str, Any]], float] = lambda _step: 0.0
     base_seconds: float = 0.0
@@ -60,7 +75,10 @@ class ModelledSteps:
         return [*layer, files] if files else layer
 
     def finish(self, layer: Any, build: Build, tell: Any) -> Any:
-        time.sleep(self.final_seconds)
+        if build.start:
+            model_start(*build.start[:2], self.final_seconds, tell)
+        else:
+            time.sleep(self.final_seconds)
         return layer
 
 
@@ -69,6 +87,7 @@ class DockerSteps:
     """Steps run in containers as `tests.support.engine` runs them; each layer is an image."""
 
     network: str = "host"
+    ready_seconds: float = READY_SECONDS
     made: list[str] = field(default_factory=list)
     lock: threading.Lock = field(default_factory=threading.Lock)
 
@@ -81,8 +100,8 @@ class DockerSteps:
         from tests.support import engine
 
         image, env, user, workdir = layer
-        kind: Any = step["type"]
-        args = [*step["args"]]
+        kind: Any = {"ADD": "COPY", "ARG": "ENV"}.get(step["type"].upper(), step["type"].upper())
+        args = [*step.get("args", [])]
         if kind == "RUN" and len(args) == 1:
             args.append("")
         with engine.running(image, network=self.network) as container:
@@ -106,8 +125,11 @@ class DockerSteps:
             with unpacked(files) as context:
                 try:
                     machine.carry_out(program, context)
-                except AssertionError as error:
-                    raise StepError(f"exit status 1: {error}") from error
+                except engine.CommandError as error:
+                    for name, output in error.outputs.items():
+                        for line in filter(None, map(str.strip, output.split("\n"))):
+                            tell(f"[{name}]: {line}")
+                    raise StepError(f"{_FAILED.get(kind, '')}exit status {error.code}") from error
             for text in machine.log:
                 for line in text.splitlines():
                     tell(f"[stdout]: {line}")
@@ -127,7 +149,26 @@ class DockerSteps:
             layer_image = container.commit()
         with self.lock:
             self.made.append(str(layer_image.id))
+        if build.start:
+            self._start(str(layer_image.id), build.start, tell)
         return layer_image.id, env, user, machine.workdir
+
+    def _start(self, image: str, start: tuple[str, str, Any], tell: Any) -> None:
+        """Start the template in a container that is thrown away: each sandbox starts its service
+        anew. The container has ports of its own, since several builds may start a service."""
+        from tests.support import engine
+
+        command, ready, layer = start
+        for left in reversed(range(_STARTS)):
+            with engine.running(image, network="bridge") as container:
+                commands = ContainerCommands(container, layer, tell)
+                try:
+                    Start(commands.run, tell, ready_seconds=self.ready_seconds).wait(command, ready)
+                except LateServiceError:
+                    if not left:
+                        raise
+                else:
+                    return
 
     def remove(self) -> None:
         from tests.support import engine

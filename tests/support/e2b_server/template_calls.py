@@ -23,10 +23,13 @@ from tests.support.e2b_server.state import (
     clean_tags,
     parse_name,
 )
-from tests.support.e2b_server.wire import Handler, page
+from tests.support.e2b_server.status import shown
+from tests.support.e2b_server.wire import Handler, Order, page
 
 if TYPE_CHECKING:
     from tests.support.e2b_server.server import Server
+
+_LEVELS = ("debug", "info", "warn", "error")
 
 
 class TemplateCalls:
@@ -95,11 +98,10 @@ class TemplateCalls:
         template = self.server.state.templates.get(request.path_params["name"])
         if template is None or template.team is not team:
             raise ApiError(404, missing)
-        if (team.key, wanted) in self.server.state.files:
-            return JSONResponse({"present": True}, status_code=201)
+        present = (team.key, wanted) in self.server.state.files
         token = base64.urlsafe_b64encode(json.dumps([team.key, wanted]).encode()).decode()
         url = f"{self.server.url}/upload/{token}"
-        return JSONResponse({"present": False, "url": url}, status_code=201)
+        return JSONResponse({"present": present, "url": url}, status_code=201)
 
     def _upload(self, request: Request, body: bytes) -> Response:
         team, wanted = json.loads(base64.urlsafe_b64decode(request.path_params["token"]))
@@ -116,63 +118,55 @@ class TemplateCalls:
                 team, request.path_params["name"], request.path_params["build"]
             )
             build.request = fields
-            sources = sum(
-                fields.get(source) is not None for source in ("fromImage", "fromTemplate")
-            )
+            reference = fields.get("fromTemplate")
+            sources = (fields.get("fromImage") is not None) + bool(reference)
             if sources != 1:
                 rule = "cannot specify both" if sources else "must specify either"
                 named = "fromImage and fromTemplate" if sources else "fromImage or fromTemplate"
                 why = f"failed to set template source: {rule} {named}"
                 build.become("error", f"error when building env: {why}")
                 raise ApiError(500, f"Error when starting template build: {why}")
-            build.become("building")
             build.times_started += 1
+            if reference:
+                try:
+                    build.source = self.server.state.resolve(team, reference)[1]
+                except ApiError as error:
+                    build.become("error", error.message.replace("Invalid", "invalid"), "base")
+                    return Response(status_code=202)
+            build.become("building")
             thread = threading.Thread(target=self._builder.carry_out, args=(build,))
             self.threads.append(thread)
             thread.start()
         return Response(status_code=202)
 
     def _status(self, request: Request, _body: bytes) -> Response:
-        template = self._template_for_build(request)
-        build = template.build(request.path_params["build"])
-        if build is None:
-            raise ApiError(400, f"Build '{request.path_params['build']}' not found")
-        query = request.query_params
+        team, query = self.server.team_of(request), request.query_params
+        template_id, asked = request.path_params["name"], request.path_params["build"]
         offset, limit = int(query.get("logsOffset", 0)), int(query.get("limit", 100))
-        if not 0 <= limit <= 100:
-            raise ApiError(400, "limit must be at most 100")
+        least = _LEVELS.index(query.get("level", "debug"))
         with self.server.state.lock:
-            # A call caches the status, which E2B keeps for minutes.
-            build.cached = build.cached or (build.status, build.message, build.step)
-            status, message, step = build.cached
-            entries = [] if status == "waiting" else build.log[offset : offset + limit]
-            content: dict[str, Any] = {
-                "logs": [],
-                "logEntries": entries,
-                "templateID": template.id,
-                "buildID": build.id,
-                "status": status,
-            }
-            if message and self.server.tells_reasons:
-                content["reason"] = {"message": message, "logEntries": []}
-                if step is not None:
-                    shown = [entry for entry in entries if entry.get("step") == step]
-                    content["reason"] |= {
-                        "step": step,
-                        "logEntries": [
-                            entry for entry in shown if entry["level"] in ("warn", "error")
-                        ],
-                    }
+            build, (status, message, step) = shown(self.server.state, template_id, asked)
+            if build.team is not team:
+                refused = f"You don't have access to this sandbox template ({template_id})"
+                raise ApiError(403, refused)
+            log = [entry for entry in build.log if _LEVELS.index(entry["level"]) >= least]
+            entries = [] if status == "waiting" else log[offset : offset + limit]
+        content: dict[str, Any] = {
+            "logs": [],
+            "logEntries": entries,
+            "templateID": template_id,
+            "buildID": asked,
+            "status": status,
+        }
+        if message and self.server.tells_reasons:
+            content["reason"] = {"message": message}
+            if step is not None:
+                told = [entry for entry in entries if entry.get("step") == step]
+                content["reason"] |= {
+                    "step": step,
+                    "logEntries": [entry for entry in told if entry["level"] in ("warn", "error")],
+                }
         return JSONResponse(content)
-
-    def _template_for_build(self, request: Request) -> Template:
-        team = self.server.team_of(request)
-        template = self.server.state.templates.get(request.path_params["name"])
-        if template is None:
-            raise ApiError(400, f"Template '{request.path_params['name']}' not found")
-        if template.team is not team:
-            raise ApiError(403, "You don't have access to this sandbox template")
-        return template
 
     def _tags(self, request: Request, _body: bytes) -> Response:
         template = self.server.state.owned(
@@ -251,8 +245,8 @@ class TemplateCalls:
         return JSONResponse([self._described(template) for template in self._of_team(request)])
 
     def _list_templates_in_pages(self, request: Request, _body: bytes) -> Response:
-        newest_first = self._of_team(request)[::-1]
-        return page(request, [self._described(template) for template in newest_first])
+        described = [self._described(template) for template in self._of_team(request)]
+        return page(request, described, Order(time="createdAt", id="templateID"))
 
     def _of_team(self, request: Request) -> list[Template]:
         team = self.server.team_of(request)
@@ -270,8 +264,13 @@ class TemplateCalls:
             f"Template {wanted} not found",
             f"You don't have access to this sandbox template ({wanted})",
         )
-        builds = [self._build(build) for build in template.builds[::-1] if template.build(build.id)]
-        return page(request, builds, lambda builds: self._described(template) | {"builds": builds})
+        builds = [self._build(build) for build in template.builds if template.build(build.id)]
+        return page(
+            request,
+            builds,
+            Order(time="createdAt", id="buildID"),
+            lambda builds: self._described(template) | {"builds": builds},
+        )
 
     def _build(self, build: Build) -> dict[str, Any]:
         content: dict[str, Any] = {
@@ -303,9 +302,12 @@ class TemplateCalls:
 
     def _delete_template(self, request: Request, _body: bytes) -> Response:
         template = self._named(request)
-        if any(sandbox.template is template for sandbox in self.server.running.values()):
+        if any(
+            sandbox.template is template and sandbox.team is template.team
+            for sandbox in self.server.running.values()
+        ):
             why = "because there are running sandboxes using it"
             raise ApiError(400, f"cannot delete template '{template.id}' {why}")
         with self.server.state.lock:
-            del self.server.state.templates[template.id]
+            self.server.state.deleted[template.id] = self.server.state.templates.pop(template.id)
         return Response(status_code=204)
