@@ -80,7 +80,7 @@ def _plan_lines(planned: plan.Plan, *, frozen: bool) -> Iterator[Line]:
     for stage, names in planned.shared.items():
         yield f"shared: {stage} by {', '.join(names)}"
     yield from _step_lines(planned)
-    lines: dict[str, list[str]] = {}
+    lines: dict[str, dict[str, None]] = {}  # to the templates of each
     for variant in planned.variants:
         # Notes on new locks were warnings already.
         notes = [variant.stale_base, *(variant.notes if frozen else ())]
@@ -91,7 +91,7 @@ def _plan_lines(planned: plan.Plan, *, frozen: bool) -> Iterator[Line]:
             *(f"fetched: {content}" for content in variant.fetched),
             *(f"note: {note}" for note in notes if note),
         ):
-            lines.setdefault(line, []).append(variant.name)
+            lines.setdefault(line, {})[variant.name] = None
     for line, owners in lines.items():
         yield line if len(owners) == len(planned.variants) else f"{line} ({', '.join(owners)})"
 
