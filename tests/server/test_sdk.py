@@ -15,7 +15,7 @@ import tomllib
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import e2b
 import pytest
@@ -28,14 +28,21 @@ from tests.support.e2b_server import Server
 
 PLACES = {"api_url", "sandbox_url"}  # announced to go with version 3
 OPTIONS = {"api_key", "debug", "domain", "retries", *PLACES}
-BUILDER = type(e2b.Template().from_image("a"))
+# Classes that the package does not export under these names.
+INSTANCES = {
+    "TemplateBuilder": type(e2b.Template().from_image("a")),
+    "Commands": get_type_hints(e2b.AsyncSandbox.commands.fget)["return"],  # type: ignore[attr-defined]
+}
 # Function → the arguments that it is called with; without a star, by position.
 CALLS = {
+    "AsyncCommandHandle.kill": "self",
+    "AsyncCommandHandle.wait": "self",
     "AsyncSandbox.create": "template *timeout *metadata *idempotency_key *network"
     " *allow_internet_access",
     "AsyncSandbox.is_running": "self",
     "AsyncSandbox.kill": "self",  # or an ID, in the place of a sandbox
     "AsyncSandbox.list": "*query",
+    "Commands.run": "self cmd *background *timeout",
     "Sandbox.kill": "self",  # or an ID, as above
     "Sandbox.list": "*query",
     "Sandbox.set_timeout": "self timeout",
@@ -118,7 +125,7 @@ def unsupported(signature: inspect.Signature, arguments: str) -> list[str]:
 def test_function_takes_what_it_is_given(call: str) -> None:
     """Each function of the SDK that is called has the parameters that it is called with."""
     first, *rest = call.split(".")
-    found: Any = BUILDER if first == "TemplateBuilder" else getattr(e2b, first)
+    found: Any = INSTANCES.get(first) or getattr(e2b, first)
     for name in rest:
         found = getattr(found, name)
     assert unsupported(inspect.signature(found), CALLS[call]) == []
