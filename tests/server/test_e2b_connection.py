@@ -301,6 +301,20 @@ def test_retries_do_not_multiply(ready: Server) -> None:
     assert ready.front.requests.count("POST /v2/sandboxes") == 5
 
 
+def test_variables_of_other_targets_are_not_read(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A target that has its own address works whatever E2B's variables hold."""
+    monkeypatch.setenv("E2B_API_KEY", "e2b_a")
+    for variable in ("E2B_API_URL", "E2B_SANDBOX_URL", "E2B_DOMAIN"):
+        monkeypatch.setenv(variable, "no address")
+    (project / "pyproject.toml").write_text(target("mine", domain="e2b.example.com"))
+    found = Project.find(project)
+    connect(found.targets["mine"], found)
+    with pytest.raises(TargetUnavailableError):
+        connect(found.targets["e2b"], found)
+
+
 @pytest.mark.parametrize("channel", ["default", "sha256-1"])
 def test_channel_that_would_be_a_tag_of_ours(place: Place, command: Command, channel: str) -> None:
     """A channel cannot have the name of a tag with a meaning of its own."""

@@ -258,6 +258,19 @@ def test_files_are_read_from_inside_the_folder_only(write: Write, tmp_path: Path
     ]
 
 
+@pytest.mark.parametrize("kind", ["file", "folder"])
+def test_link_in_a_folder_is_refused(write: Write, tmp_path: Path, kind: str) -> None:
+    """A link to a file or to a folder, inside a folder of files, is refused and not left out."""
+    folder = write(_base=BASE, leaf=LEAF + "[[files]]\nsource = 'app/'\ntarget = '/opt/app'\n")
+    (folder / "app").mkdir()
+    (tmp_path / "folder").mkdir()
+    (tmp_path / "file").write_text("")
+    (folder / "app" / "link").symlink_to(tmp_path / kind)
+    assert [line.partition("`: ")[2] for line in problems(folder)] == [
+        "'app/link' is a symbolic link, or is below one"
+    ]
+
+
 def test_source_that_is_too_large_is_not_read(write: Write) -> None:
     """A file of more than 64 MiB is refused by its size alone, at once."""
     folder = write(_base=BASE, leaf=LEAF + "[[files]]\nsource = 'big'\ntarget = '/big'")
