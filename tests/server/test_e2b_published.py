@@ -128,6 +128,11 @@ def test_tag_that_was_moved_by_hand_moves_no_channel(
         assert done.returncode == 0, done.stderr
         done = command(*rebuild, cwd=one.folder)
         assert (done.stdout, channel_of(one)) == ("no build is missing that e2b has\n", first.id)
+        (planned,) = one.planned("four").variants
+        drift, held = map(str, planned.reasons)
+        assert planned.action == "skip"
+        assert "which another machine published" in drift
+        assert held.startswith("channel stable is held")
 
 
 def test_move_whose_answer_is_lost_is_undone(
