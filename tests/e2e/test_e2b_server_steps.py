@@ -348,8 +348,8 @@ def test_copied_file_is_where_it_was_copied_to(
     place = ask("GET", f"/templates/{template_id}/files/{files_hash}").json()
     assert httpx.put(place["url"], content=archive).status_code == 200
     copied = {"type": kind, "args": [".", target, *owner], "filesHash": files_hash}
-    found = f'[[ "$(stat -c %U:%G {target}hello.txt)" == "{owned}" ]] || exit 1'
-    steps = [copied, run(f"grep Hello {target}hello.txt", "root"), run(found, "root")]
+    is_owned = f'[[ "$(stat -c %U:%G {target}hello.txt)" == "{owned}" ]] || exit 1'
+    steps = [copied, run(f"grep Hello {target}hello.txt", "root"), run(is_owned, "root")]
     status = built(ask, "x", start=IMAGE | {"steps": steps})["status"]
     assert status["status"] == "ready", status
     assert ask("GET", f"/templates/{template_id}/files/{files_hash}").json()["present"] is True
@@ -373,18 +373,18 @@ def test_sandboxes_have_the_files_of_the_build_that_a_tag_was_given_to_last() ->
     with Server(DockerSteps(network="none")) as server:
         ask = asking(server)
         made = [built(ask, "x", start=start | {"steps": [run(write.format(n))]}) for n in (1, 2)]
-        for one in made:
-            target = f"{one['templateID']}:{one['buildID']}"
+        for build in made:
+            target = f"{build['templateID']}:{build['buildID']}"
             answer = ask("POST", "/templates/tags", {"target": target, "tags": ["stable"]})
             assert answer.status_code == 201, answer.text
         for tag in ("default", "stable"):
             opened = ask("POST", "/sandboxes", {"templateID": f"x:{tag}", "timeout": 60}).json()
             assert server.running[opened["sandboxID"]].build.id == made[1]["buildID"]
-            for name, found in (("version.txt", (200, "version-2")), ("absent", (404, None))):
+            for name, expected in (("version.txt", (200, "version-2")), ("absent", (404, None))):
                 file = httpx.get(
                     f"{server.url}/files",
                     params={"path": f"/home/user/{name}", "username": "user"},
                     headers={"E2b-Sandbox-Id": opened["sandboxID"], "E2b-Sandbox-Port": "49983"},
                 )
-                assert (file.status_code, found[1] and file.text) == found
+                assert (file.status_code, expected[1] and file.text) == expected
         assert server.problems == []

@@ -309,10 +309,10 @@ def test_variables_of_other_targets_are_not_read(
     for variable in ("E2B_API_URL", "E2B_SANDBOX_URL", "E2B_DOMAIN"):
         monkeypatch.setenv(variable, "no address")
     (project / "pyproject.toml").write_text(target("mine", domain="e2b.example.com"))
-    found = Project.find(project)
-    connect(found.targets["mine"], found)
+    project_read = Project.find(project)
+    connect(project_read.targets["mine"], project_read)
     with pytest.raises(TargetUnavailableError):
-        connect(found.targets["e2b"], found)
+        connect(project_read.targets["e2b"], project_read)
 
 
 @pytest.mark.parametrize("channel", ["default", "sha256-1"])

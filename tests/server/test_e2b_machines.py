@@ -257,11 +257,11 @@ def ended(server: Server, runners: list[Runner], *, shared: bool) -> None:
                 for event in entry["history"]
             )
             # A run that was killed as soon as its build was recorded leaves it to the next to say.
-            told = (
+            wordings = (
                 f"`{ref}` is recorded but was overtaken",
                 f"the channel does not move to `{ref}`",
             )
-            assert ref == there or moved or any(words in said for words in told), said
+            assert ref == there or moved or any(words in said for words in wordings), said
             assert fields["build_id"] in verified, said
     assert server.running == {}
     assert server.problems == []

@@ -246,7 +246,7 @@ def test_channel_without_a_claim(places: Places, server: Server, by_hand: bool) 
         (template,) = server.state.templates.values()
         ours = ("stable.", "sha256-") if by_hand else ("stable.",)
         template.tags = [
-            one for one in template.tags if one[1] != last.id or not one[0].startswith(ours)
+            tag for tag in template.tags if tag[1] != last.id or not tag[0].startswith(ours)
         ]
         shutil.rmtree(old.folder / ".builder")
         (old.folder / "registry.json").unlink()

@@ -79,28 +79,28 @@ def test_promotion_by_another_registry_is_followed(
 ) -> None:
     """What another machine promotes stays, also where this registry knows the build; it has the
     channel there again by `promote`, which is on purpose."""
-    one, other = places("one"), places("other")
+    mine, theirs = places("mine"), places("theirs")
     with server:
         for value in "12":
-            variable(one, value)
-            assert one.build("four")["four"].error is None
+            variable(mine, value)
+            assert mine.build("four")["four"].error is None
         first = server.builds("four")[0]
-        shutil.copy(one.folder / "registry.json", other.folder / "registry.json")
-        variable(other, "2")
-        done = command("rollback", "four", "--target", "e2b", cwd=one.folder)
+        shutil.copy(mine.folder / "registry.json", theirs.folder / "registry.json")
+        variable(theirs, "2")
+        done = command("rollback", "four", "--target", "e2b", cwd=mine.folder)
         assert done.returncode == 0, done.stderr
-        (planned,) = other.planned("four").variants
+        (planned,) = theirs.planned("four").variants
         rebuild = "`template-builder registry rebuild four --target e2b`"
         assert [str(reason) for reason in planned.reasons] == [
             f"the tag `default` on e2b is on build {first.id}, which another machine published and"
             f" this registry has not on channel stable: {rebuild} moves the channel there"
         ]
-        assert other.build("four")["four"].action == "skipped"
+        assert theirs.build("four")["four"].action == "skipped"
         assert server.tags("four")["stable"] == first.id
-        done = command("registry", "rebuild", "four", "--target", "e2b", cwd=other.folder)
+        done = command("registry", "rebuild", "four", "--target", "e2b", cwd=theirs.folder)
         assert done.stdout.endswith(" (four), channels: stable\n")
-        assert other.build("four")["four"].action == "skipped"
-        assert channel_of(other) == first.id == server.tags("four")["stable"]
+        assert theirs.build("four")["four"].action == "skipped"
+        assert channel_of(theirs) == first.id == server.tags("four")["stable"]
 
 
 @pytest.mark.slow
@@ -109,26 +109,26 @@ def test_tag_that_was_moved_by_hand_moves_no_channel(
 ) -> None:
     """A tag that was moved without a claim is not taken for another machine's build: the registry's
     channel stays where it is, and so does one that is on hold."""
-    one, other = places("one"), places("other")
+    mine, theirs = places("mine"), places("theirs")
     rebuild = ("registry", "rebuild", "four", "--target", "e2b")
     with server:
         for value in "12":
-            variable(one, value)
-            assert one.build("four")["four"].error is None
-        shutil.copy(one.folder / "registry.json", other.folder / "registry.json")
+            variable(mine, value)
+            assert mine.build("four")["four"].error is None
+        shutil.copy(mine.folder / "registry.json", theirs.folder / "registry.json")
         first, last = server.builds("four")
         (template,) = server.state.templates.values()
         template.tags += [("stable", first.id, template.tags[-1][2])]
-        done = command(*rebuild, cwd=one.folder)
-        assert (done.stdout, channel_of(one)) == ("no build is missing that e2b has\n", last.id)
+        done = command(*rebuild, cwd=mine.folder)
+        assert (done.stdout, channel_of(mine)) == ("no build is missing that e2b has\n", last.id)
         template.tags = [tag for tag in template.tags if tag[:2] != ("stable", first.id)]
-        done = command("rollback", "four", "--target", "e2b", cwd=one.folder)
+        done = command("rollback", "four", "--target", "e2b", cwd=mine.folder)
         assert done.returncode == 0, done.stderr
-        done = command("promote", "four", last.id, "--target", "e2b", cwd=other.folder)
+        done = command("promote", "four", last.id, "--target", "e2b", cwd=theirs.folder)
         assert done.returncode == 0, done.stderr
-        done = command(*rebuild, cwd=one.folder)
-        assert (done.stdout, channel_of(one)) == ("no build is missing that e2b has\n", first.id)
-        (planned,) = one.planned("four").variants
+        done = command(*rebuild, cwd=mine.folder)
+        assert (done.stdout, channel_of(mine)) == ("no build is missing that e2b has\n", first.id)
+        (planned,) = mine.planned("four").variants
         drift, held = map(str, planned.reasons)
         assert planned.action == "skip"
         assert "which another machine published" in drift

@@ -38,10 +38,10 @@ def test_layers_of_the_second_build_come_from_the_cache(ask: Ask) -> None:
              "[builder 1/2] ENV ENV_VAR Hello, World! [", "[builder 2/2] RUN true ["]  # fmt: skip
     for prefix in ("", "CACHED "):
         lines = built(ask, "x", start=start)["lines"]
-        found = [line for line in lines if "[base]" in line or "/2] " in line]
-        found = [line for line in found if "stdout" not in line]
-        assert len(found) == len(heads)
-        for line, head in zip(found, heads, strict=True):
+        begun = [line for line in lines if "[base]" in line or "/2] " in line]
+        begun = [line for line in begun if "stdout" not in line]
+        assert len(begun) == len(heads)
+        for line, head in zip(begun, heads, strict=True):
             assert line.startswith(prefix + head)
 
 
@@ -55,8 +55,10 @@ def test_lines_of_the_start(ask: Ask) -> None:
         ("own", {"fromTemplate": "base", "startCmd": "exit 0"}, ["exit 0", "sleep 20"]),
     ):
         lines = built(ask, name, start={"steps": [], "force": True, **source})["lines"]
-        told = [line.partition(": ") for line in lines if ": " in line]
-        assert [text for head, _, text in told if head.startswith(("Running", "Wait"))] == expected
+        messages = [line.partition(": ") for line in lines if ": " in line]
+        assert [
+            text for head, _, text in messages if head.startswith(("Running", "Wait"))
+        ] == expected
         assert ("Template is ready" in lines) == bool(expected)
         if "fromTemplate" in source:
             assert any(line.startswith("CACHED [base] FROM TEMPLATE base [") for line in lines)
@@ -97,11 +99,11 @@ def test_build_that_fails(ask: Ask, source: dict[str, Any], reason: tuple[str, s
     [
         (
             image,
-            f"[provision] ERROR: base image distribution ID='{found}' is not supported.\n"
+            f"[provision] ERROR: base image distribution ID='{distribution}' is not supported.\n"
             "[provision] Sandboxes boot E2B's kernel, so the kABI, signed modules and SELinux these"
             " images are chosen for are unavailable.",
         )
-        for image, found in (
+        for image, distribution in (
             ("oraclelinux:9", "ol"),
             ("docker.io/library/amazonlinux", "amzn"),
             ("registry.example.com:5000/ubi9/ubi-minimal:latest", "rhel"),
@@ -111,11 +113,11 @@ def test_build_that_fails(ask: Ask, source: dict[str, Any], reason: tuple[str, s
     + [
         (
             image,
-            f"[provision] ERROR: unsupported base image distribution: ID='{found}'.\n"
+            f"[provision] ERROR: unsupported base image distribution: ID='{distribution}'.\n"
             "[provision] E2B template builds support: debian, ubuntu, fedora, centos, rocky,"
             " almalinux, arch, archarm, alpine, nixos.",
         )
-        for image, found in (
+        for image, distribution in (
             ("opensuse/leap:15", "opensuse-leap"),
             ("hello-world", "unknown (image has no /etc/os-release)"),
         )

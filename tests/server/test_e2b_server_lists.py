@@ -10,17 +10,14 @@ from urllib.parse import quote
 import httpx
 import pytest
 
-from tests.support.asking import Ask, asking, built, requested
+from tests.support.asking import OTHER, Ask, asking, built, of_two_teams, requested
 from tests.support.e2b_server import Server
-from tests.support.e2b_server.state import Team
-
-OTHER = "e2b_" + "2" * 40
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A server with two teams."""
-    with Server(teams=[Team(key="e2b_" + "1" * 40), Team(key=OTHER, slug="other")]) as made:
+    with of_two_teams() as made:
         yield made
         assert made.problems == []
 
@@ -39,13 +36,13 @@ def opened(ask: Ask, template: str, **fields: Any) -> Any:
 
 def pages(ask: Ask, path: str, field: str) -> list[str]:
     """Return a field of every item, asked for one at a time."""
-    found, token = [], None
+    values, token = [], None
     while token != "":
         answer = ask("GET", f"{path}limit=1" + (f"&nextToken={quote(token)}" if token else ""))
         assert answer.status_code == 200, answer.text
-        found += [item[field] for item in answer.json()]
+        values += [item[field] for item in answer.json()]
         token = answer.headers.get("X-Next-Token", "")
-    return found
+    return values
 
 
 def token_of(text: str) -> str:
@@ -63,7 +60,7 @@ def test_templates_come_in_pages(ask: Ask) -> None:
     time, last = base64.urlsafe_b64decode(token).decode().split("__")
     assert (time[:2], last) == ("20", made[2])
     second = ask("GET", f"/v2/templates?limit=1&nextToken={quote(token)}")
-    assert [one["templateID"] for one in second.json()] == [made[1]]
+    assert [template["templateID"] for template in second.json()] == [made[1]]
 
 
 def test_sandboxes_come_in_pages(ask: Ask) -> None:
@@ -103,12 +100,12 @@ def test_sandboxes_of_a_template(ask: Ask) -> None:
     """Sandboxes are listed by template, which has no tag there; one that nobody has is no error."""
     made = {name: built(ask, name)["templateID"] for name in ("x", "y")}
     sandboxes = {name: opened(ask, name)["sandboxID"] for name in made}
-    for template, found in (
+    for template, owner in (
         ("x", "x"), (made["x"], "x"), ("team%2Fx", "x"), ("Y", "y"), ("z", None), ("other%2Fx", None)
     ):  # fmt: skip
         answer = ask("GET", f"/v2/sandboxes?template={template}")
-        expected = [sandboxes[found]] if found else []
-        assert [one["sandboxID"] for one in answer.json()] == expected
+        expected = [sandboxes[owner]] if owner else []
+        assert [sandbox["sandboxID"] for sandbox in answer.json()] == expected
         assert answer.headers["X-Total-Running"] == str(len(expected))
     for template, message in (
         ("x:v1", "tags are not supported here because sandboxes are not tag-scoped"),
@@ -127,16 +124,17 @@ def test_sandboxes_since(ask: Ask) -> None:
     built(ask, "x")
     first, second = opened(ask, "x")["sandboxID"], opened(ask, "x")["sandboxID"]
     times = {
-        one["sandboxID"]: quote(one["startedAt"]) for one in ask("GET", "/v2/sandboxes").json()
+        sandbox["sandboxID"]: quote(sandbox["startedAt"])
+        for sandbox in ask("GET", "/v2/sandboxes").json()
     }
-    for moment, found in (
+    for moment, listed in (
         (times[first], [second, first]),
         (times[second], [second]),
         ("2099-01-01T00:00:00Z", []),
     ):
         answer = ask("GET", f"/v2/sandboxes?startedAfter={moment}")
-        assert [one["sandboxID"] for one in answer.json()] == found
-        assert answer.headers["X-Total-Running"] == str(len(found))
+        assert [sandbox["sandboxID"] for sandbox in answer.json()] == listed
+        assert answer.headers["X-Total-Running"] == str(len(listed))
     assert "X-Total-Running" not in ask("GET", "/v2/sandboxes?state=paused").headers
 
 

@@ -16,18 +16,15 @@ from collections.abc import Iterator
 import httpx
 import pytest
 
-from tests.support.asking import Ask, asking, built, requested
+from tests.support.asking import OTHER, Ask, asking, built, of_two_teams, requested
 from tests.support.e2b_server import Server
-from tests.support.e2b_server.state import Team
 from tests.support.runs import until
-
-OTHER = "e2b_" + "2" * 40
 
 
 @pytest.fixture
 def server() -> Iterator[Server]:
     """A server with two teams."""
-    with Server(teams=[Team(key="e2b_" + "1" * 40), Team(key=OTHER, slug="other")]) as made:
+    with of_two_teams() as made:
         yield made
         assert made.problems == []
 

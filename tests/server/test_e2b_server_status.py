@@ -8,11 +8,9 @@ from typing import Any
 
 import pytest
 
-from tests.support.asking import Ask, asking, built, requested
+from tests.support.asking import OTHER, Ask, asking, built, of_two_teams, requested
 from tests.support.e2b_server import ModelledSteps, Server
-from tests.support.e2b_server.state import Team
 
-OTHER = "e2b_" + "2" * 40
 RUN = {"type": "RUN", "args": ["true"]}
 
 
@@ -20,8 +18,7 @@ RUN = {"type": "RUN", "args": ["true"]}
 def server() -> Iterator[Server]:
     """A server with two teams, whose steps fail if they are told to."""
     steps = ModelledSteps(fails=lambda step: "exit status 1" if "false" in step["args"] else None)
-    teams = [Team(key="e2b_" + "1" * 40), Team(key=OTHER, slug="other")]
-    with Server(steps, teams=teams) as made:
+    with of_two_teams(steps) as made:
         yield made
         assert made.problems == []
 
@@ -55,8 +52,8 @@ def test_build_that_is_not_there(ask: Ask) -> None:
 def test_build_of_another_team(ask: Ask) -> None:
     """The build of another team's template is 403, and the template is named."""
     made = requested(ask, "x")
-    told = f"You don't have access to this sandbox template ({made['templateID']})"
-    assert refused(ask, status_path(made), key=OTHER) == (403, told)
+    message = f"You don't have access to this sandbox template ({made['templateID']})"
+    assert refused(ask, status_path(made), key=OTHER) == (403, message)
 
 
 def test_id_in_capitals(ask: Ask) -> None:

@@ -8,9 +8,16 @@ from typing import Any
 import httpx
 
 from tests.support.e2b_server import Server
+from tests.support.e2b_server.state import Team
 from tests.support.runs import until
 
 Ask = Callable[..., httpx.Response]
+OTHER = "e2b_" + "2" * 40
+
+
+def of_two_teams(steps: Any = None) -> Server:
+    """Return a server with two teams: that of its own key, and that of `OTHER`."""
+    return Server(steps, teams=[Team(key="e2b_" + "1" * 40), Team(key=OTHER, slug="other")])
 
 
 def asking(server: Server) -> Ask:

@@ -23,23 +23,25 @@ _SUPPORTED = "debian, ubuntu, fedora, centos, rocky, almalinux, arch, archarm, a
 def refusal(image: str) -> list[str]:
     """Return what E2B prints when it cannot provision an image, or nothing."""
     name = re.sub(r"(:[^/]*)?(@.*)?$", "", image)
-    found = next((one for form, one in _UNSUPPORTED.items() if re.fullmatch(form, name)), None)
-    if found is None:
+    release_id = next(
+        (os_id for form, os_id in _UNSUPPORTED.items() if re.fullmatch(form, name)), None
+    )
+    if release_id is None:
         return []
     begun = [
         "Starting provisioning script",
         "Making configuration immutable",
         "Detecting base image distribution",
     ]
-    if found in _REJECTED:
+    if release_id in _REJECTED:
         return [
             *begun,
-            f"[provision] ERROR: base image distribution ID='{found}' is not supported.",
+            f"[provision] ERROR: base image distribution ID='{release_id}' is not supported.",
             "[provision] Sandboxes boot E2B's kernel, so the kABI, signed modules and SELinux these"
             " images are chosen for are unavailable.",
         ]
     return [
         *begun,
-        f"[provision] ERROR: unsupported base image distribution: ID='{found}'.",
+        f"[provision] ERROR: unsupported base image distribution: ID='{release_id}'.",
         f"[provision] E2B template builds support: {_SUPPORTED}.",
     ]

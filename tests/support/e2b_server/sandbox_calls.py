@@ -65,8 +65,8 @@ class SandboxCalls:
                 raise ApiError(400, f"Timeout cannot be greater than {team.sandbox_hours} hours")
             # autoPauseMemory says how a sandbox is paused at its end.
             if fields.get("autoPauseMemory") is False and not fields.get("autoPause"):
-                told = "autoPauseMemory=false only applies when autoPause is true."
-                raise ApiError(400, told)
+                message = "autoPauseMemory=false only applies when autoPause is true."
+                raise ApiError(400, message)
             egress = Egress.of(fields)
             secure = fields.get("secure") is True or request.url.path.startswith("/v2/")
             if not (secure or fields.get("network", {}).get("allowPublicTraffic", True)):

@@ -33,8 +33,8 @@ def plain_failure(command: str) -> str:
     """Return how a command ends that does nothing but fail, or nothing."""
     if command.strip() == "false":
         return "exit status 1"
-    found = re.fullmatch(r"exit\s+(\d+)", command.strip())
-    status = int(found[1]) % 256 if found else 0
+    exited = re.fullmatch(r"exit\s+(\d+)", command.strip())
+    status = int(exited[1]) % 256 if exited else 0
     return f"exit status {status}" if status else ""
 
 

@@ -161,10 +161,12 @@ class TemplateCalls:
         if message and self.server.tells_reasons:
             content["reason"] = {"message": message}
             if step is not None:
-                told = [entry for entry in entries if entry.get("step") == step]
+                of_step = [entry for entry in entries if entry.get("step") == step]
                 content["reason"] |= {
                     "step": step,
-                    "logEntries": [entry for entry in told if entry["level"] in ("warn", "error")],
+                    "logEntries": [
+                        entry for entry in of_step if entry["level"] in ("warn", "error")
+                    ],
                 }
         return JSONResponse(content)
 
