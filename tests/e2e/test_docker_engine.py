@@ -10,6 +10,7 @@ import socket
 import socketserver
 import subprocess
 import threading
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
@@ -198,27 +199,32 @@ def test_lost_output_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None
     assert caught.value.message == ("the output of `echo 'a b'` in the container was lost 4 times")
 
 
-SERVICE: Any = SimpleNamespace(name="service-with-ports", cpu=1, memory_mb=256)
+@pytest.fixture
+def service() -> Any:
+    """A variant whose containers are told from those of tests that run at the same time."""
+    return SimpleNamespace(name=f"service-{uuid.uuid4().hex[:8]}", cpu=1, memory_mb=256)
 
 
 @pytest.mark.docker
 @pytest.mark.parametrize(("network", "expected"), [("host", 1), ("none", 2)])
-def test_services_with_the_ports_of_the_host_take_turns(network: str, expected: int) -> None:
+def test_services_with_the_ports_of_the_host_take_turns(
+    network: str, expected: int, service: Any
+) -> None:
     """Of pre-checks in the host's network one at a time starts a service: its ports are those of
     every other. In networks of their own they run side by side."""
     docker_engine = DockerEngine(PrecheckSettings(network=network))
     image = docker_engine.image(engine.base_image())
-    filters: Any = {"label": f"template-builder.precheck={SERVICE.name}"}
+    filters: Any = {"label": f"template-builder.precheck={service.name}"}
     waits = threading.Event()
     counts = []
 
     def second() -> None:
-        with docker_engine.started(image, SERVICE, idle=False, waiting=waits.set):
+        with docker_engine.started(image, service, idle=False, waiting=waits.set):
             counts.append(
                 len(engine.client().containers.list(filters=filters, ignore_removed=True))
             )
 
-    with docker_engine.started(image, SERVICE, idle=False):
+    with docker_engine.started(image, service, idle=False):
         thread = threading.Thread(target=second)
         thread.start()
         if network == "host":
@@ -231,7 +237,9 @@ def test_services_with_the_ports_of_the_host_take_turns(network: str, expected: 
 
 
 @pytest.mark.docker
-def test_ports_of_a_killed_pre_check_are_free(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ports_of_a_killed_pre_check_are_free(
+    monkeypatch: pytest.MonkeyPatch, service: Any
+) -> None:
     """A pre-check that waits for the host's ports removes the container of a run that was killed."""
     docker_engine = DockerEngine(PrecheckSettings(network="host"))
     image = docker_engine.image(engine.base_image())
@@ -240,8 +248,8 @@ def test_ports_of_a_killed_pre_check_are_free(monkeypatch: pytest.MonkeyPatch) -
             pass
         owner = f"{socket.gethostname()}:{killed.pid}"
         monkeypatch.setattr(docker_engine, "_labels", {"template-builder.owner": owner})
-        first = stack.enter_context(docker_engine.started(image, SERVICE, idle=False))
-        with docker_engine.started(image, SERVICE, idle=False) as machine:
+        first = stack.enter_context(docker_engine.started(image, service, idle=False))
+        with docker_engine.started(image, service, idle=False) as machine:
             assert machine.state()[0] != "exited"
             with pytest.raises(docker.errors.NotFound):
                 first.state()

@@ -187,7 +187,7 @@ class CommandError(AssertionError):
     """A command failed."""
 
     def __init__(self, command: str, code: int, out: str, err: str) -> None:
-        super().__init__(f"{command}\n{out}{err}")
+        super().__init__(f"{command}\n{out}{err}exit status {code}")
         self.code, self.outputs = code, {"stdout": out, "stderr": err}
 
 
@@ -227,7 +227,7 @@ class Machine:
         user: str,
         workdir: str | None,
         env: Mapping[str, str],
-        seconds: int = 60,
+        seconds: int = 600,
     ) -> tuple[int, str, str]:
         """Run a command as `bash` does; return its exit code, standard output and errors."""
         home = home_of(user)
