@@ -76,7 +76,7 @@ def tests(session: nox.Session) -> None:
 
 @nox.session
 def slow(session: nox.Session) -> None:
-    """Run the tests that take more than about five seconds each, except those of `soak`."""
+    """Run the tests that take more than about three seconds each, except those of `soak`."""
     install(session, "tests")
     marked = ["-m", "slow and not soak"]
     session.run("pytest", *marked, *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)

@@ -95,6 +95,7 @@ def test_failed_check_says_what_was_expected_and_found(verified: Verified) -> No
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("end", "cause"),
     [

@@ -254,6 +254,7 @@ def test_every_command_obeys_the_variable(project: Path, command: Command) -> No
     assert command("adopt", "x", "abc", cwd=project, **local).returncode == 5
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_plan_on_this_machine_says_nothing_of_e2b(project: Path, command: Command) -> None:
     """Steps on E2B are in a plan for E2B, and in JSON; a plan for this machine leaves them out."""

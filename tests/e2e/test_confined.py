@@ -150,6 +150,7 @@ def test_commands_start_in_the_working_folder(
         assert sandbox.command("pwd; touch here; ls", timeout=60).stdout == "/srv/app\nhere\n"
 
 
+@pytest.mark.slow
 def test_files_of_the_template_cannot_be_changed(opened: Opened) -> None:
     """The files of a template outside of the home, and its environment, are read-only."""
     code = """
@@ -314,7 +315,7 @@ def primitive(**options: Any) -> CodeExecutionPrimitive:
 
 
 @pytest.mark.usefixtures("local_one")
-@pytest.mark.parametrize("isolation", ["confined", "none"])
+@pytest.mark.parametrize("isolation", ["confined", pytest.param("none", marks=pytest.mark.slow)])
 def test_result_says_what_was_in_force(isolation: Any) -> None:
     """The output of code says how its sandbox is isolated."""
 

@@ -139,6 +139,7 @@ def test_refusal_decides_one_line(
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 @pytest.mark.usefixtures("with_four")
 @pytest.mark.parametrize(

@@ -322,6 +322,7 @@ def test_kinds_of_steps_have_other_names(server: Server) -> None:
     assert status["status"] == "ready", status
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "owner", "owned"),
     [

@@ -78,6 +78,7 @@ def application(ref: str, program: str, *, forked: bool) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("forked", [True, False])
 def test_kernels_end_with_the_application_though_a_child_of_it_lives(
     ref: str, *, forked: bool

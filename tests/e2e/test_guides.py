@@ -146,6 +146,7 @@ def test_downloads(walk: Callable[..., str], content_server: ContentServer, tmp_
     assert (tmp_path / "generated/cities/Dockerfile").is_file()
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_packages_by_address(
     walk: Callable[..., str], content_server: ContentServer, tmp_path: Path
@@ -228,6 +229,7 @@ def test_from_template(walk: Callable[..., str], tmp_path: Path) -> None:
     assert build["from_template"] == recorded["dates"]["local"]["channels"]["stable"]
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_models(
     walk: Callable[..., str], content_server: ContentServer, hub: HubServer, tmp_path: Path

@@ -41,6 +41,7 @@ def test_new_project_builds(tmp_path: Path, command: Command) -> None:
         assert checked.returncode == 0, checked.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_packages_that_only_conda_has(tmp_path: Path, command: Command) -> None:
     """What the package index does not have is left out of the spec, with a note."""

@@ -86,6 +86,7 @@ def test_code_is_interrupted_at_once(
     assert printed(kept_sandbox, "print(x)") == "1\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "code",
     [
@@ -129,6 +130,7 @@ def test_signal_of_the_code_is_its_own(sandbox: KernelSandbox) -> None:
     assert printed(sandbox, handled) == "handled\nnot this\n"
 
 
+@pytest.mark.slow
 def test_late_interrupt_leaves_the_next_code_alone(
     kept_sandbox: KernelSandbox, interrupts: Interrupts
 ) -> None:

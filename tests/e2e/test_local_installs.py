@@ -128,9 +128,15 @@ WAYS_ELSEWHERE = tuple(way for way in WAYS if way.startswith(("%pip", "import", 
 
 @pytest.mark.parametrize(
     ("opening", "ways"),
-    [(kind, WAYS if kind == BEST else WAYS_ELSEWHERE) for kind in KINDS if LINUX or kind == BEST],
+    [
+        pytest.param(BEST, WAYS, id=BEST),
+        *(
+            pytest.param(kind, WAYS_ELSEWHERE, id=kind, marks=pytest.mark.slow)
+            for kind in KINDS
+            if LINUX and kind != BEST
+        ),
+    ],
     indirect=["opening"],
-    ids=[kind for kind in KINDS if LINUX or kind == BEST],
 )
 def test_installed_in_one_sandbox_only(
     with_pip: Path, opening: Opening, ways: Sequence[str]
@@ -173,6 +179,7 @@ def test_newer_version_wins_where_it_was_installed(with_pip: Path, opening: Open
     assert "outside environment" in execution.stdout
 
 
+@pytest.mark.slow
 @two_kinds
 def test_processes_that_code_starts_have_both(with_pip: Path, opening: Opening) -> None:
     """Workers of multiprocessing and programs of the environment find what the sandbox has

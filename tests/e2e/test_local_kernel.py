@@ -163,6 +163,7 @@ def test_close_ends_what_the_code_started(sandbox: KernelSandbox) -> None:
     sandbox.close()
 
 
+@pytest.mark.slow
 def test_nothing_survives_the_owner(ref: str, local_cache: Path) -> None:
     """When the owner of a sandbox is killed, the kernel, its children and its folder go."""
     code = (
@@ -203,6 +204,7 @@ def test_warm_sandbox_has_imported_and_left_no_name(ref: str) -> None:
         opened.close()
 
 
+@pytest.mark.slow
 def test_warm_import_that_fails_leaves_no_sandbox(ref: str) -> None:
     """A warm-up import that is not there is an error, and the half-open sandbox is closed."""
     with pytest.raises(SandboxError) as caught:
@@ -219,6 +221,7 @@ def test_kernel_has_no_heartbeat(sandbox: KernelSandbox) -> None:
     assert "Heartbeat" not in sandbox.run(code, timeout=30).stdout.split()
 
 
+@pytest.mark.slow
 def test_configuration_of_ipython_is_used(light: Rendered, ref: str) -> None:
     """A file `etc/ipython/ipython_config.py` of an environment configures each forked kernel."""
     with place.opened(ref, name="light") as path:
@@ -239,6 +242,7 @@ def test_configuration_of_ipython_is_used(light: Rendered, ref: str) -> None:
     assert (execution.error, execution.stdout, execution.results) == (None, "42\n", ())
 
 
+@pytest.mark.slow
 def test_connection_without_a_request_leaves_nothing(light: Rendered, ref: str) -> None:
     """The process that a zygote forks for a connection ends with it, if no request came."""
     with place.opened(ref, name="light") as path:

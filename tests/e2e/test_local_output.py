@@ -50,6 +50,7 @@ def test_all_that_is_written_to_standard_output_arrives_in_order(local_one: Path
     assert dict(zip(WRITTEN, [output["output"] for output in outputs], strict=True)) == WRITTEN
 
 
+@pytest.mark.slow
 def test_standard_error_is_heard_as_well(local_one: Path) -> None:
     """Warnings, processes and `faulthandler` reach standard error, and nothing else does."""
     codes = (

@@ -171,6 +171,7 @@ def test_environment_that_cannot_be_confined_is_named(
     assert [each for each in events if "NOT confined" in each.text] == []
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_environment_that_cannot_be_confined_is_named_whenever_it_is_opened(
     ref: str, monkeypatch: pytest.MonkeyPatch

@@ -116,6 +116,7 @@ def test_cancelled_opening_leaves_nothing(open_one: Opened, cloud: Server) -> No
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_pool_hands_out_refills_and_ends(open_one: Opened, cloud: Server, target: str) -> None:
     """A pool's sandboxes are handed out at once, each to one caller, and end with the program."""
 

@@ -83,6 +83,7 @@ def test_variables_are_for_one_execution(open_one: Opened) -> None:
     assert asyncio.run(both()) == ["it's\n'b' $HOME True\n", "None True\n"]
 
 
+@pytest.mark.slow
 def test_output_is_bounded_and_says_so(open_one: Opened) -> None:
     """Of more output than asked for the beginning and the end are kept, and the rest is counted."""
     (found,) = executed(open_one(max_output=1000), "for i in range(100_000): print(i)", timeout=60)

@@ -68,6 +68,7 @@ def test_half_characters_break_nothing(here: Any) -> None:
     assert (bad["success"], bad["error"]) == (False, "ValueError: ?")
 
 
+@pytest.mark.slow
 def test_interpreter_that_ends_well_is_a_success(
     here: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

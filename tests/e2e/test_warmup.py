@@ -141,6 +141,7 @@ def test_first_interpreter_alone_is_warmed(image: Image) -> None:
     assert [image.warm() for _ in range(3)] == [["idna"], [], []]
 
 
+@pytest.mark.slow
 def test_interpreter_answers_before_it_is_warmed(image: Image) -> None:
     """An interpreter imports nothing at its start, which its first execution sees, nor before that
     execution has ended."""
@@ -185,6 +186,7 @@ def test_restart_warms_again(image: Image) -> None:
     assert image.ready().returncode == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("module", "message"),
     [
@@ -271,6 +273,7 @@ def own(image: Image, code: str) -> Path:
     return path
 
 
+@pytest.mark.slow
 def test_first_execution_in_a_copy_reseeds(image: Image) -> None:
     """The first execution that somebody sends to a copy of the warm interpreter finds generators
     with seeds of its own, those after it find what the code has made of them; what the service

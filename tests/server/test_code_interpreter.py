@@ -204,6 +204,7 @@ def test_precheck_of_an_answer_that_ends_early(answering: Callable[..., Executio
         answering()
 
 
+@pytest.mark.slow
 def test_precheck_of_code_that_runs_out_of_time(answering: Callable[..., Execution]) -> None:
     """Code of a check that does not end in time has what it has printed until then."""
     execution = answering(OUTPUT, pause=True)

@@ -194,6 +194,7 @@ def test_history_begins_with_the_code(ready: Server) -> None:
     assert second["output"].startswith(f"[(1, {save!r}), (2, ")
 
 
+@pytest.mark.slow
 def test_interpreter_that_died_between_executions(ready: Server) -> None:
     """After an interpreter that died while nothing ran, whose place another has taken, code runs in
     a new sandbox, with its variables."""

@@ -143,6 +143,7 @@ def test_failed_build_leaves_generated_as_it_was(place: Place, command: Command)
     assert b"odd" in tree(place.folder)["generated/three/template.toml"]
 
 
+@pytest.mark.slow
 def test_folder_of_a_variant_that_is_gone_goes_with_a_build(place: Place, command: Command) -> None:
     """A build of all variants removes what was generated for one that is no more."""
     for stem in ("one", "three", "two"):
@@ -152,6 +153,7 @@ def test_folder_of_a_variant_that_is_gone_goes_with_a_build(place: Place, comman
     assert [path.name for path in (place.folder / "generated").iterdir()] == ["four"]
 
 
+@pytest.mark.slow
 def test_failed_build_on_e2b_leaves_generated_as_it_was(place: Place, cloud: Server) -> None:
     """On E2B the context of the build is a folder that git ignores; `generated/` follows."""
     path = place.folder / "variants" / "three.toml"

@@ -113,6 +113,7 @@ def test_failed_check_leaves_the_last_good_build(place: Place, ready: Server) ->
     assert place.build("one")["one"].action == "skipped"
 
 
+@pytest.mark.slow
 def test_interpreter_that_dies_is_no_success(place: Place, cloud: Server) -> None:
     """A check whose interpreter ends without a word fails, though the service reports no error."""
     place.edit("two", lambda t: f'{t}[[verify]]\nname = "end"\ncode = "import os; os._exit(0)"\n')
@@ -151,6 +152,7 @@ def _fails(step: dict[str, object], kind: str, text: str) -> str | None:
     return "exit status 1" if step["type"] == kind and text in str(step["args"]) else None
 
 
+@pytest.mark.slow
 def test_shared_step_that_fails_is_tried_once(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:
@@ -303,6 +305,7 @@ def test_code_service_that_is_not_up_is_waited_for(
     assert seconds["ready"] >= 1.0
 
 
+@pytest.mark.slow
 def test_sandbox_that_cannot_be_ended_is_named(place: Place, cloud: Server) -> None:
     """When ending a sandbox fails for good, a warning says which, and how long it lives on."""
     cloud.front.faults.append(Fault("DELETE /sandboxes/.*", "status", code=500, times=99))
@@ -376,6 +379,7 @@ def test_variant_without_a_service_runs_no_code(place: Place, cloud: Server) -> 
     )
 
 
+@pytest.mark.slow
 def test_modes_of_the_context_do_not_matter(places: Callable[[str], Place], cloud: Server) -> None:
     """Two machines whose files have other modes ask for the same steps, and share the cache."""
     one, other = places("one"), places("other")

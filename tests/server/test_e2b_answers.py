@@ -148,6 +148,7 @@ def test_path_that_the_api_does_not_have(cloud: Server, account: Account, call: 
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", ["tags", "templates"])
 @pytest.mark.usefixtures("with_four")
 def test_answer_without_an_end(

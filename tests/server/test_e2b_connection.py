@@ -176,6 +176,7 @@ def test_key_that_no_request_can_carry(project: Path, command: Command, key: str
     assert f"left out: {told}" in swept.stderr
 
 
+@pytest.mark.slow
 def test_domain_with_certificates_of_its_own(
     place: Place, tmp_path: Path, command: Command
 ) -> None:

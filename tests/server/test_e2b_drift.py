@@ -33,6 +33,7 @@ def test_build_that_is_not_ready_is_built_again(place: Place, cloud: Server) -> 
     assert place.recorded("four")["build_id"] == cloud.builds("four")[1].id
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("tag", ["default", "stable"])
 @pytest.mark.usefixtures("with_four")
 def test_tag_that_was_moved_by_hand_is_moved_back(place: Place, cloud: Server, tag: str) -> None:

@@ -87,6 +87,7 @@ def test_fault_of_a_look_passes(place: Place, cloud: Server, fault: str) -> None
     assert [one.happened for one in faults] == [1, 1, 1]
 
 
+@pytest.mark.slow
 def test_retry_after_is_obeyed(place: Place, cloud: Server) -> None:
     """Nobody asks again before the time that E2B has named."""
     fault = Fault("POST /v3/templates", "status", code=429, headers={"Retry-After": "2"})
@@ -193,6 +194,7 @@ def test_fault_that_stays(
     forget(place, cloud)
 
 
+@pytest.mark.slow
 def test_limit_that_stays(place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that is not lifted is waited for, and then told as what it is."""
     shorter = dataclasses.replace(retries.OF_BUILDS, limit_seconds=3.0)

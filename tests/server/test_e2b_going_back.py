@@ -57,6 +57,7 @@ def test_older_spec_replaces_a_revoked_build(
     assert done.stdout == f"{good.template_id}:{good.id}\n"
 
 
+@pytest.mark.slow
 def test_newer_spec_replaces_a_revoked_build_of_another_channel(
     place: Place, cloud: Server
 ) -> None:
@@ -90,6 +91,7 @@ def test_revoked_build_gives_way_to_an_older_one_that_is_recorded_later(
     assert cloud.tags("four")["stable"] == older.id
 
 
+@pytest.mark.slow
 def test_build_that_was_removed_here_is_not_another_machine_s(
     place: Place, cloud: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -185,6 +185,7 @@ def test_overtaken_machine_is_told_the_way_out(
         assert done.stdout.endswith(f":{last}\n")
 
 
+@pytest.mark.slow
 def test_move_that_was_on_its_way(
     places: Places, server: Server, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -66,6 +66,7 @@ def test_running_build_that_is_overtaken(
         assert "another machine started the same build: waiting for that one" in texts
 
 
+@pytest.mark.slow
 def test_waiting_build_that_is_overtaken(place: Place, lead: Callable[[Server], Server]) -> None:
     """A build that is overtaken before it begins is not started, which would cancel the newer one,
     though E2B's cache says that it waits."""

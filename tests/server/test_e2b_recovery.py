@@ -50,6 +50,7 @@ def test_killed_run_is_taken_up(place: Place, lead: Callable[[Server], Server]) 
         assert not Journal(place.folder / ".builder" / "journal", target="e2b").names()
 
 
+@pytest.mark.slow
 def test_kill_after_recording_leaves_no_entry(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:
@@ -230,6 +231,7 @@ def killed_while_verifying(place: Place, server: Server) -> None:
     server.ready_after = 0
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("with_four")
 def test_revoked_build_does_not_come_back(place: Place, cloud: Server) -> None:
     """Though a revoked build still carries the tag of the digest, it is never taken again."""
@@ -275,6 +277,7 @@ def test_force_builds_anew_after_a_run_that_was_killed(place: Place, cloud: Serv
     assert first.id != second.id
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("with_four")
 def test_refused_force_leaves_nothing_to_take_up(place: Place, cloud: Server) -> None:
     """--force that E2B refused is asked for anew by the next --force, and harms nothing before."""

@@ -48,6 +48,7 @@ def test_address_that_is_not_of_the_api(place: Place, cloud: Server, command: Co
     assert cloud.tags("four") == tags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("same_name", [False, True])
 def test_key_of_another_account(
     place: Place, teams: Server, command: Command, same_name: bool

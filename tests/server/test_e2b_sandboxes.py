@@ -172,6 +172,7 @@ def test_account_with_room_for_one_sandbox(place: Place, lead: Callable[[Server]
         assert server.running == {}
 
 
+@pytest.mark.slow
 def test_check_after_one_that_hangs(place: Place, cloud: Server) -> None:
     """A check that runs out of time does not spoil the one after it."""
     place.edit(

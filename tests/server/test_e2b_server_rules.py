@@ -113,6 +113,7 @@ def test_visibility_of_a_template(server: Server, ask: Ask) -> None:
     assert [one["public"] for one in ask("GET", "/templates").json()] == [False]
 
 
+@pytest.mark.slow
 def test_tags_of_a_build(server: Server, ask: Ask) -> None:
     """A tag is given to the build that another tag, its name or its own ID leads to."""
     made = built(ask, "x")

@@ -48,6 +48,7 @@ def test_fallback_is_not_built_in_the_cloud(fallen: Place, cloud: Server) -> Non
     assert cloud.builds("three") == []
 
 
+@pytest.mark.slow
 def test_fallback_that_is_accepted_is_built(fallen: Place, cloud: Server, command: Command) -> None:
     """With --accept-fallback it is built, and what is built is nothing to accept again."""
     arguments = ("build", "three", "--frozen", "--target", "e2b", "--precheck", "never")

@@ -109,6 +109,7 @@ def test_a_parent_that_fails_blocks_its_children(family: Place, cloud: Server) -
     assert cloud.builds("child") == []
 
 
+@pytest.mark.slow
 def test_a_plan_says_what_to_do_without_the_parents_build(family: Place, cloud: Server) -> None:
     """A child is blocked if its parent was never built here, has another service, or is gone."""
     place = "`from-template` (variants/child.toml:3)"
@@ -207,6 +208,7 @@ def test_a_template_of_e2b_that_is_not_ours(family: Place, cloud: Server) -> Non
     assert note in family.recorded("child")["warnings"]
 
 
+@pytest.mark.slow
 def test_a_child_that_cannot_live_with_its_parents_versions(family: Place) -> None:
     """The parent's packages are constraints: the error names the package, both templates and the
     line of the child's spec."""

@@ -84,6 +84,7 @@ def unneeded(place: Place) -> Needs:
     return Needs(templates=entries, of=lambda *_: None, protect_seconds=0.0)
 
 
+@pytest.mark.slow
 def test_tag_that_moved_since_it_was_looked_at_stays(place: Place, cloud: Server) -> None:
     """A tag that somebody moves to another build between the look and the removal is kept, with the
     build that it is on."""

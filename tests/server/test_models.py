@@ -141,6 +141,7 @@ def test_mistakes_are_worded(locking: Locking, text: str, message: str) -> None:
     assert f"variants/leaf.toml:5: {message}" in finished.stderr
 
 
+@pytest.mark.slow
 def test_hub_that_cannot_be_reached_is_an_error_of_the_network(locking: Locking) -> None:
     """A hub that does not answer, or offline mode, is an error of the network."""
     locking.spec()

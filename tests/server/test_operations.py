@@ -97,6 +97,7 @@ def test_promotion_that_cannot_be_written_puts_the_tags_back(
     assert registry.resolve("four", path=place.folder / "registry.json") == new
 
 
+@pytest.mark.slow
 def test_adopted_template_is_looked_for(place: Place, cloud: Server) -> None:
     """With a key, `adopt` takes what the account has, and says which build a tag leads to."""
     ref = place.build("four")["four"].ref or ""
@@ -310,6 +311,7 @@ def answered(folder: Path, answer: bytes, *arguments: str) -> tuple[int, str]:
     return process.wait(), shown.decode().replace("\r\n", "\n")
 
 
+@pytest.mark.slow
 def test_no_changes_nothing(place: Place, cloud: Server, twice: tuple[str, str]) -> None:
     """Whoever does not say yes ends the command with one line and exit code 1, and nothing is
     changed."""

@@ -111,6 +111,7 @@ def test_failed_checks_of_a_web_application(place: Place, cloud: Server, port: i
     assert cloud.running == {}
 
 
+@pytest.mark.slow
 def test_command_that_does_not_end_is_killed(place: Place, cloud: Server) -> None:
     """A command on E2B that exceeds its time is ended, and the check fails."""
     check = '[[verify]]\nname = "slow"\ncommand = "sleep 300"\ntimeout = 1\n'
@@ -132,6 +133,7 @@ def test_commands_run_beside_code(place: Place, cloud: Server) -> None:
     assert checks == ["import packaging", "import idna", "a sum", "both"]
 
 
+@pytest.mark.slow
 def test_registry_is_rebuilt_without_a_code_service(
     place: Place, cloud: Server, command: Command
 ) -> None:

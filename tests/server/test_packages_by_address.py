@@ -234,6 +234,7 @@ def test_all_kinds_are_installed_here(
     assert output.stdout == "extra library tools\n"
 
 
+@pytest.mark.slow
 @pytest.mark.network
 def test_wheel_of_the_project_is_built_on_e2b(
     place: Place, cloud: Server, command: Command

@@ -218,6 +218,7 @@ def test_body_in_chunks_arrives_unchanged(make: Make) -> None:
             assert connection.recv(1024) == b"HTTP/1.1 200 1\r\n\r\n"
 
 
+@pytest.mark.slow
 def test_silent_connections_do_not_keep_others_out(make: Make, server: int) -> None:
     """More silent connections than the proxy serves at once end in time, and further ones are
     answered."""

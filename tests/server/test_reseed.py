@@ -46,6 +46,7 @@ def test_generators_that_stay_the_same_fail_verification(place: Place, cloud: Se
     assert cloud.running == {}
 
 
+@pytest.mark.slow
 def test_interpreter_that_was_not_warmed_fails_verification(
     place: Place, lead: Callable[[Server], Server]
 ) -> None:

@@ -136,6 +136,7 @@ def test_refused_key(ready: Server) -> None:
     assert "e2b_9" not in str(caught.value)
 
 
+@pytest.mark.slow
 def test_account_that_is_full(ready: Server, monkeypatch: pytest.MonkeyPatch) -> None:
     """A full account is waited for; when room comes, the sandbox is opened."""
     team: Team = next(iter(ready.state.teams.values()))

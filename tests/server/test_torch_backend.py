@@ -225,6 +225,7 @@ def test_dockerfile_installs_from_the_backend(reached: Locked) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failure", ["no route", "hangs up", "silent", "untrusted", "503", "403"])
 def test_backend_out_of_reach_falls_back(
     tmp_path: Path,
@@ -244,6 +245,7 @@ def test_backend_out_of_reach_falls_back(
     assert locked.notes == (NOTE,)
 
 
+@pytest.mark.slow
 def test_fallback_is_reported_once(fallen: Locked) -> None:
     """Two variants that share the stage that fell back have the note each and cause one warning."""
     assert (fallen.lock("plain").notes, fallen.lock("child").notes) == ((NOTE,), (NOTE,))
@@ -274,6 +276,7 @@ def test_fallback_says_what_it_costs(tmp_path: Path, index: IndexServer, backend
     assert [p for p in index.paths(f"{DEFAULT_INDEX}/files/") if p.endswith(".whl")] == []
 
 
+@pytest.mark.slow
 def test_fallback_is_rendered_without_backend(fallen: Locked) -> None:
     """After a fallback no install line of the Dockerfile names the backend."""
     folder = "/opt/template/requirements"
@@ -283,6 +286,7 @@ def test_fallback_is_rendered_without_backend(fallen: Locked) -> None:
     ]
 
 
+@pytest.mark.slow
 def test_backend_is_given_up_once(fallen: Locked, backend: str) -> None:
     """An index out of reach is tried twice by the stage that needs it first, and by none below."""
     assert fallen.index.tunnels.count(backend) == 2
@@ -325,6 +329,7 @@ def built_for(rendered: Rendered, log: Log) -> str:
     ).stdout.strip()
 
 
+@pytest.mark.slow
 def test_local_build_installs_the_backends_build(
     index: IndexServer, reached: Locked, log: Log
 ) -> None:

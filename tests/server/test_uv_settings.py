@@ -136,6 +136,7 @@ def test_no_file_decides_what_is_locked_or_installed(
     assert not list(tmp_path.rglob("evil"))
 
 
+@pytest.mark.slow
 def test_no_variable_decides_what_is_locked_or_installed(
     tmp_path: Path, index: IndexServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -283,6 +284,7 @@ def test_variable_that_uv_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
     assert caught.value.hint == "correct the variable, or unset it"
 
 
+@pytest.mark.slow
 def test_interpreter_of_the_folder_is_not_run(tmp_path: Path, index: IndexServer) -> None:
     """An environment in the folder where the command is run is neither asked nor used."""
     write(Path(".venv/pyvenv.cfg"), "home = /usr/bin\n")

@@ -179,6 +179,7 @@ def test_event_loops_do_not_wait_for_each_other(place: Place) -> None:
     assert place.handled == ["evt-1"]
 
 
+@pytest.mark.slow
 def test_full_disk_loses_no_event(place: Place) -> None:
     """Where the ledger cannot grow, each event gets 503 until it can, and is then taken once."""
     events = [PAYLOAD | {"id": f"evt-{n}-{'x' * 200}", "sandbox_id": f"s{n}"} for n in range(60)]

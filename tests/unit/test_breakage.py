@@ -86,6 +86,7 @@ def machine(tmp_path: Path) -> Here:
     return Here(folder)
 
 
+@pytest.mark.slow
 def test_what_could_be_imported_before(
     machine: Here, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

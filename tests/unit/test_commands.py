@@ -335,6 +335,7 @@ def toml(value: str) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(line=text, value=text, package=text, component=text, target=text, owner=text)
 def test_no_value_can_add_or_alter_an_instruction(

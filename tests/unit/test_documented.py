@@ -7,6 +7,8 @@ import re
 import tomllib
 from typing import Any
 
+import pytest
+
 from builder.project import PRECHECK_KEYS, TARGET_KEYS
 from builder.system.settings import KEYS
 from builder.system.uv_settings import _KEPT_VARIABLES
@@ -35,12 +37,14 @@ def names_in_code() -> set[str]:
     }
 
 
+@pytest.mark.slow
 def test_every_variable_is_documented() -> None:
     """Each environment variable that the program names stands on the page of variables."""
     documented = set(re.findall(r"`([A-Z][A-Z0-9_]*)`", PAGE))
     assert names_in_code() - OTHERS - documented == set()
 
 
+@pytest.mark.slow
 def test_no_variable_is_invented() -> None:
     """Each variable in the page's tables is one that the program names, or that uv is given."""
     rows = [line.split("|")[1] for line in PAGE.splitlines() if line.startswith("| `")]

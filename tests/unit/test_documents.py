@@ -23,6 +23,7 @@ def nested(value: Any, times: int) -> Any:
     return value
 
 
+@pytest.mark.slow
 @given(value=VALUES)
 def test_json_is_what_it_was(value: Any) -> None:
     """What is not nested too deeply is parsed as the standard library does, brackets in text too."""
@@ -31,6 +32,7 @@ def test_json_is_what_it_was(value: Any) -> None:
     assert parse_json(text.encode("utf-16")) == [value] * 101
 
 
+@pytest.mark.slow
 @given(value=VALUES)
 def test_json_beyond_the_limit_is_refused(value: Any) -> None:
     """Whatever else is in it, JSON with `MAX_DEPTH` levels is parsed, and with one more refused."""

@@ -156,6 +156,7 @@ main()
 """
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_no_home")
 def test_commands_without_a_home_folder(project: Path) -> None:
     """What needs no environment works for a user without a home folder; the rest says what to set."""

@@ -34,6 +34,7 @@ def with_environments(folder: Path, refs: list[str]) -> dict[str, str]:
     return {"TEMPLATE_BUILDER_CACHE_DIR": str(folder / "cache")}
 
 
+@pytest.mark.slow
 def test_reason_in_latin_1_is_kept_as_text(tmp_path: Path, command: Command) -> None:
     """A reason whose bytes are not UTF-8 is recorded, by every command that takes one."""
     path, refs = made(tmp_path, "1.0", "1.1")

@@ -7,6 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -166,6 +167,7 @@ def test_what_is_not_known_to_be_unneeded_is_kept_and_named(
     assert (found["kept"], place.exists()) == (None, False)
 
 
+@pytest.mark.slow
 def test_nothing_goes_without_a_yes(tmp_path: Path, own_cache: Path, command: Command) -> None:
     """Where nobody can be asked, `gc` without `--yes` is an error and removes nothing, with `--json`
     or without."""

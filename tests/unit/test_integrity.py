@@ -121,6 +121,7 @@ def test_revocation_that_was_edited_away_comes_back(tmp_path: Path) -> None:
     assert faults(path) == []
 
 
+@pytest.mark.slow
 @pytest.mark.needs("git")
 def test_doctor_tells_the_key_that_was_edited(
     tmp_path: Path, command: Command, monkeypatch: pytest.MonkeyPatch

@@ -30,6 +30,7 @@ def test_entry_is_read_as_it_was_written(tmp_path: Path) -> None:
     assert journal.read("light") is None
 
 
+@pytest.mark.slow
 @settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.binary(max_size=300) | st.dictionaries(st.text(), st.integers()).map(json.dumps))
 def test_damaged_entry_is_no_entry(tmp_path: Path, content: bytes | str) -> None:

@@ -145,6 +145,7 @@ def test_links_inside_are_followed(home: Path) -> None:
     assert (home / "cache" / "snapshots" / "other.bin").read_text() == "x"
 
 
+@pytest.mark.slow
 def test_swapped_folder_is_not_entered(home: Path, tmp_path: Path) -> None:
     """While code swaps a folder for a link to the outside and back, nothing of the outside is
     read, and nothing is written there."""
@@ -253,6 +254,7 @@ def test_local_path_that_is_no_file(home: Path, tmp_path: Path) -> None:
         asyncio.run(files.download("a", tmp_path / "pipe"))
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 def test_large_files_are_not_held_in_memory(home: Path, tmp_path: Path) -> None:
     """200 MB in and out take a few MiB of the application's memory."""

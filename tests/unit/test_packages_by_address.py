@@ -109,6 +109,7 @@ def test_hash_that_is_none(fragment: str, wrong: str) -> None:
     assert str(error.value.errors()[0]["msg"]) == f"Value error, {text!r} {wrong}"
 
 
+@pytest.mark.slow
 @settings(max_examples=500)
 @given(
     address=st.sampled_from(ADDRESSES),

@@ -121,6 +121,7 @@ def test_change_that_fails_changes_nothing(tmp_path: Path) -> None:
     assert sorted(p.name for p in tmp_path.iterdir()) == [".builder", "registry.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.chance
 def test_many_processes_lose_nothing(tmp_path: Path) -> None:
     """Processes that record at once leave every build of every one of them."""
@@ -158,6 +159,7 @@ steps = st.lists(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=30, suppress_health_check=[HealthCheck.too_slow])
 @given(steps=steps)
 def test_any_order_of_writers_keeps_every_build(
@@ -278,6 +280,7 @@ def test_remove_tree_removes_what_is_read_only(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_remove_tree_removes_what_code_can_make(tmp_path: Path) -> None:
     """A tree is removed whatever its depth, rights and names are, but not the targets of its
     links."""

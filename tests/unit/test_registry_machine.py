@@ -308,4 +308,4 @@ Registry.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestRegistry = pytest.mark.chance(Registry.TestCase)
+TestRegistry = pytest.mark.slow(pytest.mark.chance(Registry.TestCase))

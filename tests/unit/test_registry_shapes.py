@@ -97,6 +97,7 @@ def is_refused(path: Path) -> bool:
     return False
 
 
+@pytest.mark.slow
 def test_no_value_of_another_type_is_a_traceback(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,6 +53,7 @@ def test_build_channel_and_template_are_removed(tmp_path: Path, command: Command
     )
 
 
+@pytest.mark.slow
 def test_removal_asks(tmp_path: Path, command: Command) -> None:
     """Without a terminal and without --yes nothing is removed, and the error says what would be."""
     path, (old, _) = made(tmp_path, "1.0", "1.1")

@@ -249,6 +249,7 @@ def test_link_that_looks_like_an_old_variant_is_left_alone(tmp_path: Path) -> No
     assert elsewhere.stat().st_mode & 0o777 == 0o755
 
 
+@pytest.mark.slow
 def test_writers_of_generated_do_not_disturb_each_other(tmp_path: Path) -> None:
     """Several processes that render at once all succeed, round after round."""
     (tmp_path / "variants").mkdir()
@@ -290,6 +291,7 @@ def toml(value: str) -> str:
     return json.dumps(value).replace("\x7f", "\\u007f")
 
 
+@pytest.mark.slow
 @settings(max_examples=150, suppress_health_check=[HealthCheck.too_slow])
 @given(env=values, description=values, stdout=values, argument=values)
 def test_no_value_can_add_or_alter_an_instruction(

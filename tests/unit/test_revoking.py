@@ -85,6 +85,7 @@ def test_what_somebody_revoked_by_hand_stays_revoked(
         registry.resolve("leaf", path=path)
 
 
+@pytest.mark.slow
 def test_when_is_told_everywhere(tmp_path: Path, command: Command) -> None:
     """`revoke`, `list`, `show` and the error say from when, also of what is still to come."""
     path, (old, new) = made(tmp_path, "1.0", "1.1")

@@ -57,6 +57,7 @@ chains = st.dictionaries(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, deadline=None)
 @given(chains, st.frozensets(st.sampled_from("abc"), max_size=1))
 def test_every_step_runs_once(keys: dict[str, Sequence[str]], failing: frozenset[str]) -> None:

@@ -13,6 +13,7 @@ from tests.conftest import ROOT, Command
 CANARY = "canary-4f1c9a77-of-the-environment"
 
 
+@pytest.mark.slow
 def test_spans_hold_no_secret(tmp_path: Path) -> None:
     """Spans of opening and running tell the template and the target, and no key."""
     code = """

@@ -209,6 +209,7 @@ words = st.text(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(argument=words)
 def test_no_ready_command_alters_an_instruction(

@@ -158,6 +158,7 @@ texts = st.text(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=100, suppress_health_check=[HealthCheck.too_slow])
 @given(command=texts, contains=texts)
 def test_no_check_alters_an_instruction(

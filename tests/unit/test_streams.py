@@ -7,6 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from builder import errors
 from builder.system import guard
 from tests.conftest import ROOT
@@ -39,6 +41,7 @@ def hears_of_hang_ups() -> None:
     signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
 
 
+@pytest.mark.slow
 def test_the_exit_code_of_a_failure_outlives_the_reader(project: Path) -> None:
     """A command that fails ends with the code of its failure, although nobody can be told."""
     (project / "variants" / "light.toml").write_text("schema = 1\nnmae = 'x'\n")
@@ -47,6 +50,7 @@ def test_the_exit_code_of_a_failure_outlives_the_reader(project: Path) -> None:
         assert ended.returncode == errors.SpecError.exit_code
 
 
+@pytest.mark.slow
 def test_a_full_disk_behind_the_output_is_an_error(project: Path) -> None:
     """What was asked for and cannot be written is an error, once; a closed pipe is none."""
     full = bash(f"{PROGRAM} schema --json >/dev/full", project)
@@ -82,6 +86,7 @@ def test_output_that_another_program_made_non_blocking(project: Path) -> None:
     assert text.endswith(b"x\n" + b"y" * 300_000 + b"\n")
 
 
+@pytest.mark.slow
 def test_a_terminal_that_was_closed(project: Path) -> None:
     """A terminal that vanishes under the live display ends the display, not the work."""
     parent, child = pty.openpty()
@@ -100,6 +105,7 @@ def test_a_terminal_that_was_closed(project: Path) -> None:
     assert (project / "done").exists()
 
 
+@pytest.mark.slow
 def test_a_hang_up_ends_as_an_interrupt_does(project: Path) -> None:
     """The hang-up of a terminal cleans up and ends with the code of an interrupt, unless it is
     ignored, as under nohup."""

@@ -76,6 +76,7 @@ def test_valid_specs_are_loaded_without_pydantic(folder: Path) -> None:
     assert first.stdout == second.stdout
 
 
+@pytest.mark.slow
 def test_a_plan_of_unchanged_specs_needs_no_pydantic(own_cache: Path) -> None:
     """The second plan of the same specs loads no pydantic, even if there is something to do."""
     program = (
