@@ -311,9 +311,9 @@ def test_targets_say_what_they_do_not_provide(tmp_path: Path) -> None:
         "the working folder /home/user/app: sandboxes start in their home",
     )
     assert not_provided(variant) == (
-        "owner root of /home/user/app/a.py (variants/leaf.toml): E2B gives everything below"
+        "owner root of /home/user/app/a.py (variants/leaf.toml:31): E2B gives everything below"
         " /home/user to `user` at the end of a build",
-        "owner root of /home/user/app/sub/b (variants/leaf.toml): E2B gives everything below"
+        "owner root of /home/user/app/sub/b (variants/leaf.toml:31): E2B gives everything below"
         " /home/user to `user` at the end of a build",
         "`workdir.path` (variants/leaf.toml:41) to code, which the code service starts in"
         " /home/user; commands start in /home/user/app",

@@ -64,10 +64,10 @@ def not_provided(variant: Variant) -> tuple[str, ...]:
         if file.target.startswith(f"{folder}/") and file.mode != "0777"
     )
     owners = (
-        f"owner {file.owner} of {file.target} ({stage.source}): E2B gives everything below"
-        " /home/user to `user` at the end of a build"
+        f"owner {file.owner} of {file.target} ({place_in([stage], ('files', number, 'owner'))}):"
+        " E2B gives everything below /home/user to `user` at the end of a build"
         for stage in variant.stages
-        for file in stage.all_files
+        for number, file in _numbered_files(stage)
         if file.target.startswith("/home/user/") and file.owner != "user"
     )
     place = place_in(variant.stages, ("workdir", "path"))
