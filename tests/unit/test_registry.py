@@ -98,6 +98,12 @@ def test_lookup_returns_the_record(file: Path) -> None:
             "hint: `template-builder build here --target e2b` makes it",
         ),
         (
+            {"name": "here", "target": "locl"},
+            NotBuiltError,
+            "template `here` is not built for target `locl`; it is built for `local` (in {path})\n\n"
+            "hint: did you mean `local`? If not, `template-builder build here --target locl` makes it",
+        ),
+        (
             {"name": "two"},
             NotBuiltError,
             "template `two` needs a target; it is built for: `a`, `b` (in {path})\n\n"
