@@ -76,23 +76,22 @@ class E2BTarget(Sandboxes, Cleaning):
         channel, ours = query.channel, self._ours(name, query)
         for tag in tags_of(channel):
             now = tags.get(tag)
-            text = f"the tag `{tag}` on {self.name} is on build {now}"
+            place = f"the tag `{tag}` on {self.name}"
             # A tag that was moved by hand leaves the claim of the channel's build.
             if now and now in claims_on(channel, tags) and now not in ours:
-                known = now in history.build_ids(query.recorded)
                 rebuild = f"`template-builder registry rebuild {name} --target {self.name}`"
-                text += ", which another machine published and this registry "
-                text += (
+                lacks = (
                     f"has not on channel {channel}: {rebuild} moves the channel there"
-                    if known
+                    if now in history.build_ids(query.recorded)
                     else f"does not know: {rebuild} records it"
                 )
-                return Drift(text=text, usable=True, elsewhere=True)
+                published = f"build {now}, which another machine published and this registry"
+                return Drift(text=f"{place} is on {published} {lacks}", usable=True, elsewhere=True)
             if wanted and now != wanted:
-                moved = text if now else f"the tag `{tag}` on {self.name} is gone"
+                state = f"is on build {now}" if now else "is gone"
                 return Drift(
-                    text=f"{moved}, but the registry names {wanted}: it was moved by hand, or by"
-                    " another registry",
+                    text=f"{place} {state}, but the registry names {wanted}: it was moved by hand,"
+                    " or by another registry",
                     usable=True,
                 )
         return None
