@@ -89,10 +89,8 @@ def missing_from(
 
 def _can_hold(requirement: Requirement, python_floor: str) -> bool:
     marker = requirement.marker
-    # No extra is installed: neither one of an empty name, which is in every text, nor another.
     return marker is None or any(
-        all(marker.evaluate(environment | {"extra": extra}) for extra in ("", "\0"))
-        for environment in environments(python_floor)
+        marker.evaluate(environment) for environment in environments(python_floor)
     )
 
 

@@ -35,6 +35,8 @@ _WHEEL_NAME = re.compile(r"[A-Za-z0-9._+-]+\.whl")
 _ARCHIVES = (".whl", ".tar.gz", ".zip")
 # A name as in PEP 508.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]")
+_QUOTED = re.compile(r"\"[^\"]*\"")
+_EXTRA = re.compile(r"\b(?:extras?|dependency_groups)\b")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH = re.compile(r"(/[A-Za-z0-9._+@%~=,-]+)+")
 # The grammar of distribution/reference: [host[:port]/]path[:tag][@digest]
@@ -103,6 +105,11 @@ def _requirement(value: str) -> str:
     except InvalidRequirement as error:
         reason = what_to_write(value) or str(error).splitlines()[0]
         raise ValueError(f"{value!r} is not a PEP 508 requirement: {reason}") from error
+    if _EXTRA.search(_QUOTED.sub("", str(requirement.marker))):
+        raise ValueError(
+            f"{value!r} has a marker for an `extra`, which packages have and specs do not: remove"
+            " the marker or the package"
+        )
     if requirement.url:
         _address(value, requirement.name, requirement.url)
     return value

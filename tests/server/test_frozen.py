@@ -11,7 +11,6 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from builder.errors import SpecError, TemplateError
-from builder.lock.pins import missing_from
 from builder.project import Project
 from builder.render import Rendered, drift, write
 from tests.support.here import results_of
@@ -76,7 +75,6 @@ comparisons = st.one_of(
                 "os_name",
                 "platform_system",
                 "platform_machine",
-                "extra",
                 "implementation_name",
                 "platform_python_implementation",
                 "platform_release",
@@ -168,12 +166,6 @@ def check(project: Project) -> None:
     drift([frozen], project.generated, all_variants=True)
 
 
-def test_marker_of_an_extra_asks_for_nothing() -> None:
-    """A requirement for an extra, even one of an empty name, need not be in the lock."""
-    wanted = ["idna; extra == ''", "six; extra == 'socks'", "attrs; extra != 'socks'"]
-    assert list(missing_from([], wanted, "3.11")) == wanted[2:]
-
-
 @pytest.mark.slow
 @pytest.mark.chance
 @settings(
@@ -198,8 +190,6 @@ def test_whatever_is_locked_is_accepted_when_frozen(
 EXAMPLES: dict[str, list[Mapping[str, Any]]] = {
     "a marker that never holds": [{"packages": ["six", "idna; python_version < '3.11'"]}],
     "nothing but a marker that never holds": [{"packages": ["idna; python_version < '3.11'"]}],
-    "an extra that is not in a text": [{"packages": ["idna; extra not in 'linux'"]}],
-    "an extra that is not asked for": [{"packages": ["idna; extra == 'x'"]}],
     "a package that the parent has": [{"packages": ["requests"]}, {"packages": ["idna"]}],
     "the same as the parent": [{"packages": ["idna"]}, {"packages": ["idna"]}],
     "another spelling": [{"packages": ["zope.interface"]}, {"packages": ["Zope_Interface"]}],

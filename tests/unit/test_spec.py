@@ -153,6 +153,14 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
             ["variants/_a.toml:2:1: `extends`: extends itself: _a → _a"],
         ),
         (
+            {"_base": BASE, "a": LEAF + "[python]\npackages = [\"six; extra == 'x'\"]"},
+            [
+                "variants/a.toml:5:13: `python.packages[0]`: \"six; extra == 'x'\" has a marker for"
+                " an `extra`, which packages have and specs do not: remove the marker or the"
+                " package"
+            ],
+        ),
+        (
             {"_base": BASE, "a": LEAF + "[warmup]\nlevel = 'disk'"},
             [
                 "variants/a.toml:5:1: `warmup.level`: is 'disk', but there is nothing to import"
