@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -145,6 +146,28 @@ threading.Thread(target=use).start()
 ctypes.CDLL(None).syscall(93 if platform.machine() == "aarch64" else 60, 0)
 """
     assert of_program(monkeypatch, code, memory=64 << 20) == "memory"
+
+
+@pytest.mark.parametrize("ended", [True, False])
+def test_memory_of_a_process_that_ends_meanwhile_is_free(
+    monkeypatch: pytest.MonkeyPatch, ended: bool
+) -> None:
+    """A process that ends while its share of memory is looked up has none; one that does not show
+    its share counts whole."""
+    fields = budget._fields
+
+    def read(folder: str, name: str) -> dict[str, str]:
+        if name != "smaps_rollup":
+            return fields(folder, name)
+        if ended:
+            process = int(Path(folder).name)
+            os.kill(process, signal.SIGKILL)
+            os.waitid(os.P_PID, process, os.WEXITED | os.WNOWAIT)
+        return {}
+
+    monkeypatch.setattr(budget, "_fields", read)
+    code = "import time; memory = b'x' * (64 << 20); print(flush=True); time.sleep(60)"
+    assert of_program(monkeypatch, code, memory=64 << 20) == ("" if ended else "memory")
 
 
 def test_page_tables_count(monkeypatch: pytest.MonkeyPatch) -> None:

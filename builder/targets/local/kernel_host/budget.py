@@ -80,7 +80,9 @@ class Budget:
         largest = sorted(processes.items(), key=lambda each: -each[1].pages)
         for folder, process in self._going_on(largest):
             share = _kib(_fields(folder, "smaps_rollup"), "Pss", "SwapPss")
-            used += process.kernel + (share or process.pages)
+            # A process that is still there does not always show its share.
+            if share := share or _pages_now(folder):
+                used += process.kernel + share
             if used > enough:
                 break
         return used
@@ -132,6 +134,14 @@ def _processes() -> Iterator[tuple[str, _Process]]:
                 kernel = _kib(fields, "VmPTE") + _DESCRIPTOR_BYTES * descriptors
                 yield folder, _Process(pages, kernel)
                 break
+
+
+def _pages_now(folder: str) -> int:
+    """Return the bytes of the pages of a process, or of the process of a thread; 0 if it has
+    ended."""
+    folders = _folders_of(folder.partition("/task/")[0])
+    sizes = (_kib(_fields(each, "status"), "VmRSS", "VmSwap") for each in folders)
+    return next(filter(None, sizes), 0)
 
 
 def _folders_of(process: str) -> Iterator[str]:
