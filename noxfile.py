@@ -111,7 +111,7 @@ def coverage(session: nox.Session) -> None:
 
 @nox.session
 def soak(session: nox.Session) -> None:
-    """Run the long proofs, and 20 times as many random trials as `tests`; takes hours."""
+    """Run the long proofs, and 20 times as many random trials as `tests`; takes an hour."""
     install(session, "tests")
     long = ["-m", "soak or chance", "--rounds=20", "--timeout=0"]
     session.run("pytest", *long, *(session.posargs or SIDE_BY_SIDE), env=KEEP_BYTE_CODE)

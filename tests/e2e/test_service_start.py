@@ -25,7 +25,7 @@ def project(write: Callable[..., Path], shared: Path) -> Callable[..., Path]:
         )
         leaf += files
         known = shared / "known"
-        folder = write_project(write, leaf, name=name, known=known, base=service, ready=150)
+        folder = write_project(write, leaf, name=name, known=known, base=service, ready=600)
         for module, text in modules.items():
             (folder / "variants" / f"{module}.py").write_text(text)
         return folder
