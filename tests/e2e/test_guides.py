@@ -146,7 +146,6 @@ def test_downloads(walk: Callable[..., str], content_server: ContentServer, tmp_
     assert (tmp_path / "generated/cities/Dockerfile").is_file()
 
 
-@pytest.mark.slow
 @pytest.mark.network
 def test_packages_by_address(
     walk: Callable[..., str], content_server: ContentServer, tmp_path: Path
