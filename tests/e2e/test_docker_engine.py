@@ -201,7 +201,7 @@ def test_lost_output_is_asked_for_again(monkeypatch: pytest.MonkeyPatch) -> None
 
 @pytest.fixture
 def service() -> Any:
-    """A variant whose containers are told from those of tests that run at the same time."""
+    """A variant of one test, whose containers no test that runs at the same time counts."""
     return SimpleNamespace(name=f"service-{uuid.uuid4().hex[:8]}", cpu=1, memory_mb=256)
 
 
