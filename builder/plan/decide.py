@@ -110,7 +110,7 @@ class _Case:
         if held and not release:
             action, reasons, retag = self._held(action, reasons, retag)
         if action == "retag" and self.drift and self.drift.elsewhere:
-            # If the channel is held, the reasons are this one and that.
+            # The reasons of a held channel already include the drift.
             action, reasons = "skip", reasons if held else [_state(self.drift.text)]
         if action == "build" and self.name in situation.unaccepted:
             action, reasons = "blocked", [_state(situation.unaccepted[self.name]), *reasons]

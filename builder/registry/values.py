@@ -234,12 +234,13 @@ class Registry:
         target = target or named or self._default(name, targets)
         if target not in targets:
             built = ", ".join(f"`{t}`" for t in sorted(targets)) or "no target"
-            build = f"`template-builder build {name} --target {target}` makes it"
-            meant = did_you_mean(target, targets)
+            hint = f"`template-builder build {name} --target {target}` makes it"
+            if meant := did_you_mean(target, targets):
+                hint = f"{meant} If not, {hint}"
             raise NotBuiltError(
                 f"template `{name}` is not built for target `{target}`{because}; it is built for"
                 f" {built} (in {self.path})",
-                hint=f"{meant} If not, {build}" if meant else build,
+                hint=hint,
             )
         return target
 

@@ -36,7 +36,8 @@ _ARCHIVES = (".whl", ".tar.gz", ".zip")
 # A name as in PEP 508.
 _DISTRIBUTION = re.compile(r"[A-Za-z0-9]|[A-Za-z0-9][A-Za-z0-9._-]*[A-Za-z0-9]")
 _QUOTED = re.compile(r"\"[^\"]*\"")
-_EXTRA = re.compile(r"\b(?:extras?|dependency_groups)\b")
+# Variables of markers that have a value in a package, but none in a spec.
+_PACKAGE_VARIABLE = re.compile(r"\b(?:extras?|dependency_groups)\b")
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 _PATH = re.compile(r"(/[A-Za-z0-9._+@%~=,-]+)+")
 # The grammar of distribution/reference: [host[:port]/]path[:tag][@digest]
@@ -105,9 +106,9 @@ def _requirement(value: str) -> str:
     except InvalidRequirement as error:
         reason = what_to_write(value) or str(error).splitlines()[0]
         raise ValueError(f"{value!r} is not a PEP 508 requirement: {reason}") from error
-    if _EXTRA.search(_QUOTED.sub("", str(requirement.marker))):
+    if variable := _PACKAGE_VARIABLE.search(_QUOTED.sub("", str(requirement.marker))):
         raise ValueError(
-            f"{value!r} has a marker for an `extra`, which packages have and specs do not: remove"
+            f"{value!r} has a marker with `{variable[0]}`, which has no meaning in a spec: remove"
             " the marker or the package"
         )
     if requirement.url:

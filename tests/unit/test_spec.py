@@ -155,9 +155,8 @@ def test_everything_wrong_is_reported_at_once(write: Write) -> None:
         (
             {"_base": BASE, "a": LEAF + "[python]\npackages = [\"six; extra == 'x'\"]"},
             [
-                "variants/a.toml:5:13: `python.packages[0]`: \"six; extra == 'x'\" has a marker for"
-                " an `extra`, which packages have and specs do not: remove the marker or the"
-                " package"
+                "variants/a.toml:5:13: `python.packages[0]`: \"six; extra == 'x'\" has a marker"
+                " with `extra`, which has no meaning in a spec: remove the marker or the package"
             ],
         ),
         (

@@ -80,13 +80,14 @@ class E2BTarget(Sandboxes, Cleaning):
             # A tag that was moved by hand leaves the claim of the channel's build.
             if now and now in claims_on(channel, tags) and now not in ours:
                 rebuild = f"`template-builder registry rebuild {name} --target {self.name}`"
-                lacks = (
-                    f"has not on channel {channel}: {rebuild} moves the channel there"
-                    if now in history.build_ids(query.recorded)
-                    else f"does not know: {rebuild} records it"
+                text = (
+                    f"{place} is on build {now}, which another machine published and this registry"
                 )
-                published = f"build {now}, which another machine published and this registry"
-                return Drift(text=f"{place} is on {published} {lacks}", usable=True, elsewhere=True)
+                if now in history.build_ids(query.recorded):
+                    text += f" has not on channel {channel}: {rebuild} moves the channel there"
+                else:
+                    text += f" does not know: {rebuild} records it"
+                return Drift(text=text, usable=True, elsewhere=True)
             if wanted and now != wanted:
                 state = f"is on build {now}" if now else "is gone"
                 return Drift(

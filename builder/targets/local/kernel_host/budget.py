@@ -80,8 +80,9 @@ class Budget:
         largest = sorted(processes.items(), key=lambda each: -each[1].pages)
         for folder, process in self._going_on(largest):
             share = _kib(_fields(folder, "smaps_rollup"), "Pss", "SwapPss")
-            # A process that is still there does not always show its share.
-            if share := share or _pages_now(folder):
+            if not share and (now := _process(folder.partition("/task/")[0])):
+                share = now[1].pages  # it does not show its share, but has not ended
+            if share:
                 used += process.kernel + share
             if used > enough:
                 break
@@ -124,24 +125,22 @@ class _Process(NamedTuple):
 
 
 def _processes() -> Iterator[tuple[str, _Process]]:
-    """Yield each process with its folder in /proc: that of another thread if its first one has
-    ended, since its own then shows neither memory nor files."""
+    """Yield each process with its folder, as `_process` does."""
     for process in filter(str.isdigit, _names("/proc")):
-        for folder in _folders_of(f"/proc/{process}"):
-            fields = _fields(folder, "status")
-            if pages := _kib(fields, "VmRSS", "VmSwap"):
-                descriptors = max(0, int(fields["FDSize"]) - _FREE_DESCRIPTORS)
-                kernel = _kib(fields, "VmPTE") + _DESCRIPTOR_BYTES * descriptors
-                yield folder, _Process(pages, kernel)
-                break
+        if measured := _process(f"/proc/{process}"):
+            yield measured
 
 
-def _pages_now(folder: str) -> int:
-    """Return the bytes of the pages of a process, or of the process of a thread; 0 if it has
-    ended."""
-    folders = _folders_of(folder.partition("/task/")[0])
-    sizes = (_kib(_fields(each, "status"), "VmRSS", "VmSwap") for each in folders)
-    return next(filter(None, sizes), 0)
+def _process(process: str) -> tuple[str, _Process] | None:
+    """Return a process with its folder in /proc: that of another thread if its first one has
+    ended, since its own then shows neither memory nor files. None if the process has ended."""
+    for folder in _folders_of(process):
+        fields = _fields(folder, "status")
+        if pages := _kib(fields, "VmRSS", "VmSwap"):
+            descriptors = max(0, int(fields["FDSize"]) - _FREE_DESCRIPTORS)
+            kernel = _kib(fields, "VmPTE") + _DESCRIPTOR_BYTES * descriptors
+            return folder, _Process(pages, kernel)
+    return None
 
 
 def _folders_of(process: str) -> Iterator[str]:
