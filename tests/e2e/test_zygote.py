@@ -44,6 +44,8 @@ def built(
     """The project with the template `one`, built on this machine."""
     shutil.copytree(built_on("local", "one").folder, place.folder, dirs_exist_ok=True)
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(place.folder / "registry.json"))
+    launch._close_zygotes()  # those of earlier tests
+    launch._zygotes.clear()
     return place
 
 

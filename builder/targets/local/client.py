@@ -30,12 +30,16 @@ _WAITING_MESSAGES = 2
 
 
 class KernelClient:
-    """A client of one kernel. Use it from one thread at a time; `close` it when done."""
+    """A client of one kernel. Use it from one thread at a time; `close` it when done.
 
-    def __init__(self, folder: Path, *, check_alive: Callable[[], None]) -> None:
+    Set `check_alive` before the kernel starts: it raises the error for a kernel that has ended.
+    """
+
+    check_alive: Callable[[], None]
+
+    def __init__(self, folder: Path) -> None:
         """Write `connection.json`, from which the kernel is started, and make its output pipes in
-        `folder`. `check_alive` raises the error for a kernel that has ended. Raises `OSError`."""
-        self._check_alive = check_alive
+        `folder`. Raises `OSError`."""
         self.connection_file, key = folder / "connection.json", secrets.token_hex(16).encode()
         # Short names: a path of a socket has at most about 100 characters.
         sockets = folder / "s"
@@ -62,7 +66,7 @@ class KernelClient:
         A subscription takes a moment to arrive; messages published before that are lost.
         """
         while not self._streams.connected.wait(_POLL_SECONDS):
-            self._check_alive()
+            self.check_alive()
             if time.monotonic() > deadline:
                 return False
         self._connect()
@@ -70,11 +74,11 @@ class KernelClient:
             try:
                 request = self._send("kernel_info_request", {})
             except SandboxGoneError:
-                self._check_alive()
+                self.check_alive()
                 time.sleep(_SUBSCRIPTION_SECONDS)
                 continue
             while self.reply(request, _POLL_SECONDS) is None and time.monotonic() < deadline:
-                self._check_alive()
+                self.check_alive()
             if self.collect(request, Output(), time.monotonic() + _SUBSCRIPTION_SECONDS):
                 return True
         return False
@@ -137,7 +141,7 @@ class KernelClient:
         while (left := deadline - time.monotonic()) > 0:
             message = self._received(self._output, min(left, _POLL_SECONDS))
             if message is None:
-                self._check_alive()
+                self.check_alive()
                 continue
             if message["parent_header"].get("msg_id") != request:
                 continue

@@ -27,6 +27,8 @@ from builder.targets.local import kernel_host
 from builder.targets.local.confine.walls import View
 from builder.targets.local.launch import Zygote, last_lines
 from builder.targets.local.place import held
+from builder.targets.local.prepared import PreparedSandbox
+from builder.targets.local.spare import Spare
 
 IDLE_SECONDS = 900.0
 _FOLDER = ".zygotes"
@@ -48,6 +50,7 @@ class KeptZygote(Zygote):
     ) -> None:
         """Find it, or start it and wait for its imports. Raises `SandboxError`, `OSError`."""
         self.environment, self.starts = environment, False
+        self.spare: Spare[PreparedSandbox] = Spare()
         self._guard: subprocess.Popen[bytes] | None = None  # if this program started it
         self.folder = _private_folder() / _name(environment, warm, env, view)
         self._alive = self.folder.with_suffix(".alive")
@@ -111,6 +114,7 @@ class KeptZygote(Zygote):
 
     def close(self) -> None:
         """Leave it to other programs."""
+        self.spare.close()
 
     def _was_killed(self) -> bool:
         status = self._guard.wait() if self._guard else 0

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
 import os
 import shutil
 import signal
@@ -26,28 +27,16 @@ from builder.sandbox.execution import (
     warm_up_code,
 )
 from builder.system.limits import memory_kills
-from builder.system.scratch import Scratch, short_folder
-from builder.targets.local.client import KernelClient, add_error
-from builder.targets.local.confine import confinement
-from builder.targets.local.confine.bubblewrap import hand_over
+from builder.system.scratch import short_folder
+from builder.targets.local.client import add_error
 from builder.targets.local.confine.confinement import Confinement
 from builder.targets.local.confine.limits import OUTPUT_BYTES, OUTPUT_WORDS
 from builder.targets.local.confine.notes import notes
-from builder.targets.local.confine.proxy import Proxy
 from builder.targets.local.confine.refusals import Refusal
-from builder.targets.local.confine.walls import ENVIRONMENT, READ, SOCKETS, VENV
-from builder.targets.local.home import FETCHED, copy_home
+from builder.targets.local.home import FETCHED
 from builder.targets.local.kernel_host.reseed import FAILS
-from builder.targets.local.kernel_host.waiting import SANDBOX
-from builder.targets.local.launch import (
-    Forked,
-    KernelProcess,
-    Zygote,
-    last_lines,
-    launch,
-)
-from builder.targets.local.layer import make_layer
-from builder.targets.local.place import confined_variables, sandbox_variables
+from builder.targets.local.launch import KernelProcess, Zygote, last_lines
+from builder.targets.local.prepared import PreparedSandbox
 
 _START_SECONDS = 120.0
 _INTERRUPT_SECONDS = 5.0
@@ -81,20 +70,23 @@ class KernelSandbox:
         self._owner = os.getpid()
         self._process: KernelProcess | None = None
         self.confined = confined
-        self._proxy: Proxy | None = None
         self._refused: Counter[Refusal] = Counter()
         self._held = contextlib.ExitStack()
         self._started, self._memory_kills = False, memory_kills()
         if zygote:
             self._held.callback(zygote.release)
+        prepare = functools.partial(
+            PreparedSandbox, environment, env=env, zygote=zygote, confined=confined
+        )
         try:
-            if confined and zygote is None:
-                zygote = Zygote(environment, warm=(), env=env, view=confined.view, starter=True)
-                self._held.callback(zygote.close)
-            self._folder = self._make_folder(zygote)
-            self.home = self._folder / "home"
-            self.fetched = environment / FETCHED
-            self._start(environment, env, zygote)
+            self._prepared = (zygote.spare.take(confined) if zygote else None) or prepare()
+            self._held.callback(self._prepared.close)
+            self.home, self.fetched = self._prepared.home, environment / FETCHED
+            self._client = self._prepared.client
+            self._client.check_alive = self._check_alive
+            self._process = self._prepared.start()
+            if zygote:
+                zygote.spare.make(confined, prepare)
             self.timings = {"created": round(time.perf_counter() - start, 6)}
             self._wait_until_ready()
             self.timings["ready"] = round(time.perf_counter() - start, 6)
@@ -106,57 +98,11 @@ class KernelSandbox:
                 raise reason from error
             raise
 
-    def _make_folder(self, zygote: Zygote | None) -> Path:
-        scratch = Scratch(str(zygote.folder), SANDBOX) if zygote else Scratch(short_folder())
-        self._held.callback(scratch.remove)
-        return scratch.path
-
-    def _start(self, environment: Path, env: Mapping[str, str], zygote: Zygote | None) -> None:
-        forked = zygote.connect() if zygote else None
-        if forked:
-            self._process = forked
-            self._held.callback(forked.end)
-        inside = Path(ENVIRONMENT) if self.confined else environment
-        copy_home(environment, self.home, inside=inside)
-        self._read = self._folder / READ
-        self._read.mkdir()
-        self._client = KernelClient(self._read, check_alive=self._check_alive)
-        self._held.callback(self._client.close)
-        layer = make_layer(self._folder, environment, inside=inside)
-        if self.confined:
-            assert zygote
-            assert forked
-            self._log = self._folder / SOCKETS / "child.log"
-            self._start_behind_walls(self.confined, env, forked, cold=zygote.starts)
-        else:
-            self._log = self._folder / "child.log"
-            variables = sandbox_variables(env, path=layer, home=self.home)
-            variables["IPYTHONDIR"] = str(self._folder / "ipython")
-            if forked:
-                forked.start(self._folder, variables, None)
-            else:
-                self._process = launch(environment, self._folder, variables)
-        assert self._process
-        self._held.callback(self._process.end)
-
-    def _start_behind_walls(
-        self, confined: Confinement, env: Mapping[str, str], forked: Forked, *, cold: bool
-    ) -> None:
-        confinement.write_connection(self._client.connection_file)
-        hand_over(self._folder)
-        request = confined.request(self._folder, cold=cold)
-        variables = confined_variables(env, path=VENV) | confined.proxy_variables
-        forked.start(self._folder, variables, request)
-        if forked.listener:
-            self._proxy = Proxy(confined.network)
-            self._held.callback(self._proxy.close)
-            self._proxy.serve(forked.listener)
-
     def _wait_until_ready(self) -> None:
         try:
             ready = self._client.wait_until_ready(time.monotonic() + _START_SECONDS)
         except InterpreterDiedError as error:
-            log = last_lines(self._log)
+            log = last_lines(self._prepared.log)
             if FAILS in log:
                 reason = log[log.index(FAILS) :]
                 raise SandboxError(reason, hint="correct `warmup.reseed`") from error
@@ -210,7 +156,7 @@ class KernelSandbox:
         """Add notes about the limits that the code has met."""
         if self.confined is None:
             return execution
-        refused = Counter(self._proxy.refused if self._proxy else {})
+        refused = self._prepared.refused()
         new, self._refused = refused - self._refused, refused
         met = notes(execution, self.confined.limits, self.confined.network, new)
         return replace(execution, notes=met)
@@ -248,10 +194,10 @@ class KernelSandbox:
         for number in range(_INTERRUPTS):
             # The kernel takes the signal for this request only.
             with contextlib.suppress(OSError):
-                file = self._read / "new-interrupt"
+                file = self._prepared.read / "new-interrupt"
                 file.write_text(f"{request} {number}", encoding="ascii")
                 file.chmod(0o644)  # the kernel may be another user's
-                file.replace(self._read / "interrupt")
+                file.replace(self._prepared.read / "interrupt")
             if self._process:
                 self._process.interrupt()
             deadline = time.monotonic() + _INTERRUPT_SECONDS / _INTERRUPTS

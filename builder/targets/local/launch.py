@@ -19,7 +19,7 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from builder.errors import SandboxError
 from builder.sandbox.execution import WARM_SECONDS
@@ -31,6 +31,10 @@ from builder.targets.local.confine.walls import ENVIRONMENT, READ, View
 from builder.targets.local.guarded import Guarded, readable
 from builder.targets.local.home import copy_home
 from builder.targets.local.place import confined_variables, sandbox_variables
+from builder.targets.local.spare import Spare
+
+if TYPE_CHECKING:
+    from builder.targets.local.prepared import PreparedSandbox
 
 _CLOSE_SECONDS = 10.0
 _ANSWER_SECONDS = 30.0
@@ -46,7 +50,7 @@ class CannotForkError(SandboxError):
 
 class Forked:
     """A kernel forked by a zygote, with the methods of `Guarded`; it lives as long as its
-    connection. `start` it first."""
+    connection. `prepare` it, then `start` it."""
 
     pid = 0
     listener: socket.socket | None = None  # takes the code's connections to hosts elsewhere
@@ -57,10 +61,10 @@ class Forked:
         self._connection, self._log = connection, log
         self._end: tuple[int | None, str] | None = None
 
-    def start(
+    def prepare(
         self, folder: Path, variables: Mapping[str, str], confined: Mapping[str, Any] | None
     ) -> None:
-        """Fork the kernel, behind walls if it is `confined`. Raises `SandboxError`."""
+        """Fork the kernel, behind walls if it is `confined`; it waits. Raises `SandboxError`."""
         request = confined or {
             "connection": str(folder / READ / "connection.json"),
             "folder": str(folder),
@@ -73,6 +77,13 @@ class Forked:
             )
             self.pid = _pid_in(self._answer())
             self._connection.settimeout(None)
+        except OSError as error:
+            raise SandboxError(f"{_NOT_FORKED}: {error}") from error
+
+    def start(self) -> None:
+        """Let it run. Raises `SandboxError`."""
+        try:
+            self._connection.sendall(b"start\n")
         except OSError as error:
             raise SandboxError(f"{_NOT_FORKED}: {error}") from error
 
@@ -163,6 +174,7 @@ class Zygote:
         starts each kernel anew, without any module."""
         self.environment = environment
         self.starts = starter
+        self.spare: Spare[PreparedSandbox] = Spare()
         self._scratch = Scratch(short_folder())
         self.folder = self._scratch.path
         try:
@@ -248,6 +260,7 @@ class Zygote:
 
     def close(self) -> None:
         """End it and its kernels, and remove their folders."""
+        self.spare.close()
         self._process.end()
         self._scratch.remove()
 

@@ -45,7 +45,8 @@ class Limits:
         return cls(
             memory_mb=memory_mb or _machine_mb() // 2,
             cpus=cpus or os.cpu_count() or 1,
-            disk_mb=min(_MOST_DISK_MB, free_mb // 2),
+            # In steps, so that the next sandbox, which was prepared before, has the same.
+            disk_mb=min(_MOST_DISK_MB, free_mb // 128 * 64 or free_mb // 2),
         )
 
     @property

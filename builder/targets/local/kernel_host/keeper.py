@@ -4,7 +4,8 @@ A kernel behind walls is requested with `walls`: the `command` that makes them, 
 `program` in base64, the `limits` of its processes and the `budget` of all (see `.wall` and
 `.budget`); with `kernel`, a command that starts it anew. A descriptor of the first process behind
 the walls is sent along with the answer, and with `proxy`, a listening socket of the sandbox. The
-keeper is behind the same walls, except that the code can neither see nor reach its process.
+keeper is behind the same walls, except that the code can neither see nor reach its process. The
+kernel waits until the line "start" comes.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from .budget import Budget
 from .wall import Wall, close_on_exec
 
 _REQUEST_BYTES = 1 << 20
+_START = signal.SIGUSR1  # for a kernel that waits
 
 
 def keep(
@@ -54,10 +56,13 @@ def keep(
     listener = _listener(walls)
     signal.set_wakeup_fd(waker)
     signal.signal(signal.SIGCHLD, lambda *_: None)
+    signal.pthread_sigmask(signal.SIG_BLOCK, {_START})
     keeper_id = os.getpid()
     kernel = fork(connection)
     if kernel == 0:
         try:
+            if wall is None:
+                guarding["end_with_parent"]()
             signal.set_wakeup_fd(-1)
             for descriptor in (woken, waker, connection.fileno()):
                 os.close(descriptor)
@@ -74,6 +79,8 @@ def keep(
         with contextlib.suppress(ChildProcessError):
             while True:
                 os.wait()
+        with contextlib.suppress(OSError):  # the other side may have closed it
+            connection.shutdown(socket.SHUT_RDWR)  # sooner than the end of this process does
         os._exit(0)
     _kill(kernel, alive=alive)
     guarding["end"](None, request["folder"])
@@ -124,16 +131,17 @@ def _serve(
     wall: Wall | None,
     budget: Budget,
 ) -> bool:
-    """Report the kernel's end and pass interrupts on, until the connection ends; return whether the
-    kernel is alive. `woken` can be read when a process has ended."""
-    alive, breach = True, ""
+    """Start the kernel, report its end and pass interrupts on, until the connection ends; return
+    whether the kernel is alive. `woken` can be read when a process has ended."""
+    alive, started, breach = True, False, ""
     poll = select.poll()  # unlike `select`, it accepts any descriptor
     poll.register(connection.fileno(), select.POLLIN)
     poll.register(woken, select.POLLIN)
     busy = functools.partial(_readable, connection)
     while True:
-        ready = {descriptor for descriptor, _ in poll.poll(budget.pause() if alive else None)}
-        if wall and alive and not breach and (breach := budget.breach(busy)):
+        runs = started and alive
+        ready = {descriptor for descriptor, _ in poll.poll(budget.pause() if runs else None)}
+        if wall and runs and not breach and (breach := budget.breach(busy)):
             wall.close()
         if woken in ready:
             with contextlib.suppress(BlockingIOError):
@@ -148,9 +156,18 @@ def _serve(
             line = lines.readline(_REQUEST_BYTES)
             if not line:
                 return alive
-            if line == b"interrupt\n" and alive:
-                with contextlib.suppress(OSError):
+            with contextlib.suppress(OSError):
+                if line == b"interrupt\n" and alive:
                     os.killpg(kernel, signal.SIGINT)
+                elif line == b"start\n" and alive:
+                    os.kill(kernel, _START)
+                    started = True
+
+
+def wait_for_start() -> None:
+    """Wait in a new kernel until it may run."""
+    signal.sigwait({_START})
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, {_START})
 
 
 def _readable(connection: socket.socket) -> bool:

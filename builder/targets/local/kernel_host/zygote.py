@@ -2,9 +2,10 @@
 
 A kernel is requested over the Unix socket `FOLDER/zygote` by a line of JSON (`connection`, the path
 of the connection file; `folder`, of the sandbox; `home`, its working directory; `log`, the file for
-its messages; `variables`, its environment), and answered by a line with the kernel's process ID. A
-later line "interrupt" becomes SIGINT. When the connection ends the kernel ends, and the other way
-round. With `walls`, the kernel is behind these, with paths as they are there; see `.keeper`.
+its messages; `variables`, its environment), and answered by a line with the kernel's process ID. It
+runs once the line "start" comes; each line "interrupt" becomes SIGINT. When the connection ends the
+kernel ends, and the other way round. With `walls`, the kernel is behind these, with paths as they
+are there; see `.keeper`.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from collections.abc import Callable
 from typing import Any
 
 from . import HAS_THREADS, HOME_DESCRIPTOR, installs, memory, reseed, wall
-from .keeper import fork, keep
+from .keeper import fork, keep, wait_for_start
 from .waiting import Waiting
 
 _TEMPLATE = f"{sys.prefix}/template"  # kernels have another prefix
@@ -141,6 +142,7 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
         os._exit(1)
     from .python import run_kernel  # only after `preload` has found its imports
 
+    wait_for_start()
     # Behind walls everything ends with these.
     run_kernel(request["connection"], parent=None if walls else keeper_id)
 
@@ -148,6 +150,7 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
 def _start_kernel(request: dict[str, Any], _keeper_id: int) -> None:
     _enter(request)
     command = request["walls"]["kernel"]
+    wait_for_start()
     os.execve(command[0], command, request["variables"])  # noqa: S606 - no shell is wanted
 
 
