@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import subprocess
 import sys
@@ -17,7 +18,7 @@ from builder.render import Rendered
 from builder.runtime import CodeExecutionPrimitive
 from builder.system.events import Event
 from builder.system.logs import Log
-from builder.targets.local.confine import bubblewrap
+from builder.targets.local.confine import bubblewrap, remembered
 from builder.targets.local.target import LocalTarget
 from builder.targets.protocol import Opening
 from tests.conftest import ROOT
@@ -116,6 +117,38 @@ def test_application_runs_nothing_there(tmp_path: Path) -> None:
     inside = [*in_a_wall_without_namespaces(), "--chdir", str(tmp_path)]
     assert printed(*inside, "env", f"PYTHONPATH={ROOT}", code=APPLICATION) == [ENOSPC, USED_UP]
     assert list(tmp_path.rglob("ran")) == []
+
+
+@pytest.mark.network
+@pytest.mark.usefixtures("local_one")
+def test_application_runs_nothing_where_confinement_has_ended(tmp_path: Path) -> None:
+    """If sandboxes could be confined before, but cannot be any more, an application gets the same
+    error."""
+    fields = dataclasses.asdict(bubblewrap.working())
+    known = (
+        "from builder.targets.local.confine import remembered\n"
+        f"remembered._known = lambda: {fields}\n"
+    )
+    inside = [*in_a_wall_without_namespaces(), "--chdir", str(tmp_path)]
+    lines = printed(*inside, "env", f"PYTHONPATH={ROOT}", code=known + APPLICATION)
+    assert lines == [ENOSPC, USED_UP]
+    assert list(tmp_path.rglob("ran")) == []
+
+
+@pytest.mark.network
+@pytest.mark.usefixtures("local_one")
+def test_application_uses_another_bubblewrap_if_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """If the bubblewrap that worked before is gone, another one is found and used."""
+    gone = {"path": "/gone/bwrap", "version": "0.12.0", "bundled": False}
+    working = bubblewrap.working()
+    monkeypatch.setattr(remembered, "_known", lambda: gone)
+    monkeypatch.setattr(bubblewrap, "_working", {})
+    executor = CodeExecutionPrimitive(template_id="one", target="local", isolation="confined")
+    execution = asyncio.run(executor.execute({"code": "print(1)"}))
+    assert (execution["output"], execution["isolation"]) == ("1\n", "confined")
+    assert bubblewrap.working() == working
 
 
 @pytest.mark.network

@@ -54,6 +54,8 @@ class KeptZygote(Zygote):
         self._guard: subprocess.Popen[bytes] | None = None  # if this program started it
         self.folder = _private_folder() / _name(environment, warm, env, view)
         self._alive = self.folder.with_suffix(".alive")
+        if self.alive():
+            return
         with exclusive(self.folder.with_suffix(".lock")):
             if not self.alive():
                 remove_tree(self.folder)

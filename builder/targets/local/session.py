@@ -24,6 +24,7 @@ from builder.system.limits import named, room
 from builder.system.tasks import run_to_completion
 from builder.targets.local import place
 from builder.targets.local.commands import MARGIN_SECONDS, command_code, command_result
+from builder.targets.local.confine import remembered
 from builder.targets.local.confine.confinement import Confinement, check, confinement
 from builder.targets.local.files import LocalFiles
 from builder.targets.local.kept import KeptZygote
@@ -68,6 +69,15 @@ class LocalSession:
         digest = Ref(ref).digest
 
         def start(given_up: threading.Event) -> KernelSandbox:
+            assumed = boundary.isolation == "confined" and remembered.assume()
+            try:
+                return opened(given_up)
+            except SandboxError:
+                if not assumed or given_up.is_set() or remembered.confirmed():
+                    raise
+                return opened(given_up)
+
+        def opened(given_up: threading.Event) -> KernelSandbox:
             with contextlib.ExitStack() as stack:
                 stack.enter_context(room())
                 check(boundary)

@@ -79,6 +79,20 @@ def refusal() -> ConfinementError | None:
     return result if isinstance(result, ConfinementError) else None
 
 
+def tested() -> bool:
+    """Return whether this process knows a bubblewrap that works."""
+    return os.getuid() in _working
+
+
+def use(program: Bubblewrap | None) -> Bubblewrap | None:
+    """Use a bubblewrap without a test, with None the one that a test finds; return the one that was
+    used before."""
+    before = _working.pop(os.getuid(), None)
+    if program:
+        _working[os.getuid()] = program
+    return before
+
+
 def outer_user() -> list[str]:
     """Return the options with which the outer walls get their namespaces. Root needs no user
     namespace, and keeps the capabilities to become an ordinary user."""
