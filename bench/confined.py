@@ -50,6 +50,7 @@ def measure(options: Options) -> Result:
         _end_kept(workshop.cache)
     at_once = answer([*program, "confined", "at-once"], extra=variables)["at_once"]
     others = take_turns(_others(), rounds=_OTHERS)
+    waiting = median(figures["prepared"] for figures in measured["confined"])
     confined, unconfined = (_joined(measured[isolation]) for isolation in ("confined", "none"))
     return Result(
         title="confined: a sandbox on this machine",
@@ -68,6 +69,7 @@ def measure(options: Options) -> Result:
         targets=_targets(confined, unconfined, second, at_once["own"]),
         notes=(
             f"A hundred at once have all answered after {seconds(at_once['seconds'])}.",
+            f"The sandbox that is prepared in advance has {waiting:.0f} MiB for itself.",
             f"A kept process ends after {kept.IDLE_SECONDS / 60:.0f} minutes without sandboxes.",
         ),
     )  # fmt: skip

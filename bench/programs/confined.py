@@ -21,6 +21,7 @@ _FURTHER = 40
 _POOL = 4
 _POOLED = 15
 _AT_ONCE = 100
+_PREPARED_AFTER = 1.0  # seconds
 
 
 async def _print(executor: CodeExecutionPrimitive) -> None:
@@ -49,6 +50,11 @@ async def _pooled(options: dict[str, Any]) -> list[float]:
     return times
 
 
+def _own_memory(pids: set[int]) -> float:
+    """Return the MiB that processes have for themselves."""
+    return sum(memory_of(pid)["Private"] for pid in pids)
+
+
 async def _at_once(executor: CodeExecutionPrimitive) -> dict[str, float]:
     """Return the seconds until all sandboxes have answered, and the MiB that each has alone."""
     before = set(descendants(os.getpid()))
@@ -66,7 +72,7 @@ async def _at_once(executor: CodeExecutionPrimitive) -> dict[str, float]:
         await answered.acquire()
     seconds = time.perf_counter() - start
     opened = set(descendants(os.getpid())) - before
-    own = sum(memory_of(pid)["Private"] for pid in opened) / _AT_ONCE
+    own = _own_memory(opened) / _AT_ONCE
     measured.set()
     await asyncio.gather(*tasks)
     return {"seconds": seconds, "own": own}
@@ -80,8 +86,11 @@ async def _all(name: str, isolation: str, tasks: list[str]) -> dict[str, Any]:
         await _print(executor)
         measured["first"] = time.perf_counter() - start
         if "further" in tasks:
+            before = set(descendants(os.getpid()))
             further = [await _opened(executor) for _ in range(_FURTHER)]
             measured["answer"], measured["end"] = zip(*further, strict=True)
+            await asyncio.sleep(_PREPARED_AFTER)
+            measured["prepared"] = _own_memory(set(descendants(os.getpid())) - before)
         if "at-once" in tasks:
             measured["at_once"] = await _at_once(executor)
     if "pool" in tasks:

@@ -33,14 +33,20 @@ ZYGOTE = "import os; print(open(f'/proc/{os.getppid()}/stat').read().rpartition(
 PROGRAM = """
 import asyncio, os, signal, sys
 from builder.runtime import CodeExecutionPrimitive
-from builder.targets.local import kept
+from builder.targets.local import kept, launch
 kept.IDLE_SECONDS = float(sys.argv[2])
 async def main():
     executor = CodeExecutionPrimitive(template_id="one", target="local", isolation=sys.argv[1])
     async with executor:
         print((await executor.execute({"code": sys.argv[3]}))["output"], flush=True)
         if len(sys.argv) > 4:
-            os.kill(os.getpid(), signal.SIGKILL)
+            for _ in range(2):
+                async with executor.session() as further:
+                    await further.execute({"code": "1"})
+            (zygote,) = launch._zygotes.values()
+            assert zygote.spare._made.result().usable()
+            if sys.argv[4] == "killed":
+                os.kill(os.getpid(), signal.SIGKILL)
 asyncio.run(main())
 """
 
@@ -127,12 +133,13 @@ def test_zygotes_end_with_their_program_unless_they_are_kept(
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("end", ["killed", "of itself"])
 @pytest.mark.parametrize("isolation", ["none", "confined"])
-def test_a_killed_program_leaves_no_sandbox(folder: Path, isolation: str) -> None:
-    """The sandbox of a killed program, and its folder, are gone within a second. The zygote goes
-    on, and the next program uses it."""
+def test_program_leaves_no_sandbox(folder: Path, isolation: str, end: str) -> None:
+    """The sandboxes of a program, and those prepared for it, are gone with their folders within a
+    second of its end. The zygote goes on, and the next program uses it."""
     code = "import os, time; open('kept', 'w'); print(os.getpid())"
-    ran(code, "die", isolation=isolation)
+    ran(code, end, isolation=isolation)
     deadline = time.monotonic() + 1
     while list(folder.glob("*/s-*")) and time.monotonic() < deadline:
         time.sleep(0.01)
