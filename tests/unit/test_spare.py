@@ -100,6 +100,22 @@ def test_error_of_the_thread_is_left_to_the_next_caller(spare: Spare[Thing]) -> 
     assert spare.take("kind") is thing
 
 
+def test_without_threads_there_is_none(
+    spare: Spare[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where no more threads can be started, nobody waits for one, and the old one is ended."""
+
+    def start(_thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    old = Thing()
+    spare.make("old", lambda: old)
+    monkeypatch.setattr(threading.Thread, "start", start)
+    spare.make("new", Thing)
+    assert old.closed
+    assert spare.take("new") is None
+
+
 def test_close_ends_it_and_makes_no_more(spare: Spare[Thing]) -> None:
     """Closing waits for the one that is being made, ends it, and no other is made later."""
     thing, go_on = Thing(), threading.Event()

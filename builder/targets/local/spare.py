@@ -45,7 +45,8 @@ class Spare(Generic[_T]):
         return _usable(made)
 
     def make(self, kind: Hashable, make: Callable[[], _T]) -> None:
-        """Have one made for the next caller, once there were two. One of another kind is ended."""
+        """Have one made for the next caller, from the second one on. One of another kind is
+        ended."""
         with self._lock:
             if self._closed or self._needed < _NEEDED_BEFORE or (self._made and self._kind == kind):
                 return
@@ -59,7 +60,11 @@ class Spare(Generic[_T]):
             except BaseException as error:  # noqa: BLE001 - the next caller makes it, and sees why
                 made.set_exception(error)
 
-        threading.Thread(target=run, name="next sandbox", daemon=True).start()
+        try:
+            threading.Thread(target=run, name="next sandbox", daemon=True).start()
+        except RuntimeError as error:  # no more threads can be started
+            _end(before)
+            made.set_exception(error)
 
     def close(self) -> None:
         """End the one that was made, and have no more made."""
