@@ -76,6 +76,19 @@ def test_fault_passes(place: Place, cloud: Server, group: str, fault: str) -> No
     forget(place, cloud)
 
 
+def test_start_whose_answer_is_lost_is_reported(place: Place, cloud: Server) -> None:
+    """A build whose start went through without an answer is this run's: it is said to have started,
+    and its steps are shown."""
+    fault = Fault(CALLS["start"], "reset after")
+    cloud.front.faults.append(fault)
+    assert place.build("four")["four"].error is None
+    assert fault.happened == 1
+    (build,) = cloud.builds("four")
+    told = [event.text for event in place.events if event.kind == "step"]
+    assert told.count(f"build {build.id} started") == 1
+    assert any(text.startswith("step 1 of ") for text in told)
+
+
 @pytest.mark.parametrize("fault", FAULTS)
 @pytest.mark.usefixtures("with_four")
 def test_fault_of_a_look_passes(place: Place, cloud: Server, fault: str) -> None:

@@ -96,7 +96,8 @@ class Starter:
             except (BuildError, NetworkError) as error:
                 # It may have started anyway: perhaps only the response was lost.
                 if build := self._own():
-                    return build
+                    self.say(f"build {build.build_id} started")
+                    return replace(build, state=BuildState(status="building"), new=True)
                 if isinstance(error, _ReplacedError) or self._own_is_replaced():
                     return None
                 if attempt == ATTEMPTS or isinstance(error, BuildError):
