@@ -69,7 +69,7 @@ def measure(options: Options) -> Result:
         targets=_targets(confined, unconfined, second, at_once["own"]),
         notes=(
             f"A hundred at once have all answered after {seconds(at_once['seconds'])}.",
-            f"The sandbox that is prepared in advance has {waiting:.0f} MiB for itself.",
+            f"The sandbox that is prepared in advance uses {waiting:.0f} MiB of its own.",
             f"A kept process ends after {kept.IDLE_SECONDS / 60:.0f} minutes without sandboxes.",
         ),
     )  # fmt: skip

@@ -14,6 +14,8 @@ import psutil
 import pytest
 
 from builder.runtime import CodeExecutionPrimitive
+from builder.targets.local.kernel_host.waiting import SANDBOX
+from tests.support.sandboxes import wait_for_prepared
 
 pytestmark = [
     pytest.mark.network,
@@ -36,13 +38,16 @@ def test_a_thousand_sandboxes_leave_nothing(isolation: Any) -> None:
             template_id="one", target="local", isolation=isolation
         ) as executor:
             await printed(executor)
-            async with executor.session() as further:
-                await printed(further)
+            for _ in range(2):
+                async with executor.session() as further:
+                    await printed(further)
+            await asyncio.to_thread(wait_for_prepared)
             while not (before := things()):
                 await asyncio.sleep(0.1)
             for _ in range(_SANDBOXES):
                 async with executor.session() as further:
                     await printed(further)
+            await asyncio.to_thread(wait_for_prepared)
             deadline = time.monotonic() + 60  # for what ends after its sandbox
             while (after := things()) != before and time.monotonic() < deadline:
                 await asyncio.sleep(0.1)
@@ -69,9 +74,15 @@ def things_of(processes: list[psutil.Process]) -> dict[str, Any]:
     ids = [process.pid for process in processes]
     guards = [process.cmdline() for process in processes if "-I" in process.cmdline()]
     return {
-        "processes": ids,
-        "mounts": [Path(f"/proc/{pid}/mounts").read_text() for pid in ids if has_own_mounts(pid)],
-        "folders": [sorted(os.listdir(command[4])) for command in guards],
-        "descriptors": [len(os.listdir(f"/proc/{pid}/fd")) for pid in ids],
+        # Another sandbox is prepared at the end than at the beginning.
+        "processes": len(ids),
+        "mounts": sorted(
+            Path(f"/proc/{pid}/mounts").read_text() for pid in ids if has_own_mounts(pid)
+        ),
+        "folders": [
+            sorted(SANDBOX if name.startswith(SANDBOX) else name for name in os.listdir(command[4]))
+            for command in guards
+        ],
+        "descriptors": sorted(len(os.listdir(f"/proc/{pid}/fd")) for pid in ids),
         "threads": threading.active_count(),
     }

@@ -143,11 +143,19 @@ def test_application_uses_another_bubblewrap_if_that_is_gone(
     """If the bubblewrap that worked before is gone, another one is found and used."""
     gone = {"path": "/gone/bwrap", "version": "0.12.0", "bundled": False}
     working = bubblewrap.working()
+    places = [("/gone/bwrap", False), *bubblewrap.places()]
     monkeypatch.setattr(remembered, "_known", lambda: gone)
+    monkeypatch.setattr(bubblewrap, "places", lambda: places)
     monkeypatch.setattr(bubblewrap, "_working", {})
-    executor = CodeExecutionPrimitive(template_id="one", target="local", isolation="confined")
-    execution = asyncio.run(executor.execute({"code": "print(1)"}))
-    assert (execution["output"], execution["isolation"]) == ("1\n", "confined")
+
+    async def run() -> tuple[str, str]:
+        async with CodeExecutionPrimitive(
+            template_id="one", target="local", isolation="confined"
+        ) as executor:
+            execution = await executor.execute({"code": "print(1)"})
+            return execution["output"], execution["isolation"]
+
+    assert asyncio.run(run()) == ("1\n", "confined")
     assert bubblewrap.working() == working
 
 

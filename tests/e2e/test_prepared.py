@@ -20,6 +20,7 @@ from builder.runtime import CodeExecutionPrimitive
 from builder.targets.local import launch
 from builder.targets.local.prepared import PreparedSandbox
 from tests.conftest import ROOT
+from tests.support.sandboxes import wait_for_prepared
 
 pytestmark = [
     pytest.mark.network,
@@ -64,10 +65,10 @@ async def opened_twice(executor: CodeExecutionPrimitive) -> PreparedSandbox:
 
 def prepared() -> PreparedSandbox:
     """Return the sandbox that is prepared for the next caller."""
+    wait_for_prepared()
     (zygote,) = launch._zygotes.values()
-    made = zygote.spare._made
-    assert made
-    return made.result(60)
+    assert zygote.spare._made
+    return zygote.spare._made.result()
 
 
 def keeper_and_kernel(sandbox: PreparedSandbox) -> tuple[psutil.Process, psutil.Process]:
@@ -105,16 +106,20 @@ def test_third_sandbox_was_prepared(isolation: Any) -> None:
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 @pytest.mark.parametrize("victim", ["keeper", "kernel"])
-def test_prepared_sandbox_that_was_killed_is_not_used(isolation: Any, victim: str) -> None:
-    """If the process that waits is killed, or the one that watches it, the next sandbox has
-    another, and nothing of the first is left."""
+@pytest.mark.parametrize("moment", ["before", "while it is taken"])
+def test_prepared_sandbox_that_was_killed_is_not_used(
+    isolation: Any, victim: str, moment: str
+) -> None:
+    """If the process that waits is killed, or the one that watches it, before or while the sandbox
+    is taken, the next sandbox has others, and nothing of the first is left."""
 
     async def run() -> None:
         async with one(isolation=isolation) as executor:
             waiting = await opened_twice(executor)
             keeper, kernel = keeper_and_kernel(waiting)
             (keeper if victim == "keeper" else kernel).kill()
-            kernel_gone(kernel)
+            if moment == "before":
+                await asyncio.to_thread(noticed, waiting)
             async with executor.session() as session:
                 assert await used(session) != waiting.folder.name
             assert not waiting.folder.exists()
@@ -122,10 +127,11 @@ def test_prepared_sandbox_that_was_killed_is_not_used(isolation: Any, victim: st
     asyncio.run(run())
 
 
-def kernel_gone(kernel: psutil.Process) -> None:
+def noticed(waiting: PreparedSandbox) -> None:
+    """Wait until the application can know that a sandbox has ended."""
     deadline = time.monotonic() + 10
-    while kernel.is_running() and kernel.status() != psutil.STATUS_ZOMBIE:
-        assert time.monotonic() < deadline, "the kernel outlives its keeper"
+    while waiting.usable():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
@@ -136,12 +142,13 @@ def test_sandbox_with_another_network_is_not_the_prepared_one() -> None:
         async with one(isolation="confined") as closed:
             waiting = await opened_twice(closed)
             assert not any(name.endswith("PROXY") for name in waiting._variables)
-            async with one(isolation="confined", network="allow") as opened:
-                proxy = await printed(opened, "import os; print(os.environ['HTTP_PROXY'])")
-                assert proxy == "http://127.0.0.1:3128\n"
-            assert not waiting.folder.exists()
+            for _ in range(2):
+                async with one(isolation="confined", network="allow") as opened:
+                    proxy = await printed(opened, "import os; print(os.environ['HTTP_PROXY'])")
+                    assert proxy == "http://127.0.0.1:3128\n"
             after = await asyncio.to_thread(prepared)
             assert "HTTP_PROXY" in after._variables
+            assert not waiting.folder.exists()
             async with closed.session() as session:
                 variables = "import os; print([n for n in os.environ if n.endswith('PROXY')])"
                 assert await printed(session, variables) == "[]\n"
@@ -149,8 +156,23 @@ def test_sandbox_with_another_network_is_not_the_prepared_one() -> None:
     asyncio.run(run())
 
 
+def test_variables_are_those_of_its_opening(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A sandbox has the application's time zone of when it is opened, not of when it was
+    prepared."""
+
+    async def run() -> None:
+        async with one(isolation="confined") as executor:
+            await opened_twice(executor)
+            monkeypatch.setenv("TZ", "Asia/Kathmandu")
+            async with executor.session() as session:
+                zone = await printed(session, "import os; print(os.environ.get('TZ'))")
+                assert zone == "Asia/Kathmandu\n"
+
+    asyncio.run(run())
+
+
 def test_waiting_sandbox_takes_no_time() -> None:
-    """A sandbox that waits uses no processor, and nothing of it looks at it."""
+    """A waiting sandbox uses no processor time: none of its processes wakes up."""
 
     async def run() -> None:
         async with one(isolation="confined") as executor:
@@ -211,7 +233,7 @@ def test_nothing_of_it_outlives_the_program(isolation: str, end: str) -> None:
 
 
 def test_forked_program_leaves_it_to_its_parent() -> None:
-    """A process that the program forks neither uses nor ends what is prepared for the program."""
+    """A process that the program forks does not end what is prepared for the program."""
 
     async def run() -> None:
         async with one(isolation="confined") as executor:

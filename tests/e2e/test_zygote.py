@@ -23,7 +23,7 @@ from builder.runtime import CodeExecutionPrimitive
 from builder.targets.local import launch, session
 from tests.conftest import ROOT
 from tests.support.clouds import Built, Place
-from tests.support.sandboxes import build, with_module
+from tests.support.sandboxes import build, wait_for_prepared, with_module
 
 pytestmark = [
     pytest.mark.network,
@@ -299,6 +299,7 @@ def test_many_sandboxes_leave_nothing(built: Place) -> None:
             async with one() as executor:
                 await executor.execute({"code": "1"})
             if number in (3, 11):
+                await asyncio.to_thread(wait_for_prepared)
                 found.append(now())
 
         async def once() -> None:
@@ -306,6 +307,7 @@ def test_many_sandboxes_leave_nothing(built: Place) -> None:
                 await executor.execute({"code": "1"})
 
         await asyncio.gather(*(once() for _ in range(8)))
+        await asyncio.to_thread(wait_for_prepared)
         found.append(now())
         return found
 

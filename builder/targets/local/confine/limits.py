@@ -45,7 +45,7 @@ class Limits:
         return cls(
             memory_mb=memory_mb or _machine_mb() // 2,
             cpus=cpus or os.cpu_count() or 1,
-            # In steps, so that the next sandbox, which was prepared before, has the same.
+            # Rounded, so that a prepared sandbox usually has the limits that are asked for.
             disk_mb=min(_MOST_DISK_MB, free_mb // 128 * 64 or free_mb // 2),
         )
 

@@ -62,7 +62,7 @@ def keep(
     if kernel == 0:
         try:
             if wall is None:
-                guarding["end_with_parent"]()
+                _end_with(keeper_id, guarding)
             signal.set_wakeup_fd(-1)
             for descriptor in (woken, waker, connection.fileno()):
                 os.close(descriptor)
@@ -80,7 +80,8 @@ def keep(
             while True:
                 os.wait()
         with contextlib.suppress(OSError):  # the other side may have closed it
-            connection.shutdown(socket.SHUT_RDWR)  # sooner than the end of this process does
+            # The application need not wait until this process has exited.
+            connection.shutdown(socket.SHUT_RDWR)
         os._exit(0)
     _kill(kernel, alive=alive)
     guarding["end"](None, request["folder"])
@@ -162,6 +163,13 @@ def _serve(
                 elif line == b"start\n" and alive:
                     os.kill(kernel, _START)
                     started = True
+
+
+def _end_with(keeper_id: int, guarding: dict[str, Any]) -> None:
+    """Have this process end with its keeper, also if that has ended already."""
+    guarding["end_with_parent"]()
+    if os.getppid() != keeper_id:
+        os._exit(0)
 
 
 def wait_for_start() -> None:

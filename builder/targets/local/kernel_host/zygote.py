@@ -135,6 +135,10 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
     os.environ.update(request["variables"])
     installs.enter(os.environ["VIRTUAL_ENV"])
     gc.enable()
+    # The template's own code runs in sandboxes that are used, and within their limits.
+    own_code = os.path.exists(f"{_TEMPLATE}/warmup_reseed.py")
+    if own_code:
+        wait_for_start()
     try:
         reseed.reseed(_TEMPLATE)
     except RuntimeError as error:
@@ -142,7 +146,8 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
         os._exit(1)
     from .python import run_kernel  # only after `preload` has found its imports
 
-    wait_for_start()
+    if not own_code:
+        wait_for_start()
     # Behind walls everything ends with these.
     run_kernel(request["connection"], parent=None if walls else keeper_id)
 
