@@ -106,7 +106,9 @@ def test_third_sandbox_was_prepared(isolation: Any) -> None:
 
 @pytest.mark.parametrize("isolation", ISOLATIONS)
 @pytest.mark.parametrize("victim", ["keeper", "kernel"])
-@pytest.mark.parametrize("moment", ["before", "while it is taken"])
+@pytest.mark.parametrize(
+    "moment", ["before", pytest.param("while it is taken", marks=pytest.mark.slow)]
+)
 def test_prepared_sandbox_that_was_killed_is_not_used(
     isolation: Any, victim: str, moment: str
 ) -> None:
@@ -171,6 +173,7 @@ def test_variables_are_those_of_its_opening(monkeypatch: pytest.MonkeyPatch) -> 
     asyncio.run(run())
 
 
+@pytest.mark.slow
 def test_waiting_sandbox_takes_no_time() -> None:
     """A waiting sandbox uses no processor time: none of its processes wakes up."""
 
