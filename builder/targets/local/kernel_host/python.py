@@ -51,6 +51,14 @@ def prepare() -> None:
     kernel.shell._sys_modules_keys = set(sys.modules)  # noqa: SLF001 - see `init_code`
 
 
+def read_connection(connection: str) -> None:
+    """Read what describes the connection, and set up the profile, before the kernel may run."""
+    app: Any = KernelApp.instance()
+    app.connection_file = connection
+    app.init_profile_dir()
+    app.init_connection_file()
+
+
 def run_kernel(connection: str, *, parent: int | None = None) -> None:
     """Run the kernel that `prepare` has created until it is shut down. `parent` is the process that
     it must not outlive."""
@@ -293,7 +301,7 @@ class PythonKernel(IPythonKernel):
 class KernelApp(IPKernelApp):
     """Leaves `sys.stdout` and `sys.stderr` alone, drops no message, and has no command line."""
 
-    _configured = False
+    _configured = _has_read = False
 
     def parse_command_line(self, argv: Any = None) -> None:
         """Parse nothing: a parser for all options of IPython takes a fifth of the start."""
@@ -303,6 +311,12 @@ class KernelApp(IPKernelApp):
         if not self._configured:
             super().load_config_file(*arguments, **options)  # type: ignore[no-untyped-call]
             self._configured = True
+
+    def init_connection_file(self) -> None:
+        """Read the file once, which `read_connection` does."""
+        if not self._has_read:
+            super().init_connection_file()  # type: ignore[no-untyped-call]
+            self._has_read = True
 
     def init_heartbeat(self) -> None:
         """Have no heartbeat: the application is told when the process ends."""
