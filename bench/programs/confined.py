@@ -21,7 +21,7 @@ _FURTHER = 40
 _POOL = 4
 _POOLED = 15
 _AT_ONCE = 100
-_PREPARED_AFTER = 1.0  # seconds
+_PREPARING_SECONDS = 1.0
 
 
 async def _print(executor: CodeExecutionPrimitive) -> None:
@@ -89,7 +89,7 @@ async def _all(name: str, isolation: str, tasks: list[str]) -> dict[str, Any]:
             before = set(descendants(os.getpid()))
             further = [await _opened(executor) for _ in range(_FURTHER)]
             measured["answer"], measured["end"] = zip(*further, strict=True)
-            await asyncio.sleep(_PREPARED_AFTER)
+            await asyncio.sleep(_PREPARING_SECONDS)
             measured["prepared"] = _own_memory(set(descendants(os.getpid())) - before)
         if "at-once" in tasks:
             measured["at_once"] = await _at_once(executor)

@@ -20,6 +20,7 @@ from builder.runtime import CodeExecutionPrimitive
 from builder.targets.local import launch
 from builder.targets.local.prepared import PreparedSandbox
 from tests.conftest import ROOT
+from tests.support.runs import until
 from tests.support.sandboxes import wait_for_prepared
 
 pytestmark = [
@@ -38,7 +39,7 @@ def no_zygotes(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     launch._close_zygotes()
 
 
-def one(**options: Any) -> CodeExecutionPrimitive:
+def primitive(**options: Any) -> CodeExecutionPrimitive:
     return CodeExecutionPrimitive(template_id="one", target="local", **options)
 
 
@@ -86,7 +87,7 @@ def test_third_sandbox_was_prepared(isolation: Any) -> None:
     draw = "import os, random; print(os.getpid(), random.random())"
 
     async def run() -> None:
-        async with one(isolation=isolation) as executor:
+        async with primitive(isolation=isolation) as executor:
             await opened_twice(executor)
             drawn = set()
             for _ in range(2):
@@ -116,12 +117,13 @@ def test_prepared_sandbox_that_was_killed_is_not_used(
     is taken, the next sandbox has others, and nothing of the first is left."""
 
     async def run() -> None:
-        async with one(isolation=isolation) as executor:
+        async with primitive(isolation=isolation) as executor:
             waiting = await opened_twice(executor)
             keeper, kernel = keeper_and_kernel(waiting)
             (keeper if victim == "keeper" else kernel).kill()
             if moment == "before":
-                await asyncio.to_thread(noticed, waiting)
+                # The application can know then that it has ended.
+                await asyncio.to_thread(until, lambda: not waiting.usable())
             async with executor.session() as session:
                 assert await used(session) != waiting.folder.name
             assert not waiting.folder.exists()
@@ -129,23 +131,15 @@ def test_prepared_sandbox_that_was_killed_is_not_used(
     asyncio.run(run())
 
 
-def noticed(waiting: PreparedSandbox) -> None:
-    """Wait until the application can know that a sandbox has ended."""
-    deadline = time.monotonic() + 10
-    while waiting.usable():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_sandbox_with_another_network_is_not_the_prepared_one() -> None:
     """A sandbox that is opened with another network is made anew; its network is its own."""
 
     async def run() -> None:
-        async with one(isolation="confined") as closed:
+        async with primitive(isolation="confined") as closed:
             waiting = await opened_twice(closed)
             assert not any(name.endswith("PROXY") for name in waiting._variables)
             for _ in range(2):
-                async with one(isolation="confined", network="allow") as opened:
+                async with primitive(isolation="confined", network="allow") as opened:
                     proxy = await printed(opened, "import os; print(os.environ['HTTP_PROXY'])")
                     assert proxy == "http://127.0.0.1:3128\n"
             after = await asyncio.to_thread(prepared)
@@ -163,7 +157,7 @@ def test_variables_are_those_of_its_opening(monkeypatch: pytest.MonkeyPatch) -> 
     prepared."""
 
     async def run() -> None:
-        async with one(isolation="confined") as executor:
+        async with primitive(isolation="confined") as executor:
             await opened_twice(executor)
             monkeypatch.setenv("TZ", "Asia/Kathmandu")
             async with executor.session() as session:
@@ -178,7 +172,7 @@ def test_waiting_sandbox_takes_no_time() -> None:
     """A waiting sandbox uses no processor time: none of its processes wakes up."""
 
     async def run() -> None:
-        async with one(isolation="confined") as executor:
+        async with primitive(isolation="confined") as executor:
             processes = keeper_and_kernel(await opened_twice(executor))
             deadline, before = time.monotonic() + 30, [0]
             while (now := [switches(process) for process in processes]) != before:
@@ -227,19 +221,14 @@ def test_nothing_of_it_outlives_the_program(isolation: str, end: str) -> None:
         process.send_signal(signal.SIGKILL)
     assert process.wait(60) == (-signal.SIGKILL if end == "killed" else 0)
     process.stdout.close()
-    deadline = time.monotonic() + 10
-    while (left := [p for p in (folder, f"/proc/{kernel}") if Path(p).exists()]) and (
-        time.monotonic() < deadline
-    ):
-        time.sleep(0.02)
-    assert left == []
+    until(lambda: not Path(folder).exists() and not Path(f"/proc/{kernel}").exists(), 10)
 
 
 def test_forked_program_leaves_it_to_its_parent() -> None:
     """A process that the program forks does not end what is prepared for the program."""
 
     async def run() -> None:
-        async with one(isolation="confined") as executor:
+        async with primitive(isolation="confined") as executor:
             waiting = await opened_twice(executor)
             end_all_in_a_child()
             async with executor.session() as session:

@@ -84,9 +84,9 @@ def test_start_whose_answer_is_lost_is_reported(place: Place, cloud: Server) -> 
     assert place.build("four")["four"].error is None
     assert fault.happened == 1
     (build,) = cloud.builds("four")
-    told = [event.text for event in place.events if event.kind == "step"]
-    assert told.count(f"build {build.id} started") == 1
-    assert any(text.startswith("step 1 of ") for text in told)
+    steps = [event.text for event in place.events if event.kind == "step"]
+    assert steps.count(f"build {build.id} started") == 1
+    assert any(text.startswith("step 1 of ") for text in steps)
 
 
 @pytest.mark.parametrize("fault", FAULTS)

@@ -15,8 +15,8 @@ class Machine:
     """A machine on which `works`, or nothing does; it counts the tests."""
 
     def __init__(self, folder: Path) -> None:
-        self.one, self.other = (self._program(folder / name) for name in ("one", "other"))
-        self.works: Bubblewrap | None = self.one
+        self.first, self.second = (self._program(folder / name) for name in ("first", "second"))
+        self.works: Bubblewrap | None = self.first
         self.tests = 0
 
     def _program(self, path: Path) -> Bubblewrap:
@@ -28,7 +28,7 @@ class Machine:
         return self.works or ConfinementError("it cannot")
 
     def places(self) -> list[tuple[str, bool]]:
-        return [(self.one.path, False), (self.other.path, False)]
+        return [(self.first.path, False), (self.second.path, False)]
 
 
 @pytest.fixture
@@ -54,7 +54,7 @@ def test_success_is_remembered(machine: Machine, monkeypatch: pytest.MonkeyPatch
     assert not remembered.can_confine()
     assert not remembered.can_confine()
     assert machine.tests == 2
-    machine.works = machine.one
+    machine.works = machine.first
     for _ in range(3):
         in_new_program(monkeypatch)
         assert remembered.can_confine()
@@ -80,15 +80,15 @@ def test_success_is_forgotten_elsewhere(
         case "other fields":
             file.write_text(file.read_text().replace('"bundled"', '"origin"'))
         case "replaced":
-            Path(machine.one.path).write_text("another")
+            Path(machine.first.path).write_text("another")
         case "removed":
-            Path(machine.one.path).unlink()
+            Path(machine.first.path).unlink()
         case _:
             monkeypatch.setattr(bubblewrap, "places", list)
-    machine.works = machine.other
+    machine.works = machine.second
     assert remembered.assumed() is None
     assert remembered.refusal() is None
-    assert (bubblewrap.working(), machine.tests) == (machine.other, 2)
+    assert (bubblewrap.working(), machine.tests) == (machine.second, 2)
 
 
 def test_known_bubblewrap_is_used_without_a_test(
@@ -99,13 +99,13 @@ def test_known_bubblewrap_is_used_without_a_test(
     assert remembered.refusal() is None
     assert remembered.assumed() is None
     in_new_program(monkeypatch)
-    assert remembered.assumed() == machine.one
+    assert remembered.assumed() == machine.first
     assert remembered.refusal() is None
-    assert remembered.assumed() == machine.one  # until it is tested
-    assert (bubblewrap.working(), machine.tests) == (machine.one, 1)
+    assert remembered.assumed() == machine.first  # until it is tested
+    assert (bubblewrap.working(), machine.tests) == (machine.first, 1)
 
 
-@pytest.mark.parametrize("works", ["one", "other", None])
+@pytest.mark.parametrize("works", ["first", "second", None])
 def test_assumption_can_be_tested(
     machine: Machine, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, works: str | None
 ) -> None:
@@ -113,10 +113,10 @@ def test_assumption_can_be_tested(
     after that gets the same answer without a test."""
     remembered.can_confine()
     in_new_program(monkeypatch)
-    assert remembered.assumed() == machine.one
+    assert remembered.assumed() == machine.first
     machine.works = getattr(machine, works) if works else None
     for _ in range(2):
-        assert remembered.confirmed(machine.one) is (works == "one")
+        assert remembered.confirmed(machine.first) is (works == "first")
     assert machine.tests == (2 if works else 3)
     assert remembered.assumed() is None
     assert (tmp_path / "confinement.json").exists() is bool(works)

@@ -1,4 +1,4 @@
-"""What a sandbox has before its kernel runs, and can be made in advance."""
+"""A sandbox before its kernel runs, which can be made in advance."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One thing that is made in advance."""
+"""Make a sandbox in advance, for the next caller."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _CLOSE_SECONDS = 5.0
 
 
 class Usable(Protocol):
-    """Something that may become unusable while it waits. Closing it twice is fine."""
+    """A sandbox that may become unusable while it waits. Closing it twice is fine."""
 
     def usable(self) -> bool:
         """Return whether it can still be used."""
@@ -27,8 +27,8 @@ _T = TypeVar("_T", bound=Usable)
 
 
 class Spare(Generic[_T]):
-    """At most one of something, made in a thread for the next caller, and ended if none comes
-    within 15 minutes. Methods may be called from any thread."""
+    """At most one sandbox, made in a thread for the next caller and closed if none comes within 15
+    minutes. Methods may be called from any thread."""
 
     def __init__(self) -> None:
         self._lock = threading.Lock()
@@ -36,15 +36,15 @@ class Spare(Generic[_T]):
         self._needed = 0  # in a row, of that kind
         self._made: Future[_T] | None = None
         self._made_kind: object = None
-        self._over = threading.Event()  # nobody waits for the one that was made
+        self._taken = threading.Event()
         self._closed = False
 
     def take(self, kind: object) -> _T | None:
-        """Return the one that was made, or wait for it; None if there is none of this kind."""
+        """Return the sandbox that was made, or wait for it; None if there is none of this kind."""
         with self._lock:
             self._needed = self._needed + 1 if self._needed_kind == kind else 1
             self._needed_kind = kind
-            made = self._removed() if self._made_kind == kind else None
+            made = self._take_out() if self._made_kind == kind else None
         return _usable(made)
 
     def make(self, kind: object, make: Callable[[], _T]) -> None:
@@ -54,35 +54,35 @@ class Spare(Generic[_T]):
             needed = self._needed if self._needed_kind == kind else 0
             if self._closed or needed < _NEEDED_BEFORE or (self._made and self._made_kind == kind):
                 return
-            before, made, over = self._removed(), Future[_T](), threading.Event()
-            self._made, self._made_kind, self._over = made, kind, over
+            old, made, taken = self._take_out(), Future[_T](), threading.Event()
+            self._made, self._made_kind, self._taken = made, kind, taken
 
         def run() -> None:
-            _end(before)
+            _close(old)
             try:
                 made.set_result(make())
             except BaseException as error:  # noqa: BLE001 - the next caller makes it, and sees why
                 made.set_exception(error)
-            if not over.wait(_IDLE_SECONDS):
+            if not taken.wait(_IDLE_SECONDS):
                 self._drop(made)
             elif self._closed:
-                _end(made)
+                _close(made)
 
         try:
             threading.Thread(target=run, name="next sandbox", daemon=True).start()
         except RuntimeError as error:  # no more threads can be started
-            _end(before)
+            _close(old)
             made.set_exception(error)
 
     def close(self) -> None:
-        """End the one that was made, and have no more made."""
+        """Close the sandbox that was made, and make no more."""
         with self._lock:
             self._closed = True
-            made = self._removed()
-        _end(made)
+            made = self._take_out()
+        _close(made)
 
-    def _removed(self) -> Future[_T] | None:
-        self._over.set()
+    def _take_out(self) -> Future[_T] | None:
+        self._taken.set()
         made, self._made = self._made, None
         return made
 
@@ -91,20 +91,20 @@ class Spare(Generic[_T]):
             if self._made is not made:
                 return
             self._made = None
-        _end(made)
+        _close(made)
 
 
 def _usable(made: Future[_T] | None) -> _T | None:
     with contextlib.suppress(Exception):
         if made:
-            one = made.result()
-            if one.usable():
-                return one
-            one.close()
+            sandbox = made.result()
+            if sandbox.usable():
+                return sandbox
+            sandbox.close()
     return None
 
 
-def _end(made: Future[_T] | None) -> None:
+def _close(made: Future[_T] | None) -> None:
     with contextlib.suppress(Exception):
         if made:
             made.result(_CLOSE_SECONDS).close()

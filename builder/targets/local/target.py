@@ -275,7 +275,7 @@ class LocalTarget:
             view = confined.view if confined else None
             zygote = Zygote(folder, warm=opening.warm, env=opening.env, view=view)
             stack.callback(zygote.close)
-            zygote.spare.close()  # two sandboxes are all
+            zygote.spare.close()  # nobody needs a third sandbox
             stack.enter_context(contextlib.suppress(CannotForkError))
 
             def start(given_up: threading.Event) -> KernelSandbox:

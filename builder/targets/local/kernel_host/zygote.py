@@ -144,9 +144,9 @@ def _become_kernel(request: dict[str, Any], keeper_id: int) -> None:
     except RuntimeError as error:
         os.write(2, f"{error}\n".encode())
         os._exit(1)
-    from .python import read_connection, run_kernel  # only after `preload` has found its imports
+    from .python import run_kernel, set_up  # only after `preload` has found its imports
 
-    read_connection(request["connection"])
+    set_up(request["connection"])
     if not own_code:
         wait_for_start()
     # Behind walls everything ends with these.
